@@ -1,0 +1,50 @@
+# `make train` and `make test` do all the set-up that they need; the rest is listed by `make help`.
+PYTHON ?= python3
+ARGS ?=
+DIR ?= outputs
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test tensorboard check format clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# The stamps are files, so that a second call does not install again until the dependencies change.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "Leyden needs Python 3.10 to 3.13, $(PYTHON) is %d.%d: choose another by PYTHON=..." % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.train
+
+setup: $(VENV)/.dev ## make .venv and install everything, development tools too
+
+train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" passes choices
+	$(BIN)/python -m leyden.train $(ARGS)
+
+test: $(VENV)/.dev ## run the tests; ARGS="-k keras" passes options to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+tensorboard: $(VENV)/.train ## show the runs below DIR (default: outputs) on localhost
+	$(BIN)/tensorboard --logdir $(DIR)
+
+check: $(VENV)/.dev ## lint, formatting, types, and every YAML
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/conf
+
+format: $(VENV)/.dev ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; data/ and outputs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

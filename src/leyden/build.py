@@ -1,0 +1,186 @@
+"""From configuration to objects: the only place that instantiates."""
+
+import contextlib
+import difflib
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.callbacks.checkpoint import SafeCheckpointIO
+from leyden.callbacks.rng import RNGState
+from leyden.classifier import Classifier
+from leyden.config import UserError
+from leyden.data.datamodule import Facts, ImageDataModule
+from leyden.run import Run
+from leyden.stored import stored_config
+
+
+def datamodule(cfg: DictConfig, world_size: int) -> ImageDataModule:
+    """The data of a run, fetched and read as far as training needs it."""
+    data: ImageDataModule = _instantiate(cfg.data, "data")
+    with _user_errors("data"):
+        data.setup("fit")
+        data.check_world_size(world_size)
+    return data
+
+
+def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
+    """The network that `cfg.model` describes, for data with these facts.
+
+    It is compiled in place, so that its keys in a checkpoint do not depend on `cfg.compile`.
+    """
+    module: torch.nn.Module = _instantiate(
+        cfg.model, "model", input_shape=facts.input_shape, num_classes=facts.num_classes
+    )
+    if cfg.compile:
+        module.compile()
+    return module
+
+
+def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
+    """The network with its loss, metrics and optimizer.
+
+    Raises:
+        UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
+    """
+    module = Classifier(network=network(cfg, data.facts), optimizer=_instantiate(cfg.optimizer, "optimizer"))
+    with _user_errors("optimizer"):
+        module.configure_optimizers()  # a value that the optimizer refuses shows now, not in training
+    if cfg.objective is not None:
+        metric = cfg.objective.metric
+        logged = {name for name in module.metric_names if name.split("/")[0] in data.splits}
+        if metric not in logged:
+            why = "; data.val_size=0 leaves no validation split" if "val" not in data.splits else ""
+            raise UserError(
+                f"objective.metric={metric}: must be one of {', '.join(sorted(logged))}{why}\n"
+                "objective=null selects nothing and keeps the last epoch"
+            )
+    return module
+
+
+def trainer(cfg: DictConfig, run: Run) -> L.Trainer:
+    """The trainer with its callbacks and loggers, all of which write to the run directory."""
+    # The step that a continued run goes on from; logged points from there on are dropped.
+    checkpoint = run.newest_checkpoint()
+    step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else None
+    callbacks = [_instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    loggers = []
+    for name, node in cfg.logger.items():
+        given = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
+        loggers.append(_instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
+    return _trainer(
+        cfg,
+        callbacks=[*callbacks, Timer(), RNGState()],
+        logger=loggers,
+        default_root_dir=str(run.directory),
+    )
+
+
+def evaluator(cfg: DictConfig, accelerator: str) -> L.Trainer:
+    """A trainer that evaluates on one device, and writes nothing."""
+    cfg.trainer.update({"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    return _trainer(cfg, callbacks=[], logger=False, enable_progress_bar=False)
+
+
+def _trainer(cfg: DictConfig, **kwargs: Any) -> L.Trainer:
+    made: L.Trainer = _instantiate(
+        cfg.trainer,
+        "trainer",
+        plugins=[SafeCheckpointIO()],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the loader divides its batches itself
+        **kwargs,
+    )
+    # Deterministic mode would also fill all new memory: no need here, and it costs a pass over every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return made
+
+
+def load(checkpoint: Path, module: Classifier, data: ImageDataModule) -> None:
+    """Give a classifier the weights of a checkpoint, and make sure that the data are those of its run.
+
+    Raises:
+        UserError: The checkpoint is refused, or does not fit.
+    """
+    with _user_errors(str(checkpoint)):
+        content = SafeCheckpointIO().load_checkpoint(checkpoint)
+        data.load_state_dict(content[type(data).__qualname__])
+        module.load_state_dict(content["state_dict"])
+
+
+def trained_network(run: Run, checkpoint: Path) -> tuple[torch.nn.Module, Facts]:
+    """The network of a run in evaluation mode, on the CPU, and the facts of its data, which need not be there.
+
+    Raises:
+        UserError: The configuration or the checkpoint is refused, or they don't fit each other.
+    """
+    cfg = stored_config(run)
+    cfg.compile = False
+    with _user_errors(str(checkpoint)):
+        content = SafeCheckpointIO().load_checkpoint(checkpoint)
+        facts = Facts.from_checkpoint(content)
+        module = network(cfg, facts)
+        weights = content["state_dict"]
+        module.load_state_dict({key.removeprefix("network."): weights[key] for key in weights})
+    return module.eval(), facts
+
+
+def quiet() -> None:
+    """Leave out what Lightning tells at each start, and a warning by Lightning 2.6 on torch 2.13."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+
+
+def _instantiate(node: DictConfig, key: str, **given: Any) -> Any:
+    """Instantiate a node, with values that the program gives and the configuration must not."""
+    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    for name in given:
+        if plain.pop(name, "???") != "???":
+            raise UserError(f"{key}.{name}={node[name]}: is given by the program, it can't be set")
+    with _user_errors(key, node):
+        if not given:
+            return hydra.utils.instantiate(plain, _convert_="all")
+        return hydra.utils.instantiate(plain, _convert_="all", _partial_=True)(**given)
+
+
+@contextlib.contextmanager
+def _user_errors(key: str, node: DictConfig | None = None) -> Iterator[None]:
+    """Name the part of the configuration to which an error belongs."""
+    try:
+        yield
+    except (
+        HydraException,
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        OSError,
+        RuntimeError,
+        KeyError,
+    ) as error:
+        cause: BaseException = error
+        while isinstance(cause, HydraException) and cause.__cause__:
+            cause = cause.__cause__
+        raise UserError(f"{key}: {' '.join(str(cause).split())}{_meant(cause, node)}") from error
+
+
+def _meant(error: BaseException, node: DictConfig | None) -> str:
+    """A guess at an argument that was misspelled."""
+    wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not wrong or node is None:
+        return ""
+    known = list(inspect.signature(hydra.utils.get_object(node["_target_"])).parameters)
+    close = difflib.get_close_matches(wrong[1], known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(known)}"

@@ -1,0 +1,50 @@
+"""What a person sees while a network trains."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
+
+
+class Progress(RichProgressBar):
+    """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
+
+    Args:
+        refresh_rate: Batches from one refresh to the next.
+    """
+
+    def __init__(self, *, refresh_rate: int) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=False)
+
+    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
+        """All but the times, so that the metrics have room in a line of 80 characters."""
+        return [column for column in super().configure_columns(trainer) if not isinstance(column, CustomTimeColumn)]
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Loss and accuracy over the last steps."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: metrics[f"train/{name}_step"] for name in ("loss", "acc") if f"train/{name}_step" in metrics}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the epoch before."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._print_epoch(trainer)
+        self._start = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the last epoch."""
+        self._print_epoch(trainer)
+        super().on_train_end(trainer, pl_module)
+
+    def _print_epoch(self, trainer: L.Trainer) -> None:
+        # The means over an epoch are logged after the callbacks' own hook at its end.
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        if self.progress is not None and "train/loss" in metrics:
+            texts = (f"{name} {metrics[name]:.4f}" for name in sorted(metrics))
+            seconds = time.monotonic() - self._start
+            head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
+            self.progress.console.print(
+                "  ".join([head, *texts, f"{seconds:.1f} s"]), highlight=False, soft_wrap=True
+            )

@@ -1,0 +1,155 @@
+"""How a network is trained to classify: loss, metrics, optimizer."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+
+class LossAndAccuracy(Metric):
+    """Mean cross-entropy and accuracy over samples (not over batches), as `{"loss": …, "acc": …}`.
+
+    The sums stay tensors on the device, so that an update neither waits for it nor costs much.
+    """
+
+    full_state_update = False
+    names = ("loss", "acc")
+    loss_sum: Tensor
+    num_correct: Tensor
+    num_samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("num_samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss_sum: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
+        """Add a batch: the sum of its losses, its logits and its classes."""
+        self.loss_sum += loss_sum
+        self.num_correct += (logits_NK.argmax(dim=1) == labels_N).sum()
+        self.num_samples += len(labels_N)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over all processes since the last reset."""
+        return {"loss": self.loss_sum / self.num_samples, "acc": self.num_correct / self.num_samples}
+
+    def sums(self) -> dict[str, Tensor]:
+        """This process's sums by name, as copies."""
+        return {name: getattr(self, name).clone() for name in self._defaults}
+
+
+class Classifier(L.LightningModule):
+    """Trains a network by cross-entropy on logits and class indices.
+
+    It logs `train/loss`, `train/acc` and the same for `val` and `test`: means over an epoch's samples. In
+    between, each `log_every_n_steps`, it logs `train/loss_step` and `train/acc_step`: means over the batches
+    since the last such step.
+
+    Args:
+        network: Takes images, shape (N, C, H, W), and gives logits, shape (N, K).
+        optimizer: Makes the optimizer when called with the network's parameters.
+
+    Raises:
+        FloatingPointError: In training, when the loss is no longer a finite number.
+    """
+
+    def __init__(self, *, network: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer = optimizer
+        self.train_metric, self.val_metric, self.test_metric = (LossAndAccuracy() for _ in range(3))
+        self._logged = self.train_metric.sums()  # as they were at the last logged step
+
+    @property
+    def metric_names(self) -> set[str]:
+        """All that is logged an epoch."""
+        return {f"{stage}/{name}" for stage in ("train", "val", "test") for name in LossAndAccuracy.names}
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, K), of normalised images, shape (N, C, H, W)."""
+        logits_NK: Tensor = self.network(images_NCHW)
+        return logits_NK
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        images_NCHW, labels_N = batch
+        logits_NK = self(images_NCHW)
+        loss = F.cross_entropy(logits_NK, labels_N)
+        self.train_metric.update(loss.detach() * len(labels_N), logits_NK.detach(), labels_N)
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_steps()
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self.train_metric.reset()
+        self._logged = self.train_metric.sums()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        loss = self._log_means("train", self.train_metric)
+        if not loss.isfinite():
+            raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch}")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Add a batch to the metrics of the validation split."""
+        self._evaluate(batch, self.val_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's means."""
+        self._log_means("val", self.val_metric)
+
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Add a batch to the metrics of the test set."""
+        self._evaluate(batch, self.test_metric)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test set's means."""
+        self._log_means("test", self.test_metric)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer of all the parameters."""
+        return self.optimizer(self.network.parameters())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the running sums of all processes, so that a run resumed within an epoch logs the same."""
+        checkpoint["train_sums"] = self.all_gather([self.train_metric.sums(), self._logged])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back this process's sums."""
+        current, logged = checkpoint["train_sums"]
+        for sums in (current, logged):
+            for name, every in sums.items():
+                every = every.flatten()  # a sum a process
+                sums[name] = every[min(self.global_rank, len(every) - 1)].to(self.device)
+        self._logged = logged
+        for name, value in current.items():
+            setattr(self.train_metric, name, value)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metric: LossAndAccuracy) -> None:
+        images_NCHW, labels_N = batch
+        logits_NK = self(images_NCHW)
+        metric.update(F.cross_entropy(logits_NK, labels_N, reduction="sum"), logits_NK, labels_N)
+
+    def _log_means(self, stage: str, metric: LossAndAccuracy) -> Tensor:
+        means = metric.compute()
+        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()}, prog_bar=True)
+        metric.reset()
+        return means["loss"]
+
+    def _log_steps(self) -> None:
+        sums = self.train_metric.sums()
+        since = {name: sums[name] - self._logged[name] for name in sums}
+        self._logged = sums
+        loss, acc = since["loss_sum"] / since["num_samples"], since["num_correct"] / since["num_samples"]
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"train/loss is {loss:.3g} at step {self.global_step}; try a smaller optimizer.lr"
+            )
+        self.log_dict({"train/loss_step": loss, "train/acc_step": acc}, prog_bar=True)

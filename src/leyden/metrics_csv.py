@@ -1,0 +1,61 @@
+"""The curves of a run as a table, `metrics.csv` in its directory."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Appends a line `step,metric,value` for each value logged; a step is an optimizer step.
+
+    A resumed run drops the lines from its checkpoint's step on, so that no point is there twice.
+
+    Args:
+        save_dir: The run directory.
+        purge_step: The step that the run goes on from; 0 for a new one.
+    """
+
+    def __init__(self, *, save_dir: str, purge_step: int) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.purge_step = purge_step
+        self._started = False
+
+    @property
+    def name(self) -> str:
+        """Nothing: the file lies in the run directory itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing, as `name`."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration lies beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append the values."""
+        if not self._started:
+            self._start()
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
+
+    def _start(self) -> None:
+        """Write the header and the lines that stay."""
+        self._started = True
+        kept = [["step", "metric", "value"]]
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+            # A killed run can leave half a line at the end.
+            kept += [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) < self.purge_step]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(kept)
+        temporary.replace(self.path)

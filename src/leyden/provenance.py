@@ -1,0 +1,45 @@
+"""Where a run comes from: code, versions, machine, command."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from leyden.config import ROOT
+
+VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
+
+
+def provenance(overrides: list[str]) -> dict[str, Any]:
+    """All that tells how this process was started; `overrides` is what the user has typed."""
+    diff = _git("diff", "HEAD")
+    return {
+        "time": now(),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "directory": str(Path.cwd()),
+        "overrides": overrides,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "git": {"sha": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain")), "diff": diff},
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace"
+        )
+    except OSError:
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None
+
+
+def now() -> str:
+    """Time with its zone, ISO 8601."""
+    return datetime.now().astimezone().isoformat()

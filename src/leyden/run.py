@@ -1,0 +1,232 @@
+"""The run directory: open it, continue or refuse, lock, end.
+
+It alone is enough to evaluate a run, to predict with it or to go on with it; nothing in it is ever overwritten but
+checkpoints by later ones.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from leyden.config import UserError
+from leyden.provenance import now, provenance
+
+# Keys that steer a start of the program and are no part of what a run is.
+CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test")
+
+
+class Run:
+    """A run directory.
+
+    Args:
+        directory: Its path; relative to the working directory.
+
+    Example:
+        >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
+        >>> run.directory.name
+        '2026-11-24_12-00-00_000000'
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).absolute()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values.
+
+        Raises:
+            UserError: The directory is not that of a run.
+        """
+        try:
+            config = yaml.safe_load((self.directory / "config.yaml").read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{self.directory}: not a run directory, config.yaml can't be read ({error})"
+            ) from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration")
+        return config
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` holds; None for a run that has not ended."""
+        path = self.directory / "result.json"
+        result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return result
+
+    def checkpoint(self, name: str) -> Path:
+        """Path of the checkpoint `name`, `best` or `last`.
+
+        Raises:
+            UserError: There is none, or it is damaged.
+        """
+        path = self.directory / "checkpoints" / f"{name}.ckpt"
+        if problem := _damage(path):
+            raise UserError(f"{path}: {problem}")
+        return path
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole; a damaged one is named on stderr."""
+        for name in ("last", "best"):
+            path = self.directory / "checkpoints" / f"{name}.ckpt"
+            problem = _damage(path)
+            if not problem:
+                return path
+            if path.exists():
+                _say(f"{path} is damaged ({problem}): the run goes on from the one before")
+        return None
+
+    @contextlib.contextmanager
+    def locked(self, config: dict[str, Any], *, resume: str) -> Iterator[None]:
+        """Hold the directory for a run with this configuration, new or continued.
+
+        A directory that is refused is left as it was, and so is one for which `begin` was not called.
+
+        Args:
+            config: The resolved configuration.
+            resume: `auto` continues what is there; `never` takes a new directory only; `must` an old one only.
+
+        Raises:
+            UserError: The directory is refused; the message says why.
+        """
+        self._accept(config, resume)
+        # Of several processes (DDP) the first one alone locks and writes.
+        if self.is_finished(config) or not is_main_process():
+            yield
+            return
+        lock = filelock.FileLock(self.directory / ".lock")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"{self.directory}: in use by {self._holder()}") from None
+        except OSError as error:
+            raise UserError(f"{self.directory}: can't be written to ({error.strerror})") from error
+        try:
+            self._accept(config, resume)  # again: the holder before us may have changed it
+            yield
+        finally:
+            if self._content() == set():
+                (self.directory / ".lock").unlink()
+            lock.release()
+
+    def begin(self, config: dict[str, Any], overrides: list[str]) -> None:
+        """Write down what this run is, and that it starts or goes on now, by what the user has typed."""
+        if is_main_process():
+            self._archive_result()
+            config = {key: value for key, value in config.items() if key not in CONTROL}
+            _write(self.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            starts = [*self._starts(), provenance(overrides)]
+            _write(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
+
+    def is_finished(self, config: dict[str, Any]) -> bool:
+        """Whether it has ended well, or was pruned, and no more epochs are asked for."""
+        result = self.result
+        if result is None or result["status"] == "failed":
+            return False
+        return bool(self.config["trainer"]["max_epochs"] >= config["trainer"]["max_epochs"])
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Write `result.json`: the run has ended."""
+        if is_main_process():
+            _write(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def _content(self) -> set[str]:
+        return {path.name for path in self.directory.iterdir()} - {".lock"} if self.directory.is_dir() else set()
+
+    def _accept(self, config: dict[str, Any], resume: str) -> None:
+        if not self._content():
+            if resume == "must":
+                raise UserError(f"resume=must: nothing to resume in {self.directory}")
+            return
+        if resume == "never" and is_main_process():
+            raise UserError(f"resume=never: {self.directory} already holds a run")
+        differences = []
+        flat_there, flat_here = dict(flatten(self.config)), dict(flatten(config))
+        flat_here = {key: value for key, value in flat_here.items() if key.split(".")[0] not in CONTROL}
+        for key in [*flat_there, *(key for key in flat_here if key not in flat_there)]:
+            old, new = flat_there.get(key, "absent"), flat_here.get(key, "absent")
+            longer = key == "trainer.max_epochs" and isinstance(old, int) and new > old
+            if old != new and not longer and key != "data.root":
+                differences.append(f"{key}: {old} there, {new} here")
+        if differences:
+            raise UserError(
+                f"{self.directory} holds another run; choose another run_dir\n" + "; ".join(differences)
+            )
+
+    def _archive_result(self) -> None:
+        """A run that goes on after its end keeps the old result under another name."""
+        result = self.result
+        if result is not None:
+            name = f"result_{result['status']}_{result['optimizer_steps']}.json"
+            (self.directory / "result.json").rename(self.directory / name)
+
+    def _starts(self) -> list[dict[str, Any]]:
+        path = self.directory / "provenance.json"
+        starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return starts
+
+    def _holder(self) -> str:
+        last = (self._starts() or [{}])[-1]
+        return f"process {last.get('pid', '?')} on {last.get('host', '?')}, started {last.get('time', '?')}"
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes of a run, by the variables that launchers set."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return int(next((rank for rank in ranks if rank), "0")) == 0
+
+
+def record_look(outputs: str, run: Run, checkpoint: str, metrics: dict[str, float]) -> int:
+    """Write an evaluation down in `test_set_looks.csv`; returns how often the experiment has looked."""
+    path = Path(outputs) / "test_set_looks.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = run.config["name"]
+    with filelock.FileLock(path.with_suffix(".lock")):
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            table = csv.writer(file)
+            if new:
+                table.writerow(["time", "experiment", "run", "checkpoint", "metrics"])
+            table.writerow([now(), name, run.directory, checkpoint, json.dumps(metrics)])
+        with path.open(newline="") as file:
+            return sum(row["experiment"] == name for row in csv.DictReader(file))
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, a zip archive with checksums; None for nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            corrupt = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return f"{corrupt} is corrupt" if corrupt else None
+
+
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a plain configuration: `optimizer.lr`, `callbacks.0.metric`."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    if not items:
+        yield prefix, node
+
+
+def _say(text: str) -> None:
+    print(f"leyden: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

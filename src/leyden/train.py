@@ -1,0 +1,146 @@
+"""Train a network: one run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from leyden.command import command
+from leyden.config import UserError, check
+from leyden.run import Run, is_main_process, record_look
+
+if TYPE_CHECKING:  # at run time they are imported once the configuration is known to be right: it takes seconds
+    import lightning as L
+
+    from leyden.classifier import Classifier
+    from leyden.data.datamodule import ImageDataModule
+
+
+def train(
+    classifier: "Classifier", datamodule: "ImageDataModule", trainer: "L.Trainer", run: Run, *, test: bool
+) -> dict[str, Any]:
+    """Train from the run's newest checkpoint, or from the start, then evaluate its best checkpoint.
+
+    Args:
+        classifier: What is trained.
+        datamodule: On what.
+        trainer: By what; `build.trainer` makes one with the callbacks that this needs.
+        run: Where.
+        test: Whether to evaluate on the test set in the end.
+
+    Returns:
+        What `result.json` tells of a finished run, less the objective.
+    """
+    from lightning.pytorch.callbacks import Timer
+
+    from leyden.callbacks.checkpoint import RunCheckpoint
+
+    trainer.fit(classifier, datamodule=datamodule, ckpt_path=run.newest_checkpoint(), weights_only=True)
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    (timer,) = (callback for callback in callbacks if isinstance(callback, Timer))
+    (checkpoint,) = (callback for callback in callbacks if isinstance(callback, RunCheckpoint))
+    samples = min(len(datamodule.splits["train"][1]), datamodule.batch_size * int(trainer.num_training_batches))
+    result = {
+        "status": "finished",
+        "metrics": checkpoint.best,
+        "epochs": trainer.current_epoch,
+        "optimizer_steps": trainer.global_step,
+        "seconds": timer.time_elapsed(),
+        "samples_per_second": samples * trainer.current_epoch / timer.time_elapsed(),
+        "checkpoint": "checkpoints/best.ckpt",
+        "error": None,
+    }
+    if test:
+        best = run.checkpoint("best")
+        (measured,) = trainer.test(
+            classifier, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
+        )
+        result["metrics"] = {**checkpoint.best, **measured}
+    return result
+
+
+@command
+def main(cfg: DictConfig) -> float | None:
+    """Train as configured, or return what the run directory holds already; the value is that of the objective."""
+    hydra_cfg = HydraConfig.get()
+    cfg.run_dir = hydra_cfg.runtime.output_dir
+    check(cfg)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    run = Run(cfg.run_dir)
+    with run.locked(config, resume=cfg.resume):
+        if run.is_finished(config):
+            assert run.result is not None
+            result = run.result
+        else:
+            test = hydra_cfg.mode != RunMode.MULTIRUN if cfg.test == "auto" else cfg.test
+            result = _start(cfg, config, run, test=test, overrides=list(hydra_cfg.overrides.task))
+        if is_main_process():
+            _report(run, result)
+    return result["objective"] and float(result["objective"]["value"])
+
+
+def _start(
+    cfg: DictConfig, config: dict[str, Any], run: Run, *, test: bool, overrides: list[str]
+) -> dict[str, Any]:
+    import lightning as L
+
+    from leyden import build
+
+    build.quiet()
+    L.seed_everything(cfg.seed, verbose=False)
+    trainer = build.trainer(cfg, run)
+    datamodule = build.datamodule(cfg, trainer.world_size)
+    classifier = build.classifier(cfg, datamodule)
+    run.begin(config, overrides)
+    objective = config["objective"] and {**config["objective"], "value": None}
+    try:
+        result = train(classifier, datamodule, trainer, run, test=test)
+    except Exception as error:
+        failed = {
+            "status": "failed",
+            "objective": objective,
+            "metrics": {},
+            "epochs": trainer.current_epoch,
+            "optimizer_steps": trainer.global_step,
+            "seconds": None,
+            "samples_per_second": None,
+            "checkpoint": None,
+            "error": {"type": type(error).__name__, "message": str(error)},
+        }
+        run.end(failed)
+        if isinstance(error, FloatingPointError | OSError | UserError):
+            raise UserError(f"{run.directory} failed: {error}") from error
+        raise
+    except SystemExit:
+        Console(stderr=True).print(f"Interrupted. The same command with run_dir={run.directory} goes on.")
+        raise
+    if objective:
+        objective["value"] = result["metrics"][objective["metric"]]
+    result = {"status": result.pop("status"), "objective": objective, **result}
+    if test and is_main_process():
+        measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
+        record_look(cfg.outputs, run, result["checkpoint"], measured)
+    run.end(result)
+    return result
+
+
+def _report(run: Run, result: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in result["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    table.add_row("time", f"{result['seconds']:.1f} s, {result['epochs']} epochs")
+    table.add_row("speed", f"{result['samples_per_second']:,.0f} samples/s")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    where = run.directory
+    if where.is_relative_to(Path.cwd()):
+        where = where.relative_to(Path.cwd())
+    console.print(f"run directory: {where}\nto look at it:  make tensorboard DIR={where}")
+
+
+if __name__ == "__main__":
+    main()
