@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.callbacks.checkpoint import SafeCheckpointIO
-from leyden.callbacks.rng import RNGState
+from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
 from leyden.config import UserError
 from leyden.data.datamodule import Facts, ImageDataModule
@@ -56,7 +56,7 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
     module = Classifier(network=network(cfg, data.facts), optimizer=_instantiate(cfg.optimizer, "optimizer"))
-    with _user_errors("optimizer"):
+    with _user_errors("optimizer", cfg.optimizer):
         module.configure_optimizers()  # a value that the optimizer refuses shows now, not in training
     if cfg.objective is not None:
         metric = cfg.objective.metric
@@ -74,7 +74,8 @@ def trainer(cfg: DictConfig, run: Run) -> L.Trainer:
     """The trainer with its callbacks and loggers, all of which write to the run directory."""
     # The step that a continued run goes on from; logged points from there on are dropped.
     checkpoint = run.newest_checkpoint()
-    step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else None
+    with _user_errors(str(checkpoint)):
+        step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else None
     callbacks = [_instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     loggers = []
     for name, node in cfg.logger.items():
@@ -82,7 +83,7 @@ def trainer(cfg: DictConfig, run: Run) -> L.Trainer:
         loggers.append(_instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     return _trainer(
         cfg,
-        callbacks=[*callbacks, Timer(), RNGState()],
+        callbacks=[*callbacks, Timer(), RankState()],
         logger=loggers,
         default_root_dir=str(run.directory),
     )
@@ -139,9 +140,12 @@ def trained_network(run: Run, checkpoint: Path) -> tuple[torch.nn.Module, Facts]
 
 
 def quiet() -> None:
-    """Leave out what Lightning tells at each start, and a warning by Lightning 2.6 on torch 2.13."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+    """Leave out what Lightning tells at each start, and warnings that leave a user nothing to do."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no validation split
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means of epochs are logged anyway
 
 
 def _instantiate(node: DictConfig, key: str, **given: Any) -> Any:

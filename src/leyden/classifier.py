@@ -76,15 +76,24 @@ class Classifier(L.LightningModule):
         logits_NK: Tensor = self.network(images_NCHW)
         return logits_NK
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The mean loss of a batch."""
         images_NCHW, labels_N = batch
         logits_NK = self(images_NCHW)
         loss = F.cross_entropy(logits_NK, labels_N)
         self.train_metric.update(loss.detach() * len(labels_N), logits_NK.detach(), labels_N)
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_steps()
         return loss
+
+    def on_train_start(self) -> None:
+        """Know from which step on to log."""
+        self._step = self.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the means since the last logged step, if it is time."""
+        # Lightning drops or delays what is logged at another time than this; a step can take several batches.
+        if self.global_step != self._step and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_steps()
+        self._step = self.global_step
 
     def on_train_epoch_start(self) -> None:
         """Start the sums anew."""
@@ -117,18 +126,15 @@ class Classifier(L.LightningModule):
         """The optimizer of all the parameters."""
         return self.optimizer(self.network.parameters())
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running sums of all processes, so that a run resumed within an epoch logs the same."""
-        checkpoint["train_sums"] = self.all_gather([self.train_metric.sums(), self._logged])
+    def running_sums(self) -> list[dict[str, Tensor]]:
+        """What a run resumed within an epoch needs, to log the same: the epoch's sums, now and as last logged."""
+        return [
+            {name: value.cpu() for name, value in sums.items()} for sums in (self.train_metric.sums(), self._logged)
+        ]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back this process's sums."""
-        current, logged = checkpoint["train_sums"]
-        for sums in (current, logged):
-            for name, every in sums.items():
-                every = every.flatten()  # a sum a process
-                sums[name] = every[min(self.global_rank, len(every) - 1)].to(self.device)
-        self._logged = logged
+    def load_running_sums(self, state: list[dict[str, Tensor]]) -> None:
+        """Take back what `running_sums` gave."""
+        current, self._logged = ({name: value.to(self.device) for name, value in sums.items()} for sums in state)
         for name, value in current.items():
             setattr(self.train_metric, name, value)
 
@@ -139,7 +145,7 @@ class Classifier(L.LightningModule):
 
     def _log_means(self, stage: str, metric: LossAndAccuracy) -> Tensor:
         means = metric.compute()
-        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()}, prog_bar=True)
+        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()}, sync_dist=True)
         metric.reset()
         return means["loss"]
 

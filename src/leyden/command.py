@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,11 +34,11 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
             del os.environ["HYDRA_FULL_ERROR"]  # set below for the time of composition only
         try:
             return task(cfg)
-        except UserError as error:
+        except (UserError, OmegaConfBaseException) as error:
             if debug:
                 raise
             _remove_empty(Path(HydraConfig.get().runtime.output_dir))
-            _exit(str(error))
+            _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
 
     def main() -> None:
         # Hydra prints and swallows its errors unless it is told to raise them.
@@ -68,6 +68,10 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{key}: no such key{_nearest(key, _keys(_compose(config_name, others)))}"
     if found := re.search(r"Error merging override (.+)", text):
         return f"{found[1]}: {detail}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {text.splitlines()[0]}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}: choose another place by run_dir=... or outputs=..."
     return text.splitlines()[0] + (f" ({detail})" if detail else "")

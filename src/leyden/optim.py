@@ -38,12 +38,11 @@ class RMSprop(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float, rho: float, eps: float) -> None:
-        if not 0 < lr < float("inf"):
-            raise ValueError(f"lr={lr}: must be a positive number")
-        if not 0 <= rho < 1:
-            raise ValueError(f"rho={rho}: must be in [0, 1)")
-        if not 0 < eps < float("inf"):
-            raise ValueError(f"eps={eps}: must be a positive number")
+        for name, value in (("lr", lr), ("eps", eps)):
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value}: must be a positive number")
+        if not isinstance(rho, int | float) or not 0 <= rho < 1:
+            raise ValueError(f"rho={rho}: must be a number in [0, 1)")
         super().__init__(params, {"lr": lr, "rho": rho, "eps": eps})
         self._buffers: dict[Tensor, Tensor] = {}  # scratch memory, no part of the state
 

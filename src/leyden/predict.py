@@ -116,7 +116,9 @@ def main(cfg: DictConfig) -> None:
     for row in rows:
         second = sorted(row["probabilities"].items(), key=lambda item: -item[1])[1]
         table.add_row(row["image"], row["class"], f"{row['probability']:.4f}", f"{second[0]} {second[1]:.4f}")
-    Console(highlight=False, soft_wrap=True).print(table)
+    # A table is cut to the terminal's width, and a cut path can't be read.
+    width = max(Console().width, max(len(row["image"]) for row in rows) + 50)
+    Console(highlight=False, width=width).print(table)
     if output:
         _write(output, rows)
 

@@ -1,5 +1,6 @@
 """Checkpoints: when they are written, and how, so that a crash, a full disk or a stranger's file does no harm."""
 
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -20,9 +21,11 @@ class SafeCheckpointIO(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
+        buffer = io.BytesIO()  # torch's own writer would hide the error of a full disk behind another one
+        torch.save(checkpoint, buffer)
         try:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -40,7 +43,7 @@ class SafeCheckpointIO(CheckpointIO):
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"{path}: refused, it holds more than tensors and plain values") from error
+            raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:

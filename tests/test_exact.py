@@ -1,0 +1,117 @@
+"""Stopped at any step and resumed is never stopped, bit for bit."""
+
+import os
+import random
+import signal
+
+import pytest
+import torch
+
+from leyden.run import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.test_train import curves, train  # noqa: F401 - a fixture
+
+# Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
+STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_stopped_at_each_step(train, monkeypatch, accumulate):  # noqa: F811
+    from leyden.classifier import Classifier
+
+    arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", "data.normalize=standardize")
+    whole, *_ = train("whole", *arguments)
+    expected = [row for row in curves(whole) if "test" not in row[1]]
+    training_step = Classifier.training_step
+    for stop in range(20):
+
+        def stopping_step(self, batch, stop=stop):
+            if self.trainer.fit_loop.total_batch_idx == stop:
+                raise StoppedError
+            return training_step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "training_step", stopping_step)
+            train(f"stopped{stop}", *arguments, code=1)
+        run, _, _ = train(f"stopped{stop}", *arguments, *(("resume=must",)))
+        assert_same_bits(whole.directory, run.directory)
+        assert_same_bits(whole.directory, run.directory, "best")
+        assert run.result["metrics"] == whole.result["metrics"]
+        assert [row for row in curves(run) if "test" not in row[1]] == expected
+
+
+def kill_at(step, *arguments):
+    """Start training in a process that kills itself with SIGKILL when it begins the step."""
+    return start(*arguments, script=("-m", "tests.test_exact"), KILL_AT=str(step))
+
+
+def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_root):
+    big = ("data.val_size=50000", f"outputs={tmp_path}", *STOCHASTIC, "callbacks.checkpoint.every_n_steps=7")
+    big = (*big, "trainer.log_every_n_steps=10")
+    num_steps = 2 * 79  # 10,000 images in batches of 128
+    generator = random.Random()
+    steps = sorted(generator.sample(range(num_steps), 3))
+    first, second = (start(f"run_dir={tmp_path / name}", *big) for name in "ab")
+    finish(first)
+    finish(second)
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    for step in steps:
+        process = kill_at(step, f"run_dir={tmp_path / 'c'}", *big)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL, output
+        assert Run(tmp_path / "c").result is None
+    finish(start(f"run_dir={tmp_path / 'c'}", *big))
+    assert_same_bits(tmp_path / "a", tmp_path / "c")  # a failure shows the steps above
+    assert Run(tmp_path / "a").result["metrics"] == Run(tmp_path / "c").result["metrics"]
+    assert curves(Run(tmp_path / "a")) == curves(Run(tmp_path / "c"))
+
+
+def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
+    few = ("data.val_size=59840", "data.batch_size=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    few = (*few, "data.eval_batch_size=4999", f"outputs={tmp_path}", "callbacks.checkpoint.every_n_steps=3")
+    finish(start(f"run_dir={tmp_path / 'two'}", *few, *ddp))
+    finish(start(f"run_dir={tmp_path / 'one'}", *few))
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    for key, value in weights(one.directory).items():
+        torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
+    for name, value in one.result["metrics"].items():
+        assert two.result["metrics"][name] == pytest.approx(value, abs=1e-4), name
+    # The very same weights on the test set, by one process.
+    code, out, err = cli("evaluate", f"run={two.directory}")
+    assert code == 0, err
+    assert f"{two.result['metrics']['test/acc']:.4f}" in out
+    assert f"{two.result['metrics']['test/loss']:.4f}" in out
+
+
+def test_ddp_resumes_exactly(tmp_path, mnist_root):
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *SMALL)
+    arguments = (*arguments, *STOCHASTIC)
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
+    process.communicate(timeout=240)
+    assert process.returncode != 0
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "killed"))
+
+
+if __name__ == "__main__":
+    from leyden.classifier import Classifier
+    from leyden.train import main
+
+    step = int(os.environ["KILL_AT"])
+    training_step = Classifier.training_step
+
+    def killing_step(self, batch):
+        if self.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return training_step(self, batch)
+
+    Classifier.training_step = killing_step
+    main()

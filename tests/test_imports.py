@@ -1,0 +1,91 @@
+"""The import rule: what each module may import of the project and of the heavy libraries."""
+
+import ast
+
+import pytest
+
+from leyden.config import ROOT
+
+SRC = ROOT / "src" / "leyden"
+HEAVY = {
+    "hydra",
+    "omegaconf",
+    "lightning",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "numpy",
+    "PIL",
+    "rich",
+    "filelock",
+}
+# Longest matching name wins. `leyden.x` allows that module, `leyden.x.` all below it.
+MAY_IMPORT = {
+    "config": {"hydra", "omegaconf"},
+    "command": {"hydra", "omegaconf", "leyden.config"},
+    "provenance": {"leyden.config"},
+    "run": {"filelock", "leyden.config", "leyden.provenance"},
+    "stored": {"hydra", "omegaconf", "leyden.config", "leyden.run"},
+    "build": {"hydra", "omegaconf", "lightning", "torch", "leyden."},
+    "train": {"hydra", "omegaconf", "rich", "lightning", "leyden."},
+    "evaluate": {"omegaconf", "rich", "leyden."},
+    "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
+    "classifier": {"lightning", "torch", "torchmetrics"},
+    "metrics_csv": {"lightning"},
+    "optim": {"torch"},
+    "data.": {"torch", "torchvision", "lightning", "numpy", "rich", "filelock", "leyden.data."},
+    "models.": {"torch"},
+    "callbacks.": {"lightning", "torch", "numpy", "rich"},
+}
+ENTRY_POINTS = {"leyden.train", "leyden.evaluate", "leyden.predict"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            if node.module == "leyden":
+                yield from (f"leyden.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda path: str(path.relative_to(SRC)))
+def test_a_module_imports_only_what_it_may(path):
+    name = ".".join(path.relative_to(SRC).with_suffix("").parts)
+    if path.name == "__init__.py":
+        allowed = set()
+    else:
+        (rule,) = [rule for rule in MAY_IMPORT if name == rule or (rule.endswith(".") and name.startswith(rule))]
+        allowed = MAY_IMPORT[rule]
+    for imported in imports(path):
+        root = imported.split(".")[0]
+        if root == "leyden":
+            assert imported not in ENTRY_POINTS, f"{name} imports an entry point"
+            assert imported in allowed or any(a.endswith(".") and imported.startswith(a) for a in allowed), imported
+        elif root in HEAVY:
+            assert root in allowed, imported
+
+
+def test_models_init_stays_empty():
+    assert (SRC / "models" / "__init__.py").read_text() == ""
+
+
+def test_only_build_instantiates():
+    for path in SRC.rglob("*.py"):
+        assert path.name == "build.py" or "utils.instantiate(" not in path.read_text(), path
+
+
+def test_checkpoints_are_read_as_weights_only():
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.load",
+                "trainer.fit",
+                "trainer.test",
+            ):
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                if ast.unparse(node.func) == "torch.load" or "ckpt_path" in keywords:
+                    assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"

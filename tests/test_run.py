@@ -1,0 +1,190 @@
+"""The run directory rule: continue, finished, refused."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from leyden.config import ROOT, UserError
+from leyden.run import Run, record_look
+
+CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
+FINISHED = {"status": "finished", "optimizer_steps": 10, "metrics": {}}
+
+
+def with_value(key, value):
+    config = json.loads(json.dumps(CONFIG))
+    node = config
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was interrupted."""
+    run = Run(tmp_path / "run")
+    with run.locked(CONFIG, resume="auto"):
+        run.begin(CONFIG, ["optimizer.lr=0.1"])
+    return run
+
+
+def snapshot(run):
+    return {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def reopen(run, config, resume="auto"):
+    with run.locked(config, resume=resume):
+        run.begin(config, [])
+
+
+def refuse(run, config, message, resume="auto"):
+    before = snapshot(run)
+    with pytest.raises(UserError, match=message):
+        reopen(run, config, resume)
+    assert snapshot(run) == before
+
+
+def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
+    assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
+    (start,) = json.loads((run.directory / "provenance.json").read_text())
+    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert start["git"]["sha"] == (sha or None)
+    assert start["overrides"] == ["optimizer.lr=0.1"]
+    assert start["versions"]["torch"] == torch.__version__
+    assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
+    assert run.result is None
+
+
+def test_the_same_config_goes_on_and_the_start_is_added(run):
+    reopen(run, CONFIG)
+    assert len(json.loads((run.directory / "provenance.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("key", ["run_dir", "resume"])
+def test_what_steers_a_start_is_no_difference(run, key):
+    reopen(run, with_value(key, "auto"))
+
+
+def test_another_config_is_refused_with_the_difference(run):
+    refuse(run, with_value("optimizer.lr", 0.2), r"optimizer\.lr: 0\.1 there, 0\.2 here")
+    refuse(run, with_value("optimizer.momentum", 0.9), r"optimizer\.momentum: absent there, 0\.9 here")
+    refuse(run, with_value("trainer.max_epochs", 4), r"trainer\.max_epochs: 5 there, 4 here")
+
+
+def test_resume_never_wants_a_new_directory(run, tmp_path):
+    refuse(run, CONFIG, "resume=never", resume="never")
+    reopen(Run(tmp_path / "new"), CONFIG, resume="never")
+
+
+def test_resume_must_wants_something_to_resume(run, tmp_path):
+    reopen(run, CONFIG, resume="must")
+    with pytest.raises(UserError, match="nothing to resume"):
+        reopen(Run(tmp_path / "new"), CONFIG, resume="must")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    refuse(Run(tmp_path), CONFIG, "not a run directory")
+    (tmp_path / "config.yaml").write_text("- 1\n")
+    refuse(Run(tmp_path), CONFIG, "not a run directory")
+
+
+def test_a_finished_run_is_not_touched(run):
+    run.end(FINISHED)
+    before = snapshot(run)
+    with run.locked(CONFIG, resume="auto"):
+        assert run.is_finished(CONFIG)
+    assert snapshot(run) == before
+
+
+def test_more_epochs_go_on_and_the_old_result_is_kept(run):
+    run.end(FINISHED)
+    longer = with_value("trainer.max_epochs", 7)
+    assert not run.is_finished(longer)
+    reopen(run, longer)
+    assert run.result is None
+    assert run.config["trainer"]["max_epochs"] == 7
+    assert json.loads((run.directory / "result_finished_10.json").read_text()) == FINISHED
+
+
+def test_a_failed_run_goes_on(run):
+    run.end({**FINISHED, "status": "failed"})
+    assert not run.is_finished(CONFIG)
+    reopen(run, CONFIG)
+    assert run.result is None
+
+
+def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match="wrong"), run.locked(CONFIG, resume="auto"):
+        raise UserError("wrong")
+    assert not list(run.directory.iterdir())
+
+
+def test_a_second_process_is_told_who_holds_the_directory(run):
+    code = f"""
+import sys, time, yaml
+from leyden.run import Run
+run = Run({str(run.directory)!r})
+with run.locked(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), resume="auto"):
+    run.begin(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), [])
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "locked\n"
+    refuse(run, CONFIG, f"in use by process {holder.pid} on ")
+    holder.kill()  # the lock goes with its process
+    holder.communicate()
+    reopen(run, CONFIG)
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file.*can't be written"):
+        reopen(Run(tmp_path / "file" / "run"), CONFIG)
+
+
+def save(path, size=1000):
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"w": torch.arange(size)}, path)
+
+
+def test_the_newest_whole_checkpoint_is_taken(run, capsys):
+    assert run.newest_checkpoint() is None
+    best, last = (run.directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    save(best)
+    assert run.newest_checkpoint() == best
+    save(last)
+    assert run.newest_checkpoint() == last
+    assert not capsys.readouterr().err
+    whole = last.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1)):
+        last.write_bytes(damaged)
+        assert run.newest_checkpoint() == best
+        assert str(last) in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        run.checkpoint("last")
+
+
+def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
+    assert record_look(str(tmp_path), run, "best", {"test/acc": 0.5}) == 1
+    assert record_look(str(tmp_path), run, "last", {"test/acc": 0.6}) == 2
+    other = Run(tmp_path / "other")
+    reopen(other, with_value("name", "y"))
+    assert record_look(str(tmp_path), other, "best", {"test/acc": 0.7}) == 1
+    with (tmp_path / "test_set_looks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["experiment"] for row in rows] == ["x", "x", "y"]
+    assert json.loads(rows[1]["metrics"]) == {"test/acc": 0.6}
+    assert rows[1]["run"] == str(run.directory)

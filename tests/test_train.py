@@ -1,0 +1,219 @@
+"""A run from its command to its result."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+
+from leyden.run import Run
+from tests.conftest import SMALL, assert_same_bits, weights
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    """Trains a small run in the directory named, and returns it."""
+
+    def run(name, *arguments, code=0):
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *SMALL, *arguments)
+        assert found == code, err
+        return Run(tmp_path / name), out, err
+
+    return run
+
+
+def curves(run):
+    with (run.directory / "metrics.csv").open() as file:
+        return [(int(row["step"]), row["metric"], float(row["value"])) for row in csv.DictReader(file)]
+
+
+def test_the_default_is_the_experiment_of_the_note(cli, tmp_path):
+    """The whole default command: it learns, it tests once, and it says where everything is."""
+    code, out, err = cli("train")
+    assert code == 0, err
+    (directory,) = (tmp_path / "outputs" / "mnist_mlp").iterdir()
+    result = Run(directory).result
+    assert result["status"] == "finished"
+    assert result["metrics"]["test/acc"] >= 0.975
+    assert result["objective"] == {"metric": "val/acc", "mode": "max", "value": result["metrics"]["val/acc"]}
+    assert (result["epochs"], result["optimizer_steps"], result["error"]) == (5, 5 * 430, None)
+    assert result["samples_per_second"] == pytest.approx(5 * 55_000 / result["seconds"])
+    assert (directory / result["checkpoint"]).exists()
+    for text in (
+        "407,050",
+        "55,000 train",
+        "5,000 val",
+        "test/acc",
+        "samples/s",
+        "make tensorboard DIR=",
+        str(directory),
+    ):
+        assert text in out
+    assert list(directory.glob("events.out.tfevents.*"))
+    with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
+        (look,) = csv.DictReader(file)
+    assert json.loads(look["metrics"]) == {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
+    assert {step for step, metric, _ in curves(Run(directory)) if metric == "val/acc"} == {
+        429,
+        859,
+        1289,
+        1719,
+        2149,
+    }
+
+
+def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    code, out, err = cli("train", "experiment=keras_note", f"run_dir={run_dir}", "trainer.max_epochs=1")
+    assert code == 0, err
+    run = Run(run_dir)
+    assert "60,000 train" in out
+    assert run.result["optimizer_steps"] == 469  # five epochs are the 2,345 updates of the note
+    assert run.result["objective"] is None
+    assert run.config["trainer"]["max_epochs"] == 1
+    assert_same_bits_of_best_and_last = weights(run_dir, "best")
+    for key, value in weights(run_dir, "last").items():
+        assert torch.equal(value, assert_same_bits_of_best_and_last[key])
+
+
+def test_a_finished_run_returns_its_result_at_once(train):
+    run, *_ = train("a", "trainer.max_epochs=1")
+    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
+    _, out, _ = train("a", "trainer.max_epochs=1")
+    assert "test/acc" in out
+    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
+
+
+def test_training_longer_is_training_long(train):
+    train("a", "trainer.max_epochs=2", "model.dropout=0.2")
+    longer, *_ = train("a", "trainer.max_epochs=4", "model.dropout=0.2")
+    long, *_ = train("b", "trainer.max_epochs=4", "model.dropout=0.2")
+    assert_same_bits(longer.directory, long.directory)
+    assert_same_bits(longer.directory, long.directory, "best")
+    assert longer.result["metrics"] == long.result["metrics"]
+    assert longer.result["epochs"] == 4
+    without_test = [row for row in curves(longer) if "test" not in row[1]]
+    assert without_test == [row for row in curves(long) if "test" not in row[1]]
+    assert (longer.directory / "result_finished_20.json").exists()
+
+
+def test_the_seed_decides_all_and_zero_counts(train):
+    first, *_ = train("a", "trainer.max_epochs=1", "seed=0", "model.dropout=0.2")
+    again, *_ = train("b", "trainer.max_epochs=1", "seed=0", "model.dropout=0.2")
+    other, *_ = train("c", "trainer.max_epochs=1", "seed=1", "model.dropout=0.2")
+    assert_same_bits(first.directory, again.directory)
+    with pytest.raises(AssertionError):
+        assert_same_bits(first.directory, other.directory)
+
+
+def test_the_best_epoch_is_kept_and_tested(train):
+    run, *_ = train(
+        "a",
+        "trainer.max_epochs=6",
+        "optimizer=sgd",
+        "optimizer.lr=0.9",
+        "objective.metric=val/loss",
+        "objective.mode=min",
+    )
+    losses = {step: value for step, metric, value in curves(run) if metric == "val/loss"}
+    assert run.result["objective"]["value"] == pytest.approx(min(losses.values()))
+    best = torch.load(run.checkpoint("best"), weights_only=True)
+    assert best["global_step"] - 1 == min(losses, key=losses.get)
+    assert best["global_step"] < 60, "the last epoch is the best: this test needs another setting"
+
+
+def test_no_test_set_when_it_is_not_asked_for(train, tmp_path):
+    run, *_ = train("a", "trainer.max_epochs=1", "test=false")
+    assert not any(name.startswith("test/") for name in run.result["metrics"])
+    assert not (tmp_path / "outputs" / "test_set_looks.csv").exists()
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
+    plain, *_ = train("a", "trainer.max_epochs=1", "seed=3")
+    compiled, *_ = train("b", "trainer.max_epochs=1", "seed=3", "compile=true")
+    assert list(weights(plain.directory)) == list(weights(compiled.directory))
+    for key, value in weights(plain.directory).items():
+        torch.testing.assert_close(weights(compiled.directory)[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_precision_is_a_choice(train):
+    run, *_ = train("a", "trainer.max_epochs=2", "trainer.precision=bf16-mixed")
+    assert run.result["metrics"]["val/acc"] > 0.5
+    assert {value.dtype for value in weights(run.directory).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("logger", ["none", "csv", "tensorboard"])
+def test_loggers_are_a_choice(train, logger):
+    run, *_ = train("a", "trainer.max_epochs=1", f"logger={logger}")
+    assert (run.directory / "metrics.csv").exists() == (logger == "csv")
+    assert bool(list(run.directory.glob("events.*"))) == (logger == "tensorboard")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(train):
+    diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
+    run, _, err = train("a", *diverging, code=2)
+    assert "train/loss is nan" in err
+    assert "Traceback" not in err
+    assert run.result["status"] == "failed"
+    assert run.result["error"]["type"] == "FloatingPointError"
+    assert run.newest_checkpoint() is None
+
+
+def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
+    from leyden.classifier import Classifier
+
+    def poison(self):
+        if self.current_epoch == 1:
+            with torch.no_grad():
+                next(self.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", poison)
+    run, _, err = train("a", "objective=null", code=2)
+    assert "not finite" in err
+    assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
+    assert all(value.isfinite().all() for value in weights(run.directory).values())
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(train, monkeypatch):
+    from leyden.callbacks.checkpoint import RunCheckpoint
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = RunCheckpoint._save
+
+    def save_on_a_full_disk(self, trainer, name):
+        if trainer.current_epoch == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        save(self, trainer, name)
+
+    monkeypatch.setattr(RunCheckpoint, "_save", save_on_a_full_disk)
+    try:
+        run, _, err = train("a", "objective=null", "logger=none", code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in err
+    assert "Traceback" not in err
+    assert run.result["status"] == "failed"
+    assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
+    assert not list(run.directory.rglob("*.tmp"))
+    monkeypatch.undo()
+
+
+def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
+    assert code == 0, err
+    assert (tmp_path / "here" / "result.json").exists()
+    assert os.listdir(tmp_path) == ["here"] or sorted(os.listdir(tmp_path)) == ["here", "outputs"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_on_a_gpu_the_same_seed_gives_the_same_bits(train, precision):
+    arguments = ("trainer=gpu", f"trainer.precision={precision}", "trainer.max_epochs=2", "model.dropout=0.2")
+    first, *_ = train("a", *arguments)
+    again, *_ = train("b", *arguments)
+    assert_same_bits(first.directory, again.directory)
