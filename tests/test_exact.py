@@ -19,25 +19,26 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_stopped_at_each_step(train, monkeypatch, accumulate):  # noqa: F811
+@pytest.mark.parametrize(("accumulate", "stops"), [(1, range(20)), (3, (4, 9, 10, 13, 19))])
+def test_stopped_at_any_step(train, monkeypatch, accumulate, stops):  # noqa: F811
     from leyden.classifier import Classifier
 
     arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", "data.normalize=standardize")
     whole, *_ = train("whole", *arguments)
     expected = [row for row in curves(whole) if "test" not in row[1]]
     training_step = Classifier.training_step
-    for stop in range(20):
+    for stop in stops:
 
-        def stopping_step(self, batch, stop=stop):
-            if self.trainer.fit_loop.total_batch_idx == stop:
+        def stopping_step(self, batch):
+            if self.trainer.fit_loop.total_batch_idx == stop:  # noqa: B023 - used within this turn only
                 raise StoppedError
             return training_step(self, batch)
 
         with monkeypatch.context() as patch:
             patch.setattr(Classifier, "training_step", stopping_step)
             train(f"stopped{stop}", *arguments, code=1)
-        run, _, _ = train(f"stopped{stop}", *arguments, *(("resume=must",)))
+        run, out, _ = train(f"stopped{stop}", *arguments, "resume=must")
+        assert ("goes on from" in out) == (stop >= 3 * accumulate)
         assert_same_bits(whole.directory, run.directory)
         assert_same_bits(whole.directory, run.directory, "best")
         assert run.result["metrics"] == whole.result["metrics"]

@@ -151,7 +151,7 @@ with run.locked(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), resume="auto"):
 
 def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file.*can't be written"):
+    with pytest.raises(UserError, match=r"file.*can't be written"):
         reopen(Run(tmp_path / "file" / "run"), CONFIG)
 
 

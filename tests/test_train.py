@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import resource
 import shutil
 
@@ -74,9 +73,8 @@ def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(cli, tmp
     assert run.result["optimizer_steps"] == 469  # five epochs are the 2,345 updates of the note
     assert run.result["objective"] is None
     assert run.config["trainer"]["max_epochs"] == 1
-    assert_same_bits_of_best_and_last = weights(run_dir, "best")
-    for key, value in weights(run_dir, "last").items():
-        assert torch.equal(value, assert_same_bits_of_best_and_last[key])
+    best = weights(run_dir, "best")
+    assert all(torch.equal(best[key], value) for key, value in weights(run_dir, "last").items())
 
 
 def test_a_finished_run_returns_its_result_at_once(train):
@@ -207,7 +205,6 @@ def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monk
     code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
     assert code == 0, err
     assert (tmp_path / "here" / "result.json").exists()
-    assert os.listdir(tmp_path) == ["here"] or sorted(os.listdir(tmp_path)) == ["here", "outputs"]
 
 
 @pytest.mark.gpu

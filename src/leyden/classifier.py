@@ -1,7 +1,6 @@
 """How a network is trained to classify: loss, metrics, optimizer."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import lightning as L
 import torch
@@ -84,16 +83,12 @@ class Classifier(L.LightningModule):
         self.train_metric.update(loss.detach() * len(labels_N), logits_NK.detach(), labels_N)
         return loss
 
-    def on_train_start(self) -> None:
-        """Know from which step on to log."""
-        self._step = self.global_step
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the means since the last logged step, if it is time."""
-        # Lightning drops or delays what is logged at another time than this; a step can take several batches.
-        if self.global_step != self._step and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # The time at which Lightning passes values on, once a step even where it takes several batches. It is
+        # before a checkpoint of this step, so that a resumed run does not log it again.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_steps()
-        self._step = self.global_step
 
     def on_train_epoch_start(self) -> None:
         """Start the sums anew."""

