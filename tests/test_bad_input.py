@@ -84,7 +84,7 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, me
     assert message in err
     assert "Traceback" not in out + err
     assert len(err.strip().splitlines()) <= 2, err
-    assert not list((tmp_path / "outputs").rglob("*"))
+    assert not (tmp_path / "outputs" / "new" / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
@@ -157,7 +157,7 @@ def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(cli, tmp_p
     last.write_bytes(last.read_bytes()[:-1000])
     code, out, err = cli("train", *arguments, "trainer.max_epochs=3")
     assert code == 0, err
-    assert "last.ckpt is damaged" in err
+    assert err.count("last.ckpt is damaged") == 1
     assert "best.ckpt" in out + err
 
 

@@ -75,6 +75,7 @@ def test_what_steers_a_start_is_no_difference(run, key):
 def test_another_config_is_refused_with_the_difference(run):
     refuse(run, with_value("optimizer.lr", 0.2), r"optimizer\.lr: 0\.1 there, 0\.2 here")
     refuse(run, with_value("optimizer.momentum", 0.9), r"optimizer\.momentum: absent there, 0\.9 here")
+    refuse(run, with_value("optimizer.betas", [0.9, 0.99]), r"optimizer\.betas: absent there, \[0\.9, 0\.99\] here")
     refuse(run, with_value("trainer.max_epochs", 4), r"trainer\.max_epochs: 5 there, 4 here")
 
 
@@ -120,6 +121,12 @@ def test_a_failed_run_goes_on(run):
     assert not run.is_finished(CONFIG)
     reopen(run, CONFIG)
     assert run.result is None
+
+
+def test_a_run_that_was_killed_while_it_began_is_new(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.tmp").write_text("half of")
+    reopen(Run(tmp_path / "run"), CONFIG)
 
 
 def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):

@@ -70,10 +70,14 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
     return module
 
 
-def trainer(cfg: DictConfig, run: Run) -> L.Trainer:
-    """The trainer with its callbacks and loggers, all of which write to the run directory."""
-    # The step that a continued run goes on from; logged points from there on are dropped.
-    checkpoint = run.newest_checkpoint()
+def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
+    """The trainer with its callbacks and loggers, all of which write to the run directory.
+
+    Args:
+        cfg: The configuration of the run.
+        run: Its directory.
+        checkpoint: Which the run goes on from; logged points from its step on are dropped.
+    """
     with _user_errors(str(checkpoint)):
         step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else None
     callbacks = [_instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]

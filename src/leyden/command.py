@@ -31,7 +31,7 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
     @functools.wraps(task)
     def job(cfg: DictConfig) -> Any:
         if not debug:
-            del os.environ["HYDRA_FULL_ERROR"]  # set below for the time of composition only
+            os.environ.pop("HYDRA_FULL_ERROR", None)  # set below for the time of composition only
         try:
             return task(cfg)
         except (UserError, OmegaConfBaseException) as error:
@@ -103,9 +103,8 @@ def _nearest(key: str, known: Iterator[str]) -> str:
 
 
 def _remove_empty(directory: Path) -> None:
-    for folder in (directory, directory.parent):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def _exit(message: str) -> NoReturn:

@@ -141,7 +141,9 @@ class Run:
             _write(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
     def _content(self) -> set[str]:
-        return {path.name for path in self.directory.iterdir()} - {".lock"} if self.directory.is_dir() else set()
+        """Names of the files but the lock and what a process that was killed had not finished writing."""
+        names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
+        return {name for name in names if name != ".lock" and not name.endswith(".tmp")}
 
     def _accept(self, config: dict[str, Any], resume: str) -> None:
         if not self._content():
@@ -213,11 +215,13 @@ def _damage(path: Path) -> str | None:
 
 
 def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a plain configuration: `optimizer.lr`, `callbacks.0.metric`."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    if not items:
+    """Dotted keys and values of a plain configuration: `optimizer.lr`; a list of plain values is one value."""
+    if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
+        node = dict(enumerate(node))
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
         yield prefix, node
 
 

@@ -21,15 +21,22 @@ if TYPE_CHECKING:  # at run time they are imported once the configuration is kno
 
 
 def train(
-    classifier: "Classifier", datamodule: "ImageDataModule", trainer: "L.Trainer", run: Run, *, test: bool
+    classifier: "Classifier",
+    datamodule: "ImageDataModule",
+    trainer: "L.Trainer",
+    run: Run,
+    *,
+    checkpoint: Path | None,
+    test: bool,
 ) -> dict[str, Any]:
-    """Train from the run's newest checkpoint, or from the start, then evaluate its best checkpoint.
+    """Train, then evaluate the best checkpoint.
 
     Args:
         classifier: What is trained.
         datamodule: On what.
         trainer: By what; `build.trainer` makes one with the callbacks that this needs.
         run: Where.
+        checkpoint: From where on; None: from the start.
         test: Whether to evaluate on the test set in the end.
 
     Returns:
@@ -39,14 +46,14 @@ def train(
 
     from leyden.callbacks.checkpoint import RunCheckpoint
 
-    trainer.fit(classifier, datamodule=datamodule, ckpt_path=run.newest_checkpoint(), weights_only=True)
+    trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     (timer,) = (callback for callback in callbacks if isinstance(callback, Timer))
-    (checkpoint,) = (callback for callback in callbacks if isinstance(callback, RunCheckpoint))
+    (kept,) = (callback for callback in callbacks if isinstance(callback, RunCheckpoint))
     samples = min(len(datamodule.splits["train"][1]), datamodule.batch_size * int(trainer.num_training_batches))
     result = {
         "status": "finished",
-        "metrics": checkpoint.best,
+        "metrics": kept.best,
         "epochs": trainer.current_epoch,
         "optimizer_steps": trainer.global_step,
         "seconds": timer.time_elapsed(),
@@ -59,7 +66,7 @@ def train(
         (measured,) = trainer.test(
             classifier, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
-        result["metrics"] = {**checkpoint.best, **measured}
+        result["metrics"] = {**kept.best, **measured}
     return result
 
 
@@ -92,13 +99,14 @@ def _start(
 
     build.quiet()
     L.seed_everything(cfg.seed, verbose=False)
-    trainer = build.trainer(cfg, run)
+    checkpoint = run.newest_checkpoint()
+    trainer = build.trainer(cfg, run, checkpoint)
     datamodule = build.datamodule(cfg, trainer.world_size)
     classifier = build.classifier(cfg, datamodule)
     run.begin(config, overrides)
     objective = config["objective"] and {**config["objective"], "value": None}
     try:
-        result = train(classifier, datamodule, trainer, run, test=test)
+        result = train(classifier, datamodule, trainer, run, checkpoint=checkpoint, test=test)
     except Exception as error:
         failed = {
             "status": "failed",
