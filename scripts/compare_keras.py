@@ -2,7 +2,8 @@
 
     python scripts/compare_keras.py --seeds 10
 
-A seed's result is kept in outputs/compare_keras/, so that a second call goes on where the first one stopped.
+A seed's result is kept in outputs/compare_keras/, so that a second call goes on where the first one stopped; remove
+the folder to measure anew.
 """
 
 import argparse

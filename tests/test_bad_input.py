@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import SMALL
 
@@ -14,7 +15,7 @@ NEAREST = [
     ("callbacks.checkpoint.every_step=3", "did you mean callbacks.checkpoint.every_n_steps?"),
     ("logger.tensorbord.name=x", "did you mean logger.tensorboard"),
     ("objective.metrik=x", "did you mean objective.metric?"),
-    ("lr=1", "optimizer"),
+    ("lr=1", "did you mean optimizer.lr?"),
     ("modle=mlp", "did you mean model?"),
     ("+sead=1", "sead: no such key"),
     ("+model.widht=3", "unexpected keyword argument 'widht'"),
@@ -36,6 +37,12 @@ CHOICES = [
 VALUES = [
     ("seed=abc", "could not be converted to Integer"),
     ("seed=-1", "seed=-1: must be"),
+    ("seed=4294967296", "must be a whole number from 0 to 4294967295"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0"),
+    ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0"),
+    ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+    ("trainer.limit_test_batches=none", "trainer.limit_test_batches=none"),
+    ("~callbacks.checkpoint", "callbacks: must have one RunCheckpoint"),
     ("compile=3x", "is not a valid bool"),
     ("optimizer.lr=0", "optimizer.lr=0: must be a positive number"),
     ("optimizer.lr=-0.1", "must be a positive number"),
@@ -72,7 +79,7 @@ VALUES = [
     ("data.val_size=0", "data.val_size=0 leaves no validation split"),
     ("+model.num_classes=3", "model.num_classes=3: is given by the program"),
     ("seed=[", "seed=["),
-    ("seed", "seed"),
+    ("seed", "seed: must be key=value"),
     ("seed=${nothing}", "nothing"),
 ]
 
@@ -167,3 +174,36 @@ def test_help_names_groups_and_keys(cli, verb):
     assert code == 0
     assert f"python -m leyden.{verb}" in out
     assert {"train": "optimizer: ", "evaluate": "checkpoint: best", "predict": "invert: false"}[verb] in out
+
+
+def test_an_unwritable_place_for_looks_is_found_before_training(cli, tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL)
+    assert code == 2
+    assert "outputs" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_was_there_before_stays(cli, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert cli("predict", "run=nowhere", "images=a.png")[0] == 2
+    assert cli("train", f"run_dir={tmp_path / 'mine'}", "optimizer.lr=-1")[0] == 2
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_data_that_are_not_those_of_the_run(cli, tmp_path):
+    assert cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, "data.normalize=standardize")[0] == 0
+    path = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"]["val_size"] = 58000  # another training split, with another mean
+    path.write_text(yaml.safe_dump(config))
+    code, _, err = cli("evaluate", f"run={tmp_path / 'run'}")
+    assert code == 2
+    assert "not the data set" in err
+
+
+def test_names_with_brackets_are_names(cli, tmp_path):
+    code, out, err = cli("train", f"run_dir='{tmp_path}/q[b].d'", *SMALL, "trainer.max_epochs=1")
+    assert code == 0, err
+    assert "q[b].d" in out

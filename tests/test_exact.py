@@ -45,6 +45,23 @@ def test_stopped_at_any_step(train, monkeypatch, accumulate, stops):  # noqa: F8
         assert [row for row in curves(run) if "test" not in row[1]] == expected
 
 
+def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(train, monkeypatch):  # noqa: F811
+    from leyden.classifier import Classifier
+
+    def stop(self):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_end", stop)
+        run, *_ = train("stopped", code=1)
+    assert curves(run)
+    assert run.newest_checkpoint() is None
+    run, *_ = train("stopped")
+    whole, *_ = train("whole")
+    assert curves(run) == curves(whole)
+    assert_same_bits(run.directory, whole.directory)
+
+
 def kill_at(step, *arguments):
     """Start training in a process that kills itself with SIGKILL when it begins the step."""
     return start(*arguments, script=("-m", "tests.test_exact"), KILL_AT=str(step))

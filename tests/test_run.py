@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from leyden.config import ROOT, UserError
-from leyden.run import Run, record_look
+from leyden.looks import record_look
+from leyden.run import Run
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
 FINISHED = {"status": "finished", "optimizer_steps": 10, "metrics": {}}
@@ -113,7 +114,7 @@ def test_more_epochs_go_on_and_the_old_result_is_kept(run):
     reopen(run, longer)
     assert run.result is None
     assert run.config["trainer"]["max_epochs"] == 7
-    assert json.loads((run.directory / "result_finished_10.json").read_text()) == FINISHED
+    assert json.loads((run.directory / "result_1.json").read_text()) == FINISHED
 
 
 def test_a_failed_run_goes_on(run):

@@ -4,12 +4,14 @@ import csv
 import json
 import resource
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 
 from leyden.run import Run
-from tests.conftest import SMALL, assert_same_bits, weights
+from tests.conftest import SMALL, assert_same_bits, start, weights
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_training_longer_is_training_long(train):
     assert longer.result["epochs"] == 4
     without_test = [row for row in curves(longer) if "test" not in row[1]]
     assert without_test == [row for row in curves(long) if "test" not in row[1]]
-    assert (longer.directory / "result_finished_20.json").exists()
+    assert (longer.directory / "result_1.json").exists()
 
 
 def test_the_seed_decides_all_and_zero_counts(train):
@@ -205,6 +207,26 @@ def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monk
     code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
     assert code == 0, err
     assert (tmp_path / "here" / "result.json").exists()
+
+
+def test_an_epoch_without_validation_is_not_the_best(train):
+    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    never, _, err = train("b", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1", code=2)
+    assert "objective.metric=val/acc was never logged" in err
+    assert never.result["status"] == "failed"
+
+
+def test_sigterm_ends_with_an_error_code_and_can_go_on(tmp_path, mnist_root):
+    process = start(f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", "trainer.max_epochs=50")
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "goes on" in output
+    assert Run(tmp_path / "run").result is None
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.callbacks.checkpoint import SafeCheckpointIO
+from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
 from leyden.config import UserError
@@ -79,8 +79,12 @@ def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
         checkpoint: Which the run goes on from; logged points from its step on are dropped.
     """
     with _user_errors(str(checkpoint)):
-        step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else None
+        step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else 0
     callbacks = [_instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    if sum(isinstance(callback, RunCheckpoint) for callback in callbacks) != 1:
+        raise UserError(
+            "callbacks: must have one RunCheckpoint, as callbacks.checkpoint is, else there is no result"
+        )
     loggers = []
     for name, node in cfg.logger.items():
         given = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
@@ -114,18 +118,6 @@ def _trainer(cfg: DictConfig, **kwargs: Any) -> L.Trainer:
     return made
 
 
-def load(checkpoint: Path, module: Classifier, data: ImageDataModule) -> None:
-    """Give a classifier the weights of a checkpoint, and make sure that the data are those of its run.
-
-    Raises:
-        UserError: The checkpoint is refused, or does not fit.
-    """
-    with _user_errors(str(checkpoint)):
-        content = SafeCheckpointIO().load_checkpoint(checkpoint)
-        data.load_state_dict(content[type(data).__qualname__])
-        module.load_state_dict(content["state_dict"])
-
-
 def trained_network(run: Run, checkpoint: Path) -> tuple[torch.nn.Module, Facts]:
     """The network of a run in evaluation mode, on the CPU, and the facts of its data, which need not be there.
 
@@ -136,7 +128,7 @@ def trained_network(run: Run, checkpoint: Path) -> tuple[torch.nn.Module, Facts]
     cfg.compile = False
     with _user_errors(str(checkpoint)):
         content = SafeCheckpointIO().load_checkpoint(checkpoint)
-        facts = Facts.from_checkpoint(content)
+        facts = Facts.from_state(content[cfg.data._target_.rpartition(".")[2]])
         module = network(cfg, facts)
         weights = content["state_dict"]
         module.load_state_dict({key.removeprefix("network."): weights[key] for key in weights})

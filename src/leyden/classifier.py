@@ -1,6 +1,7 @@
 """How a network is trained to classify: loss, metrics, optimizer."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning as L
 import torch
@@ -52,13 +53,15 @@ class Classifier(L.LightningModule):
 
     Args:
         network: Takes images, shape (N, C, H, W), and gives logits, shape (N, K).
-        optimizer: Makes the optimizer when called with the network's parameters.
+        optimizer: Makes the optimizer when called with the network's parameters; needed for training only.
 
     Raises:
         FloatingPointError: In training, when the loss is no longer a finite number.
     """
 
-    def __init__(self, *, network: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> None:
+    def __init__(
+        self, *, network: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.optimizer = optimizer
@@ -119,6 +122,8 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer of all the parameters."""
+        if self.optimizer is None:
+            raise ValueError("this classifier has no optimizer: it can be evaluated, not trained")
         return self.optimizer(self.network.parameters())
 
     def running_sums(self) -> list[dict[str, Tensor]]:
@@ -146,7 +151,8 @@ class Classifier(L.LightningModule):
 
     def _log_steps(self) -> None:
         sums = self.train_metric.sums()
-        since = {name: sums[name] - self._logged[name] for name in sums}
+        reduce = self.trainer.strategy.reduce  # over the processes; all of them must find the same
+        since: Any = {name: reduce(sums[name] - self._logged[name], reduce_op="sum") for name in sums}
         self._logged = sums
         loss, acc = since["loss_sum"] / since["num_samples"], since["num_correct"] / since["num_samples"]
         if not loss.isfinite():

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,24 +24,27 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
     """Make `task` a Hydra command, configured by `conf/<task's module>.yaml`.
 
     A mistake of the user (Hydra's errors included) ends it with one or two lines on stderr and exit code 2;
-    `HYDRA_FULL_ERROR=1` shows the traceback instead. An empty run directory that Hydra made is removed.
+    `HYDRA_FULL_ERROR=1` shows the traceback instead. A run directory that Hydra made and nobody used is removed.
     """
     name = Path(task.__code__.co_filename).stem
-    debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-    @functools.wraps(task)
-    def job(cfg: DictConfig) -> Any:
-        if not debug:
-            os.environ.pop("HYDRA_FULL_ERROR", None)  # set below for the time of composition only
-        try:
-            return task(cfg)
-        except (UserError, OmegaConfBaseException) as error:
-            if debug:
-                raise
-            _remove_empty(Path(HydraConfig.get().runtime.output_dir))
-            _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
 
     def main() -> None:
+        debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        started = time.time()
+
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            if not debug:
+                os.environ.pop("HYDRA_FULL_ERROR", None)  # set below for the time of composition only
+            try:
+                return task(cfg)
+            except (UserError, OmegaConfBaseException) as error:
+                if debug:
+                    raise
+                _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
+            finally:
+                _remove_empty(Path(HydraConfig.get().runtime.output_dir), started)
+
         # Hydra prints and swallows its errors unless it is told to raise them.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
@@ -69,7 +73,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     if found := re.search(r"Error merging override (.+)", text):
         return f"{found[1]}: {detail}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {text.splitlines()[0]}"
+        return f"{error.override}: {text.splitlines()[0] if '=' in str(error.override) else 'must be key=value'}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     if isinstance(error, OSError) and error.filename:
@@ -97,16 +101,18 @@ def _nearest(key: str, known: Iterator[str]) -> str:
     names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent and name != key]
-    close = difflib.get_close_matches(key, siblings or names, 1) or difflib.get_close_matches(key, names, 1)
+    same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
+    close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     return f"{meant}\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
 
 
-def _remove_empty(directory: Path) -> None:
-    if directory.is_dir() and not any(directory.iterdir()):
+def _remove_empty(directory: Path, started: float) -> None:
+    """Remove a directory that is empty, and was not there before the program started."""
+    if directory.is_dir() and not any(directory.iterdir()) and directory.stat().st_ctime >= started:
         directory.rmdir()
 
 
 def _exit(message: str) -> NoReturn:
-    print(f"leyden: {message}", file=sys.stderr)  # noqa: T201
+    print(f"leyden: {message}", file=sys.stderr)
     raise SystemExit(2)

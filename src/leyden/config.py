@@ -83,19 +83,26 @@ def check(cfg: DictConfig) -> None:
     """
     unknown = set(map(str, cfg)) - {field.name for field in fields(TrainConfig)}
     if unknown:
-        raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(map(str, cfg))}")
+        raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(map(str, set(cfg) - unknown))}")
     choice(cfg, "resume", "auto", "never", "must")
     choice(cfg, "test", "auto", True, False)
     if cfg.objective is not None:
         choice(cfg, "objective.mode", "min", "max")
-    if cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed}: must be a whole number, 0 or larger")
+    if not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
     lr = cfg.optimizer.get("lr", 1.0)
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise UserError(f"optimizer.lr={lr}: must be a positive number")
-    epochs = cfg.trainer.max_epochs
-    if type(epochs) is not int or epochs < 1:
-        raise UserError(f"trainer.max_epochs={epochs}: must be a whole number, 1 or larger")
+    for key in ("max_epochs", "log_every_n_steps"):
+        value = cfg.trainer[key]
+        if type(value) is not int or value < 1:
+            raise UserError(f"trainer.{key}={value}: must be a whole number, 1 or larger")
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        value = cfg.trainer[key]
+        if not isinstance(value, int | float) or not value > 0:
+            raise UserError(
+                f"trainer.{key}={value}: must be a part (0.1) or a number (10) of the batches, not none"
+            )
 
 
 def choice(cfg: DictConfig, key: str, *allowed: object) -> None:

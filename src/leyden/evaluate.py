@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.table import Table
 
 from leyden.command import command
-from leyden.config import choice
-from leyden.run import Run, record_look
+from leyden.config import UserError, choice
+from leyden.looks import record_look
+from leyden.run import Run
 
 
 @command
@@ -17,6 +18,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(cfg.checkpoint)
 
     from leyden import build
+    from leyden.classifier import Classifier
     from leyden.stored import stored_config
 
     build.quiet()
@@ -24,15 +26,16 @@ def main(cfg: DictConfig) -> None:
     if cfg.data_root:
         run_cfg.data.root = cfg.data_root
     trainer = build.evaluator(run_cfg, cfg.accelerator)
+    network, facts = build.trained_network(run, checkpoint)
     datamodule = build.datamodule(run_cfg, trainer.world_size)
-    classifier = build.classifier(run_cfg, datamodule)
-    build.load(checkpoint, classifier, datamodule)
-    (metrics,) = trainer.test(classifier, datamodule=datamodule, verbose=False)
+    if datamodule.facts != facts:
+        raise UserError(f"data.root={run_cfg.data.root}: not the data set that {run.directory} was trained on")
+    (metrics,) = trainer.test(Classifier(network=network), datamodule=datamodule, verbose=False)
     looks = record_look(cfg.outputs, run, cfg.checkpoint, dict(metrics))
     table = Table(show_header=False, box=None)
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(f"{checkpoint}\nlooks at the test set by {run.config['name']} so far: {looks}")
 

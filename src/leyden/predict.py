@@ -118,7 +118,7 @@ def main(cfg: DictConfig) -> None:
         table.add_row(row["image"], row["class"], f"{row['probability']:.4f}", f"{second[0]} {second[1]:.4f}")
     # A table is cut to the terminal's width, and a cut path can't be read.
     width = max(Console().width, max(len(row["image"]) for row in rows) + 50)
-    Console(highlight=False, width=width).print(table)
+    Console(highlight=False, markup=False, width=width).print(table)
     if output:
         _write(output, rows)
 

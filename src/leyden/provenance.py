@@ -16,7 +16,7 @@ VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 def provenance(overrides: list[str]) -> dict[str, Any]:
     """All that tells how this process was started; `overrides` is what the user has typed."""
-    diff = _git("diff", "HEAD")
+    sha, diff, status = _git("rev-parse", "HEAD"), _git("diff", "HEAD"), _git("status", "--porcelain")
     return {
         "time": now(),
         "command": [sys.executable, *sys.orig_argv[1:]],
@@ -24,7 +24,7 @@ def provenance(overrides: list[str]) -> dict[str, Any]:
         "overrides": overrides,
         "host": platform.node(),
         "pid": os.getpid(),
-        "git": {"sha": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain")), "diff": diff},
+        "git": {"sha": sha and sha.strip(), "dirty": None if status is None else bool(status), "diff": diff},
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
@@ -37,7 +37,7 @@ def _git(*arguments: str) -> str | None:
         )
     except OSError:
         return None
-    return ended.stdout.strip() if ended.returncode == 0 else None
+    return ended.stdout if ended.returncode == 0 else None
 
 
 def now() -> str:

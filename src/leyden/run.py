@@ -5,11 +5,11 @@ checkpoints by later ones.
 """
 
 import contextlib
-import csv
 import json
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import filelock
 import yaml
 
 from leyden.config import UserError
-from leyden.provenance import now, provenance
+from leyden.provenance import provenance
 
 # Keys that steer a start of the program and are no part of what a run is.
 CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test")
@@ -48,19 +48,19 @@ class Run:
         """
         try:
             config = yaml.safe_load((self.directory / "config.yaml").read_text())
-        except (OSError, yaml.YAMLError) as error:
+            is_config = isinstance(config, dict) and _is_plain(config)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(
                 f"{self.directory}: not a run directory, config.yaml can't be read ({error})"
             ) from error
-        if not isinstance(config, dict):
+        if not is_config:
             raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration")
-        return config
+        return dict(config)
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds; None for a run that has not ended."""
-        path = self.directory / "result.json"
-        result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        result: dict[str, Any] | None = self._read_json("result.json", None)
         return result
 
     def checkpoint(self, name: str) -> Path:
@@ -167,15 +167,20 @@ class Run:
 
     def _archive_result(self) -> None:
         """A run that goes on after its end keeps the old result under another name."""
-        result = self.result
-        if result is not None:
-            name = f"result_{result['status']}_{result['optimizer_steps']}.json"
-            (self.directory / "result.json").rename(self.directory / name)
+        if self.result is not None:
+            number = 1 + len(list(self.directory.glob("result_*.json")))
+            (self.directory / "result.json").rename(self.directory / f"result_{number}.json")
 
     def _starts(self) -> list[dict[str, Any]]:
-        path = self.directory / "provenance.json"
-        starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        starts: list[dict[str, Any]] = self._read_json("provenance.json", [])
         return starts
+
+    def _read_json(self, name: str, missing: Any) -> Any:
+        path = self.directory / name
+        try:
+            return json.loads(path.read_text()) if path.exists() else missing
+        except ValueError as error:
+            raise UserError(f"{path}: can't be read ({error})") from error
 
     def _holder(self) -> str:
         last = (self._starts() or [{}])[-1]
@@ -184,24 +189,9 @@ class Run:
 
 def is_main_process() -> bool:
     """Whether this is the first of the processes of a run, by the variables that launchers set."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    # In this order, as Lightning: what it starts itself inside of a Slurm job inherits the job's SLURM_PROCID.
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), "0")) == 0
-
-
-def record_look(outputs: str, run: Run, checkpoint: str, metrics: dict[str, float]) -> int:
-    """Write an evaluation down in `test_set_looks.csv`; returns how often the experiment has looked."""
-    path = Path(outputs) / "test_set_looks.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = run.config["name"]
-    with filelock.FileLock(path.with_suffix(".lock")):
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            table = csv.writer(file)
-            if new:
-                table.writerow(["time", "experiment", "run", "checkpoint", "metrics"])
-            table.writerow([now(), name, run.directory, checkpoint, json.dumps(metrics)])
-        with path.open(newline="") as file:
-            return sum(row["experiment"] == name for row in csv.DictReader(file))
 
 
 def _damage(path: Path) -> str | None:
@@ -209,7 +199,7 @@ def _damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             corrupt = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
         return getattr(error, "strerror", None) or str(error)
     return f"{corrupt} is corrupt" if corrupt else None
 
@@ -225,12 +215,24 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
+def _is_plain(node: Any) -> bool:
+    """Whether it is made of what YAML and JSON share: its other types can hide something from a check."""
+    if isinstance(node, dict):
+        return all(isinstance(key, str | int) and _is_plain(value) for key, value in node.items())
+    if isinstance(node, list):
+        return all(map(_is_plain, node))
+    return node is None or isinstance(node, str | int | float)
+
+
 def _say(text: str) -> None:
-    print(f"leyden: {text}", file=sys.stderr)  # noqa: T201
+    print(f"leyden: {text}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)

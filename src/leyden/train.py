@@ -1,5 +1,7 @@
 """Train a network: one run."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,8 @@ from rich.table import Table
 
 from leyden.command import command
 from leyden.config import UserError, check
-from leyden.run import Run, is_main_process, record_look
+from leyden.looks import record_look
+from leyden.run import Run, is_main_process
 
 if TYPE_CHECKING:  # at run time they are imported once the configuration is known to be right: it takes seconds
     import lightning as L
@@ -61,6 +64,8 @@ def train(
         "checkpoint": "checkpoints/best.ckpt",
         "error": None,
     }
+    if not kept.best:
+        raise UserError(f"objective.metric={kept.metric} was never logged")
     if test:
         best = run.checkpoint("best")
         (measured,) = trainer.test(
@@ -74,8 +79,9 @@ def train(
 def main(cfg: DictConfig) -> float | None:
     """Train as configured, or return what the run directory holds already; the value is that of the objective."""
     hydra_cfg = HydraConfig.get()
-    cfg.run_dir = hydra_cfg.runtime.output_dir
     check(cfg)
+    cfg.run_dir = hydra_cfg.runtime.output_dir
+    cfg.outputs, cfg.data.root = (str(Path(path).absolute()) for path in (cfg.outputs, cfg.data.root))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     run = Run(cfg.run_dir)
     with run.locked(config, resume=cfg.resume):
@@ -103,35 +109,41 @@ def _start(
     trainer = build.trainer(cfg, run, checkpoint)
     datamodule = build.datamodule(cfg, trainer.world_size)
     classifier = build.classifier(cfg, datamodule)
+    if test and is_main_process():
+        try:  # now, before training, not after it
+            Path(cfg.outputs).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"outputs={cfg.outputs}: can't be written to ({error.strerror})") from error
     run.begin(config, overrides)
     objective = config["objective"] and {**config["objective"], "value": None}
     try:
         result = train(classifier, datamodule, trainer, run, checkpoint=checkpoint, test=test)
+        if objective:
+            objective["value"] = result["metrics"][objective["metric"]]
+        if test and is_main_process():
+            measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
+            record_look(cfg.outputs, run, "best", measured)
     except Exception as error:
-        failed = {
-            "status": "failed",
-            "objective": objective,
-            "metrics": {},
-            "epochs": trainer.current_epoch,
-            "optimizer_steps": trainer.global_step,
-            "seconds": None,
-            "samples_per_second": None,
-            "checkpoint": None,
-            "error": {"type": type(error).__name__, "message": str(error)},
-        }
-        run.end(failed)
+        run.end(
+            {
+                "status": "failed",
+                "objective": objective,
+                "metrics": {},
+                "epochs": trainer.current_epoch,
+                "optimizer_steps": trainer.global_step,
+                "seconds": None,
+                "samples_per_second": None,
+                "checkpoint": None,
+                "error": {"type": type(error).__name__, "message": str(error)},
+            }
+        )
         if isinstance(error, FloatingPointError | OSError | UserError):
             raise UserError(f"{run.directory} failed: {error}") from error
         raise
-    except SystemExit:
-        Console(stderr=True).print(f"Interrupted. The same command with run_dir={run.directory} goes on.")
-        raise
-    if objective:
-        objective["value"] = result["metrics"][objective["metric"]]
+    except SystemExit as stop:  # by Ctrl-C or SIGTERM; Lightning would end with 0 after the latter
+        print(f"Interrupted. The same command with run_dir={run.directory} goes on.", file=sys.stderr)
+        raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
     result = {"status": result.pop("status"), "objective": objective, **result}
-    if test and is_main_process():
-        measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
-        record_look(cfg.outputs, run, result["checkpoint"], measured)
     run.end(result)
     return result
 
@@ -142,7 +154,7 @@ def _report(run: Run, result: dict[str, Any]) -> None:
         table.add_row(name, f"{value:.4f}")
     table.add_row("time", f"{result['seconds']:.1f} s, {result['epochs']} epochs")
     table.add_row("speed", f"{result['samples_per_second']:,.0f} samples/s")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     where = run.directory
     if where.is_relative_to(Path.cwd()):

