@@ -33,7 +33,8 @@ test: $(VENV)/.dev ## run the tests; ARGS="-k keras" passes options to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
 tensorboard: $(VENV)/.train ## show the runs below DIR (default: outputs) on localhost
-	$(BIN)/tensorboard --logdir $(DIR)
+	@test -d "$(DIR)" || { echo "DIR=$(DIR): there is no such folder"; exit 1; }
+	$(BIN)/tensorboard --logdir "$(DIR)"
 
 check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 	$(BIN)/ruff check .

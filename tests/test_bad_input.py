@@ -37,6 +37,7 @@ CHOICES = [
 VALUES = [
     ("seed=abc", "could not be converted to Integer"),
     ("seed=-1", "seed=-1: must be"),
+    ("name=a/b", "name=a/b: must be letters"),
     ("seed=4294967296", "must be a whole number from 0 to 4294967295"),
     ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0"),
     ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0"),

@@ -109,6 +109,11 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert max(probabilities) == float(row["probability"])
 
+    Image.fromarray(255 - digits[0][0]).save(tmp_path / "dark.png")
+    code, _, err = cli("predict", f"run={tmp_path / 'moved'}", f"images={tmp_path / 'dark.png'}")
+    assert code == 0
+    assert "did you mean invert=true?" in err
+
     images = f"images=[{folder / '1.png'},{folder / '0.png'}]"
     code, _, err = cli("predict", f"run={tmp_path / 'moved'}", images, f"output={tmp_path / 'o.json'}")
     assert code == 0, err
@@ -128,13 +133,15 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
         (("images=.",), "no .png, .jpg, .jpeg file in this folder"),
         (("images=[]",), "name a file, a folder, or a list"),
         (("images=image.png", "output=o.xml"), "must end in .csv or .json"),
+        (("images=image.png", "output=nowhere/o.csv"), "there is no folder nowhere"),
         (("images=image.png", "checkpoint=first"), "checkpoint=first: must be one of best, last"),
-        ((), "images"),
+        ((), "images=... must be given"),
     ],
 )
 def test_mistakes(cli, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("name: x\n")
     torch.save({}, tmp_path / "run" / "checkpoints" / "best.ckpt")
     code, _, err = cli("predict", "run=run", *arguments)
     assert code == 2

@@ -181,8 +181,11 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
         last.write_bytes(damaged)
         assert run.newest_checkpoint() == best
         assert str(last) in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"last\.ckpt"):
+    with pytest.raises(UserError, match=r"last\.ckpt.*checkpoints there: best, last"):
         run.checkpoint("last")
+    best.write_bytes(b"")
+    with pytest.raises(UserError, match="no good checkpoint is left"):
+        run.newest_checkpoint()
 
 
 def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):

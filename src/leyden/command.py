@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from leyden.config import CONF, UserError
 
@@ -53,6 +53,8 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
             if debug:
                 raise
             _exit(explain(error, name, sys.argv[1:]))
+        except KeyboardInterrupt:
+            raise SystemExit("Interrupted.") from None
 
     return main
 
@@ -74,6 +76,8 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{found[1]}: {detail}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {text.splitlines()[0] if '=' in str(error.override) else 'must be key=value'}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}=... must be given; --help lists the keys"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     if isinstance(error, OSError) and error.filename:

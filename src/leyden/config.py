@@ -1,6 +1,7 @@
 """The root of the configuration: types of its keys, and checks. Values stand in `conf/`, none here."""
 
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def check(cfg: DictConfig) -> None:
     choice(cfg, "test", "auto", True, False)
     if cfg.objective is not None:
         choice(cfg, "objective.mode", "min", "max")
+    if not re.fullmatch(r"[\w.-]+", cfg.name):
+        raise UserError(f"name={cfg.name}: must be letters, digits, '_', '-' and '.', it names a folder")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
     lr = cfg.optimizer.get("lr", 1.0)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,8 @@ def main(cfg: DictConfig) -> None:
     output = None if cfg.output is None else Path(cfg.output)
     if output and output.suffix not in (".csv", ".json"):
         raise UserError(f"output={output}: must end in .csv or .json")
+    if output and not output.absolute().parent.is_dir():
+        raise UserError(f"output={output}: there is no folder {output.parent}")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     paths = find_images(cfg.images)
@@ -100,6 +103,10 @@ def main(cfg: DictConfig) -> None:
 
     network, facts = build.trained_network(run, checkpoint)
     pixels_NCHW = torch.stack([read_image(path, facts.input_shape, invert=cfg.invert) for path in paths])
+    light = [str(path) for path, pixels in zip(paths, pixels_NCHW, strict=True) if pixels.float().mean() > 127]
+    if light:
+        say = f"leyden: mostly light, did you mean invert={str(not cfg.invert).lower()}? {', '.join(light)}"
+        print(say, file=sys.stderr)
     with torch.inference_mode():
         probabilities_NK = network(facts.normalize(pixels_NCHW)).softmax(dim=1)
     best = probabilities_NK.argmax(dim=1)

@@ -70,19 +70,28 @@ class Run:
             UserError: There is none, or it is damaged.
         """
         path = self.directory / "checkpoints" / f"{name}.ckpt"
-        if problem := _damage(path):
-            raise UserError(f"{path}: {problem}")
+        if self.config and (problem := _damage(path)):
+            there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            raise UserError(f"{path}: {problem} (checkpoints there: {there})")
         return path
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; a damaged one is named on stderr."""
+        """The newest checkpoint that is whole, None if none was saved; a damaged one is named on stderr.
+
+        Raises:
+            UserError: All that there are are damaged.
+        """
+        damaged = False
         for name in ("last", "best"):
             path = self.directory / "checkpoints" / f"{name}.ckpt"
             problem = _damage(path)
             if not problem:
                 return path
             if path.exists():
-                _say(f"{path} is damaged ({problem}): the run goes on from the one before")
+                damaged = True
+                print(f"leyden: {path} is damaged ({problem}): the one before it is taken", file=sys.stderr)
+        if damaged:
+            raise UserError(f"{self.directory}: no good checkpoint is left; choose another run_dir")
         return None
 
     @contextlib.contextmanager
@@ -161,8 +170,10 @@ class Run:
             if old != new and not longer and key != "data.root":
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:
+            typed = " ".join(self._starts()[0]["overrides"]) if self._starts() else "none"
             raise UserError(
-                f"{self.directory} holds another run; choose another run_dir\n" + "; ".join(differences)
+                f"{self.directory} holds a run with other choices: {'; '.join(differences)}\n"
+                f"choose another run_dir, or repeat what that run was started with: {typed}"
             )
 
     def _archive_result(self) -> None:
@@ -222,10 +233,6 @@ def _is_plain(node: Any) -> bool:
     if isinstance(node, list):
         return all(map(_is_plain, node))
     return node is None or isinstance(node, str | int | float)
-
-
-def _say(text: str) -> None:
-    print(f"leyden: {text}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

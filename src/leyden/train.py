@@ -1,5 +1,6 @@
 """Train a network: one run."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -141,7 +142,9 @@ def _start(
             raise UserError(f"{run.directory} failed: {error}") from error
         raise
     except SystemExit as stop:  # by Ctrl-C or SIGTERM; Lightning would end with 0 after the latter
-        print(f"Interrupted. The same command with run_dir={run.directory} goes on.", file=sys.stderr)
+        saved = (run.directory / "checkpoints" / "last.ckpt").exists()
+        then = "goes on" if saved else "starts over, nothing was saved yet"
+        print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
         raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
     result = {"status": result.pop("status"), "objective": objective, **result}
     run.end(result)
@@ -150,16 +153,19 @@ def _start(
 
 def _report(run: Run, result: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
+    if result["objective"]:
+        table.add_row("best epoch by", result["objective"]["metric"])
     for name, value in result["metrics"].items():
-        table.add_row(name, f"{value:.4f}")
-    table.add_row("time", f"{result['seconds']:.1f} s, {result['epochs']} epochs")
+        table.add_row(name, f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}")
+    table.add_row("epochs", str(result["epochs"]))
+    table.add_row("time", f"{result['seconds']:.1f} s")
     table.add_row("speed", f"{result['samples_per_second']:,.0f} samples/s")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     where = run.directory
     if where.is_relative_to(Path.cwd()):
         where = where.relative_to(Path.cwd())
-    console.print(f"run directory: {where}\nto look at it:  make tensorboard DIR={where}")
+    console.print(f"run directory: {where}\nto look at it:  make tensorboard DIR={shlex.quote(str(where))}")
 
 
 if __name__ == "__main__":

