@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test tensorboard check format clean
+.PHONY: help setup train test test-all sweep tensorboard check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,6 +31,12 @@ train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" pas
 
 test: $(VENV)/.dev ## run the tests; ARGS="-k keras" passes options to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev ## run the tests that take minutes, too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+sweep: $(VENV)/.train ## a small search: learning rate x width, in parallel, with its table and picture
+	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
 
 tensorboard: $(VENV)/.train ## show the runs below DIR (default: outputs) on localhost
 	@test -d "$(DIR)" || { echo "DIR=$(DIR): there is no such folder"; exit 1; }

@@ -36,6 +36,22 @@ def datamodule(cfg: DictConfig, world_size: int) -> ImageDataModule:
     return data
 
 
+def check(cfg: DictConfig, facts: dict[str, Any]) -> None:
+    """Find what is wrong with a configuration, short of training; `facts` keeps what was read for the next call.
+
+    Raises:
+        UserError: Names the part and the mistake.
+    """
+    key = str({name: value for name, value in cfg.data.items() if "batch_size" not in name and name != "seed"})
+    if key not in facts:
+        facts[key] = datamodule(cfg, world_size=1)
+    _instantiate(cfg.data, "data")
+    with torch.device("meta"):  # without memory or random numbers
+        classifier(cfg, facts[key])
+    for name, node in cfg.callbacks.items():
+        _instantiate(node, f"callbacks.{name}")
+
+
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     """The network that `cfg.model` describes, for data with these facts.
 

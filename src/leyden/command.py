@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from leyden.config import CONF, UserError
 
 
-def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+def command(task: Callable[[DictConfig], Any]) -> Any:
     """Make `task` a Hydra command, configured by `conf/<task's module>.yaml`.
 
     A mistake of the user (Hydra's errors included) ends it with one or two lines on stderr and exit code 2;
@@ -49,13 +49,14 @@ def command(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
-        except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        except (UserError, HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             if debug:
                 raise
-            _exit(explain(error, name, sys.argv[1:]))
+            _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
         except KeyboardInterrupt:
             raise SystemExit("Interrupted.") from None
 
+    main.task = task  # type: ignore[attr-defined]  # for the workers of a sweep
     return main
 
 

@@ -35,6 +35,7 @@ class TrainConfig:
     trainer: dict[str, Any] = MISSING
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    cluster: dict[str, Any] = MISSING
     name: str = MISSING
     seed: int = MISSING
     objective: Objective | None = MISSING
@@ -44,6 +45,7 @@ class TrainConfig:
     outputs: str = MISSING
     run_dir: str = MISSING
     sweep_name: str = MISSING
+    dry_run: bool = MISSING
 
 
 @dataclass
@@ -106,6 +108,19 @@ def check(cfg: DictConfig) -> None:
             raise UserError(
                 f"trainer.{key}={value}: must be a part (0.1) or a number (10) of the batches, not none"
             )
+
+
+def prepare(cfg: DictConfig, run_dir: str | Path) -> dict[str, Any]:
+    """Check a training config, make its paths absolute in place, and return it resolved, as plain values.
+
+    Raises:
+        UserError: Names the key, the value found and what is allowed.
+    """
+    check(cfg)
+    cfg.run_dir = str(run_dir)
+    cfg.outputs, cfg.data.root = (str(Path(path).absolute()) for path in (cfg.outputs, cfg.data.root))
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return config
 
 
 def choice(cfg: DictConfig, key: str, *allowed: object) -> None:

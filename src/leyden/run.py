@@ -21,7 +21,7 @@ from leyden.config import UserError
 from leyden.provenance import provenance
 
 # Keys that steer a start of the program and are no part of what a run is.
-CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test")
+CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test", "dry_run", "cluster")
 
 
 class Run:
@@ -107,7 +107,7 @@ class Run:
         Raises:
             UserError: The directory is refused; the message says why.
         """
-        self._accept(config, resume)
+        self.accept(config, resume)
         # Of several processes (DDP) the first one alone locks and writes.
         if self.is_finished(config) or not is_main_process():
             yield
@@ -121,7 +121,7 @@ class Run:
         except OSError as error:
             raise UserError(f"{self.directory}: can't be written to ({error.strerror})") from error
         try:
-            self._accept(config, resume)  # again: the holder before us may have changed it
+            self.accept(config, resume)  # again: the holder before us may have changed it
             yield
         finally:
             if self._content() == set():
@@ -149,12 +149,52 @@ class Run:
         if is_main_process():
             _write(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
+    def fail(self, config: dict[str, Any], kind: str, message: str, *, epochs: int = 0, num_steps: int = 0) -> None:
+        """Write the result of a run that ended by an error of this kind."""
+        self.end(
+            {
+                "status": "failed",
+                "objective": config["objective"] and {**config["objective"], "value": None},
+                "metrics": {},
+                "epochs": epochs,
+                "optimizer_steps": num_steps,
+                "seconds": None,
+                "samples_per_second": None,
+                "checkpoint": None,
+                "error": {"type": kind, "message": message},
+            }
+        )
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the user had typed at the first start."""
+        starts = self._starts()
+        return list(starts[0]["overrides"]) if starts else []
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process works on it."""
+        lock = filelock.FileLock(self.directory / ".lock")
+        if not (self.directory / ".lock").exists():
+            return False
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        lock.release()
+        return False
+
     def _content(self) -> set[str]:
         """Names of the files but the lock and what a process that was killed had not finished writing."""
         names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
         return {name for name in names if name != ".lock" and not name.endswith(".tmp")}
 
-    def _accept(self, config: dict[str, Any], resume: str) -> None:
+    def accept(self, config: dict[str, Any], resume: str) -> None:
+        """Make sure that the directory is free for this configuration, or holds a run of it.
+
+        Raises:
+            UserError: It is not; the message says why.
+        """
         if not self._content():
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
@@ -170,7 +210,7 @@ class Run:
             if old != new and not longer and key != "data.root":
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:
-            typed = " ".join(self._starts()[0]["overrides"]) if self._starts() else "none"
+            typed = " ".join(self.overrides) or "nothing"
             raise UserError(
                 f"{self.directory} holds a run with other choices: {'; '.join(differences)}\n"
                 f"choose another run_dir, or repeat what that run was started with: {typed}"

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from leyden.command import command
-from leyden.config import UserError, check
+from leyden.config import UserError, prepare
 from leyden.looks import record_look
 from leyden.run import Run, is_main_process
+from leyden.sweep import slug  # noqa: F401 - names the directories of jobs in conf/train.yaml
 
 if TYPE_CHECKING:  # at run time they are imported once the configuration is known to be right: it takes seconds
     import lightning as L
@@ -80,21 +81,28 @@ def train(
 def main(cfg: DictConfig) -> float | None:
     """Train as configured, or return what the run directory holds already; the value is that of the objective."""
     hydra_cfg = HydraConfig.get()
-    check(cfg)
-    cfg.run_dir = hydra_cfg.runtime.output_dir
-    cfg.outputs, cfg.data.root = (str(Path(path).absolute()) for path in (cfg.outputs, cfg.data.root))
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = prepare(cfg, hydra_cfg.runtime.output_dir)
     run = Run(cfg.run_dir)
     with run.locked(config, resume=cfg.resume):
         if run.is_finished(config):
             assert run.result is not None
             result = run.result
+        elif cfg.dry_run:
+            _check_only(cfg)
+            return None
         else:
             test = hydra_cfg.mode != RunMode.MULTIRUN if cfg.test == "auto" else cfg.test
             result = _start(cfg, config, run, test=test, overrides=list(hydra_cfg.overrides.task))
         if is_main_process():
             _report(run, result)
     return result["objective"] and float(result["objective"]["value"])
+
+
+def _check_only(cfg: DictConfig) -> None:
+    from leyden import build
+
+    build.check(cfg, {})
+    print("This would train. dry_run=true: nothing was done.")
 
 
 def _start(
@@ -125,19 +133,8 @@ def _start(
             measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
             record_look(cfg.outputs, run, "best", measured)
     except Exception as error:
-        run.end(
-            {
-                "status": "failed",
-                "objective": objective,
-                "metrics": {},
-                "epochs": trainer.current_epoch,
-                "optimizer_steps": trainer.global_step,
-                "seconds": None,
-                "samples_per_second": None,
-                "checkpoint": None,
-                "error": {"type": type(error).__name__, "message": str(error)},
-            }
-        )
+        progress = {"epochs": trainer.current_epoch, "num_steps": trainer.global_step}
+        run.fail(config, type(error).__name__, str(error), **progress)
         if isinstance(error, FloatingPointError | OSError | UserError):
             raise UserError(f"{run.directory} failed: {error}") from error
         raise

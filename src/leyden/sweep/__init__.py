@@ -1,0 +1,1 @@
+"""Many runs as one thing: which, where, and what came of them."""

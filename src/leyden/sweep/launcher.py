@@ -1,0 +1,157 @@
+"""Jobs in parallel on this machine: one a process, the processes reused, one that is killed replaced."""
+
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from leyden.config import UserError
+from leyden.run import Run
+from leyden.sweep.worker import Outcome, work
+
+
+@dataclass
+class Job:
+    """A job of a sweep: its whole configuration (Hydra's part included), its directory, its log."""
+
+    config: DictConfig
+    run: Run
+    log: Path
+
+
+def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
+    """The environment of each worker: its device, and its share of the cores.
+
+    Args:
+        num_jobs: Number of workers; None for one a device, or one a core where there is no device.
+        devices: As CUDA names them; workers take them in turn.
+        num_cores: Of this machine.
+
+    Example:
+        >>> slots(None, [], 2)
+        [{'OMP_NUM_THREADS': '1'}, {'OMP_NUM_THREADS': '1'}]
+    """
+    if num_jobs is None:
+        num_jobs = len(devices) or num_cores
+    if type(num_jobs) is not int or num_jobs < 1:
+        raise UserError(
+            f"cluster.num_jobs={num_jobs}: must be a positive whole number, or null for a job a GPU or core"
+        )
+    threads = {"OMP_NUM_THREADS": str(max(1, num_cores // num_jobs))}
+    return [
+        {**threads, "CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else dict(threads)
+        for n in range(num_jobs)
+    ]
+
+
+def visible_devices() -> list[str]:
+    """The CUDA devices of this machine that this process may use; none where there is no driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [device for device in chosen.split(",") if device]
+    nodes = Path("/dev").glob("nvidia*")
+    return sorted(found[1] for node in nodes if (found := re.fullmatch(r"nvidia(\d+)", node.name)))
+
+
+class Worker:
+    """A process of `work` and the job that it runs, if it runs one."""
+
+    def __init__(self, module: str, environment: dict[str, str]) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        # Not a daemon: a job may start processes of its own.
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, module, environment, os.getpid()))
+        self.process.start()
+        theirs.close()
+        self.index: int | None = None
+
+    def give(self, index: int, job: Job) -> None:
+        """Start a job."""
+        self.index = index
+        self.connection.send((job.config, job.log))
+
+    def take(self) -> Outcome | None:
+        """The outcome of its job, None while it runs; a process that died has one, too."""
+        if self.connection.poll():
+            try:
+                outcome: Outcome = self.connection.recv()
+                return outcome
+            except (EOFError, ConnectionResetError):
+                self.process.join()
+        if self.process.is_alive():
+            return None
+        return Outcome(error=f"Killed: {_how_it_ended(self.process.exitcode)}")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    environments: Sequence[dict[str, str]],
+    *,
+    module: str,
+    report: Callable[[list[Outcome | None], int], Any],
+) -> list[Outcome]:
+    """Run all jobs, each as often as it takes one process to end; nothing that happens to one stops the others.
+
+    Args:
+        jobs: What to run.
+        environments: One a worker.
+        module: Whose `main.task` a job is.
+        report: Called with the outcomes so far and the number of running jobs, when something has changed.
+
+    Returns:
+        An outcome a job.
+    """
+    outcomes: list[Outcome | None] = [None] * len(jobs)
+    pending = deque(range(len(jobs)))
+    workers: list[Worker] = []
+    spare = list(environments)
+    places = {}  # a worker's environment, for the one that replaces it
+    try:
+        while pending or any(worker.index is not None for worker in workers):
+            for worker in workers:
+                if worker.index is None and pending:
+                    worker.give(index := pending.popleft(), jobs[index])
+            while pending and spare:
+                worker = Worker(module, environment := spare.pop(0))
+                places[worker] = environment
+                worker.give(index := pending.popleft(), jobs[index])
+                workers.append(worker)
+            running = [worker for worker in workers if worker.index is not None]
+            report(outcomes, len(running))
+            waited: list[Any] = [worker.connection for worker in running] + [w.process.sentinel for w in running]
+            connection.wait(waited, timeout=1)
+            for worker in running:
+                outcome = worker.take()
+                if outcome is None or worker.index is None:
+                    continue
+                outcomes[worker.index], worker.index = outcome, None
+                if not worker.process.is_alive():
+                    worker.stop()
+                    workers.remove(worker)
+                    spare.append(places.pop(worker))
+        report(outcomes, 0)
+    finally:
+        for worker in workers:
+            worker.stop()
+    return [outcome or Outcome(error="Killed: not run") for outcome in outcomes]
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    return f"its process ended with {exit_code}"

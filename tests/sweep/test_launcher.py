@@ -1,0 +1,45 @@
+import pytest
+
+from leyden.config import UserError
+from leyden.sweep.launcher import slots, visible_devices
+from leyden.sweep.slug import slug
+
+
+def test_cores_are_divided_among_the_jobs():
+    assert slots(None, [], 4) == 4 * [{"OMP_NUM_THREADS": "1"}]
+    assert slots(2, [], 8) == 2 * [{"OMP_NUM_THREADS": "4"}]
+    assert slots(3, [], 2) == 3 * [{"OMP_NUM_THREADS": "1"}]
+
+
+def test_each_job_has_a_gpu_of_its_own():
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None, ["0", "1", "2"], 8)] == ["0", "1", "2"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(4, ["GPU-a", "GPU-b"], 8)] == 2 * ["GPU-a", "GPU-b"]
+
+
+def test_the_devices_that_a_user_chose_are_the_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_devices() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_devices() == []
+
+
+@pytest.mark.parametrize("num_jobs", [0, -1, 1.5, "many", True])
+def test_a_number_of_jobs_that_is_none(num_jobs):
+    with pytest.raises(UserError, match=r"cluster\.num_jobs="):
+        slots(num_jobs, [], 2)
+
+
+def test_a_slug_is_readable_and_does_not_depend_on_the_order():
+    name = slug(
+        ["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]", "sweep_name=x", "cluster.num_jobs=2"]
+    )
+    assert name == "model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1"
+    assert slug(["optimizer.lr=0.01", "seed=1", "model.hidden_sizes=[512,256]"]) == name
+    assert slug([]) == "defaults"
+
+
+def test_no_two_jobs_share_a_slug():
+    lists = [["a='x y'"], ["a='x z'"], ["a=x-y"], ["+a=x-y"], ["a=x/y"], [f"a={'b' * 200}"], [f"a={'b' * 201}"]]
+    names = {slug(overrides) for overrides in lists}
+    assert len(names) == len(lists)
+    assert all("=" not in name and "/" not in name and len(name) < 140 for name in names)

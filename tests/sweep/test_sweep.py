@@ -1,0 +1,180 @@
+"""A sweep from its command to its table."""
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from leyden.run import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start
+
+
+def sweep(tmp_path, *arguments, **environment):
+    return start(
+        "-m", "sweep_name=s", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=2", *arguments, **environment
+    )
+
+
+def runs(tmp_path):
+    """The runs of the sweep by what is swept."""
+    found = {}
+    for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml"):
+        run = Run(path.parent)
+        found[(run.config["optimizer"]["lr"], run.config["seed"])] = run
+    return found
+
+
+def table(tmp_path):
+    """The summary, but for the times."""
+    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
+
+
+def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
+    output = finish(sweep(tmp_path, *GRID))
+    found = runs(tmp_path)
+    assert {key: run.result["status"] for key, run in found.items()} == dict.fromkeys(
+        [(lr, seed) for lr in (0.001, 0.01) for seed in (0, 1)], "finished"
+    )
+    # Rows that differ in the seed only are merged, the best one is first, and the test set stays shut.
+    rows = table(tmp_path)
+    assert [(row["optimizer.lr"], row["n"], row["status"]) for row in rows] == [
+        ("0.01", "2", "2 finished"),
+        ("0.001", "2", "2 finished"),
+    ]
+    values = [found[0.01, seed].result["objective"]["value"] for seed in (0, 1)]
+    assert float(rows[0]["objective"]) == pytest.approx(sum(values) / 2)
+    assert float(rows[0]["deviation"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "seed" not in rows[0]
+    assert "trainer.max_epochs" not in rows[0]
+    assert not any("test/acc" in run.result["metrics"] for run in found.values())
+    assert not (tmp_path / "test_set_looks.csv").exists()
+    winner = found[0.01, values.index(max(values))].directory
+    assert f"python -m leyden.evaluate run={winner}" in output
+    assert "4/4 jobs, 0 failed" in output
+    for name in ("summary.md", "summary.png"):
+        assert (tmp_path / "sweeps" / "s" / name).stat().st_size > 100
+
+    # The same again runs nothing, more values run what is new.
+    before = {run.directory: (run.directory / "result.json").stat().st_mtime_ns for run in found.values()}
+    finish(sweep(tmp_path, "optimizer.lr=0.01,0.001,0.1", "seed=0,1"))
+    assert len(runs(tmp_path)) == 6
+    assert {d: (d / "result.json").stat().st_mtime_ns for d in before} == before
+
+    # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
+    alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
+    finish(start(*SMALL, *alone, OMP_NUM_THREADS="1"))
+    assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
+    long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    deadline = time.monotonic() + 60
+    while not (victim := runs(tmp_path).get((0.01, 0))) or not victim.newest_checkpoint():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    found = runs(tmp_path)
+    assert {key[0]: run.result["status"] for key, run in found.items()} == {
+        1e30: "failed",
+        0.01: "failed",
+        0.1: "finished",
+    }
+    assert found[0.01, 0].result["error"] == {"type": "Killed", "message": "by SIGKILL, perhaps for want of memory"}
+    assert "2 of 3 jobs failed" in output
+    assert "train/loss is nan" in output
+    assert "by SIGKILL" in output
+    for line in output.splitlines():
+        if line.endswith(".log"):
+            assert Path(line.strip()).exists()
+    # Only those are tried again; what was killed goes on.
+    ended = (found[0.1, 0].directory / "result.json").stat().st_mtime_ns
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    output, _ = process.communicate(timeout=240)
+    assert "1 of 3 jobs failed" in output
+    assert found[0.01, 0].result["status"] == "finished"
+    assert len(json.loads((found[0.01, 0].directory / "provenance.json").read_text())) == 2
+    assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
+
+
+def worker_of(pid):
+    """The process that runs the jobs, and not the one that multiprocessing keeps beside it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (worker,) = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return int(worker)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root):
+    arguments = (*GRID, "trainer.max_epochs=30", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
+    started = time.monotonic()
+    finish(sweep(tmp_path / "whole", *arguments))
+    seconds = time.monotonic() - started
+    expected = table(tmp_path / "whole")
+    for number in range(10):
+        place = tmp_path / str(number)
+        process = sweep(place, *arguments)
+        moment = random.uniform(0.2, 0.95) * seconds
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        finish(sweep(place, *arguments))
+        assert table(place) == expected, f"killed after {moment:.1f} s"
+        whole, found = runs(tmp_path / "whole"), runs(place)
+        for key, run in found.items():
+            assert_same_bits(run.directory, whole[key].directory)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("optimizer.lr=0.1,0,0.2",), "job 1 of 3, "),
+        (("model.hidden_sizes=[16],[0]",), "hidden_sizes=[0]: must be a list of positive whole numbers"),
+        (("data.val_size=100,60000",), "must be smaller than the training set"),
+        (("optimizer.lrr=0.1,0.2",), "did you mean optimizer.lr?"),
+        (("model=mlp,cnm",), "model=cnm: no such choice"),
+        (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
+        (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
+        (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
+        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are grid"),
+    ],
+)
+def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
+    code, out, err = cli("train", "-m", "sweep_name=s", *SMALL, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
+    (tmp_path / "outputs" / "sweeps" / "s").mkdir(parents=True)
+    (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note"}')
+    code, _, err = cli("train", "-m", "sweep_name=s", *SMALL, "seed=0,1")
+    assert code == 2
+    assert "a sweep of keras_note, not of mnist_mlp" in err
+
+
+def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path):
+    code, out, _ = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
+    assert code == 0
+    assert len(out.splitlines()) == 3 * 2 * 3
+    assert "17: " in out
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
+    code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
+    assert code == 0
+    assert "nothing was done" in out
+    assert not (tmp_path / "run").exists()
