@@ -8,7 +8,7 @@ from leyden.config import ROOT
 
 SRC = ROOT / "src" / "leyden"
 HEAVY = {"hydra", "omegaconf", "lightning", "torch", "torchvision", "torchmetrics", "numpy", "PIL", "rich"}
-HEAVY |= {"filelock", "yaml", "matplotlib", "tensorboard"}
+HEAVY |= {"filelock", "yaml", "matplotlib", "tensorboard", "optuna"}
 # Longest matching name wins. `leyden.x` allows that module, `leyden.x.` all below it.
 MAY_IMPORT = {
     "config": {"hydra", "omegaconf"},
@@ -22,16 +22,8 @@ MAY_IMPORT = {
     "evaluate": {"omegaconf", "rich", "leyden."},
     "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
     "summarize": {"yaml", "rich", "matplotlib", "leyden.config", "leyden.run"},
-    "sweep.": {
-        "hydra",
-        "omegaconf",
-        "rich",
-        "leyden.config",
-        "leyden.run",
-        "leyden.build",
-        "leyden.summarize",
-        "leyden.sweep.",
-    },
+    "sweep.": {"hydra", "omegaconf", "optuna", "lightning", "rich", "filelock", "leyden.config", "leyden.run"}
+    | {"leyden.build", "leyden.summarize", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
     "metrics_csv": {"lightning"},
     "optim": {"torch"},

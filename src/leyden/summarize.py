@@ -118,7 +118,9 @@ def merge(jobs: Sequence[Job]) -> tuple[list[str], list[Row]]:
 
 def best(jobs: Sequence[Job]) -> Job | None:
     """The run with the best objective; None if none has ended well."""
-    ended = [job for job in jobs if job.value is not None and not math.isnan(job.value)]
+    ended = [
+        job for job in jobs if job.status == "finished" and job.value is not None and not math.isnan(job.value)
+    ]
     if not ended:
         return None
     choose = max if _mode(jobs) == "max" else min
@@ -148,7 +150,8 @@ def _texts(cells: dict[str, Any], keys: Sequence[str]) -> list[str]:
     value, deviation = cells["objective"], cells["deviation"]
     objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
-    return [*(str(cells[key]) for key in keys), objective, str(cells["n"]), *numbers, cells["status"]]
+    choices = [f"{cells[key]:.4g}" if isinstance(cells[key], float) else str(cells[key]) for key in keys]
+    return [*choices, objective, str(cells["n"]), *numbers, cells["status"]]
 
 
 def _head(jobs: Sequence[Job], keys: Sequence[str]) -> list[str]:
@@ -174,7 +177,9 @@ def _remarks(jobs: Sequence[Job]) -> list[str]:
 
 
 def _print(directory: Path, jobs: Sequence[Job], keys: Sequence[str], cells: Sequence[dict[str, Any]]) -> None:
-    table = Table(*_head(jobs, keys), box=None)
+    last = [key.rpartition(".")[2] for key in keys]  # short where it is clear
+    heads = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+    table = Table(*_head(jobs, heads), box=None)
     for row in cells[:NUM_SHOWN]:
         table.add_row(*_texts(row, keys))
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def train(
     (kept,) = (callback for callback in callbacks if isinstance(callback, RunCheckpoint))
     samples = min(len(datamodule.splits["train"][1]), datamodule.batch_size * int(trainer.num_training_batches))
     result = {
-        "status": "finished",
+        "status": "pruned" if any(getattr(callback, "pruned", False) for callback in callbacks) else "finished",
         "metrics": kept.best,
         "epochs": trainer.current_epoch,
         "optimizer_steps": trainer.global_step,

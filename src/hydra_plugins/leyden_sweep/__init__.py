@@ -1,12 +1,13 @@
 """Where Hydra looks for plugins: the launcher and the sweeper of Leyden. The work is done in `leyden.sweep`."""
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -22,6 +23,8 @@ class LocalLauncher(Launcher):
 
     def __init__(self, num_jobs: int | None) -> None:
         self.num_jobs = num_jobs
+        self.pool: Any = None
+        self.total: int | None = None  # of a search that runs several batches
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what launching needs."""
@@ -30,17 +33,26 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run a batch; a job's return value is its objective, or the error that it ended with."""
         from leyden.sweep import jobs, local
+        from leyden.sweep.launcher import Pool, slots, visible_devices
 
-        module = sys.modules[self.task_function.__module__]
-        name = module.__spec__.name if module.__spec__ else module.__name__
+        if self.pool is None:
+            module = sys.modules[self.task_function.__module__]
+            environments = slots(self.num_jobs, visible_devices(), os.cpu_count() or 1)
+            self.progress = local.Progress(self.total)
+            self.pool = Pool(environments, module.__spec__.name if module.__spec__ else module.__name__)
         batch = jobs.compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         returns = []
-        for job, (value, error) in zip(batch, local.run(batch, self.num_jobs, module=name), strict=True):
+        for job, (value, error) in zip(batch, local.run(batch, self.pool, self.progress), strict=True):
             returned = JobReturn(overrides=list(job.config.hydra.overrides.task), cfg=jobs.task_config(job))
             returned.status = JobStatus.FAILED if error else JobStatus.COMPLETED
             returned.return_value = RuntimeError(error) if error else value
             returns.append(returned)
         return returns
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.pool is not None:
+            self.pool.close()
 
 
 class GridSweeper(BasicSweeper):
@@ -52,31 +64,50 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.config import UserError
-        from leyden.sweep import jobs
+        from leyden.sweep.jobs import Sweep
 
-        assert self.config is not None
-        assert self.launcher is not None
-        assert self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
-        for override in overrides:
+        for override in (overrides := _parse(self, arguments)):
             if override.is_sweep_override() and not override.is_discrete_sweep():
                 raise UserError(
                     f"{override.input_line}: a grid takes lists, as 0.1,0.01; use sweep=tpe for intervals"
                 )
         (batch,) = self.split_arguments(overrides, None)
-        composed = jobs.compose(loader, self.config, batch)
-        jobs.check(composed)
-        if jobs.task_config(composed[0]).dry_run:
-            print(jobs.describe(composed))
-            return []
-        directory = Path(self.config.hydra.sweep.dir).absolute()
-        jobs.claim(directory, composed)
-        returns = self.launcher.launch(batch, initial_job_idx=0)
-        failures = {
-            job.run.directory.name: str(returned._return_value)
-            for job, returned in zip(composed, returns, strict=True)
-            if returned.status == JobStatus.FAILED
-        }
-        jobs.conclude(directory, composed, failures)
-        return returns
+        with Sweep(self.hydra_context.config_loader, self.config, self.launcher) as sweep:  # type: ignore[union-attr, arg-type]
+            if sweep.check(batch):
+                sweep.run(batch)
+
+
+class OptunaSweeper(BasicSweeper):
+    """A search by Optuna 5: ask, run a batch by the launcher, tell; over restarts and beside others.
+
+    Args:
+        sampler: One of Optuna's.
+        num_trials: How many trials there are to be in the end.
+        batch_size: Trials at once.
+        params: Search space by key, in Hydra's override syntax, as on the command line.
+    """
+
+    def __init__(
+        self, sampler: Any, num_trials: int, batch_size: int, params: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.sampler, self.num_trials, self.batch_size = sampler, num_trials, batch_size
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Search the space that the arguments span."""
+        from leyden.sweep import optimize
+        from leyden.sweep.jobs import Sweep
+
+        with Sweep(self.hydra_context.config_loader, self.config, self.launcher) as sweep:  # type: ignore[union-attr, arg-type]
+            optimize.search(
+                sweep,
+                _parse(self, arguments),
+                sampler=self.sampler,
+                num_trials=self.num_trials,
+                batch_size=self.batch_size,
+            )
+
+
+def _parse(sweeper: BasicSweeper, arguments: list[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)  # type: ignore[union-attr]
+    return parser.parse_overrides(sweeper._parse_config() + arguments)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
 from leyden import summarize
@@ -55,40 +57,78 @@ def check(jobs: Sequence[Job]) -> None:
             raise UserError(f"job {number} of {len(jobs)}, {job.run.directory.name}: {error}") from error
 
 
-def claim(directory: Path, jobs: Sequence[Job]) -> None:
-    """Make the sweep's directory that of this experiment.
+class Sweep:
+    """A sweep directory and the jobs that run in it by a launcher; a context that ends the launcher's workers.
+
+    Args:
+        loader: Composes the jobs' configurations.
+        config: Of the sweep, Hydra's part included.
+        launcher: Any of Hydra's.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Launcher) -> None:
+        self.loader, self.config, self.launcher = loader, config, launcher
+        self.directory = Path(config.hydra.sweep.dir).absolute()
+        self.num_jobs = 0
+        self.failures: dict[str, str] = {}
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self.launcher, "close"):
+            self.launcher.close()
+
+    def check(self, batch: Sequence[Sequence[str]]) -> bool:
+        """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
+
+        Raises:
+            UserError: A job is wrong, or the directory is that of another sweep.
+        """
+        jobs = compose(self.loader, self.config, batch)
+        check(jobs)
+        cfg = task_config(jobs[0])
+        if cfg.dry_run:
+            for number, job in enumerate(jobs):
+                print(f"{number}: {' '.join(job.config.hydra.overrides.task)}")
+            return False
+        claim(self.directory, {"name": cfg.name, "objective": prepare(cfg, self.directory)["objective"]})
+        return True
+
+    def run(self, batch: Sequence[Sequence[str]], *, last: bool = True) -> Sequence[JobReturn]:
+        """Run jobs; the last ones end with the summary.
+
+        Raises:
+            UserError: Jobs have failed; it lists them with reason and log.
+        """
+        returns = self.launcher.launch(batch, initial_job_idx=self.num_jobs)
+        for job, returned in zip(compose(self.loader, self.config, batch), returns, strict=True):
+            if returned.status == JobStatus.FAILED:
+                self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
+        self.num_jobs += len(batch)
+        if last:
+            self.conclude()
+        return returns
+
+    def conclude(self) -> None:
+        """Write and print the summary; raise for the failures."""
+        summarize.summarize(self.directory)
+        if self.failures:
+            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
+            raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
+
+
+def claim(directory: Path, identity: dict[str, Any]) -> None:
+    """Make a directory that of a sweep of this name and objective.
 
     Raises:
         UserError: It is that of another one.
     """
     path = directory / "sweep.json"
-    name = str(task_config(jobs[0]).name)
-    if path.exists():
-        there = json.loads(path.read_text())["name"]
-        if there != name:
-            raise UserError(f"{directory}: a sweep of {there}, not of {name}; choose another sweep_name")
+    if path.exists() and (there := json.loads(path.read_text())) != identity:
+        raise UserError(f"{directory}: a sweep of {there}, not of {identity}; choose another sweep_name")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"name": name}) + "\n")
+        path.write_text(json.dumps(identity) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
-
-
-def conclude(directory: Path, jobs: Sequence[Job], failures: dict[str, str]) -> None:
-    """Write and print the summary of a sweep.
-
-    Raises:
-        UserError: Jobs have failed; it lists them with reason and log.
-    """
-    summarize.summarize(directory)
-    if failures:
-        logs = {job.run.directory.name: job.log for job in jobs}
-        lines = [f"  {name}: {reason}\n    {logs[name]}" for name, reason in failures.items()]
-        raise UserError(
-            "\n".join([f"{len(failures)} of {len(jobs)} jobs failed; the same command tries them again", *lines])
-        )
-
-
-def describe(jobs: Sequence[Job]) -> str:
-    """A line a job."""
-    return "\n".join(f"{number}: {' '.join(job.config.hydra.overrides.task)}" for number, job in enumerate(jobs))

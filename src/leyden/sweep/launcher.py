@@ -97,57 +97,55 @@ class Worker:
         self.process.join()
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    environments: Sequence[dict[str, str]],
-    *,
-    module: str,
-    report: Callable[[list[Outcome | None], int], Any],
-) -> list[Outcome]:
-    """Run all jobs, each as often as it takes one process to end; nothing that happens to one stops the others.
+class Pool:
+    """Workers, which are started when they are needed and live until `close`.
 
     Args:
-        jobs: What to run.
         environments: One a worker.
         module: Whose `main.task` a job is.
-        report: Called with the outcomes so far and the number of running jobs, when something has changed.
-
-    Returns:
-        An outcome a job.
     """
-    outcomes: list[Outcome | None] = [None] * len(jobs)
-    pending = deque(range(len(jobs)))
-    workers: list[Worker] = []
-    spare = list(environments)
-    places = {}  # a worker's environment, for the one that replaces it
-    try:
-        while pending or any(worker.index is not None for worker in workers):
-            for worker in workers:
-                if worker.index is None and pending:
+
+    def __init__(self, environments: Sequence[dict[str, str]], module: str) -> None:
+        self.environments, self.module = environments, module
+        self.workers: list[Worker | None] = [None] * len(environments)
+
+    def run(self, jobs: Sequence[Job], report: Callable[[list[Outcome | None], int], Any]) -> list[Outcome]:
+        """Run all jobs; nothing that happens to one stops the others.
+
+        Args:
+            jobs: What to run.
+            report: Called with the outcomes so far and the number of running jobs, when something has changed.
+
+        Returns:
+            An outcome a job.
+        """
+        outcomes: list[Outcome | None] = [None] * len(jobs)
+        pending = deque(range(len(jobs)))
+        while any(outcome is None for outcome in outcomes):
+            for place, environment in enumerate(self.environments):
+                worker = self.workers[place]
+                if pending and (worker is None or worker.index is None):
+                    worker = self.workers[place] = worker or Worker(self.module, environment)
                     worker.give(index := pending.popleft(), jobs[index])
-            while pending and spare:
-                worker = Worker(module, environment := spare.pop(0))
-                places[worker] = environment
-                worker.give(index := pending.popleft(), jobs[index])
-                workers.append(worker)
-            running = [worker for worker in workers if worker.index is not None]
+            running = [worker for worker in self.workers if worker and worker.index is not None]
             report(outcomes, len(running))
-            waited: list[Any] = [worker.connection for worker in running] + [w.process.sentinel for w in running]
-            connection.wait(waited, timeout=1)
-            for worker in running:
-                outcome = worker.take()
-                if outcome is None or worker.index is None:
+            connection.wait([w.connection for w in running] + [w.process.sentinel for w in running], timeout=1)
+            for place, worker in enumerate(self.workers):
+                if worker is None or worker.index is None or (outcome := worker.take()) is None:
                     continue
                 outcomes[worker.index], worker.index = outcome, None
                 if not worker.process.is_alive():
                     worker.stop()
-                    workers.remove(worker)
-                    spare.append(places.pop(worker))
+                    self.workers[place] = None
         report(outcomes, 0)
-    finally:
-        for worker in workers:
-            worker.stop()
-    return [outcome or Outcome(error="Killed: not run") for outcome in outcomes]
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def close(self) -> None:
+        """End the workers, whatever they do."""
+        for worker in self.workers:
+            if worker:
+                worker.stop()
+        self.workers = [None] * len(self.environments)
 
 
 def _how_it_ended(exit_code: int | None) -> str:

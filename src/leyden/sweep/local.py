@@ -1,8 +1,8 @@
 """A batch of jobs on this machine: those that have not ended, with a line of progress."""
 
-import os
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,17 +10,12 @@ from rich.live import Live
 
 from leyden.config import UserError, prepare
 from leyden.sweep.jobs import task_config
-from leyden.sweep.launcher import Job, run_jobs, slots, visible_devices
+from leyden.sweep.launcher import Job, Pool
 from leyden.sweep.worker import Outcome
 
 
-def run(batch: Sequence[Job], num_jobs: int | None, *, module: str) -> list[tuple[Any, str]]:
+def run(batch: Sequence[Job], pool: Pool, progress: "Progress") -> list[tuple[Any, str]]:
     """Run the jobs that have not ended before.
-
-    Args:
-        batch: The jobs.
-        num_jobs: At once; None for one a GPU, or one a core where there is no GPU.
-        module: Whose `main.task` a job is.
 
     Returns:
         Value of the objective and error (empty for none) of each.
@@ -38,12 +33,9 @@ def run(batch: Sequence[Job], num_jobs: int | None, *, module: str) -> list[tupl
                 "or run jobs of several processes one by one, without -m"
             )
         configs.append(prepare(cfg, job.run.directory))
-    environments = slots(num_jobs, visible_devices(), os.cpu_count() or 1)
     todo = [n for n, job in enumerate(batch) if not job.run.is_finished(configs[n])]
-    progress = Progress([batch[n] for n in todo], num_ended=len(batch) - len(todo))
-    with progress:
-        jobs = [batch[n] for n in todo]
-        outcomes = run_jobs(jobs, environments[: len(jobs)], module=module, report=progress.report) if jobs else []
+    with progress.of([batch[n] for n in todo], num_ended=len(batch) - len(todo)):
+        outcomes = pool.run(progress.jobs, progress.report) if todo else []
     for n, outcome in zip(todo, outcomes, strict=True):
         if outcome.error and (batch[n].run.result or {}).get("status") != "failed":
             _write_failure(batch[n], configs[n], outcome)
@@ -68,52 +60,62 @@ def _write_failure(job: Job, config: dict[str, Any], outcome: Outcome) -> None:
 
 
 class Progress:
-    """One line: how many jobs have ended and how, the best so far, and the time left."""
+    """One line for a sweep: how many jobs have ended and how, the best so far, and the time left.
 
-    def __init__(self, jobs: Sequence[Job], *, num_ended: int) -> None:
-        self.jobs, self.num_ended = jobs, num_ended
+    Args:
+        total: Number of jobs, if it is more than those of the first batch; a search runs several batches.
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        self.total = total
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.started = time.monotonic()
+        self.num_before = self.num_run = self.num_failed = self.num_pruned = 0
+        self.best: tuple[float, str] | None = None
+
+    @contextlib.contextmanager
+    def of(self, jobs: Sequence[Job], *, num_ended: int) -> Iterator[None]:
+        """Show the jobs of a batch, of which `num_ended` more had ended before."""
+        self.jobs, self.reported = jobs, [False] * len(jobs)
+        self.num_before += num_ended
         typed = [list(job.config.hydra.overrides.task) for job in jobs]
         shared = set(typed[0]).intersection(*typed[1:]) if len(typed) > 1 else set()
         self.names = [" ".join(override for override in overrides if override not in shared) for overrides in typed]
-        self.num_said = -1
-
-    def __enter__(self) -> None:
-        if self.live:
-            self.live.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
+        live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self.live = live
+        with live or contextlib.nullcontext():
+            yield
 
     def report(self, outcomes: Sequence[Outcome | None], num_running: int) -> None:
         """Show the state; where there is no terminal, a line for each job that has ended."""
-        over = [n for n, outcome in enumerate(outcomes) if outcome is not None]
-        line = self._line(outcomes, over, num_running)
+        num_run = self.num_run
+        for n, outcome in enumerate(outcomes):
+            if outcome is not None and not self.reported[n]:
+                self.reported[n] = True
+                self._add(self.jobs[n], self.names[n], outcome)
+        line = self._line(num_running)
         if self.live:
             self.live.update(line, refresh=True)
-        elif len(over) > self.num_said:
+        elif self.num_run > num_run:
             self.console.print(line)
-        self.num_said = len(over)
 
-    def _line(self, outcomes: Sequence[Outcome | None], over: Sequence[int], num_running: int) -> str:
-        failed = sum(1 for n in over if (outcome := outcomes[n]) and outcome.error)
-        pruned = sum((self.jobs[n].run.result or {}).get("status") == "pruned" for n in over)
-        total = self.num_ended + len(self.jobs)
-        parts = [
-            f"{self.num_ended + len(over)}/{total} jobs",
-            f"{failed} failed",
-            f"{pruned} pruned",
-            f"{num_running} running",
-        ]
-        values = [(outcome.value, n) for n in over if (outcome := outcomes[n]) and outcome.value is not None]
-        objective = self.jobs[0].config.objective
-        if values and objective:
-            value, n = (max if objective.mode == "max" else min)(values)
-            parts.append(f"best {objective.metric} {value:.4f} ({self.names[n]})")
-        if over and len(over) < len(self.jobs):
-            left = (time.monotonic() - self.started) / len(over) * (len(self.jobs) - len(over))
+    def _add(self, job: Job, name: str, outcome: Outcome) -> None:
+        self.num_run += 1
+        self.num_failed += bool(outcome.error)
+        self.num_pruned += (job.run.result or {}).get("status") == "pruned"
+        self.objective = job.config.objective
+        if outcome.value is not None:
+            candidates = [*([self.best] if self.best else []), (outcome.value, name)]
+            self.best = (max if self.objective.mode == "max" else min)(candidates)
+
+    def _line(self, num_running: int) -> str:
+        total = max(self.total or 0, self.num_before + len(self.jobs))
+        num_over = self.num_before + self.num_run
+        parts = [f"{num_over}/{total} jobs", f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
+        parts.append(f"{num_running} running")
+        if self.best:
+            parts.append(f"best {self.objective.metric} {self.best[0]:.4f} ({self.best[1]})")
+        if self.num_run and num_over < total:
+            left = (time.monotonic() - self.started) / self.num_run * (total - num_over)
             parts.append(f"{left:.0f} s left")
         return ", ".join(parts)

@@ -1,0 +1,60 @@
+"""Optuna's loop: ask for a batch, run it, tell what came of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus
+from optuna.trial import TrialState
+
+from leyden.config import UserError
+from leyden.run import Run
+from leyden.sweep.jobs import Sweep, compose, task_config
+from leyden.sweep.search import Search, as_overrides, corners, open_study, space
+
+
+def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_trials: int, batch_size: int) -> None:
+    """Search until `num_trials` trials have ended, those of earlier starts included.
+
+    Raises:
+        UserError: Something is wrong with the space, the study or a setting; or trials have failed.
+    """
+    for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
+    searched, fixed = space(overrides)
+    if not searched:
+        raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
+    # Each bound and each choice is checked before the first trial.
+    if not sweep.check([[*fixed, *(f"{k}={v}" for k, v in corner.items())] for corner in corners(searched)]):
+        return
+    objective = task_config(compose(sweep.loader, sweep.config, [fixed])[0]).objective
+    if objective is None:
+        raise UserError("objective=null: a search needs an objective")
+    direction = "maximize" if objective.mode == "max" else "minimize"
+    study = open_study(sweep.directory, sampler=sampler, direction=direction)
+
+    def name(overrides: list[str]) -> str:
+        return compose(sweep.loader, sweep.config, [[*fixed, *overrides]])[0].run.directory.name
+
+    sweep.launcher.total = num_trials  # type: ignore[attr-defined]  # for the line of progress
+    looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
+    with looking.opened():
+        exhausted = False
+        while not exhausted and (trials := looking.ask(batch_size)):
+            returns = sweep.run([[*fixed, *as_overrides(trial)] for trial in trials], last=False)
+            for trial, returned in zip(trials, returns, strict=True):
+                result = Run(sweep.directory / trial.user_attrs["run"]).result or {}
+                if returned.status == JobStatus.FAILED:
+                    told: dict[str, Any] = {"state": TrialState.FAIL}
+                elif result.get("status") == "pruned":
+                    told = {"state": TrialState.PRUNED}
+                else:
+                    told = {"values": returned.return_value}
+                try:
+                    study.tell(trial, **told)
+                except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
+                    if "Study.stop" not in str(error):
+                        raise
+                    exhausted = True
+    sweep.conclude()

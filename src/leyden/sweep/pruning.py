@@ -1,0 +1,51 @@
+"""Stops a trial of a search early when others show that it will not win."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from leyden.sweep.search import find_trial
+
+
+class Pruning(L.Callback):
+    """Reports the objective after each validation, and stops the run if the pruner says so.
+
+    Where the run is no trial of a search it does nothing. The study lies beside the run directory; the trial is the
+    one with the directory's name.
+
+    Args:
+        metric: The objective, logged by validation.
+        pruner: One of Optuna's.
+    """
+
+    def __init__(self, *, metric: str, pruner: Any) -> None:
+        if metric is None or not metric.startswith("val/"):
+            raise ValueError(f"metric={metric}: pruning needs an objective that validation logs, as val/acc")
+        self.metric, self.pruner = metric, pruner
+        self.pruned = False
+        self._trial: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has stopped the run."""
+        return {"pruned": self.pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.pruned = state_dict["pruned"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the trial; end at once if it was stopped before."""
+        trainer.should_stop = trainer.should_stop or self.pruned
+        directory = Path(trainer.default_root_dir)
+        if (directory.parent / "study.journal").exists():
+            self._trial = find_trial(directory, self.pruner)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report, and stop if it is to be pruned."""
+        if self._trial is not None and not trainer.sanity_checking:
+            epoch = trainer.current_epoch + 1
+            self._trial.report(trainer.callback_metrics[self.metric].item(), epoch)
+            # The last epoch is over anyway.
+            if epoch < (trainer.max_epochs or 0) and self._trial.should_prune():
+                self.pruned = trainer.should_stop = True

@@ -1,0 +1,172 @@
+"""Optuna's search: its space, its restarts, its neighbours."""
+
+import json
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from leyden.config import UserError
+from leyden.run import Run
+from leyden.sweep.search import Search, as_overrides, corners, find_trial, open_study, space
+from tests.conftest import SMALL, finish, start
+
+
+def parse(*overrides):
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "distribution"),
+    [
+        ("a=interval(0.0,0.5)", FloatDistribution(0.0, 0.5)),
+        ("a=tag(log,interval(0.0001,0.1))", FloatDistribution(0.0001, 0.1, log=True)),
+        ("a=interval(1,5)", FloatDistribution(1.0, 5.0)),
+        ("a=int(interval(1,5))", IntDistribution(1, 5)),
+        ("a=int(tag(log,interval(1,100)))", IntDistribution(1, 100, log=True)),
+        ("a=range(1,4)", CategoricalDistribution(["1", "2", "3"])),
+        ("a=choice(x,y)", CategoricalDistribution(["x", "y"])),
+        ("a=64,128", CategoricalDistribution(["64", "128"])),
+        ("a=[1,2],[3]", CategoricalDistribution(["[1,2]", "[3]"])),
+        ("a=true,null", CategoricalDistribution(["true", "null"])),
+    ],
+)
+def test_the_space_is_in_hydras_syntax(override, distribution):
+    assert space(parse(override, "b=3")) == ({"a": distribution}, ["b=3"])
+
+
+@pytest.mark.parametrize("override", ["a=tag(log,interval(0,1))", "a=interval(2,1)", "a=range(1,1)"])
+def test_a_space_that_is_none(override):
+    with pytest.raises(UserError, match="a="):
+        space(parse(override))
+
+
+def test_the_last_override_of_a_key_holds():
+    searched, fixed = space(parse("a=1,2", "b=3", "c=interval(0,1)", "a=4", "b=5,6"))
+    assert list(searched) == ["c", "b"]
+    assert fixed == ["a=4"]
+
+
+def test_the_corners_have_each_bound_and_each_choice():
+    found = corners({"a": FloatDistribution(0.0, 1.0), "b": CategoricalDistribution(["x", "y", "z"])})
+    assert {corner["a"] for corner in found} == {"0.0", "1.0"}
+    assert {corner["b"] for corner in found} == {"x", "y", "z"}
+
+
+def search(directory, num_trials):
+    study = open_study(directory, sampler=optuna.samplers.RandomSampler())
+    searched = {"lr": FloatDistribution(0.0, 1.0)}
+    return Search(study, directory, searched, num_trials=num_trials, name="_".join)
+
+
+def test_the_number_of_trials_is_a_total_over_restarts(tmp_path):
+    first = search(tmp_path, 5)
+    with first.opened():
+        for trial in first.ask(3):
+            first.study.tell(trial, 1.0)
+    second = search(tmp_path, 5)
+    with second.opened():
+        assert len(second.ask(10)) == 2
+        assert second.ask(10) == []
+
+
+def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(tmp_path):
+    killed = search(tmp_path, 3)
+    opened = killed.opened()
+    opened.__enter__()
+    left = killed.ask(2)
+    neighbour = search(tmp_path, 3)
+    with neighbour.opened():
+        (new,) = neighbour.ask(3)  # the others are in good hands
+        neighbour.study.tell(new, 1.0)
+    opened.gen.close()  # the lock goes with the process
+    heir = search(tmp_path, 3)
+    with heir.opened():
+        taken = heir.ask(3)
+        assert [trial.number for trial in taken] == [trial.number for trial in left]
+        assert [as_overrides(trial) for trial in taken] == [as_overrides(trial) for trial in left]
+
+
+def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
+    first = search(tmp_path, 2)
+    with first.opened():
+        bad, good = first.ask(2)
+        first.study.tell(bad, state=TrialState.FAIL)
+        first.study.tell(good, 1.0)
+        assert first.ask(2) == []
+    second = search(tmp_path, 2)
+    with second.opened():
+        (again,) = second.ask(2)
+        assert as_overrides(again) == as_overrides(bad)
+        second.study.tell(again, 2.0)
+    with search(tmp_path, 2).opened():
+        assert search(tmp_path, 2).ask(2) == []
+
+
+def test_another_space_is_refused(tmp_path):
+    first = search(tmp_path, 2)
+    first.searched = {"x": CategoricalDistribution(["1", "2"])}
+    with first.opened():
+        first.study.tell(first.ask(1)[0], 1.0)
+    second = search(tmp_path, 3)
+    second.searched = {"x": CategoricalDistribution(["1", "3"])}
+    with second.opened(), pytest.raises(UserError, match="does not take this space"):
+        second.ask(1)
+
+
+def test_a_study_that_cannot_be_read(tmp_path):
+    (tmp_path / "study.journal").write_text("not a journal\n" * 3)
+    with pytest.raises(UserError, match=r"study\.journal: the study can't be read"):
+        open_study(tmp_path)
+
+
+def test_a_run_finds_its_trial(tmp_path):
+    mine = search(tmp_path, 2)
+    with mine.opened():
+        trial, _ = mine.ask(2)
+        found = find_trial(tmp_path / trial.user_attrs["run"], optuna.pruners.MedianPruner())
+        assert found.number == trial.number
+        assert find_trial(tmp_path / "another", optuna.pruners.MedianPruner()) is None
+
+
+def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
+    arguments = ("-m", "sweep=tpe", "sweep_name=s", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=3")
+    space = ("optimizer.lr=1e-6,1e-2", "model.dropout=0.0", "model.hidden_sizes=[16]", "data.batch_size=100")
+    space = (*space, "optimizer=adam")
+    pruner = ("callbacks.pruning.pruner.n_startup_trials=2", "hydra.sweeper.batch_size=2")
+    sampler = ("hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler", "seed=0,1,2")
+    output = finish(start(*arguments, *space, *pruner, *sampler, "hydra.sweeper.num_trials=6"))
+    results = {
+        (run.config["optimizer"]["lr"], run.config["seed"]): run.result
+        for run in (Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml"))
+    }
+    assert len(results) == 6
+    pruned = {key: result for key, result in results.items() if result["status"] == "pruned"}
+    assert pruned
+    assert all(result["epochs"] < 3 and lr == 1e-6 for (lr, _), result in pruned.items())
+    assert all(results[1e-2, seed]["status"] == "finished" for seed in (0, 1, 2))
+    assert "pruned: " in output
+    # The total is reached: the same command runs nothing.
+    again = finish(start(*arguments, *space, *pruner, *sampler, "hydra.sweeper.num_trials=6"))
+    assert "running" not in again
+    assert json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["name"] == "mnist_mlp"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hydra.sweeper.num_trials=0",), "hydra.sweeper.num_trials=0: must be a positive whole number"),
+        (("model.dropout=interval(0.0,1.5)",), "dropout=1.5"),
+        (("optimizer.lr=tag(log,interval(0.0,0.1))",), "optimizer.lr=tag(log,interval(0.0,0.1))"),
+        (("objective.metric=train/loss", "objective.mode=min"), "pruning needs an objective that validation logs"),
+        (("optimizer.lrr=interval(0.0,0.1)",), "did you mean optimizer.lr?"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, message):
+    code, out, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "data.val_size=59000", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
