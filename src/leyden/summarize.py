@@ -18,6 +18,7 @@ from leyden.config import UserError
 from leyden.run import CONTROL, Run, flatten
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+NUM_TICKS = 6  # values that are written at the axis one by one
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
@@ -219,6 +220,9 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float]]) -> None:
     # Values that span about a decade or more were chosen by orders of magnitude.
     elif order and order[0] > 0 and order[-1] / order[0] > 9:
         axes.set_xscale("log")
+        if len(order) <= NUM_TICKS:
+            axes.set_xticks(order, [f"{x:g}" for x in order])
+            axes.set_xticks([], minor=True)
 
 
 def _mode(jobs: Sequence[Job]) -> str:

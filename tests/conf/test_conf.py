@@ -43,6 +43,14 @@ def test_every_target_exists_and_takes_the_keys(path):
         assert keys <= known or "kwargs" in known
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_search_says_how_it_is_started(path):
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    assert "override /hydra/sweeper: " in text
+    assert path.stem == "given" or f"python -m leyden.train -m sweep={path.stem}" in text
+
+
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
     text = path.read_text()
