@@ -22,7 +22,8 @@ from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
 from leyden.config import UserError
-from leyden.data.datamodule import Facts, ImageDataModule
+from leyden.data.datamodule import ImageDataModule
+from leyden.data.facts import Facts
 from leyden.run import Run
 from leyden.stored import stored_config
 

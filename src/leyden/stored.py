@@ -7,7 +7,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.config import UserError
-from leyden.run import Run, flatten
+from leyden.plain import flatten
+from leyden.run import Run
 
 # What it may instantiate: classes and functions that are defined below these packages. Add your own here.
 # Hydra 1.4 has a list like this one, `execution_whitelist`.

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from leyden.config import UserError
-from leyden.run import CONTROL, Run, flatten
+from leyden.picture import draw
+from leyden.plain import flatten
+from leyden.run import CONTROL, Run
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
-NUM_TICKS = 6  # values that are written at the axis one by one
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
@@ -66,7 +65,7 @@ class Row:
 
 def read_job(run: Run) -> tuple[Job, dict[str, Any]]:
     """A run directory as a `Job` with the overrides of its first start as choices, and its flat configuration."""
-    config = yaml.load((run.directory / "config.yaml").read_text(), LOADER)
+    config = run.config
     typed = (override.lstrip("+~").partition("=") for override in run.overrides)
     result = run.result or {}
     objective = result.get("objective") or config["objective"] or {}
@@ -143,7 +142,8 @@ def summarize(directory: Path) -> None:
         table.writerows(cells)
     text = _markdown(jobs, keys, cells)
     (directory / "summary.md").write_text(text)
-    draw(jobs, directory / "summary.png")
+    points = [(job.choices, job.value) for job in jobs if job.value is not None]
+    draw(points, jobs[0].objective.get("metric", "objective"), directory / "summary.png")
     _print(directory, jobs, keys, cells)
 
 
@@ -188,41 +188,6 @@ def _print(directory: Path, jobs: Sequence[Job], keys: Sequence[str], cells: Seq
     if len(cells) > NUM_SHOWN:
         console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
     console.print("\n".join([*_remarks(jobs), f"written: {directory}/summary.csv, summary.md, summary.png"]))
-
-
-def draw(jobs: Sequence[Job], path: Path) -> None:
-    """The objective against each choice that varies: a point a run, a line through the means."""
-    from matplotlib.figure import Figure  # no pyplot: it keeps state
-
-    keys = [key for key in jobs[0].choices if key != "seed" and len({str(job.choices[key]) for job in jobs}) > 1]
-    figure = Figure(figsize=(4 * max(1, len(keys)), 3.5), layout="constrained")
-    for number, key in enumerate(keys or ["seed"], start=1):
-        axes = figure.add_subplot(1, max(1, len(keys)), number)
-        points = [(job.choices.get(key), job.value) for job in jobs if job.value is not None]
-        _scatter(axes, points)
-        axes.set_xlabel(key)
-        axes.set_ylabel(jobs[0].objective.get("metric", "objective"))
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-
-
-def _scatter(axes: Any, points: Sequence[tuple[Any, float]]) -> None:
-    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x, _ in points)
-    named = [(x if numeric else str(x), y) for x, y in points]
-    order: list[Any] = sorted({x for x, _ in named})
-    place = {x: x if numeric else number for number, x in enumerate(order)}
-    axes.scatter([place[x] for x, _ in named], [y for _, y in named], s=18, alpha=0.7)
-    axes.plot(
-        [place[x] for x in order], [statistics.fmean(y for z, y in named if z == x) for x in order], alpha=0.6
-    )
-    if not numeric:
-        axes.set_xticks(range(len(order)), order, rotation=20)
-    # Values that span about a decade or more were chosen by orders of magnitude.
-    elif order and order[0] > 0 and order[-1] / order[0] > 9:
-        axes.set_xscale("log")
-        if len(order) <= NUM_TICKS:
-            axes.set_xticks(order, [f"{x:g}" for x in order])
-            axes.set_xticks([], minor=True)
 
 
 def _mode(jobs: Sequence[Job]) -> str:

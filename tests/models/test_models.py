@@ -6,7 +6,7 @@ import torch
 
 from leyden import build
 from leyden.config import CONF
-from leyden.data.datamodule import Facts
+from leyden.data.facts import Facts
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
