@@ -119,7 +119,7 @@ def worker_of(pid):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root):
-    arguments = (*GRID, "trainer.max_epochs=30", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
+    arguments = (*GRID, "trainer.max_epochs=12", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
     started = time.monotonic()
     finish(sweep(tmp_path / "whole", *arguments))
     seconds = time.monotonic() - started
