@@ -149,7 +149,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
         (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
-        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are grid"),
+        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are given, grid, random, tpe"),
     ],
 )
 def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
@@ -162,10 +162,10 @@ def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path
 
 def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     (tmp_path / "outputs" / "sweeps" / "s").mkdir(parents=True)
-    (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note"}')
+    (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note", "objective": null}')
     code, _, err = cli("train", "-m", "sweep_name=s", *SMALL, "seed=0,1")
     assert code == 2
-    assert "a sweep of keras_note, not of mnist_mlp" in err
+    assert "holds another sweep: name keras_note there, mnist_mlp here" in err
 
 
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path):

@@ -125,8 +125,11 @@ def claim(directory: Path, identity: dict[str, Any]) -> None:
         UserError: It is that of another one.
     """
     path = directory / "sweep.json"
-    if path.exists() and (there := json.loads(path.read_text())) != identity:
-        raise UserError(f"{directory}: a sweep of {there}, not of {identity}; choose another sweep_name")
+    there = json.loads(path.read_text()) if path.exists() else identity
+    if differences := [
+        f"{key} {there.get(key)} there, {here} here" for key, here in identity.items() if there.get(key) != here
+    ]:
+        raise UserError(f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(identity) + "\n")
