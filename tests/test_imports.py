@@ -23,8 +23,19 @@ MAY_IMPORT = {
     "train": {"hydra", "omegaconf", "rich", "lightning", "leyden."},
     "evaluate": {"omegaconf", "rich", "leyden."},
     "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
-    "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.plain", "leyden.run"},
-    "sweep.": {"hydra", "omegaconf", "optuna", "lightning", "rich", "filelock", "leyden.config", "leyden.run"}
+    "runs": {"leyden.config", "leyden.plain", "leyden.run"},
+    "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.runs"},
+    "sweep.": {
+        "hydra",
+        "omegaconf",
+        "optuna",
+        "lightning",
+        "torch",
+        "rich",
+        "filelock",
+        "leyden.config",
+        "leyden.run",
+    }
     | {"leyden.build", "leyden.summarize", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
     "metrics_csv": {"lightning"},

@@ -5,7 +5,9 @@ import pytest
 import yaml
 
 from leyden.config import UserError
-from leyden.summarize import merge, read_jobs, summarize
+from leyden.run import with_values
+from leyden.runs import merge, read_jobs
+from leyden.summarize import summarize
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
 
@@ -25,7 +27,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
     if status:
         result = {
             "status": status,
-            "objective": {**objective, "value": value},
+            "objective": with_values(objective, {objective["metric"]: value}),
             "epochs": 3,
             "seconds": 2.0,
             "error": error,
@@ -67,8 +69,7 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
 def test_lists_and_unequal_keys_are_columns(tmp_path):
     write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
     write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
-    keys, found = merge(read_jobs(tmp_path))
-    assert keys == ["model.hidden_sizes", "optimizer.lr"]
+    found = merge(read_jobs(tmp_path))
     assert [row.choices for row in found] == [
         {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
         {"model.hidden_sizes": [256], "optimizer.lr": 0.1},

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
-from leyden.config import UserError
+from leyden.config import UserError, objectives
 from leyden.data.datamodule import ImageDataModule
 from leyden.data.facts import Facts
 from leyden.run import Run
@@ -75,15 +75,15 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
     module = Classifier(network=network(cfg, data.facts), optimizer=_instantiate(cfg.optimizer, "optimizer"))
     with _user_errors("optimizer", cfg.optimizer):
         module.configure_optimizers()  # a value that the optimizer refuses shows now, not in training
-    if cfg.objective is not None:
-        metric = cfg.objective.metric
-        logged = {name for name in module.metric_names if name.split("/")[0] in data.splits}
-        if metric not in logged:
+    allowed = {name for name in module.metric_names if name.split("/")[0] in data.splits}
+    for objective in objectives(cfg.objective):
+        if objective["metric"] not in allowed:
             why = "; data.val_size=0 leaves no validation split" if "val" not in data.splits else ""
             raise UserError(
-                f"objective.metric={metric}: must be one of {', '.join(sorted(logged))}{why}\n"
+                f"objective.metric={objective['metric']}: must be one of {', '.join(sorted(allowed))}{why}\n"
                 "objective=null selects nothing and keeps the last epoch"
             )
+        allowed.add("num_parameters")  # the first one selects among epochs, which have it in common
     return module
 
 
@@ -158,6 +158,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no validation split
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means of epochs are logged anyway
 
 

@@ -34,8 +34,7 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
-            if not debug:
-                os.environ.pop("HYDRA_FULL_ERROR", None)  # set below for the time of composition only
+            _show_tracebacks(debug)
             try:
                 return task(cfg)
             except (UserError, OmegaConfBaseException) as error:
@@ -43,10 +42,11 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                     raise
                 _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
             finally:
+                _show_tracebacks(True)
                 _remove_empty(Path(HydraConfig.get().runtime.output_dir), started)
 
-        # Hydra prints and swallows its errors unless it is told to raise them.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
+        _show_tracebacks(True)
         try:
             hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
         except (UserError, HydraException, OmegaConfBaseException, ValueError, OSError) as error:
@@ -55,6 +55,8 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
             _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
         except KeyboardInterrupt:
             raise SystemExit("Interrupted.") from None
+        finally:
+            _show_tracebacks(debug)
 
     main.task = task  # type: ignore[attr-defined]  # for the workers of a sweep
     return main
@@ -116,6 +118,12 @@ def _remove_empty(directory: Path, started: float) -> None:
     """Remove a directory that is empty, and was not there before the program started."""
     if directory.is_dir() and not any(directory.iterdir()) and directory.stat().st_ctime >= started:
         directory.rmdir()
+
+
+def _show_tracebacks(really: bool) -> None:
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    if really:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def _exit(message: str) -> NoReturn:

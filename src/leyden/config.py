@@ -2,12 +2,13 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -15,14 +16,6 @@ CONF = ROOT / "conf"
 
 class UserError(Exception):
     """A mistake of the user: its one or two lines are all that is printed, without a traceback."""
-
-
-@dataclass
-class Objective:
-    """What runs are selected on."""
-
-    metric: str = MISSING
-    mode: str = MISSING
 
 
 @dataclass
@@ -38,7 +31,7 @@ class TrainConfig:
     cluster: dict[str, Any] = MISSING
     name: str = MISSING
     seed: int = MISSING
-    objective: Objective | None = MISSING
+    objective: Any = MISSING
     compile: bool = MISSING
     test: Any = MISSING
     resume: str = MISSING
@@ -89,8 +82,9 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(map(str, set(cfg) - unknown))}")
     choice(cfg, "resume", "auto", "never", "must")
     choice(cfg, "test", "auto", True, False)
-    if cfg.objective is not None:
-        choice(cfg, "objective.mode", "min", "max")
+    for objective in objectives(cfg.objective):
+        if objective["mode"] not in ("min", "max"):
+            raise UserError(f"objective.mode={objective['mode']}: must be one of min, max")
     if not re.fullmatch(r"[\w.-]+", cfg.name):
         raise UserError(f"name={cfg.name}: must be letters, digits, '_', '-' and '.', it names a folder")
     if not 0 <= cfg.seed < 2**32:
@@ -121,6 +115,31 @@ def prepare(cfg: DictConfig, run_dir: str | Path) -> dict[str, Any]:
     cfg.outputs, cfg.data.root = (str(Path(path).absolute()) for path in (cfg.outputs, cfg.data.root))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return config
+
+
+def objectives(objective: Any) -> Sequence[Any]:
+    """What is selected on, as it stands in a configuration or a result, as pairs of metric and mode.
+
+    Raises:
+        UserError: It has not as many modes as metrics.
+
+    Example:
+        >>> objectives({"metric": ["val/acc", "num_parameters"], "mode": ["max", "min"]})
+        [{'metric': 'val/acc', 'mode': 'max'}, {'metric': 'num_parameters', 'mode': 'min'}]
+        >>> objectives(None)
+        []
+    """
+    if objective is None or isinstance(objective, list):
+        return objective or []
+    if "value" in objective:
+        return [objective]
+    metrics, modes = (
+        list(values) if isinstance(values, list | ListConfig) else [values]
+        for values in (objective["metric"], objective["mode"])
+    )
+    if not metrics or len(metrics) != len(modes):
+        raise UserError(f"objective.mode={modes}: must be as many as objective.metric={metrics}")
+    return [{"metric": metric, "mode": mode} for metric, mode in zip(metrics, modes, strict=True)]
 
 
 def choice(cfg: DictConfig, key: str, *allowed: object) -> None:

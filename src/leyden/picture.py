@@ -1,50 +1,64 @@
-"""A picture of what choices do to an objective."""
+"""A picture of what choices do to objectives."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 NUM_TICKS = 6  # values that are written at the axis one by one
 
 
-def draw(points: Sequence[tuple[dict[str, Any], float]], metric: str, path: Path) -> None:
-    """Draw the objective against each choice that varies: a point a run, a line through the means.
+def draw(
+    points: Sequence[tuple[dict[str, Any], Sequence[float]]],
+    metrics: Sequence[str],
+    log: Collection[str] | None,
+    path: Path,
+) -> None:
+    """Draw each objective against each choice that varies: a point a run, a line through the means.
+
+    Several objectives are drawn against the first one, too.
 
     Args:
-        points: Choices (the same keys everywhere) and objective of each run.
-        metric: Name of the objective.
+        points: Choices (the same keys everywhere) and objectives of each run.
+        metrics: Names of the objectives.
+        log: The choices with a logarithmic axis; None: those whose values span about a decade or more.
         path: The PNG file to write.
     """
     from matplotlib.figure import Figure  # no pyplot: it keeps state
 
-    keys = list(points[0][0]) if points else []
-    keys = [key for key in keys if key != "seed" and len({str(choices[key]) for choices, _ in points}) > 1] or [
-        "seed"
+    choices = [chosen for chosen, _ in points]
+    keys = [
+        key for key in (choices[0] if choices else ()) if key != "seed" and len({str(c[key]) for c in choices}) > 1
     ]
-    figure = Figure(figsize=(4 * len(keys), 3.5), layout="constrained")
-    for number, key in enumerate(keys, start=1):
-        axes = figure.add_subplot(1, len(keys), number)
-        _scatter(axes, [(choices.get(key), value) for choices, value in points])
-        axes.set_xlabel(key)
-        axes.set_ylabel(metric)
-        axes.grid(alpha=0.3)
+    keys = keys or ["seed"]
+    num_columns = len(keys) + (len(metrics) > 1)
+    figure = Figure(figsize=(4 * num_columns, 3.5 * len(metrics)), layout="constrained")
+    for row, metric in enumerate(metrics):
+        reached = [values[row] for _, values in points]
+        panels = [(key, [chosen.get(key) for chosen in choices]) for key in keys]
+        if row:
+            panels.append((metrics[0], [values[0] for _, values in points]))
+        for column, (name, along) in enumerate(panels):
+            axes = figure.add_subplot(len(metrics), num_columns, row * num_columns + column + 1)
+            _scatter(axes, along, reached, log=None if log is None else name in log, line=name in keys)
+            axes.set_xlabel(name)
+            axes.set_ylabel(metric)
+            axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 
-def _scatter(axes: Any, points: Sequence[tuple[Any, float]]) -> None:
-    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x, _ in points)
-    named = [(x if numeric else str(x), y) for x, y in points]
-    order: list[Any] = sorted({x for x, _ in named})
+def _scatter(axes: Any, along: Sequence[Any], reached: Sequence[float], *, log: bool | None, line: bool) -> None:
+    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in along)
+    points = [(x if numeric else str(x), y) for x, y in zip(along, reached, strict=True)]
+    order: list[Any] = sorted({x for x, _ in points})
     place = {x: x if numeric else number for number, x in enumerate(order)}
-    axes.scatter([place[x] for x, _ in named], [y for _, y in named], s=18, alpha=0.7)
-    axes.plot(
-        [place[x] for x in order], [statistics.fmean(y for z, y in named if z == x) for x in order], alpha=0.6
-    )
+    axes.scatter([place[x] for x, _ in points], [y for _, y in points], s=18, alpha=0.7)
+    if line:
+        means = [statistics.fmean(y for z, y in points if z == x) for x in order]
+        axes.plot([place[x] for x in order], means, alpha=0.6)
     if not numeric:
         axes.set_xticks(range(len(order)), order, rotation=20)
-    # Values that span about a decade or more were chosen by orders of magnitude.
-    elif order and order[0] > 0 and order[-1] / order[0] > 9:
+    elif order and order[0] > 0 and (order[-1] / order[0] > 9 if log is None else log):
         axes.set_xscale("log")
         if len(order) <= NUM_TICKS:
             axes.set_xticks(order, [f"{x:g}" for x in order])

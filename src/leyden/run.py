@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import yaml
 
-from leyden.config import UserError
+from leyden.config import UserError, objectives
 from leyden.plain import flatten, is_plain
 from leyden.provenance import provenance
 
@@ -156,7 +156,7 @@ class Run:
         self.end(
             {
                 "status": "failed",
-                "objective": config["objective"] and {**config["objective"], "value": None},
+                "objective": with_values(config["objective"], {}),
                 "metrics": {},
                 "epochs": epochs,
                 "optimizer_steps": num_steps,
@@ -238,6 +238,12 @@ class Run:
     def _holder(self) -> str:
         last = (self._starts() or [{}])[-1]
         return f"process {last.get('pid', '?')} on {last.get('host', '?')}, started {last.get('time', '?')}"
+
+
+def with_values(objective: Any, metrics: dict[str, Any]) -> Any:
+    """An objective (or several, or none) with what was reached; None where there is no such metric."""
+    valued = [{**each, "value": metrics.get(each["metric"])} for each in objectives(objective)]
+    return valued if len(valued) > 1 else valued[0] if valued else None
 
 
 def is_main_process() -> bool:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from leyden.command import command
-from leyden.config import UserError, prepare
+from leyden.config import UserError, objectives, prepare
 from leyden.looks import record_look
-from leyden.run import Run, is_main_process
+from leyden.run import Run, is_main_process, with_values
 from leyden.sweep import slug  # noqa: F401 - names the directories of jobs in conf/train.yaml
 
 if TYPE_CHECKING:  # at run time they are imported once the configuration is known to be right: it takes seconds
@@ -56,9 +56,11 @@ def train(
     (timer,) = (callback for callback in callbacks if isinstance(callback, Timer))
     (kept,) = (callback for callback in callbacks if isinstance(callback, RunCheckpoint))
     samples = min(len(datamodule.splits["train"][1]), datamodule.batch_size * int(trainer.num_training_batches))
+    num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    metrics: dict[str, Any] = {**kept.best, "num_parameters": num_parameters}
     result = {
         "status": "pruned" if any(getattr(callback, "pruned", False) for callback in callbacks) else "finished",
-        "metrics": kept.best,
+        "metrics": metrics,
         "epochs": trainer.current_epoch,
         "optimizer_steps": trainer.global_step,
         "seconds": timer.time_elapsed(),
@@ -73,13 +75,13 @@ def train(
         (measured,) = trainer.test(
             classifier, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
-        result["metrics"] = {**kept.best, **measured}
+        metrics.update(measured)
     return result
 
 
 @command
-def main(cfg: DictConfig) -> float | None:
-    """Train as configured, or return what the run directory holds already; the value is that of the objective."""
+def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """Train as configured, or return what the run directory holds already; the value is the objective's."""
     hydra_cfg = HydraConfig.get()
     config = prepare(cfg, hydra_cfg.runtime.output_dir)
     run = Run(cfg.run_dir)
@@ -95,7 +97,8 @@ def main(cfg: DictConfig) -> float | None:
             result = _start(cfg, config, run, test=test, overrides=list(hydra_cfg.overrides.task))
         if is_main_process():
             _report(run, result)
-    return result["objective"] and float(result["objective"]["value"])
+    values = tuple(float(objective["value"]) for objective in objectives(result["objective"]))
+    return (values[0] if len(values) == 1 else values) if values else None
 
 
 def _check_only(cfg: DictConfig) -> None:
@@ -124,11 +127,8 @@ def _start(
         except OSError as error:
             raise UserError(f"outputs={cfg.outputs}: can't be written to ({error.strerror})") from error
     run.begin(config, overrides)
-    objective = config["objective"] and {**config["objective"], "value": None}
     try:
         result = train(classifier, datamodule, trainer, run, checkpoint=checkpoint, test=test)
-        if objective:
-            objective["value"] = result["metrics"][objective["metric"]]
         if test and is_main_process():
             measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
             record_look(cfg.outputs, run, "best", measured)
@@ -143,17 +143,22 @@ def _start(
         then = "goes on" if saved else "starts over, nothing was saved yet"
         print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
         raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
-    result = {"status": result.pop("status"), "objective": objective, **result}
+    result = {
+        "status": result.pop("status"),
+        "objective": with_values(config["objective"], result["metrics"]),
+        **result,
+    }
     run.end(result)
     return result
 
 
 def _report(run: Run, result: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
-    if result["objective"]:
-        table.add_row("best epoch by", result["objective"]["metric"])
+    for objective in objectives(result["objective"])[:1]:
+        table.add_row("best epoch by", objective["metric"])
     for name, value in result["metrics"].items():
-        table.add_row(name, f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}")
+        real = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else real)
     table.add_row("epochs", str(result["epochs"]))
     table.add_row("time", f"{result['seconds']:.1f} s")
     table.add_row("speed", f"{result['samples_per_second']:,.0f} samples/s")

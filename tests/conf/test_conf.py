@@ -9,13 +9,19 @@ from omegaconf import OmegaConf
 
 from leyden.config import CONF, check
 
-CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
 NODES = ("model", "optimizer", "trainer", "callbacks", "logger")
 
 
 def compose(*overrides, config_name="train"):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(config_name, overrides=overrides)
+
+
+def override(path):
+    """Chooses a YAML; one in a folder below a group is an addition to it."""
+    nested = len(path.parts) > 2
+    return f"{'+' * nested}{path.parent.as_posix()}={path.stem}"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])
@@ -26,14 +32,14 @@ def test_a_root_composes_with_the_types_of_its_schema(name):
 
 @pytest.mark.parametrize("path", [p for p in CHOICES if p.parts[0] != "hydra"], ids=str)
 def test_a_choice_composes_resolves_and_passes_the_checks(path):
-    cfg = compose(f"{path.parts[0]}={path.stem}")
+    cfg = compose(override(path))
     check(cfg)
     OmegaConf.to_container(cfg, resolve=True)
 
 
 @pytest.mark.parametrize("path", [p for p in CHOICES if p.parts[0] in NODES], ids=str)
 def test_every_target_exists_and_takes_the_keys(path):
-    cfg = compose(f"{path.parts[0]}={path.stem}")
+    cfg = compose(override(path))
     node = cfg[path.parts[0]]
     for target in [node] if "_target_" in node else node.values():
         hydra.utils.instantiate(target, _partial_=True)

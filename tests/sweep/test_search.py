@@ -1,16 +1,22 @@
 """Optuna's search: its space, its restarts, its neighbours."""
 
 import json
+import random
+import time
 
+import filelock
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from leyden.config import UserError
+from leyden.config import CONF, UserError
 from leyden.run import Run
-from leyden.sweep.search import Search, as_overrides, corners, find_trial, open_study, space
+from leyden.sweep.search import Search, find_trial, open_study
+from leyden.sweep.space import as_overrides, corners, space
 from tests.conftest import SMALL, finish, start
 
 
@@ -122,6 +128,16 @@ def test_a_study_that_cannot_be_read(tmp_path):
         open_study(tmp_path)
 
 
+def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("leyden.sweep.search.LOCK_TIMEOUT", 0.1)
+    open_study(tmp_path)
+    with (
+        filelock.FileLock(tmp_path / "study.journal.lock"),
+        pytest.raises(UserError, match="could not be acquired"),
+    ):
+        open_study(tmp_path)
+
+
 def test_a_run_finds_its_trial(tmp_path):
     mine = search(tmp_path, 2)
     with mine.opened():
@@ -131,12 +147,43 @@ def test_a_run_finds_its_trial(tmp_path):
         assert find_trial(tmp_path / "another", optuna.pruners.MedianPruner()) is None
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    "path", sorted((CONF / "hydra" / "sweeper" / "sampler").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_sampler_searches(tmp_path, path):
+    sampler = instantiate(OmegaConf.load(path), seed=0)
+    study = open_study(tmp_path, sampler=sampler)
+    searched, _ = space(parse("a=choice(1,2,3)", "b=range(0,5)", "d=tag(log,interval(0.1,1.0))"))
+    searched = searched if path.stem != "grid" else {key: searched[key] for key in ("a", "b")}
+    mine = Search(study, tmp_path, searched, num_trials=12, name="_".join)
+    with mine.opened():
+        while trials := mine.ask(2):
+            assert len({trial.user_attrs["run"] for trial in trials}) == 2
+            for trial in trials:
+                study.tell(trial, float(trial.params["a"]) + trial.params.get("d", 0.0))
+    assert len(study.trials) == 12
+    assert study.best_params["a"] == "1"
+
+
+def test_every_sampler_of_optunas_can_be_named(tmp_path):
+    cube = {"_target_": "optuna.samplers.GridSampler", "search_space": {"a": ["1", "2"], "b": ["x", "y"]}}
+    study = open_study(tmp_path, sampler=instantiate(cube, _convert_="all"))
+    mine = Search(study, tmp_path, space(parse("a=1,2", "b=x,y"))[0], num_trials=4, name="_".join)
+    with mine.opened():
+        for trial in mine.ask(3):
+            study.tell(trial, 1.0)
+        (last,) = mine.ask(3)
+    assert len({tuple(as_overrides(trial)) for trial in study.trials}) == 4
+    assert last.number == 3
+
+
 def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
     arguments = ("-m", "sweep=tpe", "sweep_name=s", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=3")
     space = ("optimizer.lr=1e-6,1e-2", "model.dropout=0.0", "model.hidden_sizes=[16]", "data.batch_size=100")
     space = (*space, "optimizer=adam")
     # With this seed the sampler begins with a good trial, to whose course the pruner holds the others.
-    sampler = ("hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler", "hydra.sweeper.sampler.seed=0")
+    sampler = ("hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0")
     pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
     sampler = (*sampler, "seed=0,1,2", "hydra.sweeper.batch_size=1")
     output = finish(start(*arguments, *space, *pruner, *sampler, "hydra.sweeper.num_trials=6"))
@@ -162,7 +209,7 @@ def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
         (("hydra.sweeper.num_trials=0",), "hydra.sweeper.num_trials=0: must be a positive whole number"),
         (("model.dropout=interval(0.0,1.5)",), "dropout=1.5"),
         (("optimizer.lr=tag(log,interval(0.0,0.1))",), "optimizer.lr=tag(log,interval(0.0,0.1))"),
-        (("objective.metric=train/loss", "objective.mode=min"), "pruning needs an objective that validation logs"),
+        (("objective.metric=train/loss", "objective.mode=min"), "pruning needs one objective"),
         (("optimizer.lrr=interval(0.0,0.1)",), "did you mean optimizer.lr?"),
     ],
 )
@@ -172,3 +219,84 @@ def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, mes
     assert message in err
     assert "Traceback" not in out + err
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+def trials(tmp_path):
+    """The trials of the study, and the results of the runs."""
+    directory = tmp_path / "sweeps" / "s"
+    runs = [Run(path.parent) for path in directory.glob("*/config.yaml")]
+    return open_study(directory).get_trials(deepcopy=False), [run.result for run in runs]
+
+
+def start_search(tmp_path, *arguments):
+    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *SMALL, *arguments)
+
+
+def test_hyperband_stops_bad_trials(tmp_path, mnist_root):
+    arguments = ("sweep=tpe", "callbacks/pruning=hyperband", "hydra/sweeper/sampler=grid", "trainer.max_epochs=3")
+    lr = ("optimizer.lr=1e-6,1e-2", "seed=0,1,2", "model.dropout=0.0", "data.batch_size=100", "optimizer=adam")
+    sampler = ("hydra.sweeper.sampler.seed=0", "hydra.sweeper.batch_size=1", "hydra.sweeper.num_trials=6")
+    finish(start_search(tmp_path, *arguments, *lr, "model.hidden_sizes=[16]", *sampler))
+    found, results = trials(tmp_path)
+    assert len(results) == 6
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert {result["status"] for result in results} == {"finished", "pruned"}
+    assert all(trial.last_step == 1 for trial in pruned)
+
+
+def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
+    sizes = ("model.hidden_sizes=[4],[16],[64]", "optimizer.lr=0.01", "hydra/sweeper/sampler=grid")
+    epochs = "trainer.max_epochs=1"
+    output = finish(start_search(tmp_path, "sweep=pareto", *sizes, epochs, "hydra.sweeper.num_trials=3"))
+    found, results = trials(tmp_path)
+    assert sorted(trial.values[1] for trial in found) == [785 * n + (n + 1) * 10 for n in (4, 16, 64)]
+    for result in results:
+        (acc, size) = result["objective"]
+        assert acc == {"metric": "val/acc", "mode": "max", "value": result["metrics"]["val/acc"]}
+        assert size == {"metric": "num_parameters", "mode": "min", "value": result["metrics"]["num_parameters"]}
+    # The smallest is always on the front; those on it are better the larger they are.
+    values = sorted((trial.values[1], trial.values[0]) for trial in found)
+    front = [(size, acc) for n, (size, acc) in enumerate(values) if all(acc > other for _, other in values[:n])]
+    assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 runs" in output
+    assert output.count("python -m leyden.evaluate run=") == len(front)
+    assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
+
+
+def test_two_searches_work_on_one_study(tmp_path, mnist_root):
+    both = [start_search(tmp_path, "hydra.sweeper.num_trials=6", "cluster.num_jobs=1") for _ in range(2)]
+    for process in both:
+        finish(process)
+    found, results = trials(tmp_path)
+    assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
+    assert [result["status"] for result in results] == 6 * ["finished"]
+    assert len({trial.user_attrs["owner"] for trial in found}) == 2
+
+
+@pytest.mark.slow
+def test_a_search_killed_at_random_moments_goes_on(tmp_path, mnist_root):
+    started = time.monotonic()
+    finish(start_search(tmp_path / "whole", "hydra.sweeper.num_trials=5"))
+    seconds = time.monotonic() - started
+    for number in range(3):
+        place = tmp_path / str(number)
+        process = start_search(place, "hydra.sweeper.num_trials=5")
+        time.sleep(random.uniform(0.4, 0.95) * seconds)
+        process.kill()
+        process.communicate()
+        finish(start_search(place, "hydra.sweeper.num_trials=5"))
+        found, results = trials(place)
+        assert [result["status"] for result in results] == 5 * ["finished"]
+        assert sum(trial.state == TrialState.COMPLETE for trial in found) == 5
+        assert not any(trial.state == TrialState.RUNNING for trial in found)
+
+
+def test_an_unreadable_study_is_found_before_the_first_trial(cli, tmp_path):
+    directory = tmp_path / "outputs" / "sweeps" / "s"
+    directory.mkdir(parents=True)
+    (directory / "study.journal").write_text("not a journal\n" * 3)
+    code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *SMALL)
+    assert code == 2
+    assert "study.journal: the study can't be read" in err
+    assert "Traceback" not in out + err
+    assert not list(directory.rglob("config.yaml"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from leyden.config import CONF
 from leyden.run import Run
 from tests.conftest import SMALL, assert_same_bits, finish, start
 
@@ -111,10 +112,33 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
 
 
 def worker_of(pid):
-    """The process that runs the jobs, and not the one that multiprocessing keeps beside it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (worker,) = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return int(worker)
+    """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
+    (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    (worker,) = children(server)
+    return worker
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
+    process = sweep(tmp_path, "model.hidden_sizes=[16],[1000000000000]", "trainer.max_epochs=1")
+    output, _ = process.communicate(timeout=240)
+    assert "1 of 2 jobs failed" in output
+    assert process.returncode == 2
+    paths = (tmp_path / "sweeps" / "s").glob("*/config.yaml")
+    found = {run.config["model"]["hidden_sizes"][0]: run.result for run in (Run(path.parent) for path in paths)}
+    assert found[16]["status"] == "finished"
+    assert found[10**12]["status"] == "failed"
+    assert "memory" in found[10**12]["error"]["message"]
+
+
+def test_any_launcher_of_hydras_runs_the_jobs(cli, tmp_path):
+    arguments = ("-m", "sweep_name=s", "hydra/launcher=basic", *SMALL, "trainer.max_epochs=1", "seed=0,1")
+    code, out, _ = cli("train", *arguments)
+    assert code == 0
+    assert "2 finished" in out
 
 
 @pytest.mark.slow
@@ -149,7 +173,13 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
         (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
-        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are given, grid, random, tpe"),
+        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are given, grid, pareto, random, tpe"),
+        (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
+        (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must be as many as objective.metric="),
+        (
+            ("seed=0,1", "objective.metric=[val/acc,val/f1]", "objective.mode=[max,max]"),
+            "objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss",
+        ),
     ],
 )
 def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
@@ -166,6 +196,13 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     code, _, err = cli("train", "-m", "sweep_name=s", *SMALL, "seed=0,1")
     assert code == 2
     assert "holds another sweep: name keras_note there, mnist_mlp here" in err
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_passes_the_checks(cli, path):
+    code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
+    assert code == 0, err
+    assert out.startswith("0: ")
 
 
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path):

@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: the launcher and the sweeper of Leyden. The work is done in `leyden.sweep`."""
+"""Where Hydra looks for plugins: the launcher and the sweepers of Leyden. The work is done in `leyden.sweep`."""
 
 import os
 import sys
@@ -8,10 +8,12 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from leyden.config import UserError
 
 
 class LocalLauncher(Launcher):
@@ -27,27 +29,37 @@ class LocalLauncher(Launcher):
         self.total: int | None = None  # of a search that runs several batches
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what launching needs."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        """Start the process that workers are copies of: it imports while the jobs are checked."""
+        from leyden.sweep.launcher import warm_up
+
+        self.hydra_context, self.config = hydra_context, config
+        module = sys.modules[task_function.__module__]
+        self.module = module.__spec__.name if module.__spec__ else module.__name__
+        warm_up()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run a batch; a job's return value is its objective, or the error that it ended with."""
-        from leyden.sweep import jobs, local
-        from leyden.sweep.launcher import Pool, slots, visible_devices
+        """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
+        from leyden.sweep.jobs import compose
 
+        return self.run_jobs(compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx))
+
+    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+        """The same for jobs that are composed."""
+        from leyden.sweep import batch
+        from leyden.sweep.launcher import Pool, slots, visible_devices
+        from leyden.sweep.progress import Progress
+
+        for job in jobs:
+            trainer = job.config.trainer
+            if (trainer.devices, trainer.num_nodes, trainer.strategy) != (1, 1, "auto"):
+                raise UserError(
+                    "trainer: a sweep on this machine runs a job a process and device; use trainer=auto, "
+                    "or run jobs of several processes one by one, without -m"
+                )
         if self.pool is None:
-            module = sys.modules[self.task_function.__module__]
-            environments = slots(self.num_jobs, visible_devices(), os.cpu_count() or 1)
-            self.progress = local.Progress(self.total)
-            self.pool = Pool(environments, module.__spec__.name if module.__spec__ else module.__name__)
-        batch = jobs.compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
-        returns = []
-        for job, (value, error) in zip(batch, local.run(batch, self.pool, self.progress), strict=True):
-            returned = JobReturn(overrides=list(job.config.hydra.overrides.task), cfg=jobs.task_config(job))
-            returned.status = JobStatus.FAILED if error else JobStatus.COMPLETED
-            returned.return_value = RuntimeError(error) if error else value
-            returns.append(returned)
-        return returns
+            self.progress = Progress(self.total)
+            self.pool = Pool(slots(self.num_jobs, visible_devices(), os.cpu_count() or 1), self.module)
+        return batch.run(jobs, self.pool, self.progress)
 
     def close(self) -> None:
         """End the workers."""
@@ -63,7 +75,6 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
-        from leyden.config import UserError
         from leyden.sweep.jobs import Sweep
 
         for override in (overrides := _parse(self, arguments)):
@@ -73,8 +84,9 @@ class GridSweeper(BasicSweeper):
                 )
         (batch,) = self.split_arguments(overrides, None)
         with Sweep(self.hydra_context.config_loader, self.config, self.launcher) as sweep:  # type: ignore[union-attr, arg-type]
-            if sweep.check(batch):
-                sweep.run(batch)
+            if sweep.check(jobs := sweep.compose(batch)):
+                sweep.run(jobs)
+                sweep.conclude()
 
 
 class OptunaSweeper(BasicSweeper):

@@ -62,18 +62,20 @@ class RunCheckpoint(Checkpoint):
     at the end of an epoch with the best objective so far, or of every epoch where there is no objective.
 
     Args:
-        metric: Name of the objective, None for none.
-        mode: `min` or `max`.
+        metric: Name of the objective, the first one of a list counts; None for none.
+        mode: `min` or `max`, or the list of those.
         every_n_steps: Optimizer steps from one `last.ckpt` to the next within an epoch; None for none.
 
     Raises:
         FloatingPointError: Weights are no longer finite numbers; the last good checkpoint stays.
     """
 
-    def __init__(self, *, metric: str | None, mode: str | None, every_n_steps: int | None) -> None:
+    def __init__(self, *, metric: Any, mode: Any, every_n_steps: int | None) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
-        self.metric = metric
+        if isinstance(metric, list):
+            metric, mode = metric[0], mode[0]
+        self.metric: str | None = metric
         self.every_n_steps = every_n_steps
         self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
         self.best: dict[str, float] = {}  # all metrics of the best epoch

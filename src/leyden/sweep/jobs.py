@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,41 @@ from omegaconf import DictConfig, open_dict
 from leyden import summarize
 from leyden.config import UserError, prepare
 from leyden.run import Run
-from leyden.sweep.launcher import Job
 from leyden.sweep.slug import slug
+
+
+@dataclass
+class Job:
+    """A job of a sweep.
+
+    Args:
+        config: All of its configuration, Hydra's part included.
+        overrides: What it was composed by.
+        run: Its directory.
+        log: What it prints.
+    """
+
+    config: DictConfig
+    overrides: list[str]
+    run: Run
+    log: Path
+
+    @property
+    def task_config(self) -> DictConfig:
+        """A copy of the configuration without Hydra's part."""
+        cfg = self.config.copy()
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The configuration as its run directory keeps it.
+
+        Raises:
+            UserError: It is wrong.
+        """
+        return prepare(self.task_config, self.run.directory)
 
 
 def compose(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
@@ -25,17 +59,10 @@ def compose(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[s
         composed = loader.load_sweep_config(config, list(overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
-        name = slug(composed.hydra.overrides.task)
-        jobs.append(Job(composed, Run(directory / name), directory / "logs" / f"{name}.log"))
+        typed = list(composed.hydra.overrides.task)
+        name = slug(typed)
+        jobs.append(Job(composed, typed, Run(directory / name), directory / "logs" / f"{name}.log"))
     return jobs
-
-
-def task_config(job: Job) -> DictConfig:
-    """A job's configuration without Hydra's part."""
-    cfg = job.config.copy()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
 
 
 def check(jobs: Sequence[Job]) -> None:
@@ -49,9 +76,8 @@ def check(jobs: Sequence[Job]) -> None:
     facts: dict[str, Any] = {}
     for number, job in enumerate(jobs):
         try:
-            cfg = task_config(job)
-            config = prepare(cfg, job.run.directory)
-            job.run.accept(config, cfg.resume)
+            cfg = job.task_config
+            job.run.accept(prepare(cfg, job.run.directory), cfg.resume)
             build.check(cfg, facts)
         except UserError as error:
             raise UserError(f"job {number} of {len(jobs)}, {job.run.directory.name}: {error}") from error
@@ -63,7 +89,7 @@ class Sweep:
     Args:
         loader: Composes the jobs' configurations.
         config: Of the sweep, Hydra's part included.
-        launcher: Any of Hydra's.
+        launcher: Any of Hydra's; one that has `run_jobs` gets jobs that are composed.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Launcher) -> None:
@@ -79,47 +105,61 @@ class Sweep:
         if hasattr(self.launcher, "close"):
             self.launcher.close()
 
-    def check(self, batch: Sequence[Sequence[str]]) -> bool:
+    def compose(self, batch: Sequence[Sequence[str]]) -> list[Job]:
+        """The next jobs, one a list of overrides."""
+        return compose(self.loader, self.config, batch, self.num_jobs)
+
+    def check(self, jobs: Sequence[Job], **facts: Any) -> bool:
         """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
+
+        Args:
+            jobs: That are to run.
+            facts: To be written down about the sweep.
 
         Raises:
             UserError: A job is wrong, or the directory is that of another sweep.
         """
-        jobs = compose(self.loader, self.config, batch)
+        if any(override.startswith("run_dir=") for override in jobs[0].overrides):
+            raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
         check(jobs)
-        cfg = task_config(jobs[0])
-        if cfg.dry_run:
+        config = jobs[0].plain_config
+        if config["dry_run"]:
             for number, job in enumerate(jobs):
-                print(f"{number}: {' '.join(job.config.hydra.overrides.task)}")
+                print(f"{number}: {' '.join(job.overrides)}")
             return False
-        claim(self.directory, {"name": cfg.name, "objective": prepare(cfg, self.directory)["objective"]})
+        claim(self.directory, {"name": config["name"], "objective": config["objective"]}, facts)
         return True
 
-    def run(self, batch: Sequence[Sequence[str]], *, last: bool = True) -> Sequence[JobReturn]:
-        """Run jobs; the last ones end with the summary.
+    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+        """Run jobs, and remember which of them failed."""
+        if hasattr(self.launcher, "run_jobs"):
+            returns: Sequence[JobReturn] = self.launcher.run_jobs(jobs)
+        else:
+            returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=self.num_jobs)
+        for job, returned in zip(jobs, returns, strict=True):
+            if returned.status == JobStatus.FAILED:
+                self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
+        self.num_jobs += len(jobs)
+        return returns
+
+    def conclude(self) -> None:
+        """Write and print the summary.
 
         Raises:
             UserError: Jobs have failed; it lists them with reason and log.
         """
-        returns = self.launcher.launch(batch, initial_job_idx=self.num_jobs)
-        for job, returned in zip(compose(self.loader, self.config, batch), returns, strict=True):
-            if returned.status == JobStatus.FAILED:
-                self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
-        self.num_jobs += len(batch)
-        if last:
-            self.conclude()
-        return returns
-
-    def conclude(self) -> None:
-        """Write and print the summary; raise for the failures."""
-        summarize.summarize(self.directory)
+        try:
+            summarize.summarize(self.directory)
+        except UserError:
+            if not self.failures:  # else they tell why there is nothing
+                raise
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
 
-def claim(directory: Path, identity: dict[str, Any]) -> None:
-    """Make a directory that of a sweep of this name and objective.
+def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Make a directory that of a sweep of this name and objective, and write down further facts about it.
 
     Raises:
         UserError: It is that of another one.
@@ -132,6 +172,6 @@ def claim(directory: Path, identity: dict[str, Any]) -> None:
         raise UserError(f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(identity) + "\n")
+        path.write_text(json.dumps({**identity, **facts}) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error

@@ -5,26 +5,23 @@ import re
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from leyden.config import UserError
-from leyden.run import Run
-from leyden.sweep.worker import Outcome, work
+from leyden.sweep.jobs import Job
+from leyden.sweep.worker import work
+
+# New processes are copies of one that has imported everything, and that has started nothing.
+CONTEXT = get_context("forkserver")
 
 
-@dataclass
-class Job:
-    """A job of a sweep: its whole configuration (Hydra's part included), its directory, its log."""
-
-    config: DictConfig
-    run: Run
-    log: Path
+def warm_up() -> None:
+    """Let the imports of the jobs begin in the background."""
+    CONTEXT.set_forkserver_preload(["leyden.build", "leyden.sweep.worker"])
+    forkserver.ensure_running()
 
 
 def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
@@ -65,10 +62,9 @@ class Worker:
     """A process of `work` and the job that it runs, if it runs one."""
 
     def __init__(self, module: str, environment: dict[str, str]) -> None:
-        context = get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, theirs = CONTEXT.Pipe()
         # Not a daemon: a job may start processes of its own.
-        self.process: BaseProcess = context.Process(target=work, args=(theirs, module, environment, os.getpid()))
+        self.process: BaseProcess = CONTEXT.Process(target=work, args=(theirs, module, environment))
         self.process.start()
         theirs.close()
         self.index: int | None = None
@@ -78,17 +74,16 @@ class Worker:
         self.index = index
         self.connection.send((job.config, job.log))
 
-    def take(self) -> Outcome | None:
-        """The outcome of its job, None while it runs; a process that died has one, too."""
+    def take(self) -> str | None:
+        """The error of its job, empty for none; None while it runs. That a process died is an error, too."""
         if self.connection.poll():
             try:
-                outcome: Outcome = self.connection.recv()
-                return outcome
+                return str(self.connection.recv())
             except (EOFError, ConnectionResetError):
                 self.process.join()
         if self.process.is_alive():
             return None
-        return Outcome(error=f"Killed: {_how_it_ended(self.process.exitcode)}")
+        return f"Killed: {_how_it_ended(self.process.exitcode)}"
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -109,36 +104,28 @@ class Pool:
         self.environments, self.module = environments, module
         self.workers: list[Worker | None] = [None] * len(environments)
 
-    def run(self, jobs: Sequence[Job], report: Callable[[list[Outcome | None], int], Any]) -> list[Outcome]:
-        """Run all jobs; nothing that happens to one stops the others.
-
-        Args:
-            jobs: What to run.
-            report: Called with the outcomes so far and the number of running jobs, when something has changed.
-
-        Returns:
-            An outcome a job.
-        """
-        outcomes: list[Outcome | None] = [None] * len(jobs)
+    def run(self, jobs: Sequence[Job], report: Callable[[Sequence[str | None], int], Any]) -> list[str]:
+        """Run all jobs, as `batch.Runner` says."""
+        errors: list[str | None] = [None] * len(jobs)
         pending = deque(range(len(jobs)))
-        while any(outcome is None for outcome in outcomes):
+        while None in errors:
             for place, environment in enumerate(self.environments):
                 worker = self.workers[place]
                 if pending and (worker is None or worker.index is None):
                     worker = self.workers[place] = worker or Worker(self.module, environment)
                     worker.give(index := pending.popleft(), jobs[index])
             running = [worker for worker in self.workers if worker and worker.index is not None]
-            report(outcomes, len(running))
+            report(errors, len(running))
             connection.wait([w.connection for w in running] + [w.process.sentinel for w in running], timeout=1)
             for place, worker in enumerate(self.workers):
-                if worker is None or worker.index is None or (outcome := worker.take()) is None:
+                if worker is None or worker.index is None or (error := worker.take()) is None:
                     continue
-                outcomes[worker.index], worker.index = outcome, None
+                errors[worker.index], worker.index = error, None
                 if not worker.process.is_alive():
                     worker.stop()
                     self.workers[place] = None
-        report(outcomes, 0)
-        return [outcome for outcome in outcomes if outcome is not None]
+        report(errors, 0)
+        return [error or "" for error in errors]
 
     def close(self) -> None:
         """End the workers, whatever they do."""

@@ -7,10 +7,12 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
 from optuna.trial import TrialState
 
-from leyden.config import UserError
+from leyden.config import UserError, objectives
 from leyden.run import Run
-from leyden.sweep.jobs import Sweep, compose, task_config
-from leyden.sweep.search import Search, as_overrides, corners, open_study, space
+from leyden.sweep.jobs import Sweep
+from leyden.sweep.search import Search, open_study
+from leyden.sweep.slug import slug
+from leyden.sweep.space import as_overrides, corners, log_keys, space
 
 
 def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_trials: int, batch_size: int) -> None:
@@ -26,23 +28,24 @@ def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_tri
     if not searched:
         raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
     # Each bound and each choice is checked before the first trial.
-    if not sweep.check([[*fixed, *(f"{k}={v}" for k, v in corner.items())] for corner in corners(searched)]):
-        return
-    objective = task_config(compose(sweep.loader, sweep.config, [fixed])[0]).objective
-    if objective is None:
+    extremes = sweep.compose([[*fixed, *(f"{k}={v}" for k, v in corner.items())] for corner in corners(searched)])
+    aims = objectives(extremes[0].task_config.objective)
+    if not aims:
         raise UserError("objective=null: a search needs an objective")
-    direction = "maximize" if objective.mode == "max" else "minimize"
-    study = open_study(sweep.directory, sampler=sampler, direction=direction)
+    if not sweep.check(extremes, log=log_keys(searched)):
+        return
+    directions = ["maximize" if aim["mode"] == "max" else "minimize" for aim in aims]
+    study = open_study(sweep.directory, sampler=sampler, directions=directions)
 
     def name(overrides: list[str]) -> str:
-        return compose(sweep.loader, sweep.config, [[*fixed, *overrides]])[0].run.directory.name
+        return slug([*fixed, *overrides])
 
     sweep.launcher.total = num_trials  # type: ignore[attr-defined]  # for the line of progress
     looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
     with looking.opened():
         exhausted = False
         while not exhausted and (trials := looking.ask(batch_size)):
-            returns = sweep.run([[*fixed, *as_overrides(trial)] for trial in trials], last=False)
+            returns = sweep.run(sweep.compose([[*fixed, *as_overrides(trial)] for trial in trials]))
             for trial, returned in zip(trials, returns, strict=True):
                 result = Run(sweep.directory / trial.user_attrs["run"]).result or {}
                 if returned.status == JobStatus.FAILED:

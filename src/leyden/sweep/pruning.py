@@ -15,13 +15,16 @@ class Pruning(L.Callback):
     one with the directory's name.
 
     Args:
-        metric: The objective, logged by validation.
+        metric: The objective, one that validation logs.
         pruner: One of Optuna's.
     """
 
-    def __init__(self, *, metric: str, pruner: Any) -> None:
-        if metric is None or not metric.startswith("val/"):
-            raise ValueError(f"metric={metric}: pruning needs an objective that validation logs, as val/acc")
+    def __init__(self, *, metric: Any, pruner: Any) -> None:
+        if not isinstance(metric, str) or not metric.startswith("val/"):
+            raise ValueError(
+                f"metric={metric}: pruning needs one objective, that validation logs, as val/acc; "
+                "~callbacks/pruning takes pruning out"
+            )
         self.metric, self.pruner = metric, pruner
         self.pruned = False
         self._trial: Any = None

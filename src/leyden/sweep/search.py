@@ -1,108 +1,44 @@
-"""A search by Optuna: its space in Hydra's override syntax, its study in the sweep directory.
-
-optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform
-model.dropout=interval(0.0,0.5)               a number
-data.batch_size=int(interval(32,256))         a whole number
-data.batch_size=choice(64,128,256)            one of these; 64,128,256 says the same
-trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
-"""
+"""A search by Optuna: its study in the sweep directory, over restarts and beside other processes."""
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 import optuna
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config import UserError
+from leyden.sweep.space import as_overrides
 
 STUDY = "leyden"
-
-
-def space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """The distribution of each key that is searched, and the overrides that are fixed; the last one of a key holds.
-
-    Raises:
-        UserError: A range or interval is empty, or not what its tag asks for.
-    """
-    searched: dict[str, BaseDistribution] = {}
-    fixed: dict[str, str] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        searched.pop(key, None)
-        fixed.pop(key, None)
-        if not override.is_sweep_override():
-            fixed[key] = f"{key}={override.get_value_element_as_str()}"
-            continue
-        try:
-            searched[key] = _distribution(override.value())
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{override.input_line}: {error}") from error
-    return searched, list(fixed.values())
-
-
-def _distribution(sweep: Any) -> BaseDistribution:
-    log = "log" in sweep.tags
-    if isinstance(sweep, ChoiceSweep):
-        return CategoricalDistribution([_text(value) for value in sweep.list])
-    if isinstance(sweep, IntervalSweep):
-        if isinstance(sweep.start, int) and isinstance(sweep.end, int):
-            return IntDistribution(sweep.start, sweep.end, log=log)
-        return FloatDistribution(float(sweep.start or 0), float(sweep.end or 0), log=log)
-    assert isinstance(sweep, RangeSweep)
-    values = list(sweep.range())
-    if not values:
-        raise ValueError("an empty range")
-    return CategoricalDistribution([_text(value) for value in values])
-
-
-def _text(value: Any) -> str:
-    """A value as it stands in an override."""
-    if isinstance(value, QuotedString):
-        return value.with_quotes()
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-
-
-def corners(searched: dict[str, BaseDistribution]) -> list[dict[str, str]]:
-    """Settings that take each bound and each choice, so that a mistake shows before the first trial."""
-    values = {key: list(map(str, _extremes(distribution))) for key, distribution in searched.items()}
-    number = max((len(list_) for list_ in values.values()), default=1)
-    return [{key: list_[n % len(list_)] for key, list_ in values.items()} for n in range(number)]
-
-
-def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low, distribution.high
+LOCK_TIMEOUT = 30  # seconds
 
 
 def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     """The study in a sweep directory.
 
     Raises:
-        UserError: It can't be read.
+        UserError: It can't be read, or a process that is stuck holds its lock.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = directory / "study.journal"
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        # Optuna's own locks outlive a process that was killed.
+        lock: Any = filelock.FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT)
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
 
 
 class Search:
-    """Asks for the trials of a sweep, over restarts and beside other processes that work on the same study.
+    """Asks for the trials of a sweep.
 
     Args:
         study: As `open_study` gives it.
@@ -160,7 +96,8 @@ class Search:
                     trials.append(self._own(self.study.ask(self.searched)))
             except ValueError as error:
                 raise UserError(
-                    f"{self.directory}: its study does not take this space ({error}); choose another sweep_name"
+                    f"{self.directory}: the sampler, or its study, does not take this space ({error})\n"
+                    "another space, or another number of objectives, needs another sweep_name"
                 ) from error
         return trials
 
@@ -191,11 +128,6 @@ class Search:
         folder = self.directory / "locks"
         folder.mkdir(exist_ok=True)
         return filelock.FileLock(folder / name)
-
-
-def as_overrides(trial: Trial | FrozenTrial) -> list[str]:
-    """The setting of a trial."""
-    return [f"{key}={value}" for key, value in trial.params.items()]
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:

@@ -1,42 +1,34 @@
-"""A process that runs one job after another, so that its imports are done once."""
+"""A process that runs one job after another."""
 
 import gc
 import importlib
+import multiprocessing
 import os
 import sys
 import threading
-import time
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 
-@dataclass
-class Outcome:
-    """What came of a job: its objective, or why it has none."""
-
-    value: float | None = None
-    error: str = ""
-
-
-def work(connection: Connection, module: str, environment: dict[str, str], parent: int) -> None:
+def work(connection: Connection, module: str, environment: dict[str, str]) -> None:
     """Run the jobs that come through the connection, until it is closed or the parent is gone.
 
     Args:
-        connection: Gives pairs of a job's configuration and the path of its log; takes an `Outcome` for each.
+        connection: Gives pairs of a job's configuration and the path of its log; takes what `run` returns.
         module: Name of the module whose `main.task` a job is.
-        environment: Set before anything heavy is imported: threads, devices.
-        parent: Process id of the sweep. A job must not outlive it: started again, it would find the job's
-            directory in use.
+        environment: Threads and devices.
     """
+    import torch
+
     os.environ.update(environment)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     setup_globals()
     while True:
         try:
@@ -46,28 +38,31 @@ def work(connection: Connection, module: str, environment: dict[str, str], paren
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        connection.send(_run(module, config))
+        connection.send(run(module, config))
         sys.stdout.flush()
         gc.collect()
 
 
-def _run(module: str, config: DictConfig) -> Outcome:
+def run(module: str, config: DictConfig) -> str:
+    """Run a job in this process; its error, empty if there is none."""
     try:
         context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
-        returned: JobReturn = run_job(
+        _ = run_job(
             task_function=importlib.import_module(module).main.task,
             config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
             hydra_context=context,
-        )
-        return Outcome(value=returned.return_value)
+        ).return_value  # raises what the job has raised
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
-        return Outcome(error=f"{type(error).__name__}: {error}")
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
+def _die_with_parent() -> None:
+    """A job must not outlive its sweep: started again, that would find the job's directory in use."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
