@@ -1,0 +1,153 @@
+"""A real Slurm for the tests: two nodes on this machine, in a temporary folder.
+
+It needs root and Debian's `slurm-wlm` and `munge`. Outside its folder only /etc/hosts changes: the ranks of a job
+find each other by the name of a node, so `127.0.0.1 n1 n2` is added where n1 is missing. After a failure the folder
+stays, for its logs. The ports are fixed: one such session a machine.
+"""
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+# submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID -j ID`; the real one needs a database.
+SACCT = """#!/bin/sh
+ids=
+while [ $# -gt 0 ]; do
+  if [ "$1" = -j ]; then ids=$ids,$2; shift; fi
+  shift
+done
+echo 'JobID|State|NodeList'
+# Accounting knows no SIGNALING and no CONFIGURING; submitit would take a job in one of them for ended.
+timeout 20 squeue -h -r --states=all -j "${ids#,}" -o '%i|%T|%N' |
+  sed -E 's/[|](SIGNALING|CONFIGURING)[|]/|RUNNING|/'
+"""
+
+
+class Slurm:
+    """What tests ask of the cluster. `root` is its folder."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def run(self, *command, timeout=20):
+        """The output of a client, which must succeed."""
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def submit(self, command, *options):
+        """The id of a new batch job that runs a shell command in the cluster's folder."""
+        return self.run("sbatch", "--parsable", f"--chdir={self.root}", *options, f"--wrap={command}")
+
+    def states(self, job_id):
+        """The states of the tasks of an array, or of one job; Slurm keeps them for a day."""
+        return self.run("squeue", "-h", "-r", "--states=all", "-j", str(job_id), "-o", "%T").split()
+
+    def state(self, job_id):
+        (state,) = self.states(job_id)
+        return state
+
+    def wait(self, job_id, states, timeout=60):
+        """Wait until a job, or each task of an array, is in one of `states`, such as "COMPLETED FAILED"."""
+        end = time.monotonic() + timeout
+        while not set(found := self.states(job_id)) <= set(states.split()):
+            assert time.monotonic() < end, f"job {job_id} is {found}, not {states}, after {timeout} s"
+            time.sleep(0.1)
+
+    def wait_for(self, predicate, timeout, what):
+        """Wait until the predicate is true, and return its value."""
+        end = time.monotonic() + timeout
+        while not (value := predicate()):
+            assert time.monotonic() < end, f"waited {timeout} s for {what}"
+            time.sleep(0.1)
+        return value
+
+
+def start(stack, *command):
+    """A daemon in the foreground, which `stack` will stop."""
+    # In a session of its own: Ctrl-C must not stop it before its jobs. If pytest is killed, the kernel stops it.
+    command = ["setpriv", "--pdeathsig", "TERM", *command]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)
+    stack.callback(stop, process)
+    return process
+
+
+def stop(process):
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def stop_jobs(slurm):
+    slurm.run("scancel", "-u", "root")
+    slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), 30, "the jobs to end")
+
+
+@pytest.fixture(scope="session")
+def slurm(request):
+    """The nodes n1 and n2 with the partitions `test` and `urgent`, used by all that this process starts."""
+    if os.geteuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
+        pytest.skip("needs root and Slurm: apt-get install slurm-wlm munge")
+
+    # The path to munge's socket must be short and open to all.
+    root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    root.chmod(0o755)
+    for name in ("bin", "ctld", "etc", "log", "run", "spool/n1", "spool/n2"):
+        (root / name).mkdir(parents=True)
+    conf = Path(__file__).with_name("slurm.conf").read_text()
+    host = os.uname().nodename.split(".")[0]
+    # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own.
+    conf = conf.format(root=root, host=host, first_job_id=random.randrange(1000, 9000))
+    (root / "etc/slurm.conf").write_text(conf)
+    (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
+    (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
+    (root / "etc/munge.key").touch(mode=0o600)
+    (root / "etc/munge.key").write_bytes(secrets.token_bytes(1024))
+    (root / "bin/sacct").write_text(SACCT)
+    (root / "bin/sacct").chmod(0o755)
+    hosts = Path("/etc/hosts")
+    if "n1" not in hosts.read_text().split():
+        with hosts.open("a") as file:
+            file.write("127.0.0.1 n1 n2\n")
+
+    slurm = Slurm(root)
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
+        environment.setenv("PATH", f"{root}/bin:{os.environ['PATH']}")
+        environment.setenv("GLOO_SOCKET_IFNAME", "lo")
+        # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        files = {
+            "key": "etc/munge.key",
+            "pid": "run/munged.pid",
+            "log": "log/munged.log",
+            "seed": "run/munged.seed",
+        }
+        options = [f"--{kind}-file={root / file}" for kind, file in files.items()]
+        daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *options)]
+        slurm.wait_for((root / "run/munge.sock").exists, 10, f"munged; see {root}/log")
+        daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
+
+        def ready():
+            assert all(daemon.poll() is None for daemon in daemons), f"a daemon ended; see {root}/log"
+            command = ["sinfo", "-h", "-N", "-p", "test", "-t", "idle", "-o", "%N"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout == "n1\nn2\n"
+
+        slurm.wait_for(ready, 30, f"two idle nodes; see {root}/log")
+        stack.callback(stop_jobs, slurm)
+        yield slurm
+    if not request.session.testsfailed:
+        shutil.rmtree(root)
