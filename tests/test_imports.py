@@ -8,22 +8,22 @@ from leyden.config import ROOT
 
 SRC = ROOT / "src" / "leyden"
 HEAVY = {"hydra", "omegaconf", "lightning", "torch", "torchvision", "torchmetrics", "numpy", "PIL", "rich"}
-HEAVY |= {"filelock", "yaml", "matplotlib", "tensorboard", "optuna"}
+HEAVY |= {"filelock", "yaml", "matplotlib", "tensorboard", "optuna", "submitit"}
 # Longest matching name wins. `leyden.x` allows that module, `leyden.x.` all below it.
 MAY_IMPORT = {
     "config": {"hydra", "omegaconf"},
     "command": {"hydra", "omegaconf", "leyden.config"},
-    "provenance": {"leyden.config"},
+    "provenance": {"leyden.config", "leyden.cluster.slurm"},
     "plain": set(),
     "picture": {"matplotlib"},
-    "run": {"filelock", "yaml", "leyden.config", "leyden.plain", "leyden.provenance"},
+    "run": {"filelock", "yaml", "leyden.config", "leyden.plain", "leyden.provenance", "leyden.cluster.slurm"},
     "looks": {"filelock", "leyden.provenance", "leyden.run"},
     "stored": {"hydra", "omegaconf", "leyden.config", "leyden.plain", "leyden.run"},
     "build": {"hydra", "omegaconf", "lightning", "torch", "leyden."},
     "train": {"hydra", "omegaconf", "rich", "lightning", "leyden."},
     "evaluate": {"omegaconf", "rich", "leyden."},
     "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
-    "runs": {"leyden.config", "leyden.plain", "leyden.run"},
+    "runs": {"leyden.config", "leyden.plain", "leyden.run", "leyden.cluster.slurm"},
     "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.runs"},
     "sweep.": {
         "hydra",
@@ -37,6 +37,11 @@ MAY_IMPORT = {
         "leyden.run",
     }
     | {"leyden.build", "leyden.summarize", "leyden.sweep."},
+    "cluster.slurm": set(),
+    "cluster.preemption": {"lightning", "torch", "leyden.cluster.slurm"},
+    "cluster.snapshot": {"leyden.config", "leyden.provenance"},
+    "cluster.job": {"hydra", "omegaconf", "leyden.run", "leyden.sweep."},
+    "cluster.submit": {"omegaconf", "submitit", "leyden.config", "leyden.cluster.", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
     "metrics_csv": {"lightning"},
     "optim": {"torch"},

@@ -14,6 +14,7 @@ import hydra
 import lightning as L
 import torch
 from hydra.errors import HydraException
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
+from leyden.cluster.preemption import Preemption
 from leyden.config import UserError, objectives
 from leyden.data.datamodule import ImageDataModule
 from leyden.data.facts import Facts
@@ -45,7 +47,8 @@ def check(cfg: DictConfig, facts: dict[str, Any]) -> None:
     """
     key = str({name: value for name, value in cfg.data.items() if "batch_size" not in name and name != "seed"})
     if key not in facts:
-        facts[key] = datamodule(cfg, world_size=1)
+        devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
+        facts[key] = datamodule(cfg, world_size=devices * cfg.trainer.num_nodes)
     _instantiate(cfg.data, "data")
     with torch.device("meta"):  # without memory or random numbers
         classifier(cfg, facts[key])
@@ -98,7 +101,8 @@ def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
     with _user_errors(str(checkpoint)):
         step = SafeCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint else 0
     callbacks = [_instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    if sum(isinstance(callback, RunCheckpoint) for callback in callbacks) != 1:
+    keeping = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
+    if len(keeping) != 1:
         raise UserError(
             "callbacks: must have one RunCheckpoint, as callbacks.checkpoint is, else there is no result"
         )
@@ -108,7 +112,7 @@ def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
         loggers.append(_instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     return _trainer(
         cfg,
-        callbacks=[*callbacks, Timer(), RankState()],
+        callbacks=[*callbacks, Timer(), RankState(), Preemption(keeping[0].save_last)],
         logger=loggers,
         default_root_dir=str(run.directory),
     )
@@ -121,10 +125,13 @@ def evaluator(cfg: DictConfig, accelerator: str) -> L.Trainer:
 
 
 def _trainer(cfg: DictConfig, **kwargs: Any) -> L.Trainer:
+    plugins: list[Any] = [SafeCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # that is `Preemption`'s
     made: L.Trainer = _instantiate(
         cfg.trainer,
         "trainer",
-        plugins=[SafeCheckpointIO()],
+        plugins=plugins,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         use_distributed_sampler=False,  # the loader divides its batches itself

@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
 
     build.quiet()
     run_cfg = stored_config(run)
+    run_cfg.data.download = True  # a job of a cluster had it off
     if cfg.data_root:
         run_cfg.data.root = cfg.data_root
     trainer = build.evaluator(run_cfg, cfg.accelerator)

@@ -17,12 +17,14 @@ from typing import Any
 import filelock
 import yaml
 
+from leyden.cluster.slurm import num_requeues
 from leyden.config import UserError, objectives
 from leyden.plain import flatten, is_plain
 from leyden.provenance import provenance
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 # Keys that steer a start of the program and are no part of what a run is.
+PLACE = ("data.root", "data.download")  # may differ from start to start
 CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test", "dry_run", "cluster")
 
 
@@ -136,7 +138,7 @@ class Run:
             self._archive_result()
             config = {key: value for key, value in config.items() if key not in CONTROL}
             _write(self.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            starts = [*self._starts(), provenance(overrides)]
+            starts = [*self.starts, provenance(overrides)]
             _write(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
 
     def is_finished(self, config: dict[str, Any]) -> bool:
@@ -163,15 +165,31 @@ class Run:
                 "seconds": None,
                 "samples_per_second": None,
                 "checkpoint": None,
+                "requeues": num_requeues(),
                 "error": {"type": kind, "message": message},
             }
         )
 
     @property
+    def submission(self) -> dict[str, str]:
+        """Job id and log of a run that was submitted to a cluster; empty for one that was not."""
+        submission: dict[str, str] = self._read_json("slurm.json", {})
+        return submission
+
+    @submission.setter
+    def submission(self, value: dict[str, str]) -> None:
+        _write(self.directory / "slurm.json", json.dumps(value) + "\n")
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Provenance of each start."""
+        starts: list[dict[str, Any]] = self._read_json("provenance.json", [])
+        return starts
+
+    @property
     def overrides(self) -> list[str]:
         """What the user had typed at the first start."""
-        starts = self._starts()
-        return list(starts[0]["overrides"]) if starts else []
+        return list(self.starts[0]["overrides"]) if self.starts else []
 
     @property
     def is_locked(self) -> bool:
@@ -209,7 +227,7 @@ class Run:
         for key in [*flat_there, *(key for key in flat_here if key not in flat_there)]:
             old, new = flat_there.get(key, "absent"), flat_here.get(key, "absent")
             longer = key == "trainer.max_epochs" and isinstance(old, int) and new > old
-            if old != new and not longer and key != "data.root":
+            if old != new and not longer and key not in PLACE:
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:
             typed = " ".join(self.overrides) or "nothing"
@@ -224,10 +242,6 @@ class Run:
             number = 1 + len(list(self.directory.glob("result_*.json")))
             (self.directory / "result.json").rename(self.directory / f"result_{number}.json")
 
-    def _starts(self) -> list[dict[str, Any]]:
-        starts: list[dict[str, Any]] = self._read_json("provenance.json", [])
-        return starts
-
     def _read_json(self, name: str, missing: Any) -> Any:
         path = self.directory / name
         try:
@@ -236,7 +250,7 @@ class Run:
             raise UserError(f"{path}: can't be read ({error})") from error
 
     def _holder(self) -> str:
-        last = (self._starts() or [{}])[-1]
+        last = (self.starts or [{}])[-1]
         return f"process {last.get('pid', '?')} on {last.get('host', '?')}, started {last.get('time', '?')}"
 
 

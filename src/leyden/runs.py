@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leyden.cluster import slurm
 from leyden.config import UserError, objectives
 from leyden.plain import flatten
 from leyden.run import CONTROL, Run
@@ -74,9 +75,12 @@ def read_jobs(directory: Path) -> list[Job]:
     Raises:
         UserError: There is none.
     """
-    pairs = [_read_job(Run(path.parent)) for path in sorted(directory.rglob("config.yaml"))]
-    if not pairs:
+    runs = [Run(path.parent) for path in sorted(directory.rglob("config.yaml"))]
+    if not runs:
         raise UserError(f"{directory}: there is no run in or below it")
+    open_ids = [run.submission["job_id"] for run in runs if run.submission and not run.result]
+    states = slurm.states(open_ids)
+    pairs = [_read_job(run, states) for run in runs]
     keys = list(dict.fromkeys(key for job, _ in pairs for key in job.choices))
     for job, flat in pairs:
         job.choices = {key: flat.get(key, job.choices.get(key)) for key in keys}
@@ -91,7 +95,18 @@ def _aims(job: Job) -> list[tuple[str, str]]:
     return [(objective["metric"], objective["mode"]) for objective in job.objectives]
 
 
-def _read_job(run: Run) -> tuple[Job, dict[str, Any]]:
+def _status(run: Run, states: dict[str, str]) -> str:
+    """Of a run without a result."""
+    if run.is_locked:
+        return "running"
+    job = run.submission.get("job_id", "")
+    state = states.get(job)
+    if state is None:  # no job, or Slurm can't be asked: then that is queued which it has not started yet
+        return "queued" if job and run.starts[-1]["slurm_job"] != job else "interrupted"
+    return "interrupted" if state in slurm.ENDED else "running" if state == "RUNNING" else "queued"
+
+
+def _read_job(run: Run, states: dict[str, str]) -> tuple[Job, dict[str, Any]]:
     """A run with the overrides of its first start as choices, and its flat configuration."""
     config = run.config
     typed = (override.lstrip("+~").partition("=") for override in run.overrides)
@@ -100,7 +115,7 @@ def _read_job(run: Run) -> tuple[Job, dict[str, Any]]:
     job = Job(
         run=run,
         choices={key: value for key, _, value in typed if key.split(".")[0] not in (*CONTROL, "sweep")},
-        status=result.get("status") or ("running" if run.is_locked else "interrupted"),
+        status=result.get("status") or _status(run, states),
         objectives=list(objectives(result.get("objective") or config["objective"])),
         epochs=result.get("epochs"),
         seconds=result.get("seconds"),

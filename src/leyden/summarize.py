@@ -80,7 +80,7 @@ def _remarks(jobs: Sequence[Job], aims: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"    python -m leyden.evaluate run={winner.run.directory}" + f"  # {reached}" * (len(aims) > 1)
         )
-    for state in ("failed", "pruned", "running", "interrupted"):
+    for state in ("failed", "pruned", "queued", "running", "interrupted"):
         for job in jobs:
             if job.status == state:
                 more = job.error or ("" if state == "pruned" else position(job))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from leyden.cluster import slurm
 from leyden.command import command
 from leyden.config import UserError, objectives, prepare
 from leyden.looks import record_look
@@ -66,6 +67,7 @@ def train(
         "seconds": timer.time_elapsed(),
         "samples_per_second": samples * trainer.current_epoch / timer.time_elapsed(),
         "checkpoint": "checkpoints/best.ckpt",
+        "requeues": slurm.num_requeues(),
         "error": None,
     }
     if not kept.best:
@@ -128,6 +130,10 @@ def _start(
             raise UserError(f"outputs={cfg.outputs}: can't be written to ({error.strerror})") from error
     run.begin(config, overrides)
     try:
+        if slurm.num_requeues() > cfg.cluster.max_requeues:
+            raise UserError(
+                f"requeued {slurm.num_requeues()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+            )
         result = train(classifier, datamodule, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             measured = {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
@@ -139,9 +145,10 @@ def _start(
             raise UserError(f"{run.directory} failed: {error}") from error
         raise
     except SystemExit as stop:  # by Ctrl-C or SIGTERM; Lightning would end with 0 after the latter
-        saved = (run.directory / "checkpoints" / "last.ckpt").exists()
-        then = "goes on" if saved else "starts over, nothing was saved yet"
-        print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
+        if is_main_process():
+            saved = (run.directory / "checkpoints" / "last.ckpt").exists()
+            then = "goes on" if saved else "starts over, nothing was saved yet"
+            print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
         raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
     result = {
         "status": result.pop("status"),

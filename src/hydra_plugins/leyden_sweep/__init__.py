@@ -2,6 +2,7 @@
 
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,42 @@ from omegaconf import DictConfig
 from leyden.config import UserError
 
 
-class LocalLauncher(Launcher):
-    """Runs the jobs in parallel on this machine; a job that has ended before is not run again.
+class JobLauncher(Launcher):
+    """Runs jobs somewhere; one that has ended before is not run again."""
+
+    total: int | None = None  # of a search that runs several batches
+    wait = True  # for the jobs to end
+    runner: Any = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember what launching needs."""
+        self.hydra_context, self.config = hydra_context, config
+        module = sys.modules[task_function.__module__]
+        self.module = module.__spec__.name if module.__spec__ else module.__name__
+        self.progress: Any = None
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
+        from leyden.sweep.jobs import compose
+
+        jobs = compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        return self.run_jobs(jobs) if self.check_jobs(jobs) else []
+
+    @abstractmethod
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Find what is wrong with the jobs, and make the runner; False if that was all that is wanted."""
+
+    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+        """The same for jobs that are composed and checked."""
+        from leyden.sweep import batch
+        from leyden.sweep.progress import Progress
+
+        self.progress = self.progress or Progress(self.total)
+        return batch.run(jobs, self.runner, self.progress)
+
+
+class LocalLauncher(JobLauncher):
+    """Runs the jobs in parallel on this machine.
 
     Args:
         num_jobs: At once; None for one a GPU, or one a core where there is no GPU.
@@ -25,29 +60,17 @@ class LocalLauncher(Launcher):
 
     def __init__(self, num_jobs: int | None) -> None:
         self.num_jobs = num_jobs
-        self.pool: Any = None
-        self.total: int | None = None  # of a search that runs several batches
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked."""
         from leyden.sweep.launcher import warm_up
 
-        self.hydra_context, self.config = hydra_context, config
-        module = sys.modules[task_function.__module__]
-        self.module = module.__spec__.name if module.__spec__ else module.__name__
+        super().setup(**kwargs)
         warm_up()
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
-        from leyden.sweep.jobs import compose
-
-        return self.run_jobs(compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx))
-
-    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
-        """The same for jobs that are composed."""
-        from leyden.sweep import batch
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Make sure that the jobs can be run here."""
         from leyden.sweep.launcher import Pool, slots, visible_devices
-        from leyden.sweep.progress import Progress
 
         for job in jobs:
             trainer = job.config.trainer
@@ -56,15 +79,46 @@ class LocalLauncher(Launcher):
                     "trainer: a sweep on this machine runs a job a process and device; use trainer=auto, "
                     "or run jobs of several processes one by one, without -m"
                 )
-        if self.pool is None:
-            self.progress = Progress(self.total)
-            self.pool = Pool(slots(self.num_jobs, visible_devices(), os.cpu_count() or 1), self.module)
-        return batch.run(jobs, self.pool, self.progress)
+        if self.runner is None:
+            self.runner = Pool(slots(self.num_jobs, visible_devices(), os.cpu_count() or 1), self.module)
+        return True
 
     def close(self) -> None:
         """End the workers."""
-        if self.pool is not None:
-            self.pool.close()
+        if self.runner is not None:
+            self.runner.close()
+
+
+class SlurmLauncher(JobLauncher):
+    """Runs the jobs on a cluster, as an array.
+
+    Args:
+        cluster: As `conf/cluster/slurm.yaml` has it.
+    """
+
+    def __init__(self, cluster: DictConfig) -> None:
+        self.cluster, self.wait = cluster, cluster.wait
+
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Make sure that Slurm takes the jobs; False if the script for sbatch was all that is wanted."""
+        from leyden.cluster.submit import SlurmRunner, check_resources
+
+        for job in jobs:
+            check_resources(self.cluster, job.config.trainer)
+        self.runner = SlurmRunner(jobs[0].run.directory.parent, self.cluster, self.module)
+        script = self.runner.check(len(jobs))
+        if self.cluster.dry_run:
+            print(script)
+        return not self.cluster.dry_run
+
+    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+        """Submit, and wait unless that is not wanted."""
+        from leyden.cluster.submit import submit_and_leave
+
+        if self.wait:
+            return super().run_jobs(jobs)
+        submit_and_leave(jobs, self.runner)
+        return []
 
 
 class GridSweeper(BasicSweeper):
@@ -86,7 +140,8 @@ class GridSweeper(BasicSweeper):
         with Sweep(self.hydra_context.config_loader, self.config, self.launcher) as sweep:  # type: ignore[union-attr, arg-type]
             if sweep.check(jobs := sweep.compose(batch)):
                 sweep.run(jobs)
-                sweep.conclude()
+                if getattr(self.launcher, "wait", True):
+                    sweep.conclude()
 
 
 class OptunaSweeper(BasicSweeper):

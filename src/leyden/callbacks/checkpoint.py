@@ -99,7 +99,7 @@ class RunCheckpoint(Checkpoint):
             and step % self.every_n_steps == 0
             and not trainer.is_last_batch
         ):
-            self._save(trainer, "last.ckpt")
+            self.save_last(trainer)
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,6 +108,10 @@ class RunCheckpoint(Checkpoint):
         if self._is_best(metrics):
             self.best = {name: value for name, value in metrics.items() if not name.endswith("_step")}
             self._save(trainer, "best.ckpt")
+        self.save_last(trainer)
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        """Write `last.ckpt`; right after an optimizer step, or at the end of an epoch."""
         self._save(trainer, "last.ckpt")
 
     def _is_best(self, metrics: dict[str, float]) -> bool:

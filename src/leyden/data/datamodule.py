@@ -23,6 +23,7 @@ class ImageDataModule(L.LightningDataModule):
         dataset: Makes one of torchvision's data sets with `data`, `targets` and `classes`, when called with
             `root`, `train` and `download`.
         root: Folder of the downloads.
+        download: Whether to fetch what is missing.
         batch_size: Samples of a training batch, over all processes.
         eval_batch_size: The same for validation and test; it changes speed and memory only.
         val_size: Number of training images set apart; 0: no validation.
@@ -34,7 +35,7 @@ class ImageDataModule(L.LightningDataModule):
 
     Example:
         >>> from leyden.data.mnist import MNIST
-        >>> data = ImageDataModule(dataset=MNIST, root="data", batch_size=128, eval_batch_size=1000,
+        >>> data = ImageDataModule(dataset=MNIST, root="data", download=True, batch_size=128, eval_batch_size=1000,
         ...                        val_size=5000, normalize="unit", seed=0)  # doctest: +SKIP
         >>> data.facts.input_shape  # doctest: +SKIP
         (1, 28, 28)
@@ -45,6 +46,7 @@ class ImageDataModule(L.LightningDataModule):
         *,
         dataset: Callable[..., Any],
         root: str,
+        download: bool,
         batch_size: int,
         eval_batch_size: int,
         val_size: int,
@@ -61,7 +63,7 @@ class ImageDataModule(L.LightningDataModule):
                 raise ValueError(f"{name}={size}: must be a whole number, {least} or larger")
         if normalize not in ("unit", "standardize"):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
-        self.dataset, self.root, self.seed = dataset, root, seed
+        self.dataset, self.root, self.download, self.seed = dataset, root, download, seed
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.normalize = normalize
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
@@ -143,7 +145,15 @@ class ImageDataModule(L.LightningDataModule):
             raise ValueError(f"the data set in {self.root} is not the one that this run was trained on")
 
     def _read(self, *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        source = self.dataset(root=self.root, train=train, download=True)
+        try:
+            source = self.dataset(root=self.root, train=train, download=self.download)
+        except RuntimeError as error:
+            if self.download:
+                raise
+            raise FileNotFoundError(
+                f"root={self.root}: the data set is not there, and download=false; "
+                f"fetch it where there is a network: the same command with dry_run=true ({error})"
+            ) from error
         pixels, labels_N = torch.as_tensor(source.data), torch.as_tensor(source.targets)
         images_NCHW = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         return images_NCHW.contiguous(), labels_N.long(), tuple(map(str, source.classes))

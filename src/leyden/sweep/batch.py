@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from hydra.core.utils import JobReturn, JobStatus
 
 from leyden.config import objectives
-from leyden.sweep.jobs import Job
+from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.progress import Progress
 
 
@@ -41,20 +41,10 @@ def run(batch: Sequence[Job], runner: Runner, progress: Progress) -> list[JobRet
     for n, job in enumerate(batch):
         returned = JobReturn(overrides=job.overrides, cfg=job.task_config)
         if error := errors.get(n):
-            if (job.run.result or {}).get("status") != "failed":
-                _write_failure(job, configs[n], error)
+            record_failure(configs[n], job.overrides, error)
             returned.status, returned.return_value = JobStatus.FAILED, RuntimeError(error)
         else:
             reached = [objective["value"] for objective in objectives((job.run.result or {}).get("objective"))]
             returned.status, returned.return_value = JobStatus.COMPLETED, reached
         returns.append(returned)
     return returns
-
-
-def _write_failure(job: Job, config: dict[str, Any], error: str) -> None:
-    """Let the directory of a job that could not do so itself say that it failed."""
-    kind, _, message = error.partition(": ")
-    with job.run.locked(config, resume="auto"):
-        if not (job.run.directory / "config.yaml").exists():
-            job.run.begin(config, job.overrides)
-        job.run.fail(config, kind, message)

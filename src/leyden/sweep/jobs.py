@@ -83,6 +83,24 @@ def check(jobs: Sequence[Job]) -> None:
             raise UserError(f"job {number} of {len(jobs)}, {job.run.directory.name}: {error}") from error
 
 
+def record_failure(config: dict[str, Any], overrides: list[str], error: str) -> None:
+    """Let the directory of a job that has failed say so, if it does not yet.
+
+    Args:
+        config: As the directory keeps it.
+        overrides: What the job was composed by.
+        error: Its type and message.
+    """
+    run = Run(config["run_dir"])
+    if (run.result or {}).get("status") == "failed":
+        return
+    kind, _, message = error.partition(": ")
+    with run.locked(config, resume="auto"):
+        if not (run.directory / "config.yaml").exists():
+            run.begin(config, overrides)
+        run.fail(config, kind, message)
+
+
 class Sweep:
     """A sweep directory and the jobs that run in it by a launcher; a context that ends the launcher's workers.
 
@@ -127,6 +145,8 @@ class Sweep:
             for number, job in enumerate(jobs):
                 print(f"{number}: {' '.join(job.overrides)}")
             return False
+        if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
+            return False
         claim(self.directory, {"name": config["name"], "objective": config["objective"]}, facts)
         return True
 
@@ -136,7 +156,7 @@ class Sweep:
             returns: Sequence[JobReturn] = self.launcher.run_jobs(jobs)
         else:
             returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=self.num_jobs)
-        for job, returned in zip(jobs, returns, strict=True):
+        for job, returned in zip(jobs, returns, strict=False):  # a launcher that does not wait returns nothing
             if returned.status == JobStatus.FAILED:
                 self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
         self.num_jobs += len(jobs)

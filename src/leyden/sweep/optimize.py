@@ -24,6 +24,8 @@ def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_tri
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
+    if not getattr(sweep.launcher, "wait", True):
+        raise UserError("cluster.wait=false: a search waits for results to decide what to try next")
     searched, fixed = space(overrides)
     if not searched:
         raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")

@@ -20,7 +20,7 @@ def work(connection: Connection, module: str, environment: dict[str, str]) -> No
     """Run the jobs that come through the connection, until it is closed or the parent is gone.
 
     Args:
-        connection: Gives pairs of a job's configuration and the path of its log; takes what `run` returns.
+        connection: Gives pairs of a job's configuration and the path of its log; takes its error, empty for none.
         module: Name of the module whose `main.task` a job is.
         environment: Threads and devices.
     """
@@ -38,22 +38,26 @@ def work(connection: Connection, module: str, environment: dict[str, str]) -> No
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        connection.send(run(module, config))
+        connection.send(_error_of(module, config))
         sys.stdout.flush()
         gc.collect()
 
 
-def run(module: str, config: DictConfig) -> str:
-    """Run a job in this process; its error, empty if there is none."""
+def execute(module: str, config: DictConfig) -> None:
+    """Run a job in this process; what it raises is raised."""
+    context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
+    _ = run_job(
+        task_function=importlib.import_module(module).main.task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=context,
+    ).return_value  # raises, if the job has raised
+
+
+def _error_of(module: str, config: DictConfig) -> str:
     try:
-        context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
-        _ = run_job(
-            task_function=importlib.import_module(module).main.task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            hydra_context=context,
-        ).return_value  # raises what the job has raised
+        execute(module, config)
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"

@@ -1,0 +1,300 @@
+"""Training on a real Slurm: arrays, requeues in the middle of an epoch, preemption, two nodes."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from leyden.config import ROOT
+from leyden.run import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+
+pytestmark = pytest.mark.cluster
+
+CLUSTER = ("cluster.cpus_per_task=1", "cluster.mem_gb=1", "cluster.signal_delay_s=60")
+# Some 10 s, with all that a resumed run could get wrong: dropout, an order a epoch, sums in the middle of one.
+LONG = ("model.hidden_sizes=[64]", "model.dropout=0.2", "data.batch_size=32", "trainer.max_epochs=3")
+SHORT = (*SMALL, "trainer.max_epochs=1")
+NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
+NODES = (*NODES, "trainer.accelerator=cpu")
+
+
+def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s"):
+    """A sweep on the cluster as a process."""
+    where = (f"outputs={tmp_path}", f"sweep_name={name}")
+    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments)
+
+
+def runs(tmp_path, name="s"):
+    return [Run(path.parent) for path in sorted((tmp_path / "sweeps" / name).glob("*/config.yaml"))]
+
+
+def curve(run):
+    """What was logged, but for the times."""
+    with (run.directory / "metrics.csv").open() as file:
+        return [tuple(row.values()) for row in csv.DictReader(file)]
+
+
+def the_run(slurm, tmp_path, name="s"):
+    """The only run of a sweep, once it has been submitted."""
+    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], 60, "the submission")
+    (run,) = runs(tmp_path, name)
+    return run
+
+
+def last_step(run):
+    return int(curve(run)[-1][0]) if (run.directory / "metrics.csv").exists() and curve(run) else 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, mnist_root):
+    """The long run, never stopped."""
+    directory = tmp_path_factory.mktemp("whole")
+    arguments = (f"run_dir={directory / 'run'}", f"outputs={directory}", "test=false", "trainer.accelerator=cpu")
+    finish(start(*LONG, *arguments, OMP_NUM_THREADS="1"))
+    return Run(directory / "run")
+
+
+def assert_the_same(run, whole):
+    assert_same_bits(run.directory, whole.directory)
+    assert curve(run) == curve(whole)
+    assert run.result["metrics"] == whole.result["metrics"]
+
+
+def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    assert [run.result["status"] for run in runs(tmp_path)] == 4 * ["finished"]
+    ids = [run.submission["job_id"] for run in runs(tmp_path)]
+    assert len({job.split("_")[0] for job in ids}) == 1
+    assert all(run.starts[-1]["slurm_job"] == run.submission["job_id"] for run in runs(tmp_path))
+    assert "4/4 jobs, 0 failed" in output
+    assert "2 finished" in output
+    # Again: nothing is submitted. One more value: only that is.
+    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    assert [run.submission["job_id"] for run in runs(tmp_path)] == ids
+    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1,2"))
+    assert len({run.submission["job_id"] for run in runs(tmp_path)} - set(ids)) == 2
+
+
+def usr1(slurm, job):
+    slurm.run("scancel", "--signal=USR1", job)
+
+
+def preempt(slurm, job):
+    slurm.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true", timeout=60)
+
+
+def requeue(slurm, job):
+    slurm.run("scontrol", "requeue", job)
+
+
+@pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
+def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
+    process = submit(tmp_path, *LONG)
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
+    disturb(slurm, run.submission["job_id"])
+    output = finish(process)
+    assert run.result["requeues"] == 1
+    # It was saved at the step at which it stopped, not at the end of the epoch before.
+    log = Path(run.submission["log"]).read_text()
+    assert "Interrupted. The same command" in log
+    assert len(run.starts) == 3  # the submission, and two in the job
+    assert_the_same(run, whole)
+    assert "1/1 jobs, 0 failed" in output
+    assert sum(1 for _ in run.directory.glob("events.out.tfevents.*")) == 2
+
+
+def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
+    process = submit(tmp_path, *LONG)
+    run = the_run(slurm, tmp_path)
+    slurm.wait(run.submission["job_id"], "RUNNING")
+    slurm.wait_for(lambda: "submitit" in log_of(run), 20, "the start of Python")
+    usr1(slurm, run.submission["job_id"])
+    assert len(run.starts) == 1, "training has started already"
+    finish(process)
+    assert run.result["requeues"] == 1
+    assert_the_same(run, whole)
+
+
+def log_of(run):
+    path = Path(run.submission["log"])
+    return path.read_text() if path.exists() else ""
+
+
+def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
+    process = submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2")
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    usr1(slurm, run.submission["job_id"])
+    finish(process)
+    assert run.result["requeues"] == 1
+    finish(submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2", name="undisturbed"))
+    (undisturbed,) = runs(tmp_path, "undisturbed")
+    assert undisturbed.result["requeues"] == 0
+    assert_the_same(run, undisturbed)
+
+
+def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
+    finish(submit(tmp_path, *NODES, *SHORT, name="two"))
+    finish(submit(tmp_path, *SHORT, name="one"))
+    (two,), (one,) = runs(tmp_path, "two"), runs(tmp_path, "one")
+    for key, value in weights(one.directory).items():
+        torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
+    for name, value in one.result["metrics"].items():
+        assert two.result["metrics"][name] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
+    process = submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512")
+    slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
+    victim = runs(tmp_path)[2]
+    slurm.run("scancel", victim.submission["job_id"])
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "1 of 4 jobs failed" in output
+    assert "is CANCELLED without a result" in output
+    assert victim.submission["log"] in output
+    assert [run.result["status"] for run in runs(tmp_path)].count("finished") == 3
+    assert victim.result["error"]["type"] == "Slurm"
+    # Rerunning submits only what is missing.
+    before = [run.submission for run in runs(tmp_path)]
+    finish(submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512"))
+    after = [run.submission for run in runs(tmp_path)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True]
+    assert victim.result["status"] == "finished"
+
+
+def test_submit_and_leave(slurm, tmp_path, mnist_root):
+    hold = "+cluster.options.hold=true"
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold))
+    first, second = runs(tmp_path)
+    for run in (first, second):
+        assert f"job {run.submission['job_id']}: {run.directory.name}" in output
+    summarize = ("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))
+    assert summarize[-1] in output
+    assert "2 queued" in finish(start(script=summarize))
+    # The same command takes up what is queued, and submits nothing.
+    finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false"))
+    assert [run.submission for run in runs(tmp_path)] == [first.submission, second.submission]
+    slurm.run("scontrol", "release", first.submission["job_id"].split("_")[0])
+    finish(submit(tmp_path, *SHORT, "seed=0,1"))
+    assert "2 finished" in finish(start(script=summarize))
+
+
+def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
+    finish(submit(tmp_path, *LONG, "cluster.wait=false"))
+    (run,) = runs(tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 1800, 60, "the first epoch")
+    output = finish(start(script=("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))))
+    assert f"running: {run.directory.name} (step " in output
+    assert "val/acc 0." in output
+    slurm.run("scancel", run.submission["job_id"])
+
+
+def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
+    project = tmp_path / "project"
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, project / name)
+    arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
+    arguments += (f"outputs={tmp_path}", "sweep_name=s", "cluster.wait=false", "+cluster.options.hold=true")
+    finish(start(script=arguments, PYTHONPATH=str(project / "src")))
+    (project / "src" / "leyden" / "train.py").write_text("raise SystemExit('edited')\n")
+    shutil.rmtree(project / "conf")
+    (run,) = runs(tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    assert run.result["status"] == "finished"
+    code = next((tmp_path / "sweeps" / "s" / "code").iterdir())
+    assert run.starts[-1]["git"] == json.loads((code / "git.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cluster.partition=nowhere",), "invalid partition"),
+        (("cluster.mem_gb=1000",), "Slurm rejects the job"),
+        (("cluster=slurm_gpu", "cluster.gpus_per_task=9"), "Slurm rejects the job"),
+        (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
+        (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
+        (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
+        (("cluster.partitoin=x",), "did you mean cluster.partition?"),
+        (("sweep=random", "cluster.wait=false"), "cluster.wait=false: a search waits for results"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
+    process = submit(tmp_path, *SHORT, *arguments)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message.lower() in output.lower()
+    assert not runs(tmp_path)
+
+
+def test_dry_run_prints_the_script(slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.dry_run=true", "cluster.setup=[module load x]"))
+    assert "#SBATCH --array=0-1%2" in output
+    assert "#SBATCH --mem=1GB" in output
+    assert "#SBATCH --signal=USR1@60" in output
+    assert "\nmodule load x\n" in output
+    assert not runs(tmp_path)
+
+
+def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
+    root = tmp_path / "data"
+    shutil.copytree(mnist_root, root)
+    arguments = (*SHORT, f"data.root={root}", "cluster.wait=false", "+cluster.options.hold=true")
+    finish(submit(tmp_path, *arguments))
+    shutil.rmtree(root)
+    (run,) = runs(tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    assert run.result["status"] == "failed"
+    assert "the data set is not there, and download=false" in run.result["error"]["message"]
+
+
+def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
+    process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 200, 60, "training")
+    usr1(slurm, run.submission["job_id"])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "requeued 1 times, more than cluster.max_requeues=0" in output
+    assert run.result["status"] == "failed"
+    assert run.result["requeues"] == 1
+
+
+def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
+    options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
+    arguments = (f"outputs={tmp_path}", *LONG, "test=false", "trainer.accelerator=cpu")
+    arguments += (f"data.root={ROOT / 'data'}",)
+    script = str(ROOT / "scripts" / "slurm.sh")
+    (tmp_path / "outputs").mkdir()
+    command = ["sbatch", "--parsable", f"--chdir={tmp_path}", f"--export=ALL,PYTHON={sys.executable}", *options]
+    job = subprocess.run([*command, script, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
+    job = job.stdout.strip()
+    run = Run(tmp_path / "outputs" / "slurm" / job)
+    for number, step in enumerate((1000, 3000), start=1):
+        slurm.wait_for(lambda step=step: last_step(run) > step, 90, f"step {step}")
+        usr1(slurm, job)
+        slurm.wait_for(lambda number=number: len(run.starts) > number, 60, "the next start")
+    slurm.wait(job, "COMPLETED", timeout=90)
+    assert run.result["requeues"] == 2
+    assert_the_same(run, whole)
+
+
+def test_a_hundred_tiny_jobs(slurm, tmp_path, mnist_root):
+    started = time.monotonic()
+    setup = f"cluster.setup=['export PYTHONPATH={ROOT}:$PYTHONPATH']"
+    arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}", setup)
+    seeds = "seed=" + ",".join(map(str, range(100)))
+    output = finish(start(script=(*arguments, "sweep_name=s", seeds)))
+    assert [run.result["status"] for run in runs(tmp_path)] == 100 * ["finished"]
+    assert "100/100 jobs, 0 failed" in output
+    print(f"100 jobs: {time.monotonic() - started:.0f} s\n{slurm.run('sdiag')}")
