@@ -62,9 +62,9 @@ def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(trai
     assert_same_bits(run.directory, whole.directory)
 
 
-def kill_at(step, *arguments):
-    """Start training in a process that kills itself with SIGKILL when it begins the step."""
-    return start(*arguments, script=("-m", "tests.test_exact"), KILL_AT=str(step))
+def kill_at(step, *arguments, by=signal.SIGKILL):
+    """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
+    return start(*arguments, script=("-m", "tests.test_exact"), KILL_AT=str(step), KILL_BY=str(int(by)))
 
 
 def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_root):
@@ -119,6 +119,25 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root):
     assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "killed"))
 
 
+@pytest.mark.parametrize(
+    ("processes", "stop"), [((), 3), (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), 9)]
+)
+def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop):
+    arguments = (*processes, f"outputs={tmp_path}", *SMALL, "model.dropout=0.2", "trainer.max_epochs=2")
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGTERM)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert output.count("Interrupted. The same command with") == 1
+    # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
+    # epoch is saved with its end.
+    saved = torch.load(tmp_path / "told" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert saved == (stop + 1 + bool(processes))
+    finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
+    assert_same_bits(tmp_path / "whole", tmp_path / "told")
+    assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "told"))
+
+
 if __name__ == "__main__":
     from leyden.classifier import Classifier
     from leyden.train import main
@@ -127,8 +146,8 @@ if __name__ == "__main__":
     training_step = Classifier.training_step
 
     def killing_step(self, batch):
-        if self.global_step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.global_step == step and self.global_rank == 0:
+            os.kill(os.getpid(), int(os.environ["KILL_BY"]))
         return training_step(self, batch)
 
     Classifier.training_step = killing_step

@@ -58,8 +58,9 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            if node.module == "leyden":
-                yield from (f"leyden.{alias.name}" for alias in node.names)
+            folder = SRC.parent.joinpath(*node.module.split("."))
+            if folder.is_dir():  # a package: what is imported are its modules
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
 

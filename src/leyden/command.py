@@ -14,6 +14,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -42,7 +43,8 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                     raise
                 _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
             finally:
-                _show_tracebacks(True)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # in one process: more jobs follow
+                    _show_tracebacks(True)
                 _remove_empty(Path(HydraConfig.get().runtime.output_dir), started)
 
         # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.

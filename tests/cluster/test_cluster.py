@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.cluster
 CLUSTER = ("cluster.cpus_per_task=1", "cluster.mem_gb=1", "cluster.signal_delay_s=60")
 # Some 10 s, with all that a resumed run could get wrong: dropout, an order a epoch, sums in the middle of one.
 LONG = ("model.hidden_sizes=[64]", "model.dropout=0.2", "data.batch_size=32", "trainer.max_epochs=3")
+NUM_STEPS = 1719  # an epoch
 SHORT = (*SMALL, "trainer.max_epochs=1")
 NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
 NODES = (*NODES, "trainer.accelerator=cpu")
@@ -103,8 +105,11 @@ def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, d
     output = finish(process)
     assert run.result["requeues"] == 1
     # It was saved at the step at which it stopped, not at the end of the epoch before.
-    log = Path(run.submission["log"]).read_text()
+    log = log_of(run)
     assert "Interrupted. The same command" in log
+    (step,) = re.findall(r"goes on from \S+, step (\d+)", log)
+    assert int(step) > 2000
+    assert int(step) % NUM_STEPS != 0
     assert len(run.starts) == 3  # the submission, and two in the job
     assert_the_same(run, whole)
     assert "1/1 jobs, 0 failed" in output

@@ -10,7 +10,7 @@ class Summary(L.Callback):
     """Prints the layers with their parameters, the sizes of the splits, and where training runs."""
 
     @rank_zero_only
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print it."""
         network = pl_module.get_submodule("network")
         table = Table("layer", "type", "parameters", box=None)
@@ -28,4 +28,4 @@ class Summary(L.Callback):
         console.print(table)
         console.print(f"images: {sizes}; device: {device}; run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
-            console.print(f"goes on from {trainer.ckpt_path}")
+            console.print(f"goes on from {trainer.ckpt_path}, step {trainer.global_step}")
