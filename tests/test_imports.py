@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "provenance": {"leyden.config"},
     "plain": set(),
     "picture": {"matplotlib"},
+    "hparams": {"tensorboard", "leyden.config", "leyden.run", "leyden.summarize"},
+    "sheet": {"matplotlib", "numpy"},
     "run": {"filelock", "yaml", "leyden.config", "leyden.plain", "leyden.provenance"},
     "looks": {"filelock", "leyden.provenance", "leyden.run"},
     "stored": {"hydra", "omegaconf", "leyden.config", "leyden.plain", "leyden.run"},
@@ -25,13 +27,14 @@ MAY_IMPORT = {
     "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
     "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.plain", "leyden.run"},
     "sweep.": {"hydra", "omegaconf", "optuna", "lightning", "rich", "filelock", "leyden.config", "leyden.run"}
-    | {"leyden.build", "leyden.summarize", "leyden.sweep."},
+    | {"leyden.build", "leyden.hparams", "leyden.summarize", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
-    "metrics_csv": {"lightning"},
+    "loggers.": {"lightning"},
     "optim": {"torch"},
     "data.": {"torch", "torchvision", "lightning", "numpy", "rich", "filelock", "leyden.data."},
     "models.": {"torch"},
-    "callbacks.": {"lightning", "torch", "numpy", "rich"},
+    "callbacks.": {"lightning", "torch", "numpy", "rich", "matplotlib", "leyden.callbacks."}
+    | {"leyden.plain", "leyden.run", "leyden.sheet"},
 }
 ENTRY_POINTS = {"leyden.train", "leyden.evaluate", "leyden.predict"}
 
@@ -86,6 +89,7 @@ def test_checkpoints_are_read_as_weights_only():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "torch.load",
                 "trainer.fit",
+                "trainer.validate",
                 "trainer.test",
             ):
                 keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}

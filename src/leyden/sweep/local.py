@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from leyden.config import UserError, prepare
+from leyden.hparams import write_hparams
 from leyden.sweep.jobs import task_config
 from leyden.sweep.launcher import Job, Pool
 from leyden.sweep.worker import Outcome
@@ -57,6 +58,7 @@ def _write_failure(job: Job, config: dict[str, Any], outcome: Outcome) -> None:
         if not (job.run.directory / "config.yaml").exists():
             job.run.begin(config, list(job.config.hydra.overrides.task))
         job.run.fail(config, kind, message)
+        write_hparams(job.run)
 
 
 class Progress:
