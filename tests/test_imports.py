@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sweep.": {"hydra", "omegaconf", "optuna", "lightning", "rich", "filelock", "leyden.config", "leyden.run"}
     | {"leyden.build", "leyden.hparams", "leyden.summarize", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
-    "loggers.": {"lightning"},
+    "loggers.": {"lightning", "filelock"},
     "optim": {"torch"},
     "data.": {"torch", "torchvision", "lightning", "numpy", "rich", "filelock", "leyden.data."},
     "models.": {"torch"},

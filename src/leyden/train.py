@@ -149,6 +149,10 @@ def _start(
         then = "goes on" if saved else "starts over, nothing was saved yet"
         print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
         raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "close"):  # Lightning's own have no such thing
+                logger.close()
     result = {"status": result.pop("status"), "objective": objective, **result}
     run.end(result)
     write_hparams(run)
