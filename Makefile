@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test sweep tensorboard check format clean
+.PHONY: help setup train test test-browser sweep tensorboard check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,6 +31,10 @@ train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" pas
 
 test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: $(VENV)/.dev ## look at TensorBoard in Chromium (Debian: apt install chromium fonts-dejavu)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 sweep: $(VENV)/.train ## a small search: learning rate x width, in parallel, with its table and picture
 	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
