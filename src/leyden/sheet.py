@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 TILE_INCHES = 0.8
 LINE_INCHES = 0.16  # of a caption
+FONT_SIZE = 8
+LINE_LETTERS = 13  # that fit into a line of this size; longer ones are written smaller
 GAP = 0.1  # between tiles, as a part of a tile
 MIN_INCHES = 3.5  # across, so that a title has room
 
@@ -48,8 +50,10 @@ def sheet(images_NCHW: "NDArray[Any]", captions: Sequence[str], title: str, *, n
     axes = figure.add_axes((0.0, 0.0, 1.0, sides[1] / (sides[1] + head)))
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
+    longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
+    size = FONT_SIZE * min(1.0, LINE_LETTERS / max(longest, 1))
     for (top, left), caption in zip(places, captions, strict=True):
-        axes.text(left + width / 2, top - height * GAP / 2, caption, ha="center", va="bottom", fontsize=8)
+        axes.text(left + width / 2, top - height * GAP / 2, caption, ha="center", va="bottom", fontsize=size)
     figure.text(0.5, 1 - 0.05 / (sides[1] + head), title, ha="center", va="top", fontsize=9)
     return figure
 

@@ -23,6 +23,7 @@ def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *SMALL)
     kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments).communicate(timeout=240)
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    finish(start(f"run_dir={tmp_path / 'killed'}", *arguments, "trainer.max_epochs=3"))
     finish(start("-m", "sweep_name=s", "seed=0,1", *arguments))
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("mnist_mlp")
@@ -32,8 +33,9 @@ def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     assert killed.info.status == "FINISHED"
     assert killed.data.params["model.hidden_sizes"] == "[16]"
     history = {name: client.get_metric_history(killed.info.run_id, name) for name in killed.data.metrics}
-    assert [point.step for point in history["train/loss_step"]] == [2, 5, 8, 11, 14, 17]
-    assert [point.step for point in history["val/acc"]] == [9, 19]
+    assert [point.step for point in history["train/loss_step"]] == [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]
+    assert [point.step for point in history["val/acc"]] == [9, 19, 29]
+    assert [point.step for point in history["test/acc"]] == [20, 30]
     result = json.loads((tmp_path / "killed" / "result.json").read_text())
     assert history["test/acc"][-1].value == pytest.approx(result["metrics"]["test/acc"])
     assert max(point.value for point in history["val/acc"]) == pytest.approx(result["metrics"]["val/acc"])

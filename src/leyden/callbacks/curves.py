@@ -10,6 +10,7 @@ import lightning as L
 from matplotlib.figure import Figure
 
 from leyden.callbacks.render import render
+from leyden.callbacks.sparse import Sparse
 
 # Panels, and their curves from back to front with their colours.
 PANELS = {
@@ -18,7 +19,7 @@ PANELS = {
 }
 
 
-class Curves(L.Callback):
+class Curves(Sparse):
     """Draws `curves.png` when training ends, well or not, from all of `metrics.csv`, earlier starts included.
 
     Where nothing logs to `metrics.csv` there is no picture.
@@ -49,7 +50,8 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def draw(points: dict[str, list[tuple[int, float]]]) -> Figure:
     """A panel for the loss, one for the accuracy, over optimizer steps."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5))
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)  # a layout engine draws twice
     for number, (panel, curves) in enumerate(PANELS.items(), start=1):
         axes: Any = figure.add_subplot(1, len(PANELS), number)
         for name, colour in curves.items():

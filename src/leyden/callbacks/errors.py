@@ -31,10 +31,12 @@ class Errors(OnEvaluation):
         chosen = most_confident(evaluation)[: self.num_images]
         images_NCHW = trainer.datamodule.splits[evaluation.split][0][chosen].cpu().numpy()  # type: ignore[attr-defined]
         names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
+        between = "\n" if max(map(len, names)) > 3 else " "
         captions = []
         for n in chosen:
             k = probabilities_NK[n].argmax()
-            captions.append(f"{names[evaluation.labels_N[n]]} as {names[k]}\n{probabilities_NK[n, k]:.3f}")
+            true, predicted = names[evaluation.labels_N[n]], names[k]
+            captions.append(f"{true}{between}as {predicted}\n{probabilities_NK[n, k]:.3f}")
         pixels = render(
             sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
             Path(trainer.default_root_dir) / "errors.png",

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leyden.callbacks.sparse import Sparse
+
 NAMES = {"val": "validation split", "test": "test set"}
 
 
@@ -28,7 +30,7 @@ class Evaluation:
         return f"{NAMES[self.split]}, {len(self.labels_N):,} images, accuracy {accuracy:.4f}"
 
 
-class OnEvaluation(L.Callback):
+class OnEvaluation(Sparse):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
     That is the one of the test set, if the run evaluates on it, else of the validation split: no callback looks at

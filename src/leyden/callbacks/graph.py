@@ -7,10 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 
 
-class Graph(L.Callback):
+class Graph(Sparse):
     """Writes the graph of the network's operations for TensorBoard, traced on a copy of it.
 
     A network that can't be traced has none; a line says so, and training goes on.

@@ -3,10 +3,11 @@
 import lightning as L
 from torch.optim import Optimizer
 
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 
 
-class Histograms(L.Callback):
+class Histograms(Sparse):
     """Writes histograms of each parameter, and of its gradient in the last step, for TensorBoard.
 
     Args:

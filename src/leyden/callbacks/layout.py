@@ -2,6 +2,7 @@
 
 import lightning as L
 
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 
 # Regular expressions of tags, as TensorBoard's custom scalars take them.
@@ -18,7 +19,7 @@ LAYOUT = {
 }
 
 
-class Layout(L.Callback):
+class Layout(Sparse):
     """Lets training and validation share a chart in TensorBoard's custom scalars."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

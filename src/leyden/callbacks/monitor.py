@@ -7,8 +7,10 @@ import lightning as L
 import torch
 from torch.optim import Optimizer
 
+from leyden.callbacks.sparse import Sparse
 
-class Monitor(L.Callback):
+
+class Monitor(Sparse):
     """Logs learning rate, gradient norm and speed, at the steps at which the classifier logs its loss.
 
     - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where the optimizer has several groups.

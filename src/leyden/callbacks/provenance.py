@@ -5,12 +5,13 @@ import shlex
 
 import lightning as L
 
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 from leyden.plain import flatten
 from leyden.run import CONTROL, Run
 
 
-class Provenance(L.Callback):
+class Provenance(Sparse):
     """Shows each logger the resolved configuration; in TensorBoard's texts also where the run comes from.
 
     `run/config` is `config.yaml`, `run/provenance` the last start in `provenance.json`, and `run/command` what

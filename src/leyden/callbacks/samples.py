@@ -5,11 +5,12 @@ from typing import Any
 import lightning as L
 
 from leyden.callbacks.render import render
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 from leyden.sheet import sheet
 
 
-class Samples(L.Callback):
+class Samples(Sparse):
     """Shows the first images that a network is trained on, as it sees them, with their classes.
 
     Args:

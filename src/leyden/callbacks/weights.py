@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leyden.callbacks.sparse import Sparse
 from leyden.callbacks.writer import tensorboard_writer
 
 NUM_COLUMNS = 8
 MIN_PIXELS = 28  # a side of a tile; smaller ones are enlarged
 
 
-class Weights(L.Callback):
+class Weights(Sparse):
     """Shows the weights of the first layer as images, after each epoch, where that layer sees pixels.
 
     Blue is negative, white is zero, red is positive; weights to three channels are shown as colours.

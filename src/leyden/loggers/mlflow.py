@@ -61,6 +61,12 @@ class MLflow(MLFlowLogger):
         if new:
             super().log_metrics(new, step)
 
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration at the first start; MLflow lets no value change, as that of more epochs."""
+        if not self.is_resumed:
+            super().log_hyperparams(params)
+
     def _last_step(self, name: str) -> int:
         if name not in self._last_steps:
             points = self.experiment.get_metric_history(self.run_id, name) if self.is_resumed else []
