@@ -1,12 +1,12 @@
 # `make train` and `make test` do all the set-up that they need; the rest is listed by `make help`.
 PYTHON ?= python3
 ARGS ?=
-DIR ?= outputs
+DIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster sweep tensorboard check format clean
+.PHONY: help setup train test test-cluster test-browser sweep tensorboard check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,12 +35,19 @@ test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" run
 test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
+test-browser: $(VENV)/.dev ## look at TensorBoard in Chromium (Debian: apt install chromium fonts-dejavu)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
 sweep: $(VENV)/.train ## a small search: learning rate x width, in parallel, with its table and picture
 	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
 
-tensorboard: $(VENV)/.train ## show the runs below DIR (default: outputs) on localhost
-	@test -d "$(DIR)" || { echo "DIR=$(DIR): there is no such folder"; exit 1; }
-	$(BIN)/tensorboard --logdir "$(DIR)"
+# Without DIR the run or sweep of which anything changed last.
+tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or at all below DIR
+	@dir="$(DIR)"; [ -n "$$dir" ] || dir=$$(ls -td outputs/*/*/ 2>/dev/null | head -1); \
+	[ -n "$$dir" ] || { echo "outputs/ holds no run yet: make train makes one"; exit 1; }; \
+	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
+	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
 
 check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "plain": set(),
     "picture": {"matplotlib"},
     "run": {"filelock", "yaml", "leyden.config", "leyden.plain", "leyden.provenance", "leyden.cluster.slurm"},
+    "hparams": {"tensorboard", "leyden.config", "leyden.run", "leyden.runs"},
+    "sheet": {"matplotlib", "numpy"},
     "looks": {"filelock", "leyden.provenance", "leyden.run"},
     "stored": {"hydra", "omegaconf", "leyden.config", "leyden.plain", "leyden.run"},
     "build": {"hydra", "omegaconf", "lightning", "torch", "leyden."},
@@ -36,18 +38,19 @@ MAY_IMPORT = {
         "leyden.config",
         "leyden.run",
     }
-    | {"leyden.build", "leyden.summarize", "leyden.sweep."},
+    | {"leyden.build", "leyden.hparams", "leyden.summarize", "leyden.sweep."},
     "cluster.slurm": set(),
     "cluster.preemption": {"lightning", "torch", "leyden.cluster.slurm"},
     "cluster.snapshot": {"leyden.config", "leyden.provenance"},
     "cluster.job": {"hydra", "omegaconf", "leyden.run", "leyden.sweep."},
     "cluster.submit": {"omegaconf", "submitit", "leyden.config", "leyden.cluster.", "leyden.sweep."},
     "classifier": {"lightning", "torch", "torchmetrics"},
-    "metrics_csv": {"lightning"},
+    "loggers.": {"lightning", "filelock"},
     "optim": {"torch"},
     "data.": {"torch", "torchvision", "lightning", "numpy", "rich", "filelock", "leyden.data."},
     "models.": {"torch"},
-    "callbacks.": {"lightning", "torch", "numpy", "rich"},
+    "callbacks.": {"lightning", "torch", "numpy", "rich", "matplotlib", "leyden.callbacks."}
+    | {"leyden.plain", "leyden.run", "leyden.sheet"},
 }
 ENTRY_POINTS = {"leyden.train", "leyden.evaluate", "leyden.predict"}
 
@@ -103,6 +106,7 @@ def test_checkpoints_are_read_as_weights_only():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "torch.load",
                 "trainer.fit",
+                "trainer.validate",
                 "trainer.test",
             ):
                 keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}

@@ -114,6 +114,14 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
     assert code == 0
     assert "did you mean invert=true?" in err
 
+    picture = tmp_path / "picture.png"
+    assert cli("predict", f"run={tmp_path / 'moved'}", f"images={folder}", f"picture={picture}")[0] == 0
+    with Image.open(picture) as image:
+        drawn = np.asarray(image.convert("L"))
+    # Half of each tile and more is the black ground of a digit; the captions stand on white.
+    assert (drawn < 10).mean() > 0.2
+    assert (drawn > 245).mean() > 0.2
+
     images = f"images=[{folder / '1.png'},{folder / '0.png'}]"
     code, _, err = cli("predict", f"run={tmp_path / 'moved'}", images, f"output={tmp_path / 'o.json'}")
     assert code == 0, err
@@ -134,6 +142,8 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
         (("images=[]",), "name a file, a folder, or a list"),
         (("images=image.png", "output=o.xml"), "must end in .csv or .json"),
         (("images=image.png", "output=nowhere/o.csv"), "there is no folder nowhere"),
+        (("images=image.png", "picture=o.jpg"), "picture=o.jpg: must end in .png"),
+        (("images=image.png", "picture=nowhere/o.png"), "there is no folder nowhere"),
         (("images=image.png", "checkpoint=first"), "checkpoint=first: must be one of best, last"),
         ((), "images=... must be given"),
     ],

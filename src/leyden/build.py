@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib.util
 import inspect
 import logging
 import re
@@ -54,6 +55,8 @@ def check(cfg: DictConfig, facts: dict[str, Any]) -> None:
         classifier(cfg, facts[key])
     for name, node in cfg.callbacks.items():
         _instantiate(node, f"callbacks.{name}")
+    for name, node in cfg.logger.items():
+        _check_extra(node, f"logger.{name}")
 
 
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
@@ -109,6 +112,7 @@ def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
     loggers = []
     for name, node in cfg.logger.items():
         given = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
+        _check_extra(node, f"logger.{name}")
         loggers.append(_instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     return _trainer(
         cfg,
@@ -179,6 +183,14 @@ def _instantiate(node: DictConfig, key: str, **given: Any) -> Any:
         if not given:
             return hydra.utils.instantiate(plain, _convert_="all")
         return hydra.utils.instantiate(plain, _convert_="all", _partial_=True)(**given)
+
+
+def _check_extra(node: DictConfig, key: str) -> None:
+    """Make sure that the package is installed that an optional part of Leyden needs."""
+    with _user_errors(key, node):
+        package = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"{key}: {package} is not installed; pip install -e '.[{package}]' installs it")
 
 
 @contextlib.contextmanager

@@ -104,17 +104,17 @@ class Classifier(L.LightningModule):
         if not loss.isfinite():
             raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch}")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Add a batch to the metrics of the validation split."""
-        self._evaluate(batch, self.val_metric)
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Add a batch to the metrics of the validation split; returns the logits, shape (N, K)."""
+        return self._evaluate(batch, self.val_metric)
 
     def on_validation_epoch_end(self) -> None:
         """Log the split's means."""
         self._log_means("val", self.val_metric)
 
-    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Add a batch to the metrics of the test set."""
-        self._evaluate(batch, self.test_metric)
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Add a batch to the metrics of the test set; returns the logits, shape (N, K)."""
+        return self._evaluate(batch, self.test_metric)
 
     def on_test_epoch_end(self) -> None:
         """Log the test set's means."""
@@ -138,14 +138,17 @@ class Classifier(L.LightningModule):
         for name, value in current.items():
             setattr(self.train_metric, name, value)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metric: LossAndAccuracy) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metric: LossAndAccuracy) -> Tensor:
         images_NCHW, labels_N = batch
-        logits_NK = self(images_NCHW)
+        logits_NK: Tensor = self(images_NCHW)
         metric.update(F.cross_entropy(logits_NK, labels_N, reduction="sum"), logits_NK, labels_N)
+        return logits_NK
 
     def _log_means(self, stage: str, metric: LossAndAccuracy) -> Tensor:
         means = metric.compute()
-        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()}, sync_dist=True)
+        # A validation after training, for pictures, is no point of a curve.
+        logger = False if self.trainer.state.fn == "validate" else None
+        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()}, sync_dist=True, logger=logger)
         metric.reset()
         return means["loss"]
 

@@ -60,6 +60,7 @@ class PredictConfig:
     images: Any = MISSING
     invert: bool = MISSING
     output: str | None = MISSING
+    picture: str | None = MISSING
     checkpoint: str = MISSING
 
 

@@ -86,13 +86,17 @@ def find_images(images: Any) -> list[Path]:
 
 @command
 def main(cfg: DictConfig) -> None:
-    """Print a table of classes and probabilities, and write it to a file if asked to."""
+    """Print a table of classes and probabilities, and write it to a file or draw a picture if asked to."""
     choice(cfg, "checkpoint", "best", "last")
     output = None if cfg.output is None else Path(cfg.output)
     if output and output.suffix not in (".csv", ".json"):
         raise UserError(f"output={output}: must end in .csv or .json")
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"output={output}: there is no folder {output.parent}")
+    picture = None if cfg.picture is None else Path(cfg.picture)
+    if picture and picture.suffix != ".png":
+        raise UserError(f"picture={picture}: must end in .png")
+    for key, path in (("output", output), ("picture", picture)):
+        if path and not path.absolute().parent.is_dir():
+            raise UserError(f"{key}={path}: there is no folder {path.parent}")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     paths = find_images(cfg.images)
@@ -128,6 +132,22 @@ def main(cfg: DictConfig) -> None:
     Console(highlight=False, markup=False, width=width).print(table)
     if output:
         _write(output, rows)
+    if picture:
+        _draw(picture, pixels_NCHW, rows)
+
+
+def _draw(picture: Path, pixels_NCHW: "Tensor", rows: list[dict[str, Any]]) -> None:
+    from leyden.sheet import sheet
+
+    captions = []
+    for row in rows:
+        first, second = sorted(row["probabilities"].items(), key=lambda item: -item[1])[:2]
+        captions.append(f"{first[0]}  {first[1]:.3f}\n{second[0]}  {second[1]:.3f}")
+    try:
+        title = "as the network sees them, with the two likeliest classes"
+        sheet(pixels_NCHW.numpy(), captions, title).savefig(picture, dpi=120)
+    except OSError as error:
+        raise UserError(f"picture={picture}: can't be written ({error.strerror})") from error
 
 
 def _write(output: Path, rows: list[dict[str, Any]]) -> None:

@@ -80,7 +80,7 @@ def read_jobs(directory: Path) -> list[Job]:
         raise UserError(f"{directory}: there is no run in or below it")
     open_ids = [run.submission["job_id"] for run in runs if run.submission and not run.result]
     states = slurm.states(open_ids)
-    pairs = [_read_job(run, states) for run in runs]
+    pairs = [read_job(run, states) for run in runs]
     keys = list(dict.fromkeys(key for job, _ in pairs for key in job.choices))
     for job, flat in pairs:
         job.choices = {key: flat.get(key, job.choices.get(key)) for key in keys}
@@ -106,7 +106,7 @@ def _status(run: Run, states: dict[str, str]) -> str:
     return "interrupted" if state in slurm.ENDED else "running" if state == "RUNNING" else "queued"
 
 
-def _read_job(run: Run, states: dict[str, str]) -> tuple[Job, dict[str, Any]]:
+def read_job(run: Run, states: dict[str, str]) -> tuple[Job, dict[str, Any]]:
     """A run with the overrides of its first start as choices, and its flat configuration."""
     config = run.config
     typed = (override.lstrip("+~").partition("=") for override in run.overrides)

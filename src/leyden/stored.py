@@ -15,7 +15,7 @@ from leyden.run import Run
 ALLOWED_CLASSES = (
     "leyden.callbacks.",
     "leyden.data.",
-    "leyden.metrics_csv.",
+    "leyden.loggers.",
     "leyden.models.",
     "leyden.optim.",
     "leyden.sweep.pruning.",

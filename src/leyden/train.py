@@ -15,6 +15,7 @@ from rich.table import Table
 from leyden.cluster import slurm
 from leyden.command import command
 from leyden.config import UserError, objectives, prepare
+from leyden.hparams import write_hparams
 from leyden.looks import record_look
 from leyden.run import Run, is_main_process, with_values
 from leyden.sweep import slug  # noqa: F401 - names the directories of jobs in conf/train.yaml
@@ -35,7 +36,7 @@ def train(
     checkpoint: Path | None,
     test: bool,
 ) -> dict[str, Any]:
-    """Train, then evaluate the best checkpoint.
+    """Train, then evaluate the best checkpoint: on the test set, or for pictures on the validation split.
 
     Args:
         classifier: What is trained.
@@ -51,6 +52,7 @@ def train(
     from lightning.pytorch.callbacks import Timer
 
     from leyden.callbacks.checkpoint import RunCheckpoint
+    from leyden.callbacks.evaluation import OnEvaluation
 
     trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -78,6 +80,9 @@ def train(
             classifier, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
         metrics.update(measured)
+    elif "val" in datamodule.splits and any(isinstance(callback, OnEvaluation) for callback in callbacks):
+        best = run.checkpoint("best")
+        trainer.validate(classifier, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     return result
 
 
@@ -141,6 +146,7 @@ def _start(
     except Exception as error:
         progress = {"epochs": trainer.current_epoch, "num_steps": trainer.global_step}
         run.fail(config, type(error).__name__, str(error), **progress)
+        write_hparams(run)
         if isinstance(error, FloatingPointError | OSError | UserError):
             raise UserError(f"{run.directory} failed: {error}") from error
         raise
@@ -150,12 +156,17 @@ def _start(
             then = "goes on" if saved else "starts over, nothing was saved yet"
             print(f"Interrupted. The same command with run_dir={run.directory} {then}.", file=sys.stderr)
         raise SystemExit(stop.code or 128 + signal.SIGTERM) from None
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "close"):  # Lightning's own have no such thing
+                logger.close()
     result = {
         "status": result.pop("status"),
         "objective": with_values(config["objective"], result["metrics"]),
         **result,
     }
     run.end(result)
+    write_hparams(run)
     return result
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from leyden import summarize
 from leyden.config import UserError, prepare
+from leyden.hparams import write_hparams
 from leyden.run import Run
 from leyden.sweep.slug import slug
 
@@ -99,6 +100,7 @@ def record_failure(config: dict[str, Any], overrides: list[str], error: str) -> 
         if not (run.directory / "config.yaml").exists():
             run.begin(config, overrides)
         run.fail(config, kind, message)
+        write_hparams(run)
 
 
 class Sweep:

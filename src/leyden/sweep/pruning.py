@@ -46,7 +46,7 @@ class Pruning(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report, and stop if it is to be pruned."""
-        if self._trial is not None and not trainer.sanity_checking:
+        if self._trial is not None and trainer.state.fn == "fit":
             epoch = trainer.current_epoch + 1
             self._trial.report(trainer.callback_metrics[self.metric].item(), epoch)
             # The last epoch is over anyway.

@@ -1,0 +1,53 @@
+"""Where the network is sure and wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from numpy.typing import NDArray
+
+from leyden.callbacks.evaluation import Evaluation, OnEvaluation
+from leyden.callbacks.render import render
+from leyden.callbacks.writer import tensorboard_writer
+from leyden.sheet import sheet
+
+
+class Errors(OnEvaluation):
+    """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and TensorBoard's images.
+
+    Args:
+        num_images: How many, at most.
+    """
+
+    def __init__(self, *, num_images: int) -> None:
+        super().__init__()
+        if type(num_images) is not int or num_images < 1:
+            raise ValueError(f"num_images={num_images}: must be a positive whole number")
+        self.num_images = num_images
+
+    def draw(self, trainer: L.Trainer, evaluation: Evaluation) -> None:
+        """Draw the sheet."""
+        chosen = most_confident(evaluation)[: self.num_images]
+        images_NCHW = trainer.datamodule.splits[evaluation.split][0][chosen].cpu().numpy()  # type: ignore[attr-defined]
+        names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
+        between = "\n" if max(map(len, names)) > 3 else " "
+        captions = []
+        for n in chosen:
+            k = probabilities_NK[n].argmax()
+            true, predicted = names[evaluation.labels_N[n]], names[k]
+            captions.append(f"{true}{between}as {predicted}\n{probabilities_NK[n, k]:.3f}")
+        pixels = render(
+            sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
+            Path(trainer.default_root_dir) / "errors.png",
+        )
+        if writer := tensorboard_writer(trainer):
+            writer.add_image(f"errors/{evaluation.split}", pixels, trainer.global_step, dataformats="HWC")
+
+
+def most_confident(evaluation: Evaluation) -> NDArray[Any]:
+    """Indices of the images that the network gets wrong, the surest first."""
+    predicted = evaluation.probabilities_NK.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != evaluation.labels_N)
+    order = np.argsort(-evaluation.probabilities_NK[wrong, predicted[wrong]], kind="stable")
+    return wrong[order]

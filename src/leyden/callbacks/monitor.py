@@ -1,0 +1,76 @@
+"""How fast a run learns, and how fast it runs."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+from leyden.callbacks.sparse import Sparse
+
+
+class Monitor(Sparse):
+    """Logs learning rate, gradient norm and speed, at the steps at which the classifier logs its loss.
+
+    - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where the optimizer has several groups.
+    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before they are clipped.
+    - `time/samples_per_second`: training samples a second since the last such step of the epoch.
+    - `time/epoch_seconds`: an epoch with its validation, over all starts.
+
+    Times differ from run to run, so all of them have the prefix `time/`.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0  # seconds of this epoch in earlier starts
+        self._start = self._since = time.monotonic()
+        self._num_samples = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds of this epoch so far."""
+        return {"epoch_seconds": self._before + time.monotonic() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._before = state_dict["epoch_seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks; a run that resumes within an epoch does not start that epoch."""
+        self._start = self._since = time.monotonic()
+        self._num_samples = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start them anew."""
+        self._before = 0.0
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count its samples."""
+        self._num_samples += len(batch[1]) * trainer.world_size
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Log, if it is time; before a checkpoint of this step, so that a resumed run does not log it again."""
+        if (trainer.global_step + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        groups = optimizer.param_groups
+        values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
+        values["grad_norm"] = torch.nn.utils.get_total_norm(gradients).item()
+        now = time.monotonic()
+        values["time/samples_per_second"] = self._num_samples / (now - self._since)
+        self._num_samples, self._since = 0, now
+        self._log(trainer, values, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's time."""
+        seconds = self._before + time.monotonic() - self._start
+        self._log(trainer, {"time/epoch_seconds": seconds}, trainer.global_step - 1)
+
+    def _log(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:
+        # Not by `pl_module.log`: that would make them metrics of the run, beside loss and accuracy.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)

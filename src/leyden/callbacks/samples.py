@@ -1,0 +1,36 @@
+"""What the network sees."""
+
+from typing import Any
+
+import lightning as L
+
+from leyden.callbacks.render import render
+from leyden.callbacks.sparse import Sparse
+from leyden.callbacks.writer import tensorboard_writer
+from leyden.sheet import sheet
+
+
+class Samples(Sparse):
+    """Shows the first images that a network is trained on, as it sees them, with their classes.
+
+    Args:
+        num_images: How many, at most a batch.
+    """
+
+    def __init__(self, *, num_images: int) -> None:
+        if type(num_images) is not int or num_images < 1:
+            raise ValueError(f"num_images={num_images}: must be a positive whole number")
+        self.num_images = num_images
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the sheet from the very first batch."""
+        if trainer.global_step != 0 or batch_idx != 0 or not (writer := tensorboard_writer(trainer)):
+            return
+        images_NCHW, labels_N = (part[: self.num_images].cpu() for part in batch)
+        names = trainer.datamodule.facts.class_names  # type: ignore[attr-defined]
+        low, high = images_NCHW.min(), images_NCHW.max()
+        title = f"first training images, values from {low:.2f} to {high:.2f}"
+        figure = sheet(images_NCHW.numpy(), [names[k] for k in labels_N.tolist()], title)
+        writer.add_image("samples/train", render(figure), 0, dataformats="HWC")

@@ -1,0 +1,1 @@
+"""Lightning loggers that write to a run directory, and go on in it."""

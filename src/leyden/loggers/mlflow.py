@@ -1,0 +1,74 @@
+"""Curves and configuration of a run for MLflow."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import filelock
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MLflow(MLFlowLogger):
+    """Logs to an MLflow run that goes on when the run directory does.
+
+    `mlflow_run_id.txt` in the run directory names it. MLflow can drop no points, so what a resumed run logs once
+    more is left out: it is the same anyway.
+
+    Args:
+        save_dir: The run directory.
+        tracking_uri: Of a server, or of a file: `sqlite:///PATH`.
+        experiment_name: The experiment in MLflow.
+    """
+
+    needs = "mlflow"
+
+    def __init__(self, *, save_dir: str, tracking_uri: str, experiment_name: str) -> None:
+        directory = Path(save_dir)
+        self.id_file = directory / "mlflow_run_id.txt"
+        self.is_resumed = self.id_file.exists()
+        self._last_steps: dict[str, int] = {}
+        self._lock: Any = contextlib.nullcontext()
+        if tracking_uri.startswith("sqlite:///"):  # two jobs at once must not both make its tables
+            file = Path(tracking_uri.removeprefix("sqlite:///"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(file.with_suffix(".lock"))
+        with self._lock:
+            super().__init__(
+                experiment_name=experiment_name,
+                run_name=directory.name,
+                tracking_uri=tracking_uri,
+                run_id=self.id_file.read_text() if self.is_resumed else None,
+            )
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """MLflow's client; the first use makes the run."""
+        with self._lock:
+            client = super().experiment
+        if not self.id_file.exists():
+            self.id_file.write_text(str(self._run_id))
+        return client
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Add a point to each curve that has none of this step or a later one."""
+        step = step or 0
+        new = {name: value for name, value in metrics.items() if name != "epoch" and step > self._last_step(name)}
+        self._last_steps.update(dict.fromkeys(new, step))
+        if new:
+            super().log_metrics(new, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration at the first start; MLflow lets no value change, as that of more epochs."""
+        if not self.is_resumed:
+            super().log_hyperparams(params)
+
+    def _last_step(self, name: str) -> int:
+        if name not in self._last_steps:
+            points = self.experiment.get_metric_history(self.run_id, name) if self.is_resumed else []
+            self._last_steps[name] = max((point.step for point in points), default=-1)
+        return self._last_steps[name]

@@ -1,0 +1,188 @@
+"""TensorBoard as a person sees it: a sweep of two runs and a resumed run, in Chromium."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from leyden.run import Run
+from tests.conftest import finish, start
+from tests.test_exact import kill_at
+from tests.test_train import curves
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+TIMEOUT = 60_000  # ms
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs Playwright"),
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, mnist_root):
+    """Two jobs of a sweep, a third one that fails, and a run that was killed in its second epoch and went on."""
+    directory = tmp_path_factory.mktemp("browser")
+    few = ("data.val_size=59000", "data.batch_size=100", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
+    arguments = (*few, "callbacks.checkpoint.every_n_steps=7", f"outputs={directory}", "test=false")
+    start("-m", "sweep_name=s", "optimizer.lr=0.001,0.01,1e30", *arguments).communicate(timeout=240)
+    resumed = (f"run_dir={directory / 'resumed'}", "optimizer.lr=0.003", *arguments)
+    kill_at(18, *resumed).communicate(timeout=240)
+    finish(start("resume=must", *resumed))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def runs(outputs):
+    """The runs by the names that TensorBoard gives them."""
+    found = {str(p.parent.relative_to(outputs)): Run(p.parent) for p in outputs.rglob("config.yaml")}
+    assert sorted(run.result["status"] for run in found.values()) == ["failed", "finished", "finished", "finished"]
+    return found
+
+
+@pytest.fixture
+def finished(runs):
+    """Those that ended well."""
+    return {name: run for name, run in runs.items() if run.result["status"] == "finished"}
+
+
+@pytest.fixture(scope="module")
+def address(outputs):
+    """Where TensorBoard serves them."""
+    command = [sys.executable, "-m", "tensorboard.main", "--host=localhost", "--port=0", f"--logdir={outputs}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stderr:
+                if found := re.search(r"http://localhost:\d+/", line):
+                    break
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, tmp_path, request):
+    """A page wide enough for all columns; a screenshot of its end lies in the test's folder."""
+    page = browser.new_page(viewport={"width": 2400, "height": 1200})
+    page.set_default_timeout(TIMEOUT)
+    yield page
+    page.screenshot(path=tmp_path / "screenshot.png")
+    page.close()
+
+
+def wait_until(page, condition, seconds=60):
+    for _ in range(seconds * 4):
+        if condition():
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("it did not come in time")
+
+
+def shown(value):
+    """A number as the table shows it."""
+    return format(value, "#.5g")
+
+
+def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, address, runs):
+    page.goto(f"{address}#hparams")
+
+    def cells():
+        return [text.strip() for text in page.locator("vaadin-grid-cell-content").all_inner_texts()]
+
+    wait_until(page, lambda: all(name in cells() for name in runs) and any("best/val/acc" in c for c in cells()))
+    texts = cells()
+    first = texts.index("Trial ID")
+    head = texts[first : texts.index("", first)]
+    column = {name: number for number, name in enumerate(head)}
+    assert {"optimizer.lr", "status", "best/val/acc", "best/val/loss", "best/train/acc"} <= set(column)
+    assert len([text for text in texts if text in runs]) == len(runs)
+    for name, run in runs.items():
+        row = texts[texts.index(name) :][: len(head)]
+        assert float(row[column["optimizer.lr"]]) == run.config["optimizer"]["lr"]
+        assert row[column["status"]] == run.result["status"]
+        for metric in ("val/acc", "val/loss", "train/acc"):
+            value = run.result["metrics"].get(metric)
+            assert row[column[f"best/{metric}"]] == ("" if value is None else shown(value)), (name, metric)
+    assert "-1" not in texts
+    assert not any("hp_metric" in text for text in texts)
+
+
+def test_parallel_coordinates_have_a_line_a_run(page, address, finished):
+    page.goto(f"{address}#hparams")
+    page.get_by_text("PARALLEL COORDINATES VIEW").click()
+    lines = page.locator("tf-hparams-parallel-coords-plot .foreground path")
+    wait_until(page, lambda: lines.count() == len(finished))
+
+
+def test_curves_are_there_and_a_resumed_one_is_unbroken(page, address, finished):
+    page.goto(f"{address}?tagFilter=%5Eval%2Facc%24&smoothing=0#timeseries")
+    card = page.locator("scalar-card")
+
+    def text():
+        return card.inner_text().replace("\n", "")
+
+    # A chart, and below it each run's last value and step.
+    wait_until(page, lambda: card.count() == 1 and all(name in text() for name in finished))
+    assert text().startswith("val/acc")
+    for run in finished.values():
+        (*_, last) = (value for _, metric, value in curves(run) if metric == "val/acc")
+        assert f"{last:.4g}" in text()
+    for tag, steps in {
+        "train/loss_step": [2, 5, 8, 11, 14, 17],
+        "grad_norm": [2, 5, 8, 11, 14, 17],
+        "train/loss": [9, 19],
+        "val/acc": [9, 19],
+    }.items():
+        for name, run in finished.items():
+            url = f"{address}data/plugin/scalars/scalars?tag={tag}&run={name}"
+            points = page.evaluate("url => fetch(url).then(answer => answer.json())", url)
+            assert [step for _, step, _ in points] == steps, (name, tag)
+            table = [value for _, metric, value in curves(run) if metric == tag]
+            assert [value for *_, value in points] == pytest.approx(table)
+
+
+def test_training_and_validation_share_a_chart(page, address):
+    page.goto(f"{address}#custom_scalars")
+    for chart in ("loss", "accuracy"):
+        page.get_by_text(chart, exact=True).first.wait_for()
+    # Loss and accuracy, each with two curves of three runs.
+    wait_until(page, lambda: page.get_by_text("Matches (6)").count() == 2)
+
+
+@pytest.mark.parametrize("tag", ["samples/train", "weights/first_layer", "confusion/val", "errors/val"])
+def test_pictures_are_there(page, address, runs, finished, tag):
+    page.goto(f"{address}?tagFilter={tag}#timeseries")
+    pictures = page.locator("image-card img")
+    num = len(runs) if tag == "samples/train" else len(finished)
+    wait_until(page, lambda: pictures.count() == num)
+    for number in range(num):
+        picture = pictures.nth(number)
+        picture.scroll_into_view_if_needed()
+        wait_until(page, lambda p=picture: p.evaluate("image => image.complete && image.naturalWidth > 200"))
+
+
+def test_texts(page, address):
+    page.goto(f"{address}#text")
+    for text in ("python -m leyden.train", "log_every_n_steps: 3", '"host": '):
+        page.get_by_text(text).first.wait_for()
+
+
+def test_graph(page, address):
+    page.goto(f"{address}#graphs")
+    page.locator("svg g.node", has_text="MLP").first.wait_for()

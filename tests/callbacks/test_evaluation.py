@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+from leyden.callbacks.confusion import counts
+from leyden.callbacks.confusion import figure as confusion_figure
+from leyden.callbacks.errors import most_confident
+from leyden.callbacks.evaluation import Evaluation, interleave
+from leyden.callbacks.render import render
+
+NAMES = ("cat", "dog", "eel")
+PROBABILITIES_NK = np.array(
+    [[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.0, 0.8, 0.2], [0.1, 0.2, 0.7], [0.0, 0.99, 0.01]], dtype=np.float32
+)
+EVALUATION = Evaluation("val", np.array([0, 1, 2, 2, 0]), PROBABILITIES_NK, NAMES)
+
+
+def test_the_surest_mistakes_come_first():
+    assert most_confident(EVALUATION).tolist() == [4, 2, 1]
+
+
+def test_rows_are_true_classes_and_columns_predicted_ones():
+    assert counts(EVALUATION).tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1]]
+
+
+def test_the_title_says_which_split_and_how_good():
+    assert EVALUATION.title == "validation split, 5 images, accuracy 0.4000"
+
+
+@pytest.mark.parametrize("num_classes", [2, 100])
+def test_few_and_many_classes_are_drawn(num_classes):
+    labels_N = np.arange(200) % num_classes
+    probabilities_NK = np.eye(num_classes, dtype=np.float32)[(labels_N + (labels_N == 1)) % num_classes]
+    evaluation = Evaluation("test", labels_N, probabilities_NK, tuple(f"class {k}" for k in range(num_classes)))
+    assert len(np.unique(render(confusion_figure(evaluation)).reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_processes_take_turns_within_a_batch(world_size):
+    batches = [torch.arange(7), torch.arange(7, 14), torch.arange(14, 15)]
+    parts = [[batch[rank::world_size] for batch in batches] for rank in range(world_size)]
+    assert torch.equal(interleave(parts), torch.arange(15))

@@ -1,0 +1,175 @@
+"""What one run shows in TensorBoard and as files, read back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.plugins.pr_curve import metadata as pr_metadata
+
+from leyden.callbacks.layout import LAYOUT
+from leyden.run import Run
+from tests.callbacks.events import images, read, scalars, texts
+from tests.conftest import SMALL, finish, start
+from tests.test_train import curves, train  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, mnist_root):
+    """Two epochs of ten steps, and the test set; all that there is, histograms included."""
+    directory = tmp_path_factory.mktemp("pictures")
+    all_of_it = ("callbacks.histograms.every_n_epochs=1", "trainer.max_epochs=2", "data.normalize=standardize")
+    finish(start(f"run_dir={directory / 'run'}", f"outputs={directory}", *SMALL, *all_of_it, "optimizer.lr=0.01"))
+    return Run(directory / "run")
+
+
+def test_curves_have_their_steps_and_values(run):
+    found = scalars(run)
+    logged = [2, 5, 8, 11, 14, 17]  # each third step, counted from 0 over the epochs
+    for name in ("train/loss_step", "train/acc_step", "lr", "grad_norm", "time/samples_per_second"):
+        assert [step for step, _ in found[name]] == logged, name
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds"):
+        assert [step for step, _ in found[name]] == [9, 19], name
+    for name in ("test/loss", "test/acc"):
+        assert [step for step, _ in found[name]] == [20], name
+    assert all(value == pytest.approx(0.01) for _, value in found["lr"])
+    assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
+    assert found["train/loss"][0][1] > found["train/loss"][1][1]
+    assert found["test/acc"][0][1] == pytest.approx(run.result["metrics"]["test/acc"])
+
+
+def test_speed_is_that_of_the_run(run):
+    found = dict(scalars(run))
+    seconds = sum(value for _, value in found["time/epoch_seconds"])
+    assert seconds == pytest.approx(run.result["seconds"], rel=0.5)
+
+
+def test_no_time_is_a_metric_of_the_run(run):
+    assert {name.split("/")[0] for name in run.result["metrics"]} == {"train", "val", "test"}
+
+
+def test_images_have_their_steps(run):
+    found = images(run)
+    assert {tag: [step for step, *_ in points] for tag, points in found.items()} == {
+        "samples/train": [0],
+        "weights/first_layer": [9, 19],
+        "confusion/test": [20],
+        "errors/test": [20],
+    }
+    # 16 units of 28 x 28 in two rows of 8, with lines of a pixel between them.
+    assert {point[1:] for point in found["weights/first_layer"]} == {(8 * 29 + 1, 2 * 29 + 1)}
+
+
+def test_training_and_validation_share_a_chart(run):
+    content = read(run).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    for names in (("train/loss", "val/loss"), ("train/acc", "val/acc")):
+        assert any(
+            all(f"^{name}$" in tags for name in names) for charts in LAYOUT.values() for _, tags in charts.values()
+        )
+        assert all(f"^{name}$".encode() in content for name in names)
+
+
+def test_graph_and_texts(run):
+    found = read(run)
+    assert b"layers" in found.Graph().SerializeToString()
+    text = texts(run)
+    (config,), (provenance,), (command,) = (text[f"run/{name}"] for name in ("config", "provenance", "command"))
+    assert [line[4:] for line in config.splitlines()] == (run.directory / "config.yaml").read_text().splitlines()
+    (start,) = json.loads((run.directory / "provenance.json").read_text())
+    assert f'"host": "{start["host"]}"' in provenance
+    assert '"diff"' not in provenance
+    last = command.splitlines()[-1].strip()
+    assert last.startswith("python -m leyden.train data.val_size=59000")
+    assert "'model.hidden_sizes=[16]'" in last
+    assert "run_dir" not in last
+    assert "outputs" not in last
+
+
+def test_a_precision_recall_curve_a_class(run):
+    found = read(run)
+    tags = found.PluginTagToContent(pr_metadata.PLUGIN_NAME)
+    assert set(tags) == {f"pr_test/{k}" for k in range(10)}
+    (event,) = found.Tensors("pr_test/3")
+    assert event.step == 20
+    table = np.array(event.tensor_proto.float_val).reshape(6, -1)
+    assert table[0, 0] + table[3, 0] == 1010  # all threes of the test set, hit or missed
+    assert table[0, 0] + table[1, 0] == 10_000  # at threshold 0 each image is taken for a three
+
+
+def test_histograms_of_weights_and_gradients(run):
+    found = read(run)
+    names = {
+        f"{kind}/layers.{n}.{part}"
+        for kind in ("weights", "gradients")
+        for n in (1, 3)
+        for part in ("weight", "bias")
+    }
+    assert set(found.Tags()["histograms"]) == names
+    assert [event.step for event in found.Histograms("weights/layers.1.weight")] == [9, 19]
+    assert found.Histograms("gradients/layers.3.bias")[0].histogram_value.num == 10
+
+
+def test_files_are_pictures(run):
+    for name in ("curves", "confusion", "errors"):
+        with Image.open(run.directory / f"{name}.png") as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(10**6)) > 20, "nothing is drawn"
+    assert not list(run.directory.glob("*.tmp"))
+
+
+def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train, tmp_path):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=2", "test=false")
+    found = images(run)
+    assert [step for step, *_ in found["confusion/val"]] == [20]
+    assert [step for step, *_ in found["errors/val"]] == [20]
+    assert not [tag for tag in [*found, *scalars(run)] if "test" in tag]
+    assert [step for step, name, _ in curves(run) if name == "val/acc"] == [9, 19]
+    assert not (tmp_path / "outputs" / "test_set_looks.csv").exists()
+
+
+def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # noqa: F811
+    run, *_ = train(
+        "a", "trainer.max_epochs=1", "test=false", "data.val_size=0", "objective=null", "+trainer.max_steps=5"
+    )
+    assert not (run.directory / "errors.png").exists()
+    assert (run.directory / "curves.png").exists()
+
+
+def test_pictures_change_no_bit(train):  # noqa: F811
+    from tests.conftest import assert_same_bits
+
+    dropout = ("model.dropout=0.2", "trainer.max_epochs=2", "data.normalize=standardize")
+    bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
+    full, *_ = train("full", *dropout, "callbacks.histograms.every_n_epochs=1")
+    assert_same_bits(bare.directory, full.directory)
+    assert bare.result["metrics"] == full.result["metrics"]
+    assert {path.name for path in bare.directory.iterdir()} == {
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "provenance.json",
+        "result.json",
+    }
+
+
+def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch):  # noqa: F811
+    from leyden.models.mlp import MLP
+
+    forward = MLP.forward
+
+    def untraceable(self, images_NCHW):
+        if torch.jit.is_tracing():
+            raise RuntimeError("no trace")
+        return forward(self, images_NCHW)
+
+    monkeypatch.setattr(MLP, "forward", untraceable)
+    run, out, _ = train("a", "trainer.max_epochs=1")
+    assert "no graph for TensorBoard: RuntimeError: no trace" in out
+    assert run.result["status"] == "finished"
+
+
+def test_a_run_that_fails_has_its_curves(train):  # noqa: F811
+    run, *_ = train("a", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1", code=2)
+    assert (run.directory / "curves.png").exists()
