@@ -11,7 +11,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from leyden.callbacks.layout import LAYOUT
 from leyden.run import Run
 from tests.callbacks.events import images, read, scalars, texts
-from tests.conftest import SMALL, finish, start
+from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.test_train import curves, train  # noqa: F401 - a fixture
 
 
@@ -106,7 +106,8 @@ def test_histograms_of_weights_and_gradients(run):
         for part in ("weight", "bias")
     }
     assert set(found.Tags()["histograms"]) == names
-    assert [event.step for event in found.Histograms("weights/layers.1.weight")] == [9, 19]
+    for name in names:
+        assert [event.step for event in found.Histograms(name)] == [9, 19]
     assert found.Histograms("gradients/layers.3.bias")[0].histogram_value.num == 10
 
 
@@ -138,8 +139,6 @@ def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # n
 
 
 def test_pictures_change_no_bit(train):  # noqa: F811
-    from tests.conftest import assert_same_bits
-
     dropout = ("model.dropout=0.2", "trainer.max_epochs=2", "data.normalize=standardize")
     bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
     full, *_ = train("full", *dropout, "callbacks.histograms.every_n_epochs=1")
@@ -168,6 +167,24 @@ def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch): 
     run, out, _ = train("a", "trainer.max_epochs=1")
     assert "no graph for TensorBoard: RuntimeError: no trace" in out
     assert run.result["status"] == "finished"
+
+
+def test_what_a_network_draws_while_it_is_traced_changes_no_bit(train, monkeypatch):  # noqa: F811
+    from leyden.models.mlp import MLP
+
+    forward = MLP.forward
+
+    def drawing(self, images_NCHW):
+        if torch.jit.is_tracing():
+            torch.rand(1)
+            self.eval()
+        return forward(self, images_NCHW)
+
+    monkeypatch.setattr(MLP, "forward", drawing)
+    bare, *_ = train("bare", "model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare")
+    full, *_ = train("full", "model.dropout=0.2", "trainer.max_epochs=1")
+    assert read(full).Tags()["graph"]
+    assert_same_bits(bare.directory, full.directory)
 
 
 def test_a_run_that_fails_has_its_curves(train):  # noqa: F811
