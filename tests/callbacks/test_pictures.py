@@ -46,7 +46,8 @@ def test_speed_is_that_of_the_run(run):
 
 
 def test_no_time_is_a_metric_of_the_run(run):
-    assert {name.split("/")[0] for name in run.result["metrics"]} == {"train", "val", "test"}
+    groups = {name.split("/")[0] for name in run.result["metrics"]}
+    assert groups == {"train", "val", "test", "num_parameters"}
 
 
 def test_images_have_their_steps(run):
