@@ -4,12 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from leyden.config import ROOT
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+# Speed is never tested: the first use of torch, or a busy machine, is no failure.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 # 10 updates an epoch, 1,000 images of training: all that most tests need.
 SMALL = (
