@@ -76,14 +76,14 @@ def cli(monkeypatch, capfd, tmp_path, mnist_root):
     return run
 
 
-def start(*arguments, script=("-m", "leyden.train"), **environment):
+def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, **environment):
     """A command as a process of its own."""
     return subprocess.Popen(
         [sys.executable, *script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
     )
 

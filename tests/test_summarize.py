@@ -66,6 +66,26 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert "| 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
 
 
+def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_path, capsys):
+    maximum = {"metric": "val/acc", "mode": "max"}
+    write(tmp_path / "a", ["optimizer.lr=0.5", "seed=0"], status="pruned", value=0.99, objective=maximum)
+    for name, lr, seed, value in (
+        ("b", 0.1, 0, 0.98),
+        ("c", 0.1, 1, 0.9),
+        ("d", 0.2, 0, 0.97),
+        ("e", 0.2, 1, 0.96),
+    ):
+        write(tmp_path / name, [f"optimizer.lr={lr}", f"seed={seed}"], value=value, objective=maximum)
+    write(tmp_path / "f", ["optimizer.lr=0.2", "seed=2"], status="pruned", value=0.1, objective=maximum)
+    (tmp_path / "code" / "conf").mkdir(parents=True)
+    (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
+    summarize(tmp_path)
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.2", "0.1", "0.5"]
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
+    assert rows(tmp_path)[0]["n"] == "2"
+    assert "Best: d." in capsys.readouterr().out
+
+
 def test_lists_and_unequal_keys_are_columns(tmp_path):
     write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
     write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)

@@ -24,7 +24,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
 from leyden.classifier import Classifier
 from leyden.cluster.preemption import Preemption
-from leyden.config import UserError, objectives
+from leyden.config import UserError, choice, objectives
 from leyden.data.datamodule import ImageDataModule
 from leyden.data.facts import Facts
 from leyden.run import Run
@@ -46,17 +46,27 @@ def check(cfg: DictConfig, facts: dict[str, Any]) -> None:
     Raises:
         UserError: Names the part and the mistake.
     """
+    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
+    world_size = devices * cfg.trainer.num_nodes
+    # Batches and splits of other sizes and seeds need no reading anew.
     key = str({name: value for name, value in cfg.data.items() if "batch_size" not in name and name != "seed"})
     if key not in facts:
-        devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
-        facts[key] = datamodule(cfg, world_size=devices * cfg.trainer.num_nodes)
-    _instantiate(cfg.data, "data")
+        facts[key] = datamodule(cfg, world_size)
+    facts[key].batch_size = _instantiate(cfg.data, "data").batch_size
+    with _user_errors("data"):
+        facts[key].check_world_size(world_size)
     with torch.device("meta"):  # without memory or random numbers
         classifier(cfg, facts[key])
     for name, node in cfg.callbacks.items():
         _instantiate(node, f"callbacks.{name}")
     for name, node in cfg.logger.items():
         _check_extra(node, f"logger.{name}")
+        _check_keys(node, f"logger.{name}")
+    choice(cfg, "trainer.accelerator", "auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    # The machine that checks need not be the one that trains: on a CPU, as one process.
+    alone = cfg.trainer.copy()
+    alone.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    _instantiate(alone, "trainer", logger=False, enable_progress_bar=False)
 
 
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
@@ -191,6 +201,14 @@ def _check_extra(node: DictConfig, key: str) -> None:
         package = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
     if package and importlib.util.find_spec(package) is None:
         raise UserError(f"{key}: {package} is not installed; pip install -e '.[{package}]' installs it")
+
+
+def _check_keys(node: DictConfig, key: str) -> None:
+    """Make sure that a target takes its keys, without making anything."""
+    with _user_errors(key, node):
+        made = hydra.utils.get_object(node["_target_"])
+        keys = map(str, node.keys())  # missing values, too
+        inspect.signature(made).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
 
 
 @contextlib.contextmanager

@@ -86,8 +86,9 @@ def check(cfg: DictConfig) -> None:
     for objective in objectives(cfg.objective):
         if objective["mode"] not in ("min", "max"):
             raise UserError(f"objective.mode={objective['mode']}: must be one of min, max")
-    if not re.fullmatch(r"[\w.-]+", cfg.name):
-        raise UserError(f"name={cfg.name}: must be letters, digits, '_', '-' and '.', it names a folder")
+    for key in ("name", "sweep_name"):
+        if not re.fullmatch(r"[\w.-]+", cfg[key]) or set(cfg[key]) == {"."}:
+            raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', it names a folder")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
     lr = cfg.optimizer.get("lr", 1.0)

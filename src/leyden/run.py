@@ -24,6 +24,7 @@ from leyden.provenance import provenance
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 # Keys that steer a start of the program and are no part of what a run is.
+LOCK_TIMEOUT_S = 2.0  # long enough for who only looks whether it is held
 PLACE = ("data.root", "data.download")  # may differ from start to start
 CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test", "dry_run", "cluster")
 
@@ -64,7 +65,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds; None for a run that has not ended."""
-        result: dict[str, Any] | None = self._read_json("result.json", None)
+        result: dict[str, Any] | None = read_json(self.directory / "result.json", None)
         return result
 
     def checkpoint(self, name: str) -> Path:
@@ -99,7 +100,7 @@ class Run:
         return None
 
     @contextlib.contextmanager
-    def locked(self, config: dict[str, Any], *, resume: str) -> Iterator[None]:
+    def locked(self, config: dict[str, Any], *, resume: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """Hold the directory for a run with this configuration, new or continued.
 
         A directory that is refused is left as it was, and so is one for which `begin` was not called.
@@ -107,6 +108,7 @@ class Run:
         Args:
             config: The resolved configuration.
             resume: `auto` continues what is there; `never` takes a new directory only; `must` an old one only.
+            timeout_s: How long to wait while another process holds it; negative: for ever.
 
         Raises:
             UserError: The directory is refused; the message says why.
@@ -119,7 +121,7 @@ class Run:
         lock = filelock.FileLock(self.directory / ".lock")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=timeout_s)
         except filelock.Timeout:
             raise UserError(f"{self.directory}: in use by {self._holder()}") from None
         except OSError as error:
@@ -130,6 +132,8 @@ class Run:
         finally:
             if self._content() == set():
                 (self.directory / ".lock").unlink()
+                with contextlib.suppress(OSError):
+                    self.directory.rmdir()
             lock.release()
 
     def begin(self, config: dict[str, Any], overrides: list[str]) -> None:
@@ -137,9 +141,9 @@ class Run:
         if is_main_process():
             self._archive_result()
             config = {key: value for key, value in config.items() if key not in CONTROL}
-            _write(self.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_whole(self.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             starts = [*self.starts, provenance(overrides)]
-            _write(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
+            write_whole(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
 
     def is_finished(self, config: dict[str, Any]) -> bool:
         """Whether it has ended well, or was pruned, and no more epochs are asked for."""
@@ -151,7 +155,7 @@ class Run:
     def end(self, result: dict[str, Any]) -> None:
         """Write `result.json`: the run has ended."""
         if is_main_process():
-            _write(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
+            write_whole(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
 
     def fail(self, config: dict[str, Any], kind: str, message: str, *, epochs: int = 0, num_steps: int = 0) -> None:
         """Write the result of a run that ended by an error of this kind."""
@@ -173,17 +177,17 @@ class Run:
     @property
     def submission(self) -> dict[str, str]:
         """Job id and log of a run that was submitted to a cluster; empty for one that was not."""
-        submission: dict[str, str] = self._read_json("slurm.json", {})
+        submission: dict[str, str] = read_json(self.directory / "slurm.json", {})
         return submission
 
     @submission.setter
     def submission(self, value: dict[str, str]) -> None:
-        _write(self.directory / "slurm.json", json.dumps(value) + "\n")
+        write_whole(self.directory / "slurm.json", json.dumps(value) + "\n")
 
     @property
     def starts(self) -> list[dict[str, Any]]:
         """Provenance of each start."""
-        starts: list[dict[str, Any]] = self._read_json("provenance.json", [])
+        starts: list[dict[str, Any]] = read_json(self.directory / "provenance.json", [])
         return starts
 
     @property
@@ -242,13 +246,6 @@ class Run:
             number = 1 + len(list(self.directory.glob("result_*.json")))
             (self.directory / "result.json").rename(self.directory / f"result_{number}.json")
 
-    def _read_json(self, name: str, missing: Any) -> Any:
-        path = self.directory / name
-        try:
-            return json.loads(path.read_text()) if path.exists() else missing
-        except ValueError as error:
-            raise UserError(f"{path}: can't be read ({error})") from error
-
     def _holder(self) -> str:
         last = (self.starts or [{}])[-1]
         return f"process {last.get('pid', '?')} on {last.get('host', '?')}, started {last.get('time', '?')}"
@@ -277,7 +274,19 @@ def _damage(path: Path) -> str | None:
     return f"{corrupt} is corrupt" if corrupt else None
 
 
-def _write(path: Path, text: str) -> None:
+def read_json(path: Path, missing: Any) -> Any:
+    """The content of a file, or what stands for one that is not there.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else missing
+    except ValueError as error:
+        raise UserError(f"{path}: can't be read ({error})") from error
+
+
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:

@@ -47,10 +47,16 @@ class Row:
     choices: dict[str, Any]
     jobs: list[Job]
 
+    @property
+    def counted(self) -> list[Job]:
+        """The runs that the means are over: those that have finished, or else those that were pruned."""
+        reached = [job for job in self.jobs if job.values]
+        return [job for job in reached if job.status == "finished"] or reached
+
     def cells(self, metrics: Sequence[str]) -> dict[str, Any]:
         """What the table says: choices, objectives (mean, deviation, number), epochs, seconds, states."""
         states = [job.status for job in self.jobs]
-        ended = [job.values for job in self.jobs if job.values]
+        ended = [job.values for job in self.counted]
         means = {name: _mean([values[n] for values in ended]) for n, name in enumerate(metrics)}
         firsts = [values[0] for values in ended]
         return {
@@ -75,7 +81,8 @@ def read_jobs(directory: Path) -> list[Job]:
     Raises:
         UserError: There is none.
     """
-    runs = [Run(path.parent) for path in sorted(directory.rglob("config.yaml"))]
+    paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
+    runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
     if not runs:
         raise UserError(f"{directory}: there is no run in or below it")
     open_ids = [run.submission["job_id"] for run in runs if run.submission and not run.result]
@@ -145,15 +152,18 @@ def merge(jobs: Sequence[Job]) -> list[Row]:
         choices = {key: job.choices[key] for key in keys}
         rows.setdefault(str(choices), Row(choices, [])).jobs.append(job)
 
-    def gain(row: Row) -> float:
-        mean = _mean([value for job in row.jobs for value in job.gains[:1]])
-        return -math.inf if mean is None else mean
+    def rank(row: Row) -> tuple[bool, float]:
+        mean = _mean([job.gains[0] for job in row.counted])
+        return any(job.status == "finished" for job in row.counted), -math.inf if mean is None else mean
 
-    return sorted(rows.values(), key=gain, reverse=True)
+    return sorted(rows.values(), key=rank, reverse=True)
 
 
 def front(jobs: Sequence[Job]) -> list[Job]:
-    """The best run; of several objectives the Pareto front: those that no other one equals or beats in all."""
+    """The finished runs that no other one equals or beats in all objectives, best first: the Pareto front.
+
+    Of one objective it is the best run.
+    """
     ended = sorted(
         (job for job in jobs if job.status == "finished" and job.gains), key=lambda job: job.gains, reverse=True
     )

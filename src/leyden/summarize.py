@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from leyden.config import UserError
 from leyden.picture import draw
+from leyden.run import read_json
 from leyden.runs import Job, front, merge, position, read_jobs
 
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
@@ -33,13 +33,13 @@ def summarize(directory: Path) -> None:
         table = csv.DictWriter(file, fieldnames=list(cells[0]))
         table.writeheader()
         table.writerows(cells)
-    remarks = _remarks(jobs, aims)
+    # Of several seeds the best is that of the best row, not the luckiest of all.
+    remarks = _remarks(jobs, aims, front(rows[0].jobs if len(aims) == 1 else jobs))
     head = _head(keys, metrics)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_texts(row, keys, metrics))} |" for row in cells]
     (directory / "summary.md").write_text("\n".join([*lines, "", *remarks, ""]))
-    sweep = directory / "sweep.json"
-    log = json.loads(sweep.read_text()).get("log") if sweep.exists() else None
+    log = read_json(directory / "sweep.json", {}).get("log")
     draw([(job.choices, job.values) for job in jobs if job.values], metrics, log, directory / "summary.png")
 
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
@@ -67,9 +67,8 @@ def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str]) -
     return [*choices, objective, *further, str(cells["n"]), *numbers, cells["status"]]
 
 
-def _remarks(jobs: Sequence[Job], aims: Sequence[dict[str, Any]]) -> list[str]:
+def _remarks(jobs: Sequence[Job], aims: Sequence[dict[str, Any]], winners: Sequence[Job]) -> list[str]:
     lines = []
-    winners = front(jobs)
     if len(aims) == 1 and winners:
         lines.append(f"Best: {winners[0].run.directory.name}. Its look at the test set:")
     elif winners:
@@ -94,7 +93,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="any folder with runs in or below it, as outputs/sweeps/NAME")
     try:
         summarize(parser.parse_args().directory)
-    except (UserError, OSError, json.JSONDecodeError) as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"leyden: {error}") from None
 
 

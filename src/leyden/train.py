@@ -17,7 +17,7 @@ from leyden.command import command
 from leyden.config import UserError, objectives, prepare
 from leyden.hparams import write_hparams
 from leyden.looks import record_look
-from leyden.run import Run, is_main_process, with_values
+from leyden.run import LOCK_TIMEOUT_S, Run, is_main_process, with_values
 from leyden.sweep import slug  # noqa: F401 - names the directories of jobs in conf/train.yaml
 
 if TYPE_CHECKING:  # at run time they are imported once the configuration is known to be right: it takes seconds
@@ -92,7 +92,9 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     hydra_cfg = HydraConfig.get()
     config = prepare(cfg, hydra_cfg.runtime.output_dir)
     run = Run(cfg.run_dir)
-    with run.locked(config, resume=cfg.resume):
+    is_job = hydra_cfg.mode == RunMode.MULTIRUN
+    # Where two sweeps have a job in common, one waits for the other, and takes its result.
+    with run.locked(config, resume=cfg.resume, timeout_s=-1 if is_job else LOCK_TIMEOUT_S):
         if run.is_finished(config):
             assert run.result is not None
             result = run.result
@@ -100,7 +102,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
             _check_only(cfg)
             return None
         else:
-            test = hydra_cfg.mode != RunMode.MULTIRUN if cfg.test == "auto" else cfg.test
+            test = not is_job if cfg.test == "auto" else cfg.test
             result = _start(cfg, config, run, test=test, overrides=list(hydra_cfg.overrides.task))
         if is_main_process():
             _report(run, result)
@@ -111,6 +113,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 def _check_only(cfg: DictConfig) -> None:
     from leyden import build
 
+    build.quiet()
     build.check(cfg, {})
     print("This would train. dry_run=true: nothing was done.")
 

@@ -1,7 +1,6 @@
 """Training on a real Slurm: arrays, requeues in the middle of an epoch, preemption, two nodes."""
 
 import csv
-import json
 import re
 import shutil
 import subprocess
@@ -146,6 +145,14 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     assert_the_same(run, undisturbed)
 
 
+def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path, mnist_root):
+    arguments = ("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never")
+    finish(start(*arguments))
+    (run,) = runs(tmp_path)
+    assert run.result["status"] == "finished"
+    assert "_" not in run.submission["job_id"]
+
+
 def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *NODES, *SHORT, name="two"))
     finish(submit(tmp_path, *SHORT, name="one"))
@@ -207,6 +214,9 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     project = tmp_path / "project"
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, project / name)
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "conf"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
     arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
     arguments += (f"outputs={tmp_path}", "sweep_name=s", "cluster.wait=false", "+cluster.options.hold=true")
     finish(start(script=arguments, PYTHONPATH=str(project / "src")))
@@ -217,15 +227,22 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     slurm.wait_for(lambda: run.result, 60, "the end of the job")
     assert run.result["status"] == "finished"
     code = next((tmp_path / "sweeps" / "s" / "code").iterdir())
-    assert run.starts[-1]["git"] == json.loads((code / "git.json").read_text())
+    assert (code / "src" / "leyden" / "train.py").exists()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert run.starts[-1]["git"] == run.starts[0]["git"]
+    assert run.starts[-1]["git"]["sha"] == head
+    assert "edited" not in str(run.starts[-1]["git"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("cluster.partition=nowhere",), "invalid partition"),
-        (("cluster.mem_gb=1000",), "Slurm rejects the job"),
-        (("cluster=slurm_gpu", "cluster.gpus_per_task=9"), "Slurm rejects the job"),
+        (("cluster.mem_gb=1000",), "sbatch takes no such job"),
+        (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch takes no such job"),
+        (("cluster.setup=module",), "cluster.setup=module: must be a list of lines"),
+        (("cluster.wait=maybe",), "cluster.wait=maybe: must be true or false"),
+        (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
         (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
         (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
@@ -246,6 +263,7 @@ def test_dry_run_prints_the_script(slurm, tmp_path, mnist_root):
     assert "#SBATCH --array=0-1%2" in output
     assert "#SBATCH --mem=1GB" in output
     assert "#SBATCH --signal=USR1@60" in output
+    assert "#SBATCH --requeue" in output
     assert "\nmodule load x\n" in output
     assert not runs(tmp_path)
 

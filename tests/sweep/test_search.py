@@ -263,6 +263,15 @@ def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
 
 
+def test_trials_that_draw_the_same_are_one_run(tmp_path, mnist_root):
+    choices = ("optimizer.lr=0.001,0.01", "model.dropout=0.0", "trainer.max_epochs=1")
+    finish(start_search(tmp_path, *choices, "hydra.sweeper.num_trials=6"))
+    found, results = trials(tmp_path)
+    assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
+    assert len(results) <= 2
+    assert {trial.value for trial in found} == {result["objective"]["value"] for result in results}
+
+
 def test_two_searches_work_on_one_study(tmp_path, mnist_root):
     both = [start_search(tmp_path, "hydra.sweeper.num_trials=6", "cluster.num_jobs=1") for _ in range(2)]
     for process in both:

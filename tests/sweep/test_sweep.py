@@ -134,6 +134,22 @@ def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
     assert "memory" in found[10**12]["error"]["message"]
 
 
+def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
+    arguments = ("seed=0,1,1,2", "optimizer.lr=0.001", "cluster.num_jobs=2")
+    for process in [sweep(tmp_path, *arguments) for _ in range(2)]:
+        assert "3 finished" in finish(process)
+    assert [len(run.starts) for run in runs(tmp_path).values()] == 3 * [1]
+
+
+def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
+    (tmp_path / "here").symlink_to(mnist_root)
+    arguments = ("-m", "sweep_name=s", "outputs=there", "data.root=here", "data.download=false", "seed=0,1")
+    process = start(*arguments, *SMALL, "trainer.max_epochs=1", cwd=tmp_path)
+    assert "2 finished" in finish(process)
+    (run, _) = runs(tmp_path / "there").values()
+    assert run.starts[0]["directory"] == str(tmp_path)
+
+
 def test_any_launcher_of_hydras_runs_the_jobs(cli, tmp_path):
     arguments = ("-m", "sweep_name=s", "hydra/launcher=basic", *SMALL, "trainer.max_epochs=1", "seed=0,1")
     code, out, _ = cli("train", *arguments)
@@ -174,6 +190,10 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
         (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
         (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are given, grid, pareto, random, tpe"),
+        (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
+        (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),
+        (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
+        (("seed=0,1", "+logger.csv.foo=1"), "logger.csv: got an unexpected keyword argument 'foo'"),
         (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
         (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must be as many as objective.metric="),
         (

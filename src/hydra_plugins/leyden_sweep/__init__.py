@@ -23,6 +23,7 @@ class JobLauncher(Launcher):
     total: int | None = None  # of a search that runs several batches
     wait = True  # for the jobs to end
     runner: Any = None
+    num_at_once: int
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what launching needs."""
@@ -59,7 +60,11 @@ class LocalLauncher(JobLauncher):
     """
 
     def __init__(self, num_jobs: int | None) -> None:
-        self.num_jobs = num_jobs
+        from leyden.sweep.launcher import slots, visible_devices
+
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.slots = slots(num_jobs, visible_devices(), allowed or 1)
+        self.num_at_once = len(self.slots)
 
     def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked."""
@@ -70,7 +75,7 @@ class LocalLauncher(JobLauncher):
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that the jobs can be run here."""
-        from leyden.sweep.launcher import Pool, slots, visible_devices
+        from leyden.sweep.launcher import Pool
 
         for job in jobs:
             trainer = job.config.trainer
@@ -80,7 +85,7 @@ class LocalLauncher(JobLauncher):
                     "or run jobs of several processes one by one, without -m"
                 )
         if self.runner is None:
-            self.runner = Pool(slots(self.num_jobs, visible_devices(), os.cpu_count() or 1), self.module)
+            self.runner = Pool(self.slots, self.module)
         return True
 
     def close(self) -> None:
@@ -98,6 +103,7 @@ class SlurmLauncher(JobLauncher):
 
     def __init__(self, cluster: DictConfig) -> None:
         self.cluster, self.wait = cluster, cluster.wait
+        self.num_at_once = cluster.num_jobs or 10
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that Slurm takes the jobs; False if the script for sbatch was all that is wanted."""
@@ -150,12 +156,12 @@ class OptunaSweeper(BasicSweeper):
     Args:
         sampler: One of Optuna's.
         num_trials: How many trials there are to be in the end.
-        batch_size: Trials at once.
+        batch_size: Trials at once; None for as many as the launcher runs at once.
         params: Search space by key, in Hydra's override syntax, as on the command line.
     """
 
     def __init__(
-        self, sampler: Any, num_trials: int, batch_size: int, params: dict[str, str] | None = None
+        self, sampler: Any, num_trials: int, batch_size: int | None, params: dict[str, str] | None = None
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.sampler, self.num_trials, self.batch_size = sampler, num_trials, batch_size

@@ -43,7 +43,7 @@ class Preemption(L.Callback):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._remember)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Save, if a signal has come; the last step of an epoch is saved after validation anyway."""
@@ -60,15 +60,19 @@ class Preemption(L.Callback):
         if self._agreed == signal.SIGUSR1 and slurm.job_id() and trainer.is_global_zero:
             problem = slurm.requeue()
             print(f"requeue of job {slurm.job_id()}: {problem or 'asked for'}", file=sys.stderr)
+        if trainer.world_size > 1:
+            distributed.barrier(self._group)  # srun would end the first process with the others
         raise SystemExit(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave no question open."""
+        """Leave no question open, and no signal without a handler: what is left to do is short."""
+        if threading.current_thread() is threading.main_thread():
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if self._asked is not None:
             self._asked.wait()
 
     def _remember(self, number: int, frame: Any) -> None:
-        self._signal = max(self._signal, number)  # SIGTERM, if both have come
+        self._signal = self._signal or number
 
     def _agree(self, trainer: L.Trainer) -> int:
         """The signal that has come to any of the processes: the same for all of them at the same step."""

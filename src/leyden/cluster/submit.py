@@ -1,5 +1,6 @@
 """Submits the jobs of a sweep to Slurm, as an array, and tells what became of them."""
 
+import contextlib
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.cluster import slurm
 from leyden.cluster.job import work
@@ -18,6 +19,8 @@ from leyden.config import UserError
 from leyden.sweep.jobs import Job
 
 MAX_POLL_S = 15.0
+MAX_ARRAY = 500  # jobs; Slurm's own limit, MaxArraySize, is 1001 where it was not changed
+GRACE_S = {True: 90.0, False: 5.0}  # for the result of a job that has ended, well or not
 
 
 def check_resources(cluster: DictConfig, trainer: DictConfig) -> None:
@@ -35,6 +38,17 @@ def check_resources(cluster: DictConfig, trainer: DictConfig) -> None:
         raise UserError(
             f"cluster.num_jobs={cluster.num_jobs}: must be a positive whole number, or null for no limit"
         )
+    for key in ("wait", "snapshot", "dry_run"):
+        if type(cluster[key]) is not bool:
+            raise UserError(f"cluster.{key}={cluster[key]}: must be true or false")
+    if not isinstance(cluster.setup, ListConfig):
+        raise UserError(f"cluster.setup={cluster.setup}: must be a list of lines, as ['module load cuda']")
+    if not isinstance(cluster.options, DictConfig):
+        raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
+    if cluster.signal_delay_s >= 60 * cluster.time_min:
+        raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
+    if cluster.gpus_per_task > 1:
+        raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: a process trains on one device")
     for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
         if trainer[key] != cluster[source]:
             raise UserError(
@@ -57,6 +71,7 @@ class SlurmRunner:
 
     def __init__(self, directory: Path, cluster: DictConfig, module: str) -> None:
         self.directory, self.cluster, self.module = directory, cluster, module
+        self.code: Path | None = None  # the copy that jobs run from, once there is one
 
     def check(self, num_jobs: int) -> str:
         """The script that would be submitted, which Slurm has found acceptable.
@@ -64,41 +79,40 @@ class SlurmRunner:
         Raises:
             UserError: There is no Slurm here, or it rejects the script.
         """
-        executor = self._executor(None)
+        executor = self._executor()
         if num_jobs > 1:
             executor.parameters["map_count"] = num_jobs
         script = executor._make_submission_file_text(executor._submitit_command_str, "0")
         if not self.cluster.dry_run:
-            done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+            try:
+                done = subprocess.run(
+                    ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=slurm.TIMEOUT_S
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise UserError(f"cluster: Slurm does not answer ({error})") from error
             if done.returncode:
-                raise UserError(f"cluster: Slurm rejects the job: {' '.join(done.stderr.split())}")
+                raise UserError(f"cluster: sbatch takes no such job: {' '.join(done.stderr.split())}")
         return str(script)
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         """Submit those jobs that are not in Slurm's hands already; the ids of all."""
         known = [job.run.submission for job in jobs]
-        states = slurm.states([each["job_id"] for each in known if each])
+        states = slurm.states(ids := [each["job_id"] for each in known if each])
+        if ids and not states:
+            raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
         active = [bool(each) and states.get(each["job_id"]) not in (None, *slurm.ENDED) for each in known]
         todo = [job for job, is_active in zip(jobs, active, strict=True) if not is_active]
-        for job in todo:  # from now on its directory tells that it is meant to run
-            with job.run.locked(config := job.plain_config, resume="auto"):
-                job.run.begin(config, job.overrides)
-        submitted = iter(self._submit(todo))
-        ids = []
-        for job, each, is_active in zip(jobs, known, active, strict=True):
-            if not is_active:
-                one = next(submitted)
-                each = {"job_id": one.job_id, "log": str(one.paths.stdout)}
-                job.run.submission = each
-            job.log = Path(each["log"])
-            ids.append(each["job_id"])
-        return ids
+        for start in range(0, len(todo), MAX_ARRAY):
+            self._submit(todo[start : start + MAX_ARRAY])
+        for job in jobs:
+            job.log = Path(job.run.submission["log"])
+        return [job.run.submission["job_id"] for job in jobs]
 
     def run(self, jobs: Sequence[Job], report: Callable[[Sequence[str | None], int], Any]) -> list[str]:
         """Submit and wait, as `batch.Runner` says."""
         ids = self.submit(jobs)
         errors: list[str | None] = [None] * len(jobs)
-        suspects: set[int] = set()
+        suspects: dict[int, float] = {}
         pause = 1.0
         while None in errors:
             time.sleep(pause)
@@ -112,26 +126,33 @@ class SlurmRunner:
                     error = result["error"]
                     errors[n] = f"{error['type']}: {error['message']}" if error else ""
                 elif state not in slurm.ENDED:
-                    suspects.discard(n)
-                elif n in suspects:  # looked at once more: files can come later than states
+                    suspects.pop(n, None)
+                # A file can be seen later than a state, where the folder is one of a network.
+                elif time.monotonic() - suspects.setdefault(n, time.monotonic()) > GRACE_S[state == "COMPLETED"]:
                     errors[n] = f"Slurm: job {ids[n]} is {state} without a result"
-                else:
-                    suspects.add(n)
             report(errors, list(states.values()).count("RUNNING"))
         return [error or "" for error in errors]
 
-    def _submit(self, jobs: Sequence[Job]) -> list[Any]:
-        if not jobs:
-            return []
-        executor = self._executor(snapshot(self.directory / "code") if self.cluster.snapshot else None)
-        arguments = [(self.module, _for_node(job), job.plain_config, job.overrides) for job in jobs]
-        try:
-            return list(executor.map_array(work, *zip(*arguments, strict=True)))
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        if self.cluster.snapshot and self.code is None:
+            self.code = snapshot(self.directory / "code")
+        configs = [job.plain_config for job in jobs]
+        arguments = [
+            (self.module, _for_node(job), config, job.overrides) for job, config in zip(jobs, configs, strict=True)
+        ]
+        with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits
+            for job, config in zip(jobs, configs, strict=True):
+                locks.enter_context(job.run.locked(config, resume="auto"))
+            try:
+                submitted = self._executor().map_array(work, *zip(*arguments, strict=True))
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
+            for job, config, one in zip(jobs, configs, submitted, strict=True):
+                job.run.begin(config, job.overrides)  # from now on its directory tells that it is meant to run
+                job.run.submission = {"job_id": one.job_id, "log": str(one.paths.stdout)}
 
-    def _executor(self, code: Path | None) -> Any:
-        c = self.cluster
+    def _executor(self) -> Any:
+        c, code = self.cluster, self.code
         # A SIGUSR1 that comes while Python is importing waits until training starts, where it is dealt with.
         python = f"env --block-signal=USR1 {shlex.quote(sys.executable)}"
         try:
@@ -153,6 +174,7 @@ class SlurmRunner:
             time=c.time_min,
             array_parallelism=c.num_jobs or 10_000,
             stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1"],  # else the others would wait for a process that has failed
             setup=[*setup, *c.setup],
             additional_parameters={"signal": f"USR1@{c.signal_delay_s}", "requeue": True, **options},
         )
@@ -168,10 +190,8 @@ def submit_and_leave(jobs: Sequence[Job], runner: SlurmRunner) -> None:
 
 
 def _for_node(job: Job) -> DictConfig:
-    """The job's configuration with nothing left that would be resolved anew, or fetched, on the node."""
-    config = job.config.copy()
-    with open_dict(config):
-        config.update(job.plain_config)
-        config.hydra.sweep.dir, config.hydra.sweep.subdir = str(job.run.directory.parent), job.run.directory.name
-        config.data.download = False
+    """The job's configuration as it is to run on a node."""
+    config = job.resolved_config
+    config.data.download = False  # a node may have no network; the data set is here by now
+    config.resume = "auto"  # what it was has been looked at, and a requeued job finds its own directory
     return config

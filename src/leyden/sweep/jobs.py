@@ -1,5 +1,6 @@
 """The jobs of a sweep: composed, checked before the first one starts, reported when the last one has ended."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from leyden import summarize
 from leyden.config import UserError, prepare
 from leyden.hparams import write_hparams
-from leyden.run import Run
+from leyden.run import Run, read_json, write_whole
 from leyden.sweep.slug import slug
 
 
@@ -41,6 +42,18 @@ class Job:
         with open_dict(cfg):
             del cfg["hydra"]
         return cfg
+
+    @property
+    def resolved_config(self) -> DictConfig:
+        """The configuration with nothing left that another process, elsewhere or later, could resolve otherwise."""
+        config = self.config.copy()
+        with open_dict(config):
+            config.update(self.plain_config)
+            config.hydra.sweep.dir, config.hydra.sweep.subdir = (
+                str(self.run.directory.parent),
+                self.run.directory.name,
+            )
+        return config
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -74,6 +87,7 @@ def check(jobs: Sequence[Job]) -> None:
     """
     from leyden import build  # imports what takes seconds
 
+    build.quiet()
     facts: dict[str, Any] = {}
     for number, job in enumerate(jobs):
         try:
@@ -85,7 +99,7 @@ def check(jobs: Sequence[Job]) -> None:
 
 
 def record_failure(config: dict[str, Any], overrides: list[str], error: str) -> None:
-    """Let the directory of a job that has failed say so, if it does not yet.
+    """Let the directory of a job that has failed say so, unless it has a result or is in use.
 
     Args:
         config: As the directory keeps it.
@@ -93,14 +107,13 @@ def record_failure(config: dict[str, Any], overrides: list[str], error: str) -> 
         error: Its type and message.
     """
     run = Run(config["run_dir"])
-    if (run.result or {}).get("status") == "failed":
-        return
     kind, _, message = error.partition(": ")
-    with run.locked(config, resume="auto"):
-        if not (run.directory / "config.yaml").exists():
-            run.begin(config, overrides)
-        run.fail(config, kind, message)
-        write_hparams(run)
+    with contextlib.suppress(UserError), run.locked(config, resume="auto"):
+        if run.result is None:
+            if not (run.directory / "config.yaml").exists():
+                run.begin(config, overrides)
+            run.fail(config, kind, message)
+            write_hparams(run)
 
 
 class Sweep:
@@ -187,13 +200,13 @@ def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> N
         UserError: It is that of another one.
     """
     path = directory / "sweep.json"
-    there = json.loads(path.read_text()) if path.exists() else identity
+    there = read_json(path, identity)
     if differences := [
         f"{key} {there.get(key)} there, {here} here" for key, here in identity.items() if there.get(key) != here
     ]:
         raise UserError(f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**identity, **facts}) + "\n")
+        write_whole(path, json.dumps({**there, **facts}) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error

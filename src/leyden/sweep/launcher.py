@@ -72,7 +72,7 @@ class Worker:
     def give(self, index: int, job: Job) -> None:
         """Start a job."""
         self.index = index
-        self.connection.send((job.config, job.log))
+        self.connection.send((job.resolved_config, job.log))
 
     def take(self) -> str | None:
         """The error of its job, empty for none; None while it runs. That a process died is an error, too."""
@@ -111,6 +111,9 @@ class Pool:
         while None in errors:
             for place, environment in enumerate(self.environments):
                 worker = self.workers[place]
+                if worker and worker.index is None and not worker.process.is_alive():
+                    worker.stop()
+                    worker = None
                 if pending and (worker is None or worker.index is None):
                     worker = self.workers[place] = worker or Worker(self.module, environment)
                     worker.give(index := pending.popleft(), jobs[index])

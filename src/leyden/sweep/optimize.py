@@ -15,12 +15,16 @@ from leyden.sweep.slug import slug
 from leyden.sweep.space import as_overrides, corners, log_keys, space
 
 
-def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_trials: int, batch_size: int) -> None:
+def search(
+    sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_trials: int, batch_size: int | None
+) -> None:
     """Search until `num_trials` trials have ended, those of earlier starts included.
 
     Raises:
         UserError: Something is wrong with the space, the study or a setting; or trials have failed.
     """
+    if batch_size is None:
+        batch_size = getattr(sweep.launcher, "num_at_once", 1)
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
@@ -42,9 +46,9 @@ def search(sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_tri
     def name(overrides: list[str]) -> str:
         return slug([*fixed, *overrides])
 
-    sweep.launcher.total = num_trials  # type: ignore[attr-defined]  # for the line of progress
     looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
     with looking.opened():
+        sweep.launcher.total = looking.num_open()  # type: ignore[attr-defined]  # for the line of progress
         exhausted = False
         while not exhausted and (trials := looking.ask(batch_size)):
             returns = sweep.run(sweep.compose([[*fixed, *as_overrides(trial)] for trial in trials]))

@@ -41,14 +41,18 @@ class Pruning(L.Callback):
         """Find the trial; end at once if it was stopped before."""
         trainer.should_stop = trainer.should_stop or self.pruned
         directory = Path(trainer.default_root_dir)
-        if (directory.parent / "study.journal").exists():
+        if trainer.is_global_zero and (directory.parent / "study.journal").exists():
             self._trial = find_trial(directory, self.pruner)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report, and stop if it is to be pruned."""
-        if self._trial is not None and trainer.state.fn == "fit":
-            epoch = trainer.current_epoch + 1
+        if trainer.state.fn != "fit":
+            return
+        epoch = trainer.current_epoch + 1
+        prune = False
+        if self._trial is not None:
             self._trial.report(trainer.callback_metrics[self.metric].item(), epoch)
-            # The last epoch is over anyway.
-            if epoch < (trainer.max_epochs or 0) and self._trial.should_prune():
-                self.pruned = trainer.should_stop = True
+            prune = self._trial.should_prune()
+        # The first of several processes decides for all. The last epoch is over anyway.
+        if trainer.strategy.broadcast(prune) and epoch < (trainer.max_epochs or 0):
+            self.pruned = trainer.should_stop = True

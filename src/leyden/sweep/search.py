@@ -90,9 +90,8 @@ class Search:
                         trials.append(self._own(Trial(self.study, frozen._trial_id)))
                     else:  # left before all was drawn, or drawn from another space
                         self.study.tell(frozen.number, state=TrialState.FAIL)
-            num_open = self.num_trials - sum(map(self._counts, found))
             try:
-                for _ in range(min(num - len(trials), num_open)):
+                for _ in range(min(num - len(trials), self.num_open())):
                     trials.append(self._own(self.study.ask(self.searched)))
             except ValueError as error:
                 raise UserError(
@@ -100,6 +99,10 @@ class Search:
                     "another space, or another number of objectives, needs another sweep_name"
                 ) from error
         return trials
+
+    def num_open(self) -> int:
+        """How many trials there are still to be asked for."""
+        return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
     def _own(self, trial: Trial) -> Trial:
         trial.set_user_attr("owner", self.owner)

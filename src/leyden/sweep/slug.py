@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from leyden.run import CONTROL
+from leyden.run import CONTROL, PLACE
 
 MAX_LENGTH = 120
 
@@ -22,9 +22,8 @@ def slug(overrides: Sequence[str]) -> str:
         >>> slug(["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]"])
         'model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1'
     """
-    kept = sorted(
-        o for o in overrides if re.split(r"[.=]", o.lstrip("+~"))[0] not in (*CONTROL, "sweep", "cluster")
-    )
+    keys = {override: override.lstrip("+~").split("=")[0] for override in overrides}
+    kept = sorted(o for o, key in keys.items() if key.split(".")[0] not in (*CONTROL, "sweep") and key not in PLACE)
     plain = "_".join(kept)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), plain).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name)
