@@ -28,7 +28,10 @@ def requeue() -> str:
 
 
 def states(ids: Sequence[str]) -> dict[str, str]:
-    """The state of each job, as PENDING; GONE if Slurm knows it no more; nothing where Slurm does not answer."""
+    """The state of each job, as PENDING; nothing where Slurm does not answer.
+
+    GONE is one that Slurm knows no more: it ended long ago, or was cancelled before it started.
+    """
     if not ids:
         return {}
     out, problem = _call(

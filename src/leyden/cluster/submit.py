@@ -112,7 +112,7 @@ class SlurmRunner:
         """Submit and wait, as `batch.Runner` says."""
         ids = self.submit(jobs)
         errors: list[str | None] = [None] * len(jobs)
-        suspects: dict[int, float] = {}
+        ended: dict[int, tuple[float, str]] = {}  # when that was seen first, and the state then
         pause = 1.0
         while None in errors:
             time.sleep(pause)
@@ -126,10 +126,12 @@ class SlurmRunner:
                     error = result["error"]
                     errors[n] = f"{error['type']}: {error['message']}" if error else ""
                 elif state not in slurm.ENDED:
-                    suspects.pop(n, None)
-                # A file can be seen later than a state, where the folder is one of a network.
-                elif time.monotonic() - suspects.setdefault(n, time.monotonic()) > GRACE_S[state == "COMPLETED"]:
-                    errors[n] = f"Slurm: job {ids[n]} is {state} without a result"
+                    ended.pop(n, None)
+                else:
+                    since, state = ended.setdefault(n, (time.monotonic(), state))
+                    # A file can be seen later than a state, where the folder is one of a network.
+                    if time.monotonic() - since > GRACE_S[state == "COMPLETED"]:
+                        errors[n] = f"Slurm: job {ids[n]} is {state} without a result"
             report(errors, list(states.values()).count("RUNNING"))
         return [error or "" for error in errors]
 
