@@ -2,11 +2,12 @@
 PYTHON ?= python3
 ARGS ?=
 DIR ?=
+NAME ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser sweep tensorboard check format clean
+.PHONY: help setup train test test-cluster test-browser sweep tensorboard new-model rename check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -48,6 +49,14 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 	[ -n "$$dir" ] || { echo "outputs/ holds no run yet: make train makes one"; exit 1; }; \
 	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
+
+new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py and conf/model/capsule.yaml
+	@$(BIN)/python scripts/new_model.py "$(NAME)"
+
+rename: $(VENV)/.dev ## make the template yours: NAME=myproject renames package, imports, configs, README
+	@$(BIN)/python scripts/rename.py "$(NAME)"
+	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
+	@$(BIN)/python -m pip uninstall --quiet --yes leyden
 
 check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 	$(BIN)/ruff check .

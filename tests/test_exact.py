@@ -19,11 +19,21 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("accumulate", "stops"), [(1, (0, 2, 3, 8, 9, 10, 16, 19)), (3, (4, 9, 10, 13, 19))])
-def test_stopped_at_any_step(train, monkeypatch, accumulate, stops):  # noqa: F811
+RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "label_smoothing=0.1")
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "stops", "more"),
+    [
+        (1, (0, 2, 3, 8, 9, 10, 16, 19), ("data.normalize=standardize",)),
+        (3, (4, 9, 10, 13, 19), ("data.normalize=standardize",)),
+        (1, (4, 10, 16), (*RECIPE, "trainer.gradient_clip_val=0.5")),
+    ],
+)
+def test_stopped_at_any_step(train, monkeypatch, accumulate, stops, more):  # noqa: F811
     from leyden.classifier import Classifier
 
-    arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", "data.normalize=standardize")
+    arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", *more)
     whole, *_ = train("whole", *arguments)
     expected = [row for row in curves(whole) if "test" not in row[1]]
     training_step = Classifier.training_step

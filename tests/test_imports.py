@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "build": {"hydra", "omegaconf", "lightning", "torch", "leyden."},
     "train": {"hydra", "omegaconf", "rich", "lightning", "leyden."},
     "evaluate": {"omegaconf", "rich", "leyden."},
+    "export": {"omegaconf", "rich", "torch", "leyden."},
     "predict": {"omegaconf", "rich", "torch", "numpy", "PIL", "leyden."},
     "runs": {"leyden.config", "leyden.plain", "leyden.run", "leyden.cluster.slurm"},
-    "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.runs"},
+    "summarize": {"rich", "leyden.config", "leyden.picture", "leyden.run", "leyden.runs"},
     "sweep.": {
         "hydra",
         "omegaconf",
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "callbacks.": {"lightning", "torch", "numpy", "rich", "matplotlib", "leyden.callbacks."}
     | {"leyden.plain", "leyden.run", "leyden.sheet"},
 }
-ENTRY_POINTS = {"leyden.train", "leyden.evaluate", "leyden.predict"}
+ENTRY_POINTS = {"leyden.train", "leyden.evaluate", "leyden.predict", "leyden.export"}
 
 
 def imports(path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib.util
 import inspect
 import logging
@@ -19,6 +20,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.rank_state import RankState
@@ -49,10 +52,11 @@ def check(cfg: DictConfig, facts: dict[str, Any]) -> None:
     devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
     world_size = devices * cfg.trainer.num_nodes
     # Batches and splits of other sizes and seeds need no reading anew.
-    key = str({name: value for name, value in cfg.data.items() if "batch_size" not in name and name != "seed"})
+    key = str([cfg.data[name] for name in ("dataset", "root", "val_size", "normalize")])
+    data = _instantiate(cfg.data, "data")
     if key not in facts:
         facts[key] = datamodule(cfg, world_size)
-    facts[key].batch_size = _instantiate(cfg.data, "data").batch_size
+    facts[key].batch_size = data.batch_size
     with _user_errors("data"):
         facts[key].check_world_size(world_size)
     with torch.device("meta"):  # without memory or random numbers
@@ -77,9 +81,34 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     module: torch.nn.Module = _instantiate(
         cfg.model, "model", input_shape=facts.input_shape, num_classes=facts.num_classes
     )
+    _check_output(module, facts)
     if cfg.compile:
         module.compile()
     return module
+
+
+def _check_output(module: torch.nn.Module, facts: Facts) -> None:
+    """Make sure that a network takes the images and gives a logit a class, before hours of something else."""
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(f"model: makes a {type(module).__name__}; must be a torch.nn.Module")
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    images_NCHW = torch.zeros(2, *facts.input_shape, device=device)
+    module.eval()  # draws no random numbers, and leaves running means alone
+    with torch.no_grad(), _user_errors(f"model, given images of shape {tuple(images_NCHW.shape)}"):
+        try:
+            logits_NK = module(images_NCHW)
+        except NotImplementedError:
+            if device.type == "meta":  # it does what can't be foreseen: the run itself checks it again
+                return
+            raise
+    module.train()
+    expected = (2, facts.num_classes)
+    found = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
+    if found != expected:
+        raise UserError(
+            f"model: gives {found} for images of shape {tuple(images_NCHW.shape)}; must be logits of shape "
+            f"{expected}, one a class"
+        )
 
 
 def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
@@ -88,9 +117,18 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
     Raises:
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
-    module = Classifier(network=network(cfg, data.facts), optimizer=_instantiate(cfg.optimizer, "optimizer"))
+    optimizer = _instantiate(cfg.optimizer, "optimizer")
+    scheduler = functools.partial(_scheduler, cfg.scheduler) if cfg.scheduler else None
+    module = Classifier(
+        network=network(cfg, data.facts),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        label_smoothing=cfg.label_smoothing,
+    )
     with _user_errors("optimizer", cfg.optimizer):
-        module.configure_optimizers()  # a value that the optimizer refuses shows now, not in training
+        made = optimizer(module.network.parameters())  # a value that it refuses shows now, not in training
+    if scheduler:
+        scheduler(made, 100)
     allowed = {name for name in module.metric_names if name.split("/")[0] in data.splits}
     for objective in objectives(cfg.objective):
         if objective["metric"] not in allowed:
@@ -101,6 +139,13 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
             )
         allowed.add("num_parameters")  # the first one selects among epochs, which have it in common
     return module
+
+
+def _scheduler(node: DictConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+    """The schedule that a node describes; its value that is missing there is the number of steps."""
+    given = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
+    schedule: LRScheduler = _instantiate(node, "scheduler", optimizer=optimizer, **given)
+    return schedule
 
 
 def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:

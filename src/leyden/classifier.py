@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 
@@ -54,17 +55,26 @@ class Classifier(L.LightningModule):
     Args:
         network: Takes images, shape (N, C, H, W), and gives logits, shape (N, K).
         optimizer: Makes the optimizer when called with the network's parameters; needed for training only.
+        scheduler: Makes the schedule of the learning rate, a value a step, when called with the optimizer and
+            the number of steps; None: the learning rate stays as it is.
+        label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
 
     Raises:
         FloatingPointError: In training, when the loss is no longer a finite number.
     """
 
     def __init__(
-        self, *, network: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+        self,
+        *,
+        network: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.optimizer = optimizer
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.label_smoothing = label_smoothing
         self.train_metric, self.val_metric, self.test_metric = (LossAndAccuracy() for _ in range(3))
         self._logged = self.train_metric.sums()  # as they were at the last logged step
 
@@ -82,7 +92,7 @@ class Classifier(L.LightningModule):
         """The mean loss of a batch."""
         images_NCHW, labels_N = batch
         logits_NK = self(images_NCHW)
-        loss = F.cross_entropy(logits_NK, labels_N)
+        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=self.label_smoothing)
         self.train_metric.update(loss.detach() * len(labels_N), logits_NK.detach(), labels_N)
         return loss
 
@@ -120,11 +130,15 @@ class Classifier(L.LightningModule):
         """Log the test set's means."""
         self._log_means("test", self.test_metric)
 
-    def configure_optimizers(self) -> Optimizer:
-        """The optimizer of all the parameters."""
+    def configure_optimizers(self) -> Any:
+        """The optimizer of all the parameters, and the schedule of its learning rate."""
         if self.optimizer is None:
             raise ValueError("this classifier has no optimizer: it can be evaluated, not trained")
-        return self.optimizer(self.network.parameters())
+        optimizer = self.optimizer(self.network.parameters())
+        if self.scheduler is None:
+            return optimizer
+        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def running_sums(self) -> list[dict[str, Tensor]]:
         """What a run resumed within an epoch needs, to log the same: the epoch's sums, now and as last logged."""

@@ -25,6 +25,7 @@ class TrainConfig:
     data: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
@@ -32,6 +33,7 @@ class TrainConfig:
     name: str = MISSING
     seed: int = MISSING
     objective: Any = MISSING
+    label_smoothing: float = MISSING
     compile: bool = MISSING
     test: Any = MISSING
     resume: str = MISSING
@@ -64,12 +66,24 @@ class PredictConfig:
     checkpoint: str = MISSING
 
 
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
+@dataclass
+class ExportConfig:
+    """Root keys of `conf/export.yaml`."""
+
+    run: str = MISSING
+    output: str = MISSING
+    checkpoint: str = MISSING
+    data_root: str | None = MISSING
+
+
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # `${project:data}` is the folder data/ of this project, wherever the command is started.
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+# `${short:leyden.models.mlp.MLP}` is mlp.
+OmegaConf.register_new_resolver("short", lambda target: target.rpartition(".")[2].lower(), replace=True)
 
 
 def check(cfg: DictConfig) -> None:
@@ -91,6 +105,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', it names a folder")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
+    if not 0 <= cfg.label_smoothing < 1:
+        raise UserError(f"label_smoothing={cfg.label_smoothing}: must be a number in [0, 1)")
     lr = cfg.optimizer.get("lr", 1.0)
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise UserError(f"optimizer.lr={lr}: must be a positive number")

@@ -109,8 +109,8 @@ def main(cfg: DictConfig) -> None:
     pixels_NCHW = torch.stack([read_image(path, facts.input_shape, invert=cfg.invert) for path in paths])
     light = [str(path) for path, pixels in zip(paths, pixels_NCHW, strict=True) if pixels.float().mean() > 127]
     if light:
-        say = f"leyden: mostly light, did you mean invert={str(not cfg.invert).lower()}? {', '.join(light)}"
-        print(say, file=sys.stderr)
+        meant = f"invert={str(not cfg.invert).lower()}"
+        print(f"leyden: mostly light, did you mean {meant}? {', '.join(light)}", file=sys.stderr)
     with torch.inference_mode():
         probabilities_NK = network(facts.normalize(pixels_NCHW)).softmax(dim=1)
     best = probabilities_NK.argmax(dim=1)

@@ -230,7 +230,8 @@ class Run:
         flat_here = {key: value for key, value in flat_here.items() if key.split(".")[0] not in CONTROL}
         for key in [*flat_there, *(key for key in flat_here if key not in flat_there)]:
             old, new = flat_there.get(key, "absent"), flat_here.get(key, "absent")
-            longer = key == "trainer.max_epochs" and isinstance(old, int) and new > old
+            # A schedule of the learning rate ends with the run that it was made for.
+            longer = key == "trainer.max_epochs" and isinstance(old, int) and new > old and not config["scheduler"]
             if old != new and not longer and key not in PLACE:
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:

@@ -26,6 +26,7 @@ ALLOWED_CLASSES = (
     "torch.nn.",
     "torch.optim.",
     "torchvision.datasets.",
+    "torchvision.transforms.v2.",
 )
 ALLOWED_FUNCTIONS = ("torchvision.models.",)
 

@@ -1,4 +1,4 @@
-"""A command as `leyden.train`, whose jobs do nothing: what remains is the work of Slurm and of the launcher."""
+"""A command as `leyden.train`, whose jobs do nothing: what remains is Slurm's and the launcher's work."""
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,7 +11,7 @@ from leyden.sweep import slug  # noqa: F401 - names the directories of jobs
 def task(cfg):
     config = prepare(cfg, HydraConfig.get().runtime.output_dir)
     run = Run(cfg.run_dir)
-    with run.locked(config, resume="auto"):
+    with run.locked(config, resume="auto", timeout_s=-1):
         run.begin(config, list(HydraConfig.get().overrides.task))
         run.end({"status": "finished", "objective": None, "epochs": 0, "seconds": 0.0, "error": None})
 

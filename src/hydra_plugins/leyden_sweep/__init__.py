@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: the launcher and the sweepers of Leyden. The work is done in `leyden.sweep`."""
+"""Where Hydra looks for plugins: the launchers and the sweepers. The work is done in `leyden.sweep`."""
 
 import os
 import sys

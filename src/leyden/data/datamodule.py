@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leyden.data.facts import Facts
+from leyden.data.fetch import load
 from leyden.data.loader import BatchLoader
 from leyden.data.normalize import Normalize
 
@@ -28,6 +29,7 @@ class ImageDataModule(L.LightningDataModule):
         eval_batch_size: The same for validation and test; it changes speed and memory only.
         val_size: Number of training images set apart; 0: no validation.
         normalize: `unit`, pixels / 255, or `standardize`, to mean 0 and deviation 1 over the training split.
+        augment: Changes the pixels of a training batch, shape (N, C, H, W), uint8, at random; None: not.
         seed: Of the split and of the order in each epoch.
 
     Raises:
@@ -36,7 +38,7 @@ class ImageDataModule(L.LightningDataModule):
     Example:
         >>> from leyden.data.mnist import MNIST
         >>> data = ImageDataModule(dataset=MNIST, root="data", download=True, batch_size=128, eval_batch_size=1000,
-        ...                        val_size=5000, normalize="unit", seed=0)  # doctest: +SKIP
+        ...                        val_size=5000, normalize="unit", augment=None, seed=0)  # doctest: +SKIP
         >>> data.facts.input_shape  # doctest: +SKIP
         (1, 28, 28)
     """
@@ -51,6 +53,7 @@ class ImageDataModule(L.LightningDataModule):
         eval_batch_size: int,
         val_size: int,
         normalize: str,
+        augment: Callable[[Tensor], Tensor] | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class ImageDataModule(L.LightningDataModule):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
         self.dataset, self.root, self.download, self.seed = dataset, root, download, seed
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.normalize = normalize
+        self.normalize, self.augment = normalize, augment
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
         self._facts: Facts | None = None
 
@@ -121,7 +124,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training split, in an order of its own each epoch."""
-        return self._loader("train", self.batch_size, seed=self.seed)
+        return self._loader("train", self.batch_size, seed=self.seed, augment=self.augment)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Batches of the validation split; an empty list if there is none."""
@@ -145,29 +148,30 @@ class ImageDataModule(L.LightningDataModule):
             raise ValueError(f"the data set in {self.root} is not the one that this run was trained on")
 
     def _read(self, *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        try:
-            source = self.dataset(root=self.root, train=train, download=self.download)
-        except RuntimeError as error:
-            if self.download:
-                raise
-            raise FileNotFoundError(
-                f"root={self.root}: the data set is not there, and download=false; "
-                f"fetch it where there is a network: the same command with dry_run=true ({error})"
-            ) from error
+        source = load(self.dataset, self.root, train=train, download=self.download)
         pixels, labels_N = torch.as_tensor(source.data), torch.as_tensor(source.targets)
+        if labels_N.ndim == 2:  # QMNIST's first column is the class, the others tell where an image comes from
+            labels_N = labels_N[:, 0]
         images_NCHW = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         return images_NCHW.contiguous(), labels_N.long(), tuple(map(str, source.classes))
 
-    def _loader(self, split: str, batch_size: int, seed: int | None = None) -> BatchLoader:
+    def _loader(
+        self,
+        split: str,
+        batch_size: int,
+        seed: int | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> BatchLoader:
         rank, world_size = 0, 1
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device
             self.splits[split] = self.splits[split][0].to(device), self.splits[split][1].to(device)
+        normalize = self.facts.normalize
         return BatchLoader(
             *self.splits[split],
             batch_size=batch_size,
-            transform=self.facts.normalize,
+            transform=(lambda pixels_NCHW: normalize(augment(pixels_NCHW))) if augment else normalize,
             seed=seed,
             rank=rank,
             world_size=world_size,

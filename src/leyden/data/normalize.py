@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,21 @@ class Normalize:
             means.append(mean)
             stds.append((count @ (values - mean).square() / count.sum()).sqrt().item() or 1.0)
         return cls(tuple(means), tuple(stds))
+
+
+class FromPixels(nn.Module):
+    """A network with the normalisation inside.
+
+    Args:
+        network: Takes normalised images, shape (N, C, H, W), float32.
+        normalize: Makes them of pixels.
+    """
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.network, self.normalize = network, normalize
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, K), of pixels, shape (N, C, H, W), uint8."""
+        logits_NK: Tensor = self.network(self.normalize(pixels_NCHW))
+        return logits_NK

@@ -162,7 +162,7 @@ class Sweep:
             return False
         if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
             return False
-        claim(self.directory, {"name": config["name"], "objective": config["objective"]}, facts)
+        claim(self.directory, {"name": self.config.name, "objective": config["objective"]}, facts)
         return True
 
     def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:

@@ -1,0 +1,67 @@
+"""Convolutional network."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class CNN(nn.Module):
+    """Convolutions 5×5 with batch normalisation, each followed by pooling to half the size, then two dense layers.
+
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998), of
+    whose LeNet-5 this is a wider, newer form.
+
+    Args:
+        input_shape: Shape of one image, (C, H, W), with sides of at least 2 for each convolution.
+        num_classes: Number of logits.
+        num_channels: Of each convolution.
+        hidden_size: Units of the dense hidden layer.
+        dropout: Chance of a hidden unit to be dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: The images are too small.
+
+    Example:
+        >>> shape = {"input_shape": (1, 28, 28), "num_classes": 10}
+        >>> network = CNN(**shape, num_channels=[32, 64], hidden_size=128, dropout=0.5)
+        >>> sum(p.numel() for p in network.parameters())
+        454922
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        num_channels: Sequence[int],
+        hidden_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        num_inputs, height, width = input_shape
+        layers: list[nn.Module] = []
+        for num_outputs in num_channels:
+            layers += [
+                nn.Conv2d(num_inputs, num_outputs, kernel_size=5, padding=2, bias=False),
+                nn.BatchNorm2d(num_outputs),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            num_inputs, height, width = num_outputs, height // 2, width // 2
+        if not height or not width:
+            raise ValueError(
+                f"num_channels={list(num_channels)}: too many convolutions for images of {input_shape}"
+            )
+        self.layers = nn.Sequential(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(num_inputs * height * width, hidden_size),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, num_classes),
+        )
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        logits_NK: Tensor = self.layers(images_NCHW)
+        return logits_NK

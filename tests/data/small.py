@@ -1,0 +1,84 @@
+"""Small files in the formats of all data sets that conf/data names, with random pixels."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import torchvision
+
+from leyden.data import mnist
+
+NUM_TRAIN, NUM_TEST = 5_200, 100  # more than the default val_size
+NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "emnist": 47, "cifar10": 10}
+
+
+def write(root):
+    """Write them all below `root`."""
+    random = np.random.default_rng(0)
+    for folder in ("MNIST", "FashionMNIST", "KMNIST"):
+        write_mnist(root / folder / "raw", random)
+    write_qmnist(root / "QMNIST" / "raw", random)
+    write_emnist(root / "EMNIST" / "raw", random)
+    write_cifar10(root / "cifar-10-batches-py", random)
+    return root
+
+
+def expect(root, monkeypatch):
+    """Let the checksums of the files below `root` be the right ones."""
+    raw, batches = root / "MNIST" / "raw", root / "cifar-10-batches-py"
+    sums = {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in mnist.CHECKSUMS}
+    monkeypatch.setattr(mnist, "CHECKSUMS", sums)
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in batches.iterdir()}
+    cifar = torchvision.datasets.CIFAR10
+    for part in ("train_list", "test_list"):
+        monkeypatch.setattr(cifar, part, [[name, sums[name]] for name, _ in getattr(cifar, part)])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
+
+
+def pixels(random, num):
+    return random.integers(0, 256, (num, 28, 28), dtype=np.uint8)
+
+
+def labels(num, num_classes, first=0):
+    return (np.arange(num) % num_classes + first).astype(np.uint8)
+
+
+def idx(path, array):
+    kind = {"uint8": 8, "int32": 12}[array.dtype.name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(head + array.astype(array.dtype.newbyteorder(">")).tobytes())
+
+
+def write_mnist(folder, random):
+    for prefix, num in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):
+        idx(folder / f"{prefix}-images-idx3-ubyte", pixels(random, num))
+        idx(folder / f"{prefix}-labels-idx1-ubyte", labels(num, 10))
+
+
+def write_qmnist(folder, random):
+    for prefix, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        idx(folder / f"qmnist-{prefix}-images-idx3-ubyte", pixels(random, num))
+        table = np.zeros((num, 8), np.int32)
+        table[:, 0] = labels(num, 10)
+        table[:, 1:] = random.integers(0, 1000, (num, 7))
+        idx(folder / f"qmnist-{prefix}-labels-idx2-int", table)
+
+
+def write_emnist(folder, random):
+    for split, (num_classes, first) in {"balanced": (47, 0), "letters": (26, 1)}.items():
+        for part, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+            idx(folder / f"emnist-{split}-{part}-images-idx3-ubyte", pixels(random, num))
+            idx(folder / f"emnist-{split}-{part}-labels-idx1-ubyte", labels(num, num_classes, first))
+
+
+def write_cifar10(folder, random):
+    folder.mkdir(parents=True)
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    batches = {f"data_batch_{n}": NUM_TRAIN // 5 for n in range(1, 6)} | {"test_batch": NUM_TEST}
+    content = {"batches.meta": {"label_names": names}}
+    for name, num in batches.items():
+        data = random.integers(0, 256, (num, 3 * 32 * 32), dtype=np.uint8)
+        content[name] = {"data": data, "labels": labels(num, 10).tolist()}
+    for name, entry in content.items():
+        (folder / name).write_bytes(pickle.dumps(entry))

@@ -1,0 +1,259 @@
+"""What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from leyden import build
+from leyden.config import CONF, ROOT, UserError
+from leyden.data.augment import Augment
+from leyden.data.facts import Facts
+from tests.conf.test_conf import compose
+from tests.conftest import weights
+from tests.test_train import curves, train  # noqa: F401 - a fixture
+
+FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
+
+
+class WrongShape(nn.Module):
+    def __init__(self, *, input_shape, num_classes, num_outputs, takes):
+        super().__init__()
+        self.layer = nn.Linear(takes, num_outputs)
+
+    def forward(self, images_NCHW):
+        return self.layer(images_NCHW.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("num_outputs", "takes", "message"),
+    [
+        (9, 784, r"model: gives \(2, 9\) for images of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)"),
+        (
+            10,
+            783,
+            r"model, given images of shape \(2, 1, 28, 28\): (a and b must have|mat1 and mat2 shapes)",
+        ),
+    ],
+)
+def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(num_outputs, takes, message):
+    cfg = compose()
+    cfg.model = {"_target_": f"{__name__}.WrongShape", "num_outputs": num_outputs, "takes": takes}
+    with pytest.raises(UserError, match=message):
+        build.network(cfg, FACTS)
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        build.network(cfg, FACTS)
+
+
+def test_a_network_that_is_none():
+    cfg = compose()
+    cfg.model = {"_target_": "builtins.dict"}
+    with pytest.raises(UserError, match=r"model: makes a dict; must be a torch\.nn\.Module"):
+        build.network(cfg, FACTS)
+
+
+def test_a_network_for_other_images_says_so():
+    with pytest.raises(UserError, match="model: images of 64×64: ResNet is for sides from 28 to 32"):
+        build.network(compose("model=resnet"), Facts((3, 64, 64), 10, (), (), ()))
+
+
+def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
+    data = build.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"), 1)
+    plain = build.datamodule(compose(f"data.root={mnist_root}"), 1)
+
+    def first(loader):
+        torch.manual_seed(3)
+        return next(iter(loader))[0]
+
+    changed, again, unchanged = (first(each.train_dataloader()) for each in (data, data, plain))
+    assert torch.equal(changed, again)
+    assert not torch.equal(changed, unchanged)
+    assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
+
+
+def test_each_part_of_a_batch_has_a_draw_of_its_own():
+    augment = Augment(num_draws=3, draw=lambda part: torch.full_like(part, int(torch.randint(250, ()))))
+    parts = augment(torch.zeros(10, 1, 2, 2, dtype=torch.uint8))
+    assert parts.shape == (10, 1, 2, 2)
+    assert len(parts.unique()) == 3
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
+def test_a_schedule_ends_with_the_run(train, scheduler):  # noqa: F811
+    run, *_ = train("run", f"scheduler={scheduler}", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    rates = [value for _, metric, value in curves(run) if metric == "lr"]
+    assert len(rates) == 20
+    assert max(rates) == pytest.approx(1e-3, rel=0.03)
+    assert rates[-1] < 1e-5
+    _, _, err = train("run", f"scheduler={scheduler}", "trainer.max_epochs=3", code=2)
+    assert "trainer.max_epochs: 2 there, 3 here" in err
+
+
+def test_label_smoothing_is_for_training_only(train):  # noqa: F811
+    plain, smooth = (train(f"run{part}", f"label_smoothing={part}")[0].result["metrics"] for part in (0.0, 0.5))
+    assert abs(plain["train/loss"] - plain["val/loss"]) < 0.3
+    assert smooth["train/loss"] > smooth["val/loss"] + 0.3
+
+
+def test_gradients_are_clipped(train):  # noqa: F811
+    arguments = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "trainer.max_epochs=1")
+    arguments = (*arguments, "trainer.limit_train_batches=1", "trainer.gradient_clip_val=1e-3")
+    runs = [train(name, *arguments, *more)[0] for name, more in (("run", ()), ("still", ("optimizer.lr=1e-9",)))]
+    moved, start = (weights(run.directory) for run in runs)
+    norm = torch.cat([(moved[key] - start[key]).flatten() for key in moved]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_weight_decay_shrinks_weights(train):  # noqa: F811
+    runs = [train(f"run{decay}", "optimizer=adamw", f"optimizer.weight_decay={decay}")[0] for decay in (0.0, 10.0)]
+    plain, shrunk = (weights(run.directory)["network.layers.1.weight"].norm() for run in runs)
+    assert shrunk < 0.9 * plain
+
+
+def recipes(folder):
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+QUICK = (*QUICK, "trainer.limit_test_batches=1", "callbacks=bare", "logger=none")
+
+
+@pytest.mark.parametrize("name", recipes("experiment"))
+def test_an_experiment_takes_two_steps(cli, small_root, tmp_path, name):
+    place = (f"data.root={small_root}", "data.download=false")
+    code, _, err = cli("train", f"experiment={name}", f"run_dir={tmp_path / 'run'}", *QUICK, *place)
+    assert code == 0, err
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes("sweep"))
+def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
+    searches = "hydra/sweeper: optuna" in (CONF / "sweep" / f"{name}.yaml").read_text()
+    more = ("hydra.sweeper.num_trials=2",) if searches else ()
+    more = ("seed=0,1",) if name == "given" else more
+    code, _, err = cli("train", "-m", f"sweep={name}", "sweep_name=s", *QUICK, *more)
+    assert code == 0, err
+    assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").exists()
+
+
+# As in a notebook, where warnings are none of the template's business.
+@pytest.mark.filterwarnings("default")
+def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
+    (text,) = re.findall(r"```python\n(import lightning.+?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(mnist_root)
+    assert len([line for line in text.splitlines() if line and not line.startswith(("import", "from"))]) <= 12
+    found = {}
+    exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
+    assert found["trainer"].callback_metrics["test/acc"] > 0.9
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the project as git has it, changes included."""
+    files = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for file in files.split("\0")[:-1]:
+        if (ROOT / file).exists():
+            (tmp_path / "copy" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / "copy" / file)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the template"]):
+        git(tmp_path / "copy", *command)
+    return tmp_path / "copy"
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    return subprocess.check_output(["git", *who, *arguments], cwd=folder, text=True)
+
+
+def call(folder, *arguments):
+    """Python in a copy; returns its exit code and all it says."""
+    env = {**os.environ, "PYTHONPATH": str(folder / "src")}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_new_model_is_two_files(copy):
+    code, said = call(copy, "scripts/new_model.py", "capsule_net")
+    assert code == 0, said
+    changed = git(copy, "status", "--porcelain", "-uall").splitlines()
+    assert changed == ["?? conf/model/capsule_net.yaml", "?? src/leyden/models/capsule_net.py"]
+    assert "class CapsuleNet(nn.Module):" in (copy / "src/leyden/models/capsule_net.py").read_text()
+    code, said = call(copy, "scripts/new_model.py", "capsule_net")
+    assert code == 1
+    assert "src/leyden/models/capsule_net.py is there already" in said
+
+
+@pytest.mark.parametrize("name", ["", "2nd", "Caps", "class", "a-b", "../x"])
+def test_a_new_model_needs_a_name(name):
+    code, said = call(ROOT, "scripts/new_model.py", name)
+    assert code == 1
+    assert f"NAME={name}: must be a name for a Python module" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "must be"),
+        ("My-Project", "must be"),
+        ("class", "must be"),
+        ("a" * 21, "20 at most"),
+        ("torch", "is taken"),
+        ("json", "is taken"),
+        ("leyden", "is taken"),
+    ],
+)
+def test_a_name_that_is_refused_changes_nothing(copy, name, message):
+    code, said = call(copy, "scripts/rename.py", name)
+    assert code == 1
+    assert message in said
+    assert not git(copy, "status", "--porcelain")
+
+
+def test_a_dirty_tree_is_not_renamed(copy):
+    (copy / "Makefile").write_text("mine")
+    code, said = call(copy, "scripts/rename.py", "myproject")
+    assert code == 1
+    assert "commit them first" in said
+    assert "M Makefile" in said
+    assert (copy / "src" / "leyden").is_dir()
+
+
+@pytest.mark.slow
+def test_renamed_and_with_a_new_model_all_holds(copy, mnist_root):
+    """The whole way of somebody who makes it theirs, with the longest name that is allowed."""
+    name = "my_very_long_project"
+    code, said = call(copy, "scripts/rename.py", name)
+    assert code == 0, said
+    for command in (["ruff", "check", "--fix", "-q", "."], ["ruff", "format", "-q", "."]):
+        code, said = call(copy, "-m", *command)
+        assert code == 0, said
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "mine")
+    assert set(git(copy, "grep", "-il", "leyden").split()) <= {"LICENSE", "CHANGELOG.md"}
+    (copy / "data").symlink_to(mnist_root)
+    assert (copy / "README.md").read_text().startswith("# MyVeryLongProject\n")
+    assert call(copy, "scripts/new_model.py", "capsule")[0] == 0
+    quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=20")
+    code, said = call(copy, "-m", f"{name}.train", "model=capsule", *quick)
+    assert code == 0, said
+    assert "test/acc" in said
+    code, said = call(copy, "-m", f"{name}.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
+    assert code == 0, said
+    for check in (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["pytest", "-q", "tests/conf", "tests/test_imports.py", "tests/test_bad_input.py"],
+        ["pytest", "-q", "tests/models", "-k", "capsule or mlp"],
+    ):
+        code, said = call(copy, "-m", *check)
+        assert code == 0, said
