@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser sweep tensorboard new-model rename check format clean
+.PHONY: help setup train test test-cluster test-browser sweep tensorboard bench new-model rename check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,12 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 	[ -n "$$dir" ] || { echo "outputs/ holds no run yet: make train makes one"; exit 1; }; \
 	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
+
+# In an environment of its own: TensorFlow is at odds with what constraints.txt pins.
+bench: ## measure beside Keras and others, 15 minutes; ARGS="--rounds 1 --only Leyden" chooses
+	$(PYTHON) -m venv $(VENV)/bench
+	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
+	$(VENV)/bench/bin/python scripts/bench/run.py $(ARGS)
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py and conf/model/capsule.yaml
 	@$(BIN)/python scripts/new_model.py "$(NAME)"

@@ -34,10 +34,11 @@ def run_keras(seed: int) -> float:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 
+    from leyden.data.fetch import load
     from leyden.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
-    train, test = (MNIST(str(ROOT / "data"), train=train, download=True) for train in (True, False))
+    train, test = (load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False))
     (x_train, y_train), (x_test, y_test) = (
         (split.data.reshape(-1, 784).numpy().astype("float32") / 255, keras.utils.to_categorical(split.targets, 10))
         for split in (train, test)

@@ -50,7 +50,7 @@ VALUES = [
     ("data/augment=affine data.augment.affine.degrees=-1", "degrees"),
     ("scheduler=onecycle scheduler.pct_start=2", "scheduler: Expected float between 0 and 1 pct_start"),
     ("scheduler=cosine +scheduler.step=2", "scheduler: "),
-    ("model=cnn model.num_channels=[8,8,8,8,8]", "model: num_channels=[8, 8, 8, 8, 8]: too many for images"),
+    ("model=cnn model.num_channels=[8,8,8,8,8]", "model: num_channels=[8, 8, 8, 8, 8]: too many"),
     ("model._target_=leyden.models.mpl.MLP", "model: Error loading 'leyden.models.mpl.MLP'"),
     ("data.dataset._target_=leyden.data.mnst.MNIST", "data: Error loading 'leyden.data.mnst.MNIST'"),
     ("optimizer.lr=0", "optimizer.lr=0: must be a positive number"),

@@ -1,5 +1,6 @@
 """What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
 
+import ast
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from leyden import build
 from leyden.config import CONF, ROOT, UserError
 from leyden.data.augment import Augment
 from leyden.data.facts import Facts
+from leyden.run import Run
 from tests.conf.test_conf import compose
 from tests.conftest import weights
 from tests.test_train import curves, train  # noqa: F401 - a fixture
@@ -83,6 +85,24 @@ def test_each_part_of_a_batch_has_a_draw_of_its_own():
     assert len(parts.unique()) == 3
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("trainer.limit_train_batches=7", "trainer.accumulate_grad_batches=2"),
+        ("trainer.limit_train_batches=0.3", "data.batch_size=100", "trainer.accumulate_grad_batches=3"),
+        ("trainer.limit_train_batches=1000",),
+    ],
+)
+def test_the_number_of_steps_is_that_of_the_trainer(mnist_root, tmp_path, overrides):
+    cfg = compose("trainer=cpu", f"data.root={mnist_root}", "logger=none", "callbacks=bare", *overrides)
+    cfg.run_dir = str(tmp_path)
+    trainer, data = build.trainer(cfg, Run(tmp_path), None), build.datamodule(cfg, 1)
+    trainer.strategy.connect(build.classifier(cfg, data))
+    trainer._data_connector.attach_data(trainer.lightning_module, datamodule=data)
+    assert build.num_steps(cfg, data) == trainer.estimated_stepping_batches
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
 def test_a_schedule_ends_with_the_run(train, scheduler):  # noqa: F811
     run, *_ = train("run", f"scheduler={scheduler}", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
@@ -148,7 +168,7 @@ def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
     (text,) = re.findall(r"```python\n(import lightning.+?)```", (ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(mnist_root)
-    assert len([line for line in text.splitlines() if line and not line.startswith(("import", "from"))]) <= 12
+    assert len(ast.parse(text).body) <= 7 + 6  # imports and statements
     found = {}
     exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
     assert found["trainer"].callback_metrics["test/acc"] > 0.9

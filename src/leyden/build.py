@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
     optimizer = _instantiate(cfg.optimizer, "optimizer")
-    scheduler = functools.partial(_scheduler, cfg.scheduler) if cfg.scheduler else None
+    scheduler = functools.partial(_scheduler, cfg.scheduler, num_steps(cfg, data)) if cfg.scheduler else None
     module = Classifier(
         network=network(cfg, data.facts),
         optimizer=optimizer,
@@ -128,7 +129,7 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
     with _user_errors("optimizer", cfg.optimizer):
         made = optimizer(module.network.parameters())  # a value that it refuses shows now, not in training
     if scheduler:
-        scheduler(made, 100)
+        scheduler(made)
     allowed = {name for name in module.metric_names if name.split("/")[0] in data.splits}
     for objective in objectives(cfg.objective):
         if objective["metric"] not in allowed:
@@ -141,7 +142,16 @@ def classifier(cfg: DictConfig, data: ImageDataModule) -> Classifier:
     return module
 
 
-def _scheduler(node: DictConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+def num_steps(cfg: DictConfig, data: ImageDataModule) -> int:
+    """Optimizer steps of a run of so many epochs."""
+    # The trainer could tell it, but when asked it sets up its loaders, and forgets to put them back to where a run
+    # goes on within an epoch.
+    num_batches, limit = len(data.train_dataloader()), cfg.trainer.limit_train_batches
+    num_batches = int(num_batches * limit) if isinstance(limit, float) else min(num_batches, limit)
+    return int(math.ceil(num_batches / cfg.trainer.accumulate_grad_batches) * cfg.trainer.max_epochs)
+
+
+def _scheduler(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
     """The schedule that a node describes; its value that is missing there is the number of steps."""
     given = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
     schedule: LRScheduler = _instantiate(node, "scheduler", optimizer=optimizer, **given)

@@ -55,8 +55,8 @@ class Classifier(L.LightningModule):
     Args:
         network: Takes images, shape (N, C, H, W), and gives logits, shape (N, K).
         optimizer: Makes the optimizer when called with the network's parameters; needed for training only.
-        scheduler: Makes the schedule of the learning rate, a value a step, when called with the optimizer and
-            the number of steps; None: the learning rate stays as it is.
+        scheduler: Makes the schedule of the learning rate, a value a step, when called with the optimizer; None:
+            the learning rate stays as it is.
         label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
 
     Raises:
@@ -68,7 +68,7 @@ class Classifier(L.LightningModule):
         *,
         network: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
@@ -137,8 +137,10 @@ class Classifier(L.LightningModule):
         optimizer = self.optimizer(self.network.parameters())
         if self.scheduler is None:
             return optimizer
-        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
+        }
 
     def running_sums(self) -> list[dict[str, Tensor]]:
         """What a run resumed within an epoch needs, to log the same: the epoch's sums, now and as last logged."""

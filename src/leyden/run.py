@@ -231,7 +231,9 @@ class Run:
         for key in [*flat_there, *(key for key in flat_here if key not in flat_there)]:
             old, new = flat_there.get(key, "absent"), flat_here.get(key, "absent")
             # A schedule of the learning rate ends with the run that it was made for.
-            longer = key == "trainer.max_epochs" and isinstance(old, int) and new > old and not config["scheduler"]
+            longer = (
+                key == "trainer.max_epochs" and isinstance(old, int) and new > old and not config.get("scheduler")
+            )
             if old != new and not longer and key not in PLACE:
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:

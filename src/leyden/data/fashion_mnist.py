@@ -17,7 +17,7 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
 
     def download(self) -> None:
         """Take the files of Debian's package, where it is installed, else fetch them."""
-        # Debian has compressed them anew, so that torchvision's checksums, of compressed files, don't hold for them.
+        # Debian has compressed them anew: torchvision's checksums, of compressed files, do not hold for them.
         if all((DEBIAN / name).is_file() for name, _ in self.resources):
             Path(self.raw_folder).mkdir(parents=True)
             for name, _ in self.resources:

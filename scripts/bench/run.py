@@ -1,0 +1,117 @@
+"""Run the programs of this folder in turn, and compare them: a table and a picture in outputs/bench/.
+
+    python scripts/bench/run.py --rounds 5
+
+Each program does the same work, five epochs of the 784-512-10 perceptron on 55,000 images of MNIST in batches of
+128, as far as its first line says nothing else. A round runs all of them once, one after the other, so that a busy
+minute of the machine hits all alike; figures are medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from leyden.config import ROOT
+
+HERE = Path(__file__).parent
+OUTPUTS = ROOT / "outputs" / "bench"
+# Name: program and arguments, environment, most rounds (the slow ones show no less after three).
+PROGRAMS: dict[str, tuple[list[str], dict[str, str], int]] = {
+    "Leyden": (["leyden_run.py"], {}, 99),
+    "Leyden, nothing logged": (["leyden_run.py", "callbacks=bare", "logger=none"], {}, 99),
+    "Leyden, bf16": (["leyden_run.py", "trainer.precision=bf16-mixed"], {}, 99),
+    "bare PyTorch loop": (["bare_torch.py"], {}, 99),
+    "Keras on JAX": (["keras_program.py"], {"KERAS_BACKEND": "jax"}, 99),
+    "Keras on TensorFlow": (["keras_program.py"], {"KERAS_BACKEND": "tensorflow"}, 3),
+    "Keras on torch": (["keras_program.py"], {"KERAS_BACKEND": "torch"}, 3),
+    "Lightning, transforms a sample": (["lightning_transforms.py"], {}, 3),
+}
+
+
+def measure(program: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Seconds of a program's fit and of its whole process."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(HERE / program[0]), *program[1:]],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(program)} failed:\n{done.stderr[-2000:]}")
+    return {"process_s": seconds, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def hardware() -> str:
+    """Processor (or GPU), cores and threads."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> str:
+    """Medians and ranges in Markdown, with ratios to the first program."""
+    first = statistics.median(run["process_s"] for run in next(iter(found.values())))
+    lines = ["| program | fit s | whole process s | process / Leyden's | n |", "|---|---|---|---|---|"]
+    for name, runs in found.items():
+        cells = []
+        for key in ("fit_s", "process_s"):
+            values = [run[key] for run in runs]
+            cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        ratio = statistics.median(run["process_s"] for run in runs) / first
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {ratio:.2f} | {len(runs)} |")
+    return "\n".join(lines)
+
+
+def picture(found: dict[str, list[dict[str, float]]]) -> Figure:
+    """A bar a program: its fit, and the rest of its process."""
+    figure = Figure(figsize=(7, 0.4 * len(found) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    names = list(found)[::-1]
+    fit = [statistics.median(run["fit_s"] for run in found[name]) for name in names]
+    whole = [statistics.median(run["process_s"] for run in found[name]) for name in names]
+    axes.barh(names, whole, color="#cccccc", label="whole process")
+    axes.barh(names, fit, color="#e8710a", label="training")
+    axes.set_xlabel(f"seconds, medians; {hardware()}")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones")
+    parser.add_argument("--only", default="", help="only programs that have this in their name")
+    arguments = parser.parse_args()
+    chosen = {name: what for name, what in PROGRAMS.items() if arguments.only in name}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    print(hardware(), flush=True)
+    for number in range(arguments.rounds):
+        for name, (program, environment, most) in chosen.items():
+            if number < most:
+                found[name].append(measure(program, environment))
+                print(f"round {number}: {name}: {found[name][-1]}", flush=True)
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    text = f"{hardware()}\n\n{table(found)}\n"
+    print(f"\n{text}")
+    (OUTPUTS / "bench.md").write_text(text)
+    (OUTPUTS / "bench.json").write_text(json.dumps({"hardware": hardware(), "runs": found}, indent=2) + "\n")
+    picture(found).savefig(OUTPUTS / "bench.png", dpi=120)
+    print(f"written: {OUTPUTS}/bench.md, bench.json, bench.png")
+
+
+if __name__ == "__main__":
+    main()
