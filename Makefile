@@ -31,7 +31,7 @@ train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" pas
 	$(BIN)/python -m leyden.train $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
 test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
 	$(BIN)/python -m pytest -m cluster $(ARGS)

@@ -231,9 +231,8 @@ class Run:
         for key in [*flat_there, *(key for key in flat_here if key not in flat_there)]:
             old, new = flat_there.get(key, "absent"), flat_here.get(key, "absent")
             # A schedule of the learning rate ends with the run that it was made for.
-            longer = (
-                key == "trainer.max_epochs" and isinstance(old, int) and new > old and not config.get("scheduler")
-            )
+            may_grow = key == "trainer.max_epochs" and not config.get("scheduler")
+            longer = may_grow and isinstance(old, int) and new > old
             if old != new and not longer and key not in PLACE:
                 differences.append(f"{key}: {old} there, {new} here")
         if differences:

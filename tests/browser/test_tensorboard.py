@@ -79,7 +79,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, tmp_path, request):
-    """A page wide enough for all columns, those beyond have no text; the test's folder has a screenshot of its end."""
+    """A page, wide since columns beyond it have no text; the test's folder has a screenshot of its end."""
     page = browser.new_page(viewport={"width": 3200, "height": 1200})
     page.set_default_timeout(TIMEOUT)
     yield page

@@ -12,7 +12,7 @@ class CNN(nn.Module):
     whose LeNet-5 this is a wider, newer form.
 
     Args:
-        input_shape: Shape of one image, (C, H, W), with sides of at least 2 for each convolution.
+        input_shape: Shape of one image, (C, H, W); a convolution makes a side of h one of (h - 4) / 2.
         num_classes: Number of logits.
         num_channels: Of each convolution.
         hidden_size: Units of the dense hidden layer.
@@ -25,7 +25,7 @@ class CNN(nn.Module):
         >>> shape = {"input_shape": (1, 28, 28), "num_classes": 10}
         >>> network = CNN(**shape, num_channels=[32, 64], hidden_size=128, dropout=0.5)
         >>> sum(p.numel() for p in network.parameters())
-        454922
+        184682
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class CNN(nn.Module):
         layers: list[nn.Module] = []
         for num_outputs in num_channels:
             layers += [
-                nn.Conv2d(num_inputs, num_outputs, kernel_size=5, padding=2, bias=False),
+                nn.Conv2d(num_inputs, num_outputs, kernel_size=5, bias=False),
                 nn.BatchNorm2d(num_outputs),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-            num_inputs, height, width = num_outputs, height // 2, width // 2
-        if not height or not width:
+            num_inputs, height, width = num_outputs, (height - 4) // 2, (width - 4) // 2
+        if height < 1 or width < 1:
             raise ValueError(
                 f"num_channels={list(num_channels)}: too many convolutions for images of {input_shape}"
             )

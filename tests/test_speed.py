@@ -1,0 +1,88 @@
+"""What costs time in a step, counted, not timed; scripts/bench measures the time."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from leyden.classifier import Classifier
+from leyden.models.mlp import MLP
+from leyden.optim import RMSprop
+from tests.test_train import train  # noqa: F401 - a fixture
+
+
+class Count(TorchDispatchMode):
+    """Counts PyTorch's operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not str(func).startswith("profiler."):
+            self.found[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def steps(train, monkeypatch):  # noqa: F811
+    """The operations within training steps, from the batch to the optimizer, of a run with so many of them."""
+
+    def steps(name, num_batches, *overrides):
+        import lightning.pytorch.loops.training_epoch_loop as loop
+
+        count, advance = Count(), loop._TrainingEpochLoop.advance
+
+        def counted(self, data_fetcher):
+            with count:
+                return advance(self, data_fetcher)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop._TrainingEpochLoop, "advance", counted)
+            few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000")
+            train(name, *few, "trainer.max_epochs=1", "test=false", *overrides)
+        return count.found
+
+    return steps
+
+
+def test_a_step_waits_for_no_value(steps):
+    """Each value that Python reads of a tensor makes it wait for the device."""
+    few, many = steps("few", 4), steps("many", 9)
+    assert few["aten.addmm.default"] * 9 == many["aten.addmm.default"] * 4  # it is the steps that are counted
+    for read in ("aten._local_scalar_dense.default", "aten.item.default", "aten.is_nonzero.default"):
+        assert few[read] == many[read], read
+
+
+def test_a_batch_is_one_indexing_operation(steps):
+    few, many = steps("few", 4), steps("many", 9)
+    assert many["aten.index.Tensor"] - few["aten.index.Tensor"] == 5 * 2  # images and labels
+
+
+def test_an_update_is_five_passes_and_no_memory():
+    weights = [torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))]
+    optimizer = RMSprop(weights, lr=1e-3, rho=0.9, eps=1e-7)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    with Count() as count:
+        optimizer.step()
+    passes = ("mul.out", "lerp_.Scalar", "add.out", "rsqrt_.default", "addcmul_.default")
+    assert count.found == {f"aten.{name}": len(weights) for name in passes}
+
+
+def test_logging_adds_nothing_to_a_step_that_is_not_logged(steps):
+    def per_step(name, *overrides):
+        few, many = steps(f"{name}_few", 4, *overrides), steps(f"{name}_many", 9, *overrides)
+        return {key: many[key] - few[key] for key in many if many[key] != few[key]}
+
+    assert per_step("all") == per_step("bare", "callbacks=bare", "logger=none")
+
+
+def test_metrics_are_a_few_operations_a_batch():
+    classifier = Classifier(network=MLP(input_shape=(1, 2, 2), num_classes=3, hidden_sizes=[4], dropout=0.0))
+    logits, labels = torch.rand(5, 3), torch.arange(5) % 3
+    with Count() as count:
+        classifier.train_metric.update(torch.tensor(1.0), logits, labels)
+    assert sum(count.found.values()) <= 7, count.found
