@@ -86,3 +86,21 @@ def test_metrics_are_a_few_operations_a_batch():
     with Count() as count:
         classifier.train_metric.update(torch.tensor(1.0), logits, labels)
     assert sum(count.found.values()) <= 7, count.found
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_waits_for_nothing(train, monkeypatch):  # noqa: F811
+    import lightning.pytorch.loops.training_epoch_loop as loop
+
+    advance = loop._TrainingEpochLoop.advance
+
+    def watched(self, data_fetcher):
+        torch.cuda.set_sync_debug_mode("error" if self.batch_idx > 1 else "default")
+        try:
+            return advance(self, data_fetcher)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop._TrainingEpochLoop, "advance", watched)
+    few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
+    train("run", "trainer=gpu", *few, "callbacks=bare", "logger=none", "test=false")
