@@ -4,7 +4,14 @@ import pytest
 import torch
 import yaml
 
+from leyden.config import CONF
 from tests.conftest import SMALL
+
+
+def names(group):
+    """What a person can choose from, their own YAMLs among it."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
 
 NEAREST = [
     ("sead=1", "did you mean seed?"),
@@ -25,10 +32,10 @@ NEAREST = [
     ("+callbacks.checkpoint.every=3", "unexpected keyword argument 'every'"),
 ]
 CHOICES = [
-    ("model=cnm", "model=cnm: no such choice; there are cnn, mlp, mobilenet, resnet"),
-    ("optimizer=adm", "adam"),
-    ("experiment=nothing", "keras_note"),
-    ("trainer=tpu", "auto, cpu, ddp, gpu"),
+    *(
+        (f"{group}=nothing", f"{group}=nothing: no such choice; there are {', '.join(names(group))}")
+        for group in ("model", "optimizer", "experiment", "trainer")
+    ),
     ("resume=perhaps", "resume=perhaps: must be one of auto, never, must"),
     ("test=perhaps", "test=perhaps: must be one of auto, true, false"),
     ("objective.mode=best", "objective.mode=best: must be one of min, max"),

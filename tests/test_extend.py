@@ -251,6 +251,7 @@ def test_renamed_and_with_a_new_model_all_holds(copy, mnist_root):
     git(copy, "add", "-A")
     git(copy, "commit", "-qm", "mine")
     assert set(git(copy, "grep", "-il", "leyden").split()) <= {"LICENSE", "CHANGELOG.md"}
+    assert "leyden" not in git(copy, "ls-files")
     (copy / "data").symlink_to(mnist_root)
     assert (copy / "README.md").read_text().startswith("# MyVeryLongProject\n")
     assert call(copy, "scripts/new_model.py", "capsule")[0] == 0

@@ -26,9 +26,9 @@ HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
 # Name: program and arguments, environment, most rounds (the slow ones show no less after three).
 PROGRAMS: dict[str, tuple[list[str], dict[str, str], int]] = {
-    "Leyden": (["leyden_run.py"], {}, 99),
-    "Leyden, nothing logged": (["leyden_run.py", "callbacks=bare", "logger=none"], {}, 99),
-    "Leyden, bf16": (["leyden_run.py", "trainer.precision=bf16-mixed"], {}, 99),
+    "Leyden": (["train_command.py"], {}, 99),
+    "Leyden, nothing logged": (["train_command.py", "callbacks=bare", "logger=none"], {}, 99),
+    "Leyden, bf16": (["train_command.py", "trainer.precision=bf16-mixed"], {}, 99),
     "bare PyTorch loop": (["bare_torch.py"], {}, 99),
     "Keras on JAX": (["keras_program.py"], {"KERAS_BACKEND": "jax"}, 99),
     "Keras on TensorFlow": (["keras_program.py"], {"KERAS_BACKEND": "tensorflow"}, 3),

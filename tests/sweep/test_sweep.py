@@ -189,7 +189,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
         (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
-        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are given, grid, pareto, random, tpe"),
+        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are "),
         (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
         (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),
         (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
