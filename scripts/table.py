@@ -23,7 +23,7 @@ RECIPES = {
     "mlp": [],
     "cnn": ["experiment=cnn"],
     "resnet": ["experiment=resnet"],
-    "mobilenet": ["model=mobilenet", "optimizer=adam", "trainer.max_epochs=1"],
+    "mobilenet": ["model=mobilenet", "optimizer=adam", "scheduler=onecycle", "trainer.max_epochs=1"],
 }
 DATA = ("mnist", "fashion_mnist")
 
