@@ -230,6 +230,22 @@ def trained_network(run: Run, checkpoint: Path) -> tuple[torch.nn.Module, Facts]
     return module.eval(), facts
 
 
+def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> ImageDataModule:
+    """The data set that a run was trained on, from `root` if it does not lie where it was then.
+
+    Raises:
+        UserError: It can't be had, or is another one than `facts` tell of.
+    """
+    cfg = stored_config(run)
+    cfg.data.download = True  # a job of a cluster had it off
+    if root:
+        cfg.data.root = root
+    data = datamodule(cfg, world_size)
+    if data.facts != facts:
+        raise UserError(f"data.root={cfg.data.root}: not the data set that {run.directory} was trained on")
+    return data
+
+
 def quiet() -> None:
     """Leave out what Lightning tells at each start, and warnings that leave a user nothing to do."""
     for name in ("lightning.pytorch", "lightning.fabric"):

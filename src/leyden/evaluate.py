@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leyden.command import command
-from leyden.config import UserError, choice
+from leyden.config import choice
 from leyden.looks import record_look
 from leyden.run import Run
 
@@ -22,15 +22,9 @@ def main(cfg: DictConfig) -> None:
     from leyden.stored import stored_config
 
     build.quiet()
-    run_cfg = stored_config(run)
-    run_cfg.data.download = True  # a job of a cluster had it off
-    if cfg.data_root:
-        run_cfg.data.root = cfg.data_root
-    trainer = build.evaluator(run_cfg, cfg.accelerator)
+    trainer = build.evaluator(stored_config(run), cfg.accelerator)
     network, facts = build.trained_network(run, checkpoint)
-    datamodule = build.datamodule(run_cfg, trainer.world_size)
-    if datamodule.facts != facts:
-        raise UserError(f"data.root={run_cfg.data.root}: not the data set that {run.directory} was trained on")
+    datamodule = build.trained_data(run, facts, cfg.data_root, trainer.world_size)
     (metrics,) = trainer.test(Classifier(network=network), datamodule=datamodule, verbose=False)
     looks = record_look(cfg.outputs, run, cfg.checkpoint, dict(metrics))
     table = Table(show_header=False, box=None)

@@ -35,18 +35,11 @@ def main(cfg: DictConfig) -> None:
 
     from leyden import build
     from leyden.data.normalize import FromPixels
-    from leyden.stored import stored_config
 
     build.quiet()
-    run_cfg = stored_config(run)
-    run_cfg.data.download = True
-    if cfg.data_root:
-        run_cfg.data.root = cfg.data_root
     trained, facts = build.trained_network(run, checkpoint)
     network = FromPixels(trained, facts.normalize).eval()
-    datamodule = build.datamodule(run_cfg, world_size=1)
-    if datamodule.facts != facts:
-        raise UserError(f"data.root={run_cfg.data.root}: not the data set that {run.directory} was trained on")
+    datamodule = build.trained_data(run, facts, cfg.data_root, world_size=1)
     datamodule.setup("test")
     pixels_NCHW, _ = datamodule.splits["test"]
 
@@ -66,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     difference = 0.0
     num_other = 0
     with torch.inference_mode():
-        for part_NCHW in torch.split(pixels_NCHW, run_cfg.data.eval_batch_size):
+        for part_NCHW in torch.split(pixels_NCHW, datamodule.eval_batch_size):
             expected_NK = network(part_NCHW)
             (found,) = session.run(["logits"], {"pixels": part_NCHW.numpy()})
             found_NK = torch.from_numpy(found)
