@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leyden.callbacks.progress import Progress
 from leyden.classifier import Classifier
 from leyden.models.mlp import MLP
 from leyden.optim import RMSprop
@@ -57,7 +59,7 @@ def test_a_step_waits_for_no_value(steps):
 
 def test_a_batch_is_one_indexing_operation(steps):
     few, many = steps("few", 4), steps("many", 9)
-    assert many["aten.index.Tensor"] - few["aten.index.Tensor"] == 5 * 2  # images and labels
+    assert many["aten.index_select.default"] - few["aten.index_select.default"] == 5 * 2  # images and labels
 
 
 def test_an_update_is_five_passes_and_no_memory():
@@ -78,6 +80,26 @@ def test_logging_adds_nothing_to_a_step_that_is_not_logged(steps):
         return {key: many[key] - few[key] for key in many if many[key] != few[key]}
 
     assert per_step("all") == per_step("bare", "callbacks=bare", "logger=none")
+
+
+def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch):  # noqa: F811
+    calls, get_metrics = Counter(), Progress.get_metrics
+
+    def counted(self, *args):
+        calls["get_metrics"] += 1
+        return get_metrics(self, *args)
+
+    monkeypatch.setattr(Progress, "get_metrics", counted)
+    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false")
+    train("every", *few, "callbacks.progress.refresh_rate=1")
+    each = calls.pop("get_metrics")
+    train("fourth", *few, "callbacks.progress.refresh_rate=4")
+    assert each - calls["get_metrics"] == 9 - 3  # after batches 4, 8 and the last one
+
+
+def test_without_a_bar_there_is_none_of_lightnings_either(train, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(ProgressBar, "setup", None)  # all of them call it
+    train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "~callbacks.progress")
 
 
 def test_metrics_are_a_few_operations_a_batch():

@@ -19,7 +19,7 @@ import torch
 from hydra.errors import HydraException
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -185,6 +185,8 @@ def trainer(cfg: DictConfig, run: Run, checkpoint: Path | None) -> L.Trainer:
         cfg,
         callbacks=[*callbacks, Timer(), RankState(), Preemption(keeping[0].save_last)],
         logger=loggers,
+        # Without one in the configuration there is none of Lightning's either.
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         default_root_dir=str(run.directory),
     )
 

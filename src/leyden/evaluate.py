@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from leyden.command import command
+from leyden.command import command, importing
 from leyden.config import choice
 from leyden.looks import record_look
 from leyden.run import Run
@@ -17,9 +17,10 @@ def main(cfg: DictConfig) -> None:
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
 
-    from leyden import build
-    from leyden.classifier import Classifier
-    from leyden.stored import stored_config
+    with importing():
+        from leyden import build
+        from leyden.classifier import Classifier
+        from leyden.stored import stored_config
 
     build.quiet()
     trainer = build.evaluator(stored_config(run), cfg.accelerator)

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from leyden.command import command
+from leyden.command import command, importing
 from leyden.config import UserError, choice
 from leyden.run import Run
 
@@ -30,11 +30,12 @@ def main(cfg: DictConfig) -> None:
     if path.suffix != ".onnx" or not path.parent.is_dir():
         raise UserError(f"output={path}: must be the name of a .onnx file in a folder that is there")
 
-    import onnxruntime
-    import torch
+    with importing():
+        import onnxruntime
+        import torch
 
-    from leyden import build
-    from leyden.data.normalize import FromPixels
+        from leyden import build
+        from leyden.data.normalize import FromPixels
 
     build.quiet()
     trained, facts = build.trained_network(run, checkpoint)

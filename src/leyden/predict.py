@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.table import Table
 
-from leyden.command import command
+from leyden.command import command, importing
 from leyden.config import UserError, choice
 from leyden.run import Run
 
@@ -101,9 +101,10 @@ def main(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(cfg.checkpoint)
     paths = find_images(cfg.images)
 
-    import torch
+    with importing():
+        import torch
 
-    from leyden import build
+        from leyden import build
 
     network, facts = build.trained_network(run, checkpoint)
     pixels_NCHW = torch.stack([read_image(path, facts.input_shape, invert=cfg.invert) for path in paths])

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leyden.cluster import slurm
-from leyden.command import command
+from leyden.command import command, importing
 from leyden.config import UserError, objectives, prepare
 from leyden.hparams import write_hparams
 from leyden.looks import record_look
@@ -111,7 +111,8 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def _check_only(cfg: DictConfig) -> None:
-    from leyden import build
+    with importing():
+        from leyden import build
 
     build.quiet()
     build.check(cfg, {})
@@ -121,9 +122,10 @@ def _check_only(cfg: DictConfig) -> None:
 def _start(
     cfg: DictConfig, config: dict[str, Any], run: Run, *, test: bool, overrides: list[str]
 ) -> dict[str, Any]:
-    import lightning as L
+    with importing():
+        import lightning as L
 
-    from leyden import build
+        from leyden import build
 
     build.quiet()
     L.seed_everything(cfg.seed, verbose=False)

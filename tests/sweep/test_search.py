@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from leyden.config import CONF, UserError
 from leyden.run import Run
+from leyden.sweep import optimize
 from leyden.sweep.search import Search, find_trial, open_study
 from leyden.sweep.space import as_overrides, corners, space
 from tests.conftest import SMALL, finish, start
@@ -109,6 +110,13 @@ def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
         second.study.tell(again, 2.0)
     with search(tmp_path, 2).opened():
         assert search(tmp_path, 2).ask(2) == []
+
+
+def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    sampler = optuna.samplers.GPSampler()
+    with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install -e '\.\[gp\]'"):
+        optimize.search(None, [], sampler=sampler, num_trials=20, batch_size=1)
 
 
 def test_another_space_is_refused(tmp_path):

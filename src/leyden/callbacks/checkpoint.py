@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from leyden.callbacks.sparse import Sparse
+
 
 class SafeCheckpointIO(CheckpointIO):
     """Writes a checkpoint whole or not at all, and reads tensors and plain values only."""
@@ -55,7 +57,7 @@ class SafeCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class RunCheckpoint(Checkpoint):
+class RunCheckpoint(Checkpoint, Sparse):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run directory.
 
     The last one is written at the end of each epoch, after validation, and each `every_n_steps`; the best one

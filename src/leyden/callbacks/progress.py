@@ -7,8 +7,10 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 
+from leyden.callbacks.sparse import Sparse
 
-class Progress(RichProgressBar):
+
+class Progress(RichProgressBar, Sparse):
     """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
 
     Args:
@@ -35,6 +37,13 @@ class Progress(RichProgressBar):
         """Start the clock: a run resumed within an epoch does not start that epoch."""
         super().on_train_start(trainer, pl_module)
         self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refresh the bar, if it is time: Lightning would collect its metrics anew after each batch."""
+        if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line of the epoch before."""

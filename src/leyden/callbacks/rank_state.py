@@ -7,8 +7,10 @@ import lightning as L
 import numpy as np
 import torch
 
+from leyden.callbacks.sparse import Sparse
 
-class RankState(L.Callback):
+
+class RankState(Sparse):
     """Keeps each process's random states of Python, NumPy and PyTorch, and the running sums of the classifier."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

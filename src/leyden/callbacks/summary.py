@@ -5,8 +5,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from leyden.callbacks.sparse import Sparse
 
-class Summary(L.Callback):
+
+class Summary(Sparse):
     """Prints the layers with their parameters, the sizes of the splits, and where training runs."""
 
     @rank_zero_only

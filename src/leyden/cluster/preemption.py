@@ -10,10 +10,11 @@ import lightning as L
 import torch
 from torch import distributed
 
+from leyden.callbacks.sparse import Sparse
 from leyden.cluster import slurm
 
 
-class Preemption(L.Callback):
+class Preemption(Sparse):
     """Ends the run after the next optimizer step when SIGTERM or SIGUSR1 has come.
 
     Slurm sends SIGUSR1 some time before the time limit, or when another job needs the nodes: then this asks for a

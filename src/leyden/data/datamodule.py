@@ -134,6 +134,10 @@ class ImageDataModule(L.LightningDataModule):
         """Batches of the test set."""
         return self._loader("test", self.eval_batch_size)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing: a batch is made where training runs."""
+        return batch
+
     def state_dict(self) -> dict[str, Any]:
         """The facts as plain values, for the checkpoint."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.facts).items()}

@@ -91,8 +91,15 @@ class BatchLoader:
             self._position = batch + 1
             begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels_N))
             chosen = slice(begin + self.rank, end, self.world_size)
-            index = chosen if order is None else order[chosen]
-            yield self.transform(self.images_NCHW[index]), self.labels_N[index]
+            if order is None:
+                images_NCHW, labels_N = self.images_NCHW[chosen], self.labels_N[chosen]
+            else:  # copies whole images, as indexing does not
+                index = order[chosen]
+                images_NCHW, labels_N = (
+                    self.images_NCHW.index_select(0, index),
+                    self.labels_N.index_select(0, index),
+                )
+            yield self.transform(images_NCHW), labels_N
 
     def state_dict(self) -> dict[str, int]:
         """Number of batches given in this epoch."""

@@ -1,10 +1,12 @@
 """Optuna's loop: ask for a batch, run it, tell what came of it."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
+from optuna.samplers import GPSampler
 from optuna.trial import TrialState
 
 from leyden.config import UserError, objectives
@@ -23,6 +25,9 @@ def search(
     Raises:
         UserError: Something is wrong with the space, the study or a setting; or trials have failed.
     """
+    if isinstance(sampler, GPSampler) and importlib.util.find_spec("scipy") is None:
+        # It would not miss it before the eleventh trial.
+        raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install -e '.[gp]' installs it")
     if batch_size is None:
         batch_size = getattr(sweep.launcher, "num_at_once", 1)
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
