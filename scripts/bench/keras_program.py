@@ -4,16 +4,15 @@ import json
 import os
 import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 
-from leyden.config import ROOT
-
 keras.utils.set_random_seed(0)
-raw = ROOT / "data" / "MNIST" / "raw"
+raw = Path(__file__).resolve().parents[2] / "data" / "MNIST" / "raw"
 images = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 784).astype("float32") / 255
 labels = np.fromfile(raw / "train-labels-idx1-ubyte", np.uint8, offset=8).astype("int32")
 model = keras.Sequential(

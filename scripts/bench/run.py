@@ -21,27 +21,32 @@ import torch
 from matplotlib.figure import Figure
 
 from leyden.config import ROOT
+from leyden.data.fetch import load
+from leyden.data.mnist import MNIST
 
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
-# Name: program and arguments, environment, most rounds (the slow ones show no less after three).
-PROGRAMS: dict[str, tuple[list[str], dict[str, str], int]] = {
-    "Leyden": (["train_command.py"], {}, 99),
-    "Leyden, nothing logged": (["train_command.py", "callbacks=bare", "logger=none"], {}, 99),
-    "Leyden, bf16": (["train_command.py", "trainer.precision=bf16-mixed"], {}, 99),
-    "bare PyTorch loop": (["bare_torch.py"], {}, 99),
-    "Keras on JAX": (["keras_program.py"], {"KERAS_BACKEND": "jax"}, 99),
-    "Keras on TensorFlow": (["keras_program.py"], {"KERAS_BACKEND": "tensorflow"}, 3),
-    "Keras on torch": (["keras_program.py"], {"KERAS_BACKEND": "torch"}, 3),
-    "Lightning, transforms a sample": (["lightning_transforms.py"], {}, 3),
+BARE = "bare PyTorch loop"
+# Name: program and arguments, Keras's backend, most rounds (the slow ones show no less after three).
+PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
+    "Leyden": (["train_command.py"], None, 99),
+    "Leyden, nothing logged": (["train_command.py", "callbacks=bare", "logger=none"], None, 99),
+    "Leyden, bf16": (["train_command.py", "trainer.precision=bf16-mixed"], None, 99),
+    BARE: (["bare_torch.py"], None, 99),
+    "Lightning, barebones": (["lightning_barebones.py"], None, 99),
+    "Keras on JAX": (["keras_program.py"], "jax", 99),
+    "Keras on TensorFlow": (["keras_program.py"], "tensorflow", 3),
+    "Keras on torch": (["keras_program.py"], "torch", 3),
+    "Lightning, transforms a sample": (["lightning_transforms.py"], None, 3),
 }
 
 
-def measure(program: list[str], environment: dict[str, str]) -> dict[str, float]:
+def measure(program: list[str], backend: str | None, keras_python: str) -> dict[str, float]:
     """Seconds of a program's fit and of its whole process."""
+    environment = {"KERAS_BACKEND": backend} if backend else {}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(HERE / program[0]), *program[1:]],
+        [keras_python if backend else sys.executable, str(HERE / program[0]), *program[1:]],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -62,16 +67,20 @@ def hardware() -> str:
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Medians and ranges in Markdown, with ratios to the first program."""
-    first = statistics.median(run["process_s"] for run in next(iter(found.values())))
-    lines = ["| program | fit s | whole process s | process / Leyden's | n |", "|---|---|---|---|---|"]
+    """Medians and ranges in Markdown; ratios are medians over the rounds, each within its round."""
+    ours = next(iter(found))
+    lines = [
+        f"| program | fit s | ÷ {BARE} | whole process s | ÷ {ours} | n |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, runs in found.items():
-        cells = []
-        for key in ("fit_s", "process_s"):
+        cells = [name]
+        for key, other in (("fit_s", BARE), ("process_s", ours)):
             values = [run[key] for run in runs]
             cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-        ratio = statistics.median(run["process_s"] for run in runs) / first
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {ratio:.2f} | {len(runs)} |")
+            ratios = [run[key] / beside[key] for run, beside in zip(runs, found.get(other, []), strict=False)]
+            cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
+        lines.append(f"| {' | '.join([*cells, str(len(runs))])} |")
     return "\n".join(lines)
 
 
@@ -95,14 +104,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones")
     parser.add_argument("--only", default="", help="only programs that have this in their name")
+    parser.add_argument("--keras-python", default=sys.executable, help="the Python that has Keras")
     arguments = parser.parse_args()
     chosen = {name: what for name, what in PROGRAMS.items() if arguments.only in name}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    load(MNIST, ROOT / "data", train=True, download=True)
     print(hardware(), flush=True)
     for number in range(arguments.rounds):
-        for name, (program, environment, most) in chosen.items():
+        for name, (program, backend, most) in chosen.items():
             if number < most:
-                found[name].append(measure(program, environment))
+                found[name].append(measure(program, backend, arguments.keras_python))
                 print(f"round {number}: {name}: {found[name][-1]}", flush=True)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     text = f"{hardware()}\n\n{table(found)}\n"
