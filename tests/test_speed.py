@@ -1,13 +1,13 @@
 """What costs time in a step, counted, not timed; scripts/bench measures the time."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leyden.callbacks.progress import Progress
 from leyden.classifier import Classifier
 from leyden.models.mlp import MLP
 from leyden.optim import RMSprop
@@ -82,23 +82,28 @@ def test_logging_adds_nothing_to_a_step_that_is_not_logged(steps):
     assert per_step("all") == per_step("bare", "callbacks=bare", "logger=none")
 
 
-def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch):  # noqa: F811
-    calls, get_metrics = Counter(), Progress.get_metrics
+@pytest.mark.parametrize(("seconds_a_step", "refreshes"), [(0.01, 1), (0.05, 5), (0.2, 9)])
+def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch, seconds_a_step, refreshes):  # noqa: F811
+    seen, clock = [], iter(range(1_000_000))
+    monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: seen.append(args[-1]))
+    time = SimpleNamespace(monotonic=lambda: seconds_a_step * next(clock))
+    monkeypatch.setattr("leyden.callbacks.progress.time", time)
+    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false", "callbacks=bare", "logger=none")
+    train("run", *few, "callbacks.progress.refresh_rate=10")
+    assert abs(len(seen) - refreshes) <= 1
+    assert seen[-1] == 8  # the last batch
 
-    def counted(self, *args):
-        calls["get_metrics"] += 1
-        return get_metrics(self, *args)
 
-    monkeypatch.setattr(Progress, "get_metrics", counted)
-    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false")
-    train("every", *few, "callbacks.progress.refresh_rate=1")
-    each = calls.pop("get_metrics")
-    train("fourth", *few, "callbacks.progress.refresh_rate=4")
-    assert each - calls["get_metrics"] == 9 - 3  # after batches 4, 8 and the last one
+def test_a_rate_of_zero_is_no_bar(train, capfd):  # noqa: F811
+    train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0")
+    assert "━" not in capfd.readouterr().out
 
 
 def test_without_a_bar_there_is_none_of_lightnings_either(train, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(ProgressBar, "setup", None)  # all of them call it
+    def made(*args, **kwargs):
+        raise AssertionError("a bar was made")
+
+    monkeypatch.setattr(ProgressBar, "__init__", made)
     train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "~callbacks.progress")
 
 

@@ -1,4 +1,4 @@
-"""What can be had by hand: a bare PyTorch loop, data in memory, nothing logged, nothing validated."""
+"""A loop as one writes it by hand: data in memory, nothing logged, nothing validated."""
 
 import json
 import time

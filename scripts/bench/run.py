@@ -1,6 +1,6 @@
 """Run the programs of this folder in turn, and compare them: a table and a picture in outputs/bench/.
 
-    python scripts/bench/run.py --rounds 5
+    make bench
 
 Each program does the same work, five epochs of the 784-512-10 perceptron on 55,000 images of MNIST in batches of
 128, as far as its first line says nothing else. A round runs all of them once, one after the other, so that a busy
@@ -94,7 +94,7 @@ def picture(found: dict[str, list[dict[str, float]]]) -> Figure:
     axes.barh(names, whole, color="#cccccc", label="whole process")
     axes.barh(names, fit, color="#e8710a", label="training")
     axes.set_xlabel(f"seconds, medians; {hardware()}")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -104,9 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones")
     parser.add_argument("--only", default="", help="only programs that have this in their name")
-    parser.add_argument("--keras-python", default=sys.executable, help="the Python that has Keras")
+    parser.add_argument("--keras-python", help="the Python that has Keras; without it Keras is left out")
     arguments = parser.parse_args()
-    chosen = {name: what for name, what in PROGRAMS.items() if arguments.only in name}
+    chosen = {
+        name: (program, backend, most)
+        for name, (program, backend, most) in PROGRAMS.items()
+        if arguments.only in name and (arguments.keras_python or not backend)
+    }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     load(MNIST, ROOT / "data", train=True, download=True)
     print(hardware(), flush=True)

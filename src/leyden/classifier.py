@@ -142,12 +142,6 @@ class Classifier(L.LightningModule):
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
         }
 
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Drop the gradients; the optimizer's own way, made for profilers, takes 2 % of a small network's step."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
     def running_sums(self) -> list[dict[str, Tensor]]:
         """What a run resumed within an epoch needs, to log the same: the epoch's sums, now and as last logged."""
         return [

@@ -1,10 +1,7 @@
 """Commands that Hydra configures, and whose errors a person can read."""
 
-import atexit
-import contextlib
 import difflib
 import functools
-import gc
 import os
 import re
 import sys
@@ -33,8 +30,6 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
     name = Path(task.__code__.co_filename).stem
 
     def main() -> None:
-        # Python's last search for garbage would take a second, and the memory goes with the process anyway.
-        atexit.register(gc.freeze)
         debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
         started = time.time()
 
@@ -67,16 +62,6 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
 
     main.task = task  # type: ignore[attr-defined]  # for the workers of a sweep
     return main
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """For imports that take seconds: of their million objects none is garbage, but a sixth of the time is search for it."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def explain(error: Exception, config_name: str, argv: list[str]) -> str:

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from leyden.command import command, importing
+from leyden.command import command
 from leyden.config import choice
 from leyden.looks import record_look
 from leyden.run import Run
@@ -17,12 +17,13 @@ def main(cfg: DictConfig) -> None:
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
 
-    with importing():
-        from leyden import build
-        from leyden.classifier import Classifier
-        from leyden.stored import stored_config
+    from leyden.heavy import build
 
     build.quiet()
+
+    from leyden.classifier import Classifier
+    from leyden.stored import stored_config
+
     trainer = build.evaluator(stored_config(run), cfg.accelerator)
     network, facts = build.trained_network(run, checkpoint)
     datamodule = build.trained_data(run, facts, cfg.data_root, trainer.world_size)

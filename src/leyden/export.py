@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from leyden.command import command, importing
+from leyden.command import command
 from leyden.config import UserError, choice
 from leyden.run import Run
 
@@ -30,14 +30,15 @@ def main(cfg: DictConfig) -> None:
     if path.suffix != ".onnx" or not path.parent.is_dir():
         raise UserError(f"output={path}: must be the name of a .onnx file in a folder that is there")
 
-    with importing():
-        import onnxruntime
-        import torch
-
-        from leyden import build
-        from leyden.data.normalize import FromPixels
+    from leyden.heavy import build
 
     build.quiet()
+
+    import onnxruntime
+    import torch
+
+    from leyden.data.normalize import FromPixels
+
     trained, facts = build.trained_network(run, checkpoint)
     network = FromPixels(trained, facts.normalize).eval()
     datamodule = build.trained_data(run, facts, cfg.data_root, world_size=1)

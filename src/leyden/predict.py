@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.table import Table
 
-from leyden.command import command, importing
+from leyden.command import command
 from leyden.config import UserError, choice
 from leyden.run import Run
 
@@ -101,12 +101,12 @@ def main(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(cfg.checkpoint)
     paths = find_images(cfg.images)
 
-    with importing():
-        import torch
-
-        from leyden import build
+    from leyden.heavy import build
 
     network, facts = build.trained_network(run, checkpoint)
+
+    import torch
+
     pixels_NCHW = torch.stack([read_image(path, facts.input_shape, invert=cfg.invert) for path in paths])
     light = [str(path) for path, pixels in zip(paths, pixels_NCHW, strict=True) if pixels.float().mean() > 127]
     if light:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leyden.cluster import slurm
-from leyden.command import command, importing
+from leyden.command import command
 from leyden.config import UserError, objectives, prepare
 from leyden.hparams import write_hparams
 from leyden.looks import record_look
@@ -111,8 +111,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def _check_only(cfg: DictConfig) -> None:
-    with importing():
-        from leyden import build
+    from leyden.heavy import build
 
     build.quiet()
     build.check(cfg, {})
@@ -122,12 +121,12 @@ def _check_only(cfg: DictConfig) -> None:
 def _start(
     cfg: DictConfig, config: dict[str, Any], run: Run, *, test: bool, overrides: list[str]
 ) -> dict[str, Any]:
-    with importing():
-        import lightning as L
-
-        from leyden import build
+    from leyden.heavy import build
 
     build.quiet()
+
+    import lightning as L
+
     L.seed_everything(cfg.seed, verbose=False)
     checkpoint = run.newest_checkpoint()
     trainer = build.trainer(cfg, run, checkpoint)

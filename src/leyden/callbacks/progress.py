@@ -14,11 +14,12 @@ class Progress(RichProgressBar, Sparse):
     """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
 
     Args:
-        refresh_rate: Batches from one refresh to the next.
+        refresh_rate: Refreshes a second; 0: no bar.
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=False)
+        self._refreshed = 0.0
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
         """All but the times, so that the metrics have room in a line of 80 characters."""
@@ -42,7 +43,9 @@ class Progress(RichProgressBar, Sparse):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Refresh the bar, if it is time: Lightning would collect its metrics anew after each batch."""
-        if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
+        now = time.monotonic()
+        if self.is_enabled and (now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch):
+            self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

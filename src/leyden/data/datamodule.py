@@ -135,8 +135,10 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing: a batch is made where training runs."""
-        return batch
+        """Nothing for a batch that is made where training runs, as the loaders here do: finding that out is quick."""
+        return (
+            batch if batch[1].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The facts as plain values, for the checkpoint."""

@@ -13,7 +13,6 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
 from leyden import summarize
-from leyden.command import importing
 from leyden.config import UserError, prepare
 from leyden.hparams import write_hparams
 from leyden.run import Run, read_json, write_whole
@@ -86,8 +85,7 @@ def check(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: Names the job and the mistake.
     """
-    with importing():
-        from leyden import build
+    from leyden.heavy import build
 
     build.quiet()
     facts: dict[str, Any] = {}

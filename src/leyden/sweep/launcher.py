@@ -20,7 +20,7 @@ CONTEXT = get_context("forkserver")
 
 def warm_up() -> None:
     """Let the imports of the jobs begin in the background."""
-    CONTEXT.set_forkserver_preload(["leyden.build", "leyden.sweep.worker"])
+    CONTEXT.set_forkserver_preload(["leyden.heavy", "leyden.sweep.worker"])
     forkserver.ensure_running()
 
 

@@ -26,8 +26,6 @@ def work(connection: Connection, module: str, environment: dict[str, str]) -> No
     """
     import torch
 
-    # What all workers share stays shared, and the search for garbage after each job, a million objects less, is quick.
-    gc.freeze()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
     threading.Thread(target=_die_with_parent, daemon=True).start()
