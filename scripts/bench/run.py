@@ -3,14 +3,15 @@
     make bench
 
 Each program does the same work, five epochs of the 784-512-10 perceptron on 55,000 images of MNIST in batches of
-128, as far as its first line says nothing else. A round runs all of them once, one after the other, so that a busy
-minute of the machine hits all alike; figures are medians over the rounds.
+128, as far as its first line says nothing else. A round runs all of them once, in an order of its own, so that neither
+a busy minute of the machine nor what ran before hits one of them alone; figures are medians over the rounds.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -115,7 +116,8 @@ def main() -> None:
     load(MNIST, ROOT / "data", train=True, download=True)
     print(hardware(), flush=True)
     for number in range(arguments.rounds):
-        for name, (program, backend, most) in chosen.items():
+        for name in random.Random(number).sample(list(chosen), len(chosen)):
+            program, backend, most = chosen[name]
             if number < most:
                 found[name].append(measure(program, backend, arguments.keras_python))
                 print(f"round {number}: {name}: {found[name][-1]}", flush=True)
