@@ -13,7 +13,7 @@ import hydra
 import lightning as L
 
 from leyden import build
-from leyden.config import CONF
+from leyden.config import CONF, prepare
 from leyden.run import Run
 
 
@@ -41,13 +41,14 @@ def watch(num_samples: int, num_epochs: int) -> Watch:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             overrides = [f"run_dir={folder}/run", f"trainer.max_epochs={num_epochs}", "~callbacks.progress"]
             cfg = hydra.compose("train", overrides=overrides)
-        trainer = build.trainer(cfg, Run(cfg.run_dir), None)
+        (run := Run(cfg.run_dir)).directory.mkdir()
+        run.begin(prepare(cfg, cfg.run_dir), overrides)
+        trainer = build.trainer(cfg, run, None)
         trainer.callbacks.append(seen := Watch())  # type: ignore[attr-defined]
         data = build.datamodule(cfg, 1)
         images, labels = data.splits["train"]
         times = -(-num_samples // len(labels))
         data.splits["train"] = images.repeat(times, 1, 1, 1)[:num_samples], labels.repeat(times)[:num_samples]
-        Path(cfg.run_dir).mkdir()
         trainer.fit(build.classifier(cfg, data), datamodule=data)
     return seen
 
