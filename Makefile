@@ -50,14 +50,11 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
 
-# In environments as users of each have them: `.venv` has packages that slow the start down, and TensorFlow is at odds
-# with what constraints.txt pins.
-bench: ## measure beside Keras and others, 15 minutes; ARGS="--rounds 1 --only Leyden" chooses
+# Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
+bench: $(VENV)/.train ## measure beside Keras and others, 15 minutes; ARGS="--rounds 1 --only Leyden" chooses
 	$(PYTHON) -m venv $(VENV)/bench
-	$(VENV)/bench/bin/python -m pip install --quiet --constraint constraints.txt --editable .
-	$(PYTHON) -m venv $(VENV)/bench-keras
-	$(VENV)/bench-keras/bin/python -m pip install --quiet --editable '.[bench]'
-	$(VENV)/bench/bin/python scripts/bench/run.py --keras-python $(VENV)/bench-keras/bin/python $(ARGS)
+	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py and conf/model/capsule.yaml
 	@$(BIN)/python scripts/new_model.py "$(NAME)"

@@ -1,6 +1,6 @@
 """How time and memory grow: an epoch of 6,000 to 600,000 images, and 100 epochs of 6,000.
 
-.venv/bench/bin/python scripts/bench/growth.py
+python scripts/bench/growth.py
 """
 
 import os

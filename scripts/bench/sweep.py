@@ -1,6 +1,6 @@
 """A sweep of 8 runs of one epoch on the CPU: one run at a time, and as many at once as there are cores.
 
-    .venv/bench/bin/python scripts/bench/sweep.py --rounds 3    # of make bench
+    python scripts/bench/sweep.py --rounds 3
 
 Beside it stands what the machine itself gives: fits of the bare loop, one at a time with all threads against as many
 at once with a thread each.
