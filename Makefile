@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser sweep tensorboard bench new-model rename check format clean
+.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard bench new-model new-task new-data rename check format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,7 +40,10 @@ test-browser: $(VENV)/.dev ## look at TensorBoard in Chromium (Debian: apt insta
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-sweep: $(VENV)/.train ## a small search: learning rate x width, in parallel, with its table and picture
+test-faults: $(VENV)/.dev ## kills, damaged files, full disks, whatever can be typed; FAULTS_N=1000 for longer
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses 2 $(ARGS)
+
+sweep: $(VENV)/.train ## a small search: learning rate x batch size, in parallel, with its table and picture
 	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
 
 # Without DIR the run or sweep of which anything changed last.
@@ -56,13 +59,18 @@ bench: $(VENV)/.train ## measure beside Keras and others, 15 minutes; ARGS="--ro
 	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
 
-new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py and conf/model/capsule.yaml
-	@$(BIN)/python scripts/new_model.py "$(NAME)"
+new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
+	@$(BIN)/python scripts/new.py model "$(NAME)"
 
-rename: $(VENV)/.dev ## make the template yours: NAME=myproject renames package, imports, configs, README
+new-task: $(VENV)/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
+	@$(BIN)/python scripts/new.py task "$(NAME)"
+
+new-data: $(VENV)/.train ## write a new data set: NAME=birds makes data/birds.py and conf/data/birds.yaml
+	@$(BIN)/python scripts/new.py data "$(NAME)"
+
+rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/project/ and what names it
 	@$(BIN)/python scripts/rename.py "$(NAME)"
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
-	@$(BIN)/python -m pip uninstall --quiet --yes leyden
 
 check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 	$(BIN)/ruff check .

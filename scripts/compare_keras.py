@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 
 OUTPUTS = ROOT / "outputs" / "compare_keras"
 
@@ -35,7 +35,7 @@ def run_keras(seed: int) -> float:
     import keras
 
     from leyden.data.fetch import load
-    from leyden.data.mnist import MNIST
+    from project.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
     train, test = (load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False))

@@ -1,4 +1,4 @@
-"""Make the template yours: package, imports, configuration, README.
+"""Give your package, the worked example at first, a name of its own; the engine keeps its name and is not touched.
 
 make rename NAME=myproject    # then: make check test
 """
@@ -8,12 +8,13 @@ import keyword
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-OLD = "leyden"
-# They tell where the project comes from: the licence asks for it, and the changes up to here were the template's.
-KEPT = {"LICENSE", "CHANGELOG.md"}
+from leyden.config.paths import ENGINE, ROOT, own_packages
+
+OWN = own_packages("models")[0]
+# Where the package is named: by its own modules, their tests, the configs that make something of it, what measures it, and
+# the README.
+PLACES = (f"src/{OWN}", "tests/project", "conf", "scripts", "README.md")
 
 
 def git(*arguments: str) -> str:
@@ -31,31 +32,23 @@ def check(name: str) -> None:
             f"NAME={name}: must be a name for a Python package: a-z, 0-9 and _, a letter first, 20 at most, as "
             "make rename NAME=myproject"
         )
-    if name == OLD or importlib.util.find_spec(name) is not None:
+    if name in (OWN, *ENGINE) or importlib.util.find_spec(name) is not None:
         sys.exit(f"NAME={name}: is taken, by a package that Python finds; choose another name")
     if changes := git("status", "--porcelain"):
         sys.exit(f"the working tree has changes: commit them first, so that git can undo this\n{changes.rstrip()}")
 
 
 def main(name: str) -> None:
-    """Rename in all files that git knows, then move the packages."""
+    """Rename in the files that name the package, then move it."""
     check(name)
-    title = name.replace("_", " ").title().replace(" ", "")
-    for file in git("ls-files", "-z").split("\0")[:-1]:
+    for file in git("ls-files", "-z", *PLACES).split("\0")[:-1]:
         path = ROOT / file
-        if file in KEPT or path.is_symlink():
-            continue
-        try:
-            text = path.read_text()
-        except UnicodeDecodeError:  # a picture
-            continue
-        new = re.sub(rf"(?<![a-z]){OLD}(?![a-z])", name, text)
-        new = re.sub(rf"(?<![A-Za-z]){OLD.capitalize()}(?![a-z])", title, new)
+        text = path.read_text()
+        new = re.sub(rf"(?<![\w.]){OWN}(?=\.\w)|(?<=src/){OWN}(?=/)", name, text)
         if new != text:
             path.write_text(new)
-    git("mv", f"src/{OLD}", f"src/{name}")
-    git("mv", f"src/hydra_plugins/{OLD}_sweep", f"src/hydra_plugins/{name}_sweep")
-    print(f"{OLD} is now {name}; make check test, then commit")
+    git("mv", f"src/{OWN}", f"src/{name}")
+    print(f"src/{OWN} is now src/{name}; make check test, then commit")
 
 
 if __name__ == "__main__":

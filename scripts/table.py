@@ -16,7 +16,7 @@ from pathlib import Path
 
 from compare_keras import cpu_name
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 
 OUTPUTS = ROOT / "outputs" / "table"
 RECIPES = {
@@ -38,7 +38,7 @@ def result(recipe: str, data: str, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a row a network and data set."""
+    """Print one row per network and data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     seeds = range(parser.parse_args().seeds)

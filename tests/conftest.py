@@ -1,5 +1,6 @@
 import importlib
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 from tests.data import small
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -47,7 +48,7 @@ def pytest_terminal_summary(terminalreporter):
 def mnist_root():
     """The project's data folder with MNIST in it."""
     from leyden.data.fetch import load
-    from leyden.data.mnist import MNIST
+    from tests.example import MNIST
 
     root = ROOT / "data"
     try:
@@ -67,6 +68,14 @@ def small_root(small_files, monkeypatch):
     """A data folder with small files of every data set in conf/data."""
     small.expect(small_files, monkeypatch)
     return small_files
+
+
+@pytest.fixture
+def drawn():
+    """A source of random choices; a failure shows its seed, and DRAWN=SEED draws the same again."""
+    seed = int(os.environ.get("DRAWN") or random.SystemRandom().randrange(10**6))
+    print(f"DRAWN={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture

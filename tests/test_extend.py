@@ -1,54 +1,60 @@
 """What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
 
 import ast
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from leyden import build
-from leyden.config import CONF, ROOT, UserError
+from leyden.config.mistakes import UserError
+from leyden.config.paths import CONF, ROOT
 from leyden.data.augment import Augment
 from leyden.data.facts import Facts
 from tests.conf.test_conf import compose
 from tests.conftest import weights
-from tests.test_train import curves, train  # noqa: F401 - a fixture
+from tests.example import OWN
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
 
 
 class WrongShape(nn.Module):
-    def __init__(self, *, input_shape, num_classes, num_outputs, takes):
+    def __init__(self, *, input_shape, num_classes, gives, takes):
         super().__init__()
-        self.layer = nn.Linear(takes, num_outputs)
+        self.layer = nn.Linear(takes, gives)
 
     def forward(self, images_NCHW):
         return self.layer(images_NCHW.flatten(1))
 
 
 @pytest.mark.parametrize(
-    ("num_outputs", "takes", "message"),
+    ("gives", "takes", "kind", "message"),
     [
-        (9, 784, r"model: gives \(2, 9\) for images of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)"),
         (
-            10,
-            783,
-            r"model, given images of shape \(2, 1, 28, 28\): (a and b must have|mat1 and mat2 shapes)",
+            9,
+            784,
+            UserError,
+            r"model: gives \(2, 9\) for samples of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)",
         ),
+        (10, 783, RuntimeError, "a and b must have|mat1 and mat2 shapes"),  # a bug, which shows its line
     ],
 )
-def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(num_outputs, takes, message):
+def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(gives, takes, kind, message):
     cfg = compose()
-    cfg.model = {"_target_": f"{__name__}.WrongShape", "num_outputs": num_outputs, "takes": takes}
-    with pytest.raises(UserError, match=message):
-        build.network(cfg, FACTS)
-    with pytest.raises(UserError, match=message), torch.device("meta"):
-        build.network(cfg, FACTS)
+    cfg.model = {"_target_": f"{__name__}.WrongShape", "gives": gives, "takes": takes}
+    with pytest.raises(kind, match=message):
+        build.task_module(cfg, FACTS)
+    with pytest.raises(kind, match=message), torch.device("meta"):
+        build.task_module(cfg, FACTS)
 
 
 def test_a_network_that_is_none():
@@ -64,8 +70,8 @@ def test_a_network_for_other_images_says_so():
 
 
 def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
-    data = build.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"), 1)
-    plain = build.datamodule(compose(f"data.root={mnist_root}"), 1)
+    data = build.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"))
+    plain = build.datamodule(compose(f"data.root={mnist_root}"))
 
     def first(loader):
         torch.manual_seed(3)
@@ -97,7 +103,7 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
     arguments = (f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
     run, *_ = train("run", *arguments, "trainer.max_epochs=2")
     rates = [value for _, metric, value in curves(run) if metric == "lr"]
-    assert len(rates) == run.result["optimizer_steps"] == num_steps
+    assert len(rates) == run.result.optimizer_steps == num_steps
     assert rates[0] != rates[-1]
     _, _, err = train("run", *arguments, "trainer.max_epochs=3", code=2)
     assert "trainer.max_epochs: 2 there, 3 here" in err
@@ -107,7 +113,7 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
 
 
 def test_label_smoothing_is_for_training_only(train):  # noqa: F811
-    plain, smooth = (train(f"run{part}", f"label_smoothing={part}")[0].result["metrics"] for part in (0.0, 0.5))
+    plain, smooth = (train(f"run{part}", f"task.label_smoothing={part}")[0].result.metrics for part in (0.0, 0.5))
     assert abs(plain["train/loss"] - plain["val/loss"]) < 0.3
     assert smooth["train/loss"] > smooth["val/loss"] + 0.3
 
@@ -136,11 +142,21 @@ QUICK = (*QUICK, "trainer.limit_test_batches=1", "callbacks=bare", "logger=none"
 
 
 @pytest.mark.parametrize("name", recipes("experiment"))
-def test_an_experiment_takes_two_steps(cli, small_root, tmp_path, name):
+def test_the_commands_of_an_experiment_take_two_steps(cli, small_root, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
     place = (f"data.root={small_root}", "data.download=false")
-    code, _, err = cli("train", f"experiment={name}", f"run_dir={tmp_path / 'run'}", *QUICK, *place)
-    assert code == 0, err
-    assert (tmp_path / "run" / "result.json").exists()
+    if val_size := yaml.safe_load(text).get("data", {}).get("val_size"):
+        place = (*place, f"data.val_size={min(val_size, 5000)}")  # the small files have no more
+    commands = re.findall(r"^#   python -m leyden.train (.+)$", text.partition("\nname:")[0], re.M)
+    for number, command in enumerate(commands):
+        # The jobs of a sweep are checked; they would be other processes. Of two overrides the last one holds.
+        first = [] if command.startswith("-m ") else [f"run_dir=run{number}"]
+        last = [] if first else ["dry_run=true"]
+        code, _, err = cli("train", *first, *shlex.split(command), *QUICK, *place, *last)
+        assert code == 0, err
+    assert commands
+    assert len(list(tmp_path.rglob("result.json"))) == len([c for c in commands if not c.startswith("-m ")])
 
 
 @pytest.mark.slow
@@ -193,20 +209,53 @@ def call(folder, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_new_model_is_two_files(copy):
-    code, said = call(copy, "scripts/new_model.py", "capsule_net")
+def test_a_new_model_is_three_files_and_is_searched(copy, mnist_root):
+    (copy / "src" / "aside").mkdir()  # a package of yours, too, but without networks
+    (copy / "src" / "aside" / "__init__.py").write_text("")
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "mine")
+    code, said = call(copy, "scripts/new.py", "model", "capsule_net")
+    assert code == 0, said
+    new = ["conf/model/capsule_net.yaml", "conf/sweep/capsule_net.yaml", f"src/{OWN}/models/capsule_net.py"]
+    assert git(copy, "status", "--porcelain", "-uall").splitlines() == [f"?? {path}" for path in new]
+    search = ("-m", "sweep=capsule_net", "dry_run=true", f"data.root={mnist_root}")
+    assert "model.hidden_size=256" in call(copy, "-m", "leyden.train", *search)[1]
+    assert "class CapsuleNet(nn.Module):" in (copy / f"src/{OWN}/models/capsule_net.py").read_text()
+    code, said = call(copy, "scripts/new.py", "model", "capsule_net")
+    assert code == 1
+    assert f"src/{OWN}/models/capsule_net.py is there already" in said
+
+
+def test_a_new_task_is_two_files_and_trains(copy, mnist_root):
+    code, said = call(copy, "scripts/new.py", "task", "ranking")
     assert code == 0, said
     changed = git(copy, "status", "--porcelain", "-uall").splitlines()
-    assert changed == ["?? conf/model/capsule_net.yaml", "?? src/leyden/models/capsule_net.py"]
-    assert "class CapsuleNet(nn.Module):" in (copy / "src/leyden/models/capsule_net.py").read_text()
-    code, said = call(copy, "scripts/new_model.py", "capsule_net")
-    assert code == 1
-    assert "src/leyden/models/capsule_net.py is there already" in said
+    assert changed == ["?? conf/task/ranking.yaml", f"?? src/{OWN}/tasks/ranking.py"]
+    objective = ("objective.metric=val/loss", "objective.mode=min", f"data.root={mnist_root}")
+    code, said = call(copy, "-m", "leyden.train", "task=ranking", *objective, *QUICK)
+    assert code == 0, said
+    assert "test/loss" in said
+
+
+def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
+    code, said = call(copy, "scripts/new.py", "data", "birds")
+    assert code == 0, said
+    assert "python -m leyden.train data=birds" in said
+    changed = git(copy, "status", "--porcelain", "-uall").splitlines()
+    assert changed == ["?? conf/data/birds.yaml", f"?? src/{OWN}/data/birds.py"]
+    few = ("optimizer=adam", "trainer.max_epochs=3", "callbacks=bare", "logger=none", "run_dir=run")
+    code, said = call(copy, "-m", "leyden.train", "data=birds", *few)
+    assert code == 0, said
+    learned = json.loads((copy / "run" / "result.json").read_text())["metrics"]["test/acc"]
+    assert learned > 0.5  # of three classes
+    code, said = call(copy, "-m", "leyden.evaluate", "run=run")
+    assert code == 0, said
+    assert f"{learned:.4f}" in said
 
 
 @pytest.mark.parametrize("name", ["", "2nd", "Caps", "class", "a-b", "../x"])
 def test_a_new_model_needs_a_name(name):
-    code, said = call(ROOT, "scripts/new_model.py", name)
+    code, said = call(ROOT, "scripts/new.py", "model", name)
     assert code == 1
     assert f"NAME={name}: must be a name for a Python module" in said
 
@@ -239,34 +288,96 @@ def test_a_dirty_tree_is_not_renamed(copy):
     assert (copy / "src" / "leyden").is_dir()
 
 
+DIGITS = '''"""Digits, once more."""
+
+from typing import Any
+
+from torch import Tensor
+
+from {own}.data.mnist import MNIST
+
+
+class Digits(MNIST):
+    """MNIST turned around: dark on light ground."""
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self.data: Tensor = 255 - self.data
+
+    @property
+    def raw_folder(self) -> str:
+        """The files are those of MNIST."""
+        return f"{{self.root}}/MNIST/raw"
+'''
+NAME_IT = {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "docs/trust.md", "pyproject.toml"}  # of the template
+CHANGED = {  # defaults
+    "conf/train.yaml": (("- optimizer: keras_rmsprop", "- optimizer: adam"), ("seed: 0", "seed: 1")),
+    "conf/trainer/auto.yaml": (("max_epochs: 5", "max_epochs: 3"),),
+    "conf/data/mnist.yaml": (("batch_size: 128", "batch_size: 64"),),
+}
+
+
 @pytest.mark.slow
-def test_renamed_and_with_a_new_model_all_holds(copy, mnist_root):
+def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_path):
     """The whole way of somebody who makes it theirs, with the longest name that is allowed."""
-    name = "my_very_long_project"
-    code, said = call(copy, "scripts/rename.py", name)
+    mine, name = tmp_path / "mine", "a_very_long_project_"
+    git(tmp_path, "clone", "-q", str(copy), "mine")
+    (mine / ".git" / "info" / "exclude").write_text("data\n")
+    (mine / "data").symlink_to(mnist_root)
+    code, said = call(mine, "scripts/rename.py", name)
     assert code == 0, said
     for command in (["ruff", "check", "--fix", "-q", "."], ["ruff", "format", "-q", "."]):
-        code, said = call(copy, "-m", *command)
+        code, said = call(mine, "-m", *command)
         assert code == 0, said
-    git(copy, "add", "-A")
-    git(copy, "commit", "-qm", "mine")
-    assert set(git(copy, "grep", "-il", "leyden").split()) <= {"LICENSE", "CHANGELOG.md"}
-    assert "leyden" not in git(copy, "ls-files")
-    (copy / "data").symlink_to(mnist_root)
-    assert (copy / "README.md").read_text().startswith("# MyVeryLongProject\n")
-    assert call(copy, "scripts/new_model.py", "capsule")[0] == 0
+    touched = git(mine, "diff", "--name-only", "HEAD", "-M").split()
+    assert not [file for file in touched if file.startswith(("src/leyden", "src/hydra_plugins", "docs"))]
+    # Python here finds the package of before, too: nothing may name it.
+    left = subprocess.run(
+        ["git", "grep", "-nE", rf"\b{OWN}\.\w|src/{OWN}/"], cwd=mine, capture_output=True, text=True
+    )
+    assert {line.split(":")[0] for line in left.stdout.splitlines()} <= NAME_IT
+    for kind, new in (("model", "capsule"), ("task", "ranking"), ("data", "birds")):
+        assert call(mine, "scripts/new.py", kind, new)[0] == 0
+    (mine / "src" / name / "data" / "digits.py").write_text(DIGITS.format(own=name))
+    digits = (
+        f"# MNIST, dark on light ground.\ndefaults:\n  - mnist\n\ndataset:\n  _target_: {name}.data.digits.Digits\n"
+    )
+    (mine / "conf" / "data" / "digits.yaml").write_text(digits)
+    for file, changes in CHANGED.items():
+        text = (mine / file).read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (mine / file).write_text(text)
+    (mine / "tests" / "project" / "test_example.py").unlink()  # of the defaults that were
+    git(mine, "add", "-A")
+    git(mine, "commit", "-qm", "mine")
+
+    # Meanwhile every file of the engine and of its tests has changed.
+    engine = [*(copy / "src" / "leyden").rglob("*.py"), *(copy / "src" / "hydra_plugins").rglob("*.py")]
+    tests = [path for path in (copy / "tests").rglob("*.py") if path.parent != copy / "tests" / "project"]
+    for path in [*engine, *tests]:
+        text = path.read_text()
+        path.write_text(f"{text}# newer\n" if text else "")
+    assert call(copy, "-m", "ruff", "format", "-q", ".")[0] == 0
+    git(copy, "commit", "-qam", "a newer engine")
+    git(mine, "pull", "-q", "--no-rebase", "--no-edit", "origin", "HEAD")
+    assert not git(mine, "status", "--porcelain")
+    assert (mine / "src" / "leyden" / "train.py").read_text().endswith("# newer\n")
+
     quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=20")
-    code, said = call(copy, "-m", f"{name}.train", "model=capsule", *quick)
+    code, said = call(mine, "-m", "leyden.train", "model=capsule", "data=digits", *quick)
     assert code == 0, said
     assert "test/acc" in said
-    code, said = call(copy, "-m", f"{name}.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
+    code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
     assert code == 0, said
     for check in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest", "-q", "tests/conf", "tests/test_imports.py", "tests/test_bad_input.py"],
-        ["pytest", "-q", "tests/models", "-k", "capsule or mlp"],
+        # Those that take a minute; all of `make test` takes ten.
+        ["pytest", "-q", "-n", "2", *(f"tests/{folder}" for folder in ("conf", "run", "models", "data", "build"))],
+        ["pytest", "-q", "tests/test_imports.py", "tests/config/test_bad_input.py", "tests/project/test_mnist.py"],
     ):
-        code, said = call(copy, "-m", *check)
+        code, said = call(mine, "-m", *check)
         assert code == 0, said

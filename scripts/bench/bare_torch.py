@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 from leyden.data.fetch import load
-from leyden.data.mnist import MNIST
+from project.data.mnist import MNIST
 
 torch.manual_seed(0)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,8 +13,9 @@ import hydra
 import lightning as L
 
 from leyden import build
-from leyden.config import CONF, prepare
-from leyden.run import Run
+from leyden.config.checks import prepare
+from leyden.config.paths import CONF
+from leyden.run.directory import Run
 
 
 class Watch(L.Callback):

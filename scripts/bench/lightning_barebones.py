@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 from leyden.data.fetch import load
-from leyden.data.mnist import MNIST
+from project.data.mnist import MNIST
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from leyden.config import ROOT
+from leyden.config.paths import ROOT
 from leyden.data.fetch import load
-from leyden.data.mnist import MNIST
+from project.data.mnist import MNIST
 
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
@@ -38,7 +38,7 @@ PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
     "Keras on JAX": (["keras_program.py"], "jax", 99),
     "Keras on TensorFlow": (["keras_program.py"], "tensorflow", 3),
     "Keras on torch": (["keras_program.py"], "torch", 3),
-    "Lightning, transforms a sample": (["lightning_transforms.py"], None, 3),
+    "Lightning, transforms per sample": (["lightning_transforms.py"], None, 3),
 }
 
 

@@ -1,13 +1,13 @@
 """Evaluate a run on the test set."""
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
-from leyden.command import command
-from leyden.config import choice
-from leyden.looks import record_look
-from leyden.run import Run
+from leyden.config.checks import choice
+from leyden.config.importing import importing
+from leyden.config.terminal import Terminal
+from leyden.run.command import command
+from leyden.run.directory import Run
 
 
 @command
@@ -16,25 +16,17 @@ def main(cfg: DictConfig) -> None:
     choice(cfg, "checkpoint", "best", "last")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
-
-    from leyden.heavy import build
-
-    build.quiet()
-
-    from leyden.classifier import Classifier
-    from leyden.stored import stored_config
-
-    trainer = build.evaluator(stored_config(run), cfg.accelerator)
-    network, facts = build.trained_network(run, checkpoint)
-    datamodule = build.trained_data(run, facts, cfg.data_root, trainer.world_size)
-    (metrics,) = trainer.test(Classifier(network=network), datamodule=datamodule, verbose=False)
-    looks = record_look(cfg.outputs, run, cfg.checkpoint, dict(metrics))
+    with importing():
+        from leyden.training.trained import evaluate
+    metrics, num_looks = evaluate(
+        run, checkpoint, outputs=cfg.outputs, data_root=cfg.data_root, accelerator=cfg.accelerator
+    )
     table = Table(show_header=False, box=None)
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     console.print(table)
-    console.print(f"{checkpoint}\nlooks at the test set by {run.config['name']} so far: {looks}")
+    console.print(f"{checkpoint}\nlooks at the test set by {run.config.get('name')} so far: {num_looks}")
 
 
 if __name__ == "__main__":

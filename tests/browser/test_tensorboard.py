@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from leyden.run import Run
+from leyden.run.directory import Run
 from tests.conftest import finish, start
-from tests.test_exact import kill_at
-from tests.test_train import curves
+from tests.training.test_exact import kill_at
+from tests.training.test_train import curves
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -44,14 +44,14 @@ def outputs(tmp_path_factory, mnist_root):
 def runs(outputs):
     """The runs by the names that TensorBoard gives them."""
     found = {str(p.parent.relative_to(outputs)): Run(p.parent) for p in outputs.rglob("config.yaml")}
-    assert sorted(run.result["status"] for run in found.values()) == ["failed", "finished", "finished", "finished"]
+    assert sorted(run.result.status for run in found.values()) == ["failed", "finished", "finished", "finished"]
     return found
 
 
 @pytest.fixture
 def finished(runs):
     """Those that ended well."""
-    return {name: run for name, run in runs.items() if run.result["status"] == "finished"}
+    return {name: run for name, run in runs.items() if run.result.status == "finished"}
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, address, ru
     columns = ("optimizer.lr", "status", "best/val/acc", "best/val/loss", "best/train/acc")
     expected = {}
     for name, run in runs.items():
-        metrics = (run.result["metrics"].get(metric) for metric in ("val/acc", "val/loss", "train/acc"))
-        choices = (shown(run.config["optimizer"]["lr"]), run.result["status"])
+        metrics = (run.result.metrics.get(metric) for metric in ("val/acc", "val/loss", "train/acc"))
+        choices = (shown(run.config["optimizer"]["lr"]), run.result.status)
         expected[name] = (*choices, *("" if value is None else shown(value) for value in metrics))
 
     def cells():

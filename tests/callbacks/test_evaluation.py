@@ -2,17 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from leyden.callbacks.classes import ClassEvaluation
 from leyden.callbacks.confusion import counts
 from leyden.callbacks.confusion import figure as confusion_figure
 from leyden.callbacks.errors import most_confident
-from leyden.callbacks.evaluation import Evaluation, interleave
-from leyden.callbacks.render import render
+from leyden.callbacks.evaluation import interleave
+from leyden.images.render import render
 
 NAMES = ("cat", "dog", "eel")
 PROBABILITIES_NK = np.array(
     [[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.0, 0.8, 0.2], [0.1, 0.2, 0.7], [0.0, 0.99, 0.01]], dtype=np.float32
 )
-EVALUATION = Evaluation("val", np.array([0, 1, 2, 2, 0]), PROBABILITIES_NK, NAMES)
+EVALUATION = ClassEvaluation("val", np.array([0, 1, 2, 2, 0]), PROBABILITIES_NK, NAMES)
 
 
 def test_the_surest_mistakes_come_first():
@@ -24,14 +25,16 @@ def test_rows_are_true_classes_and_columns_predicted_ones():
 
 
 def test_the_title_says_which_split_and_how_good():
-    assert EVALUATION.title == "validation split, 5 images, accuracy 0.4000"
+    assert EVALUATION.title == "validation split, 5 samples, accuracy 0.4000"
 
 
 @pytest.mark.parametrize("num_classes", [2, 100])
 def test_few_and_many_classes_are_drawn(num_classes):
     labels_N = np.arange(200) % num_classes
     probabilities_NK = np.eye(num_classes, dtype=np.float32)[(labels_N + (labels_N == 1)) % num_classes]
-    evaluation = Evaluation("test", labels_N, probabilities_NK, tuple(f"class {k}" for k in range(num_classes)))
+    evaluation = ClassEvaluation(
+        "test", labels_N, probabilities_NK, tuple(f"class {k}" for k in range(num_classes))
+    )
     assert len(np.unique(render(confusion_figure(evaluation)).reshape(-1, 3), axis=0)) > 20
 
 

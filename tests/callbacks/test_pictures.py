@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from leyden.callbacks.layout import LAYOUT
-from leyden.run import Run
+from leyden.callbacks.layout import layout
+from leyden.run.directory import Run
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, finish, start
-from tests.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +36,17 @@ def test_curves_have_their_steps_and_values(run):
     assert all(value == pytest.approx(0.01) for _, value in found["lr"])
     assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
     assert found["train/loss"][0][1] > found["train/loss"][1][1]
-    assert found["test/acc"][0][1] == pytest.approx(run.result["metrics"]["test/acc"])
+    assert found["test/acc"][0][1] == pytest.approx(run.result.metrics["test/acc"])
 
 
 def test_speed_is_that_of_the_run(run):
     found = dict(scalars(run))
     seconds = sum(value for _, value in found["time/epoch_seconds"])
-    assert seconds == pytest.approx(run.result["seconds"], rel=0.5)
+    assert seconds == pytest.approx(run.result.seconds, rel=0.5)
 
 
 def test_no_time_is_a_metric_of_the_run(run):
-    groups = {name.split("/")[0] for name in run.result["metrics"]}
+    groups = {name.split("/")[0] for name in run.result.metrics}
     assert groups == {"train", "val", "test", "num_parameters"}
 
 
@@ -66,7 +66,9 @@ def test_training_and_validation_share_a_chart(run):
     content = read(run).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     for names in (("train/loss", "val/loss"), ("train/acc", "val/acc")):
         assert any(
-            all(f"^{name}$" in tags for name in names) for charts in LAYOUT.values() for _, tags in charts.values()
+            all(f"^{name}$" in tags for name in names)
+            for charts in layout(["loss", "acc"]).values()
+            for _, tags in charts.values()
         )
         assert all(f"^{name}$".encode() in content for name in names)
 
@@ -144,7 +146,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
     bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
     full, *_ = train("full", *dropout, "callbacks.histograms.every_n_epochs=1")
     assert_same_bits(bare.directory, full.directory)
-    assert bare.result["metrics"] == full.result["metrics"]
+    assert bare.result.metrics == full.result.metrics
     assert {path.name for path in bare.directory.iterdir()} == {
         ".lock",
         "checkpoints",
@@ -155,7 +157,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
 
 
 def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch):  # noqa: F811
-    from leyden.models.mlp import MLP
+    from tests.example import MLP
 
     forward = MLP.forward
 
@@ -167,11 +169,11 @@ def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch): 
     monkeypatch.setattr(MLP, "forward", untraceable)
     run, out, _ = train("a", "trainer.max_epochs=1")
     assert "no graph for TensorBoard: RuntimeError: no trace" in out
-    assert run.result["status"] == "finished"
+    assert run.result.status == "finished"
 
 
 def test_what_a_network_draws_while_it_is_traced_changes_no_bit(train, monkeypatch):  # noqa: F811
-    from leyden.models.mlp import MLP
+    from tests.example import MLP
 
     forward = MLP.forward
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from leyden.config import ROOT
-from leyden.run import Run
+from leyden.config.paths import ROOT
+from leyden.run.directory import Run
 from tests.callbacks.events import scalars
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
-from tests.test_train import curves
+from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
+from tests.training.test_train import curves
 
 pytestmark = pytest.mark.cluster
 
@@ -62,12 +63,12 @@ def whole(tmp_path_factory, mnist_root):
 def assert_the_same(run, whole):
     assert_same_bits(run.directory, whole.directory)
     assert curves(run) == curves(whole)
-    assert run.result["metrics"] == whole.result["metrics"]
+    assert run.result.metrics == whole.result.metrics
 
 
 def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
     output = finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
-    assert [run.result["status"] for run in runs(tmp_path)] == 4 * ["finished"]
+    assert [run.result.status for run in runs(tmp_path)] == 4 * ["finished"]
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
     assert all(run.starts[-1]["slurm_job"] == run.submission["job_id"] for run in runs(tmp_path))
@@ -99,7 +100,7 @@ def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, d
     slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
     disturb(slurm, run.submission["job_id"])
     output = finish(process)
-    assert run.result["requeues"] == 1
+    assert run.result.requeues == 1
     # It was saved at the step at which it stopped, not at the end of the epoch before.
     log = log_of(run)
     assert "Interrupted. The same command" in log
@@ -121,7 +122,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     usr1(slurm, run.submission["job_id"])
     assert len(run.starts) == 1, "training has started already"
     finish(process)
-    assert run.result["requeues"] == 1
+    assert run.result.requeues == 1
     assert_the_same(run, whole)
 
 
@@ -136,10 +137,10 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
     usr1(slurm, run.submission["job_id"])
     finish(process)
-    assert run.result["requeues"] == 1
+    assert run.result.requeues == 1
     finish(submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2", name="undisturbed"))
     (undisturbed,) = runs(tmp_path, "undisturbed")
-    assert undisturbed.result["requeues"] == 0
+    assert undisturbed.result.requeues == 0
     assert_the_same(run, undisturbed)
 
 
@@ -147,7 +148,7 @@ def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, 
     arguments = ("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never")
     finish(start(*arguments))
     (run,) = runs(tmp_path)
-    assert run.result["status"] == "finished"
+    assert run.result.status == "finished"
     assert "_" not in run.submission["job_id"]
 
 
@@ -157,8 +158,8 @@ def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
     (two,), (one,) = runs(tmp_path, "two"), runs(tmp_path, "one")
     for key, value in weights(one.directory).items():
         torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
-    for name, value in one.result["metrics"].items():
-        assert two.result["metrics"][name] == pytest.approx(value, abs=1e-4)
+    for name, value in one.result.metrics.items():
+        assert two.result.metrics[name] == pytest.approx(value, abs=1e-4)
 
 
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
@@ -167,19 +168,19 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
     victim = runs(tmp_path)[2]
     slurm.wait(victim.submission["job_id"], "RUNNING")
     slurm.run("scancel", victim.submission["job_id"])
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "1 of 4 jobs failed" in output
     assert "is CANCELLED without a result" in output
     assert victim.submission["log"] in output
-    assert [run.result["status"] for run in runs(tmp_path)].count("finished") == 3
-    assert victim.result["error"]["type"] == "Slurm"
+    assert [run.result.status for run in runs(tmp_path)].count("finished") == 3
+    assert victim.result.error.type == "Slurm"
     # Rerunning submits only what is missing.
     before = [run.submission for run in runs(tmp_path)]
     finish(submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512"))
     after = [run.submission for run in runs(tmp_path)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True]
-    assert victim.result["status"] == "finished"
+    assert victim.result.status == "finished"
 
 
 def test_submit_and_leave(slurm, tmp_path, mnist_root):
@@ -224,7 +225,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     (run,) = runs(tmp_path)
     slurm.run("scontrol", "release", run.submission["job_id"])
     slurm.wait_for(lambda: run.result, 60, "the end of the job")
-    assert run.result["status"] == "finished"
+    assert run.result.status == "finished"
     code = next((tmp_path / "sweeps" / "s" / "code").iterdir())
     assert (code / "src" / "leyden" / "train.py").exists()
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
@@ -276,8 +277,18 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     (run,) = runs(tmp_path)
     slurm.run("scontrol", "release", run.submission["job_id"])
     slurm.wait_for(lambda: run.result, 60, "the end of the job")
-    assert run.result["status"] == "failed"
-    assert "the data set is not there, and download=false" in run.result["error"]["message"]
+    assert run.result.status == "failed"
+    assert "the data set is not there, and download=false" in run.result.error.message
+
+
+def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
+    output, _ = submit(
+        tmp_path, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false"
+    ).communicate(timeout=120)
+    (run,) = runs(tmp_path)
+    assert run.result.error.where == PLACE_OF_BUG
+    assert f"\n    at {PLACE_OF_BUG}\n    {run.submission['log']}" in output
+    assert "# the bug" in Path(run.submission["log"]).read_text()
 
 
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
@@ -288,8 +299,8 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "requeued 1 times, more than cluster.max_requeues=0" in output
-    assert run.result["status"] == "failed"
-    assert run.result["requeues"] == 1
+    assert run.result.status == "failed"
+    assert run.result.requeues == 1
 
 
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
@@ -307,7 +318,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
         usr1(slurm, job)
         slurm.wait_for(lambda number=number: len(run.starts) > number, 60, "the next start")
     slurm.wait(job, "COMPLETED", timeout=90)
-    assert run.result["requeues"] == 2
+    assert run.result.requeues == 2
     assert_the_same(run, whole)
 
 
@@ -317,6 +328,6 @@ def test_a_hundred_tiny_jobs(slurm, tmp_path, mnist_root):
     arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}", setup)
     seeds = "seed=" + ",".join(map(str, range(100)))
     output = finish(start(script=(*arguments, "sweep_name=s", seeds)))
-    assert [run.result["status"] for run in runs(tmp_path)] == 100 * ["finished"]
+    assert [run.result.status for run in runs(tmp_path)] == 100 * ["finished"]
     assert "100/100 jobs, 0 failed" in output
     print(f"100 jobs: {time.monotonic() - started:.0f} s\n{slurm.run('sdiag')}")

@@ -40,4 +40,5 @@ def test_sacct_tells_of_a_cancelled_job(slurm):
     slurm.wait(f"{job}_1", "CANCELLED")
     lines = slurm.run("sacct", "-o", "JobID,State,NodeList", "--parsable2", "-j", job).splitlines()
     assert lines[0] == "JobID|State|NodeList"
-    assert sorted(lines[1:]) == [f"{job}_0|RUNNING|n1", f"{job}_1|CANCELLED|n1"]
+    states = sorted(line.rpartition("|")[0] for line in lines[1:])  # on any of the nodes
+    assert states == [f"{job}_0|RUNNING", f"{job}_1|CANCELLED"]

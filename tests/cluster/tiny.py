@@ -2,18 +2,24 @@
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
-from leyden.config import CONF, prepare
-from leyden.run import Run
-from leyden.sweep import slug  # noqa: F401 - names the directories of jobs
+from leyden.config.paths import CONF
+from leyden.run.choices import Choices
+from leyden.run.directory import Run
+from leyden.run.result import Result
+from leyden.sweep.slug import slug
+
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 def task(cfg):
-    config = prepare(cfg, HydraConfig.get().runtime.output_dir)
+    runtime = HydraConfig.get().runtime
+    choices = Choices.of(cfg, runtime.choices, runtime.output_dir)
     run = Run(cfg.run_dir)
-    with run.locked(config, resume="auto", timeout_s=-1):
-        run.begin(config, list(HydraConfig.get().overrides.task))
-        run.end({"status": "finished", "objective": None, "epochs": 0, "seconds": 0.0, "error": None})
+    with run.locked(choices, resume="auto", timeout_s=-1):
+        run.begin(choices, list(HydraConfig.get().overrides.task))
+        run.end(Result("finished", (), {}, epochs=0, optimizer_steps=0, seconds=0, samples_per_second=0))
 
 
 main = hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)

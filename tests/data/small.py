@@ -1,4 +1,4 @@
-"""Small files in the formats of all data sets that conf/data names, with random pixels."""
+"""Small files in the formats of data sets that conf/data names, with random pixels."""
 
 import hashlib
 import pickle
@@ -6,10 +6,21 @@ import pickle
 import numpy as np
 import torchvision
 
-from leyden.data import mnist
+from tests.example import MNIST, FashionMNIST
 
 NUM_TRAIN, NUM_TEST = 5_200, 100  # more than the default val_size
-NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "emnist": 47, "cifar10": 10}
+# Of those that name nothing by themselves: what a person would type.
+GIVEN = {
+    "table": ("data.dataset.file=houses.csv", "data.dataset.targets=price", "data.val_size=1000"),
+    "text": ("data.dataset.file=book.txt", "data.dataset.context=16", "data.dataset.stride=8"),
+}
+SETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", *GIVEN)
+
+
+def overrides(name, root):
+    """Choose a data set, of the files below `root` if there are any of it, else of the project's own data folder."""
+    place = [f"data.root={root}"] if name in SETS else []
+    return [f"data={name}", "data.download=false", *place, *GIVEN.get(name, ())]
 
 
 def write(root):
@@ -20,14 +31,21 @@ def write(root):
     write_qmnist(root / "QMNIST" / "raw", random)
     write_emnist(root / "EMNIST" / "raw", random)
     write_cifar10(root / "cifar-10-batches-py", random)
+    write_table(root / "houses.csv", random)
+    write_text(root / "book.txt", random)
     return root
 
 
 def expect(root, monkeypatch):
     """Let the checksums of the files below `root` be the right ones."""
-    raw, batches = root / "MNIST" / "raw", root / "cifar-10-batches-py"
-    sums = {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in mnist.CHECKSUMS}
-    monkeypatch.setattr(mnist, "CHECKSUMS", sums)
+    for folder in root.glob("*/raw"):
+        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*-idx*[!6]")}
+        made = {"MNIST": MNIST, "FashionMNIST": FashionMNIST}.get(folder.parent.name)
+        if made:
+            monkeypatch.setattr(made, "sha256", sums)
+        for file in () if made else sums:
+            (folder / f"{file}.sha256").write_text(sums[file])
+    batches = root / "cifar-10-batches-py"
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in batches.iterdir()}
     cifar = torchvision.datasets.CIFAR10
     for part in ("train_list", "test_list"):
@@ -82,3 +100,14 @@ def write_cifar10(folder, random):
         content[name] = {"data": data, "labels": labels(num, 10).tolist()}
     for name, entry in content.items():
         (folder / name).write_bytes(pickle.dumps(entry))
+
+
+def write_table(path, random):
+    rooms, area = random.integers(1, 9, NUM_TRAIN), random.uniform(20, 200, NUM_TRAIN).round(2)
+    rows = [f"{r},{a},{3 * a + 10 * r:.3f}" for r, a in zip(rooms, area, strict=True)]
+    path.write_text("\n".join(["rooms,area,price", *rows]) + "\n")
+
+
+def write_text(path, random):
+    words = ["one ", "two ", "three.\n"]
+    path.write_text("".join(words[k] for k in random.integers(0, 3, NUM_TRAIN)))

@@ -30,7 +30,7 @@ def test_every_sample_once_an_epoch_over_all_processes(num_samples, batch_size, 
     every = []
     for rank in range(world_size):
         mine = loader(num_samples, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-        mine.sampler.set_epoch(epoch)
+        mine.order.set_epoch(epoch)
         every.append(samples(mine))
         assert len(every[-1]) == len(mine)  # so no process waits for another one
     assert sorted(sample for batches in every for batch in batches for sample in batch) == list(range(num_samples))
@@ -52,7 +52,7 @@ def test_the_order_follows_from_seed_and_epoch_alone():
     orders = [first]
     for seed, epoch in ((0, 1), (1, 0), (1, 1)):
         other = loader(100, seed=seed)
-        other.sampler.set_epoch(epoch)
+        other.order.set_epoch(epoch)
         orders.append(samples(other))
     assert len({str(order) for order in orders}) == 4
     assert samples(loader(100, seed=None)) == [list(range(i, i + 4)) for i in range(0, 100, 4)]
@@ -62,8 +62,8 @@ def test_the_order_is_a_fair_shuffle():
     firsts = []
     for epoch in range(2000):
         order = loader(10)
-        order.sampler.set_epoch(epoch)
-        firsts.append(order.sampler.permutation()[0])
+        order.order.set_epoch(epoch)
+        firsts.append(order.order.permutation()[0])
     counts = torch.bincount(torch.stack(firsts), minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees of freedom, level 0.001
 
@@ -84,8 +84,8 @@ def test_goes_on_where_it_was(position):
 def test_epoch_and_position_are_looked_up_as_late_as_the_first_batch():
     late = loader(23)
     batches = iter(late)  # Lightning makes the iterator before it restores them
-    late.sampler.set_epoch(3)
+    late.order.set_epoch(3)
     late.load_state_dict({"position": 2})
     expected = loader(23)
-    expected.sampler.set_epoch(3)
+    expected.order.set_epoch(3)
     assert samples(batches) == samples(expected)[2:]

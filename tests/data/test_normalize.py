@@ -10,6 +10,14 @@ def test_unit_is_division_by_255_to_the_bit():
     assert torch.equal(Normalize((0.0,) * 3, (1.0,) * 3)(PIXELS), PIXELS.float() / 255)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64, torch.float16])
+def test_what_it_is_given_stays_as_it_is(kind):
+    given = PIXELS.to(kind)
+    first = Normalize((0.1,) * 3, (0.3,) * 3)(given)
+    assert torch.equal(given, PIXELS.to(kind))
+    assert torch.equal(Normalize((0.1,) * 3, (0.3,) * 3)(given), first)
+
+
 def test_standardize_gives_each_channel_mean_0_and_deviation_1():
     images = Normalize.standardize(PIXELS)(PIXELS).double()
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-6
@@ -22,7 +30,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 
 def test_mnist_has_the_known_mean_and_deviation(mnist_root):
-    from leyden.data.mnist import MNIST
+    from tests.example import MNIST
 
     normalize = Normalize.standardize(MNIST(str(mnist_root)).data[:, None])
     assert normalize.mean == pytest.approx((0.1307,), abs=1e-4)

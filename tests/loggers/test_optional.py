@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from leyden.run import Run
+from leyden.run.directory import Run
 from tests.conftest import ROOT, SMALL, finish, start
-from tests.test_exact import kill_at
+from tests.training.test_exact import kill_at
 
 
 def needs(package):
@@ -74,6 +74,16 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
         result = json.loads((directory / "result.json").read_text())
         assert max(float(value) for _, value in points) == pytest.approx(result["metrics"]["val/acc"])
         assert config["seed"] == str(Run(directory).config["seed"])
+
+
+@needs("wandb")
+def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
+    arguments = (f"outputs={tmp_path}", f"run_dir={tmp_path / 'run'}", "logger=wandb", *SMALL)
+    process = start(*arguments, HOME=str(tmp_path), WANDB_API_KEY="")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, output
+    assert "logger.wandb: there is no login" in output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("package", ["mlflow", "wandb"])

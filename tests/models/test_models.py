@@ -1,45 +1,17 @@
 """What every network in conf/model must do: a new file needs no new test. Each failure says what to mend."""
 
-import functools
 import io
 
-import hydra
 import pytest
 import torch
-import torch.nn.functional as F
+import yaml
 
-from leyden import build
-from leyden.config import CONF, UserError
-from leyden.data.facts import Facts
+from leyden.config.mistakes import UserError
+from leyden.config.paths import CONF
+from leyden.config.values import flatten
+from tests.kinds import classes, make, suited
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-SHAPES = ((1, 28, 28), (3, 32, 32))  # of the images in conf/data; a test of the data sets holds this true
-
-
-def make(model, shape, *, seed=0, num_classes=10, overrides=()):
-    channels = shape[0]
-    facts = Facts(shape, num_classes, tuple(map(str, range(num_classes))), (0.0,) * channels, (1.0,) * channels)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", overrides=[f"model={model}", *overrides])
-    torch.manual_seed(seed)
-    return build.network(cfg, facts)
-
-
-@functools.cache
-def shapes(model):
-    """The shapes that it takes; it says why of those that it refuses."""
-    refusals, taken = [], []
-    for shape in SHAPES:
-        try:
-            make(model, shape)
-        except UserError as error:
-            if "images of" not in str(error):
-                pytest.fail(f"a shape is refused by ValueError('images of ...'), not by: {error}")
-            refusals.append(str(error))
-        else:
-            taken.append(shape)
-    assert taken, f"it takes none of the data sets' shapes: {'; '.join(refusals)}"
-    return taken
 
 
 @pytest.fixture(params=MODELS)
@@ -48,22 +20,19 @@ def model(request):
 
 
 @pytest.fixture
-def network(model):
-    return make(model, shapes(model)[0])
+def case(model):
+    """The first of the data that it takes, with the task that it is for."""
+    return suited(model)[0]
 
 
 @pytest.fixture
-def images(model):
-    """Random images from 0 to 1, shape (10, C, H, W)."""
-    return torch.rand(10, *shapes(model)[0], generator=torch.Generator().manual_seed(0))
+def module(model, case):
+    return make(model, case)
 
 
-LABELS = torch.arange(10)
-
-
-def step(network, images, optimizer):
+def step(module, batch, optimizer):
     """One update; returns the loss before it."""
-    loss = F.cross_entropy(network(images), LABELS)
+    loss = module.step(batch).loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -72,26 +41,28 @@ def step(network, images, optimizer):
 
 @pytest.mark.parametrize("num", [1, 3])
 @pytest.mark.parametrize("num_classes", [7, 10])
-def test_images_give_a_logit_a_class(model, num, num_classes):
-    for shape in shapes(model):
-        logits = make(model, shape, num_classes=num_classes).eval()(torch.zeros(num, *shape))
-        assert logits.shape == (num, num_classes), f"for images of {shape}: forward must give (N, num_classes)"
+def test_one_for_classes_gives_a_logit_a_class(model, num, num_classes):
+    for case in suited(model):
+        if case.task == "classification" and case.facts.num_classes:
+            of_so_many = classes(case.task, case.shape, num_classes)
+            logits = make(model, of_so_many).eval()(torch.zeros(num, *case.shape))
+            assert logits.shape == (num, num_classes), f"{case}: forward must give (N, num_classes)"
 
 
-def test_the_loss_is_finite_and_every_parameter_gets_a_gradient(network, images):
-    loss = F.cross_entropy(network(images), LABELS)
+def test_the_loss_is_finite_and_every_parameter_gets_a_gradient(module, case):
+    loss = module.step(case.batch).loss
     loss.backward()
     assert loss.isfinite(), "the first loss is not a number: look at the initial weights"
-    for name, parameter in network.named_parameters():
+    for name, parameter in module.network.named_parameters():
         assert parameter.grad is not None, f"{name} is not used by forward: remove it"
-        assert parameter.grad.any(), f"{name} has a gradient of zero everywhere: nothing of it reaches the logits"
+        assert parameter.grad.any(), f"{name} has a gradient of zero everywhere: nothing of it reaches the output"
 
 
-def test_the_seed_decides_the_weights_and_the_first_steps(model, images):
+def test_the_seed_decides_the_weights_and_the_first_steps(model, case):
     def after_a_step(seed):
-        network = make(model, shapes(model)[0], seed=seed)
-        step(network, images, torch.optim.SGD(network.parameters(), lr=0.1))
-        return network.state_dict()
+        module = make(model, case, seed=seed)
+        step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+        return module.network.state_dict()
 
     first, again, other = (after_a_step(seed) for seed in (0, 0, 1))
     for key in first:
@@ -99,44 +70,86 @@ def test_the_seed_decides_the_weights_and_the_first_steps(model, images):
     assert not all(torch.equal(first[key], other[key]) for key in first), "the weights don't depend on the seed"
 
 
-def test_it_learns_a_batch_by_heart(network, images):
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    first = step(network, images, optimizer)
-    learned = any(step(network, images, optimizer) < 0.2 * first for _ in range(100))
-    assert learned, "100 steps on ten images hardly lower the loss: is it all connected?"
+def test_it_learns_a_batch_by_heart(module, case):
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    first = step(module, case.batch, optimizer)
+    least = 0.4 if case.facts.num_classes and case.task == "classification" else 0.8
+    learned = any(step(module, case.batch, optimizer) < least * first for _ in range(100))
+    assert learned, "100 steps on ten samples hardly lower the loss: is it all connected?"
 
 
-def test_a_checkpoint_holds_all_of_it(model, network, images):
-    step(network, images, torch.optim.SGD(network.parameters(), lr=0.1))
+def test_a_checkpoint_holds_all_of_it(model, case, module):
+    step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
     file = io.BytesIO()
-    torch.save(network.state_dict(), file)
+    torch.save(module.network.state_dict(), file)
     file.seek(0)
-    other = make(model, shapes(model)[0], seed=1)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    expected, found = (each.eval()(images) for each in (network, other))
+    other = make(model, case, seed=1)
+    other.network.load_state_dict(torch.load(file, weights_only=True))
+    expected, found = (each.eval().step(case.batch).predictions for each in (module, other))
     assert torch.equal(expected, found), "something is neither a parameter nor a buffer: use register_buffer"
 
 
-def test_it_trains_in_bf16(network, images):
+def test_it_trains_in_bf16(module, case):
     with torch.autocast("cpu", torch.bfloat16):
-        loss = F.cross_entropy(network(images), LABELS)
+        loss = module.step(case.batch).loss
     loss.backward()
     assert loss.isfinite()
 
 
-def test_it_can_be_exported_with_any_number_of_images(network, images):
+def test_it_can_be_exported_with_any_number_of_samples(module, case):
+    network, inputs = module.network.eval(), case.batch[0]
     program = torch.export.export(
-        network.eval(), (images[:2],), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False
+        network, (inputs[:2],), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False
     )
-    torch.testing.assert_close(program.module()(images), network(images))
+    torch.testing.assert_close(program.module()(inputs), network(inputs))
+
+
+ARGUMENTS = [
+    (model, key)
+    for model in MODELS
+    for key, value in flatten(yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text()))
+    if isinstance(value, int | float | list) and not isinstance(value, bool)
+]
+NONSENSE = (
+    "0",
+    "-1",
+    "0.5",
+    "1.5",
+    "nan",
+    "inf",
+    "true",
+    "null",
+    "word",
+    "''",
+    "[]",
+    "[0]",
+    "[-1]",
+    "[1.5]",
+    "[word]",
+)
+
+
+@pytest.mark.parametrize(("model", "key"), ARGUMENTS)
+def test_nonsense_is_refused_by_its_name_or_trains(model, key):
+    case, name = suited(model)[0], key.rpartition(".")[2]
+    for value in NONSENSE:
+        refusal = ""
+        try:
+            module = make(model, case, overrides=[f"model.{key}={value}"])
+        except UserError as error:
+            refusal = str(error)
+        if refusal:
+            assert refusal.startswith(f"model: {name}="), f"{key}={value} is refused by: {refusal}"
+            assert "must be" in refusal, f"{key}={value} is refused by: {refusal}"
+            continue
+        loss = step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+        assert loss.isfinite(), f"{key}={value} is taken, and its loss is {loss}"
 
 
 @pytest.mark.slow
-def test_it_takes_a_step_compiled(model, images):
-    plain, compiled = (
-        make(model, shapes(model)[0], overrides=[f"compile={on}"]).eval() for on in ("false", "true")
-    )
+def test_it_takes_a_step_compiled(model, case):
+    plain, compiled = (make(model, case, overrides=[f"compile={on}"]).eval() for on in ("false", "true"))
     assert list(plain.state_dict()) == list(compiled.state_dict())
-    loss = F.cross_entropy(compiled(images), LABELS)
+    loss = compiled.step(case.batch).loss
     loss.backward()
-    torch.testing.assert_close(loss, F.cross_entropy(plain(images), LABELS), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, plain.step(case.batch).loss, rtol=1e-4, atol=1e-4)

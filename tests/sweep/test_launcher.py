@@ -1,6 +1,7 @@
 import pytest
 
-from leyden.config import UserError
+from leyden.config.checks import check_num_jobs
+from leyden.config.mistakes import UserError
 from leyden.sweep.launcher import slots, visible_devices
 from leyden.sweep.slug import slug
 
@@ -26,7 +27,7 @@ def test_the_devices_that_a_user_chose_are_the_devices(monkeypatch):
 @pytest.mark.parametrize("num_jobs", [0, -1, 1.5, "many", True])
 def test_a_number_of_jobs_that_is_none(num_jobs):
     with pytest.raises(UserError, match=r"cluster\.num_jobs="):
-        slots(num_jobs, [], 2)
+        check_num_jobs(num_jobs)
 
 
 def test_a_slug_is_readable_and_does_not_depend_on_the_order():

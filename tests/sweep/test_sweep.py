@@ -3,21 +3,26 @@
 import csv
 import json
 import os
-import random
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from leyden.config import CONF
-from leyden.run import Run
+from leyden.config.mistakes import UserError
+from leyden.config.paths import CONF
+from leyden.run.directory import Run
+from leyden.run.result import Failure
+from leyden.sweep.sweep import claim
 from tests.conftest import SMALL, assert_same_bits, finish, start
 
 
 def sweep(tmp_path, *arguments, **environment):
+    small = [override for override in SMALL if "~model.hidden_sizes" not in arguments or "hidden" not in override]
     return start(
-        "-m", "sweep_name=s", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=2", *arguments, **environment
+        "-m", "sweep_name=s", f"outputs={tmp_path}", *small, "trainer.max_epochs=2", *arguments, **environment
     )
 
 
@@ -36,13 +41,17 @@ def table(tmp_path):
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+RECIPES = sorted((CONF / "sweep").glob("*.yaml"))
 GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
+# A network with a bug in it, in place of the one that the other tests train.
+BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
+PLACE_OF_BUG = "tests/sweep/buggy.py:12 in forward"
 
 
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(sweep(tmp_path, *GRID))
     found = runs(tmp_path)
-    assert {key: run.result["status"] for key, run in found.items()} == dict.fromkeys(
+    assert {key: run.result.status for key, run in found.items()} == dict.fromkeys(
         [(lr, seed) for lr in (0.001, 0.01) for seed in (0, 1)], "finished"
     )
     # Rows that differ in the seed only are merged, the best one is first, and the test set stays shut.
@@ -51,12 +60,12 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
         ("0.01", "2", "2 finished"),
         ("0.001", "2", "2 finished"),
     ]
-    values = [found[0.01, seed].result["objective"]["value"] for seed in (0, 1)]
+    values = [found[0.01, seed].result.objectives[0].value for seed in (0, 1)]
     assert float(rows[0]["objective"]) == pytest.approx(sum(values) / 2)
     assert float(rows[0]["deviation"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert "seed" not in rows[0]
     assert "trainer.max_epochs" not in rows[0]
-    assert not any("test/acc" in run.result["metrics"] for run in found.values())
+    assert not any("test/acc" in run.result.metrics for run in found.values())
     assert not (tmp_path / "test_set_looks.csv").exists()
     winner = found[0.01, values.index(max(values))].directory
     assert f"python -m leyden.evaluate run={winner}" in output
@@ -89,12 +98,12 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     output, _ = process.communicate(timeout=240)
     assert process.returncode != 0
     found = runs(tmp_path)
-    assert {key[0]: run.result["status"] for key, run in found.items()} == {
+    assert {key[0]: run.result.status for key, run in found.items()} == {
         1e30: "failed",
         0.01: "failed",
         0.1: "finished",
     }
-    assert found[0.01, 0].result["error"] == {"type": "Killed", "message": "by SIGKILL, perhaps for want of memory"}
+    assert found[0.01, 0].result.error == Failure("Killed", "by SIGKILL, perhaps for want of memory")
     assert "2 of 3 jobs failed" in output
     assert "train/loss is nan" in output
     assert "by SIGKILL" in output
@@ -106,7 +115,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
     output, _ = process.communicate(timeout=240)
     assert "1 of 3 jobs failed" in output
-    assert found[0.01, 0].result["status"] == "finished"
+    assert found[0.01, 0].result.status == "finished"
     assert len(json.loads((found[0.01, 0].directory / "provenance.json").read_text())) == 2
     assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
 
@@ -129,9 +138,9 @@ def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
     assert process.returncode == 2
     paths = (tmp_path / "sweeps" / "s").glob("*/config.yaml")
     found = {run.config["model"]["hidden_sizes"][0]: run.result for run in (Run(path.parent) for path in paths)}
-    assert found[16]["status"] == "finished"
-    assert found[10**12]["status"] == "failed"
-    assert "memory" in found[10**12]["error"]["message"]
+    assert found[16].status == "finished"
+    assert found[10**12].status == "failed"
+    assert "memory" in found[10**12].error.message
 
 
 def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
@@ -158,7 +167,7 @@ def test_any_launcher_of_hydras_runs_the_jobs(cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root):
+def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root, drawn):
     arguments = (*GRID, "trainer.max_epochs=12", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
     started = time.monotonic()
     finish(sweep(tmp_path / "whole", *arguments))
@@ -167,7 +176,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
     for number in range(10):
         place = tmp_path / str(number)
         process = sweep(place, *arguments)
-        moment = random.uniform(0.2, 0.95) * seconds
+        moment = drawn.uniform(0.2, 0.95) * seconds
         time.sleep(moment)
         process.kill()
         process.communicate()
@@ -188,13 +197,30 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("model=mlp,cnm",), "model=cnm: no such choice"),
         (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
-        (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs a job a process"),
+        (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs one job per process"),
         (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are "),
         (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
         (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),
         (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
         (("seed=0,1", "+logger.csv.foo=1"), "logger.csv: got an unexpected keyword argument 'foo'"),
         (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
+        (("seed=range(0)",), "seed=range(0): there is nothing to try in it"),
+        (("seed=range(0.0,1.0,0)",), "Invalid range values"),
+        (("seed=glob(*)",), "seed=glob(*): there is nothing to try in it"),
+        (("model=glob(zzz*)",), "model=glob(zzz*): there is nothing to try in it"),
+        (("seed=0,1", "cluster.num_jobs=x"), "leyden: cluster.num_jobs=x: must be a positive whole number"),
+        (("seed=0,1", "hydra.sweeper.params=3"), "hydra.sweeper.params=3: must be what to try by key"),
+        (("seed=0,1", "hydra.sweep.subdir=same"), "hydra.sweep.subdir"),
+        *(
+            (("seed=0,1", swept), f"{swept}: is one thing for all jobs of a sweep")
+            for swept in (
+                "sweep_name=a,b",
+                "outputs=a,b",
+                "data.root=a,b",
+                "cluster.num_jobs=1,2",
+                "sweep=grid,tpe",
+            )
+        ),
         (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must be as many as objective.metric="),
         (
             ("seed=0,1", "objective.metric=[val/acc,val/f1]", "objective.mode=[max,max]"),
@@ -210,6 +236,70 @@ def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
 
 
+def test_a_mistake_of_a_slurm_sweep_is_found_without_slurm(cli):
+    for further in ((), ("sweep=random",)):
+        code, out, err = cli(
+            "train", "-m", "sweep_name=s", "cluster=slurm", "cluster.num_jobs=x", "seed=0,1", *further
+        )
+        assert code == 2
+        assert err.startswith("leyden: cluster.num_jobs=x: must be a positive whole number")
+        assert "Traceback" not in out + err
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
+    folder = tmp_path / ("x" * 110)
+    folder.mkdir()
+    process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert output == f"leyden: TMPDIR={folder}: no process can be started from there (AF_UNIX path too long)\n"
+
+
+def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
+    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2").communicate(timeout=240)
+    assert "2 of 2 jobs failed" in output
+    assert output.count(f"\n    at {PLACE_OF_BUG}\n    {tmp_path}/sweeps/s/logs/") == 2  # then the log
+    for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():
+        assert "Traceback" in log.read_text()
+        assert "# the bug" in log.read_text()
+    for path in (tmp_path / "sweeps" / "s").glob("*/result.json"):
+        assert json.loads(path.read_text())["error"]["where"] == PLACE_OF_BUG
+    assert PLACE_OF_BUG in (tmp_path / "sweeps" / "s" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "{", ""])
+def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json: (is no description of a sweep|can't be read)"):
+        claim(tmp_path, {"name": "a", "objective": None}, {})
+
+
+@pytest.mark.parametrize("names", ["aa", "ab"])
+def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
+    barrier = threading.Barrier(len(names))
+
+    def start(number, name):
+        barrier.wait()
+        try:
+            claim(tmp_path / str(number), {"name": name, "objective": None}, {"log": [name]})
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for number in range(200):
+            errors = list(pool.map(start, [number] * len(names), names))
+            assert errors.count("") == (2 if names == "aa" else 1), errors
+            assert all("holds another sweep: name" in error for error in errors if error)
+            there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
+            assert there["log"] == [there["name"]]
+            assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [
+                ".lock",
+                "logs",
+                "sweep.json",
+            ]
+
+
 def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     (tmp_path / "outputs" / "sweeps" / "s").mkdir(parents=True)
     (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note", "objective": null}')
@@ -218,11 +308,21 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     assert "holds another sweep: name keras_note there, mnist_mlp here" in err
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes_the_checks(cli, path):
     code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
     assert code == 0, err
     assert out.startswith("0: ")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
+)
+def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
+    for choice in (["model=cnn"], ["task=own", "task._target_=tests.tasks.own.Plain"]):
+        code, out, err = cli("train", "-m", f"sweep={path.stem}", *choice, "dry_run=true")
+        assert code == 0, err
+        assert out.startswith("0: ")
 
 
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path):

@@ -1,67 +1,25 @@
-"""Checkpoints: when they are written, and how, so that a crash, a full disk or a stranger's file does no harm."""
+"""Checkpoints: when they are written, and which is the best."""
 
-import io
 import math
-import os
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 
-from leyden.callbacks.sparse import Sparse
-
-
-class SafeCheckpointIO(CheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads tensors and plain values only."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file beside `path`, then rename: whatever happens, the older one survives."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        buffer = io.BytesIO()  # torch's own writer would hide the error of a full disk behind another one
-        torch.save(checkpoint, buffer)
-        try:
-            with temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint; as weights only, whatever is asked for.
-
-        Raises:
-            ValueError: It holds more than tensors and plain values, nothing of which was executed; or it is
-                no checkpoint of a run.
-        """
-        try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
-        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
-            raise ValueError(f"{path}: not the checkpoint of a run")
-        return checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint."""
-        Path(path).unlink(missing_ok=True)
+from leyden.callbacks.checkpoint_files import CheckpointFiles
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import warn
 
 
-class RunCheckpoint(Checkpoint, Sparse):
+class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run directory.
 
     The last one is written at the end of each epoch, after validation, and each `every_n_steps`; the best one
     at the end of an epoch with the best objective so far, or of every epoch where there is no objective.
+
+    Lightning passes the values of a step on to the loggers after all hooks of that step. So a checkpoint is only
+    prepared there (`CheckpointFiles`), and takes its name in the next hook of all.
 
     Args:
         metric: Name of the objective, the first one of a list counts; None for none.
@@ -72,54 +30,121 @@ class RunCheckpoint(Checkpoint, Sparse):
         FloatingPointError: Weights are no longer finite numbers; the last good checkpoint stays.
     """
 
+    state_key = "RunCheckpoint"  # in the checkpoint, whatever the class is called
+
     def __init__(self, *, metric: Any, mode: Any, every_n_steps: int | None) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+        every = metric if isinstance(metric, list) else [metric]
+        # By an epoch that is the best.
+        self.needed = [name for name in every if name not in (None, "num_parameters")]
         if isinstance(metric, list):
             metric, mode = metric[0], mode[0]
+        if metric is not None and mode not in ("min", "max"):
+            raise ValueError(f"mode={mode}: must be min or max; it follows from objective.mode")
         self.metric: str | None = metric
+        self.mode = mode
         self.every_n_steps = every_n_steps
         self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
         self.best: dict[str, float] = {}  # all metrics of the best epoch
+        self.last: dict[str, float] = {}  # those of the last one
+        self.is_over = False  # something has stopped the run, as early stopping does
+        self.within_epochs = True  # whether a run can go on from there; else `last.ckpt` is that of the last epoch
+        self._validated = -1  # the step of the last validation
         self._step = 0
+        self._was_best = False
+        self._files = CheckpointFiles(self.state_key)
 
     def state_dict(self) -> dict[str, Any]:
-        """The metrics of the best epoch so far."""
-        return {"best": self.best}
+        """The metrics of the best epoch so far, and of the last one; and whether that is the last one of all."""
+        return {"best": self.best, "last": self.last, "is_over": self.is_over}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over."""
         self.best = state_dict["best"]
+        self.last = state_dict.get("last", {})  # older checkpoints don't have these
+        self.is_over = state_dict.get("is_over", False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End at once what was stopped before; go on counting steps."""
+        self._step = trainer.global_step
+        trainer.should_stop = trainer.should_stop or self.is_over
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember of which weights the metrics of validation are."""
+        self._validated = trainer.global_step
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Believe what the best checkpoint says of itself; forget a best epoch of which the weights are lost."""
+        self._files.drop(trainer)
+        self._was_best = bool(self.best)
+        if self._was_best:
+            self.best = self._files.read_best(trainer, "the best epoch from here on takes its place") or {}
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Write `last.ckpt` if it is time; at the end of an epoch that follows validation."""
         step = trainer.global_step
         # A step can take several batches; right after it no gradients are under way.
         if (
-            step != self._step
-            and self.every_n_steps
-            and step % self.every_n_steps == 0
+            self.every_n_steps
+            and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
             and not trainer.is_last_batch
         ):
             self.save_last(trainer)
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `best.ckpt` if it is the best epoch, then `last.ckpt`."""
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        """Save as best, if it is the best epoch, then as last."""
+        # A module may log a mean over its own process only: all of them must decide alike.
+        metrics: dict[str, float] = trainer.strategy.broadcast(
+            {name: value.item() for name, value in trainer.callback_metrics.items()}
+        )
+        if self._validated != trainer.global_step:  # those of other weights
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
+        is_due = self.metric and (not self.metric.startswith("val/") or self._validated == trainer.global_step)
+        if is_due and self.metric not in metrics:
+            raise UserError(
+                f"objective.metric={self.metric}: is not logged; the run logs {', '.join(sorted(metrics)) or 'nothing'}"
+            )
+        self.last = {name: value for name, value in metrics.items() if not name.endswith("_step")}
+        self.is_over = trainer.should_stop
         if self._is_best(metrics):
-            self.best = {name: value for name, value in metrics.items() if not name.endswith("_step")}
+            self.best = self.last
             self._save(trainer, "best.ckpt")
-        self.save_last(trainer)
+        self._save(trainer, "last.ckpt")
 
     def save_last(self, trainer: L.Trainer) -> None:
-        """Write `last.ckpt`; right after an optimizer step, or at the end of an epoch."""
-        self._save(trainer, "last.ckpt")
+        """Prepare `last.ckpt` within an epoch, right after an optimizer step."""
+        if self.within_epochs:
+            self._save(trainer, "last.ckpt")
+        elif trainer.is_global_zero:
+            warn(
+                "these data can't be gone on with within an epoch: the run will go on from the end of the last one"
+            )
+
+    def commit(self, trainer: L.Trainer, *args: Any) -> None:
+        """Let what is prepared take its name; in the first hook after the loggers have got its points."""
+        self._files.commit(trainer)
+
+    on_train_batch_start: Any = commit
+    on_train_epoch_start: Any = commit
+    on_train_end: Any = commit
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the last weights as best, where those are lost and no epoch has followed: the run must have an end."""
+        lost = self._was_best or self.best
+        if lost and self._files.read_best(trainer, "the last weights take their place") is None:
+            self.best = self.last if self.metric in (None, *self.last) else {}
+            self._files.take_last_as_best(trainer, self.best)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Drop what is prepared: its points are not written."""
+        self._files.drop(trainer)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         if self.metric is None:
             return True
-        if self.metric not in metrics:  # an epoch without validation
+        if not {*self.needed} <= {*metrics}:  # an epoch without validation
             return False
         best = self.best.get(self.metric, math.nan)
         return self._is_better(metrics[self.metric], best) or math.isnan(best)
@@ -129,4 +154,4 @@ class RunCheckpoint(Checkpoint, Sparse):
             raise FloatingPointError(
                 f"weights are not finite at step {trainer.global_step}; try a smaller optimizer.lr"
             )
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / name)
+        self._files.prepare(trainer, name)

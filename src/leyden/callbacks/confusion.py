@@ -9,33 +9,33 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leyden.callbacks.evaluation import Evaluation, OnEvaluation
-from leyden.callbacks.render import render
+from leyden.callbacks.classes import ClassEvaluation, OnClasses
 from leyden.callbacks.writer import tensorboard_writer
+from leyden.images.render import render
 
 MAX_WRITTEN = 20  # classes up to which the numbers are written into the cells
 
 
-class Confusion(OnEvaluation):
+class Confusion(OnClasses):
     """Draws the confusion matrix of the evaluation at the end: `confusion.png`, and TensorBoard's images."""
 
-    def draw(self, trainer: L.Trainer, evaluation: Evaluation) -> None:
-        """Draw it."""
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Draw the matrix into both."""
         pixels = render(figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
         if writer := tensorboard_writer(trainer):
             tag = f"confusion/{evaluation.split}"
             writer.add_image(tag, pixels, trainer.global_step, dataformats="HWC")
 
 
-def counts(evaluation: Evaluation) -> NDArray[np.int64]:
+def counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
     """Number of images by true and predicted class, shape (K, K)."""
     num_classes = len(evaluation.class_names)
     pairs = evaluation.labels_N * num_classes + evaluation.probabilities_NK.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def figure(evaluation: Evaluation) -> Figure:
-    """A row a true class, a column a predicted one, coloured by the share of the row."""
+def figure(evaluation: ClassEvaluation) -> Figure:
+    """One row per true class, one column per predicted class, coloured by the share of the row."""
     counts_KK = counts(evaluation)
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts_KK)

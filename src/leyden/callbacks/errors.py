@@ -7,29 +7,32 @@ import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
-from leyden.callbacks.evaluation import Evaluation, OnEvaluation
-from leyden.callbacks.render import render
+from leyden.callbacks.classes import ClassEvaluation, OnClasses
 from leyden.callbacks.writer import tensorboard_writer
-from leyden.sheet import sheet
+from leyden.data.contract import DataModule
+from leyden.images.render import render
+from leyden.images.sheet import sheet
 
 
-class Errors(OnEvaluation):
+class Errors(OnClasses):
     """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and TensorBoard's images.
 
     Args:
         num_images: How many, at most.
+        class_names: Of the data.
     """
 
-    def __init__(self, *, num_images: int) -> None:
-        super().__init__()
+    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
+        super().__init__(class_names=class_names)
         if type(num_images) is not int or num_images < 1:
             raise ValueError(f"num_images={num_images}: must be a positive whole number")
         self.num_images = num_images
 
-    def draw(self, trainer: L.Trainer, evaluation: Evaluation) -> None:
-        """Draw the sheet."""
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Draw them, the surest first, with both classes and the probability of the wrong one."""
         chosen = most_confident(evaluation)[: self.num_images]
-        images_NCHW = trainer.datamodule.splits[evaluation.split][0][chosen].cpu().numpy()  # type: ignore[attr-defined]
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        images_NCHW = data.inputs(evaluation.split, chosen).numpy()
         names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
         between = "\n" if max(map(len, names)) > 3 else " "
         captions = []
@@ -45,7 +48,7 @@ class Errors(OnEvaluation):
             writer.add_image(f"errors/{evaluation.split}", pixels, trainer.global_step, dataformats="HWC")
 
 
-def most_confident(evaluation: Evaluation) -> NDArray[Any]:
+def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:
     """Indices of the images that the network gets wrong, the surest first."""
     predicted = evaluation.probabilities_NK.argmax(axis=1)
     wrong = np.flatnonzero(predicted != evaluation.labels_N)

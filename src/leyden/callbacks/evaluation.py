@@ -1,48 +1,37 @@
-"""What a trained network says of a split, for pictures of it."""
+"""What a trained network says of a split, for pictures of it. Shapes: N samples."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from leyden.callbacks.sparse import Sparse
+from leyden.callbacks.showing import Showing
+from leyden.tasks.task import Task
 
 NAMES = {"val": "validation split", "test": "test set"}
 
 
-@dataclass
-class Evaluation:
-    """A split, in the order of the data set, and the probabilities that the network gives to its classes."""
-
-    split: str
-    labels_N: NDArray[np.int64]
-    probabilities_NK: NDArray[np.float32]
-    class_names: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """What it is about, and how often the network is right."""
-        accuracy = (self.probabilities_NK.argmax(axis=1) == self.labels_N).mean()
-        return f"{NAMES[self.split]}, {len(self.labels_N):,} images, accuracy {accuracy:.4f}"
-
-
-class OnEvaluation(Sparse):
+class OnEvaluation(Showing):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
     That is the one of the test set, if the run evaluates on it, else of the validation split: no callback looks at
-    the test set by itself. Validation within training is left alone. A subclass has `draw`.
+    the test set by itself. Validation within training is left alone. A subclass has `draw`. Where the task is one of
+    another kind, nothing is drawn.
     """
 
-    def __init__(self) -> None:
-        self._logits_NK: list[Tensor] = []
-        self._labels_N: list[Tensor] = []
+    kind: str  # of the tasks that it suits
+    max_samples: int | None = None  # kept for the picture; None: all
 
-    def draw(self, trainer: L.Trainer, evaluation: Evaluation) -> None:
-        """Draw, in the first process."""
+    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+        """Draw, in the first process.
+
+        Args:
+            trainer: Lightning's.
+            split: `val` or `test`.
+            predictions: In the order of the data set, shape (N, ...), on the CPU.
+            targets: The same.
+        """
         raise NotImplementedError
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -59,9 +48,12 @@ class OnEvaluation(Sparse):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch: what the classifier's step returned, and the classes."""
-        self._logits_NK.append(outputs)
-        self._labels_N.append(batch[1])
+        """Keep a batch: predictions and targets."""
+        if batch_idx == 0 and dataloader_idx == 0:
+            self._batches: list[tuple[Tensor, Tensor]] = []
+        is_full = self.max_samples is not None and sum(len(each) for each, _ in self._batches) >= self.max_samples
+        if isinstance(pl_module, Task) and pl_module.kind == self.kind and not is_full:
+            self._batches.append((outputs["predictions"].cpu(), outputs["targets"].cpu()))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if it was the validation at the end of the run."""
@@ -69,16 +61,16 @@ class OnEvaluation(Sparse):
             self._end(trainer, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw."""
+        """Draw what the test set has come to."""
         self._end(trainer, "test")
 
     def _end(self, trainer: L.Trainer, split: str) -> None:
-        logits_NK, labels_N = (gather(batches, trainer.world_size) for batches in (self._logits_NK, self._labels_N))
-        self._logits_NK, self._labels_N = [], []
+        batches, self._batches = getattr(self, "_batches", []), []
+        if not batches:
+            return
+        predictions, targets = (gather(list(part), trainer.world_size) for part in zip(*batches, strict=True))
         if trainer.is_global_zero:
-            facts = trainer.datamodule.facts  # type: ignore[attr-defined]
-            probabilities_NK = logits_NK.float().softmax(dim=1).numpy()
-            self.draw(trainer, Evaluation(split, labels_N.numpy(), probabilities_NK, facts.class_names))
+            self.draw(trainer, split, predictions[: self.max_samples], targets[: self.max_samples])
 
 
 def gather(batches: list[Tensor], world_size: int) -> Tensor:
@@ -86,12 +78,12 @@ def gather(batches: list[Tensor], world_size: int) -> Tensor:
 
     Each process has every `world_size`-th sample of each batch.
     """
-    mine = [batch.cpu() for batch in batches]
     if world_size == 1:
-        return torch.cat(mine)
+        return torch.cat(batches)
     every: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(every, mine)
-    return interleave(every)
+    torch.distributed.all_gather_object(every, batches)
+    num = min(map(len, every))  # one that has the smaller parts may have kept a batch more
+    return interleave([each[:num] for each in every])
 
 
 def interleave(batches: list[list[Tensor]]) -> Tensor:

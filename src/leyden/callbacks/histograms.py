@@ -3,11 +3,12 @@
 import lightning as L
 from torch.optim import Optimizer
 
-from leyden.callbacks.sparse import Sparse
+from leyden.callbacks.showing import Showing
 from leyden.callbacks.writer import tensorboard_writer
+from leyden.tasks.task import network_of
 
 
-class Histograms(Sparse):
+class Histograms(Showing):
     """Writes histograms of each parameter, and of its gradient in the last step, for TensorBoard.
 
     Args:
@@ -34,7 +35,7 @@ class Histograms(Sparse):
         if self.every_n_epochs is None or (trainer.current_epoch + 1) % self.every_n_epochs != 0:
             return
         if writer := tensorboard_writer(trainer):
-            for name, parameter in pl_module.get_submodule("network").named_parameters():
+            for name, parameter in network_of(pl_module).named_parameters():
                 tensor = parameter.detach() if kind == "weights" else parameter.grad
                 if tensor is not None:
                     writer.add_histogram(f"{kind}/{name}", tensor, step)

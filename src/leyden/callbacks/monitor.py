@@ -5,21 +5,22 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch.optim import Optimizer
 
-from leyden.callbacks.sparse import Sparse
 
-
-class Monitor(Sparse):
+class Monitor(L.Callback):
     """Logs learning rate, gradient norm and speed, at the steps at which the classifier logs its loss.
 
     - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where the optimizer has several groups.
     - `grad_norm`: the Euclidean norm of all gradients, over all processes, before they are clipped.
-    - `time/samples_per_second`: training samples a second since the last such step of the epoch.
+    - `time/samples_per_second`: training samples per second since the last such step of the epoch.
     - `time/epoch_seconds`: an epoch with its validation, over all starts.
 
     Times differ from run to run, so all of them have the prefix `time/`.
     """
+
+    state_key = "Monitor"  # in the checkpoint, whatever the class is called
 
     def __init__(self) -> None:
         self._before = 0.0  # seconds of this epoch in earlier starts
@@ -48,7 +49,7 @@ class Monitor(Sparse):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count its samples."""
-        self._num_samples += len(batch[1]) * trainer.world_size
+        self._num_samples += extract_batch_size(batch) * trainer.world_size
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer

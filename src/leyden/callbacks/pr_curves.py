@@ -2,15 +2,15 @@
 
 import lightning as L
 
-from leyden.callbacks.evaluation import Evaluation, OnEvaluation
+from leyden.callbacks.classes import ClassEvaluation, OnClasses
 from leyden.callbacks.writer import tensorboard_writer
 
 
-class PRCurves(OnEvaluation):
-    """Writes a precision-recall curve a class, of the evaluation at the end, for TensorBoard."""
+class PRCurves(OnClasses):
+    """Writes one precision-recall curve per class, of the evaluation at the end, for TensorBoard."""
 
-    def draw(self, trainer: L.Trainer, evaluation: Evaluation) -> None:
-        """Write them."""
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Write one curve per class."""
         if writer := tensorboard_writer(trainer):
             for k, name in enumerate(evaluation.class_names):
                 writer.add_pr_curve(

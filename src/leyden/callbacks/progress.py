@@ -7,14 +7,12 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 
-from leyden.callbacks.sparse import Sparse
 
-
-class Progress(RichProgressBar, Sparse):
+class Progress(RichProgressBar):
     """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
 
     Args:
-        refresh_rate: Refreshes a second; 0: no bar.
+        refresh_rate: Refreshes per second; 0: no bar.
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
@@ -26,13 +24,17 @@ class Progress(RichProgressBar, Sparse):
         return [column for column in super().configure_columns(trainer) if not isinstance(column, CustomTimeColumn)]
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """As in the lines above the bar, epochs count from 1."""
+        """As in the lines above the bar, epochs count from 1; Lightning has no public way to change the text."""
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Loss and accuracy over the last steps."""
+        """What is logged for the bar, as loss and accuracy over the last steps, by short names."""
         metrics = super().get_metrics(trainer, pl_module)
-        return {name: metrics[f"train/{name}_step"] for name in ("loss", "acc") if f"train/{name}_step" in metrics}
+        return {
+            name.removeprefix("train/").removesuffix("_step"): value
+            for name, value in metrics.items()
+            if name != "v_num"  # of the logger
+        }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock: a run resumed within an epoch does not start that epoch."""
@@ -62,7 +64,7 @@ class Progress(RichProgressBar, Sparse):
     def _print_epoch(self, trainer: L.Trainer) -> None:
         # The means over an epoch are logged after the callbacks' own hook at its end.
         metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
-        if self.progress is not None and "train/loss" in metrics:
+        if self.progress is not None and metrics:
             texts = (f"{name} {metrics[name]:.4f}" for name in sorted(metrics))
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"

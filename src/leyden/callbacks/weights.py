@@ -7,33 +7,34 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leyden.callbacks.sparse import Sparse
+from leyden.callbacks.showing import Showing
 from leyden.callbacks.writer import tensorboard_writer
+from leyden.tasks.task import network_of
 
 NUM_COLUMNS = 8
 MIN_PIXELS = 28  # a side of a tile; smaller ones are enlarged
 
 
-class Weights(Sparse):
+class Weights(Showing):
     """Shows the weights of the first layer as images, after each epoch, where that layer sees pixels.
 
     Blue is negative, white is zero, red is positive; weights to three channels are shown as colours.
 
     Args:
         num_images: How many units, the first ones.
+        input_shape: Of one image, (C, H, W).
     """
 
-    def __init__(self, *, num_images: int) -> None:
+    def __init__(self, *, num_images: int, input_shape: tuple[int, int, int]) -> None:
         if type(num_images) is not int or num_images < 1:
             raise ValueError(f"num_images={num_images}: must be a positive whole number")
-        self.num_images = num_images
+        self.num_images, self.input_shape = num_images, input_shape
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them."""
+        """Draw those of the epoch."""
         if not (writer := tensorboard_writer(trainer)):
             return
-        shape = trainer.datamodule.facts.input_shape  # type: ignore[attr-defined]
-        weights_NCHW = first_weights(pl_module.get_submodule("network"), shape)
+        weights_NCHW = first_weights(network_of(pl_module), self.input_shape)
         if weights_NCHW is not None:
             tiles = mosaic(colours(weights_NCHW[: self.num_images].float().cpu().numpy()))
             writer.add_image("weights/first_layer", tiles, trainer.global_step - 1, dataformats="HWC")
@@ -41,6 +42,8 @@ class Weights(Sparse):
 
 def first_weights(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor | None:
     """Weights of the first layer, shape (N, C, H, W); None if it does not see the pixels of an image."""
+    if len(input_shape) != 3:
+        return None
     channels, height, width = input_shape
     layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     first = next(layers, None)

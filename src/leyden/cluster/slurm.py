@@ -1,25 +1,14 @@
-"""Slurm, as a job sees itself and as one asks about jobs."""
+"""Slurm, as one asks about jobs."""
 
-import os
 import subprocess
 from collections.abc import Sequence
+
+from leyden.run.process import job_id
 
 TIMEOUT_S = 60
 # States in which Slurm has done with a job. Others, known or not, may pass.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
-
-
-def job_id() -> str | None:
-    """The job that this process belongs to, None for none."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # The last task of an array has the number of the whole array: by that, all of it would be meant.
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def num_requeues() -> int:
-    """How often this job was started again."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def requeue() -> str:
@@ -41,6 +30,14 @@ def states(ids: Sequence[str]) -> dict[str, str]:
         return {}
     known = dict(line.split() for line in out.splitlines())
     return {job: known.get(job, "GONE") for job in ids}
+
+
+def statuses(ids: Sequence[str]) -> dict[str, str]:
+    """Whether each job, whose run has no result, is `queued`, `running` or `interrupted`."""
+    return {
+        job: "interrupted" if state in ENDED else "running" if state == "RUNNING" else "queued"
+        for job, state in states(ids).items()
+    }
 
 
 def _call(*command: str) -> tuple[str, str]:

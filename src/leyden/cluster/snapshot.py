@@ -5,8 +5,8 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from leyden.config import ROOT
-from leyden.provenance import GIT_OF_COPY, git
+from leyden.config.paths import ROOT
+from leyden.run.origin import GIT_OF_COPY, git
 
 
 def snapshot(directory: Path) -> Path:

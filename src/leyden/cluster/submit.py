@@ -10,54 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.cluster import slurm
-from leyden.cluster.job import work
+from leyden.cluster.on_node import run_on_node
 from leyden.cluster.snapshot import snapshot
-from leyden.config import UserError
+from leyden.config.mistakes import UserError
+from leyden.sweep import failure
 from leyden.sweep.jobs import Job
 
 MAX_POLL_S = 15.0
 MAX_ARRAY = 500  # jobs; Slurm's own limit, MaxArraySize, is 1001 where it was not changed
 GRACE_S = {True: 90.0, False: 5.0}  # for the result of a job that has ended, well or not
-
-
-def check_resources(cluster: DictConfig, trainer: DictConfig) -> None:
-    """Make sure that the resources make sense, and that the trainer uses what is asked for.
-
-    Raises:
-        UserError: They don't.
-    """
-    least = {"gpus_per_task": 0, "max_requeues": 0}
-    least |= dict.fromkeys(("nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "time_min", "signal_delay_s"), 1)
-    for key, smallest in least.items():
-        if type(cluster[key]) is not int or cluster[key] < smallest:
-            raise UserError(f"cluster.{key}={cluster[key]}: must be a whole number, {smallest} or larger")
-    if cluster.num_jobs is not None and (type(cluster.num_jobs) is not int or cluster.num_jobs < 1):
-        raise UserError(
-            f"cluster.num_jobs={cluster.num_jobs}: must be a positive whole number, or null for no limit"
-        )
-    for key in ("wait", "snapshot", "dry_run"):
-        if type(cluster[key]) is not bool:
-            raise UserError(f"cluster.{key}={cluster[key]}: must be true or false")
-    if not isinstance(cluster.setup, ListConfig):
-        raise UserError(f"cluster.setup={cluster.setup}: must be a list of lines, as ['module load cuda']")
-    if not isinstance(cluster.options, DictConfig):
-        raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
-    if cluster.signal_delay_s >= 60 * cluster.time_min:
-        raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
-    if cluster.gpus_per_task > 1:
-        raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: a process trains on one device")
-    for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
-        if trainer[key] != cluster[source]:
-            raise UserError(
-                f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
-            )
-    if trainer.accelerator == "gpu" and not cluster.gpus_per_task:
-        raise UserError("trainer.accelerator=gpu: cluster.gpus_per_task=0 asks for no GPU")
-    if trainer.accelerator == "cpu" and cluster.gpus_per_task:
-        raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")
 
 
 class SlurmRunner:
@@ -79,9 +43,10 @@ class SlurmRunner:
         Raises:
             UserError: There is no Slurm here, or it rejects the script.
         """
-        executor = self._executor()
+        executor = self._executor(num_jobs)
         if num_jobs > 1:
             executor.parameters["map_count"] = num_jobs
+        # submitit shows no script without submitting it.
         script = executor._make_submission_file_text(executor._submitit_command_str, "0")
         if not self.cluster.dry_run:
             try:
@@ -123,8 +88,7 @@ class SlurmRunner:
                 result = jobs[n].run.result
                 state = states.get(ids[n], "UNKNOWN")
                 if result:
-                    error = result["error"]
-                    errors[n] = f"{error['type']}: {error['message']}" if error else ""
+                    errors[n] = failure.as_text(result.error) if result.error else ""
                 elif state not in slurm.ENDED:
                     ended.pop(n, None)
                 else:
@@ -138,22 +102,22 @@ class SlurmRunner:
     def _submit(self, jobs: Sequence[Job]) -> None:
         if self.cluster.snapshot and self.code is None:
             self.code = snapshot(self.directory / "code")
-        configs = [job.plain_config for job in jobs]
+        choices = [job.choices for job in jobs]
         arguments = [
-            (self.module, _for_node(job), config, job.overrides) for job, config in zip(jobs, configs, strict=True)
+            (self.module, _for_node(job), each, job.overrides) for job, each in zip(jobs, choices, strict=True)
         ]
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits
-            for job, config in zip(jobs, configs, strict=True):
-                locks.enter_context(job.run.locked(config, resume="auto"))
+            for job, each in zip(jobs, choices, strict=True):
+                locks.enter_context(job.run.locked(each, resume="auto"))
             try:
-                submitted = self._executor().map_array(work, *zip(*arguments, strict=True))
+                submitted = self._executor(len(jobs)).map_array(run_on_node, *zip(*arguments, strict=True))
             except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                 raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
-            for job, config, one in zip(jobs, configs, submitted, strict=True):
-                job.run.begin(config, job.overrides)  # from now on its directory tells that it is meant to run
+            for job, each, one in zip(jobs, choices, submitted, strict=True):
+                job.run.begin(each, job.overrides)  # from now on its directory tells that it is meant to run
                 job.run.submission = {"job_id": one.job_id, "log": str(one.paths.stdout)}
 
-    def _executor(self) -> Any:
+    def _executor(self, num_jobs: int) -> Any:
         c, code = self.cluster, self.code
         # A SIGUSR1 that comes while Python is importing waits until training starts, where it is dealt with.
         python = f"env --block-signal=USR1 {shlex.quote(sys.executable)}"
@@ -174,7 +138,7 @@ class SlurmRunner:
             gpus_per_node=c.gpus_per_task * c.tasks_per_node or None,
             mem=f"{c.mem_gb}GB",
             time=c.time_min,
-            array_parallelism=c.num_jobs or 10_000,
+            array_parallelism=c.num_jobs or num_jobs,
             stderr_to_stdout=True,
             srun_args=["--kill-on-bad-exit=1"],  # else the others would wait for a process that has failed
             setup=[*setup, *c.setup],
@@ -185,7 +149,7 @@ class SlurmRunner:
 
 def submit_and_leave(jobs: Sequence[Job], runner: SlurmRunner) -> None:
     """Submit those jobs that have not ended, and say where they can be looked at."""
-    todo = [job for job in jobs if not job.run.is_finished(job.plain_config)]
+    todo = [job for job in jobs if not job.run.is_finished(job.choices)]
     for job, number in zip(todo, runner.submit(todo), strict=True):
         print(f"job {number}: {job.run.directory.name}")
     print(f"how they are doing: python -m leyden.summarize {shlex.quote(str(runner.directory))}")

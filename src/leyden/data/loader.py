@@ -36,7 +36,7 @@ class Order:
 
 
 class BatchLoader:
-    """Iterates over images and labels in memory; a batch is one indexing operation, on the tensors' device.
+    """Iterates over samples in memory; a batch is one indexing operation, on the tensors' device.
 
     The last batch may be smaller, no sample is dropped. With several processes each takes every
     `world_size`-th sample of each batch, so that the order of training does not depend on their number. Where
@@ -44,10 +44,11 @@ class BatchLoader:
     can get an empty last batch. `state_dict` holds the position, so that a run resumes within an epoch.
 
     Args:
-        images_NCHW: Images, shape (N, C, H, W), any type that `transform` takes.
-        labels_N: Classes, shape (N,), int64.
+        inputs: Samples, shape (M, ...), any type that `transform` takes.
+        targets: One per sample, shape (M, ...).
+        indices: Of the N samples that it iterates over, shape (N,), on the device of the samples; None: all.
         batch_size: Samples of a batch, over all processes.
-        transform: Applied to the images of a batch.
+        transform: Applied to the samples of a batch.
         seed: Seed of the order; None keeps the samples in order.
         rank: This process, from 0.
         world_size: Number of processes.
@@ -60,46 +61,41 @@ class BatchLoader:
 
     def __init__(
         self,
-        images_NCHW: Tensor,
-        labels_N: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
         *,
         batch_size: int,
         transform: Callable[[Tensor], Tensor],
+        indices: Tensor | None = None,
         seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.images_NCHW, self.labels_N = images_NCHW, labels_N
+        self.inputs, self.targets = inputs, targets
+        self.indices = torch.arange(len(targets), device=targets.device) if indices is None else indices
         self.batch_size = batch_size
         self.transform = transform
-        self.sampler = Order(len(labels_N), seed)
-        self.batch_sampler = None  # Lightning looks for it where there is a sampler
+        self.order = Order(len(self.indices), seed)
+        if seed is not None:  # Lightning calls its `set_epoch`, and looks for the other where there is one
+            self.sampler, self.batch_sampler = self.order, None
         self.rank, self.world_size = rank, world_size
         self._position = 0  # batches given in this epoch
         self._start = 0  # where the next iteration starts
 
     def __len__(self) -> int:
-        return -(-len(self.labels_N) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator: all of this waits for the first batch, when Lightning has set epoch and position.
-        order = self.sampler.permutation()
-        if order is not None:
-            order = order.to(self.labels_N.device)
+        order = self.order.permutation()
+        indices = self.indices if order is None else self.indices[order.to(self.indices.device)]
         start, self._start = self._start, 0
         for batch in range(start, len(self)):
             self._position = batch + 1
-            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels_N))
-            chosen = slice(begin + self.rank, end, self.world_size)
-            if order is None:
-                images_NCHW, labels_N = self.images_NCHW[chosen], self.labels_N[chosen]
-            else:  # copies whole images, as indexing does not
-                index = order[chosen]
-                images_NCHW, labels_N = (
-                    self.images_NCHW.index_select(0, index),
-                    self.labels_N.index_select(0, index),
-                )
-            yield self.transform(images_NCHW), labels_N
+            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(indices))
+            index = indices[begin + self.rank : end : self.world_size]
+            # Copies whole samples, as indexing does not.
+            yield self.transform(self.inputs.index_select(0, index)), self.targets.index_select(0, index)
 
     def state_dict(self) -> dict[str, int]:
         """Number of batches given in this epoch."""

@@ -1,4 +1,7 @@
-"""From pixels to what a network sees."""
+"""From what a data set holds to what a network sees.
+
+Shapes: N samples of a batch, C channels or columns.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Normalize:
-    """Pixels / 255, less `mean`, over `std`, a value a channel; nothing further for mean 0 and deviation 1.
+    """Numbers / `scale`, less `mean`, over `std`, as float32; whole numbers that are no pixels (tokens) stay as they are.
+
+    Args:
+        mean: One per channel (the second axis), or one for all.
+        std: The same.
+        scale: 255 for pixels, 1 for what comes as it is.
 
     Example:
         >>> Normalize((0.0,), (1.0,))(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8)).item()
@@ -17,43 +25,65 @@ class Normalize:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: float = 255.0
 
-    def __call__(self, pixels_NCHW: Tensor) -> Tensor:
-        """Images, shape (N, C, H, W), float32, of pixels of the same shape, uint8."""
-        images_NCHW = pixels_NCHW.float().div_(255)
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Shape (N, C, ...) as it is given, which itself is not changed."""
+        if raw.dtype == torch.int64:
+            return raw
+        inputs = raw.to(torch.float32, copy=True)
+        if self.scale != 1:
+            inputs.div_(self.scale)
         if any(self.mean) or any(std != 1 for std in self.std):
-            mean_C11 = images_NCHW.new_tensor(self.mean)[:, None, None]
-            std_C11 = images_NCHW.new_tensor(self.std)[:, None, None]
-            images_NCHW.sub_(mean_C11).div_(std_C11)
-        return images_NCHW
+            per_channel = (-1, *(1 for _ in raw.shape[2:])) if len(self.mean) > 1 else (1,)
+            inputs.sub_(inputs.new_tensor(self.mean).view(per_channel))
+            inputs.div_(inputs.new_tensor(self.std).view(per_channel))
+        return inputs
 
     @classmethod
-    def standardize(cls, pixels_NCHW: Tensor) -> "Normalize":
-        """The one that gives `pixels_NCHW`, uint8, mean 0 and deviation 1 in each channel."""
+    def standardize(cls, raw: Tensor, indices: Tensor | None = None) -> "Normalize":
+        """The one that gives samples mean 0 and deviation 1 in each channel of images and each column of a table.
+
+        Args:
+            raw: Pixels, shape (N, C, H, W), uint8; or numbers, float32: shape (N, C), (N, C, H, W), or another one, with
+                one mean for all.
+            indices: Of the samples that count; None: all of them.
+        """
+        if raw.dtype == torch.uint8:
+            return cls._of_pixels(raw, indices)
+        raw = raw if indices is None else raw[indices]
+        axes = [axis for axis in range(raw.ndim) if axis != 1 or raw.ndim not in (2, 4)]
+        std, mean = torch.std_mean(raw.double(), dim=axes, correction=0)
+        return cls(tuple(mean.reshape(-1).tolist()), tuple(value or 1.0 for value in std.reshape(-1).tolist()), 1.0)
+
+    @classmethod
+    def _of_pixels(cls, pixels_NCHW: Tensor, indices: Tensor | None) -> "Normalize":
         # Counting the 256 values is exact, and needs no float copy of all the images.
         means, stds = [], []
         values = torch.arange(256, dtype=torch.float64) / 255
         for channel in range(pixels_NCHW.shape[1]):
-            count = torch.bincount(pixels_NCHW[:, channel].flatten(), minlength=256).double()
+            pixels_NHW = pixels_NCHW[:, channel]
+            chosen = pixels_NHW if indices is None else pixels_NHW[indices]
+            count = torch.bincount(chosen.flatten(), minlength=256).double()
             mean = (count @ values / count.sum()).item()
             means.append(mean)
             stds.append((count @ (values - mean).square() / count.sum()).sqrt().item() or 1.0)
         return cls(tuple(means), tuple(stds))
 
 
-class FromPixels(nn.Module):
+class FromRaw(nn.Module):
     """A network with the normalisation inside.
 
     Args:
-        network: Takes normalised images, shape (N, C, H, W), float32.
-        normalize: Makes them of pixels.
+        network: Takes what `normalize` gives.
+        normalize: Takes what the data set holds, as pixels.
     """
 
     def __init__(self, network: nn.Module, normalize: Normalize) -> None:
         super().__init__()
         self.network, self.normalize = network, normalize
 
-    def forward(self, pixels_NCHW: Tensor) -> Tensor:
-        """Logits, shape (N, K), of pixels, shape (N, C, H, W), uint8."""
-        logits_NK: Tensor = self.network(self.normalize(pixels_NCHW))
-        return logits_NK
+    def forward(self, raw: Tensor) -> Tensor:
+        """What the network gives; of several parts (a reconstruction and its code) the first one."""
+        outputs: Tensor | tuple[Tensor, ...] = self.network(self.normalize(raw))
+        return outputs[0] if isinstance(outputs, tuple) else outputs

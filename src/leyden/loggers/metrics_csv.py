@@ -1,11 +1,16 @@
 """The curves of a run as a table, `metrics.csv` in its directory."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from leyden.run.files import write_whole
+from leyden.run.lock import check_held
+from leyden.run.points import HEADER, rows
 
 
 class MetricsCSV(Logger):
@@ -44,18 +49,16 @@ class MetricsCSV(Logger):
         if not self._started:
             self._start()
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
+            check_held(self.path.parent)  # now: what is open stays that of this run
+            table = csv.writer(file)
+            if file.tell() == 0:  # somebody has deleted it
+                table.writerow(HEADER)
+            table.writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
 
     def _start(self) -> None:
         """Write the header and the lines that stay."""
         self._started = True
-        kept = [["step", "metric", "value"]]
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = list(csv.reader(file))[1:]
-            # A killed run can leave half a line at the end.
-            kept += [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) < self.purge_step]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            csv.writer(file).writerows(kept)
-        temporary.replace(self.path)
+        kept = [row for row in rows(self.path) if int(row[0]) < self.purge_step]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([HEADER, *kept])
+        write_whole(self.path, text.getvalue())

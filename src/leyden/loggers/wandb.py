@@ -1,6 +1,7 @@
 """Curves and configuration of a run for Weights & Biases."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ class Wandb(WandbLogger):
     needs = "wandb"
 
     def __init__(self, *, save_dir: str, project: str, offline: bool) -> None:
+        import wandb
+
+        # Found now, and not when training starts.
+        if not offline and os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+            raise ValueError("there is no login; `wandb login` makes one, logger.wandb.offline=true needs none")
         identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
         super().__init__(
             name=Path(save_dir).name, save_dir=save_dir, version=identity, project=project, offline=offline
@@ -34,5 +40,5 @@ class Wandb(WandbLogger):
 
     def close(self) -> None:
         """End the run in this process; else a next one would go on in it, and what is not yet written be lost."""
-        if self._experiment is not None:
+        if self._experiment is not None:  # `experiment` would make one
             self._experiment.finish()

@@ -5,9 +5,8 @@ from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from leyden.config import objectives
 from leyden.sweep.jobs import Job, record_failure
-from leyden.sweep.progress import Progress
+from leyden.sweep.status_line import StatusLine
 
 
 class Runner(Protocol):
@@ -26,25 +25,26 @@ class Runner(Protocol):
         """
 
 
-def run(batch: Sequence[Job], runner: Runner, progress: Progress) -> list[JobReturn]:
+def run(batch: Sequence[Job], runner: Runner, status: StatusLine) -> list[JobReturn]:
     """Run the jobs that have not ended before.
 
     Returns:
         As Hydra wants it, with the value of the objective or the error of each.
     """
-    configs = [job.plain_config for job in batch]
-    todo = [n for n, job in enumerate(batch) if not job.run.is_finished(configs[n])]
-    with progress.of([batch[n] for n in todo], num_ended=len(batch) - len(todo)):
-        ended = runner.run(progress.jobs, progress.report) if todo else []
+    choices = [job.choices for job in batch]
+    todo = [n for n, job in enumerate(batch) if not job.run.is_finished(choices[n])]
+    with status.of([batch[n] for n in todo], num_ended=len(batch) - len(todo)):
+        ended = runner.run(status.jobs, status.report) if todo else []
     errors = dict(zip(todo, ended, strict=True))
     returns = []
     for n, job in enumerate(batch):
         returned = JobReturn(overrides=job.overrides, cfg=job.task_config)
         if error := errors.get(n):
-            record_failure(configs[n], job.overrides, error)
+            record_failure(choices[n], job.overrides, error)
             returned.status, returned.return_value = JobStatus.FAILED, RuntimeError(error)
         else:
-            reached = [objective["value"] for objective in objectives((job.run.result or {}).get("objective"))]
+            result = job.run.result
+            reached = [objective.value for objective in result.objectives] if result else []
             returned.status, returned.return_value = JobStatus.COMPLETED, reached
         returns.append(returned)
     return returns

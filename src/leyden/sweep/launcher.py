@@ -1,8 +1,9 @@
-"""Jobs in parallel on this machine: one a process, the processes reused, one that is killed replaced."""
+"""Jobs in parallel on this machine: one per process, the processes reused, one that is killed replaced."""
 
 import os
 import re
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver, get_context
@@ -10,9 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from leyden.config import UserError
+from leyden.config.mistakes import UserError
 from leyden.sweep.jobs import Job
-from leyden.sweep.worker import work
 
 # New processes are copies of one that has imported everything, and that has started nothing.
 CONTEXT = get_context("forkserver")
@@ -20,15 +20,20 @@ CONTEXT = get_context("forkserver")
 
 def warm_up() -> None:
     """Let the imports of the jobs begin in the background."""
-    CONTEXT.set_forkserver_preload(["leyden.heavy", "leyden.sweep.worker"])
-    forkserver.ensure_running()
+    CONTEXT.set_forkserver_preload(["leyden.sweep.worker", "leyden.training.start"])
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # its socket lies there, whose path has at most about a hundred bytes
+        raise UserError(
+            f"TMPDIR={tempfile.gettempdir()}: no process can be started from there ({error})"
+        ) from error
 
 
 def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
     """The environment of each worker: its device, and its share of the cores.
 
     Args:
-        num_jobs: Number of workers; None for one a device, or one a core where there is no device.
+        num_jobs: Number of workers; None for one per device, or one per core where there is no device.
         devices: As CUDA names them; workers take them in turn.
         num_cores: Of this machine.
 
@@ -38,10 +43,6 @@ def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[
     """
     if num_jobs is None:
         num_jobs = len(devices) or num_cores
-    if type(num_jobs) is not int or num_jobs < 1:
-        raise UserError(
-            f"cluster.num_jobs={num_jobs}: must be a positive whole number, or null for a job a GPU or core"
-        )
     threads = {"OMP_NUM_THREADS": str(max(1, num_cores // num_jobs))}
     return [
         {**threads, "CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else dict(threads)
@@ -59,12 +60,16 @@ def visible_devices() -> list[str]:
 
 
 class Worker:
-    """A process of `work` and the job that it runs, if it runs one."""
+    """A process of `serve` and the job that it runs, if it runs one."""
 
     def __init__(self, module: str, environment: dict[str, str]) -> None:
+        from leyden.sweep.worker import (
+            serve,  # it imports what takes seconds: by now the jobs were checked with that
+        )
+
         self.connection, theirs = CONTEXT.Pipe()
         # Not a daemon: a job may start processes of its own.
-        self.process: BaseProcess = CONTEXT.Process(target=work, args=(theirs, module, environment))
+        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, module, environment))
         self.process.start()
         theirs.close()
         self.index: int | None = None
@@ -96,7 +101,7 @@ class Pool:
     """Workers, which are started when they are needed and live until `close`.
 
     Args:
-        environments: One a worker.
+        environments: One per worker.
         module: Whose `main.task` a job is.
     """
 

@@ -9,12 +9,14 @@ from hydra.core.utils import JobStatus
 from optuna.samplers import GPSampler
 from optuna.trial import TrialState
 
-from leyden.config import UserError, objectives
-from leyden.run import Run
-from leyden.sweep.jobs import Sweep
-from leyden.sweep.search import Search, open_study
+from leyden.config.mistakes import UserError
+from leyden.config.objective import objectives
+from leyden.run.directory import Run
+from leyden.sweep.search import Search
 from leyden.sweep.slug import slug
 from leyden.sweep.space import as_overrides, corners, log_keys, space
+from leyden.sweep.study import open_study, try_sampler
+from leyden.sweep.sweep import Sweep
 
 
 def search(
@@ -43,13 +45,14 @@ def search(
     aims = objectives(extremes[0].task_config.objective)
     if not aims:
         raise UserError("objective=null: a search needs an objective")
+    directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
+    try_sampler(sampler, searched, directions)
     if not sweep.check(extremes, log=log_keys(searched)):
         return
-    directions = ["maximize" if aim["mode"] == "max" else "minimize" for aim in aims]
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
 
     def name(overrides: list[str]) -> str:
-        return slug([*fixed, *overrides])
+        return slug([*fixed, *overrides], sweep.directory)
 
     looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
     with looking.opened():
@@ -58,10 +61,10 @@ def search(
         while not exhausted and (trials := looking.ask(batch_size)):
             returns = sweep.run(sweep.compose([[*fixed, *as_overrides(trial)] for trial in trials]))
             for trial, returned in zip(trials, returns, strict=True):
-                result = Run(sweep.directory / trial.user_attrs["run"]).result or {}
+                result = Run(sweep.directory / trial.user_attrs["run"]).result
                 if returned.status == JobStatus.FAILED:
                     told: dict[str, Any] = {"state": TrialState.FAIL}
-                elif result.get("status") == "pruned":
+                elif result and result.status == "pruned":
                     told = {"state": TrialState.PRUNED}
                 else:
                     told = {"values": returned.return_value}

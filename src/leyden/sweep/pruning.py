@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from optuna.pruners import BasePruner
 
-from leyden.sweep.search import find_trial
+from leyden.sweep.study import find_trial
 
 
 class Pruning(L.Callback):
@@ -19,12 +20,16 @@ class Pruning(L.Callback):
         pruner: One of Optuna's.
     """
 
+    state_key = "Pruning"  # in the checkpoint, whatever the class is called
+
     def __init__(self, *, metric: Any, pruner: Any) -> None:
         if not isinstance(metric, str) or not metric.startswith("val/"):
             raise ValueError(
                 f"metric={metric}: pruning needs one objective, that validation logs, as val/acc; "
                 "~callbacks/pruning takes pruning out"
             )
+        if not isinstance(pruner, BasePruner):
+            raise ValueError(f"pruner={pruner}: must be one of Optuna's pruners")
         self.metric, self.pruner = metric, pruner
         self.pruned = False
         self._trial: Any = None

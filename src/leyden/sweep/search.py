@@ -1,40 +1,18 @@
-"""A search by Optuna: its study in the sweep directory, over restarts and beside other processes."""
+"""A search by Optuna: which trials are to be run, over restarts and beside other processes."""
 
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from leyden.config import UserError
+from leyden.config.mistakes import UserError
 from leyden.sweep.space import as_overrides
-
-STUDY = "leyden"
-LOCK_TIMEOUT = 30  # seconds
-
-
-def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
-    """The study in a sweep directory.
-
-    Raises:
-        UserError: It can't be read, or a process that is stuck holds its lock.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = directory / "study.journal"
-    try:
-        # Optuna's own locks outlive a process that was killed.
-        lock: Any = filelock.FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT)
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-        return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
+from leyden.sweep.study import trial_of
 
 
 class Search:
@@ -65,15 +43,21 @@ class Search:
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Let others see that this process is alive, and let what has failed before be tried once more."""
-        with self._lock(self.owner):
+        mine = self._lock(self.owner)
+        try:
             with self._lock("ask"):
+                mine.acquire()
+                self._remove_free_locks()
+                self._find_lost()
                 trials = self.study.get_trials(deepcopy=False)
                 again = {trial.user_attrs.get("again") for trial in trials}
                 for trial in trials:
                     if trial.state == TrialState.FAIL and trial.number not in again:
                         self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
             yield
-        (self.directory / "locks" / self.owner).unlink(missing_ok=True)
+        finally:
+            (self.directory / "locks" / self.owner).unlink(missing_ok=True)
+            mine.release()
 
     def ask(self, num: int) -> list[Trial]:
         """The next trials, at most `num`: first those that a killed process has left, then new ones.
@@ -87,7 +71,7 @@ class Search:
             for frozen in found:
                 if len(trials) < num and frozen.state == TrialState.RUNNING and self._is_left(frozen):
                     if set(frozen.params) == set(self.searched):
-                        trials.append(self._own(Trial(self.study, frozen._trial_id)))
+                        trials.append(self._own(trial_of(self.study, frozen)))
                     else:  # left before all was drawn, or drawn from another space
                         self.study.tell(frozen.number, state=TrialState.FAIL)
             try:
@@ -116,27 +100,41 @@ class Search:
 
     def _is_left(self, frozen: FrozenTrial) -> bool:
         """Whether the process that runs a trial is gone: its lock is free."""
-        owner = frozen.user_attrs.get("owner")
         if frozen.number in self.mine:
             return False
-        if owner is None:
-            return True  # it died before it could write down that it is the owner
+        # Without an owner it died before it could write down that it is the owner.
+        owner = frozen.user_attrs.get("owner")
+        return owner is None or not (self.directory / "locks" / owner).exists() or self._is_free(owner)
+
+    def _is_free(self, owner: str) -> bool:
         try:
             with self._lock(owner).acquire(timeout=0):
                 return True
         except filelock.Timeout:
             return False
 
+    def _remove_free_locks(self) -> None:
+        """Remove what processes that were killed have left; nobody makes a lock meanwhile, as `ask` is held."""
+        for path in (self.directory / "locks").glob("owner-*"):
+            if path.name != self.owner and self._is_free(path.name):
+                path.unlink(missing_ok=True)
+
+    def _find_lost(self) -> None:
+        """Make sure that the study knows all runs that there are: else there would be more trials than are wanted.
+
+        Raises:
+            UserError: It does not.
+        """
+        runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
+        known = {trial.user_attrs.get("run") for trial in self.study.get_trials(deepcopy=False)}
+        if unknown := [name for name in runs if name not in known]:
+            raise UserError(
+                f"{self.directory}/study.journal knows nothing of {len(unknown)} of {len(runs)} runs here, as "
+                f"{unknown[0]}: it was lost, in part or whole\n"
+                "choose another sweep_name, or move those runs away: the search goes on without them"
+            )
+
     def _lock(self, name: str) -> filelock.FileLock:
         folder = self.directory / "locks"
         folder.mkdir(exist_ok=True)
         return filelock.FileLock(folder / name)
-
-
-def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
-    """The trial that a run in a sweep directory is; None if it is none."""
-    study = open_study(run_directory.parent, pruner=pruner)
-    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if frozen.user_attrs.get("run") == run_directory.name:
-            return Trial(study, frozen._trial_id)
-    return None

@@ -1,36 +1,67 @@
 """The name of a job's directory."""
 
+import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from leyden.run import CONTROL, PLACE
+from leyden.config.schema import TrainConfig
+from leyden.run.choices import steers
+from leyden.run.directory import Run
 
 MAX_LENGTH = 120
+ROOT_KEYS = "|".join(field.name for field in dataclasses.fields(TrainConfig))
+# Overrides of which a name tells all: what is written between them and in a list can be taken apart again.
+BETWEEN = re.compile(rf"_(?=[+~]*(?:{ROOT_KEYS})(?!\w))")
+NUMBERS = re.compile(r"[0-9.]+(?:-[0-9.]+)+")  # of a list; a text that looks like it gets a hash
+PLAIN = re.compile(
+    rf"\+{{0,2}}(?:{ROOT_KEYS})(?:\.\w+)*=(?:\[[0-9.]+(?:,[0-9.]+)+\]|(?!{NUMBERS.pattern}$)[\w.+-]+)", re.ASCII
+)
+HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
-def slug(overrides: Sequence[str]) -> str:
+def slug(overrides: Sequence[str], directory: Path | None = None) -> str:
     """A job's overrides as a readable file name, the same in whatever order they were given.
 
     Overrides that steer a start, and the choice of the sweep or cluster itself, are left out. There is no `=` in
-    it, which would break Hydra's parser. A short hash is added where the name would be too long, or where
-    characters that don't belong into a file name were replaced, so that no two jobs share one.
+    it, which would break Hydra's parser. A short hash is added where the name is too long, or where it would not
+    tell all: no two jobs share one.
+
+    Args:
+        overrides: As they were typed.
+        directory: Of the sweep. A run in it that was made by these overrides keeps its name: there were fewer hashes.
 
     Example:
         >>> slug(["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]"])
         'model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1'
+        >>> slug(["model.hidden_sizes=[512]"])  # without a hash it would be that of 512, which is no list
+        'model.hidden_sizes-512-27faaab5'
     """
-    keys = {override: override.lstrip("+~").split("=")[0] for override in overrides}
-    kept = sorted(o for o, key in keys.items() if key.split(".")[0] not in (*CONTROL, "sweep") and key not in PLACE)
+    kept = _kept(overrides)
     plain = "_".join(kept)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), plain).replace("=", "-")
-    clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name)
-    if clean == name and len(clean) <= MAX_LENGTH:
-        return clean or "defaults"
-    return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
+    can_be_split = (BETWEEN.split(plain) if plain else []) == kept
+    if len(clean) <= MAX_LENGTH:
+        tells_all = (
+            all(map(PLAIN.fullmatch, kept))
+            and kept == sorted(kept)
+            and len(BETWEEN.split(name)) == max(1, len(kept))
+        )
+        if tells_all and can_be_split and not HASH.search(clean):
+            return clean
+        if directory and clean == name and _kept(Run(directory / clean).overrides) == kept:
+            return clean
+    told = plain if can_be_split else json.dumps(kept)
+    return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
-# `${slug:${hydra.overrides.task}}` is the directory of a job.
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+def _kept(overrides: Sequence[str]) -> list[str]:
+    """Those that tell jobs apart, in one order; where a key comes twice the last one holds, and the order stays."""
+    pairs = [(override.lstrip("+~").split("=")[0], override) for override in overrides]
+    kept = [(key, override) for key, override in pairs if not steers(key)]
+    if len({key for key, _ in kept}) == len(kept):
+        return sorted(override for _, override in kept)
+    return [override for _, override in sorted(kept, key=lambda pair: pair[0])]

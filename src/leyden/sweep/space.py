@@ -10,11 +10,11 @@ trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from leyden.config import UserError
+from leyden.config.mistakes import UserError
 
 
 def space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
@@ -32,14 +32,20 @@ def space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], l
         if not override.is_sweep_override():
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
             continue
+        value = override.value()
         try:
-            searched[key] = _distribution(override.value())
+            if isinstance(value, Glob):
+                searched[key] = CategoricalDistribution(list(map(_text, override.sweep_iterator())))
+            else:
+                searched[key] = _distribution(value)
         except (ValueError, TypeError) as error:
             raise UserError(f"{override.input_line}: {error}") from error
     return searched, list(fixed.values())
 
 
 def _distribution(sweep: Any) -> BaseDistribution:
+    if unknown := sorted(sweep.tags - {"log"}):
+        raise ValueError(f"the tag {unknown[0]} means nothing here, there is log alone")
     log = "log" in sweep.tags
     if isinstance(sweep, ChoiceSweep):
         return CategoricalDistribution([_text(value) for value in sweep.list])
@@ -60,6 +66,8 @@ def _text(value: Any) -> str:
         return value.with_quotes()
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_text(key)}:{_text(inner)}" for key, inner in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 

@@ -2,21 +2,30 @@
 
 import gc
 import importlib
-import multiprocessing
 import os
 import sys
-import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
+from hydra._internal.callbacks import (
+    Callbacks,  # `run_job` calls them, and Hydra has no public class that does nothing
+)
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from leyden.config.importing import importing
+from leyden.run.process import die_with_parent
+from leyden.sweep import failure
 
-def work(connection: Connection, module: str, environment: dict[str, str]) -> None:
+with importing():  # once, in the process that the workers are copies of
+    import torch
+
+    from leyden import build
+
+
+def serve(connection: Connection, module: str, environment: dict[str, str]) -> None:
     """Run the jobs that come through the connection, until it is closed or the parent is gone.
 
     Args:
@@ -24,12 +33,11 @@ def work(connection: Connection, module: str, environment: dict[str, str]) -> No
         module: Name of the module whose `main.task` a job is.
         environment: Threads and devices.
     """
-    import torch
-
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()  # the sweep, started again, would find the job's directory in use
     setup_globals()
+    build.quiet()
     while True:
         try:
             config, log = connection.recv()
@@ -60,13 +68,5 @@ def _error_of(module: str, config: DictConfig) -> str:
         execute(module, config)
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
-        return f"{type(error).__name__}: {error}"
+        return failure.of(error)
     return ""
-
-
-def _die_with_parent() -> None:
-    """A job must not outlive its sweep: started again, that would find the job's directory in use."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -1,0 +1,206 @@
+"""Write the file and the YAMLs of a new network, task or data set.
+
+make new-model NAME=capsule    # then: python -m leyden.train model=capsule
+make new-task NAME=ranking     # then: python -m leyden.train task=ranking
+make new-data NAME=birds       # then: python -m leyden.train data=birds
+"""
+
+import keyword
+import re
+import sys
+
+from leyden.config.paths import ROOT, own_packages
+
+OWN = own_packages("models")[0]
+
+NETWORK = '''"""{title}: say here what it is, and its source."""
+
+from torch import Tensor, nn
+
+
+class {name}(nn.Module):
+    """{title}: say here what it does.
+
+    Args:
+        input_shape: Shape of one image, (C, H, W): the data's, not in the YAML.
+        num_classes: Number of logits: the data's, too.
+        hidden_size: Units of the hidden layer. All that is your choice stands in conf/model/{module}.yaml.
+    """
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        if type(hidden_size) is not int or hidden_size < 1:
+            raise ValueError(f"hidden_size={{hidden_size}}: must be a positive whole number")
+        num_channels, height, width = input_shape
+        # A network that is not for all shapes says so, too: raise ValueError(f"images of {{input_shape}}: ...").
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(num_channels * height * width, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, num_classes),
+        )
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        logits_NK: Tensor = self.layers(images_NCHW)
+        return logits_NK
+'''
+
+CONFIG = """# {title}: python -m leyden.train model={module}
+_target_: {own}.models.{module}.{name}
+hidden_size: 128
+"""
+
+SEARCH = """# @package _global_
+# {title}: its size and the learning rate; bad trials are stopped early by the median of the others.
+#
+#   python -m leyden.train -m sweep={module} sweep_name=my_search
+defaults:
+  - /callbacks/pruning: median
+  - override /model: {module}
+  - override /hydra/sweeper: optuna
+
+hydra:
+  sweeper:
+    params:
+      optimizer.lr: tag(log,interval(0.0001,0.01))
+      model.hidden_size: 64,128,256
+"""
+
+TASK = '''"""{title}: say here what it is, and its source.
+
+Shapes: N samples of a batch, K classes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from leyden.tasks.outcome import Outcome
+from leyden.tasks.task import Task
+
+
+class {name}(Task):
+    """{title}: say here what is learned.
+
+    It logs `train/loss`, `val/loss` and `test/loss`, and the metrics of `task.metrics`. `Task` says what else there is.
+    """
+
+    kind = "classes"  # which pictures suit; "" for none
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """What comes of a batch: its mean loss; and predictions and targets, which metrics and pictures take."""
+        inputs, labels_N = batch
+        logits_NK = self(inputs)
+        return Outcome(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)
+'''
+
+TASK_CONFIG = """# @package _global_
+# {title}: python -m leyden.train task={module}
+task:
+  _target_: {own}.tasks.{module}.{name}
+  metrics: {{}}  # by name: +task/metrics=f1
+objective:
+  metric: val/loss
+  mode: min
+"""
+
+DATASET = '''"""{title}: say here what it is, and its source."""
+
+import math
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+# By the norm of what lies within them.
+SHAPES = {{"diamond": 1.0, "disc": 2.0, "square": math.inf}}
+
+
+class {name}(Dataset[Any]):
+    """{title}: `data`, (4000 or 1000, 32, 32) uint8, and `targets`, int64, the place in `classes` of each.
+
+    It draws shapes, until you put your images in their place: grey ones as here, or of shape (N, H, W, 3). Files belong
+    below `root`: fetch them if `download`, and raise RuntimeError("Dataset not found") if they are not there.
+
+    Args:
+        root: Folder of the downloads.
+        train: Whether it is the training set, else the test set.
+        download: Whether to fetch what is missing.
+    """
+
+    def __init__(self, *, root: str, train: bool, download: bool) -> None:
+        random = torch.Generator().manual_seed(int(train))
+        num = 4000 if train else 1000
+        points_HW2 = torch.cartesian_prod(torch.arange(32.0), torch.arange(32.0)).reshape(32, 32, 2)
+        self.classes = list(SHAPES)
+        self.targets = torch.arange(num) % len(SHAPES)
+        images = []
+        for target in self.targets.tolist():
+            center_2 = 8 + 16 * torch.rand(2, generator=random)
+            radius = 4 + 4 * torch.rand((), generator=random)
+            distances_HW = torch.linalg.vector_norm(points_HW2 - center_2, SHAPES[self.classes[target]], dim=-1)
+            images.append(distances_HW < radius)
+        self.data = 255 * torch.stack(images).to(torch.uint8)
+'''
+
+DATA_CONFIG = """# {title}, 4,000 + 1,000 grey images of 32 x 32: python -m leyden.train data={module}
+defaults:
+  - mnist  # what is not set below
+
+dataset:
+  _target_: {own}.data.{module}.{name}
+val_size: 500
+"""
+
+# Of each kind what is written where, and what to do then.
+FILES = {
+    "model": {
+        "src/{own}/models/{module}.py": NETWORK,
+        "conf/model/{module}.yaml": CONFIG,
+        "conf/sweep/{module}.yaml": SEARCH,
+    },
+    "task": {
+        "src/{own}/tasks/{module}.py": TASK,
+        "conf/task/{module}.yaml": TASK_CONFIG,
+    },
+    "data": {
+        "src/{own}/data/{module}.py": DATASET,
+        "conf/data/{module}.yaml": DATA_CONFIG,
+    },
+}
+THEN = {
+    "model": """python -m leyden.train model={module}
+python -m leyden.train -m sweep={module} sweep_name=my_search
+make test ARGS='tests/conf tests/models -k {module}'""",
+    "task": """python -m leyden.train task={module} objective.metric=val/loss objective.mode=min
+make test ARGS='tests/conf -k {module}'""",
+    "data": """python -m leyden.train data={module}
+make test ARGS='tests/conf tests/data -k {module}'""",
+}
+
+
+def main(kind: str, module: str) -> None:
+    """Write the files; exits with an error if the name is none or one of them is there."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
+        sys.exit(
+            f"NAME={module}: must be a name for a Python module: a-z, 0-9 and _, as make new-{kind} NAME=capsule"
+        )
+    words = module.strip("_").split("_")
+    names = {
+        "own": OWN,
+        "module": module,
+        "name": "".join(map(str.capitalize, words)),
+        "title": " ".join(words).capitalize(),
+    }
+    files = {path.format(**names): text.format(**names) for path, text in FILES[kind].items()}
+    for path in files:
+        if (ROOT / path).exists():
+            sys.exit(f"NAME={module}: {path} is there already; choose another name")
+    for path, text in files.items():
+        (ROOT / path).write_text(text)
+        print(path)
+    print(THEN[kind].format(**names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "")

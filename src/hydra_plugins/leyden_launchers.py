@@ -1,0 +1,130 @@
+"""Where Hydra looks for launchers. The work is done in `leyden.sweep` and `leyden.cluster`."""
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from leyden.config.checks import check_num_jobs
+from leyden.config.mistakes import UserError
+
+
+class JobLauncher(Launcher):
+    """Runs jobs somewhere; one that has ended before is not run again."""
+
+    total: int | None = None  # of a search that runs several batches
+    wait = True  # for the jobs to end
+    runner: Any = None
+    num_at_once: int
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember what launching needs."""
+        check_num_jobs(config.cluster.num_jobs)  # by it the work is shared out, before any job is checked
+        self.hydra_context, self.config = hydra_context, config
+        module = sys.modules[task_function.__module__]
+        self.module = module.__spec__.name if module.__spec__ else module.__name__
+        self.status: Any = None
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
+        from leyden.sweep.jobs import compose
+
+        jobs = compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        return self.run_jobs(jobs) if self.check_jobs(jobs) else []
+
+    @abstractmethod
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Find what is wrong with the jobs, and make the runner; False if that was all that is wanted."""
+
+    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+        """The same for jobs that are composed and checked."""
+        from leyden.sweep import batch
+        from leyden.sweep.status_line import StatusLine
+
+        self.status = self.status or StatusLine(self.total)
+        return batch.run(jobs, self.runner, self.status)
+
+
+class LocalLauncher(JobLauncher):
+    """Runs the jobs in parallel on this machine.
+
+    Args:
+        num_jobs: At once; None for one per GPU, or one per core where there is no GPU.
+    """
+
+    def __init__(self, num_jobs: int | None) -> None:
+        self.num_jobs = num_jobs
+
+    def setup(self, **kwargs: Any) -> None:
+        """Start the process that workers are copies of: it imports while the jobs are checked."""
+        from leyden.sweep.launcher import slots, visible_devices, warm_up
+
+        super().setup(**kwargs)
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.slots = slots(self.num_jobs, visible_devices(), allowed or 1)
+        self.num_at_once = len(self.slots)
+        warm_up()
+
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Make sure that the jobs can be run here."""
+        from leyden.sweep.launcher import Pool
+
+        for job in jobs:
+            trainer = job.config.trainer
+            if (trainer.devices, trainer.num_nodes, trainer.strategy) != (1, 1, "auto"):
+                raise UserError(
+                    "trainer: a sweep on this machine runs one job per process and device; use trainer=auto, "
+                    "or run jobs of several processes one by one, without -m"
+                )
+        if self.runner is None:
+            self.runner = Pool(self.slots, self.module)
+        return True
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.runner is not None:
+            self.runner.close()
+
+
+class SlurmLauncher(JobLauncher):
+    """Runs the jobs on a cluster, as an array.
+
+    Args:
+        cluster: As `conf/cluster/slurm.yaml` has it.
+    """
+
+    def __init__(self, cluster: DictConfig) -> None:
+        self.cluster, self.wait = cluster, cluster.wait
+
+    def setup(self, **kwargs: Any) -> None:
+        """Find how many jobs there are at once."""
+        super().setup(**kwargs)
+        self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
+
+    def check_jobs(self, jobs: Sequence[Any]) -> bool:
+        """Make sure that Slurm takes the jobs; False if the script for sbatch was all that is wanted."""
+        from leyden.cluster.resources import check_resources
+        from leyden.cluster.submit import SlurmRunner
+
+        for job in jobs:
+            check_resources(self.cluster, job.config.trainer)
+        self.runner = SlurmRunner(jobs[0].run.directory.parent, self.cluster, self.module)
+        script = self.runner.check(len(jobs))
+        if self.cluster.dry_run:
+            print(script)
+        return not self.cluster.dry_run
+
+    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+        """Submit, and wait unless that is not wanted."""
+        from leyden.cluster.submit import submit_and_leave
+
+        if self.wait:
+            return super().run_jobs(jobs)
+        submit_and_leave(jobs, self.runner)
+        return []

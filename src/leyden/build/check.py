@@ -1,0 +1,135 @@
+"""What is wrong with a configuration, found before it trains."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from leyden.build.data import check_world_size, datamodule, divides_batches, goes_on_within
+from leyden.build.init import check_parent
+from leyden.build.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
+from leyden.build.length import limited, max_batches, num_batches, validates
+from leyden.build.task import task
+from leyden.build.trainer import callbacks_of, check_strategy, plain_trainer
+from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.config.checks import choice
+from leyden.config.mistakes import UserError
+from leyden.config.objective import objectives
+from leyden.data.contract import facts_of, has_split, sizes_of
+from leyden.run.process import is_main_process
+from leyden.tasks.task import Task
+
+
+def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None:
+    """Find what is wrong with a configuration, short of training; `facts` keeps what was read for the next call.
+
+    Args:
+        cfg: The configuration.
+        facts: What was read for another one; what is read now is added.
+        test: Whether the run is to evaluate on the test set.
+
+    Raises:
+        UserError: Names the part and the mistake.
+    """
+    choice(cfg, "trainer.accelerator", "auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    check_strategy(cfg)
+    data = _data(cfg, facts)
+    # The machine that checks need not be the one that trains: on a CPU, as one process.
+    alone = cfg.copy()
+    alone.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    callbacks, checkpoint = callbacks_of(cfg, facts_of(data))
+    made = plain_trainer(alone, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
+    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
+    check_world_size(data, devices * cfg.trainer.num_nodes)
+    with torch.device("meta"):  # without memory or random numbers
+        module = task(cfg, data, made)
+    check_run(cfg, module, data, made, checkpoint, test=evaluates(cfg, module, data, test=test))
+    check_parent(cfg, module, facts)
+    for name, node in switched_on(cfg.logger):
+        check_extra(node, f"logger.{name}")
+        check_keys(node, f"logger.{name}")
+
+
+def evaluates(cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, *, test: bool) -> bool:
+    """Whether a run that is to evaluate on the test set can: if not, and `test=true` does not ask for it, a line says so.
+
+    Raises:
+        UserError: It is asked for.
+    """
+    if not test:
+        return False
+    lacking = "" if has_split(data, "test") else "the data have no test_dataloader"
+    lacking = lacking or ("" if is_overridden("test_step", module) else "the task has no test_step")
+    if lacking and cfg.test != "auto":
+        raise UserError(f"test={str(cfg.test).lower()}: {lacking}")
+    if lacking and is_main_process():
+        print(f"no evaluation on the test set: {lacking}")
+    return not lacking
+
+
+def _data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
+    """The data, read once for all batch sizes and seeds: they change none that is checked."""
+    here = instantiate(cfg.data, "data")
+    same = ("batch_size", "eval_batch_size", "seed", "augment", "fold") if divides_batches(here) else ()
+    key = str({name: value for name, value in cfg.data.items() if name not in same})
+    if key not in facts:
+        facts[key] = datamodule(cfg)
+    data: L.LightningDataModule = facts[key]
+    if divides_batches(data):
+        data.batch_size, data.eval_batch_size = here.batch_size, here.eval_batch_size  # type: ignore[attr-defined]
+    return data
+
+
+def check_run(
+    cfg: DictConfig,
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    trainer: L.Trainer,
+    checkpoint: RunCheckpoint,
+    *,
+    test: bool,
+) -> None:
+    """Find what would end a run without a result, after it has trained; `test`: whether it evaluates in the end.
+
+    Raises:
+        UserError: Names the key.
+    """
+    batches, limit = num_batches(trainer, data), trainer.limit_val_batches
+    if batches < 1:
+        raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no batch of training")
+    if has_split(data, "val") and (whole := max_batches(data.val_dataloader())) and limited(whole, limit) < 1:
+        raise UserError(f"trainer.limit_val_batches={limit}: leaves none of {whole:.0f} batches of validation")
+    if test:
+        with user_errors("data"):
+            data.setup("test")  # it is there, and is counted; nothing looks at it
+    limit = trainer.limit_test_batches
+    if test and isinstance(limit, float) and limited(whole := max_batches(data.test_dataloader()), limit) < 1:
+        raise UserError(f"trainer.limit_test_batches={limit}: leaves none of {whole:.0f} batches of the test set")
+    aim = next(iter(objectives(cfg.objective)), None)
+    if aim and aim.metric.startswith("val/") and not validates(trainer, batches):
+        raise UserError(
+            f"objective.metric={aim.metric}: the run validates at the end of no epoch, where the best one is "
+            "chosen; mind trainer.max_steps, check_val_every_n_epoch and val_check_interval, or choose objective=null"
+        )
+    if (checkpoint.metric, checkpoint.mode) != ((aim.metric, aim.mode) if aim else (None, None)):
+        raise UserError(
+            f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
+            "set that"
+        )
+    if checkpoint.every_n_steps and not goes_on_within(data):
+        raise UserError(
+            f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: a run can't go on within an epoch of these data, "
+            "whose loader has no state_dict and is no DataLoader; leave it null"
+        )
+    if not isinstance(module, Task):
+        return  # what it logs is known when it does
+    known = module.logged_on(sizes_of(data))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, EarlyStopping) and monitor not in known:
+            raise UserError(
+                f"callbacks: EarlyStopping has monitor={monitor}; must be one of {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,57 @@
+"""The data of a run."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import lightning as L
+from filelock import FileLock
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from leyden.build.instantiate import instantiate, user_errors
+from leyden.config.mistakes import UserError
+from leyden.data.contract import facts_of
+from leyden.data.resumable import flattened, make_resumable
+
+
+def datamodule(cfg: DictConfig) -> L.LightningDataModule:
+    """The data of a run, fetched and read as far as training needs it.
+
+    Raises:
+        UserError: They can't be had, or `cfg.data` makes something else.
+    """
+    data = instantiate(cfg.data, "data")
+    if not isinstance(data, L.LightningDataModule):
+        raise UserError(f"data: makes a {type(data).__name__}; must be a LightningDataModule")
+    with user_errors("data"):
+        if is_overridden("prepare_data", data, L.LightningDataModule):
+            # The processes of a run call it in turn.
+            with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{os.getuid()}.lock"):
+                data.prepare_data()
+        data.setup("fit")
+        facts_of(data)
+        if not divides_batches(data):
+            make_resumable(data)
+    return data
+
+
+def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
+    """Make sure that each process gets a part of every training batch.
+
+    Raises:
+        UserError: One would get nothing.
+    """
+    if divides_batches(data):
+        with user_errors("data"):
+            data.check_world_size(world_size)  # type: ignore[attr-defined]
+
+
+def divides_batches(data: L.LightningDataModule) -> bool:
+    """Whether its loaders divide their batches among processes themselves; else Lightning's sampler does."""
+    return hasattr(data, "check_world_size")
+
+
+def goes_on_within(data: L.LightningDataModule) -> bool:
+    """Whether a run on these data can go on within an epoch: all loaders of training have a state."""
+    return all(hasattr(loader, "state_dict") for loader in flattened(data.train_dataloader()))

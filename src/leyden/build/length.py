@@ -1,0 +1,85 @@
+"""How long a run is: batches, steps, and whether it validates on its way."""
+
+import math
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from leyden.build.data import divides_batches
+from leyden.config.mistakes import UserError
+from leyden.data.resumable import flattened
+
+
+def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+    """Optimizer steps of a run: those of its epochs, unless `max_steps` ends it before.
+
+    Raises:
+        UserError: That is not known.
+    """
+    # The trainer could tell it, but when asked it sets up its loaders, and forgets to put them back to where a run
+    # goes on within an epoch.
+    batches = num_batches(trainer, data)
+    limits = [trainer.max_steps] * (trainer.max_steps > 0)
+    if batches < math.inf:
+        limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1))
+    if not limits:
+        raise UserError("scheduler: the data don't tell the number of batches; trainer.max_steps tells when to end")
+    return min(limits)
+
+
+def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
+    """Training batches of an epoch, by all the trainer's limits; infinity where the data don't tell."""
+    return limited(whole_batches(trainer, data), trainer.limit_train_batches)
+
+
+def whole_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
+    """Training batches of an epoch in one process, without limits; infinity where the data don't tell."""
+    loaders = data.train_dataloader()
+    whole = max_batches(loaders)
+    if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flattened(loaders))):
+        whole = math.ceil(whole / trainer.world_size)
+    return whole
+
+
+def _is_divided(loader: Any) -> bool:
+    """Whether Lightning lets each process have a part of a loader."""
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and not isinstance(loader.sampler, DistributedSampler)
+    )
+
+
+def max_batches(loaders: Any) -> float:
+    """Batches of the longest of some loaders, 0 for none; infinity where one does not tell."""
+    lengths = [0.0]
+    for loader in flattened(loaders):
+        try:
+            lengths.append(len(loader))
+        except (TypeError, NotImplementedError):
+            return math.inf
+    return max(lengths)
+
+
+def limited(whole: float, limit: float | int | None) -> float:
+    """Batches by a limit of the trainer's: a number of them, or a part of all."""
+    if limit is None or whole == math.inf:
+        return whole if limit is None or isinstance(limit, float) else limit
+    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+
+
+def validates(trainer: L.Trainer, batches: float) -> bool:
+    """Whether a run of epochs of so many batches validates at the end of any of them, where the best one is chosen."""
+    interval = getattr(trainer, "val_check_interval", None)  # none where validation goes by time
+    if interval is None:
+        return False
+    if batches == math.inf:  # an epoch ends when the data do
+        return isinstance(interval, float) and (trainer.check_val_every_n_epoch or 0) <= (trainer.max_epochs or 1)
+    after = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    num_epochs = trainer.max_epochs or 1
+    if trainer.max_steps > 0:
+        num_epochs = min(num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches))
+    if every := trainer.check_val_every_n_epoch:
+        return batches % after == 0 and every <= num_epochs
+    return any(epoch * batches % after == 0 for epoch in range(1, num_epochs + 1))

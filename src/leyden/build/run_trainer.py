@@ -1,0 +1,130 @@
+"""The trainer of a run, with what watches it: callbacks and loggers that write to the run directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer, WeightAveraging
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.build.data import divides_batches, goes_on_within
+from leyden.build.instantiate import check_extra, instantiate, switched_on, user_errors
+from leyden.build.trainer import callbacks_of, check_strategy, plain_trainer
+from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.evaluation import OnEvaluation
+from leyden.callbacks.preemption import Preemption
+from leyden.callbacks.run_state import RunState
+from leyden.config.mistakes import UserError
+from leyden.data.contract import facts_of
+from leyden.run.directory import Run
+from leyden.run.session import Position
+from leyden.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class RunTrainer:
+    """A trainer, and what is asked of its parts when it has trained.
+
+    Args:
+        trainer: Lightning's.
+        checkpoint: Keeps the checkpoints, and the metrics of the best one.
+        timer: Knows the seconds of training, over all starts.
+    """
+
+    trainer: L.Trainer
+    checkpoint: RunCheckpoint
+    timer: Timer
+
+    @property
+    def callbacks(self) -> list[L.Callback]:
+        """All of them, those too that Lightning has made."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return callbacks
+
+    @property
+    def position(self) -> Position:
+        """How far it has come."""
+        has_trained = self.timer.start_time() is not None
+        return Position(self.trainer.current_epoch, self.trainer.global_step, has_trained)
+
+    def shows_evaluation(self, module: L.LightningModule) -> bool:
+        """Whether something is drawn from the evaluation of a module at the end."""
+        kinds = {callback.kind for callback in self.callbacks if isinstance(callback, OnEvaluation)}
+        return isinstance(module, Task) and module.kind in kinds
+
+    def evaluate(
+        self, module: L.LightningModule, data: L.LightningDataModule, weights: Any, *, test: bool
+    ) -> dict[str, float]:
+        """The metrics of these weights, as they are: on the test set, or else on the validation split."""
+        # An average of weights would swap in those of the last step.
+        others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
+        self.trainer.callbacks = others  # type: ignore[attr-defined]
+        module.load_state_dict(weights)
+        evaluate = self.trainer.test if test else self.trainer.validate
+        measured = evaluate(module, datamodule=data, verbose=False)
+        return {name: value for each in measured for name, value in each.items()}  # one per loader
+
+    @property
+    def status(self) -> str:
+        """What a training that has ended is; a callback that has pruned it says so by `pruned`."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return "fast_dev_run"
+        return "pruned" if any(getattr(callback, "pruned", False) for callback in self.callbacks) else "finished"
+
+
+def run_trainer(
+    cfg: DictConfig,
+    run: Run,
+    data: L.LightningDataModule,
+    content: dict[str, Any] | None,
+    requeue: Callable[[], str],
+) -> RunTrainer:
+    """The trainer with its callbacks and loggers, all of which write to the run directory.
+
+    Args:
+        cfg: The configuration of the run.
+        run: Its directory.
+        data: Its data.
+        content: Of the checkpoint that the run goes on from; logged points from its step on are dropped.
+        requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
+
+    Raises:
+        UserError: A part is wrong, or the run was trained by another number of processes.
+    """
+    step = content["global_step"] if content else 0
+    check_strategy(cfg)
+    callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
+    checkpoint.within_epochs = goes_on_within(data)
+    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+    if timers and cfg.trainer.get("max_time"):
+        raise UserError("trainer.max_time: callbacks has a Timer already; give one of the two")
+    duration: Any = cfg.trainer.get("max_time")
+    if OmegaConf.is_config(duration):
+        duration = OmegaConf.to_container(duration)
+    with user_errors("trainer.max_time"):  # by a timer that is known here, where Lightning would make one
+        timer = timers[0] if timers else Timer(duration)
+    loggers = []
+    for name, node in switched_on(cfg.logger):
+        given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
+        check_extra(node, f"logger.{name}")
+        loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
+    made = plain_trainer(
+        cfg,
+        callbacks=[
+            *callbacks,
+            *([] if timers else [timer]),
+            RunState(facts),
+            Preemption(checkpoint.save_last, checkpoint.commit, requeue),
+        ],
+        logger=loggers,
+        default_root_dir=str(run.directory),
+        use_distributed_sampler=not divides_batches(data),
+    )
+    num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else made.world_size
+    if num_processes != made.world_size:
+        raise UserError(
+            f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
+            "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
+        )
+    return RunTrainer(made, checkpoint, timer)

@@ -1,0 +1,134 @@
+"""What is learned: a LightningModule, with its network, loss, metrics, optimizer and schedule."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from leyden.build.data import divides_batches
+from leyden.build.instantiate import argument_names, instantiate, target, user_errors
+from leyden.build.length import num_steps
+from leyden.build.network import check_logits, check_step, network
+from leyden.config.mistakes import UserError
+from leyden.config.objective import objectives
+from leyden.data.contract import facts_of, sizes_of
+from leyden.data.facts import Facts
+from leyden.tasks.freeze import freeze
+from leyden.tasks.parameter_groups import parameter_groups
+from leyden.tasks.task import Task
+
+
+def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
+    """What is learned, for as many steps as the trainer will take.
+
+    Raises:
+        UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
+    """
+    optimizer = make_optimizer(cfg.optimizer)
+    steps = num_steps(trainer, data) if cfg.scheduler else 0
+    scheduler = functools.partial(make_schedule, cfg.scheduler, steps) if cfg.scheduler else None
+    module = task_module(cfg, facts_of(data), optimizer=optimizer, scheduler=scheduler)
+    if isinstance(module, Task) and divides_batches(data):  # their batches are samples and targets
+        check_step(module, facts_of(data))
+    with user_errors("freeze"):
+        freeze(module, list(cfg.freeze))
+    if isinstance(module, Task):
+        with user_errors("optimizer", cfg.optimizer):
+            made = optimizer(module.named_parameters())  # a value that it refuses shows now, not in training
+        if scheduler:
+            _try_schedule(cfg, scheduler, made, steps)
+        _check_objective(cfg, module, data)
+    return module
+
+
+def task_module(
+    cfg: DictConfig,
+    facts: Facts,
+    *,
+    optimizer: Callable[..., Optimizer] | None = None,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+) -> L.LightningModule:
+    """The LightningModule that `cfg.task` describes, with the network of `cfg.model` if its constructor names one.
+
+    It gets the facts, optimizer and scheduler that its constructor names, and so do its loss and its metrics.
+
+    Raises:
+        UserError: A part of the configuration is wrong.
+    """
+    nodes = {str(name): node for name, node in cfg.task.items() if _is_part(node)}
+    parts = {name: _part(node, f"task.{name}", facts) for name, node in nodes.items()}
+    names = argument_names(target(cfg.task, "task"))
+    offered: dict[str, Any] = {**facts.by_name, "optimizer": optimizer, "scheduler": scheduler}
+    if "network" in names:
+        offered["network"] = network(cfg, facts)
+    module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
+    if not isinstance(module, L.LightningModule):
+        raise UserError(f"task: makes a {type(module).__name__}; must be a LightningModule")
+    if isinstance(module, Task) and module.kind == facts.kind == "classes":
+        check_logits(module.network, facts)
+    if cfg.compile and "network" in offered:
+        offered["network"].compile()  # in place, so that its keys in a checkpoint do not depend on it
+    return module
+
+
+def _is_part(node: Any) -> bool:
+    """Whether a node of a task describes an object (a loss), or several by name (metrics)."""
+    if not isinstance(node, DictConfig):
+        return False
+    return "_target_" in node or (len(node) > 0 and all(map(_is_part, node.values())))
+
+
+def _part(node: DictConfig, key: str, facts: Facts) -> Any:
+    if "_target_" in node:
+        return instantiate(node, key, facts.by_name)
+    return {name: _part(inner, f"{key}.{name}", facts) for name, inner in ((str(n), i) for n, i in node.items())}
+
+
+def _check_objective(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
+    """Make sure that a task logs what is selected on."""
+    allowed = module.logged_on(sizes := sizes_of(data))
+    for objective in objectives(cfg.objective):
+        if objective.metric not in allowed:
+            why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""
+            raise UserError(
+                f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
+                "objective=null selects nothing and keeps the last epoch"
+            )
+        allowed.add("num_parameters")  # the first one selects among epochs, which have it in common
+
+
+def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
+    """What makes the optimizer that a node describes, when called with named parameters, which it divides by its `groups`."""
+    made: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
+    groups = OmegaConf.to_container(node.groups, resolve=True) if node.get("groups") else None
+    if not groups:
+        return made
+    return lambda named: made(parameter_groups(named, groups))  # type: ignore[arg-type]
+
+
+def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
+    """The schedule that a node describes; its value that is missing there is the number of steps."""
+    given: dict[str, Any] = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
+    schedule: LRScheduler = instantiate(node, "scheduler", optimizer=optimizer, **given)
+    return schedule
+
+
+def _try_schedule(
+    cfg: DictConfig, scheduler: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, steps: int
+) -> None:
+    """Take a few steps of a schedule: some mistakes show only then."""
+    with user_errors("scheduler", cfg.scheduler), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer takes none
+        schedule = scheduler(optimizer)
+        for _ in range(min(3, steps - 1)):
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            if not all(0 <= rate < math.inf for rate in rates):
+                raise ValueError(f"sets the learning rate to {rates[0]:g}; must be 0 or larger")
+            if not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()

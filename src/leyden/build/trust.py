@@ -1,0 +1,119 @@
+"""What the configuration of a run directory, which can come from anybody, may make: it depends on the part it plays.
+
+Evaluating a run makes its data, its network and its task, so these nodes alone are looked at, and taken over; callbacks,
+loggers, the optimizer and the trainer of a stranger are never made. Hydra 1.4 has a list like those here,
+`execution_whitelist`; it knows no roles.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import sys
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.build.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, TASKS, TRAINER, Role
+from leyden.config.mistakes import UserError
+from leyden.data.facts import FETCHING
+from leyden.run.directory import Run
+
+
+def trusted_config(run: Run) -> DictConfig:
+    """What evaluating a run needs of its configuration: `name`, `model`, `data` without augmentation, `task`, `trainer`.
+
+    Raises:
+        UserError: A node names a target that its role does not allow; nothing of it was executed.
+    """
+    config = run.config
+    try:
+        return trusted(config)
+    except UserError as error:
+        raise UserError(
+            f"{run.directory}/config.yaml: {error}; trust.yaml in your package lists what you allow"
+        ) from error
+
+
+def trusted(config: dict[str, Any]) -> DictConfig:
+    """The same of a configuration.
+
+    Raises:
+        UserError: As above.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for key in ("model", "data", "task", "trainer"):
+        if not isinstance(part := config.get(key), dict):
+            raise UserError(f"{key} is missing")
+        if key != "trainer" and "_target_" not in part:
+            raise UserError(f"{key} has no _target_")
+        parts[key] = part
+    parts["data"] = {key: None if key == "augment" else value for key, value in parts["data"].items()}
+    parts["trainer"] = {key: parts["trainer"][key] for key in TRAINER if parts["trainer"].get(key)}
+    for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
+        if problem := _problem(parts[key], key, role):
+            raise UserError(problem)
+    return OmegaConf.create({"name": config.get("name"), "compile": False, **parts})
+
+
+def _problem(node: Any, key: str, role: Role | None) -> str:
+    """What is wrong with a node that has this role, or none; empty for nothing."""
+    if isinstance(node, str):  # a stored configuration is resolved; an interpolation could make a target later
+        return f"{key}={node} is refused: it holds an interpolation" if "${" in node else ""
+    if isinstance(node, list):
+        return next(filter(None, (_problem(value, f"{key}[{n}]", role) for n, value in enumerate(node))), "")
+    if not isinstance(node, dict):
+        return ""
+    if "_target_" in node and (why := _why_not(node, role)):
+        return f"{key}._target_={node['_target_']} is refused: {why}"
+    for name, value in node.items():
+        nested = role.nested.get(name, role.nested.get("")) if role else None
+        if "${" in str(name) or (problem := _problem(value, f"{key}.{name}", nested)):
+            return problem if "${" not in str(name) else f"{key}.{name} is refused: it holds an interpolation"
+    return ""
+
+
+def _why_not(node: dict[str, Any], role: Role | None) -> str:
+    target = node["_target_"]
+    if role is None:
+        return "nothing may be made here"
+    if not isinstance(target, str):
+        return "it is no name"
+    listed = tuple(name.rpartition(".")[0] for name in role.names)
+    try:
+        found = _find(target, (*role.packages, *listed))
+    except (ImportError, AttributeError) as error:
+        return f"it can't be found, or its package is not allowed ({' '.join(str(error).split())})"
+    if keys := sorted({*role.not_its} & {*node}):
+        return f"{' and '.join(keys)} can't be set here"
+    if role.is_partial not in (None, node.get("_partial_", False)):
+        return f"_partial_ must be {str(role.is_partial).lower()}"
+    if role is NETWORKS and any(found is builder for builder in BUILDERS):
+        keys = [key for key in FETCHING if node.get(key)]
+        if keys or "_args_" in node:
+            return f"{' and '.join(keys) or '_args_'} can make it fetch weights"
+        return ""
+    if role is LOSSES and found in FUNCTIONS:
+        return ""
+    if any(found is _find(name, listed) for name in role.names):
+        return ""
+    if not inspect.isclass(found) or not issubclass(found, role.base):
+        return f"it is no class of {role.base.__name__}"
+    # Where it is defined: `MODULE.math.sqrt` is a way to `math`, as modules give away what they import.
+    module = found.__module__
+    if any(module == name or module.startswith(f"{name}.") for name in role.packages):
+        return ""
+    return "it is not on the list"
+
+
+def _find(target: str, packages: tuple[str, ...]) -> Any:
+    """What a dotted name stands for; a module is imported only if it is one of these packages, or below one."""
+    parts = target.split(".")
+    for number in range(len(parts), 0, -1):
+        name = ".".join(parts[:number])
+        if name not in sys.modules and any(name == each or name.startswith(f"{each}.") for each in packages):
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
+        if name in sys.modules:
+            return functools.reduce(getattr, parts[number:], sys.modules[name])
+    raise ImportError(f"no module {parts[0]}")

@@ -1,0 +1,137 @@
+"""What is wrong with the values of a training configuration, short of making anything of it."""
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.config.mistakes import UserError
+from leyden.config.objective import objectives
+from leyden.config.schema import TrainConfig
+from leyden.config.values import MAX_VALUES, is_plain
+
+# Root keys that are groups with keys of their own, and numbers that must be there.
+PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
+NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches")
+
+
+def check(cfg: DictConfig) -> None:
+    """Find mistakes in the values of a training config that no constructor reports, or too late.
+
+    Raises:
+        UserError: Names the key, the value found and what is allowed.
+    """
+    known = {field.name for field in fields(TrainConfig)}
+    if unknown := set(map(str, cfg)) - known:
+        raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(sorted(known))}")
+    if missing := known - set(map(str, cfg)):
+        raise UserError(f"~{min(missing)}: can't be taken out")
+    for key in known & PARTS:
+        if not isinstance(cfg[key], DictConfig):
+            raise UserError(
+                f"{key}={cfg[key]}: must be a choice of conf/{key}/, whose keys are set by {key}.KEY=VALUE"
+            )
+    choice(cfg, "resume", "auto", "never", "must")
+    choice(cfg, "test", "auto", True, False)
+    objectives(cfg.objective)
+    for key in ("name", "sweep_name"):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
+            raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', it names a folder")
+    for key in ("outputs", "run_dir", "data.root"):
+        if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
+            raise UserError(f"{key}: is empty; must be the path of a folder")
+    if cfg.init_from == "":
+        raise UserError("init_from: is empty; must be a run directory, or null")
+    if not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
+    _number(cfg, "optimizer.lr", "a positive number", lambda value: value > 0)
+    check_num_jobs(cfg.cluster.get("num_jobs"))
+    _check_trainer(cfg)
+
+
+def check_num_jobs(num_jobs: Any) -> None:
+    """Raise a `UserError` unless it is a number of jobs at once, or null for as many as there is room for."""
+    if num_jobs is not None and (type(num_jobs) is not int or num_jobs < 1):
+        raise UserError(f"cluster.num_jobs={_text(num_jobs)}: must be a positive whole number, or null")
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    """Find what Lightning would take, or stumble over when it trains."""
+    choice(cfg, "trainer.deterministic", True, False, "warn", None)
+    choice(cfg, "data.download", True, False, None)
+    nodes = () if "nodes" in cfg.cluster else ("num_nodes",)  # else it follows from them
+    for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
+        _number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
+    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # else it is a time
+        part = "a part (0.25) of an epoch, or a number of batches"
+        _number(cfg, "trainer.val_check_interval", part, functools.partial(_is_limit, None))
+    _number(cfg, "trainer.min_epochs", "a whole number, 0 or larger, or null", lambda value: value >= 0, whole=True)
+    _number(cfg, "trainer.max_steps", "a whole number, 1 or larger, or -1", lambda n: n >= 1 or n == -1, whole=True)
+    _number(cfg, "trainer.gradient_clip_val", "a positive number, or null", lambda value: value > 0)
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"):
+        least = 0 if key == "overfit_batches" else None  # 0 is its default
+        allowed = "a part (0.1) or a number (10) of the batches, not none"
+        _number(
+            cfg,
+            f"trainer.{key}",
+            allowed,
+            functools.partial(_is_limit, least),
+        )
+
+
+def _is_limit(least: int | None, value: Any) -> bool:
+    return value == least or (value > 0 if type(value) is int else 0 < value <= 1)
+
+
+def _number(
+    cfg: DictConfig, key: str, allowed: str, is_allowed: Callable[[Any], bool], *, whole: bool = False
+) -> None:
+    """Raise a `UserError` unless there is a number at `key`, and such a one; or nothing, or null."""
+    value = OmegaConf.select(cfg, key, throw_on_missing=False)
+    if value is None and key not in NOT_NULL:
+        return
+    types = (int,) if whole else (int, float)
+    if type(value) not in types or not math.isfinite(value) or not is_allowed(value):
+        raise UserError(f"{key}={_text(value)}: must be {allowed}")
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
+    """Check a training config, make its paths absolute in place, and return it resolved, as plain values.
+
+    Args:
+        cfg: The configuration.
+        run_dir: The run directory of a job of a sweep; None: `cfg` names it.
+
+    Raises:
+        UserError: Names the key, the value found and what is allowed.
+    """
+    check(cfg)
+    cfg.run_dir = str(run_dir or Path(cfg.run_dir).absolute())
+    cfg.outputs = str(Path(cfg.outputs).absolute())
+    if cfg.init_from is not None:
+        cfg.init_from = str(Path(cfg.init_from).absolute())
+    if "root" in cfg.data:
+        cfg.data.root = str(Path(cfg.data.root).absolute())
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    if not is_plain(config):
+        raise UserError(
+            f"the configuration can't be kept: it holds more than {MAX_VALUES:,} values, or what is no number, text, "
+            "list or dictionary"
+        )
+    return config
+
+
+def choice(cfg: DictConfig, key: str, *allowed: object) -> None:
+    """Raise a `UserError` unless the value at `key` is one of those allowed."""
+    value = OmegaConf.select(cfg, key)
+    if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
+        raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")

@@ -1,0 +1,45 @@
+"""What a key is where nobody has typed anything for it."""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.config.paths import CONF
+from leyden.config.values import flatten
+
+
+def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -> Any:
+    """The value of a key in `conf/`, for these choices of groups; what it takes from other keys is as in `cfg`.
+
+    Args:
+        cfg: A composed training configuration.
+        groups: The choice of each group, as Hydra's `runtime.choices`.
+        key: As `flatten` names it.
+
+    Raises:
+        KeyError: There is no such key.
+    """
+    chosen = {group: name for group, name in groups.items() if name is not None and not group.startswith("hydra/")}
+    _, known = _composed(())
+    overrides = [f"{group}={name}" for group, name in chosen.items() if group in known]
+    _, known = _composed(tuple(overrides))
+    # What no other choice brings with it was added on the command line.
+    overrides += [f"+{group}={name}" for group, name in chosen.items() if group not in known]
+    values, _ = _composed(tuple(overrides))
+    here = cfg.copy()
+    OmegaConf.update(here, key, values[key], force_add=True)
+    return dict(flatten(OmegaConf.to_container(here, resolve=True)))[key]
+
+
+@functools.cache  # it takes a while, an older run can lack many keys, and `conf/` is what it was when the process began
+def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], set[str]]:
+    """What `conf/` holds for these choices, flat and as it is written there, and the groups that there are."""
+    is_composing = GlobalHydra.instance().is_initialized()  # in a command; not in a job of a sweep
+    with contextlib.nullcontext() if is_composing else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
+    return dict(flatten(OmegaConf.to_container(composed))), {*composed.hydra.runtime.choices}

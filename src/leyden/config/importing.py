@@ -1,0 +1,33 @@
+"""Imports that take seconds: torch, Lightning and what stands on them."""
+
+import contextlib
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import without a search for garbage meanwhile or ever after in what is imported: there is none in modules.
+
+    That saves 0.6 s at the start of a command and 1.3 s at its end (2 cores). Ctrl-C waits for the end of it: a library
+    that is interrupted while it starts leaves anything but a clear error.
+
+    Example:
+        >>> with importing():
+        ...     import torch
+    """
+    interrupts: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number)) if is_main else None
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt

@@ -1,0 +1,108 @@
+"""Types of the root keys of each command's configuration. Values stand in `conf/`, none here."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from leyden.config.paths import ROOT
+
+
+@dataclass
+class TrainConfig:
+    """Root keys of `conf/train.yaml`, where their meaning stands."""
+
+    data: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    task: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    cluster: dict[str, Any] = MISSING
+    name: str = MISSING
+    seed: int = MISSING
+    init_from: str | None = MISSING
+    init_skip: list[str] = MISSING
+    freeze: list[str] = MISSING
+    objective: Any = MISSING
+    compile: bool = MISSING
+    test: Any = MISSING
+    resume: str = MISSING
+    outputs: str = MISSING
+    run_dir: str = MISSING
+    sweep_name: str = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Root keys of `conf/evaluate.yaml`."""
+
+    run: str = MISSING
+    checkpoint: str = MISSING
+    accelerator: str = MISSING
+    data_root: str | None = MISSING
+    outputs: str = MISSING
+
+
+@dataclass
+class PredictConfig:
+    """Root keys of `conf/predict.yaml`."""
+
+    run: str = MISSING
+    images: Any = MISSING
+    table: str | None = MISSING
+    prompt: str | None = MISSING
+    num_tokens: int = MISSING
+    temperature: float = MISSING
+    seed: int = MISSING
+    invert: bool = MISSING
+    output: str | None = MISSING
+    picture: str | None = MISSING
+    checkpoint: str = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Root keys of `conf/export.yaml`."""
+
+    run: str = MISSING
+    output: str = MISSING
+    checkpoint: str = MISSING
+    data_root: str | None = MISSING
+
+
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
+
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(f"{_name}_schema", _schema)
+# `${project:data}` is the folder data/ of this project, wherever the command is started.
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+
+
+def _short(key: str, _root_: Any) -> str:
+    """`${short:model}` is mlp, by its target."""
+    return _last_word(OmegaConf.select(_root_, f"{key}._target_"))
+
+
+def _last_word(target: object) -> str:
+    return str(target).rpartition(".")[2].lower()
+
+
+def _name_of_data(data: Any) -> str:
+    """`${name_of_data:${data}}` is the name of the data set, or else of the folder where they lie."""
+    for part in ("dataset", "train"):
+        if isinstance(node := data.get(part), DictConfig) and node.get("_target_"):
+            return _last_word(node["_target_"])
+    root = data.get("root")
+    name = Path(root).absolute().name if root else _last_word(data.get("_target_"))
+    return re.sub("[^A-Za-z0-9_.-]", "-", name)
+
+
+OmegaConf.register_new_resolver("short", _short, replace=True)
+OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)

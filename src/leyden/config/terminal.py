@@ -1,0 +1,53 @@
+"""Text on its way to a terminal: what a name or a message holds can't steer it."""
+
+import re
+import shlex
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# Control characters but for tab and newline, those that turn the direction of writing, and halves of characters,
+# which stand for bytes of a file name that are no UTF-8.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text with its unsafe characters written out.
+
+    Example:
+        >>> printable("red \x1b[31m")
+        'red \\x1b[31m'
+    """
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def typed(key: str, value: object) -> str:
+    r"""An override as one types it, with the quotes that Hydra and the shell need.
+
+    Example:
+        >>> typed("run", "outputs/mnist_mlp"), typed("run", "it's")
+        ('run=outputs/mnist_mlp', '\'run="it\'"\'"\'s"\'')
+    """
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9_./-]+", text):
+        # Hydra takes a backslash for itself, but for those before a quote.
+        text = '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"') + '"'
+    return shlex.quote(f"{key}={text}")
+
+
+def warn(text: str) -> None:
+    """Say something beside the run's own output, on stderr."""
+    print(f"leyden: {printable(text)}", file=sys.stderr)
+
+
+class Terminal(Console):
+    """Prints texts as they are but for what is unsafe, without colours for numbers and without markup."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(highlight=False, markup=False, soft_wrap=True, **kwargs)
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        """A text as rich prints it; all strings pass here, cells of tables too."""
+        return super().render_str(printable(text), **kwargs)

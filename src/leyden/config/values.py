@@ -1,0 +1,52 @@
+"""Configurations as plain values: nested dictionaries and lists."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a plain configuration: `optimizer.lr`; a list of plain values is one value.
+
+    No two configurations give the same: what would be mistaken for another key stands in brackets.
+
+    Example:
+        >>> dict(flatten({"optimizer": {"lr": 0.1}, "x": [{"y": 1}], "a.b": 2}))
+        {'optimizer.lr': 0.1, 'x.[0].y': 1, "['a.b']": 2}
+    """
+    if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
+        pairs = [(f"[{number}]", value) for number, value in enumerate(node)]
+    elif isinstance(node, dict) and node:
+        is_plain_key = {key: isinstance(key, str) and not {".", "["} & {*key} for key in node}
+        pairs = [(key if is_plain_key[key] else f"[{key!r}]", value) for key, value in node.items()]
+    else:
+        yield prefix, node
+        return
+    for key, value in pairs:
+        yield from flatten(value, f"{prefix}.{key}" if prefix else key)
+
+
+MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
+
+
+def is_plain(node: Any) -> bool:
+    """Whether it is made of what YAML and JSON share: its other types can hide something from a check.
+
+    Aliases can make a small file an endless configuration, so one of more than `MAX_VALUES` values is none either, nor
+    one that is nested deeper than `MAX_DEPTH` or has whole numbers of more than `MAX_DIGITS` digits.
+    """
+    left = [(node, 0)]
+    for _ in range(MAX_VALUES):
+        if not left:
+            return True
+        node, depth = left.pop()
+        if depth > MAX_DEPTH or (isinstance(node, int) and abs(node) >= 10**MAX_DIGITS):
+            return False
+        if isinstance(node, dict):
+            if not all(isinstance(key, str | int) for key in node):
+                return False
+            left += [(value, depth + 1) for value in node.values()]
+        elif isinstance(node, list):
+            left += [(value, depth + 1) for value in node]
+        elif not (node is None or isinstance(node, str | int | float)):
+            return False
+    return False

@@ -1,0 +1,123 @@
+"""What the engine asks of the data of a run: the least, and what they gain by having more."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from leyden.data.facts import Facts
+from leyden.data.resumable import flattened
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Batches of a split, and a position among them, so that a run can go on within an epoch."""
+
+    def __len__(self) -> int:
+        """Number of batches."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches from the position on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration start at a position."""
+
+
+@runtime_checkable
+class DataModule(Protocol):
+    """A `LightningDataModule` of which the engine makes all that it can.
+
+    Any `LightningDataModule` with a `train_dataloader` will do. What it gains by more:
+
+    - `val_dataloader`, `test_dataloader`: an objective on the validation split; an evaluation in the end;
+    - `facts`: networks, tasks and callbacks that ask for them; loading a trained run where the data are not;
+    - `sizes`: the number of samples of splits whose loaders don't tell;
+    - `inputs`: pictures of samples, and export;
+    - `check_world_size`: its loaders divide batches among processes themselves; else Lightning's sampler does;
+    - loaders with `state_dict`: a run goes on within an epoch; PyTorch's `DataLoader` is given one.
+
+    Splits are called `train`, `val` and `test`; the test set is read only when `setup("test")` asks for it.
+    """
+
+    batch_size: int  # samples of a training batch, over all processes
+    eval_batch_size: int
+
+    @property
+    def facts(self) -> Facts:
+        """What the data say; reads the training set if that was not done before."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Number of samples of each split that was read."""
+
+    def inputs(self, split: str, indices: Any) -> Tensor:
+        """Samples of a split as they lie in the data set, shape (N, ...), before normalisation; on the CPU."""
+
+    def check_world_size(self, world_size: int) -> None:
+        """Make sure that each of `world_size` processes gets a part of every training batch.
+
+        Raises:
+            ValueError: One would get nothing.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Read the training set, or for the stage `test` the test set."""
+
+    def train_dataloader(self) -> Loader:
+        """Batches of the training split."""
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Batches of the validation split; an empty list if there is none."""
+
+    def test_dataloader(self) -> Loader:
+        """Batches of the test set."""
+
+
+def facts_of(data: L.LightningDataModule) -> Facts:
+    """The facts of any data module: its `facts`, which may be a dictionary; without them none.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    found = getattr(data, "facts", None)
+    if found is None:
+        return Facts()
+    if isinstance(found, Facts):
+        return found
+    if not isinstance(found, Mapping):
+        raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
+    known = {field.name for field in fields(Facts)} - {"further"}
+    further = {name: value for name, value in found.items() if name not in known}
+    state = Facts(**{name: value for name, value in found.items() if name in known}, further=further).to_state()
+    return Facts.from_state(state)  # as a checkpoint will have them
+
+
+def sizes_of(data: L.LightningDataModule) -> dict[str, int | None]:
+    """Number of samples of each split but the test set that a data module has; None where that is not known."""
+    if isinstance(found := getattr(data, "sizes", None), Mapping):
+        return dict(found)
+    sizes = {"train": num_samples(data.train_dataloader())}
+    if has_split(data, "val"):
+        sizes["val"] = num_samples(data.val_dataloader())
+    return sizes
+
+
+def has_split(data: L.LightningDataModule, split: str) -> bool:
+    """Whether a data module has a loader of this split."""
+    if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
+        return False
+    return split != "val" or bool(flattened(data.val_dataloader()))
+
+
+def num_samples(loaders: Any) -> int | None:
+    """Samples of all of some loaders; None where one does not tell."""
+    try:
+        return sum(len(loader.dataset) for loader in flattened(loaders))
+    except (AttributeError, TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,175 @@
+"""Data in memory: fetched, split, normalised, in batches. Shapes: N samples, C channels, H rows and W columns of an image."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from leyden.data.arguments import check_dataset, check_made, check_whole
+from leyden.data.facts import Facts
+from leyden.data.fetch import load
+from leyden.data.loader import BatchLoader
+from leyden.data.normalize import Normalize
+from leyden.data.splits import check_world_size, split
+from leyden.data.tensors import Tensors, tensors
+
+NORMALIZE = ("none", "unit", "standardize")
+
+
+class InMemoryDataModule(L.LightningDataModule):
+    """Samples and targets of a data set, held in memory as tensors, on the accelerator where there is one.
+
+    The validation split is cut from the training set, by the seed alone. The test set is read only when it is asked for.
+
+    Args:
+        dataset: Makes a data set when called with `root`, `train` and `download`: one of torchvision's, or what `tensors`
+            takes else: images and classes, numbers and numbers, tokens.
+        root: Folder of the downloads.
+        download: Whether to fetch what is missing.
+        batch_size: Samples of a training batch, over all processes.
+        eval_batch_size: The same for validation and test; it changes speed and memory only.
+        val_size: Number of training samples set apart; 0: no validation. Without meaning where there are folds.
+        normalize: `unit`, pixels / 255; `standardize`, to mean 0 and deviation 1 over the training split, per channel of
+            images and per column of a table; or `none`, of what is no pixels.
+        augment: Changes the samples of a training batch at random, as they are in the data set; None: not.
+        seed: Of the split and of the order in each epoch.
+        num_folds: Number of parts that the training set is cut into, of which one is the validation split; None: none.
+        fold: Which one, from 0.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: Callable[..., Any],
+        root: str,
+        download: bool,
+        batch_size: int,
+        eval_batch_size: int,
+        val_size: int,
+        normalize: str,
+        augment: Callable[[Tensor], Tensor] | None,
+        seed: int,
+        num_folds: int | None = None,
+        fold: int = 0,
+    ) -> None:
+        super().__init__()
+        check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
+        check_whole(seed=(seed, 0), fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        check_dataset(dataset)
+        if augment is not None:
+            check_made("augment", augment)
+        if normalize not in NORMALIZE:
+            raise ValueError(f"normalize={normalize}: must be one of {', '.join(NORMALIZE)}")
+        self.dataset, self.root, self.download, self.seed = dataset, root, download, seed
+        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.normalize, self.augment = normalize, augment
+        self.num_folds, self.fold = num_folds, fold
+        self.held: dict[bool, Tensors] = {}  # the training set as True, the test set as False
+        self.indices: dict[str, Tensor] = {}  # of each split, in the set that it belongs to
+        self._facts: Facts | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the data say; reads the training set if that was not done before."""
+        self.setup("fit")
+        assert self._facts is not None
+        return self._facts
+
+    def setup(self, stage: str) -> None:
+        """Fetch and read the training set, or for the stage `test` the test set."""
+        is_train = stage != "test"
+        if is_train in self.held:
+            return
+        held = tensors(load(self.dataset, self.root, train=is_train, download=self.download))
+        if not is_train:
+            self.held[False], self.indices["test"] = held, torch.arange(len(held.inputs))
+            return
+        cuts = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold, "overlap": held.overlap}
+        self.indices.update(split(len(held.inputs), seed=self.seed, **cuts))  # type: ignore[arg-type]
+        scale = self._scale(held.inputs)
+        self._facts = Facts(
+            input_shape=tuple(held.inputs.shape[1:]),
+            num_classes=None if held.class_names is None else len(held.class_names),
+            class_names=held.class_names,
+            mean=scale.mean,
+            std=scale.std,
+            scale=scale.scale,
+            target_names=held.target_names,
+            vocabulary=held.vocabulary,
+            further=held.further,
+        )
+        self.held[True] = held
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples of each split that was read."""
+        return {name: len(indices) for name, indices in self.indices.items()}
+
+    def inputs(self, split: str, indices: Any) -> Tensor:
+        """Samples of a split as they are in the data set, shape (N, ...), on the CPU."""
+        return self.held[split != "test"].inputs[self.indices[split][indices]].cpu()
+
+    def check_world_size(self, world_size: int) -> None:
+        """Make sure that each of `world_size` processes gets a part of every training batch."""
+        check_world_size(self.sizes["train"], self.batch_size, world_size)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training split, in an order of its own each epoch; of an overfit the same in each."""
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._loader("train", self.batch_size, seed=None if overfits else self.seed, augment=self.augment)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Batches of the validation split; an empty list if there is none."""
+        return self._loader("val", self.eval_batch_size) if "val" in self.indices else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Batches of the test set."""
+        return self._loader("test", self.eval_batch_size)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing for a batch that is made where training runs, as the loaders here do: finding that out is quick."""
+        return (
+            batch if batch[1].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
+
+    def _scale(self, inputs: Tensor) -> Normalize:
+        is_pixels = inputs.dtype == torch.uint8
+        if (self.normalize == "unit" and not is_pixels) or (self.normalize == "none" and is_pixels):
+            kind = "uint8 pixels: unit or standardize" if is_pixels else "no pixels: none or standardize"
+            raise ValueError(f"normalize={self.normalize}: the samples are {kind}")
+        if self.normalize == "standardize" and inputs.dtype != torch.int64:
+            return Normalize.standardize(inputs, self.indices["train"])
+        num = inputs.shape[1] if is_pixels else 1
+        return Normalize((0.0,) * num, (1.0,) * num, 255.0 if is_pixels else 1.0)
+
+    def _loader(
+        self,
+        split: str,
+        batch_size: int,
+        seed: int | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> BatchLoader:
+        held, indices, rank, world_size = self.held[split != "test"], self.indices[split], 0, 1
+        if self.trainer:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            device = self.trainer.strategy.root_device
+            held = self.held[split != "test"] = replace(
+                held, inputs=held.inputs.to(device), targets=held.targets.to(device)
+            )
+        normalize = self.facts.normalize
+        return BatchLoader(
+            held.inputs,
+            held.targets,
+            indices=indices.to(held.inputs.device),
+            batch_size=batch_size,
+            transform=(lambda inputs: normalize(augment(inputs))) if augment else normalize,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )

@@ -1,0 +1,1 @@
+"""Pictures: read from files, put side by side, drawn."""

@@ -1,0 +1,1 @@
+"""Many runs: a table, a picture, and rows for TensorBoard."""

@@ -1,0 +1,77 @@
+"""A run as a row of TensorBoard's HParams table: what was chosen, and what came of it."""
+
+import time
+from typing import Any
+
+from leyden.config.reported import reported
+from leyden.config.values import flatten
+from leyden.run.choices import typed_choices
+from leyden.run.directory import Run
+from leyden.run.files import replacing
+from leyden.run.process import is_main_process
+from leyden.run.result import Result
+
+# Behind "events.out.tfevents...": what a restarted TensorBoard reads last. The name says to it what the file is.
+NAME = "hparams.tfevents"
+
+
+def write_hparams(run: Run, result: Result) -> None:
+    """Write what was chosen and a result, before `result.json` ends the run; the row before is replaced.
+
+    A column is what the user has typed, as number, truth value or text, with the value that it has in the resolved
+    configuration; then `status`; then each metric of the result, as `best/val/acc`. Lightning's way
+    (`log_hyperparams`) would make numbers of truth values, take the columns of the whole table from any one run,
+    add points to the curves, and know of no run that was killed.
+
+    Nothing is written where the run does not log to TensorBoard.
+    """
+    logged = any(
+        "tensorboard" in str(node.get("_target_")) for node in (run.config.get("logger") or {}).values() if node
+    )
+    if logged and is_main_process():
+        with reported("the row for TensorBoard's HParams"):
+            _write(run, result)
+
+
+def _write(run: Run, result: Result) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    start = plugin_data_pb2.SessionStartInfo()
+    for key, value in {**choices(run), "status": result.status}.items():
+        kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
+        setattr(start.hparams[key], f"{kind}_value", value)
+    failed = result.status == "failed"
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS)
+    values = [
+        _plugin_value(metadata.SESSION_START_INFO_TAG, session_start_info=start),
+        _plugin_value(metadata.SESSION_END_INFO_TAG, session_end_info=end),
+        *(Summary.Value(tag=f"best/{name}", simple_value=value) for name, value in result.metrics.items()),
+    ]
+    path = run.directory / NAME
+    step, now = result.optimizer_steps, time.time()
+    with replacing(path) as file:
+        records = RecordWriter(file)
+        records.write(Event(file_version="brain.Event:2", wall_time=now).SerializeToString())
+        records.write(Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString())
+
+
+def choices(run: Run) -> dict[str, float | bool | str]:
+    """What was typed at the first start, less what steers a start, by its resolved value."""
+    flat = dict(flatten(run.config))
+    typed = {key: flat.get(key, text) for key, text in typed_choices(run.overrides).items()}
+    return {
+        key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
+        for key, value in typed.items()
+    }
+
+
+def _plugin_value(tag: str, **content: Any) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString())
+    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))

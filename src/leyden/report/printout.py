@@ -1,0 +1,33 @@
+"""What a person sees of a result."""
+
+import shlex
+from pathlib import Path
+
+from rich.table import Table
+
+from leyden.config.terminal import Terminal
+from leyden.run.directory import Run
+from leyden.run.result import Result
+
+
+def print_result(run: Run, result: Result) -> None:
+    """Print the metrics of a run that has ended, and where to look at it."""
+    table = Table(show_header=False, box=None)
+    if result.status == "fast_dev_run":
+        table.add_row("status", "tried only (trainer.fast_dev_run): this is no finished run")
+    for objective in result.objectives[:1]:
+        table.add_row("best epoch by", objective.metric)
+    for name, value in result.metrics.items():
+        real = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else real)
+    table.add_row("epochs", str(result.epochs))
+    if result.seconds is not None:
+        table.add_row("time", f"{result.seconds:.1f} s")
+    if result.samples_per_second is not None:
+        table.add_row("speed", f"{result.samples_per_second:,.0f} samples/s")
+    console = Terminal()
+    console.print(table)
+    where = run.directory
+    if where.is_relative_to(Path.cwd()):
+        where = where.relative_to(Path.cwd())
+    console.print(f"run directory: {where}\nto look at it:  make tensorboard DIR={shlex.quote(str(where))}")

@@ -1,0 +1,146 @@
+"""What a run is asked to be, and what of that makes two runs the same."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from leyden.config.checks import prepare
+from leyden.config.defaults import default_value
+from leyden.config.objective import Objective, objectives
+from leyden.config.values import flatten
+
+# Keys that steer a start of the program and are no part of what a run is.
+CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test", "dry_run", "cluster", "sweep")
+PLACES = ("data.root", "data.download", "data.num_workers")  # may differ from start to start
+# What is said of a run and shown of it changes no bit of its weights and metrics.
+SHOWN = (
+    "name",
+    "logger",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+)
+WATCHING = (
+    "RichProgressBar",
+    "TQDMProgressBar",
+    "RichModelSummary",
+    "ModelSummary",
+    "LearningRateMonitor",
+    "DeviceStatsMonitor",
+)
+
+
+def steers(key: str) -> bool:
+    """Whether a key says how and where a start is made, and is no part of what a run is."""
+    return key.split(".")[0] in CONTROL or key in PLACES
+
+
+def typed_choices(overrides: Sequence[str]) -> dict[str, str]:
+    """What somebody has typed, by key, less what steers a start.
+
+    Example:
+        >>> typed_choices(["optimizer.lr=0.1", "+model.depth=3", "run_dir=x"])
+        {'optimizer.lr': '0.1', 'model.depth': '3'}
+    """
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs if not steers(key)}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The configuration of a run.
+
+    Args:
+        config: Resolved, as plain values.
+        default: The value of a key in `conf/`, to be asked for one that an older run does not have.
+    """
+
+    config: dict[str, Any]
+    default: Callable[[str], Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "Choices":
+        """Those of a composed configuration, which is checked, and whose paths become absolute.
+
+        Args:
+            cfg: The configuration.
+            groups: The choice of each group, as Hydra's `runtime.choices`.
+            run_dir: The run directory of a job of a sweep; None: `cfg` names it.
+
+        Raises:
+            UserError: The configuration is wrong.
+        """
+        config = prepare(cfg, run_dir)
+        return cls(config, functools.partial(default_value, cfg, dict(groups)))
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What `config.yaml` holds."""
+        return {key: value for key, value in self.config.items() if key not in CONTROL}
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the run is selected on."""
+        return objectives(self.config["objective"])
+
+    @property
+    def max_epochs(self) -> Any:
+        """Of the training."""
+        return self.config["trainer"]["max_epochs"]
+
+    def is_longer_than(self, there: dict[str, Any]) -> bool:
+        """Whether more epochs are asked for than in another run's configuration; null and -1 stand for no end."""
+        values = (dict(flatten(there)).get("trainer.max_epochs"), self.max_epochs)
+        old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
+        return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
+
+    def differences(self, there: dict[str, Any]) -> list[str]:
+        """What makes this another run than that of a stored configuration.
+
+        A key that only this one has is no difference while it has its default. More epochs are none either, unless a
+        schedule of the learning rate ends with the run that it was made for.
+        """
+        old, new = _deciding(there), _deciding(self.config)
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
+            if (may_grow and self.is_longer_than(there)) or (key not in old and self._is_default(key, new[key])):
+                continue
+            # As they are written: 1 is one batch and 1.0 all of them, true is neither.
+            a, b = (repr(flat[key]) if key in flat else "absent" for flat in (old, new))
+            if a != b:
+                found.append(f"{key}: {a} there, {b} here")
+        return found
+
+    def _is_default(self, key: str, value: Any) -> bool:
+        try:
+            return repr(self.default(key)) == repr(value)
+        except (KeyError, HydraException):  # there is none, or `conf/` has changed under a job that waits
+            return False
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration can change a bit of weights or metrics, flat."""
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, dict):
+        callbacks = {name: node for name, node in callbacks.items() if node is not None and not _watches(node)}
+    flat = dict(flatten({**config, "callbacks": callbacks or None}))
+    return {
+        key: value
+        for key, value in flat.items()
+        if not steers(key) and not any(key == shown or key.startswith(f"{shown}.") for shown in SHOWN)
+    }
+
+
+def _watches(node: Any) -> bool:
+    """Whether a callback only watches: the engine's own do, but for averages of weights, and some of Lightning's."""
+    target = str(node.get("_target_")) if isinstance(node, dict) else ""
+    if target.startswith("leyden.callbacks."):
+        return not target.startswith("leyden.callbacks.averaging.")
+    return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in WATCHING

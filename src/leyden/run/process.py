@@ -1,0 +1,42 @@
+"""What a process knows of itself: which of a run's processes it is, which job of a cluster, and whose child."""
+
+import multiprocessing
+import os
+import threading
+
+from leyden.config.mistakes import UserError
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes of a run, by the variables that launchers set."""
+    # In this order, as Lightning: what it starts itself inside of a Slurm job inherits the job's SLURM_PROCID.
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if rank := os.environ.get(name):
+            if not rank.isdigit():
+                raise UserError(f"{name}={rank} in the environment: must be the number of a process; unset {name}")
+            return int(rank) == 0
+    return True
+
+
+def job_id() -> str | None:
+    """The job of Slurm that this process belongs to, None for none."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    # The last task of an array has the number of the whole array: by that, all of it would be meant.
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def num_requeues() -> int:
+    """How often this job was started again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def die_with_parent() -> None:
+    """Let this process of `multiprocessing` end at once when the one that has started it does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

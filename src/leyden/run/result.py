@@ -1,0 +1,126 @@
+"""What came of a run: `result.json`, which is written last of all."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from leyden.config.objective import Objective
+from leyden.run.process import num_requeues
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a run ended by.
+
+    Args:
+        type: Name of the exception's class.
+        message: Its text.
+        where: Place in somebody's code, as `models/mlp.py:12 in forward`; empty for a mistake in the configuration.
+    """
+
+    type: str
+    message: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Args:
+        status: `finished`, `pruned`, `failed`, or `fast_dev_run` for one that was only tried.
+        objectives: What it was selected on, with what was reached.
+        metrics: Those of the best epoch by name; with a test also `test/…`; and `num_parameters`.
+        epochs: That have ended.
+        optimizer_steps: Over all starts.
+        seconds: Of training with validation, over all starts; None where it is not known.
+        samples_per_second: Of training; None where it is not known.
+        checkpoint: The one that was evaluated, relative to the run directory; None where there is none.
+        requeues: How often the job of a cluster had been started again.
+        error: None for a run that has not failed.
+    """
+
+    status: str
+    objectives: tuple[Objective, ...]
+    metrics: dict[str, float]
+    epochs: int
+    optimizer_steps: int
+    seconds: float | None
+    samples_per_second: float | None
+    checkpoint: str | None = None
+    requeues: int = 0
+    error: Failure | None = None
+
+    @classmethod
+    def failed(
+        cls, objectives: tuple[Objective, ...], error: Failure, *, epochs: int = 0, num_steps: int = 0
+    ) -> "Result":
+        """The result of a run that has failed after so many epochs and steps."""
+        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_requeues(), error)
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.status in ("finished", "pruned")
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it was evaluated on the test set."""
+        return any(name.startswith("test/") for name in self.metrics)
+
+    def reached(self, objectives: tuple[Objective, ...]) -> "Result":
+        """The same with what was reached of these objectives; None where there is no such metric."""
+        valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
+        return replace(self, objectives=valued)
+
+    def to_json(self) -> str:
+        """The text of `result.json`: one objective stands as such, several as a list, none as null."""
+        values = asdict(self)
+        aims = list(values.pop("objectives"))
+        if self.error and not self.error.where:
+            values["error"].pop("where")
+        objective = aims if len(aims) > 1 else aims[0] if aims else None
+        return json.dumps({"status": values.pop("status"), "objective": objective, **values}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Result":
+        """The result in the content of `result.json`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            known = {field.name for field in fields(cls)}  # a newer engine may write more
+            values = {name: value for name, value in dict(content).items() if name in known}
+            aims = content["objective"]
+            aims = aims if isinstance(aims, list) else [aims] if aims else []
+            error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
+            result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
+        except (TypeError, KeyError, ValueError) as wrong:
+            raise ValueError("is no result of a run") from wrong
+        if not _is_sound(result):
+            raise ValueError("is no result of a run")
+        return result
+
+
+def _is_sound(result: Result) -> bool:
+    """Whether all is of its type; what a run that has ended well has, it must have."""
+    reached = (result.seconds, *(aim.value for aim in result.objectives))
+    return (
+        isinstance(result.status, str)
+        and isinstance(result.metrics, dict)
+        and all(isinstance(name, str) and _is_number(value) for name, value in result.metrics.items())
+        and _is_number(result.epochs)
+        and _is_number(result.optimizer_steps)
+        and _is_number(result.requeues)
+        and isinstance(result.checkpoint, str | None)
+        and (result.samples_per_second is None or _is_number(result.samples_per_second))
+        and all(_is_number(value) or (value is None and not result.has_ended_well) for value in reached)
+        and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
+        and all(isinstance(text, str) for text in (asdict(result.error).values() if result.error else ()))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that can be printed and compared, NaN among them."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,0 +1,131 @@
+"""A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import printable
+from leyden.report.records import States
+from leyden.report.summary import summarize
+from leyden.run.files import read_json, refuse_links, write_whole
+from leyden.sweep.jobs import Job, check, compose
+from leyden.sweep.slug import slug
+
+
+class Sweep:
+    """A sweep directory and the jobs that run in it by a launcher; a context that ends the launcher's workers.
+
+    Args:
+        loader: Composes the jobs' configurations.
+        config: Of the sweep, Hydra's part included.
+        launcher: Any of Hydra's; one that has `run_jobs` gets jobs that are composed.
+        states: Tells the state of jobs of a cluster.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Launcher, states: States) -> None:
+        self.loader, self.config, self.launcher, self.states = loader, config, launcher, states
+        self.directory = Path(config.hydra.sweep.dir).absolute()
+        self.num_jobs = 0
+        self.failures: dict[str, str] = {}
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self.launcher, "close"):
+            self.launcher.close()
+
+    def compose(self, batch: Sequence[Sequence[str]]) -> list[Job]:
+        """The next jobs, one per list of overrides."""
+        return compose(self.loader, self.config, batch, self.num_jobs)
+
+    def check(self, jobs: Sequence[Job], **facts: Any) -> bool:
+        """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
+
+        Args:
+            jobs: That are to run.
+            facts: To be written down about the sweep.
+
+        Raises:
+            UserError: A job is wrong, or the directory is that of another sweep.
+        """
+        if any(override.startswith("run_dir=") for override in jobs[0].overrides):
+            raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
+        if (subdir := jobs[0].config.hydra.sweep.subdir) != slug(jobs[0].overrides):
+            raise UserError(
+                f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
+            )
+        check(jobs)
+        config = jobs[0].choices.config
+        if config["dry_run"]:
+            for number, job in enumerate(jobs):
+                print(printable(f"{number}: {' '.join(job.overrides)}"))
+            return False
+        if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
+            return False
+        claim(self.directory, {"name": self.config.name, "objective": config["objective"]}, facts)
+        return True
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+        """Run jobs, and remember which of them failed."""
+        if hasattr(self.launcher, "run_jobs"):
+            returns: Sequence[JobReturn] = self.launcher.run_jobs(jobs)
+        else:
+            returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=self.num_jobs)
+        for job, returned in zip(jobs, returns, strict=False):  # a launcher that does not wait returns nothing
+            if returned.status == JobStatus.FAILED:
+                # `return_value` would raise it, and print a line of Hydra's besides.
+                self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
+        self.num_jobs += len(jobs)
+        return returns
+
+    def conclude(self) -> None:
+        """Write and print the summary.
+
+        Raises:
+            UserError: Jobs have failed; it lists them with reason and log.
+        """
+        try:
+            summarize(self.directory, self.states)
+        except UserError:
+            if not self.failures:  # else they tell why there is nothing
+                raise
+        if self.failures:
+            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
+            raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
+
+
+def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Make a directory that of a sweep of this name and objective, and write down further facts about it.
+
+    Raises:
+        UserError: It is that of another one.
+    """
+    path = directory / "sweep.json"
+    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links of its own in slurm/
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):  # of several starts at once the first one decides whose it is
+            there = read_json(path, identity)
+            if not isinstance(there, dict):
+                raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
+            differences = [
+                f"{key} {there.get(key)} there, {here} here"
+                for key, here in identity.items()
+                if there.get(key) != here
+            ]
+            if differences:
+                raise UserError(
+                    f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
+                )
+            write_whole(path, json.dumps({**there, **facts}) + "\n")
+    except OSError as error:
+        raise UserError(f"{directory}: can't be written to ({error.strerror})") from error

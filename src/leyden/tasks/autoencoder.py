@@ -1,0 +1,66 @@
+"""Inputs from little: autoencoders, also variational ones. Shapes: N samples of a batch, Z numbers of a code."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leyden.tasks.outcome import Outcome
+from leyden.tasks.task import Task
+
+
+class Autoencoder(Task):
+    """Trains a network to give back its input.
+
+    A network that gives the reconstruction alone is a plain autoencoder. One that gives the reconstruction, and mean and
+    logarithm of the variance of a code, both of shape (N, Z), is a variational one (Kingma and Welling 2014, Auto-encoding
+    variational Bayes): then the loss is the negative evidence lower bound, up to a constant. It logs both of its terms, as
+    `train/reconstruction` and `train/kl`; both are sums over the numbers of a sample, in nats.
+
+    Args:
+        beta: Weight of the Kullback-Leibler term (Higgins et al. 2017).
+        loss: Takes outputs and inputs and gives the mean over all numbers; None: half of the mean squared error, which is a
+            normal distribution of deviation 1. `torch.nn.BCELoss` is for pixels in [0, 1].
+        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`.
+
+    Raises:
+        ValueError: `beta` is out of its range.
+    """
+
+    kind = "reconstruction"
+    sums = {"reconstruction": 0.0, "kl": 0.0}  # noqa: RUF012 - a constant of the class
+
+    def __init__(
+        self, *, beta: float = 1.0, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **further: Any
+    ) -> None:
+        super().__init__(**further)
+        if not isinstance(beta, int | float) or not beta >= 0:
+            raise ValueError(f"beta={beta}: must be a number, 0 or larger")
+        self.beta = beta
+        self.loss = _half_squared_error if loss is None else loss
+        self._checked = False
+
+    def step(self, batch: Any) -> Outcome:
+        """Reconstruction and loss of inputs, shape (N, ...); targets, where the data have them, are left alone."""
+        inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # which looks at outputs only
+            self._checked = True
+            if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
+                raise ValueError("BCELoss is for inputs in [0, 1], as data.normalize=unit gives them of pixels")
+        made = self.network(inputs)
+        outputs, *code = made if isinstance(made, tuple) else (made,)
+        if outputs.shape != inputs.shape:
+            raise ValueError(f"outputs of shape {tuple(outputs.shape)} for inputs of {tuple(inputs.shape)}")
+        reconstruction = self.loss(outputs, inputs) * inputs.shape[1:].numel()
+        kl = reconstruction.new_zeros(())
+        if code:
+            mean_NZ, log_variance_NZ = code
+            kl = 0.5 * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum(dim=1).mean()
+        num = len(inputs)
+        sums = {"reconstruction": reconstruction.detach() * num, "kl": kl.detach() * num}
+        return Outcome(reconstruction + self.beta * kl, outputs, inputs, sums)
+
+
+def _half_squared_error(outputs: Tensor, inputs: Tensor) -> Tensor:
+    return 0.5 * F.mse_loss(outputs, inputs)

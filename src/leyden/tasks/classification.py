@@ -1,0 +1,59 @@
+"""Classes: cross-entropy and accuracy.
+
+Shapes: N samples of a batch, K classes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from leyden.tasks.outcome import Outcome
+from leyden.tasks.task import Task
+
+
+class Classification(Task):
+    """Trains a network to tell classes apart, by its logits, shape (N, K), and class indices, shape (N,).
+
+    It logs the accuracy as `train/acc`, beside the loss.
+
+    Args:
+        label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
+        loss: Takes logits and class indices and gives the mean loss; None: cross-entropy.
+        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`.
+
+    Raises:
+        ValueError: `label_smoothing` is out of its range, or given with a loss of its own.
+    """
+
+    kind = "classes"
+    sums = {"acc": 0}  # noqa: RUF012 - a constant of the class
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **further: Any,
+    ) -> None:
+        super().__init__(**further)
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
+        if label_smoothing and loss is not None:
+            raise ValueError(
+                f"label_smoothing={label_smoothing}: is that of cross-entropy; a loss of its own has none"
+            )
+        self.label_smoothing, self.loss = label_smoothing, loss
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """Logits and loss of normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
+        inputs, labels_N = batch
+        logits_NK = self(inputs)
+        if self.loss is not None:
+            loss = self.loss(logits_NK, labels_N)
+        else:
+            smoothing = self.label_smoothing if self.training else 0.0
+            loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
+        num_correct = (logits_NK.argmax(dim=1) == labels_N).sum()
+        return Outcome(loss, logits_NK, labels_N, {"acc": num_correct})

@@ -1,0 +1,73 @@
+"""Training and evaluation of what was built."""
+
+import math
+from pathlib import Path
+
+import lightning as L
+
+from leyden.build import RunTrainer, restoring
+from leyden.build.length import whole_batches
+from leyden.callbacks.checkpoint_io import SafeCheckpointIO
+from leyden.config.mistakes import UserError
+from leyden.data.contract import has_split, sizes_of
+from leyden.run.directory import Run
+from leyden.run.process import num_requeues
+from leyden.run.result import Result
+
+
+def fit(
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    trainer: RunTrainer,
+    run: Run,
+    *,
+    checkpoint: Path | None,
+    test: bool,
+) -> Result:
+    """Train, then evaluate the best checkpoint: on the test set, or for pictures on the validation split.
+
+    Args:
+        module: What is trained.
+        data: On what.
+        trainer: By what.
+        run: Where.
+        checkpoint: From where on; None: from the start.
+        test: Whether to evaluate on the test set in the end.
+
+    Returns:
+        What has come of it, with all metrics.
+
+    Raises:
+        UserError: The objective was never logged, or the checkpoint can't be gone on from.
+    """
+    lightning, kept = trainer.trainer, trainer.checkpoint
+    with restoring(trainer, checkpoint):
+        lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not kept.best:
+        raise UserError(f"objective.metric={kept.metric} was never logged")
+    metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
+    seconds = trainer.timer.time_elapsed()
+    num_samples = sizes_of(data)["train"]
+    whole = whole_batches(lightning, data)
+    if num_samples is not None and whole < math.inf:  # of an epoch that a limit ends, a part
+        num_samples = (
+            round(min(1.0, lightning.num_training_batches / whole) * num_samples) * lightning.current_epoch
+        )
+    else:
+        num_samples = None
+    result = Result(
+        status=trainer.status,
+        objectives=(),
+        metrics=metrics,
+        epochs=lightning.current_epoch,
+        optimizer_steps=lightning.global_step,
+        seconds=seconds,
+        samples_per_second=None if num_samples is None else num_samples / seconds,
+        checkpoint="checkpoints/best.ckpt",
+        requeues=num_requeues(),
+    )
+    if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
+        best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
+        measured = trainer.evaluate(module, data, best["state_dict"], test=test)
+        metrics.update(measured if test else {})
+    return result

@@ -1,0 +1,86 @@
+"""A trained network as an ONNX file."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import nn
+
+from leyden import build
+from leyden.config.mistakes import UserError
+from leyden.data.contract import num_samples, sizes_of
+from leyden.data.normalize import FromRaw
+from leyden.run.directory import Run
+from leyden.run.files import write_whole
+from leyden.training.trained import trained_data, trained_task
+
+TOLERANCE = 1e-4  # of a number that the network gives, or of the largest one, if that is above 1
+BATCH_SIZE = 1000
+
+
+def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> tuple[int, float]:
+    """Write a network that takes samples as they are in the data set, shape (N, ...), with the normalisation inside.
+
+    Pixels, shape (N, C, H, W), uint8, are called `pixels`, other samples `inputs`; logits, shape (N, K), `logits`, another
+    output `outputs`. What it gives for all samples of the test set is compared with the run's network. No target is looked
+    at, so this is no look at the test set.
+
+    Returns:
+        The number of samples, and the largest difference of a number.
+
+    Raises:
+        UserError: The file would give something else, or can't be written; or the data don't give their samples.
+    """
+    build.quiet()
+    task, facts = trained_task(run, checkpoint)
+    network = FromRaw(task.network, facts.normalize).eval()
+    data = trained_data(run, facts, data_root, world_size=1)
+    if not hasattr(data, "inputs"):
+        raise UserError(
+            f"{run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"
+        )
+    data.setup("test")
+    has_classes, sample = task.kind == "classes", data.inputs("test", slice(2))
+    names = ("pixels" if sample.dtype == torch.uint8 else "inputs", "logits" if has_classes else "outputs")
+    exported = torch.onnx.export(
+        network,
+        (sample,),
+        input_names=[names[0]],
+        output_names=[names[1]],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None
+    content = exported.model_proto.SerializeToString()
+    num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
+    if not num:
+        raise UserError(f"{run.directory}: {type(data).__name__} does not tell how many test samples there are")
+    num_other, difference = _compare(content, network, data, num)
+    if (num_other and has_classes) or not difference <= TOLERANCE:
+        raise UserError(
+            f"{path}: not written; on {num} test samples ONNX gives {num_other} other classes, and "
+            f"numbers that differ by up to {difference:.2g} (allowed: {TOLERANCE})"
+        )
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"output={path}: can't be written ({error.strerror})") from error
+    return num, difference
+
+
+def _compare(content: bytes, network: nn.Module, data: Any, num: int) -> tuple[int, float]:
+    """How often another number of a sample is the largest, and by how much a number differs at most."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    num_other, difference = 0, 0.0
+    with torch.inference_mode():
+        for start in range(0, num, BATCH_SIZE):  # there may be more than memory holds
+            part = data.inputs("test", slice(start, start + BATCH_SIZE))
+            expected = network(part)
+            found = torch.from_numpy(session.run(None, {name: part.numpy()})[0])
+            scale = max(1.0, expected.abs().max().item())
+            difference = max(difference, (found - expected).abs().max().item() / scale)
+            num_other += int((found.argmax(dim=-1) != expected.argmax(dim=-1)).sum())
+    return num_other, difference

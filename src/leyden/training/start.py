@@ -1,0 +1,97 @@
+"""From the configuration of a run to its result."""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable
+
+import lightning as L
+from omegaconf import DictConfig
+
+from leyden import build
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import typed, warn
+from leyden.report.hparams import write_hparams
+from leyden.run.choices import Choices
+from leyden.run.directory import Run
+from leyden.run.looks import check_looks, record_look
+from leyden.run.process import is_main_process, num_requeues
+from leyden.run.result import Result
+from leyden.run.session import session
+from leyden.training.fit import fit
+
+
+def start(
+    cfg: DictConfig,
+    choices: Choices,
+    run: Run,
+    *,
+    test: bool,
+    overrides: list[str],
+    requeue: Callable[[], str],
+) -> Result:
+    """Build what is configured, train, evaluate, and write down what came of it.
+
+    Args:
+        cfg: The configuration.
+        choices: The same, resolved.
+        run: The directory, which this process has locked.
+        test: Whether to evaluate on the test set in the end.
+        overrides: What the user has typed.
+        requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
+
+    Raises:
+        UserError: Something is wrong with a part, or the run has failed by what is no bug.
+    """
+    build.quiet()
+    L.seed_everything(cfg.seed, verbose=False)
+    checkpoint = None if cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
+    content = build.read_checkpoint(checkpoint) if checkpoint else None
+    data = build.datamodule(cfg)
+    trainer = build.run_trainer(cfg, run, data, content, requeue)
+    build.check_world_size(data, trainer.trainer.world_size)
+    module = build.task(cfg, data, trainer.trainer)
+    test = build.evaluates(cfg, module, data, test=test)
+    build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
+    if content and checkpoint:
+        build.check_fits(content, checkpoint, module, data)
+        del content
+        parent = None
+    else:
+        parent = build.inherit(cfg, module)
+    if is_main_process():
+        try:
+            build.trusted(choices.config)
+        except UserError as error:
+            warn(
+                f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it"
+            )
+        if test:
+            check_looks(cfg.outputs)  # now, before training, not after it
+    if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
+        # Lightning starts the other processes by these arguments: the time in a name would be another one.
+        sys.argv += shlex.split(typed("run_dir", run.directory))
+    with contextlib.ExitStack() as at_the_end:
+        for logger in trainer.trainer.loggers:
+            if hasattr(logger, "close"):  # Lightning's own have no such thing
+                at_the_end.callback(logger.close)
+        begun = at_the_end.enter_context(
+            session(
+                run,
+                choices,
+                overrides,
+                parent=parent,
+                position=lambda: trainer.position,
+                before_end=write_hparams,
+            )
+        )
+        if num_requeues() > cfg.cluster.max_requeues:
+            raise UserError(
+                f"requeued {num_requeues()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+            )
+        result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
+        if test and is_main_process():
+            measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+            record_look(cfg.outputs, run, "best", measured)
+        result = begun.end(result)
+    return result  # noqa: RET504 - now that the loggers are closed

@@ -1,0 +1,130 @@
+"""A trained run, put to use: its network, its data, and a trainer that evaluates it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import OmegaConf
+
+from leyden.build.data import check_world_size, datamodule
+from leyden.build.instantiate import instantiate
+from leyden.build.resume import kept_facts, read_checkpoint
+from leyden.build.task import task_module
+from leyden.build.trainer import plain_trainer, quiet
+from leyden.build.trust import trusted_config
+from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
+from leyden.data.contract import facts_of, has_split
+from leyden.data.facts import Facts
+from leyden.run.directory import Run
+from leyden.run.looks import check_looks, record_look
+from leyden.tasks.task import Task
+
+
+def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts]:
+    """What a run has learned, in evaluation mode, on the CPU; and the facts of its data, which need not be there.
+
+    Raises:
+        UserError: The configuration or the checkpoint is refused, or they don't fit each other.
+    """
+    cfg = trusted_config(run)
+    content = read_checkpoint(checkpoint)
+    facts = kept_facts(content, checkpoint)
+    module = task_module(cfg, facts)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except Exception as error:  # it comes from anywhere, and can be wrong in any way
+        why = " ".join(str(error).split())
+        raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
+    return module.eval(), facts
+
+
+def trained_task(run: Run, checkpoint: Path, *kinds: str) -> tuple[Task, Facts]:
+    """The same, of a run that has learned a task of one of these kinds; without them, any `Task`.
+
+    Raises:
+        UserError: As above; or the run has learned something else.
+    """
+    module, facts = trained_module(run, checkpoint)
+    if not isinstance(module, Task) or (kinds and module.kind not in kinds):
+        what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
+        raise UserError(f"{run.directory}: has learned {type(module).__name__}; this is for {what}")
+    return module, facts
+
+
+def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
+    """How the data of a run read a file, where they are files: their `read_image`, so that both see the same.
+
+    It gives pixels, shape (C, H, W), uint8. None: their images are no files.
+    """
+    data = instantiate(trusted_config(run).data, "data")
+    dataset = getattr(data, "dataset", data)
+    return getattr(getattr(dataset, "func", dataset), "read_image", None)
+
+
+def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> L.LightningDataModule:
+    """The data set that a run was trained on.
+
+    It is read from `root`, if that is given, else from where it lay in training. It is fetched to `root` or to the
+    project's own folder only: a run directory of somebody else's decides nothing about other places.
+
+    Raises:
+        UserError: It can't be had, or is another one than `facts` tell of.
+    """
+    cfg = trusted_config(run)
+    own = str(ROOT / "data")
+    there = root or str(cfg.data.get("root") or own)
+    given = {"root": there, "download": there == own or root is not None}
+    cfg.data.update({key: value for key, value in given.items() if key in cfg.data})
+    try:
+        data = datamodule(cfg)
+        check_world_size(data, world_size)
+    except UserError as error:
+        raise UserError(f"{error}; data_root=FOLDER tells where the data set is, or is to be") from error
+    if facts_of(data) != facts:
+        raise UserError(f"{there}: not the data set that {run.directory} was trained on")
+    return data
+
+
+def evaluator(run: Run, accelerator: str) -> L.Trainer:
+    """A trainer that evaluates a run on one device, and writes nothing."""
+    options: Any = OmegaConf.to_container(trusted_config(run).trainer)
+    cfg = OmegaConf.create(
+        {"trainer": {"_target_": "lightning.pytorch.Trainer", **options, "accelerator": accelerator}}
+    )
+    return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
+
+
+def evaluate(
+    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str
+) -> tuple[dict[str, float], int]:
+    """Evaluate a checkpoint on the test set, and write the look down.
+
+    Args:
+        run: The run.
+        checkpoint: One of its checkpoints.
+        outputs: Folder of the list of looks.
+        data_root: Where the data set lies, if not where it was in training.
+        accelerator: As Lightning names it.
+
+    Returns:
+        The metrics, and how often the experiment has looked.
+
+    Raises:
+        UserError: The configuration or the checkpoint is refused, or the data can't be had.
+    """
+    quiet()
+    trainer = evaluator(run, accelerator)
+    module, facts = trained_module(run, checkpoint)
+    if not is_overridden("test_step", module):
+        raise UserError(f"{run.directory}: {type(module).__name__} has no test_step")
+    data = trained_data(run, facts, data_root, trainer.world_size)
+    if not has_split(data, "test"):
+        raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
+    check_looks(outputs)
+    measured = trainer.test(module, datamodule=data, verbose=False)
+    metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
+    return metrics, record_look(outputs, run, checkpoint.stem, metrics)

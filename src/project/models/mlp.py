@@ -1,0 +1,59 @@
+"""Multilayer perceptron.
+
+Shapes: N samples of a batch, K numbers that are given for each.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, started as Keras starts its `Dense`.
+
+    Weights are Glorot-uniform, biases zero. Source: Glorot and Bengio, Understanding the difficulty of training
+    deep feedforward neural networks (2010).
+
+    Args:
+        input_shape: Shape of one sample, as (C, H, W) of an image; any shape does, it is flattened.
+        num_outputs: Numbers that it gives per sample: one logit per class, or what is to be predicted.
+        hidden_sizes: Units of each hidden layer, at least one layer.
+        dropout: Chance of a hidden unit to be dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0)
+        >>> sum(p.numel() for p in network.parameters())
+        407050
+    """
+
+    def __init__(
+        self, *, input_shape: Sequence[int], num_outputs: int, hidden_sizes: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        is_list = isinstance(hidden_sizes, Sequence) and not isinstance(hidden_sizes, str)
+        if not is_list or not hidden_sizes or any(type(size) is not int or size < 1 for size in hidden_sizes):
+            raise ValueError(f"hidden_sizes={hidden_sizes}: must be a list of positive whole numbers, as [512]")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
+        sizes = [math.prod(input_shape), *hidden_sizes]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear(sizes[-1], num_outputs))
+        self.layers = nn.Sequential(*layers)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits or numbers, shape (N, num_outputs), of samples, shape (N, ...)."""
+        outputs_NK: Tensor = self.layers(inputs)
+        return outputs_NK

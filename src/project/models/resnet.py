@@ -1,0 +1,84 @@
+"""Residual network for small images.
+
+Shapes: N images of a batch, C channels, H rows, W columns, K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two convolutions 3×3, whose result is added to the input; it can halve the image's sides (rounded up)."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_inputs, num_outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(num_outputs)
+        self.conv2 = nn.Conv2d(num_outputs, num_outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(num_outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or num_inputs != num_outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(num_inputs, num_outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(num_outputs)
+            )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Features, shape (N, num_outputs, H / stride, W / stride), of features, shape (N, num_inputs, H, W)."""
+        y_NCHW = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x_NCHW)))))
+        return F.relu(y_NCHW + self.shortcut(x_NCHW))
+
+
+class ResNet(nn.Module):
+    """Residual network for images of 28×28 to 32×32: a 3×3 convolution, stages of blocks, the mean, a dense layer.
+
+    All stages but the first start by halving the image's sides. Source: He, Zhang, Ren and Sun, Deep residual
+    learning for image recognition (2016), section 4.2, with 1×1 convolutions as shortcuts.
+
+    Args:
+        input_shape: Shape of one image, (C, H, W), with sides from 28 to 32.
+        num_classes: Number of logits.
+        num_channels: Of the blocks in each stage.
+        num_blocks: In each stage.
+
+    Raises:
+        ValueError: The images are too small or too large, or an argument is out of its range.
+
+    Example:
+        >>> network = ResNet(input_shape=(3, 32, 32), num_classes=10, num_channels=[16, 32, 64], num_blocks=3)
+        >>> sum(p.numel() for p in network.parameters())
+        272474
+    """
+
+    def __init__(
+        self, *, input_shape: tuple[int, int, int], num_classes: int, num_channels: Sequence[int], num_blocks: int
+    ) -> None:
+        super().__init__()
+        is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
+        if not is_list or not num_channels or any(type(num) is not int or num < 1 for num in num_channels):
+            raise ValueError(f"num_channels={num_channels}: must be a list of positive whole numbers, as [16, 32]")
+        if type(num_blocks) is not int or num_blocks < 1:
+            raise ValueError(f"num_blocks={num_blocks}: must be a positive whole number")
+        num_inputs, *sides = input_shape
+        if not all(28 <= side <= 32 for side in sides):
+            raise ValueError(f"images of {sides[0]}×{sides[1]}: ResNet is for sides from 28 to 32")
+        stem = num_channels[0]
+        layers: list[nn.Module] = [
+            nn.Conv2d(num_inputs, stem, 3, padding=1, bias=False),
+            nn.BatchNorm2d(stem),
+            nn.ReLU(),
+        ]
+        num_inputs = stem
+        for stage, num_outputs in enumerate(num_channels):
+            for block in range(num_blocks):
+                layers.append(Block(num_inputs, num_outputs, stride=2 if stage and not block else 1))
+                num_inputs = num_outputs
+        self.layers = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_inputs, num_classes)
+        )
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        logits_NK: Tensor = self.layers(images_NCHW)
+        return logits_NK

@@ -1,0 +1,97 @@
+"""Transformer that tells the next token.
+
+Shapes: N texts of a batch, T tokens of each, D numbers that stand for a token, K words of the vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Transformer(nn.Module):
+    """A decoder alone, as GPT: each place of a text sees itself and what comes before it.
+
+    Layer normalisation comes first in each block; places have embeddings that are learned. Source: Vaswani et al.,
+    Attention is all you need (2017); Radford et al., Language models are unsupervised multitask learners (2019).
+
+    Args:
+        input_shape: (T,), the most tokens that it takes.
+        vocab_size: Number of words.
+        num_layers: Number of blocks.
+        num_heads: Heads of attention in each.
+        hidden_size: D, a multiple of `num_heads`.
+        dropout: Chance of a number to be dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> network = Transformer(
+        ...     input_shape=(8,), vocab_size=5, num_layers=1, num_heads=2, hidden_size=4, dropout=0.0
+        ... )
+        >>> network(torch.zeros(3, 8, dtype=torch.int64)).shape
+        torch.Size([3, 8, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int],
+        vocab_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        for name, size in (("num_layers", num_layers), ("num_heads", num_heads), ("hidden_size", hidden_size)):
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name}={size}: must be a positive whole number")
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size={hidden_size}: must be a multiple of num_heads={num_heads}")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
+        (context,) = input_shape
+        self.tokens = nn.Embedding(vocab_size, hidden_size)
+        self.places = nn.Embedding(context, hidden_size)
+        self.blocks = nn.Sequential(*(Block(hidden_size, num_heads, dropout) for _ in range(num_layers)))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(hidden_size, vocab_size)
+        for embedding in (self.tokens, self.places):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, tokens_NT: Tensor) -> Tensor:
+        """Logits of the next token at each place, shape (N, T, K), of tokens, shape (N, T), int64."""
+        places_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        hidden_NTD = self.blocks(self.tokens(tokens_NT) + self.places(places_T))
+        logits_NTK: Tensor = self.head(self.norm(hidden_NTD))
+        return logits_NTK
+
+
+class Block(nn.Module):
+    """Attention to what comes before, then a dense layer, each added to what went in.
+
+    Args:
+        hidden_size: D, a multiple of `num_heads`.
+        num_heads: Heads of attention.
+        dropout: As above.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.attend, self.project = nn.Linear(hidden_size, 3 * hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.dense = nn.Sequential(
+            nn.Linear(hidden_size, 4 * hidden_size), nn.GELU(), nn.Linear(4 * hidden_size, hidden_size)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_NTD: Tensor) -> Tensor:
+        """The same shape, (N, T, D)."""
+        parts = self.attend(self.norm1(hidden_NTD)).chunk(3, dim=2)
+        query, key, value = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        hidden_NTD = hidden_NTD + self.dropout(self.project(seen))
+        changed_NTD: Tensor = self.dropout(self.dense(self.norm2(hidden_NTD)))
+        return hidden_NTD + changed_NTD

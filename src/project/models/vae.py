@@ -1,0 +1,56 @@
+"""Variational autoencoder.
+
+Shapes: N samples of a batch, Z numbers of a code.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class VAE(nn.Module):
+    """A dense encoder and a dense decoder with one hidden layer each; outputs lie in (0, 1), as pixels do.
+
+    In training the code is drawn from the normal distribution that the encoder gives; in evaluation it is the mean.
+    Source: Kingma and Welling, Auto-encoding variational Bayes (2014).
+
+    Args:
+        input_shape: Shape of one sample, as (C, H, W) of an image; any shape does, it is flattened.
+        hidden_size: Units of each hidden layer.
+        latent_size: Numbers of a code.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> network = VAE(input_shape=(1, 28, 28), hidden_size=400, latent_size=20)
+        >>> [tuple(part.shape) for part in network(torch.zeros(2, 1, 28, 28))]
+        [(2, 1, 28, 28), (2, 20), (2, 20)]
+    """
+
+    def __init__(self, *, input_shape: Sequence[int], hidden_size: int, latent_size: int) -> None:
+        super().__init__()
+        for name, size in (("hidden_size", hidden_size), ("latent_size", latent_size)):
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name}={size}: must be a positive whole number")
+        num_inputs = math.prod(input_shape)
+        self.encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(num_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_size)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, num_inputs),
+            nn.Sigmoid(),
+            nn.Unflatten(1, tuple(input_shape)),
+        )
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstructions of samples, shape (N, ...); mean and log variance of their codes, shape (N, Z)."""
+        mean_NZ, log_variance_NZ = self.encoder(inputs).chunk(2, dim=1)
+        code_NZ = mean_NZ
+        if self.training:
+            code_NZ = mean_NZ + (0.5 * log_variance_NZ).exp() * torch.randn_like(mean_NZ)
+        return self.decoder(code_NZ), mean_NZ, log_variance_NZ

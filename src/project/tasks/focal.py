@@ -1,0 +1,47 @@
+"""Focal loss.
+
+Shapes: N samples of a batch, K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy that counts a sample the less, the surer the network is of its class: (1 - p)^γ · -log p.
+
+    Source: Lin, Goyal, Girshick, He and Dollár, Focal loss for dense object detection (2017).
+
+    Args:
+        num_classes: The data's, not in the YAML.
+        gamma: γ, 0 or larger; 0 is cross-entropy.
+        class_weights: One factor per class, positive; None: all are 1.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> loss = FocalLoss(num_classes=2, gamma=2.0, class_weights=None)
+        >>> round(loss(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # (1 - ½)² · log 2
+        0.1733
+    """
+
+    weights_K: Tensor
+
+    def __init__(self, *, num_classes: int, gamma: float, class_weights: Sequence[float] | None) -> None:
+        super().__init__()
+        if not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma={gamma}: must be a number, 0 or larger")
+        weights = [1.0] * num_classes if class_weights is None else list(class_weights)
+        if len(weights) != num_classes or not all(isinstance(w, int | float) and w > 0 for w in weights):
+            raise ValueError(f"class_weights={class_weights}: must be {num_classes} positive numbers, or null")
+        self.gamma = gamma
+        self.register_buffer("weights_K", torch.tensor(weights, dtype=torch.float32))
+
+    def forward(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+        """The mean over the samples, of logits, shape (N, K), and class indices, shape (N,)."""
+        losses_N = F.cross_entropy(logits_NK, labels_N, reduction="none")
+        return (self.weights_K[labels_N] * (1 - torch.exp(-losses_N)) ** self.gamma * losses_N).mean()

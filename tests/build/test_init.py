@@ -1,0 +1,202 @@
+"""A run starts from the weights of another one."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from leyden.config.paths import CONF
+from leyden.run.directory import Run
+from leyden.sweep.jobs import compose
+from tests.build.test_trust import poison
+from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.tasks.test_own import PLAIN
+from tests.training.test_exact import kill_at
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+# Weights that do not move: at the end they are what they were at the start.
+STILL = ("optimizer=sgd", "optimizer.lr=1e-60", "trainer.max_epochs=1")
+HEAD = "init_skip=[network.layers.3.*]"
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory, mnist_root):
+    """A run of two epochs of which the first is the best, and another one."""
+    place = tmp_path_factory.mktemp("parents")
+    worst = ("objective.metric=val/loss", "objective.mode=max", "trainer.max_epochs=2", "callbacks=bare")
+    for seed, name in enumerate("ab"):
+        finish(start(f"run_dir={place / name}", f"outputs={place}", *SMALL, *worst, f"seed={seed}"))
+    return place
+
+
+@pytest.fixture
+def parent(parents, tmp_path):
+    """A copy of the first one, less all that is not needed."""
+    checkpoints = shutil.copytree(parents / "a" / "checkpoints", tmp_path / "parent" / "checkpoints")
+    assert {path.name for path in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
+    return checkpoints.parent
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):  # noqa: F811
+    run, *_ = train("a", *STILL, f"init_from={parent}{'@last' if name == 'last' else ''}")
+    for key, weight in weights(run.directory).items():
+        assert torch.equal(weight, weights(parent, name)[key]), key
+    assert not torch.equal(
+        weights(parent)["network.layers.1.weight"], weights(parent, "best")["network.layers.1.weight"]
+    )
+    checkpoint = parent / "checkpoints" / f"{name}.ckpt"
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert run.starts[0]["parent"] == {"checkpoint": str(checkpoint), "sha256": sha256}
+    assert (run.result.epochs, run.result.optimizer_steps) == (1, 10)  # nothing but the weights is taken over
+
+
+def test_what_is_skipped_is_as_it_was_initialised(train, parent):  # noqa: F811
+    fresh, *_ = train("fresh", *STILL)
+    tuned, *_ = train("tuned", *STILL, f"init_from={parent}", HEAD)
+    for key, weight in weights(tuned.directory).items():
+        before = fresh.directory if "layers.3" in key else parent
+        assert torch.equal(weight, weights(before, "best")[key]), key
+
+
+def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # noqa: F811
+    loss = "task.loss={{_target_: tests.tasks.own.Weighted, weights: [{}]}}"
+    first, *_ = train("first", *STILL, f"init_from={parent}", loss.format(",".join("1.0" for _ in range(10))))
+    weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
+    run, *_ = train("a", *STILL, f"init_from={first.directory}", weighted)
+    assert weights(run.directory)["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+
+
+@pytest.mark.parametrize("module", ["leyden.tasks.classification:Classification", "tests.tasks.own:Plain"])
+def test_killed_within_an_epoch_it_goes_on_without_the_parent(train, cli, tmp_path, parent, module):  # noqa: F811
+    own = PLAIN if module.endswith("Plain") else ("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3")
+    if own is PLAIN:
+        parent = train("plain", *PLAIN, "trainer.max_epochs=1")[0].directory
+    tuning = (*own, f"init_from={parent}", HEAD.replace("network.", "*"), "trainer.max_epochs=2")
+    whole, *_ = train("whole", *tuning)
+    arguments = (f"run_dir={tmp_path / 'killed'}", f"outputs={tmp_path}", *SMALL, *tuning)
+    kill_at(14, *arguments, module=module).communicate(timeout=240)
+    shutil.rmtree(parent)
+    killed, out, _ = train("killed", *tuning, "resume=must")
+    assert "goes on from" in out
+    assert_same_bits(whole.directory, killed.directory)
+    assert killed.result.metrics == whole.result.metrics
+    assert [bool(each["parent"]) for each in killed.starts] == [True, False]
+    if own is not PLAIN:
+        assert cli("evaluate", f"run={killed.directory}")[0] == 0
+
+
+def test_another_parent_is_another_run(train, parents):  # noqa: F811
+    train("a", *STILL, f"init_from={parents / 'a'}")
+    _, _, err = train("a", *STILL, f"init_from={parents / 'b'}", code=2)
+    assert f"init_from: '{parents / 'a'}' there, '{parents / 'b'}' here" in err
+
+
+def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
+    for name in "ab":
+        shutil.copytree(parents / name, tmp_path / name)
+    arguments = ("-m", "init_from=a,b@last", f"outputs={tmp_path}", "sweep_name=s", *SMALL, *STILL)
+    assert "Warning" not in finish(start(*arguments, cwd=tmp_path))  # of a picture that paths are too long for
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    jobs = {run.config["init_from"]: run for run in runs}
+    assert set(jobs) == {f"{tmp_path / 'a'}", f"{tmp_path / 'b@last'}"}  # absolute, as a job elsewhere needs it
+    for init_from, run in jobs.items():
+        name, _, which = init_from.partition("@")
+        assert torch.equal(
+            weights(run.directory)["network.layers.1.weight"],
+            weights(name, which or "best")["network.layers.1.weight"],
+        )
+    (jobs[f"{tmp_path / 'a'}"].directory / "result.json").unlink()  # it goes on from its own checkpoint
+    shutil.rmtree(jobs[f"{tmp_path / 'b@last'}"].directory / "checkpoints")  # it has ended
+    for name in "ab":
+        shutil.rmtree(tmp_path / name)
+    finish(start(*arguments, cwd=tmp_path))
+    assert all(run.result.status == "finished" for run in runs)
+
+
+def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", [], RunMode.MULTIRUN)
+        (job,) = compose(loader, config, [["init_from=parent@last"]])
+    assert job.resolved_config.init_from == f"{tmp_path / 'parent@last'}"
+
+
+MISTAKES = [
+    ("init_from=", "init_from: is empty; must be a run directory, or null"),
+    ("init_from={place}/nowhere", "init_from={place}/nowhere: no such folder"),
+    ("init_from={place}", "{place}/checkpoints/best.ckpt: No such file or directory (checkpoints there: none"),
+    ("init_from={parent}@first", "init_from={parent}@first: no such folder"),
+    ("init_from={parent} init_skip=[nothing.*]", "init_skip: nothing.* matches none of network.layers.1.weight, "),
+    ("init_from={parent} init_skip=[*]", "nothing there is to start from: init_skip=[*] leaves out all of it"),
+    (
+        "init_skip=[network.layers.3.*]",
+        "init_skip=['network.layers.3.*']: skips weights of a run that init_from=DIR",
+    ),
+    ("init_from={parent} init_skip=[???]", "init_skip: Missing value at index 0"),
+    ("init_from={parent} init_skip=network.*", "init_skip=network.*: must be a list, as init_skip=[network.*]"),
+    (
+        "init_from={parent} data=emnist init_skip=[*.1.bias]",
+        "network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; "
+        "'init_skip=[*.1.bias,network.layers.3.*]' leaves that out",
+    ),
+    (
+        "init_from={parent} model.hidden_sizes=[16,16]",
+        "network.layers.5.weight is absent there and (10, 16) here, network.layers.5.bias is absent there and (10,) here",
+    ),
+    (
+        "init_from={parent} task=own task._target_=tests.tasks.own.Plain",
+        "nothing there is to start from: network.layers.1.weight is (16, 784) there and absent here, ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=lambda value: value[:40])
+def test_a_mistake_is_told_in_a_line_before_anything_is_written(
+    cli, parent, small_root, tmp_path, mistake, message
+):
+    parts = {"place": tmp_path, "parent": parent}
+    arguments = (*SMALL, "data.val_size=100", f"data.root={small_root}", *mistake.format(**parts).split())
+    run = f"run_dir={tmp_path / 'run'}"
+    for first in ((run,), (run, "dry_run=true"), ("-m", "seed=0,1", "sweep_name=s")):
+        code, _, err = cli("train", *first, *arguments)
+        assert code == 2
+        assert message.format(**parts) in err
+        assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("kind", ["payload", "list", "pipe", "cut", "names"])
+def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_path, kind):  # noqa: F811
+    path = parent / "checkpoints" / "best.ckpt"
+    if kind == "payload":
+        poison(path, tmp_path / "executed")
+    elif kind == "list":
+        torch.save([1], path)
+    elif kind == "names":
+        torch.save({"state_dict": {1: torch.zeros(1)}}, path)
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    run, _, err = train("a", f"init_from={parent}", code=2)
+    assert err.startswith(f"leyden: init_from: {path}: ")
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "executed").exists()
+    assert not run.directory.exists()
+
+
+def test_of_its_folder_nothing_else_is_read(train, parent):  # noqa: F811
+    (parent / "config.yaml").write_text("model: {_target_: os.system, command: touch /nowhere}\n")
+    (parent / "result.json").write_text(json.dumps({"status": "odd"}))
+    run, *_ = train("a", *STILL, f"init_from={parent}")
+    assert run.result.status == "finished"

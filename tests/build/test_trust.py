@@ -1,0 +1,575 @@
+"""Files that come from somebody else do nothing but what they say: they run no code, write nowhere, and hang nothing."""
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import secrets
+import shutil
+import sys
+import zipfile
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.utils import get_object
+from PIL import Image
+
+from leyden.build import roles
+from leyden.build.trust import trusted_config
+from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
+from leyden.data.facts import FETCHING
+from leyden.run.directory import Run
+from tests.conftest import SMALL, finish, start
+from tests.example import OWN
+
+VERBS = ("evaluate", "predict", "export")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, mnist_root):
+    place = tmp_path_factory.mktemp("trained")
+    finish(start(f"run_dir={place / 'run'}", f"outputs={place}", *SMALL, "trainer.max_epochs=1"))
+    return place / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A finished run of one epoch, to be damaged."""
+    return Run(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def put_to_use(run, cli, tmp_path):
+    """Calls a command on the run; returns its exit code and all that it printed."""
+
+    def call(verb, *more):
+        inputs = (f"images={image(tmp_path)}",) if verb == "predict" else ()
+        code, out, err = cli(verb, f"run={run.directory}", *inputs, *more)
+        return code, out + err
+
+    return call
+
+
+def poison(checkpoint, path):
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "payload": Payload(path)}, checkpoint)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_a_checkpoint_with_a_pickle_payload_is_refused(run, cli, put_to_use, tmp_path, verb):
+    for name in ("best", "last"):
+        poison(run.directory / "checkpoints" / f"{name}.ckpt", tmp_path / "executed")
+    (run.directory / "result.json").unlink()
+    if verb == "train":
+        code, _, text = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=1")
+    else:
+        code, text = put_to_use(verb)
+    assert code == 2
+    assert "best.ckpt is refused" in text or "last.ckpt is refused" in text
+    assert not (tmp_path / "executed").exists()
+
+
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(path)
+    return path
+
+
+TARGETS = [
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "subprocess.run",
+    "torch.hub.load",
+    "torch.load",
+    "torch.nn.modules.module.torch.hub.load",  # by way of a module that has imported torch
+    "leyden.run.os.system",
+    f"{OWN}.models.mlp.math.sqrt",
+    "leyden.run.origin._git",
+    f"{OWN}.data.mnist._from_package_index",
+    "torchvision.datasets.utils.download_url",
+    "torchvision.datasets.Caltech101",  # makes folders
+    "torchvision.datasets.INaturalist",
+    "torchvision.models._api.WeightsEnum.get_state_dict",  # fetches from `self.url`, and unpickles
+    "torchvision.models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict",
+    "torchvision.models._api.get_weight",
+    "torchvision.models.get_model",  # would call any builder, with weights
+    "torchvision.models.detection.ssd300_vgg16",  # fetches a backbone unless it is told not to
+    "torchvision.models.resnet18.__wrapped__",
+    "torch.nn.Module.load_state_dict",
+    "torch.nn.parallel.DistributedDataParallel",
+    f"{OWN}.models.mlp.MLP.__class__",
+    "leyden.loggers.mlflow.MLflow",
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.profilers.AdvancedProfiler",
+    "lightning.pytorch.callbacks.nothing",
+    "leyden.train.main",
+    "hydra.utils.instantiate",
+    "leyden.build.trust.hydra.utils.call",
+    "",
+    "${oc.env:HOME}",
+    None,
+    ["os.system"],
+]
+PLACES = [
+    "model",
+    "model.hidden_sizes",
+    "model.layers.0.x",
+    "data",
+    "data.dataset",
+    "data.dataset.transform",
+    "data.root",
+    "trainer.precision",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_config_that_names_another_target_is_refused(tmp_path, target, place):
+    node = {"_target_": target, "_convert_": "none", "self": {"url": f"file://{tmp_path}/x.pt"}, "progress": False}
+    with pytest.raises(UserError, match="is refused"):
+        trusted_config(written(tmp_path, place, node))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "torchvision.models.resnet18", "weights": "IMAGENET1K_V1"},
+        {"_target_": "torchvision.models.resnet18", "pretrained": True},
+        {"_target_": "torchvision.models.resnet18", "_args_": ["IMAGENET1K_V1"]},
+    ],
+)
+def test_a_network_that_would_fetch_its_weights_is_refused(tmp_path, node):
+    with pytest.raises(UserError, match="fetch weights"):
+        trusted_config(written(tmp_path, "model.network", node))
+
+
+@pytest.mark.parametrize(
+    "extra", [{"root": "x"}, {"download": True}, {"train": True}, {"_args_": ["x"]}, {"_partial_": False}]
+)
+def test_a_data_set_is_told_where_it_lies_by_nobody_else(tmp_path, extra):
+    node = {"_target_": f"{OWN}.data.mnist.MNIST", "_partial_": True}
+    trusted_config(written(tmp_path, "data.dataset", node))
+    with pytest.raises(UserError, match="is refused"):
+        trusted_config(written(tmp_path, "data.dataset", {**node, **extra}))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_streamed_data_set_of_the_owner_is_allowed_and_told_where_it_lies_by_nobody_else(tmp_path, part):
+    node = {"_target_": f"{OWN}.data.mnist.MNIST", "_partial_": True, "train": True}
+    trusted_config(written(tmp_path, f"data.{part}", node))
+    others = ({"root": "x"}, {"download": True}, {"_args_": ["x"]}, {"_partial_": False}, {"_target_": "os.system"})
+    for extra in (*others, {"_target_": "leyden.data.folder.Folder"}, {"transform": {"_target_": "os.system"}}):
+        with pytest.raises(UserError, match="is refused"):
+            trusted_config(written(tmp_path, f"data.{part}", {**node, **extra}))
+
+
+def test_a_name_that_is_looked_up_imports_nothing_strange(tmp_path):
+    for target in ("torch.utils.model_dump.__main__.x", "torch._inductor.compiler_bisector.x", "leyden.bench.x"):
+        before = set(sys.modules)  # another test may have imported it
+        with pytest.raises(UserError, match="is refused"):
+            trusted_config(written(tmp_path, "model", {"_target_": target}))
+        assert target.rpartition(".")[0] not in set(sys.modules) - before
+
+
+def test_a_target_in_a_list_or_made_by_an_interpolation_is_refused(tmp_path):
+    for node in ([{"_target_": "os.system"}], "${oc.create:'{_target_: os.system}'}", {"${oc.env:HOME}": 1}):
+        with pytest.raises(UserError, match="is refused"):
+            trusted_config(written(tmp_path, "model.x", node))
+
+
+@pytest.mark.parametrize("place", ["callbacks.mine", "logger.mine", "optimizer", "scheduler", "trainer.profiler"])
+def test_what_evaluating_never_makes_is_not_looked_at(tmp_path, place):
+    """A callback of one's own does not make a finished run unusable; and nothing of it is taken over."""
+    config = trusted_config(written(tmp_path, place, {"_target_": "my.own.Callback"}))
+    assert "my.own" not in str(config)
+
+
+def test_no_verb_makes_anything_of_a_refused_config(run, put_to_use, tmp_path):
+    config = yaml.safe_load((run.directory / "config.yaml").read_text())
+    for place in ("model.hidden_sizes", "data.dataset", "data.augment", "trainer.profiler", "trainer.plugins"):
+        node = {"_target_": "builtins.open", "file": str(tmp_path / "executed"), "mode": "w"}
+        poisoned = json.loads(json.dumps(config))
+        part, key = place.split(".")
+        poisoned[part][key] = node
+        (run.directory / "config.yaml").write_text(yaml.safe_dump(poisoned))
+        for verb in VERBS:
+            code, text = put_to_use(verb, *([f"output={tmp_path / 'x.onnx'}"] if verb == "export" else []))
+            assert code == 2 or place in ("data.augment", "trainer.profiler", "trainer.plugins"), text
+            assert not (tmp_path / "executed").exists()
+
+
+def written(tmp_path, place, node):
+    config = {
+        "name": "x",
+        "model": {"_target_": f"{OWN}.models.mlp.MLP", "network": {}, "layers": [{}]},
+        "data": {"_target_": "leyden.data.in_memory.InMemoryDataModule", "dataset": {}},
+        "task": {"_target_": "leyden.tasks.classification.Classification", "loss": None, "metrics": {}},
+        "trainer": {},
+        "callbacks": {},
+        "logger": {},
+    }
+    *parents, last = place.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[int(parent) if parent.isdigit() else parent]
+    inner[last] = node
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return Run(tmp_path)
+
+
+# What an audited call of Python may not do while something of the list is made.
+FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "urllib.", "pickle.")
+FORBIDDEN += (
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "os.chmod",
+    "shutil.",
+    "ftplib.",
+)
+seen = []
+hooked = listening = False
+
+
+def audit(event, arguments):
+    if listening and (event.startswith(FORBIDDEN) or (event == "open" and not is_code(arguments))):
+        seen.append((event, str(arguments)[:100]))
+
+
+def is_code(arguments):
+    path, mode = str(arguments[0]), arguments[1]
+    return mode in (None, "r", "rb") and path.endswith((".py", ".pyc", ".so"))
+
+
+@pytest.fixture
+def audited():
+    global hooked
+    if not hooked:  # one can't be taken out
+        sys.addaudithook(audit)
+        hooked = True
+    yield seen
+    seen.clear()
+
+
+ROLES = ("NETWORKS", "DATASETS", "DATA", "TASKS", "LOSSES", "METRICS")
+
+
+def reachable():
+    """All that the list allows: every class below its packages, the names on it, and the builders."""
+    for role in (getattr(roles, name) for name in ROLES):
+        for package in role.packages:
+            root = importlib.import_module(package)
+            below = pkgutil.walk_packages(getattr(root, "__path__", []), f"{package}.")
+            for name in [package, *(module.name for module in below)]:
+                module = importlib.import_module(name)
+                for key, found in vars(module).items():
+                    if inspect.isclass(found) and issubclass(found, role.base) and found.__module__ == name:
+                        yield role, f"{name}.{key}", found
+        for name in role.names:
+            yield role, name, get_object(name)
+    for builder in roles.BUILDERS:
+        yield roles.NETWORKS, f"{builder.__module__}.{builder.__name__}", builder
+
+
+REACHABLE = list(reachable())
+
+
+def test_the_list_holds_what_it_should():
+    names = {name for _, name, _ in REACHABLE}
+    assert len(names) > 150
+    assert {
+        f"{OWN}.models.mlp.MLP",
+        "torch.nn.modules.linear.Linear",
+        "torchvision.models.resnet.resnet18",
+    } <= names
+    assert not any("Weights" in name or "detection" in name or "get_" in name for name in names)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_whatever_the_list_allows_loads_writes_and_fetches_nothing(tmp_path, audited, role):
+    """Everything that can be made, of values that a stranger would choose."""
+    bait = tmp_path / "bait"
+    bait.mkdir()
+    (bait / "x.pt").write_bytes(b"")
+    values = [f"file://{bait}/x.pt", str(bait / "new"), True, 1, {"url": f"file://{bait}/x.pt"}, [1, 2]]
+    for its_role, name, made in REACHABLE:
+        if its_role is not getattr(roles, role):
+            continue
+        kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        known = [
+            parameter.name for parameter in inspect.signature(made).parameters.values() if parameter.kind in kinds
+        ]
+        for value in values if made not in roles.BUILDERS else values[:2]:
+            given = {key: value for key in known if key not in FETCHING}
+            if role == "DATASETS":  # as `fetch.load` calls it: root and download are not a stranger's to choose
+                given = {**given, "root": str(bait), "train": True, "download": False}
+            make(made, given)
+            found = [each for each in audited if role != "DATASETS" or each[0] != "open"]
+            assert not found, (name, value, found)
+            assert [path.name for path in bait.iterdir()] == ["x.pt"], name
+
+
+def make(made, given):
+    global listening
+    listening = True
+    try:
+        with torch.device("meta"), contextlib.suppress(Exception):  # that it is no good is not the question
+            made(**given)
+    finally:
+        listening = False
+
+
+def test_what_the_project_itself_writes_is_allowed(run):
+    assert trusted_config(run).model.hidden_sizes == [16]
+
+
+# What a run directory of somebody else makes of files outside.
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml.tmp", "provenance.json.tmp", "metrics.csv", "hparams.tfevents", ".lock"]
+)
+def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name):
+    (tmp_path / "mine").write_text("precious")
+    (run.directory / name).unlink(missing_ok=True)
+    (run.directory / name).symlink_to(tmp_path / "mine")
+    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    assert code == 2
+    assert f"{name}: is a link" in err
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_checkpoints_elsewhere_are_not_written(run, cli, tmp_path):
+    (run.directory / "checkpoints").rename(tmp_path / "elsewhere")
+    (run.directory / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    before = (tmp_path / "elsewhere" / "last.ckpt").read_bytes()
+    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    assert code == 2
+    assert "checkpoints: is a link" in err
+    assert (tmp_path / "elsewhere" / "last.ckpt").read_bytes() == before
+
+
+def test_an_export_replaces_a_link(run, put_to_use, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    for name in ("model.onnx", ".model.onnx", "model.onnx.tmp"):
+        (run.directory / name).symlink_to(tmp_path / "mine")
+    code, text = put_to_use("export")
+    assert code == 0, text
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not (run.directory / "model.onnx").is_symlink()
+
+
+def test_the_folder_for_data_is_not_chosen_by_a_stranger(run, put_to_use, tmp_path):
+    path = run.directory / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"].update(root=str(tmp_path / "theirs"), download=True)
+    config["outputs"] = str(tmp_path / "theirs")
+    path.write_text(yaml.safe_dump(config))
+    for verb in ("evaluate", "export"):
+        code, text = put_to_use(verb)
+        assert code == 2
+        assert "data_root=FOLDER tells where" in text
+        assert not (tmp_path / "theirs").exists()
+    code, text = put_to_use("evaluate", f"data_root={ROOT / 'data'}")
+    assert code == 0, text
+
+
+# What keeps a command waiting.
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: &a [*a]", b"a: [", b"!!python/object/apply:os.system [ls]"])
+def test_what_is_no_plain_yaml_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="not a run directory"):
+        trusted_config(Run(tmp_path))
+
+
+@pytest.mark.parametrize("tag", ["!!pairs", "!!omap"])
+def test_types_that_hide_something_are_refused(tmp_path, tag):
+    node = f"name: x\ntrainer: {{}}\nmodel: {{hidden_sizes: {tag} [x: {{_target_: os.system}}]}}\n"
+    (tmp_path / "config.yaml").write_text(node)
+    with pytest.raises(UserError, match="not a run directory"):
+        trusted_config(Run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name: x\na: 1" + ":1" * 100_000,
+        "name: x\na: 0x" + "F" * 5000,
+        LAUGHS,
+        "[" * 100_000,
+        "x: 1\n" * 300_000,
+        "name: x\ntrainer: {}\na: " + "{a: " * 5000,
+    ],
+    ids=len,
+)
+def test_a_config_that_grows_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match="not a run directory"):
+        trusted_config(Run(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "provenance.json", "checkpoints/best.ckpt"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_keeps_nobody_waiting(run, cli, tmp_path, name, kind):
+    path = run.directory / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    assert (code, len(err.strip().splitlines()) <= 2) == (2, True) or (kind, code) == ("folder", 0), err
+    if name in ("config.yaml", "checkpoints/best.ckpt"):
+        for verb in VERBS:
+            inputs = (f"images={image(tmp_path)}",) if verb == "predict" else ()
+            code, _, err = cli(verb, f"run={run.directory}", *inputs)
+            assert code == 2, err
+            assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_checkpoint_that_grows_is_refused(run, put_to_use):
+    path = run.directory / "checkpoints" / "best.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**26))
+    code, text = put_to_use("predict")
+    assert code == 2
+    assert "holds more than it has bytes" in text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "bomb"])
+def test_an_image_that_is_none(run, cli, tmp_path, kind):
+    path = tmp_path / "x.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        Image.new("1", (12_000, 12_000)).save(path)
+    code, _, err = cli("predict", f"run={run.directory}", f"images={path}")
+    assert code == 2
+    assert "not a PNG, JPEG or WebP image that can be read" in err
+
+
+def laughs():
+    """A list of a thousand million numbers, which takes no memory until somebody looks at them all."""
+    numbers = [1.0] * 10
+    for _ in range(8):
+        numbers = [numbers] * 10
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", laughs),
+        ("mean", ["x"]),
+        ("class_names", ["a"]),
+        ("num_classes", "x"),
+        ("input_shape", [10**6, 10**6, 10**6]),
+        ("input_shape", [1, -28]),
+    ],
+)
+def test_facts_that_are_none_are_refused(run, put_to_use, key, value):
+    best = run.directory / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["facts"][key] = value() if callable(value) else value
+    torch.save(content, best)
+    code, text = put_to_use("predict")
+    assert code == 2
+    assert "best.ckpt: has no facts of the data" in text
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, [1, 2]])
+def test_a_file_of_tensors_that_is_no_checkpoint_is_named(run, put_to_use, content):
+    torch.save(content, run.directory / "checkpoints" / "best.ckpt")
+    code, text = put_to_use("predict")
+    assert code == 2
+    assert "best.ckpt: not the checkpoint of a run" in text
+
+
+# What reaches the terminal, and what is written down.
+
+ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"
+
+
+def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tmp_path):
+    result = json.loads((run.directory / "result.json").read_text())
+    error = {"type": ESCAPE, "message": ESCAPE}
+    result.update(status=f"finished{ESCAPE}", error=error, metrics={f"val/{ESCAPE}": 1.0, "val/acc": 0.5})
+    (run.directory / "result.json").write_text(json.dumps(result))
+    starts = json.loads((run.directory / "provenance.json").read_text())
+    starts[0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
+    (run.directory / "provenance.json").write_text(json.dumps(starts))
+    config = yaml.safe_load((run.directory / "config.yaml").read_text())
+    config["name"] = ESCAPE
+    (run.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    best = run.directory / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]
+    torch.save(content, best)
+    printed = [
+        put_to_use("predict"),
+        put_to_use("evaluate"),
+        cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=1")[1:],
+        cli("train", f"run_dir={tmp_path / 'x'}", f"name='{ESCAPE}'")[1:],
+    ]
+    for text in ["".join(map(str, texts)) for texts in printed]:
+        assert not {"\x1b", "\x07", "\u202e"} & set(text), ascii(text)
+
+
+def test_summarize_steers_nothing(run, tmp_path):
+    starts = json.loads((run.directory / "provenance.json").read_text())
+    starts[0]["overrides"] = [f"model.{ESCAPE}=1"]
+    (run.directory / "provenance.json").write_text(json.dumps(starts))
+    text = finish(start(str(tmp_path), script=("-m", "leyden.summarize")))
+    assert not {"\x1b", "\x07", "\u202e"} & set(text), ascii(text)
+
+
+def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
+    secret = secrets.token_hex()  # not one that stands here: the run keeps changes of the code
+    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=1")
+    finish(
+        start(
+            *arguments,
+            WANDB_API_KEY=secret,
+            AWS_SECRET_ACCESS_KEY=secret,
+            GIT_CONFIG_COUNT="1",
+            GIT_CONFIG_KEY_0="remote.origin.url",
+            GIT_CONFIG_VALUE_0=f"https://me:{secret}@example.org/x.git",
+        )
+    )
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_the_data_sets_on_the_list_are_data_sets():
+    assert all(issubclass(found, role.base) for role, _, found in REACHABLE if role is not roles.NETWORKS)
+    assert issubclass(roles.DATA.base, L.LightningDataModule)
+    assert np.all([builder.__module__.startswith("torchvision.models.") for builder in roles.BUILDERS])

@@ -1,0 +1,207 @@
+"""With averages of weights, what was evaluated is what the checkpoint holds."""
+
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from leyden.callbacks.averaging import SWAWeightAveraging
+from leyden.run.directory import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.training.test_exact import STOCHASTIC, StoppedError, kill_at
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+
+class Normed(nn.Module):
+    """A network with running statistics, of the choices of the one that the other tests train."""
+
+    def __init__(self, *, input_shape, num_classes, hidden_sizes, dropout):
+        super().__init__()
+        (size,) = hidden_sizes
+        first = nn.Linear(torch.Size(input_shape).numel(), size)
+        self.layers = nn.Sequential(
+            nn.Flatten(), first, nn.BatchNorm1d(size), nn.Dropout(dropout), nn.ReLU(), nn.Linear(size, num_classes)
+        )
+
+    def forward(self, images_NCHW):
+        return self.layers(images_NCHW)
+
+
+EMA = ("+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.95")
+NORMED = f"model._target_={__name__}.Normed"
+# Of two epochs the second one is averaged.
+SWA = ("+callbacks/averaging=swa", "callbacks.averaging.update_starting_at_epoch=1")
+SWA_NORMED = (*SWA, NORMED)
+
+
+@pytest.mark.parametrize("averaging", [EMA, SWA], ids=["ema", "swa"])
+def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=2", *averaging)
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    for name in ("test/acc", "test/loss"):
+        assert f"{run.result.metrics[name]:.4f}" in out
+    content = torch.load(run.checkpoint("best"), weights_only=True)
+    assert not all(
+        torch.equal(content["current_model_state"][key], content["state_dict"][key])
+        for key in content["state_dict"]
+    )
+
+
+def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):  # noqa: F811
+    from leyden.callbacks.confusion import Confusion
+
+    seen = []
+    monkeypatch.setattr(Confusion, "draw_classes", lambda self, trainer, evaluation: seen.append(evaluation.title))
+    growing = ("optimizer=sgd", "optimizer.lr=0.9", "objective.metric=val/loss", "objective.mode=min")
+    run, *_ = train("a", "trainer.max_epochs=6", "test=false", *growing, *EMA)
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] < 60, (
+        "the last is best: another setting"
+    )
+    assert [title.split()[-1] for title in seen] == [f"{run.result.metrics['val/acc']:.4f}"]
+
+
+@pytest.mark.parametrize("averaging", [EMA, SWA_NORMED], ids=["ema", "swa"])
+def test_it_resumes_exactly(train, monkeypatch, averaging):  # noqa: F811
+    from leyden.tasks.classification import Classification
+
+    whole, *_ = train("whole", *STOCHASTIC, *averaging)
+    training_step = Classification.training_step
+    for stop in (4, 10, 16):
+
+        def stopping_step(self, batch):
+            if self.global_step == stop:  # noqa: B023 - used within this turn only
+                raise StoppedError
+            return training_step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Classification, "training_step", stopping_step)
+            train(f"stopped{stop}", *STOCHASTIC, *averaging, code=1)
+        run, *_ = train(f"stopped{stop}", *STOCHASTIC, *averaging, "resume=must")
+        for name in ("last", "best"):
+            assert_same_bits(whole.directory, run.directory, name)
+        assert run.result.metrics == whole.result.metrics
+        assert curves(run) == curves(whole)
+
+
+def test_killed_within_an_epoch_that_is_averaged_it_resumes_exactly(tmp_path, mnist_root):
+    arguments = (*SMALL, *STOCHASTIC, *SWA_NORMED, f"outputs={tmp_path}")
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(17, f"run_dir={tmp_path / 'killed'}", *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL, output
+    content = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (content["global_step"], content["averaging_state"]["n_averaged"]) == (15, 5)
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    for name in ("last", "best"):
+        assert_same_bits(whole.directory, killed.directory, name)
+    assert killed.result.metrics == whole.result.metrics
+    assert curves(killed) == curves(whole)
+
+
+def states_of(train, monkeypatch, name, *arguments):  # noqa: F811
+    """A run that averages, and the state after each of its optimizer steps."""
+    states = {}
+    on_train_batch_end = SWAWeightAveraging.on_train_batch_end
+
+    def recording(self, trainer, pl_module, *args):
+        state = {key: value.clone() for key, value in pl_module.state_dict().items()}
+        states.setdefault(trainer.global_step, state)
+        on_train_batch_end(self, trainer, pl_module, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SWAWeightAveraging, "on_train_batch_end", recording)
+        run, *_ = train(name, *arguments)
+    return run, states
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ((), range(11, 21)),
+        (("callbacks.averaging.update_every_n_steps=4",), (12, 16, 20)),
+        (("trainer.accumulate_grad_batches=3", "callbacks.averaging.update_every_n_steps=2"), (6, 8)),  # 4 an epoch
+    ],
+)
+def test_swa_is_the_mean_of_the_weights_and_of_running_statistics(train, monkeypatch, more, steps):  # noqa: F811
+    run, states = states_of(train, monkeypatch, "a", "trainer.max_epochs=2", *SWA_NORMED, *more)
+    content = torch.load(run.checkpoint("last"), weights_only=True)
+    assert any("running_var" in key for key in content["state_dict"])
+    for key, value in content["state_dict"].items():
+        taken = torch.stack([states[step][key] for step in steps])
+        if value.is_floating_point():
+            torch.testing.assert_close(value, taken.mean(dim=0), rtol=1e-5, atol=1e-6, msg=key)
+        else:  # the number of batches so far
+            assert torch.equal(value, taken[-1]), key
+        assert torch.equal(content["current_model_state"][key], states[max(states)][key]), key
+
+
+def test_swa_changes_no_bit_of_training_and_before_it_begins_none_of_validation(train):  # noqa: F811
+    averaged, *_ = train("a", "trainer.max_epochs=2", *SWA_NORMED)
+    plain, *_ = train("b", "trainer.max_epochs=2", NORMED)
+    points = [[point for point in curves(run) if "test" not in point[1]] for run in (averaged, plain)]
+    assert len(points[0]) == len(points[1])
+    different = {point[:2] for point, other in zip(*points, strict=True) if point != other}
+    assert different == {(19, "val/loss"), (19, "val/acc")}
+
+
+def test_swa_trained_longer_is_trained_long(train):  # noqa: F811
+    train("a", "trainer.max_epochs=2", "model.dropout=0.2", *SWA_NORMED)
+    longer, *_ = train("a", "trainer.max_epochs=3", "model.dropout=0.2", *SWA_NORMED)
+    long, *_ = train("b", "trainer.max_epochs=3", "model.dropout=0.2", *SWA_NORMED)
+    assert_same_bits(longer.directory, long.directory)
+    assert longer.result.metrics == long.result.metrics
+    train("b", "trainer.max_epochs=3", "model.dropout=0.2", NORMED, code=2)  # without, it is another run
+
+
+def test_swa_that_has_not_begun_says_so(train):  # noqa: F811
+    run, _, err = train("a", "trainer.max_epochs=2", "+trainer.max_steps=10", *SWA_NORMED)
+    assert "SWAWeightAveraging has averaged nothing" in err
+    content = torch.load(run.checkpoint("last"), weights_only=True)
+    for key, value in content["state_dict"].items():
+        assert torch.equal(value, content["current_model_state"][key])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_swa_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
+    places = []
+    on_train_end = SWAWeightAveraging.on_train_end
+
+    def placed(self, *args):
+        places.extend(value.device.type for value in self.average.state_dict().values())
+        on_train_end(self, *args)
+
+    monkeypatch.setattr(SWAWeightAveraging, "on_train_end", placed)
+    train("a", "trainer.max_epochs=2", "trainer=gpu", *SWA_NORMED)
+    assert {*places} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "+callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}",
+            "callbacks.swa: StochasticWeightAveraging: no checkpoint holds its average; +callbacks/averaging=swa",
+        ),
+        (
+            "+callbacks/averaging=swa",
+            "callbacks.averaging: update_starting_at_epoch=2: must be smaller than trainer.max",
+        ),
+        (
+            "+callbacks.swa={_target_: leyden.callbacks.averaging.SWAWeightAveraging, update_starting_at_epoch: 0, "
+            "update_every_n_steps: 0}",
+            "callbacks.swa: update_every_n_steps=0: must be a whole number, 1 or larger",
+        ),
+        (
+            "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_epoch: 1}",
+            "callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation",
+        ),
+    ],
+)
+def test_what_no_checkpoint_can_hold_is_refused(train, tmp_path, override, told):  # noqa: F811
+    _, _, err = train("a", "trainer.max_epochs=2", override, code=2)
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "a").exists()

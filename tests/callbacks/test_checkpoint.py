@@ -1,0 +1,144 @@
+"""The best weights can be lost, and a run has an end all the same."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from leyden.run.points import points
+from tests.conftest import assert_same_bits, weights
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+NEVER_BETTER = ("optimizer=sgd", "optimizer.lr=1e-30")
+
+
+def gone(path):
+    path.unlink()
+
+
+def damaged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def of_length_0(path):
+    path.write_bytes(b"")
+
+
+def another_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "b")
+
+
+@pytest.fixture(params=[gone, damaged, of_length_0, another_archive])
+def lose(request):
+    return request.param
+
+
+def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(train, lose):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    before = run.result
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
+    (run.directory / "result.json").unlink()
+    lose(run.directory / "checkpoints" / "best.ckpt")
+    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    assert err.count("best.ckpt is lost") == 2  # at the start and at the end
+    assert "the last weights take their place" in err
+    assert "Traceback" not in err
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    assert list(run.result.metrics) == list(before.metrics)
+    last = {name: value for step, name, value in curves(run) if step >= 19}
+    for name in ("train/loss", "val/acc", "val/loss", "test/acc"):
+        assert run.result.metrics[name] == pytest.approx(last[name])
+
+
+def test_killed_when_the_last_weights_have_become_the_best_they_have_their_own_metrics(train, monkeypatch):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    (run.directory / "result.json").unlink()
+    gone(run.directory / "checkpoints" / "best.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr("leyden.training.start.write_hparams", lambda *_: exit(3))
+        train("a", "trainer.max_epochs=2", *NEVER_BETTER, code=3)
+    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    assert "lost" not in err
+    last = {name: value for step, name, value in curves(run) if step == 19}
+    assert run.result.metrics["train/loss"] == pytest.approx(last["train/loss"])
+    run, *_ = train("a", "trainer.max_epochs=3", *NEVER_BETTER)
+    assert run.result.metrics["train/loss"] == pytest.approx(last["train/loss"])
+
+
+def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(train, lose):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER)
+    lose(run.directory / "checkpoints" / "best.ckpt")
+    run, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER)
+    assert err.count("best.ckpt is lost") == 1
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    assert run.result.objectives[0].value == run.result.metrics["val/acc"]
+
+
+def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
+    from leyden.callbacks.layout import Layout
+
+    monkeypatch.setattr(
+        Layout,
+        "on_fit_end",
+        lambda self, trainer, module: lose(run_dir(trainer) / "checkpoints" / "best.ckpt"),
+    )
+    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    assert err.count("best.ckpt is lost") == 1
+    assert run.result.status == "finished"
+    assert all(
+        torch.equal(weights(run.directory)[key], value) for key, value in weights(run.directory, "best").items()
+    )
+
+
+def run_dir(trainer):
+    from leyden.run.directory import Run
+
+    return Run(trainer.default_root_dir).directory
+
+
+def test_a_run_of_todays_program_goes_on(train):  # noqa: F811
+    whole, *_ = train("whole", "trainer.max_epochs=2")
+    run, *_ = train("a", "trainer.max_epochs=1")
+    for name in ("last", "best"):  # it had no such entry
+        path = run.checkpoint(name)
+        content = torch.load(path, weights_only=True)
+        del content["callbacks"]["RunCheckpoint"]["last"]
+        torch.save(content, path)
+    run, *_ = train("a", "trainer.max_epochs=2")
+    assert_same_bits(run.directory, whole.directory)
+    assert run.result.metrics == whole.result.metrics
+
+
+def test_values_of_an_earlier_validation_are_none_of_the_last_epoch(train):  # noqa: F811
+    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null")
+    assert {name.split("/")[0] for name in run.result.metrics} == {"train", "test", "num_parameters"}
+
+
+@pytest.mark.parametrize(("accumulate", "epoch"), [(1, 10), (2, 5)])
+def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, epoch):  # noqa: F811
+    replace, seen = Path.replace, {}
+
+    def watched(self, target):
+        replace(self, target)
+        if Path(target).name == "last.ckpt":
+            step = torch.load(target, weights_only=True)["global_step"]
+            (path,) = (tmp_path / "a").glob("events*")
+            events = [event for event in LegacyEventFileLoader(str(path)).Load() if event.step == step - 1]
+            table = {name for at, name, _ in points(tmp_path / "a" / "metrics.csv") if at == step - 1}
+            seen[step] = table, {value.tag for event in events for value in event.summary.value}
+
+    monkeypatch.setattr(Path, "replace", watched)
+    arguments = ("callbacks.checkpoint.every_n_steps=3", f"trainer.accumulate_grad_batches={accumulate}")
+    train("a", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", *arguments)
+    expected = sorted({*range(3, 2 * epoch, 3), epoch, 2 * epoch})
+    assert list(seen) == expected
+    for step, (table, events) in seen.items():
+        steps = {"train/loss_step", "train/acc_step", "lr", "grad_norm"}
+        epochs = {"train/loss", "val/loss", "time/epoch_seconds"} if step % epoch == 0 else set()
+        assert steps | epochs <= table
+        assert steps | epochs | ({"weights/first_layer"} if epochs else set()) <= events

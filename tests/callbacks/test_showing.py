@@ -1,0 +1,73 @@
+"""A mistake in what only shows something is told, and costs the run nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from leyden.callbacks.evaluation import OnEvaluation
+from leyden.callbacks.showing import Showing
+from leyden.config.reported import reported
+from leyden.run.files import write_whole
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+ALL = {"Layout", "Texts", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
+ALL |= {"PRCurves", "Summary", "the row for TensorBoard's HParams"}
+
+
+def broken(*args, **kwargs):
+    raise ZeroDivisionError("a bug")
+
+
+def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  # noqa: F811
+    arguments = ("trainer.max_epochs=1", "callbacks.histograms.every_n_epochs=1", "model.dropout=0.2")
+    whole, *_ = train("whole", *arguments)
+    for module in [module for name, module in sys.modules.items() if name.startswith("leyden.callbacks.")]:
+        for name in ("tensorboard_writer", "render"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr("leyden.callbacks.summary.Table", broken)
+    monkeypatch.setattr("leyden.report.hparams.choices", broken)
+    run, _, err = train("broken", *arguments)
+    assert run.result.status == "finished"
+    assert run.result.metrics == whole.result.metrics
+    for name in ALL:
+        assert f"leyden: {name} failed (ZeroDivisionError), the run goes on without it" in err
+    assert "a bug" in err
+    assert "in broken" in err  # a traceback to the line
+
+
+def test_a_run_that_fails_tells_its_own_error(train, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("leyden.callbacks.curves.render", broken)
+    diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
+    run, _, err = train("a", *diverging, code=2)
+    assert run.result.error.type == "FloatingPointError"
+    assert "Curves failed" in err
+
+
+def test_a_full_disk_is_told_in_a_line(capfd):
+    with reported("it"):
+        write_whole(Path("/dev/null/x"), "")
+    assert capfd.readouterr().err == (
+        "leyden: it failed ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run goes on without it\n"
+    )
+
+
+def test_whatever_is_made_of_them_is_one_of_them(capfd):
+    class Mine(OnEvaluation):
+        on_train_start = on_fit_end = broken
+
+    class Child(Mine):
+        def on_train_start(self, *args):
+            super().on_train_start(*args)
+            raise KeyError("another")
+
+    assert issubclass(Child, Showing)
+    child = Child()
+    child.on_train_start(None, None)
+    child.on_fit_end(None, None)
+    assert capfd.readouterr().err.count("leyden: Child failed") == 3
+    with pytest.raises(KeyboardInterrupt):
+        type(
+            "Stopped", (Showing,), {"on_fit_end": lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)}
+        )().on_fit_end()

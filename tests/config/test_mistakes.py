@@ -1,0 +1,160 @@
+"""A mistake in the configuration is a line; a bug in a researcher's own code is a traceback to their line."""
+
+import os
+import re
+import signal
+
+import pytest
+import torch
+
+from leyden.config.mistakes import is_mistake
+from tests.conftest import SMALL, start
+
+MINE = """
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+
+class Net(nn.Module):
+    def __init__(self, *, input_shape, num_classes, bug):
+        super().__init__()
+        self.layer = nn.Linear(784, num_classes)
+        self.bug = bug
+        if bug == "KeyError":
+            {}["hidden"]  # KeyError
+        if bug == "TypeError":
+            len(3)  # TypeError
+        if bug == "RuntimeError":
+            torch.zeros(2).view(3)  # RuntimeError
+        if bug == "ValueError":
+            int("x")  # ValueError
+        if bug == "AttributeError":
+            self.nothing  # AttributeError
+        if bug == "OSError":
+            open("/nowhere/at/all")  # OSError
+        if bug == "on purpose":
+            raise ValueError("bug=on purpose: must be none")
+
+    def forward(self, x):
+        if self.bug == "forward":
+            return self.layer(x)  # forward
+        if self.bug == "training" and self.training and x.device.type != "meta":
+            raise RuntimeError("in training")  # training
+        return self.layer(x.flatten(1))
+
+
+class Show(L.Callback):
+    def on_train_start(self, trainer, pl_module):
+        {}["callback"]  # callback
+
+
+class Data(Dataset):
+    classes = ["a", "b"]
+
+    def __init__(self, root, train, download):
+        self.data = torch.zeros(10, 28, 28, dtype=torch.uint8)
+        self.targets = [{}["label"]]  # data
+"""
+NET = "model._target_=mine.Net ~model.hidden_sizes ~model.dropout +model.bug="
+BUGS = {
+    **{
+        kind: NET + kind
+        for kind in ("KeyError", "TypeError", "RuntimeError", "ValueError", "AttributeError", "OSError")
+    },
+    "forward": NET + "forward",
+    "training": NET + "training",
+    "callback": "+callbacks.mine._target_=mine.Show",
+    "data": "data.dataset._target_=mine.Data",
+}
+
+
+@pytest.fixture
+def run(tmp_path, mnist_root):
+    """Runs the command with the module `mine` at hand, as a process; its exit code and what it prints."""
+    (tmp_path / "mine.py").write_text(MINE)
+
+    def run(*arguments, script=("-m", "leyden.train")):
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        small = [override for override in SMALL if not override.startswith("model")]
+        more = (*small, f"outputs={tmp_path / 'outputs'}", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1")
+        process = start(*arguments, *more, script=script, PYTHONPATH=path)
+        output, _ = process.communicate(timeout=240)
+        return process.returncode, output
+
+    return run
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_shows_its_line(run, bug):
+    code, output = run(*BUGS[bug].split())
+    assert code == 1, output
+    number = next(n for n, line in enumerate(MINE.splitlines(), start=1) if line.endswith(f"# {bug}"))
+    assert f'mine.py", line {number}' in output
+
+
+@pytest.mark.parametrize("bug", ["KeyError", "ValueError", "training"])
+def test_so_it_does_under_a_debugger(run, bug):
+    code = "import sys; sys.settrace(lambda *_: None); from leyden.train import main; main()"
+    code, output = run(*BUGS[bug].split(), script=("-c", code))
+    assert code == 1, output
+    assert 'mine.py", line' in output
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("import nothing_of_this_name", 'mine.py", line 1'), ("x = y", 'mine.py", line 1'), ("def (", "mine.py")],
+)
+def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text, shown):
+    (tmp_path / "mine.py").write_text(f"{text}\n")
+    code, output = run(*(NET + "none").split())
+    assert code == 1, output
+    assert shown in output
+    assert "Traceback" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (NET + "'on purpose'", "model: bug=on purpose: must be none"),
+        ("+model.widht=3", "unexpected keyword argument 'widht'"),
+        ("model._target_=mine.Nett", "model: Error loading 'mine.Nett'"),
+        ("model._target_=nothing.Net", "model: Error loading 'nothing.Net'"),
+        ("optimizer=adam +optimizer.betas=[0.9]", "optimizer: "),
+        ("scheduler=cosine scheduler.T_max=0", "scheduler: "),
+        ("scheduler=cosine scheduler.eta_min=x", "scheduler: "),
+        (
+            "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=x",
+            "monitor=x; must",
+        ),
+    ],
+)
+def test_a_mistake_is_a_line(run, tmp_path, arguments, message):
+    code, output = run(*re.findall(r"(?:'[^']*'|\S)+", arguments))
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+    assert len(output.strip().splitlines()) <= 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_modules_are_imported_is_told_by_a_word():
+    command = "import sys; sys.orig_argv[1:3] = ['-m', 'leyden.train']; import leyden; raise "
+    process = start(script=("-c", f"{command} KeyboardInterrupt"))
+    output, _ = process.communicate()
+    assert (process.returncode, output) == (-signal.SIGINT, "Interrupted.\n")
+    process = start(script=("-c", f"{command} ValueError('x')"))
+    assert "Traceback" in process.communicate()[0]
+
+
+def test_a_program_of_ones_own_keeps_its_hook():
+    process = start(script=("-c", "import leyden; raise KeyboardInterrupt"))
+    assert "Traceback" in process.communicate()[0]
+
+
+def test_out_of_memory_is_a_line():
+    for allocate in (lambda: torch.empty(2**46), lambda: bytearray(2**46)):
+        with pytest.raises((RuntimeError, MemoryError)) as raised:
+            allocate()
+        assert is_mistake(raised.value)

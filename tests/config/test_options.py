@@ -1,0 +1,255 @@
+"""Options of Lightning's trainer are honoured, or refused in a line before training."""
+
+import csv
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leyden.config.mistakes import UserError
+from leyden.run.choices import Choices
+from leyden.run.directory import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+
+def test_max_time_ends_the_run(train):  # noqa: F811
+    run, out, _ = train(
+        "a", "+trainer.max_time={seconds:2}", "trainer.max_epochs=100000", "callbacks=bare", "test=true"
+    )
+    assert run.result.status == "finished"
+    assert run.result.epochs < 100000
+    assert run.result.seconds >= 2
+    assert "test/acc" in out
+
+
+def test_max_time_in_another_form_is_refused(train):  # noqa: F811
+    run, _, err = train("a", "+trainer.max_time=soon", code=2)
+    assert "not a valid duration" in err
+    assert not run.directory.exists()
+
+
+def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
+    timer = ("+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration=00:00:00:02")
+    run, *_ = train("a", *timer, "trainer.max_epochs=100000", "callbacks=bare")
+    assert run.result.epochs < 100000
+    _, _, err = train("b", *timer, "+trainer.max_time=00:00:00:01", code=2)
+    assert "callbacks has a Timer already" in err
+
+
+def batches(train, monkeypatch, *arguments):  # noqa: F811
+    """The batches that a run trains on, by epoch."""
+    from leyden.tasks.classification import Classification
+
+    seen, training_step = {}, Classification.training_step
+
+    def watched(self, batch):
+        seen.setdefault(self.current_epoch, []).append(batch[0].clone())
+        return training_step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", watched)
+        train("watched", *arguments)
+    return seen
+
+
+def test_overfit_batches_are_the_same_in_each_epoch(train, monkeypatch):  # noqa: F811
+    seen = batches(
+        train, monkeypatch, "+trainer.overfit_batches=3", "trainer.max_epochs=3", "objective.metric=train/acc"
+    )
+    assert [len(epoch) for epoch in seen.values()] == [3, 3, 3]
+    for epoch in seen.values():
+        assert all(torch.equal(a, b) for a, b in zip(epoch, seen[0], strict=True))
+
+
+def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
+    run, *_ = train(
+        "a", "+trainer.max_steps=15", "trainer.max_epochs=5", "scheduler=cosine", "trainer.log_every_n_steps=1"
+    )
+    assert run.result.optimizer_steps == 15
+    rates = [value for _, metric, value in curves(run) if metric == "lr"]
+    assert len(rates) == 15
+    assert rates[-1] < 0.02 * rates[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("+trainer.max_steps=5",),
+        ("+trainer.check_val_every_n_epoch=3", "trainer.max_epochs=2"),
+        ("+trainer.val_check_interval=30", "+trainer.check_val_every_n_epoch=null", "trainer.max_epochs=2"),
+    ],
+)
+def test_a_run_that_would_never_validate_is_refused(train, arguments):  # noqa: F811
+    run, _, err = train("a", *arguments, code=2)
+    assert "objective.metric=val/acc: the run validates at the end of no epoch" in err
+    assert not run.directory.exists()
+    run, *_ = train("b", *arguments, "objective=null")
+    assert run.result.status == "finished"
+
+
+STOPPING = ("+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping", "+callbacks.es.monitor=val/acc")
+STOPPING += (
+    "+callbacks.es.mode=max",
+    "+callbacks.es.patience=1",
+    "+callbacks.es.min_delta=10",
+    "trainer.max_epochs=6",
+)
+
+
+def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
+    """Also where it was killed before its result was written, and where it is tested later."""
+    whole, *_ = train("a", *STOPPING)
+    assert whole.result.epochs == 2
+    killed, *_ = train("b", *STOPPING, "test=false")
+    before = killed.result
+    (killed.directory / "result.json").unlink()
+    killed, *_ = train("b", *STOPPING, "test=false")
+    assert killed.result.metrics == before.metrics
+    assert killed.result.epochs == 2
+    tested, *_ = train("b", *STOPPING, "test=true")
+    assert tested.result.metrics == whole.result.metrics
+    assert_same_bits(tested.directory, whole.directory)
+
+
+def test_the_best_checkpoint_holds_what_was_validated(train, cli):  # noqa: F811
+    _, _, err = train("a", "+trainer.val_check_interval=7", "trainer.max_epochs=2", code=2)
+    assert "validates at the end of no epoch" in err
+    # The last, partial epoch is not validated: its weights have no metric of validation.
+    run, *_ = train("b", "trainer.max_epochs=3", "+trainer.max_steps=14", "objective=null")
+    assert not any(name.startswith("val/") for name in run.result.metrics)
+    run, *_ = train("c", "trainer.max_epochs=3", "+trainer.max_steps=14")
+    best = torch.load(run.checkpoint("best"), weights_only=True)
+    assert best["global_step"] == 10
+
+
+@pytest.mark.parametrize("override", ["callbacks.checkpoint.metric=train/acc", "callbacks.checkpoint.mode=min"])
+def test_what_is_kept_is_what_is_selected_on(train, override):  # noqa: F811
+    _, _, err = train("a", override, code=2)
+    assert "must be those of the objective" in err
+
+
+def test_a_sweep_without_m_is_refused(train):  # noqa: F811
+    _, _, err = train("a", "sweep=grid", code=2)
+    assert "sweep=grid: needs -m" in err
+
+
+def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811
+    for _ in range(2):
+        run, out, _ = train("a", "+trainer.fast_dev_run=true")
+        assert run.result.status == "fast_dev_run"
+        assert run.result.optimizer_steps == 1
+        assert "this is no finished run" in out
+    assert len(run.starts) == 2
+
+
+def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_path):  # noqa: F811
+    arguments = ("trainer.max_epochs=2", "model.dropout=0.2")
+    untested, *_ = train("a", *arguments, "test=false")
+    before = untested.result
+    tested, out, _ = train("a", *arguments, "test=true")
+    whole, *_ = train("b", *arguments)
+    assert tested.result.metrics == whole.result.metrics
+    assert "test/acc" in out
+    assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
+    with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
+        assert [row["run"] for row in csv.DictReader(file)] == [str(tested.directory), str(whole.directory)]
+    # Once is enough.
+    train("a", *arguments, "test=true")
+    assert len(tested.starts) == 2
+
+
+def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
+    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *SMALL, "trainer.accelerator=cpu")
+    arguments = (*arguments, "trainer.strategy=ddp")
+    # The same configuration on a machine with another number of devices, as `devices: auto` is.
+    finish(start(*arguments, "trainer.max_epochs=1", "trainer.devices=1"))
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(config.replace("devices: 1", "devices: 2"))
+    process = start(*arguments, "trainer.max_epochs=2", "trainer.devices=2")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "was trained by 1 processes, this would be 2" in output
+    assert Run(tmp_path / "run").result.status == "finished"
+
+
+def test_nodes_that_nothing_starts_are_refused(train):  # noqa: F811
+    run, _, err = train("a", "trainer.num_nodes=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", code=2)
+    assert "trainer.num_nodes=2: nothing starts the other nodes' processes" in err
+    assert not run.directory.exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_that_copy_the_process_are_refused(train, strategy):  # noqa: F811
+    _, _, err = train("a", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", "trainer.devices=2", code=2)
+    assert f"trainer.strategy={strategy}: each process is started as a command" in err
+
+
+@pytest.mark.parametrize("limit", ["val", "test"])
+def test_a_limit_that_leaves_nothing_is_refused(train, limit):  # noqa: F811
+    run, _, err = train("a", f"trainer.limit_{limit}_batches=0.0001", code=2)
+    assert f"trainer.limit_{limit}_batches=0.0001: leaves none of" in err
+    assert not run.directory.exists()
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(-3, 3, width=16),
+    st.sampled_from(["", "1", "1.0", "true", "null"]),
+)
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=2))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(VALUES, VALUES)
+def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there, here):
+    """1 is one batch, and 1.0 all of them; "1" is a text, and true none of these."""
+    run = Run(tmp_path_factory.mktemp("run"))
+    config = {"name": "x", "trainer": {"max_epochs": 1, "limit": there}}
+    with run.locked(Choices(config, {}.__getitem__), resume="auto"):
+        run.begin(Choices(config, {}.__getitem__), [])
+    config["trainer"]["limit"] = here
+    if json.dumps(there) == json.dumps(here):
+        run.accept(Choices(config, {}.__getitem__), "auto")
+    else:
+        with pytest.raises(UserError, match="other choices"):
+            run.accept(Choices(config, {}.__getitem__), "auto")
+
+
+def test_one_batch_is_not_all_of_them(train):  # noqa: F811
+    run, *_ = train("a", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    _, _, err = train("a", "trainer.limit_train_batches=1.0", "trainer.max_epochs=1", code=2)
+    assert "trainer.limit_train_batches: 1 there, 1.0 here" in err
+    assert run.result.optimizer_steps == 1
+
+
+def test_a_callback_whose_hooks_are_given_to_it_is_called(train, monkeypatch):  # noqa: F811
+    calls = []
+    monkeypatch.setattr("tests.config.test_options.CALLS", calls)
+    hook = "+callbacks.mine.on_train_batch_end={_target_: hydra.utils.get_method, path: tests.config.test_options.count}"
+    train("a", "+callbacks.mine._target_=lightning.pytorch.callbacks.LambdaCallback", hook, "trainer.max_epochs=1")
+    assert len(calls) == 10
+
+
+CALLS = []
+
+
+def count(*args):
+    CALLS.append(args)
+
+
+def test_the_best_epoch_of_several_objectives_has_them_all(train):  # noqa: F811
+    objectives = ("objective.metric=[train/loss,val/acc]", "objective.mode=[min,max]")
+    run, *_ = train("a", *objectives, "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
+    assert all(objective.value is not None for objective in run.result.objectives)
+
+
+def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist_root):
+    arguments = (f"outputs={tmp_path}", *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    finish(start(*arguments, "trainer.max_epochs=1"))
+    (directory,) = (tmp_path / "mnist_mlp").iterdir()
+    assert Run(directory).result.is_tested

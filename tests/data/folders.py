@@ -1,0 +1,47 @@
+"""Small folders of images, and a data set of one's own: what streams from the disk."""
+
+import random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+SIZES = ((28, 28), (56, 40), (30, 90))  # rows and columns
+SUFFIXES = (".jpg", ".png", ".webp", ".JPEG")
+
+
+def pixels(rows, columns, seed):
+    """Smooth noise, shape (rows, columns, 3), uint8."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((columns, rows), Image.Resampling.BICUBIC))
+
+
+def write(root, classes=("cat", "dog"), **sizes):
+    """Write so many images of each class for each split, of several sizes and formats; `root` is returned."""
+    for split, num in (sizes or {"train": 12, "val": 5, "test": 6}).items():
+        for k, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for n in range(num):
+                image = Image.fromarray(pixels(*SIZES[n % len(SIZES)], seed=[len(split), k, n]))
+                image.save(folder / f"{n:03d}{SUFFIXES[n % len(SUFFIXES)]}")
+    return root
+
+
+class Noisy(Dataset):
+    """Pixels that are changed by each of the three sources of random numbers."""
+
+    classes = ("even", "odd")
+
+    def __init__(self, num_samples):
+        self.num_samples = num_samples
+
+    def __len__(self):
+        return self.num_samples
+
+    def __getitem__(self, index):
+        drawn = [random.randint(0, 255), np.random.randint(0, 256), int(torch.randint(256, ()))]
+        pixels_CHW = torch.tensor(drawn, dtype=torch.uint8)[:, None, None].repeat(1, 4, 4)
+        pixels_CHW[:, : 1 + index % 4] = 255 * (index % 2)
+        return pixels_CHW, index % 2

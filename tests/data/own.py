@@ -1,0 +1,88 @@
+"""Data modules as somebody writes them who knows nothing of this project."""
+
+import random
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+
+class Noisy(Dataset):
+    """Images with noise of their own each time, from all the sources that there are."""
+
+    def __init__(self, num: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.randint(10, (num,), generator=generator)
+        self.images = self.labels[:, None, None, None] / 10 + torch.rand(num, 1, 28, 28, generator=generator)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        noise = 0.1 * torch.rand(1) + 0.1 * random.random() + 0.1 * np.random.rand()
+        return self.images[index] + noise.float(), self.labels[index]
+
+
+class Plain(L.LightningDataModule):
+    """A training, a validation and a test set behind loaders of PyTorch."""
+
+    def __init__(self, batch_size: int = 20, num_workers: int = 0, persistent: bool = False):
+        super().__init__()
+        self.batch_size, self.num_workers, self.persistent = batch_size, num_workers, persistent
+
+    def setup(self, stage):
+        self.train, self.val, self.test = (Noisy(num, seed) for seed, num in enumerate((200, 40, 40)))
+
+    def train_dataloader(self):
+        options = {"num_workers": self.num_workers, "persistent_workers": self.persistent}
+        return DataLoader(self.train, self.batch_size, shuffle=True, **options)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, self.batch_size)
+
+    def test_dataloader(self):
+        return DataLoader(self.test, self.batch_size)
+
+
+class TrainingOnly(L.LightningDataModule):
+    """The least: a loader for training."""
+
+    def train_dataloader(self):
+        return DataLoader(Noisy(200, 0), 20, shuffle=True)
+
+
+class Stream(IterableDataset):
+    """Batches of which nobody knows how many there are."""
+
+    def __iter__(self):
+        for _ in range(200):
+            labels = torch.randint(10, ())
+            yield labels / 10 + torch.rand(1, 28, 28), labels
+
+
+class Streaming(Plain):
+    """A stream for training."""
+
+    def train_dataloader(self):
+        return DataLoader(Stream(), self.batch_size)
+
+
+class Iterated:
+    """An iterable that is no loader of PyTorch, and has no state."""
+
+    def __iter__(self):
+        return iter([(torch.rand(20, 1, 28, 28), torch.randint(10, (20,))) for _ in range(10)])
+
+
+class Homemade(Plain):
+    """A loader made by hand."""
+
+    def train_dataloader(self):
+        return Iterated()
+
+
+class WithFacts(Plain):
+    """One that tells the network what it needs, and something of its own."""
+
+    facts = {"input_shape": (1, 28, 28), "num_classes": 10, "class_names": tuple("0123456789"), "num_rooms": 4}  # noqa: RUF012

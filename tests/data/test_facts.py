@@ -1,0 +1,40 @@
+from types import SimpleNamespace
+
+import pytest
+
+from leyden.data.contract import facts_of
+from leyden.data.facts import FETCHING, Facts
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"num_classes": 10},
+        {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]},
+        {"input_shape": (4,), "num_rooms": 3, "names": ["x"]},
+        {},
+    ],
+)
+def test_facts_of_ones_own_are_those_of_a_checkpoint(facts):
+    found = facts_of(SimpleNamespace(facts=facts))
+    assert Facts.from_state(found.to_state()) == found
+    assert found.normalize.scale == 1.0
+    assert (
+        found.by_name.items()
+        >= {k: tuple(v) if k in ("class_names", "input_shape") else v for k, v in facts.items()}.items()
+    )
+
+
+@pytest.mark.parametrize("name", [*FETCHING, "input_shape", "num_outputs", "vocab_size", "class_names"])
+def test_further_facts_have_names_of_their_own(name):
+    with pytest.raises(ValueError, match="further: must be facts of other names"):
+        Facts.from_state({**Facts((1, 2, 2)).to_state(), "further": {name: 3}})
+
+
+def test_a_fact_that_is_known_comes_before_one_of_ones_own():
+    assert Facts((2,), further={"input_shape": (10**9,)}).by_name["input_shape"] == (2,)
+
+
+def test_data_of_older_runs_are_pixels():
+    state = {"input_shape": [1, 2, 2], "num_classes": 1, "class_names": ["a"], "mean": [0.0], "std": [1.0]}
+    assert Facts.from_state(state).normalize.scale == 255.0

@@ -1,0 +1,118 @@
+"""Data sets of one's own, by `_target_`: opened when they are needed, and streamed as all are."""
+
+import functools
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from leyden.data.contract import DataModule
+from leyden.data.datasets import DatasetDataModule
+from tests.data.folders import Noisy
+
+
+def module(train, **changed):
+    options = {"val": None, "test": None, "root": "somewhere", "batch_size": 5, "eval_batch_size": 4}
+    options |= {"val_size": 0, "num_workers": 0, "normalize": "unit", "augment": None, "seed": 0}
+    return DatasetDataModule(train=train, **{**options, **changed})
+
+
+class Rooted(Noisy):
+    made: list = []  # noqa: RUF012 - of all of them
+
+    def __init__(self, root, part):
+        super().__init__(num_samples=10)
+        self.made.append((root, part))
+
+
+class Floats(Dataset):
+    """A table: 3 columns, and what is to be told from them."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.full((3,), float(index)), float(index)
+
+
+def test_facts_come_from_the_data_set_and_its_first_sample():
+    data = module(Noisy(20), val_size=4)
+    assert isinstance(data, DataModule)
+    assert data.facts.input_shape == (3, 4, 4)
+    assert data.facts.class_names == ("even", "odd")
+    assert data.facts.num_classes == 2
+    assert (data.facts.mean, data.facts.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert data.sizes == {"train": 16, "val": 4}
+
+
+def test_what_is_no_pixels_stays_as_it_is_and_has_facts_of_its_own():
+    data = module(Floats(), val=Floats())
+    facts = data.facts
+    assert facts.input_shape == (3,)
+    assert (facts.num_classes, facts.class_names, facts.mean, facts.std) == (None,) * 4
+    inputs_NI, targets_N = next(iter(data.val_dataloader()))
+    assert inputs_NI.tolist() == [[n] * 3 for n in range(4)]
+    assert targets_N.tolist() == [0, 1, 2, 3]
+    with pytest.raises(
+        ValueError, match=r"normalize=standardize: is for pixels, uint8; the data set gives torch.float"
+    ):
+        module(Floats(), normalize="standardize").setup("fit")
+
+
+def test_each_is_made_when_it_is_asked_for_with_the_root():
+    Rooted.made.clear()
+    parts = {part: functools.partial(Rooted, part=part) for part in ("train", "val", "test")}
+    data = module(**parts)
+    assert Rooted.made == []
+    data.setup("fit")
+    assert Rooted.made == [("somewhere", "train"), ("somewhere", "val")]
+    data.setup("test")
+    data.setup("test")
+    assert Rooted.made[2:] == [("somewhere", "test")]
+    assert module(functools.partial(Rooted, root="its own", part="train")).facts
+    assert Rooted.made[-1] == ("its own", "train")
+
+
+def test_its_random_numbers_follow_from_seed_epoch_and_index():
+    def epochs(num_workers):
+        data = module(Noisy(20), num_workers=num_workers)
+        loader = data.train_dataloader()
+        for number in range(2):
+            loader.sampler.set_epoch(number)
+            yield torch.cat([inputs for inputs, _ in loader])
+        data.teardown("fit")
+
+    alone, together = list(epochs(0)), list(epochs(3))
+    assert all(map(torch.equal, alone, together))
+    assert not torch.equal(*alone)
+
+
+class Endless(Dataset):
+    def __getitem__(self, index):
+        return torch.zeros(3), 0
+
+
+class Empty(Noisy):
+    def __init__(self):
+        super().__init__(0)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (None, "train=None: must be made by a _target_"),
+        ("mine.Birds", "train=mine.Birds: must be made by a _target_"),
+        (functools.partial(Noisy), "train: missing a required argument: 'num_samples'"),
+        (functools.partial(Noisy, num_samples=3, size=3), "train: got an unexpected keyword argument 'size'"),
+        (Endless(), "must be a data set with a length"),
+        (Empty(), "train=Empty: holds no sample"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(train, message):
+    with pytest.raises(ValueError, match=message):
+        module(train).setup("fit")
+
+
+def test_without_a_test_set_it_says_so():
+    with pytest.raises(ValueError, match="test=null: there is no test set; test=false trains without one"):
+        module(Noisy(10)).setup("test")

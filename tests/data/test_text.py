@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from leyden.data.text import BYTES, UNKNOWN, Text, encode, text_of, tokens_of
+
+GIVEN = {"file": "t.txt", "unit": "characters", "context": 4, "stride": 4, "test_size": 0.25}
+
+
+def text(root, train=True, **changed):
+    return Text(str(root), train=train, **{**GIVEN, **changed})
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "t.txt").write_text("abcdefgh" * 4 + "ä" * 10 + "z")
+    return tmp_path
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 7])
+def test_windows_and_the_token_that_follows_each(root, stride):
+    made = text(root, stride=stride)
+    words = [[made.vocabulary[token] for token in row] for row in made.data.tolist()]
+    following = [[made.vocabulary[token] for token in row] for row in made.targets.tolist()]
+    whole = "abcdefgh" * 4
+    for n, (row, then) in enumerate(zip(words, following, strict=True)):
+        assert "".join(row) == whole[n * stride : n * stride + 4]
+        assert "".join(then) == whole[n * stride + 1 : n * stride + 5]
+    shares = [k for k in range(1, len(words)) if k * stride <= 4]  # with the token that follows
+    assert made.overlap == len(shares)
+    assert made.data.untyped_storage().data_ptr() == made.targets.untyped_storage().data_ptr()
+
+
+def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
+    made = text(root, train=False)
+    assert {made.vocabulary[token] for token in made.data.flatten().tolist()} == {UNKNOWN}
+    assert "ä" not in made.vocabulary
+    with pytest.raises(ValueError, match="'y': is not in the vocabulary"):
+        encode("y", ["x"])
+
+
+def test_bytes_have_a_vocabulary_of_256(root):
+    made = text(root, unit="bytes")
+    assert len(made.vocabulary) == 256
+    assert made.data[0].tolist() == list(b"abcd")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"context": 0}, "context=0: must be"),
+        ({"stride": 1.5}, "stride=1.5: must be"),
+        ({"unit": "words"}, "unit=words: must be one of characters, bytes"),
+        ({"test_size": 0}, "test_size=0: must be"),
+        ({"context": 40}, "tokens are too few for windows of context=40"),
+        ({"file": "none.txt"}, "there is no none.txt"),
+        ({"file": "../t.txt"}, "must be the name of a file in root"),
+    ],
+)
+def test_what_is_wrong_is_named(root, changed, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        text(root, **changed)
+
+
+def test_no_window_of_training_has_a_token_of_validation(root):
+    from functools import partial
+
+    from leyden.data.in_memory import InMemoryDataModule
+
+    (root / "t.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))))  # each one once
+    for stride in (1, 2, 4, 5):
+        data = InMemoryDataModule(
+            dataset=partial(Text, **{**GIVEN, "stride": stride}),
+            root=str(root),
+            download=False,
+            batch_size=4,
+            eval_batch_size=4,
+            val_size=10,
+            normalize="none",
+            augment=None,
+            seed=0,
+        )
+        data.setup("fit")
+        held = data.held[True]
+        seen = {
+            split: {*held.inputs[rows].flatten().tolist(), *held.targets[rows].flatten().tolist()}
+            for split, rows in data.indices.items()
+        }
+        assert not seen["train"] & seen["val"]
+        assert torch.equal(data.indices["val"], torch.arange(len(held.inputs) - 10, len(held.inputs)))
+
+
+def test_a_text_in_bytes_is_utf_8():
+    assert tokens_of("é€", BYTES).tolist() == list("é€".encode())
+    assert text_of(tokens_of("é€", BYTES), BYTES) == "é€"
+    assert text_of(tokens_of("ab", ("a", "b")), ("a", "b")) == "ab"

@@ -1,0 +1,153 @@
+"""Commands in copies of a process that has imported everything: a hundred of them take as long as ten processes."""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from leyden.sweep import launcher
+from leyden.tasks.classification import Classification
+from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
+
+TIMEOUT_S = 60
+OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
+
+
+class Started:
+    """A command that runs in a copy of this process.
+
+    Args:
+        verb: As `train`.
+        arguments: Overrides.
+        directory: For the file that takes the output.
+        cwd: The working directory.
+        before: What the process does first.
+    """
+
+    def __init__(self, verb, *arguments, directory, cwd=None, before=None, name="output"):
+        self.output = Path(directory) / f"{name}.txt"
+        self.output.unlink(missing_ok=True)
+        with warnings.catch_warnings():  # Python warns of a fork beside threads, in the parent, when it is done
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            self._run(verb, arguments, cwd or directory, before)
+
+    def _run(self, verb, arguments, cwd, before):
+        code = 70
+        try:
+            os.setsid()
+            for descriptor in (1, 2):
+                os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            torch.set_num_threads(1)
+            os.chdir(cwd)
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+            if before:
+                before()
+            sys.argv = [f"leyden.{verb}", *arguments]
+            importlib.import_module(f"leyden.{verb}").main()
+            code = 0
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def send(self, number):
+        """Send a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def end(self):
+        """What it ended with: its exit code (minus the signal, if one ended it; None if it hung) and its output."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                return None, self.output.read_text(errors="replace")
+            time.sleep(0.005)
+        return os.waitstatus_to_exitcode(ended[1]), self.output.read_text(errors="replace")
+
+
+def call(verb, *arguments, **kwargs):
+    """What a command ends with, as above."""
+    return Started(verb, *arguments, **kwargs).end()
+
+
+def is_clean(code, output):
+    """Whether a command succeeded, or was refused in a line or two."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    return code == 0 or (code == 2 and "Traceback" not in output and len(lines) <= 2)
+
+
+def ends_clearly(code, output):
+    """Whether a training that something happened to has succeeded, or says in a line or two what it failed by."""
+    said = [line for line in output.splitlines() if line.startswith("leyden: ")]
+    told = [line for line in said if "goes on without it" not in line]  # pictures
+    return "Traceback" not in output and (code == 0 or (code == 2 and 1 <= len(told) <= 2))
+
+
+def in_forks():
+    """Let the jobs of a sweep be copies of its process: nothing is imported anew."""
+    launcher.CONTEXT = launcher.get_context("fork")
+    launcher.warm_up = lambda: None
+
+
+def at_operation(below, number, act):
+    """Let a command do something before one of the operations on files below a directory; to be its `before`."""
+    return _on_operations(below, lambda n: act() if n == number else None)
+
+
+def at_step(step, act):
+    """Let a training do something at the beginning of one of its steps; to be its `before`."""
+
+    def before():
+        original = Classification.training_step
+
+        def training_step(self, batch):
+            if self.global_step == step:
+                act()
+            return original(self, batch)
+
+        Classification.training_step = training_step
+
+    return before
+
+
+def num_operations(below, *arguments, directory):
+    """How many such operations a training has, which must succeed."""
+    counted = os.open(Path(directory) / "operations", os.O_WRONLY | os.O_CREAT)
+    before = _on_operations(below, lambda n: os.write(counted, b"."))
+    code, output = call("train", *arguments, directory=directory, before=before)
+    assert code == 0, output
+    os.close(counted)
+    return (Path(directory) / "operations").stat().st_size
+
+
+def _on_operations(below, act):
+    seen = 0
+
+    def hook(event, args):
+        nonlocal seen
+        if event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike):
+            path = os.fsdecode(args[0])
+            if path == str(below) or path.startswith(f"{below}{os.sep}"):
+                seen += 1
+                act(seen)
+
+    return lambda: sys.addaudithook(hook)

@@ -1,0 +1,143 @@
+"""Trainings in copies of this process, killed at a file operation; and all that a run directory shows."""
+
+import csv
+import os
+import re
+import signal
+import sys
+import warnings
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from leyden.run.directory import Run
+from leyden.run.points import points
+from leyden.train import main
+from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
+from tests.callbacks.events import hparams
+
+OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
+
+
+class Watch:
+    """An audit hook that writes down each file operation below a directory, and kills the process at one of them.
+
+    Args:
+        below: The directory.
+        log: Where they are written down.
+        at: Number of the one at which to kill; None for none.
+        after: Whether to kill right after it (a file is there, with nothing in it), not before.
+    """
+
+    def __init__(self, below, log, at, after):
+        self.below, self.log, self.at, self.after = f"{below}{os.sep}", log, at, after
+        self.num_seen = 0
+
+    def __call__(self, event, args):
+        if event != "open" and event not in OPERATIONS:
+            return
+        if event == "open" and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        path = os.fsdecode(args[0]) if isinstance(args[0], str | bytes | os.PathLike) else ""
+        if not path.startswith(self.below):
+            return
+        number, self.num_seen = self.num_seen, self.num_seen + 1
+        os.write(self.log, f"{event} {path.removeprefix(self.below)}\n".encode())
+        if number == self.at and not self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == self.at:
+            sys.setprofile(self.kill)
+
+    def kill(self, frame, event, arg):
+        """Kill at the first thing that happens when the operation is done."""
+        if frame.f_code is not Watch.__call__.__code__:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(directory, *arguments, at=None, after=False, setup=None):
+    """Train into a directory, and be killed or not; returns what ended the process, its operations and its output.
+
+    Args:
+        directory: The run is `run` in it.
+        arguments: Overrides.
+        at: Number of the operation at which to kill; None for none.
+        after: Whether after it, not before.
+        setup: What the process does before.
+    """
+    directory.mkdir(exist_ok=True)
+    log, output = directory.with_suffix(".operations"), directory.with_suffix(".output")
+    with warnings.catch_warnings():  # Python warns of a fork beside threads, in the parent, when it is done
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            for descriptor in (1, 2):
+                os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            torch.set_num_threads(1)
+            if setup:
+                setup()
+            watch = Watch(directory, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), at, after)
+            sys.argv = ["leyden.train", f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments]
+            sys.addaudithook(watch)
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), log.read_text().splitlines(), output.read_text()
+
+
+def shown(directory):
+    """All that a finished run shows, less what differs from start to start: to be compared, and each point once."""
+    run = Run(directory / "run")
+    result = replace(run.result, seconds=None, samples_per_second=None)
+    curves = points(run.directory / "metrics.csv")
+    events, values = Counter(), {}
+    for path in sorted(run.directory.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                events[value.tag, event.step] += 1
+                if not value.tag.startswith(("time/", "run/")):
+                    values[value.tag, event.step] = value.tensor.SerializeToString()
+            if event.HasField("graph_def"):
+                events["graph", event.step] += 1
+    assert max(events.values()) == 1, {key: count for key, count in events.items() if count > 1}
+    assert max(Counter((step, metric) for step, metric, _ in curves).values()) == 1
+    assert not [path for path in directory.rglob("*") if re.search(r"\.(tmp|prepared)$", path.name)]
+    table = (run.directory / "metrics.csv").read_text().splitlines()
+    assert table[0] == "step,metric,value"
+    assert len(table) == 1 + len(curves)
+    return {
+        "result": asdict(result),
+        "curves": [point for point in curves if not point[1].startswith("time/")],
+        "times": [(step, metric) for step, metric, _ in curves if metric.startswith("time/")],
+        "events": {key for key in events if not str(key[0]).startswith("run/")},
+        "values": values,
+        "texts": {tag for tag, _ in events if tag.startswith("run/")},
+        "row": hparams(run),
+        "looks": looks(directory / "test_set_looks.csv"),
+        "checkpoints": {name: checkpoint(run.directory, name) for name in ("last", "best")},
+    }
+
+
+def looks(path):
+    """What the table of looks at the test set says of them: a run that is killed after one may look again."""
+    with path.open(newline="") as file:
+        return {(row["experiment"], row["checkpoint"], row["metrics"]) for row in csv.DictReader(file)}
+
+
+def checkpoint(directory: Path, name: str):
+    """The bits that decide how a run goes on."""
+    content = torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    weights = {key: value.tolist() for key, value in content["state_dict"].items()}
+    kept = {key: state for key, state in content["callbacks"].items() if key in ("RunCheckpoint", "RankState")}
+    return str([weights, content["optimizer_states"], content["global_step"], kept])

@@ -1,0 +1,76 @@
+"""What a process holds does not grow with what it has done: files and threads not at all, memory hardly."""
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.faults.commands import Started
+
+pytestmark = pytest.mark.faults
+
+BYTES = 24 * 2**20  # what the allocators keep varies; a copy of the data, or a figure for each epoch, would be more
+
+
+def held():
+    """Open files, threads and resident memory."""
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), resident
+
+
+def test_over_epochs(tmp_path, data):
+    """After 3 epochs against after 30."""
+
+    def before():
+        from leyden.callbacks.checkpoint import RunCheckpoint
+
+        original = RunCheckpoint.on_train_epoch_end
+
+        def end(self, trainer, module):
+            original(self, trainer, module)
+            if trainer.current_epoch + 1 in (3, 30):
+                print("held", *held(), flush=True)
+
+        RunCheckpoint.on_train_epoch_end = end
+
+    given = [argument for argument in data if not argument.startswith("trainer.max_epochs")]
+    arguments = (f"run_dir={tmp_path}/run", f"outputs={tmp_path}", *given, "trainer.max_epochs=30")
+    check(*Started("train", *arguments, directory=tmp_path, before=before).end(), num=2)
+
+
+def test_over_jobs(tmp_path, data):
+    """After 3 jobs of a worker against after 20."""
+
+    def before():
+        from leyden.sweep import launcher, worker
+        from tests.faults.commands import in_forks
+
+        in_forks()
+        original = worker.execute
+
+        def execute(module, config):
+            original(module, config)
+            print("held", *held(), file=log, flush=True)
+
+        log = (tmp_path / "held.txt").open("w")
+        worker.execute = execute
+        launcher.slots = lambda *given: [{"OMP_NUM_THREADS": "1"}]
+
+    given = [argument for argument in data if not argument.startswith("trainer.max_epochs")]
+    seeds = ",".join(map(str, range(20)))
+    arguments = ("-m", f"seed={seeds}", "sweep_name=x", f"outputs={tmp_path}", *given, "trainer.max_epochs=1")
+    code, output = Started("train", *arguments, directory=tmp_path, before=before).end()
+    assert code == 0, output
+    check(code, (tmp_path / "held.txt").read_text(), num=20)
+
+
+def check(code, output, *, num):
+    assert code == 0, output
+    lines = [tuple(map(int, line.split()[1:])) for line in output.splitlines() if line.startswith("held ")]
+    assert len(lines) == num, output
+    first, last = lines[0 if num == 2 else 2], lines[-1]
+    assert last[:2] == first[:2], f"files and threads: {first[:2]}, then {last[:2]}"
+    assert last[2] - first[2] < BYTES, f"{(last[2] - first[2]) / 2**20:.1f} MiB more"

@@ -1,0 +1,89 @@
+"""Several processes start the same at once: one of them does it, the others get its result or its name."""
+
+import csv
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from leyden.run.directory import Run
+from leyden.run.looks import record_look
+from tests.faults.commands import Started, at_operation, call, in_forks
+
+pytestmark = pytest.mark.faults
+
+
+def together(moment, then=None):
+    """Let a command begin at this moment, that of the others."""
+
+    def wait():
+        if then:
+            then()
+        time.sleep(max(0, moment - time.monotonic()))
+
+    return wait
+
+
+def test_one_run(tmp_path, data, trials, seed):
+    rng = random.Random(seed)
+    for number in range(max(3, trials // 10)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        arguments = (f"run_dir={folder}/run", f"outputs={folder}", *data)
+        slow = at_operation(folder / "run", 60, lambda: time.sleep(rng.choice((0, 4))))
+        moment = time.monotonic() + 0.2
+        num = rng.randint(2, 4)
+        before = together(moment, slow)
+        starts = [
+            Started("train", *arguments, directory=folder, before=before, name=f"process{n}") for n in range(num)
+        ]
+        ended = [started.end() for started in starts]
+        told = f"FAULTS_SEED={seed}: {ended}"
+        assert len(Run(folder / "run").starts) == 1, told
+        assert [output.count("epoch 1/2") for _, output in ended].count(1) == 1, told
+        holders = [f"in use by process {started.pid} on {os.uname().nodename}" for started in starts]
+        for code, output in ended:
+            assert code == 0 or (code == 2 and any(holder in output for holder in holders)), told
+        assert [code for code, _ in ended].count(0) >= 1, told
+
+
+def test_one_sweep(tmp_path, data, trials, seed):
+    for number in range(max(2, trials // 20)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        arguments = ("-m", "seed=0,1", "sweep_name=x", f"outputs={folder}", *data)
+        moment = time.monotonic() + 0.2
+        both = [
+            Started("train", *arguments, directory=folder, before=together(moment, in_forks), name=f"sweep{n}")
+            for n in "ab"
+        ]
+        for code, output in [started.end() for started in both]:
+            assert code == 0, output
+            assert "Traceback" not in output
+        runs = [Run(path.parent) for path in folder.glob("sweeps/x/*/result.json")]
+        assert [len(run.starts) for run in runs] == [1, 1]
+        assert [run.result.status for run in runs] == ["finished", "finished"]
+
+
+def test_looks_at_the_test_set(tmp_path, data):
+    arguments = (f"run_dir={tmp_path}/run", f"outputs={tmp_path}", *data)
+    code, output = call("train", *arguments, directory=tmp_path)
+    assert code == 0, output
+    run, pids = Run(tmp_path / "run"), []
+    for n in range(8):
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                for k in range(20):
+                    record_look(str(tmp_path), run, f"{n} {k}", {"test/acc": 0.5})
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
+    with Path(tmp_path / "test_set_looks.csv").open(newline="") as file:
+        looks = Counter(row["checkpoint"] for row in csv.DictReader(file))
+    assert looks == {**{f"{n} {k}": 1 for n in range(8) for k in range(20)}, "best": 1}

@@ -1,0 +1,127 @@
+"""What a training works on is deleted, moved or replaced meanwhile: a line says so, and nothing is made half anew."""
+
+import random
+import shutil
+import time
+
+import pytest
+
+from leyden.run.directory import Run
+from tests.conftest import assert_same_bits
+from tests.faults.commands import Started, at_operation, at_step, call, ends_clearly, num_operations
+
+pytestmark = pytest.mark.faults
+
+
+class Place:
+    """A folder with data and outputs of its own, and the run in it."""
+
+    def __init__(self, folder, small_files, data):
+        self.folder, self.outputs, self.data = folder, folder / "outputs", folder / "data"
+        self.run = self.outputs / "name" / "run"
+        shutil.copytree(small_files / "MNIST", self.data / "MNIST")
+        given = [argument for argument in data if not argument.startswith("data.root")]
+        self.arguments = (f"run_dir={self.run}", f"outputs={self.outputs}", f"data.root={self.data}", *given)
+
+    def content(self):
+        """Names of the files in the run directory; TensorBoard's thread can make a last one, which it opens by name."""
+        return sorted(path.name for path in self.run.rglob("*") if path.is_file() and "tfevents" not in path.name)
+
+
+def remove(folder):
+    """As `rm -r` again and again: threads of the training may be writing."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_run(place):
+    remove(place.run)
+
+
+def rename_run(place):
+    place.run.rename(place.run.with_name("moved"))
+
+
+def replace_run(place):
+    remove_run(place)
+    place.run.write_text("something else")
+
+
+def remove_checkpoints(place):
+    remove(place.run / "checkpoints")
+
+
+def remove_data(place):
+    remove(place.data)
+
+
+def remove_outputs(place):
+    remove(place.outputs)
+
+
+def begin_another(place):
+    """Move the run, and let another process begin it anew in its place."""
+    rename_run(place)
+    (place.folder / "moved").touch()
+    wait_for(place.folder / "begun")
+
+
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_files, data):
+    place = Place(tmp_path_factory.mktemp("whole"), small_files, data)
+    return place, num_operations(place.run, *place.arguments, directory=place.folder)
+
+
+@pytest.mark.parametrize(
+    "happens", [remove_run, rename_run, replace_run, remove_checkpoints, remove_data, remove_outputs]
+)
+def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, trials, seed, happens):
+    rng = random.Random(f"{seed} {happens.__name__}")
+    for _ in range(max(2, trials // 20)):
+        place, number = Place(tmp_path / "place", small_files, data), rng.randrange(8, whole[1])
+        before = at_operation(place.run, number, lambda place=place: happens(place))
+        code, output = call("train", *place.arguments, directory=tmp_path, before=before)
+        told = f"FAULTS_SEED={seed} {happens.__name__} at {number}: {code}\n{output}"
+        assert ends_clearly(code, output), told
+        if happens in (remove_run, rename_run, remove_outputs) and code:
+            assert place.content() == [], told
+        if happens is replace_run:
+            assert place.run.is_file(), told
+            assert place.run.read_text() == "something else", told
+        if happens in (remove_checkpoints, remove_data):
+            shutil.copytree(small_files / "MNIST", place.data / "MNIST", dirs_exist_ok=True)
+            code, output = call("train", *place.arguments, directory=tmp_path)
+            assert code == 0, f"{told}\nThen: {output}"
+            if Run(place.run).result.status == "finished" and (place.run / "checkpoints" / "last.ckpt").exists():
+                assert_same_bits(whole[0].run, place.run)
+        shutil.rmtree(place.folder)
+
+
+def test_another_training_takes_the_place(tmp_path, small_files, data, whole, trials, seed):
+    rng = random.Random(seed)
+    for _ in range(max(2, trials // 10)):
+        place, number = Place(tmp_path / "place", small_files, data), rng.randrange(12)
+        # Within a step: a check and what is written next are one moment.
+        before = at_step(number, lambda place=place: begin_another(place))
+        first = Started("train", *place.arguments, directory=tmp_path, before=before, name="first")
+        wait_for(place.folder / "moved")
+        begin = at_operation(place.run, rng.randrange(20, 100), (place.folder / "begun").touch)
+        second = Started("train", *place.arguments, directory=tmp_path, before=begin, name="second")
+        (code, output), (second_code, second_output) = first.end(), second.end()
+        told = f"FAULTS_SEED={seed} at step {number}: {code}, {second_code}\n{output}\n{second_output}"
+        assert second_code == 0, told
+        assert ends_clearly(code, output), told
+        run = Run(place.run)
+        assert len(run.starts) == 1, told
+        strays = [path for path in run.directory.glob("events*") if f".{run.starts[0]['pid']}." not in path.name]
+        assert len(strays) <= 1, told  # TensorBoard's thread opens its file by name for each event, a last one too
+        assert_same_bits(whole[0].run, place.run)
+        assert (run.directory / "metrics.csv").read_text().count("\n") == (
+            whole[0].run / "metrics.csv"
+        ).read_text().count("\n"), told
+        shutil.rmtree(place.folder)

@@ -1,0 +1,60 @@
+"""The defaults in conf/ are the worked example; who replaces that replaces this file, too."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from leyden.config.objective import Objective
+from leyden.run.directory import Run
+from tests.conftest import weights
+from tests.training.test_train import curves
+
+
+def test_the_default_is_the_experiment_of_the_note(cli, tmp_path):
+    """The whole default command: it learns, it tests once, and it says where everything is."""
+    code, out, err = cli("train")
+    assert code == 0, err
+    (directory,) = (tmp_path / "outputs" / "mnist_mlp").iterdir()
+    result = Run(directory).result
+    assert result.status == "finished"
+    assert result.metrics["test/acc"] >= 0.975
+    assert result.objectives == (Objective("val/acc", "max", result.metrics["val/acc"]),)
+    assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
+    assert result.samples_per_second == pytest.approx(5 * 55_000 / result.seconds)
+    assert (directory / result.checkpoint).exists()
+    for text in (
+        "407,050",
+        "55,000 train",
+        "5,000 val",
+        "test/acc",
+        "samples/s",
+        "make tensorboard DIR=",
+        str(directory),
+    ):
+        assert text in out
+    assert list(directory.glob("events.out.tfevents.*"))
+    with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
+        (look,) = csv.DictReader(file)
+    assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}
+    assert {step for step, metric, _ in curves(Run(directory)) if metric == "val/acc"} == {
+        429,
+        859,
+        1289,
+        1719,
+        2149,
+    }
+
+
+def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(cli, tmp_path):
+    run_dir = tmp_path / "run"
+    code, out, err = cli("train", "experiment=keras_note", f"run_dir={run_dir}", "trainer.max_epochs=1")
+    assert code == 0, err
+    run = Run(run_dir)
+    assert "60,000 train" in out
+    assert run.result.optimizer_steps == 469  # five epochs are the 2,345 updates of the note
+    assert run.result.objectives == ()
+    assert run.config["trainer"]["max_epochs"] == 1
+    best = weights(run_dir, "best")
+    assert all(torch.equal(best[key], value) for key, value in weights(run_dir, "last").items())

@@ -1,0 +1,272 @@
+import csv
+import json
+import os
+import shutil
+
+import pytest
+import yaml
+
+from leyden.config.mistakes import UserError
+from leyden.report import summary
+from leyden.report.ranking import merge
+from leyden.report.records import read_records
+from leyden.run import files
+
+OBJECTIVE = {"metric": "val/loss", "mode": "min"}
+
+
+def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE):
+    """A run directory as `run.py` writes it."""
+    directory.mkdir(parents=True)
+    flat = dict(override.split("=") for override in overrides)
+    config = {
+        "optimizer": {"lr": float(flat.get("optimizer.lr", 0.1))},
+        "model": {"hidden_sizes": yaml.safe_load(flat.get("model.hidden_sizes", "[512]"))},
+        "seed": int(flat.get("seed", 0)),
+        "objective": objective,
+    }
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides}]))
+    if status:
+        result = {
+            "status": status,
+            "objective": {**objective, "value": value},
+            "metrics": {},
+            "epochs": 3,
+            "seconds": 2.0,
+            "optimizer_steps": 30,
+            "samples_per_second": 100.0,
+            "error": error,
+        }
+        (directory / "result.json").write_text(json.dumps(result))
+
+
+def no_states(ids):
+    """There is no cluster."""
+    return {}
+
+
+def summarize(directory):
+    summary.summarize(directory, no_states)
+
+
+def rows(directory):
+    with (directory / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
+    minimum = {"metric": "val/loss", "mode": "min"}
+    for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
+        for fold, value in enumerate(values):
+            typed = [f"optimizer.lr={lr}", f"+data.fold={fold}", "seed=0"]
+            write(tmp_path / f"{lr}_{fold}", typed, value=value, objective=minimum)
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    assert [row["optimizer.lr"] for row in found] == ["0.02", "0.01"]
+    assert [row["n"] for row in found] == ["3", "3"]
+    assert float(found[0]["objective"]) == pytest.approx(0.33)
+    assert "data.fold" not in found[0]
+    # One setting with several folds is a row, and its picture shows the folds.
+    for path in (tmp_path / "0.01_0", tmp_path / "0.01_1", tmp_path / "0.01_2"):
+        shutil.rmtree(path)
+    summarize(tmp_path)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
+    write(tmp_path / "a", ["optimizer.lr=0.01", "seed=0", "sweep_name=x"], value=0.3)
+    write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1", "sweep_name=x"], value=0.5)
+    write(tmp_path / "c", ["seed=0"], value=0.2)  # the default of optimizer.lr
+    write(
+        tmp_path / "d", ["optimizer.lr=10"], status="failed", error={"type": "FloatingPointError", "message": "nan"}
+    )
+    write(tmp_path / "e", ["optimizer.lr=1"], status="pruned", value=0.9)
+    write(tmp_path / "f", ["optimizer.lr=2"], status=None)
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    assert list(found[0]) == ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status"]
+    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1.0", "10.0", "2.0"]
+    assert float(found[1]["objective"]) == pytest.approx(0.4)
+    assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
+    assert found[1]["status"] == "2 finished"
+    out = capsys.readouterr().out
+    assert f"python -m leyden.evaluate run={tmp_path / 'c'}" in out
+    assert "failed: d (FloatingPointError: nan)" in out
+    assert "pruned: e" in out
+    assert "interrupted: f" in out
+    assert out.splitlines()[1].split() == ["0.1", "0.2000", "1", "3", "2", "finished"]
+    markdown = (tmp_path / "summary.md").read_text()
+    assert "| 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
+
+
+def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_path, capsys):
+    maximum = {"metric": "val/acc", "mode": "max"}
+    write(tmp_path / "a", ["optimizer.lr=0.5", "seed=0"], status="pruned", value=0.99, objective=maximum)
+    for name, lr, seed, value in (
+        ("b", 0.1, 0, 0.98),
+        ("c", 0.1, 1, 0.9),
+        ("d", 0.2, 0, 0.97),
+        ("e", 0.2, 1, 0.96),
+    ):
+        write(tmp_path / name, [f"optimizer.lr={lr}", f"seed={seed}"], value=value, objective=maximum)
+    write(tmp_path / "f", ["optimizer.lr=0.2", "seed=2"], status="pruned", value=0.1, objective=maximum)
+    (tmp_path / "code" / "conf").mkdir(parents=True)
+    (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
+    summarize(tmp_path)
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.2", "0.1", "0.5"]
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
+    assert rows(tmp_path)[0]["n"] == "2"
+    assert "Best: d." in capsys.readouterr().out
+
+
+def test_lists_and_unequal_keys_are_columns(tmp_path):
+    write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
+    write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
+    found = merge(read_records(tmp_path, no_states))
+    assert [row.choices for row in found] == [
+        {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
+        {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
+    ]
+
+
+def test_a_single_run_and_runs_without_objective(tmp_path):
+    write(tmp_path / "one" / "a", [], value=0.3)
+    summarize(tmp_path / "one")
+    assert len(rows(tmp_path / "one")) == 1
+    write(tmp_path / "none" / "a", ["seed=1"], status=None)
+    summarize(tmp_path / "none")
+    assert rows(tmp_path / "none")[0]["status"] == "interrupted"
+
+
+def test_a_folder_without_runs(tmp_path):
+    with pytest.raises(UserError, match="there is no run"):
+        summarize(tmp_path)
+
+
+FILES = ("config.yaml", "provenance.json", "result.json", "slurm.json", "metrics.csv")
+CONTENTS = (
+    b"",
+    b"[]",
+    b"{}",
+    b"3",
+    b"null",
+    b'"x"',
+    b"[3]",
+    b"[[]]",
+    b'[{"overrides": 3}]',
+    b'{"a": ',
+    b"\xff\x00",
+    None,
+)
+WRONG = (None, [], [1], {}, {"a": 1}, "x", 3, True)
+
+
+def damaged_result(key, value):
+    result = {
+        "status": "finished",
+        "objective": {**OBJECTIVE, "value": 0.1},
+        "epochs": 3,
+        "seconds": 2.0,
+        "metrics": {},
+        "optimizer_steps": 30,
+        "samples_per_second": 100.0,
+        "error": None,
+    }
+    return json.dumps({**result, key: value}).encode()
+
+
+DAMAGED = [
+    *((name, content) for name in FILES for content in CONTENTS),
+    *(
+        ("result.json", damaged_result(key, value))
+        for key in ("status", "epochs", "seconds", "error")
+        for value in WRONG
+    ),
+    *(("result.json", damaged_result("objective", value)) for value in WRONG),
+    *(
+        ("result.json", damaged_result("objective", {**OBJECTIVE, "value": 0.1, key: value}))
+        for key in ("metric", "mode", "value")
+        for value in WRONG
+    ),
+    ("slurm.json", b'{"job_id": 3}'),
+    ("metrics.csv", b"step,metric,value\n1,val/loss,x\n"),
+    ("metrics.csv", b"step\n1\n"),
+]
+
+
+@pytest.mark.parametrize("status", ["finished", None])
+def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch, status):
+    monkeypatch.setattr("leyden.report.summary.draw", lambda *arguments: b"")  # it takes longest
+    for number, (name, content) in enumerate(DAMAGED):
+        place = tmp_path / str(number)
+        write(place / "a", ["optimizer.lr=0.01"], value=0.3)
+        write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)
+        write(place / "c", ["optimizer.lr=10"], value=0.4)
+        (place / "b" / name).unlink(missing_ok=True)
+        (place / "b" / name).mkdir() if content is None else (place / "b" / name).write_bytes(content)
+        summarize(place)
+        err = capsys.readouterr().err
+        found = {row["optimizer.lr"]: row for row in rows(place)}
+        assert {"0.01", "10.0"} <= set(found), (name, content)
+        assert found["0.01"]["objective"] == "0.3"
+        assert len(err.splitlines()) == (len(found) == 2), (name, content, err)
+        if err:
+            assert err.startswith(f"leyden: left out: {place / 'b'} can't be read ("), (name, content)
+
+
+def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypatch):
+    for name in "ab":
+        write(tmp_path / name, [f"seed={'ab'.index(name)}"], value=0.3)
+
+    def refuse(path, **kwargs):
+        if path.parent.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return files.read_text(path, **kwargs)
+
+    monkeypatch.setattr("leyden.run.contents.read_text", refuse)
+    summarize(tmp_path)
+    assert "left out: " in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", '{"log": 3}', ""])
+def test_a_description_of_a_sweep_that_is_none_is_said(tmp_path, capsys, content):
+    write(tmp_path / "a", ["seed=1"], value=0.3)
+    (tmp_path / "sweep.json").write_text(content)
+    summarize(tmp_path)
+    assert capsys.readouterr().err.startswith(f"leyden: {tmp_path}/sweep.json is no description of a sweep")
+
+
+def test_what_is_linked_to_stays(tmp_path):
+    write(tmp_path / "runs" / "a", ["seed=1"], value=0.3)
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("summary.csv", "summary.md", "summary.png"):
+        (tmp_path / "runs" / name).symlink_to(mine)
+        (tmp_path / "runs" / f"{name}.{os.getpid()}.tmp").symlink_to(mine)
+    summarize(tmp_path / "runs")
+    assert mine.read_text() == "mine"
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"a", "summary.csv", "summary.md", "summary.png"}
+    assert not any(path.is_symlink() for path in (tmp_path / "runs").iterdir())
+
+
+def test_a_thousand_runs(tmp_path):
+    for number in range(1000):
+        write(
+            tmp_path / str(number),
+            [f"optimizer.lr={number % 100 + 1}", f"seed={number // 100}"],
+            value=number / 1000,
+        )
+    summarize(tmp_path)
+    assert len(rows(tmp_path)) == 100
+    assert {row["n"] for row in rows(tmp_path)} == {"10"}
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"na\xffme")
+    write(folder / "a", ["seed=1"], value=0.3)
+    summarize(folder)
+    assert "na\\udcffme" in capsys.readouterr().out
+    assert b"na\xffme" in (folder / "summary.md").read_bytes()

@@ -1,0 +1,100 @@
+"""What makes two runs the same."""
+
+import json
+
+import pytest
+
+from leyden.run.choices import Choices, typed_choices
+
+CONFIG = {
+    "name": "x",
+    "seed": 0,
+    "data": {"_target_": "d", "root": "/a", "batch_size": 1},
+    "trainer": {"max_epochs": 2, "log_every_n_steps": 50},
+    "callbacks": {
+        "checkpoint": {"_target_": "leyden.callbacks.checkpoint.RunCheckpoint", "every_n_steps": None},
+        "stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3},
+    },
+    "logger": {"csv": {"_target_": "x"}},
+    "run_dir": "r",
+}
+
+
+def changed(**values):
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        node = config
+        *parents, last = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return config
+
+
+def differences(there, here, defaults=None):
+    return Choices(here, (defaults or {}).__getitem__).differences(there)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "y"},
+        {"logger": {}},
+        {"data__root": "/b"},
+        {"run_dir": "elsewhere"},
+        {"trainer__log_every_n_steps": 1},
+        {"callbacks__checkpoint__every_n_steps": 7},
+        {"callbacks__errors": {"_target_": "leyden.callbacks.errors.Errors", "num_images": 3}},
+        {"callbacks__bar": {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}},
+        {"cluster": {"num_jobs": 3}},
+    ],
+)
+def test_what_is_said_and_shown_and_where_it_lies_may_differ(change):
+    assert differences(CONFIG, changed(**change)) == []
+    assert differences(changed(**change), CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data__batch_size": 2},
+        {"trainer__max_epochs": 1},
+        {"callbacks__stop__patience": 4},
+        {"callbacks__stop": None},
+        {"callbacks__mine": {"_target_": "mine.Callback"}},
+        {"callbacks__swa": {"_target_": "leyden.callbacks.averaging.SWAWeightAveraging"}},
+        {"callbacks__pruning": {"_target_": "leyden.sweep.pruning.Pruning", "metric": "val/acc"}},
+    ],
+)
+def test_what_can_change_a_bit_may_not(change):
+    assert differences(CONFIG, changed(**change))
+
+
+def test_a_key_that_an_older_run_lacks_may_have_its_default():
+    newer = changed(data__shuffle=True)
+    assert differences(CONFIG, newer, {"data.shuffle": True}) == []
+    assert differences(CONFIG, newer, {"data.shuffle": False}) == ["data.shuffle: absent there, True here"]
+    assert differences(CONFIG, newer) == ["data.shuffle: absent there, True here"]
+
+
+def test_only_without_a_schedule_more_epochs_go_on():
+    longer = changed(trainer__max_epochs=3)
+    assert differences(CONFIG, longer) == []
+    assert differences(CONFIG, {**longer, "scheduler": {"_target_": "s"}})
+
+
+def test_what_steers_a_start_is_no_choice():
+    typed = [
+        "optimizer.lr=0.1",
+        "+model.depth=3",
+        "~scheduler",
+        "run_dir=x",
+        "data.root=y",
+        "sweep=tpe",
+        "cluster=slurm",
+    ]
+    assert typed_choices(typed) == {"optimizer.lr": "0.1", "model.depth": "3", "scheduler": ""}

@@ -1,0 +1,260 @@
+"""The run directory rule: continue, finished, refused."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
+from leyden.run.choices import Choices
+from leyden.run.directory import Run
+from leyden.run.lock import check_held
+from leyden.run.looks import record_look
+from leyden.run.result import Result
+
+CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
+FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
+
+
+def of(config, default=None):
+    """Choices whose keys have these defaults in `conf/`."""
+    return Choices(config, (default or {}).__getitem__)
+
+
+def with_value(key, value):
+    config = json.loads(json.dumps(CONFIG))
+    node = config
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was interrupted."""
+    run = Run(tmp_path / "run")
+    with run.locked(of(CONFIG), resume="auto"):
+        run.begin(of(CONFIG), ["optimizer.lr=0.1"])
+    return run
+
+
+def snapshot(run):
+    return {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def reopen(run, config, resume="auto"):
+    with run.locked(of(config), resume=resume):
+        run.begin(of(config), [])
+
+
+def refuse(run, config, message, resume="auto"):
+    before = snapshot(run)
+    with pytest.raises(UserError, match=message):
+        reopen(run, config, resume)
+    assert snapshot(run) == before
+
+
+def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
+    assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
+    (start,) = json.loads((run.directory / "provenance.json").read_text())
+    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert start["git"]["sha"] == (sha or None)
+    assert start["overrides"] == ["optimizer.lr=0.1"]
+    assert start["versions"]["torch"] == torch.__version__
+    assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
+    assert run.result is None
+
+
+def test_the_same_config_goes_on_and_the_start_is_added(run):
+    reopen(run, CONFIG)
+    assert len(json.loads((run.directory / "provenance.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("key", ["run_dir", "resume"])
+def test_what_steers_a_start_is_no_difference(run, key):
+    reopen(run, with_value(key, "auto"))
+
+
+def test_another_config_is_refused_with_the_difference(run):
+    refuse(run, with_value("optimizer.lr", 0.2), r"optimizer\.lr: 0\.1 there, 0\.2 here")
+    refuse(run, with_value("optimizer.momentum", 0.9), r"optimizer\.momentum: absent there, 0\.9 here")
+    refuse(run, with_value("optimizer.betas", [0.9, 0.99]), r"optimizer\.betas: absent there, \[0\.9, 0\.99\] here")
+    refuse(run, with_value("trainer.max_epochs", 4), r"trainer\.max_epochs: 5 there, 4 here")
+
+
+def test_resume_never_wants_a_new_directory(run, tmp_path):
+    refuse(run, CONFIG, "resume=never", resume="never")
+    reopen(Run(tmp_path / "new"), CONFIG, resume="never")
+
+
+def test_resume_must_wants_something_to_resume(run, tmp_path):
+    reopen(run, CONFIG, resume="must")
+    with pytest.raises(UserError, match="nothing to resume"):
+        reopen(Run(tmp_path / "new"), CONFIG, resume="must")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    refuse(Run(tmp_path), CONFIG, "not a run directory")
+    (tmp_path / "config.yaml").write_text("- 1\n")
+    refuse(Run(tmp_path), CONFIG, "not a run directory")
+
+
+def test_a_finished_run_is_not_touched(run):
+    run.end(FINISHED)
+    before = snapshot(run)
+    with run.locked(of(CONFIG), resume="auto"):
+        assert run.is_finished(of(CONFIG))
+    assert snapshot(run) == before
+
+
+def test_more_epochs_go_on_and_the_old_result_is_kept(run):
+    run.end(FINISHED)
+    longer = with_value("trainer.max_epochs", 7)
+    assert not run.is_finished(of(longer))
+    reopen(run, longer)
+    assert run.result is None
+    assert run.config["trainer"]["max_epochs"] == 7
+    assert (run.directory / "result_1.json").read_text() == FINISHED.to_json()
+
+
+@pytest.mark.parametrize(
+    "name", ["provenance.json", "metrics.csv", "a.tfevents.b", "checkpoints/best.ckpt", "curves.png"]
+)
+def test_a_folder_in_the_place_of_a_file_is_refused_and_nothing_is_changed(run, name):
+    run.end(FINISHED)
+    (run.directory / name).unlink(missing_ok=True)
+    (run.directory / name).mkdir(parents=True)
+    refuse(run, with_value("trainer.max_epochs", 10), "is a folder with the name of a file")
+    (run.directory / name).rmdir()
+    (run.directory / "mine").mkdir()
+    reopen(run, CONFIG)
+
+
+@pytest.mark.parametrize("content", ["null", "0", "{", '{"overrides": []}', '[{"overrides": [1]}]', "[null]"])
+def test_a_provenance_of_another_shape_is_refused_before_the_result_is_archived(run, content):
+    run.end(FINISHED)
+    (run.directory / "provenance.json").write_text(content)
+    refuse(run, with_value("trainer.max_epochs", 10), "provenance.json")
+
+
+def test_a_failed_run_goes_on(run):
+    run.end(replace(FINISHED, status="failed"))
+    assert not run.is_finished(of(CONFIG))
+    reopen(run, CONFIG)
+    assert run.result is None
+
+
+def test_a_run_that_was_killed_while_it_began_is_new(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.tmp").write_text("half of")
+    reopen(Run(tmp_path / "run"), CONFIG)
+
+
+def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match="wrong"), run.locked(of(CONFIG), resume="auto"):
+        raise UserError("wrong")
+    assert not run.directory.exists()
+
+
+def test_a_second_process_is_told_who_holds_the_directory(run):
+    code = f"""
+import sys, time, yaml
+from leyden.run.choices import Choices
+from leyden.run.directory import Run
+from leyden.run.choices import Choices
+run = Run({str(run.directory)!r})
+choices = Choices(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), {{}}.__getitem__)
+with run.locked(choices, resume="auto"):
+    run.begin(choices, [])
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "locked\n"
+    refuse(run, CONFIG, f"in use by process {holder.pid} on ")
+    holder.kill()  # the lock goes with its process
+    holder.communicate()
+    reopen(run, CONFIG)
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*can't be (written|read)"):
+        reopen(Run(tmp_path / "file" / "run"), CONFIG)
+
+
+def save(path, size=1000):
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"w": torch.arange(size)}, path)
+
+
+def test_the_newest_whole_checkpoint_is_taken(run, capsys):
+    assert run.newest_checkpoint() is None
+    best, last = (run.directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    save(best)
+    assert run.newest_checkpoint() == best
+    save(last)
+    assert run.newest_checkpoint() == last
+    assert not capsys.readouterr().err
+    whole = last.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1)):
+        last.write_bytes(damaged)
+        assert run.newest_checkpoint() == best
+        assert str(last) in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"last\.ckpt.*checkpoints there: best, last"):
+        run.checkpoint("last")
+    best.write_bytes(b"")
+    with pytest.raises(UserError, match="no good checkpoint is left"):
+        run.newest_checkpoint()
+
+
+def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
+    assert record_look(str(tmp_path), run, "best", {"test/acc": 0.5}) == 1
+    assert record_look(str(tmp_path), run, "last", {"test/acc": 0.6}) == 2
+    other = Run(tmp_path / "other")
+    reopen(other, with_value("name", "y"))
+    assert record_look(str(tmp_path), other, "best", {"test/acc": 0.7}) == 1
+    with (tmp_path / "test_set_looks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["experiment"] for row in rows] == ["x", "x", "y"]
+    assert json.loads(rows[1]["metrics"]) == {"test/acc": 0.6}
+    assert rows[1]["run"] == str(run.directory)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff\xfe", b'"', b"half a line, x"])
+def test_a_damaged_list_of_looks_counts_what_can_be_read(run, tmp_path, damage):
+    assert record_look(str(tmp_path), run, "best", {}) == 1
+    path = tmp_path / "test_set_looks.csv"
+    path.write_bytes(path.read_bytes() + damage)
+    assert record_look(str(tmp_path), run, "best", {}) == 2
+    path.write_bytes(path.read_bytes().replace(b"experiment", b"experience"))
+    assert record_look(str(tmp_path), run, "best", {}) == 3
+
+
+@pytest.mark.parametrize("replaced", [lambda path: None, Path.mkdir, Path.touch])
+def test_a_directory_that_is_gone_or_another_one_is_not_written_to(run, replaced):
+    check_held(run.directory)  # nobody holds it
+    with run.locked(of(CONFIG), resume="auto"):
+        check_held(run.directory)
+        run.directory.rename(moved := run.directory.with_name("moved"))
+        replaced(run.directory)
+        with pytest.raises(UserError, match="was moved, deleted or replaced"):
+            check_held(run.directory)
+        kind = run.directory.is_dir(), run.directory.is_file()
+    assert (run.directory.is_dir(), run.directory.is_file()) == kind
+    assert (moved / "config.yaml").exists()
+    check_held(run.directory)

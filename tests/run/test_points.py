@@ -1,0 +1,103 @@
+"""The table of points is read whatever has happened to it, and no line of it spoils another."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.loggers.metrics_csv import MetricsCSV
+from leyden.run.points import HEADER, points, rows
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
+POINTS = st.lists(st.tuples(st.integers(0, 10**6), NAMES, st.floats(allow_nan=False)), max_size=9)
+
+
+def write(path, table):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *table])
+    return path.read_bytes()
+
+
+@given(table=POINTS, data=st.data())
+def test_what_is_cut_off_anywhere_keeps_its_whole_lines(tmp_path_factory, table, data):
+    path = tmp_path_factory.mktemp("cut") / "metrics.csv"
+    content = write(path, table)
+    assert points(path) == table
+    length = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:length])
+    assert points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
+
+
+@given(table=POINTS, position=st.floats(0, 1, exclude_max=True), byte=st.binary(min_size=1, max_size=1))
+def test_a_bad_byte_costs_the_lines_that_it_is_in(tmp_path_factory, table, position, byte):
+    path = tmp_path_factory.mktemp("bad") / "metrics.csv"
+    content = write(path, table)
+    place = int(position * len(content))
+    path.write_bytes(content[:place] + byte + content[place + 1 :])
+    line = content[:place].count(b"\n") - 1  # in the table; it may be joined to the next one
+    found = points(path)
+    assert found[: max(line, 0)] == table[: max(line, 0)]
+    rest = table[max(line + 2, 0) :]
+    assert found[len(found) - len(rest) :] == rest
+
+
+def test_a_file_that_is_not_there_or_is_something_else_has_no_points(tmp_path):
+    assert points(tmp_path / "none.csv") == []
+    (tmp_path / "other").write_bytes(bytes(range(256)) * 100)
+    assert points(tmp_path / "other") == []
+
+
+def test_deleted_while_it_is_written_it_has_a_header_again(tmp_path):
+    logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.path.unlink()
+    logger.log_metrics({"a": 2.0, "epoch": 0}, 1)
+    logger.log_metrics({"a": float("nan")}, 2)
+    assert logger.path.read_text().splitlines() == ["step,metric,value", "1,a,2.0", "2,a,nan"]
+
+
+def test_a_run_that_goes_on_keeps_the_lines_before_it_as_they_were(tmp_path):
+    logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
+    for step in range(4):
+        logger.log_metrics({"a": step, "b": step / 3}, step)
+    whole = logger.path.read_text().splitlines()
+    logger.path.write_bytes(logger.path.read_bytes().replace(b"step,metric,value", b"\xff,\0")[:-3])
+    resumed = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
+    resumed.log_metrics({"c": 5}, 2)
+    assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
+    assert list(rows(resumed.path))[-1] == ["2", "c", "5"]
+
+
+def deleted(path):
+    path.unlink()
+
+
+def with_a_bad_byte(path):
+    path.write_bytes(path.read_bytes().replace(b"loss", b"l\xffss", 1))
+
+
+def without_header(path):
+    path.write_bytes(path.read_bytes()[9:])
+
+
+@pytest.mark.parametrize("spoil", [deleted, with_a_bad_byte, without_header])
+def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch, spoil):  # noqa: F811
+    from leyden.callbacks.layout import Layout
+
+    def at_half_time(self, trainer, module):
+        if trainer.global_step == 10:
+            spoil(Path(trainer.default_root_dir) / "metrics.csv")
+
+    monkeypatch.setattr(Layout, "on_validation_end", at_half_time)
+    run, _, err = train("a", "trainer.max_epochs=2")
+    assert run.result.status == "finished"
+    assert "Traceback" not in err
+    found = points(run.directory / "metrics.csv")
+    assert [step for step, name, _ in found if name == "val/acc"][-1] == 19
+    monkeypatch.undo()
+    run, *_ = train("a", "trainer.max_epochs=3")
+    assert (run.directory / "metrics.csv").read_text().startswith("step,metric,value\n")
+    assert {point for point in found if point[0] < 20} < set(points(run.directory / "metrics.csv"))

@@ -1,0 +1,147 @@
+"""The name of a job's directory: readable, and of one job alone."""
+
+import itertools
+import json
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from leyden.sweep.slug import slug
+
+USUAL = [
+    ([], "defaults"),
+    (["seed=1"], "seed-1"),
+    (["seed=1", "optimizer.lr=0.01"], "optimizer.lr-0.01_seed-1"),
+    (["model.hidden_sizes=[512,256]", "seed=0"], "model.hidden_sizes-512-256_seed-0"),
+    (
+        ["optimizer=keras_rmsprop", "seed=1", "data.batch_size=64"],
+        "data.batch_size-64_optimizer-keras_rmsprop_seed-1",
+    ),
+    (["optimizer.lr=1e-05", "trainer.precision=bf16-mixed"], "optimizer.lr-1e-05_trainer.precision-bf16-mixed"),
+    (["+model.width=3", "model=my_cnn"], "+model.width-3_model-my_cnn"),
+    (["data/augment=affine"], "data-augment-affine-7cded7e3"),
+    (["seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "name"), USUAL)
+def test_names_of_sweeps_that_there_are_stay(overrides, name):
+    assert slug(overrides) == slug(list(reversed(overrides))) == name
+
+
+KEYS = [
+    "seed",
+    "model",
+    "model.a",
+    "model.a_seed",
+    "+model.a",
+    "++model.a",
+    "~model.a",
+    "data/augment",
+    "data@model",
+]
+KEYS += ["my-key.a_b", "optimizer.betas", "model.a_optimizer"]
+VALUES = [
+    "1",
+    "-1",
+    "01",
+    "1.0",
+    "[1]",
+    "[1,2]",
+    "1-2",
+    "[1-2]",
+    "[[1],2]",
+    "[[1,2]]",
+    "'1'",
+    '"1"',
+    "'1,2'",
+    "1-",
+    "[]",
+]
+VALUES += [
+    "",
+    "{a:1}",
+    "{a:[1,2]}",
+    "x",
+    "[x]",
+    "[x,y]",
+    "x-y",
+    "x_y",
+    "x_seed-1",
+    "'x_seed=1'",
+    "[1e,05]",
+    "1e-05",
+    "1 2",
+]
+VALUES += [
+    "x_model.a-1",
+    "x_model-1",
+    "null",
+    "true",
+    "-12345678",
+    "1-12345678",
+    "[1,12345678]",
+    "a" * 130,
+    "a" * 131,
+]
+
+
+def test_no_two_of_all_sets_of_up_to_two_overrides_share_a_name():
+    every = [f"{key}={value}" for key in KEYS for value in VALUES]
+    every += ["~model", "~seed"]
+    names = {slug([]): []}
+    for kept in itertools.chain(((one,) for one in every), itertools.combinations(every, 2)):
+        name = slug(kept)
+        assert names.setdefault(name, kept) == kept, name
+        assert "=" not in name
+        assert "/" not in name
+        assert len(name) < 140
+
+
+LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
+LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(lambda text: "'" + text.replace("'", "\\'") + "'")
+LEAVES |= st.text("ab1-_.+:|@?", min_size=1, max_size=8)
+VALUE = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+        | st.dictionaries(st.sampled_from("ab"), inner, max_size=2).map(
+            lambda pairs: "{" + ",".join(f"{key}:{value}" for key, value in pairs.items()) + "}"
+        )
+    ),
+    max_leaves=4,
+)
+OVERRIDE = st.tuples(st.sampled_from(KEYS), VALUE).map("=".join)
+
+
+@given(st.lists(OVERRIDE, max_size=3), st.lists(OVERRIDE, max_size=3))
+@example(["model.a=1"], ["model.a=[1]"])
+@example(["model.a=1", "model.a=2"], ["model.a=2", "model.a=1"])
+@example(["+model.a=1", "model.a=2"], ["model.a=2", "+model.a=1"])
+@example(["seed=1", "model=x"], ["model=x", "seed=1"])
+def test_no_two_lists_of_real_overrides_share_a_name(first, second):
+    try:
+        parsed = [OverridesParser.create().parse_overrides(overrides) for overrides in (first, second)]
+    except HydraException:
+        assume(False)
+    by_key = [
+        sorted(zip((o.key_or_group for o in each), overrides, strict=True), key=lambda pair: pair[0])
+        for each, overrides in zip(parsed, (first, second), strict=True)
+    ]
+    unique = len({key for key, _ in by_key[0]}) == len(by_key[0])
+    same = sorted(first) == sorted(second) if unique else by_key[0] == by_key[1]
+    assert (slug(first) == slug(second)) is same
+
+
+def test_a_run_that_an_older_program_named_keeps_its_name(tmp_path):
+    overrides, old = ["model.hidden_sizes=[512]", "seed=1"], tmp_path / "model.hidden_sizes-512_seed-1"
+    assert slug(overrides, tmp_path) == slug(overrides) != old.name
+    old.mkdir()
+    typed = ["sweep_name=s", *reversed(overrides)]
+    (old / "provenance.json").write_text(json.dumps([{"overrides": typed}]))
+    assert slug(overrides, tmp_path) == old.name
+    assert slug(["model.hidden_sizes=512", "seed=1"], tmp_path) == old.name  # refused there, as it should be
+    assert slug(["model.hidden_sizes='512'", "seed=1"], tmp_path) != old.name

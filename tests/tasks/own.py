@@ -1,0 +1,95 @@
+"""LightningModules as somebody writes them who knows nothing of this project."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import nn
+
+
+class Plain(L.LightningModule):
+    """A network, a loss and an optimizer of its own; it logs in all the ways that there are."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.2):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Dropout(dropout), nn.Linear(width, 10))
+        self.accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
+        self.val_accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        logits = self.layers(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/both", loss, on_step=True, on_epoch=True)
+        for name in ("sum", "max", "min"):
+            self.log(f"train/{name}", loss, on_step=False, on_epoch=True, reduce_fx=name)
+        self.log("train/builtin", loss, on_step=False, on_epoch=True, reduce_fx=max)
+        if batch_idx == 0:
+            self.log("train/first", loss, on_step=False, on_epoch=True)
+        self.accuracy(logits, labels)
+        self.log("train/acc", self.accuracy, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        logits = self.layers(images)
+        self.val_accuracy(logits, labels)
+        self.log("val/acc", self.val_accuracy)
+        self.log("val/loss", F.cross_entropy(logits, labels))
+
+    def test_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("test/acc", (self.layers(images).argmax(dim=1) == labels).float().mean())
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+        return [optimizer], [schedule]
+
+
+class Weighted(nn.Module):
+    """A loss with a buffer that is a choice: a weight per class."""
+
+    def __init__(self, weights: list[float]):
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, logits, labels):
+        return F.cross_entropy(logits, labels, self.weights)
+
+
+class GAN(L.LightningModule):
+    """Two networks against each other, each with an optimizer, stepped by hand."""
+
+    def __init__(self, latent_size: int = 4, lr: float = 1e-3):
+        super().__init__()
+        self.automatic_optimization = False
+        self.latent_size, self.lr = latent_size, lr
+        self.generator = nn.Sequential(nn.Linear(latent_size, 32), nn.ReLU(), nn.Linear(32, 784), nn.Sigmoid())
+        self.critic = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.LeakyReLU(), nn.Linear(32, 1))
+
+    def losses(self, images):
+        fake = self.generator(torch.randn(len(images), self.latent_size, device=self.device))
+        real, made = self.critic(images), self.critic(fake.detach())
+        critic = F.softplus(-real).mean() + F.softplus(made).mean()
+        return critic, F.softplus(-self.critic(fake)).mean()
+
+    def training_step(self, batch, batch_idx):
+        critic_optimizer, generator_optimizer = self.optimizers()
+        critic, generator = self.losses(batch[0])
+        for optimizer, loss, network in (
+            (critic_optimizer, critic, self.critic),
+            (generator_optimizer, generator, self.generator),
+        ):
+            optimizer.zero_grad()
+            self.manual_backward(loss, inputs=list(network.parameters()), retain_graph=True)
+        critic_optimizer.step()
+        generator_optimizer.step()
+        self.log_dict({"train/critic": critic, "train/generator": generator}, on_step=True, on_epoch=True)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/critic", self.losses(batch[0])[0])
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), lr=self.lr) for part in (self.critic, self.generator)]

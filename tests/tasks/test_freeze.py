@@ -1,0 +1,62 @@
+"""What is frozen stays as it is, whoever makes the optimizer."""
+
+import pytest
+import torch
+
+from tests.conftest import SMALL, weights
+from tests.tasks.test_own import PLAIN
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+
+@pytest.mark.parametrize(
+    ("module", "prefix"), [((), "network.layers"), ((*PLAIN, "trainer.gradient_clip_val=0.1"), "layers")]
+)
+def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, prefix):  # noqa: F811
+    freeze = f"freeze=[{prefix}.1.*]"
+    frozen, *_ = train("a", *module, freeze, "trainer.max_epochs=1")
+    start = weights(frozen.directory)
+    train("a", *module, freeze, "trainer.max_epochs=2")
+    end = weights(frozen.directory)
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed == {f"{prefix}.3.weight", f"{prefix}.3.bias"}
+    _, _, err = train("a", *module, "trainer.max_epochs=3", code=2)
+    assert f"freeze: ['{prefix}.1.*'] there, [] here" in err
+
+
+def test_they_are_those_of_the_start(train):  # noqa: F811
+    frozen, *_ = train("a", "freeze=[network.layers.1.*]", "trainer.max_epochs=1")
+    still, *_ = train("b", "optimizer=sgd", "optimizer.lr=1e-60", "trainer.max_epochs=1")
+    key = "network.layers.1.weight"
+    assert torch.equal(weights(frozen.directory)[key], weights(still.directory)[key])
+
+
+@pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
+def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, moves):
+    small = (argument for argument in SMALL if not argument.startswith("model."))
+    code, _, err = cli(
+        "train", f"run_dir={tmp_path / 'run'}", *small, "model=cnn", f"freeze=[{patterns}]", "trainer.max_epochs=2"
+    )
+    assert code == 0, err
+    end = weights(tmp_path / "run")
+    assert torch.equal(end["network.layers.1.weight"], torch.ones(32))
+    assert torch.equal(end["network.layers.1.running_mean"], torch.zeros(32)) != moves
+    assert torch.equal(end["network.layers.1.running_var"], torch.ones(32)) != moves
+    assert not torch.equal(end["network.layers.5.running_mean"], torch.zeros(64))
+
+
+@pytest.mark.parametrize("module", [(), PLAIN])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("freeze=[nothing.*]", "freeze: nothing.* matches none of "),
+        ("freeze=[*]", "freeze: leaves no parameter to train"),
+        ("freeze=[???]", "freeze"),
+        ("freeze=*.bias", "freeze=*.bias: must be a list, as freeze=[*.bias]"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(train, module, mistake, message):  # noqa: F811
+    for more in ((), ("dry_run=true",)):
+        run, _, err = train("a", *module, mistake, *more, code=2)
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+        assert not run.directory.exists()

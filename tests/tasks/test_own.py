@@ -1,0 +1,77 @@
+"""A LightningModule of one's own gets what the perceptron has."""
+
+import pytest
+
+from leyden.run.directory import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.training.test_exact import kill_at
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoint.every_n_steps=3")
+GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "callbacks.checkpoint.every_n_steps=3")
+GAN = (*GAN, "objective.metric=val/critic", "objective.mode=min", "test=false")
+
+
+@pytest.mark.parametrize("step", [4, 13])
+def test_means_of_an_epoch_survive_a_kill_within_it(train, tmp_path, mnist_root, step):  # noqa: F811
+    from tests.tasks.own import Plain
+
+    arguments = (*PLAIN, "trainer.max_epochs=2")
+    whole, *_ = train("whole", *arguments)
+    training_step = Plain.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == step and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plain, "training_step", stopping_step)
+        train("stopped", *arguments, code=130)
+    stopped, *_ = train("stopped", *arguments)
+    assert_same_bits(whole.directory, stopped.directory)
+    assert stopped.result.metrics == whole.result.metrics
+    assert {"train/first", "train/builtin", "train/acc", "val/acc", "test/acc"} <= set(whole.result.metrics)
+    assert curves(stopped) == curves(whole)
+
+
+def test_a_gan_by_hand_is_trained_and_gone_on_with(train, tmp_path, mnist_root):  # noqa: F811
+    arguments = (*SMALL, *GAN, "trainer.max_epochs=2", f"outputs={tmp_path / 'outputs'}")
+    whole, *_ = train("whole", *GAN, "trainer.max_epochs=2")
+    assert whole.result.optimizer_steps == 40  # two per batch
+    kill_at(13, f"run_dir={tmp_path / 'killed'}", *arguments, module="tests.tasks.own:GAN").communicate(timeout=240)
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    killed = Run(tmp_path / "killed")
+    assert_same_bits(whole.directory, killed.directory)
+    assert killed.result.metrics == whole.result.metrics
+
+
+def test_an_objective_that_is_never_logged_is_told_after_the_first_epoch(train):  # noqa: F811
+    run, _, err = train("a", *PLAIN, "objective.metric=val/f1", "trainer.max_epochs=9", code=2)
+    assert "objective.metric=val/f1: is not logged; the run logs train/acc, " in err
+    assert run.result.epochs <= 1
+
+
+def test_what_is_no_lightning_module_is_refused(train):  # noqa: F811
+    _, _, err = train("a", "task=own", "task._target_=torch.nn.Identity", code=2)
+    assert "task: makes a Identity; must be a LightningModule" in err
+
+
+def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # noqa: F811
+    loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
+    chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
+    run, *_ = train("a", loss, *chosen)
+    assert run.result.objectives[0].metric == "val/f1"
+    assert {"train/f1", "val/f1", "test/f1"} <= set(run.result.metrics)
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert f"test/f1    {run.result.metrics['test/f1']:.4f}" in out
+
+
+def test_a_run_that_will_be_refused_is_told_of_at_its_start(train):  # noqa: F811
+    _, _, err = train("a", *PLAIN, "trainer.max_epochs=1")
+    assert (
+        "evaluate, predict and export will refuse this run: task._target_=tests.tasks.own.Plain is refused" in err
+    )

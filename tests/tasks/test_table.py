@@ -1,0 +1,130 @@
+"""Each cell of the table in docs/tasks.md, but for the cluster's, which are in tests/cluster."""
+
+import csv
+import dataclasses
+
+import pytest
+
+from leyden.build import trust
+from leyden.run.directory import Run
+from tests.callbacks.events import texts
+from tests.conftest import assert_same_bits, finish, start
+from tests.tasks.rows import FEW, MODULES, ROWS, TABLE
+from tests.training.test_exact import kill_at
+from tests.training.test_train import curves
+
+
+def test_the_table_has_a_row_for_each():
+    assert list(TABLE) == list(ROWS) == list(MODULES)
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def row(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(row, tmp_path_factory, mnist_root):
+    """A run of each kind."""
+    place = tmp_path_factory.mktemp("whole")
+    arguments = (*ROWS[row], *FEW, "callbacks.checkpoint.every_n_steps=3", f"outputs={place}")
+    finish(start(f"run_dir={place / 'run'}", *arguments))
+    return Run(place / "run"), arguments
+
+
+@pytest.fixture
+def owned(row, monkeypatch):
+    """The modules of the tests, as if their owner trusted them."""
+    if row in list(ROWS)[-2:]:
+        name = MODULES[row].replace(":", ".")
+        monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=(name,)))
+
+
+def test_resume(row, whole, tmp_path):
+    assert TABLE[row]["resume"] == "yes"
+    run, arguments = whole
+    process = kill_at(14, f"run_dir={tmp_path / 'killed'}", *arguments, module=MODULES[row])
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0, output
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    assert_same_bits(run.directory, tmp_path / "killed")
+    assert Run(tmp_path / "killed").result.metrics == run.result.metrics
+    assert curves(Run(tmp_path / "killed")) == curves(run)
+
+
+@pytest.mark.slow
+def test_sweep_and_prune(row, cli, tmp_path):
+    assert TABLE[row]["sweep"] == TABLE[row]["prune"] == "yes"
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.num_trials=3", "+callbacks/pruning=median", "sweep_name=s")
+    always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")
+    code, out, err = cli("train", "-m", *ROWS[row], *FEW, *search, *always, "seed=range(0,3)")
+    assert code == 0, out + err
+    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]
+    assert {run.result.status for run in runs} <= {"finished", "pruned"}
+    assert len(runs) == 3
+    assert all(run.result.objectives[0].value is not None for run in runs)
+    assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.png").exists()
+
+
+def test_pictures(row, whole):
+    run, _ = whole
+    pictures = {path.name for path in run.directory.glob("*.png")}
+    cell = TABLE[row]["pictures"].strip("`")
+    if cell.endswith(".png"):
+        assert cell in pictures
+    elif cell == "curves":
+        assert pictures == {"curves.png"}
+    else:
+        assert "generated" in texts(run)
+
+
+def test_evaluate(row, whole, owned, cli):
+    run, _ = whole
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    if "test/" not in str(run.result.metrics):  # it has no test_step
+        assert code == 2
+        assert "has no test_step" in err
+        return
+    assert TABLE[row]["evaluate"] == "yes"
+    assert code == 0, err
+    for name, value in run.result.metrics.items():
+        if name.startswith("test/"):
+            assert f"{value:.4f}" in out or f"{value:.3g}" in out, name
+
+
+def test_export(row, whole, owned, cli):
+    run, _ = whole
+    code, out, err = cli("export", f"run={run.directory}")
+    if TABLE[row]["export"] == "yes":
+        assert code == 0, err
+        assert "holds for" in out
+    else:
+        assert code == 2
+        assert "this is for a Task" in err
+
+
+def test_predict(row, whole, owned, cli, tmp_path):
+    run, _ = whole
+    given = {
+        "images": lambda: f"images={image(tmp_path)}",
+        "table": lambda: f"table={table(tmp_path)}",
+        "prompt": lambda: "prompt=def",
+        "no": lambda: f"images={image(tmp_path)}",
+    }
+    code, out, err = cli("predict", f"run={run.directory}", given[TABLE[row]["predict"]]())
+    assert code == (2 if TABLE[row]["predict"] == "no" else 0), out + err
+
+
+def image(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "image.png"
+    Image.new("L", (28, 28), 40).save(path)
+    return path
+
+
+def table(tmp_path):
+    path = tmp_path / "places.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["longitude", "latitude"], [-84.2, 36.5], [-84.3, 36.6]])
+    return path

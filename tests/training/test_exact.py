@@ -1,0 +1,178 @@
+"""Stopped at any step and resumed is never stopped, bit for bit."""
+
+import functools
+import os
+import signal
+
+import pytest
+import torch
+
+from leyden.run.directory import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+# Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
+STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
+
+
+class StoppedError(Exception):
+    pass
+
+
+RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "task.label_smoothing=0.1")
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "stops", "more"),
+    [
+        (1, (0, 2, 3, 8, 9, 10, 16, 19), ("data.normalize=standardize",)),
+        (3, (4, 9, 10, 13, 19), ("data.normalize=standardize",)),
+        (1, (4, 10, 16), (*RECIPE, "trainer.gradient_clip_val=0.5")),
+    ],
+)
+def test_stopped_at_any_step(train, monkeypatch, accumulate, stops, more):  # noqa: F811
+    from leyden.tasks.classification import Classification
+
+    arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", *more)
+    whole, *_ = train("whole", *arguments)
+    expected = [row for row in curves(whole) if "test" not in row[1]]
+    training_step = Classification.training_step
+    for stop in stops:
+
+        def stopping_step(self, batch):
+            if self.trainer.fit_loop.total_batch_idx == stop:  # noqa: B023 - used within this turn only
+                raise StoppedError
+            return training_step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Classification, "training_step", stopping_step)
+            train(f"stopped{stop}", *arguments, code=1)
+        run, out, _ = train(f"stopped{stop}", *arguments, "resume=must")
+        assert ("goes on from" in out) == (stop >= 3 * accumulate)
+        assert_same_bits(whole.directory, run.directory)
+        assert_same_bits(whole.directory, run.directory, "best")
+        assert run.result.metrics == whole.result.metrics
+        assert [row for row in curves(run) if "test" not in row[1]] == expected
+
+
+def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(train, monkeypatch):  # noqa: F811
+    from leyden.tasks.classification import Classification
+
+    def stop(self):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "on_train_epoch_end", stop)
+        run, *_ = train("stopped", code=1)
+    assert curves(run)
+    assert run.newest_checkpoint() is None
+    run, *_ = train("stopped")
+    whole, *_ = train("whole")
+    assert curves(run) == curves(whole)
+    assert_same_bits(run.directory, whole.directory)
+
+
+def kill_at(step, *arguments, by=signal.SIGKILL, module="leyden.tasks.classification:Classification"):
+    """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
+    kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module}
+    return start(*arguments, script=("-m", "tests.training.test_exact"), **kill)
+
+
+def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_root, drawn):
+    big = ("data.val_size=50000", f"outputs={tmp_path}", *STOCHASTIC, "callbacks.checkpoint.every_n_steps=7")
+    big = (*big, "trainer.log_every_n_steps=10")
+    num_steps = 2 * 79  # 10,000 images in batches of 128
+    steps = sorted(drawn.sample(range(num_steps), 3))
+    first, second = (start(f"run_dir={tmp_path / name}", *big) for name in "ab")
+    finish(first)
+    finish(second)
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    for step in steps:
+        process = kill_at(step, f"run_dir={tmp_path / 'c'}", *big)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL, output
+        assert Run(tmp_path / "c").result is None
+    finish(start(f"run_dir={tmp_path / 'c'}", *big))
+    assert_same_bits(tmp_path / "a", tmp_path / "c")
+    assert Run(tmp_path / "a").result.metrics == Run(tmp_path / "c").result.metrics
+    assert curves(Run(tmp_path / "a")) == curves(Run(tmp_path / "c"))
+
+
+def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
+    few = ("data.val_size=59840", "data.batch_size=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    few = (*few, "data.eval_batch_size=4999", f"outputs={tmp_path}", "callbacks.checkpoint.every_n_steps=3")
+    finish(start(f"run_dir={tmp_path / 'two'}", *few, *ddp))
+    finish(start(f"run_dir={tmp_path / 'one'}", *few))
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    for key, value in weights(one.directory).items():
+        torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
+    for name, value in one.result.metrics.items():
+        assert two.result.metrics[name] == pytest.approx(value, abs=1e-4), name
+    # The very same weights on the test set, by one process.
+    code, out, err = cli("evaluate", f"run={two.directory}")
+    assert code == 0, err
+    assert f"{two.result.metrics['test/acc']:.4f}" in out
+    assert f"{two.result.metrics['test/loss']:.4f}" in out
+
+
+def test_ddp_resumes_exactly(tmp_path, mnist_root):
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *SMALL)
+    arguments = (*arguments, *STOCHASTIC)
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
+    process.communicate(timeout=240)
+    assert process.returncode != 0
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
+    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "killed"))
+    kept = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RankState"]
+        for name in ("whole", "killed")
+    ]
+    (first, second), again = ([state["torch"] for state in states["processes"]] for states in kept)
+    assert not torch.equal(first, second)  # dropout and augmentation of their own
+    assert torch.equal(again[0], first)
+    assert torch.equal(again[1], second)
+
+
+@pytest.mark.parametrize(
+    ("processes", "stop"), [((), 3), (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), 9)]
+)
+def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop):
+    arguments = (*processes, f"outputs={tmp_path}", *SMALL, "model.dropout=0.2", "trainer.max_epochs=2")
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGTERM)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert output.count("Interrupted. The same command with") == 1
+    # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
+    # epoch is saved with its end.
+    saved = torch.load(tmp_path / "told" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert saved == (stop + 1 + bool(processes))
+    finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
+    assert_same_bits(tmp_path / "whole", tmp_path / "told")
+    assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "told"))
+
+
+if __name__ == "__main__":
+    from hydra.utils import get_object
+
+    from leyden.train import main
+
+    step = int(os.environ["KILL_AT"])
+    module = get_object(os.environ["KILL_IN"].replace(":", "."))
+    training_step = module.training_step
+
+    told = []
+
+    @functools.wraps(training_step)  # Lightning asks for its arguments
+    def killing_step(self, *batch):
+        if self.global_step >= step and self.global_rank == 0 and not told:
+            told.append(step)
+            os.kill(os.getpid(), int(os.environ["KILL_BY"]))
+        return training_step(self, *batch)
+
+    module.training_step = killing_step
+    main()

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from leyden.training import onnx
+from tests.test_extend import QUICK
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+
+def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist_root):  # noqa: F811
+    import onnxruntime
+    import torch
+
+    from leyden.data.fetch import load
+    from leyden.training.trained import trained_task
+    from tests.example import MNIST
+
+    run, *_ = train("run", "model.dropout=0.2", "data.normalize=standardize")
+    code, out, err = cli("export", f"run={run.directory}")
+    assert code == 0, err
+    assert "holds for 10000 test samples, within" in out
+    assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
+    session = onnxruntime.InferenceSession(run.directory / "model.onnx")
+    pixels = load(MNIST, mnist_root, train=False, download=False).data[:, None]
+    task, facts = trained_task(run, run.checkpoint("best"))
+    network = task.network
+    for num in (1, 7):
+        (found,) = session.run(["logits"], {"pixels": pixels[:num].numpy()})
+        with torch.inference_mode():
+            expected = network(facts.normalize(pixels[:num])).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet"])
+def test_other_networks_can_be_exported(cli, tmp_path, model):
+    run_dir = tmp_path / "run"
+    code, _, err = cli("train", f"run_dir={run_dir}", f"model={model}", *QUICK, "test=false")
+    assert code == 0, err
+    code, _, err = cli("export", f"run={run_dir}")
+    assert code == 0, err
+
+
+def test_one_that_differs_is_not_written(cli, train, monkeypatch):  # noqa: F811
+    run, *_ = train("run")
+    monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
+    code, _, err = cli("export", f"run={run.directory}")
+    assert code == 2
+    assert "model.onnx: not written; on 10000 test samples ONNX gives 0 other classes" in err
+    assert not list(run.directory.glob("*.onnx"))
+
+
+def test_it_says_what_to_install(cli, train, monkeypatch):  # noqa: F811
+    run, *_ = train("run")
+    monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
+    code, _, err = cli("export", f"run={run.directory}")
+    assert code == 2
+    assert "no_such_package: not installed; pip install -e '.[export]' installs it" in err
+
+
+def test_an_output_that_can_not_be(cli, train, tmp_path):  # noqa: F811
+    run, *_ = train("run")
+    for output in (tmp_path / "nowhere" / "model.onnx", tmp_path / "model.pt"):
+        code, _, err = cli("export", f"run={run.directory}", f"output={output}")
+        assert code == 2
+        assert f"output={output}: must be the name of a .onnx file" in err

@@ -1,0 +1,168 @@
+"""A start that is refused leaves everything as it was; a run keeps what makes it anew."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from PIL import Image
+
+from leyden.config.terminal import typed
+from leyden.run import origin
+from leyden.run.directory import Run
+from leyden.train import main
+from leyden.training.trained import trained_task
+from tests.conftest import SMALL
+from tests.example import MNIST, OWN, mnist
+
+REFUSED = [
+    "optimizer.lr=-1",
+    "model.hidden_sizes=[0]",
+    "trainer.accelerator=abacus",
+    "+trainer.max_steps=1",
+    "dry_run=true",
+]
+
+
+def everything(place):
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_no_folder_is_left(cli, tmp_path, override):
+    code, _, err = cli("train", *SMALL, override)
+    assert code == (0 if override == "dry_run=true" else 2), err
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch, override):
+    for name in ("mine", "outputs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    cli("train", *SMALL, override, f"run_dir={tmp_path / 'mine'}")
+    cli("train", *SMALL, override)
+    assert everything(tmp_path) == ["mine", "outputs"]
+
+
+@pytest.mark.parametrize("key", ["run_dir", "outputs"])
+def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path, key):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["leyden.train", f"{key}=", *SMALL])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{key}: is empty" in capfd.readouterr().err
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"])
+def test_what_hydra_has_for_places_is_refused(cli, tmp_path, key):
+    code, _, err = cli("train", f"{key}={tmp_path / 'x'}", *SMALL)
+    assert code == 2
+    assert f"{key}: can't be set" in err
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
+def test_only_training_sweeps(cli, tmp_path, verb):
+    code, _, err = cli(verb, "-m", f"run={tmp_path}")
+    assert code == 2
+    assert "sweeps are those of leyden.train" in err
+
+
+@pytest.mark.parametrize("name", ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"])
+def test_what_is_printed_to_be_typed_works_as_it_stands(name):
+    printed = typed("run_dir", name)
+    shell = subprocess.run(["bash", "-c", f"printf %s {printed}"], capture_output=True, text=True, check=True)
+    (override,) = OverridesParser.create().parse_overrides([shell.stdout])
+    value = override.value()
+    assert (value.text if isinstance(value, QuotedString) else value) == name
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project under git with a file that has changed, a new one, one that git ignores, and a large one."""
+
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("config", "user.email", "a@example.org")
+    git("config", "user.name", "a")
+    (tmp_path / ".gitignore").write_text("ignored\n")
+    (tmp_path / "old.py").write_text("a = 1\n")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    (tmp_path / "old.py").write_text("a = 2\n")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a b ü.py").write_text("b = 3\n")
+    (tmp_path / "new" / "picture.png").write_bytes(bytes(range(256)))
+    (tmp_path / "ignored").write_text("x")
+    (tmp_path / "large.bin").write_bytes(bytes(origin.MAX_FILE_BYTES + 1))
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_new_files_are_changes_of_the_code(project):
+    index = (project / ".git" / "index").read_bytes()
+    found = origin.git()
+    assert found["dirty"] is True
+    assert found["left_out"] == ["large.bin"]
+    assert (project / ".git" / "index").read_bytes() == index
+    # It is what makes the code anew.
+    clone = project / "clone"
+    subprocess.run(["git", "clone", "-q", str(project), str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "checkout", "-q", found["sha"]], check=True)
+    subprocess.run(["git", "-C", str(clone), "apply"], input=found["diff"], text=True, check=True)
+    for name in ("old.py", "new/a b ü.py", "new/picture.png"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
+    assert not (clone / "ignored").exists()
+
+
+def test_code_without_changes_has_no_diff(project):
+    subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
+    assert origin.git()["dirty"] is False
+    assert origin.git()["diff"] == ""
+
+
+def test_a_diff_that_is_too_large_is_said(project, monkeypatch):
+    monkeypatch.setattr(origin, "MAX_DIFF_BYTES", 100)
+    found = origin.git()
+    assert found["diff"] is None
+    assert "all changes" in found["left_out"]
+
+
+def test_predict_takes_the_way_of_the_data_set(cli, tmp_path, monkeypatch, mnist_root):
+    """Files that a data set crops are cropped for `predict`, too: it says what `evaluate` says."""
+
+    class Files(MNIST):
+        __module__ = f"{OWN}.data.mnist"
+
+        @staticmethod
+        def read_image(path):
+            pixels = np.asarray(Image.open(path).convert("L"))
+            return torch.from_numpy(pixels[:, 20:48].copy())[None]
+
+    monkeypatch.setattr(mnist, "Files", Files, raising=False)
+    run = Run(tmp_path / "run")
+    target = f"data.dataset._target_={OWN}.data.mnist.Files"
+    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, target, "trainer.max_epochs=1")
+    assert code == 0, err
+    source = Files(root=str(mnist_root), train=False, download=False)
+    images_NHW = source.data[:100].numpy()
+    (tmp_path / "images").mkdir()
+    for n, image in enumerate(images_NHW):
+        wide = np.zeros((28, 68), np.uint8)
+        wide[:, 20:48] = image
+        Image.fromarray(wide).save(tmp_path / "images" / f"{n:03d}.png")
+    output = tmp_path / "o.json"
+    code, _, err = cli("predict", f"run={run.directory}", f"images={tmp_path / 'images'}", f"output={output}")
+    assert code == 0, err
+    task, facts = trained_task(run, run.checkpoint("best"))
+    network = task.network
+    expected = network(facts.normalize(torch.from_numpy(images_NHW)[:, None])).argmax(dim=1)
+    assert [row["class"] for row in json.loads(output.read_text())] == [facts.class_names[k] for k in expected]

@@ -1,0 +1,259 @@
+"""Runs on data that stream from the disk keep all promises: exact, resumed, in several processes, predicted alike."""
+
+import csv
+import json
+import multiprocessing
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from leyden.run.directory import Run
+from leyden.training import prediction_files, predictions
+from tests.conftest import assert_same_bits, finish, start, weights
+from tests.data import folders
+from tests.training.test_exact import kill_at
+from tests.training.test_train import curves
+
+# 12 updates an epoch; affine transforms draw random numbers, dropout does so beside them.
+SMALL = (
+    *(
+        "data=folder",
+        "data.image_size=[12,10]",
+        "data.batch_size=5",
+        "data.eval_batch_size=4",
+        "data.num_workers=2",
+    ),
+    *("model.hidden_sizes=[16]", "trainer.log_every_n_steps=3", "trainer.max_epochs=2"),
+)
+STOCHASTIC = ("data/augment=affine_erasing", "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=5")
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return folders.write(tmp_path_factory.mktemp("data") / "pets", train=29, val=6, test=9)
+
+
+@pytest.fixture
+def train(cli, tmp_path, root):
+    """Trains a small run in the directory named, and returns it."""
+
+    def run(name, *arguments, code=0):
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *SMALL, f"data.root={root}", *arguments)
+        assert found == code, err
+        assert multiprocessing.active_children() == []
+        return Run(tmp_path / name), out, err
+
+    return run
+
+
+def test_the_number_of_workers_changes_no_bit_and_may_change_on_the_way(train):
+    first, *_ = train("a", *STOCHASTIC, "data.num_workers=0")
+    for name, num_workers in (("b", 2), ("c", 4)):
+        other, *_ = train(name, *STOCHASTIC, f"data.num_workers={num_workers}")
+        assert_same_bits(first.directory, other.directory)
+        assert curves(first) == curves(other)
+    train("d", *STOCHASTIC, "trainer.max_epochs=1", "data.num_workers=3")
+    other, *_ = train("d", *STOCHASTIC, "data.num_workers=0")
+    assert_same_bits(first.directory, other.directory)
+
+
+def test_killed_within_an_epoch_and_resumed_is_never_killed(train, tmp_path, root, drawn):
+    whole, *_ = train("whole", *STOCHASTIC)
+    for step in sorted(drawn.sample(range(24), 2)):
+        directory = tmp_path / "killed"
+        arguments = (f"run_dir={directory}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
+        process = kill_at(step, *arguments)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL, output
+    killed, *_ = train("killed", *STOCHASTIC, "data.num_workers=1")
+    assert_same_bits(whole.directory, killed.directory)
+    assert curves(whole) == curves(killed)
+
+
+def test_two_processes_of_ddp_are_one(train, tmp_path, root):
+    # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
+    sizes = ("data.batch_size=6", "data.eval_batch_size=17", "data/augment=affine")
+    arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", *sizes)
+    finish(start(f"run_dir={tmp_path / 'two'}", *arguments, *DDP))
+    one, *_ = train("one", *sizes)
+    for key, value in weights(one.directory).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[key], value, rtol=0, atol=1e-5)
+    for name, value in one.result.metrics.items():
+        assert Run(tmp_path / "two").result.metrics[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_predict_says_what_evaluate_says(train, cli, tmp_path, root):
+    run, out, _ = train("run", "data.normalize=standardize", "data.num_workers=0")
+    assert f"{run.result.metrics['test/acc']:.4f}" in out
+    num_right = 0
+    for name in ("cat", "dog"):
+        output = tmp_path / f"{name}.csv"
+        code, _, err = cli("predict", f"run={run.directory}", f"images={root / 'test' / name}", f"output={output}")
+        assert code == 0, err
+        assert len(rows(output)) == 9
+        num_right += sum(found == name for _, found, _ in rows(output))
+    assert num_right / 18 == pytest.approx(run.result.metrics["test/acc"], abs=1e-7)
+    code, out, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu")
+    assert code == 0, err
+    assert f"test/acc   {num_right / 18:.4f}" in out
+    assert multiprocessing.active_children() == []
+
+
+def rows(path):
+    """Image, class and probability of each row of a table."""
+    with path.open() as file:
+        found = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    return [(row["image"], row["class"], float(row["probability"])) for row in found]
+
+
+def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypatch):
+    run, *_ = train("run", "trainer.max_epochs=1", "data.num_workers=0")
+    images = tmp_path / "images"
+    images.mkdir()
+    for n, path in enumerate([*root.glob("test/*/*")]):
+        (images / f"{n:02d}{path.suffix}").symlink_to(path)
+    arguments = (f"run={run.directory}", f"images={images}")
+    expected = {}
+    for output in (tmp_path / "a.csv", tmp_path / "a.json"):
+        code, out, err = cli("predict", *arguments, f"output={output}")
+        assert code == 0, err
+        assert out.count(str(images)) == 18
+        expected[output.suffix] = rows(output)
+        assert [name for name, *_ in rows(output)] == sorted(map(str, images.iterdir()))
+    monkeypatch.setattr(predictions, "BATCH_SIZE", 4)
+    monkeypatch.setattr(predictions, "MANY", 10)  # workers read
+    monkeypatch.setattr(prediction_files, "MAX_SHOWN", 6)
+    for suffix, there in expected.items():
+        output, picture = tmp_path / f"b{suffix}", tmp_path / "b.png"
+        code, out, err = cli("predict", *arguments, f"output={output}", f"picture={picture}")
+        assert code == 0, err
+        assert out.count(str(images)) == 6
+        assert "12 further images are not shown; output=FILE.csv writes all" in out
+        assert [row[:2] for row in rows(output)] == [row[:2] for row in there]
+        assert [row[2] for row in rows(output)] == pytest.approx([row[2] for row in there], abs=1e-5)
+    broken = images / "07.png"
+    broken.unlink(missing_ok=True)
+    broken.write_bytes(b"no image")
+    output.unlink()
+    code, _, err = cli("predict", *arguments, f"output={output}")
+    assert code == 2
+    assert f"{broken}: not a PNG, JPEG or WebP image" in err
+    assert not [*tmp_path.glob("b.json*")]
+    code, _, err = cli("predict", *arguments, "invert=true")
+    assert code == 2
+    assert "invert=true: the data set of" in err
+    assert multiprocessing.active_children() == []
+
+
+def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):
+    there = folders.write(tmp_path / "there")
+    run, *_ = train("run", f"data.root={there}", "trainer.max_epochs=1")
+    there.rename(tmp_path / "moved")
+    code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu")
+    assert code == 2
+    assert "there/train: there is no such folder" in err
+    assert "data_root=FOLDER tells where the data set is" in err
+    code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu", f"data_root={tmp_path / 'moved'}")
+    assert code == 0, err
+    (tmp_path / "moved" / "train" / "dog").rename(tmp_path / "moved" / "train" / "fox")
+    (tmp_path / "moved" / "val" / "dog").rename(tmp_path / "moved" / "val" / "fox")
+    code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu", f"data_root={tmp_path / 'moved'}")
+    assert code == 2
+    assert "moved: not the data set that" in err
+
+
+def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):
+    run, *_ = train("run", "trainer.max_epochs=1", "data.normalize=standardize")
+    code, out, err = cli("export", f"run={run.directory}", f"output={tmp_path / 'x.onnx'}")
+    assert code == 0, err
+    assert "holds for 18 test images: same classes" in out
+
+
+def test_a_run_is_named_after_its_folder(cli, tmp_path, root):
+    code, _, err = cli("train", *SMALL, f"data.root={root}", "trainer.max_epochs=1")
+    assert code == 0, err
+    assert len(list((tmp_path / "outputs" / "pets_mlp").iterdir())) == 1
+
+
+def test_what_is_missing_is_told_before_training(train, cli, tmp_path):
+    bare = folders.write(tmp_path / "bare", train=5)
+    (tmp_path / "bare" / "val").mkdir()
+    for name, message in (
+        ("val", "bare/val: holds no image"),
+        ("none", "data.val_size=0 leaves no validation split"),
+    ):
+        *_, err = train(f"no {name}", f"data.root={bare}", code=2)
+        assert message in err
+        if name == "val":
+            (tmp_path / "bare" / "val").rmdir()
+    *_, err = train("no test", f"data.root={bare}", "data.val_size=2", code=2)
+    assert "bare/test: there is no such folder; images lie in" in err
+    run, *_ = train("no test", f"data.root={bare}", "data.val_size=2", "test=false")
+    assert run.result.metrics["val/acc"] >= 0
+    code, _, err = cli("train", "data=folder")
+    assert code == 2
+    assert err == "leyden: data.root: is missing, it must be given\n"
+
+
+def test_a_broken_file_is_named_in_a_line(train, tmp_path):
+    bare = folders.write(tmp_path / "bare")
+    (bare / "train" / "dog" / "001.png").write_bytes(b"no image")
+    *_, err = train("run", f"data.root={bare}", code=2)
+    assert len(err.strip().splitlines()) == 1
+    assert "bare/train/dog/001.png: not a PNG, JPEG or WebP image that can be read" in err
+
+
+def test_a_resume_with_other_images_is_refused(train, monkeypatch, tmp_path):
+    bare = folders.write(tmp_path / "bare")
+
+    def stop(*args):
+        raise KeyError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("leyden.tasks.classification.Classification.on_train_epoch_end", stop)
+        train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=1)
+    Image.new("RGB", (20, 20)).save(bare / "train" / "cat" / "new.png")
+    *_, err = train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=2)
+    assert (
+        "data: there were 24 training samples, now there are 25; a run that was interrupted goes on with those"
+        in err
+    )
+
+
+OWN = (
+    *("data=dataset", "data.train._target_=tests.data.folders.Noisy", "+data.train.num_samples=40"),
+    *("data.val_size=10", "data.batch_size=5", "test=false", "model.hidden_sizes=[16]", "trainer.max_epochs=2"),
+)
+
+
+def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn):
+    """It draws random numbers of Python, NumPy and PyTorch for each sample."""
+    for name, num_workers in (("a", 0), ("b", 3)):
+        code, _, err = cli("train", f"run_dir={tmp_path / name}", *OWN, f"data.num_workers={num_workers}")
+        assert code == 0, err
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    assert "evaluate, predict and export will refuse this run" in err  # it is no class of the owner's package
+    every = (*OWN, "callbacks.checkpoint.every_n_steps=2", f"outputs={tmp_path}")
+    kill_at(drawn.randrange(12), f"run_dir={tmp_path / 'c'}", *every).communicate(timeout=240)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'c'}", *every[:-1])
+    assert code == 0, err
+    assert_same_bits(tmp_path / "a", tmp_path / "c")
+
+
+def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
+    arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", "seed=0,1", "cluster.num_jobs=2")
+    output = finish(start("-m", "sweep_name=s", "trainer.max_epochs=1", *arguments))
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("sweeps/s/*/result.json")]
+    assert [result["status"] for result in results] == ["finished"] * 2, output
+
+
+def test_ctrl_c_ends_it_cleanly(tmp_path, root):
+    arguments = (f"run_dir={tmp_path / 'run'}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
+    process = kill_at(15, *arguments, by=signal.SIGINT)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "Interrupted. The same command with" in output
