@@ -19,5 +19,7 @@ def _target(choice, *keys):
 
 MLP = _target("model/mlp")
 RMSprop = _target("optimizer/keras_rmsprop")
-MNIST, FashionMNIST, EMNIST = (_target(f"data/{name}", "dataset") for name in ("mnist", "fashion_mnist", "emnist"))
+MNIST, FashionMNIST, EMNIST, Diamonds = (
+    _target(f"data/{name}", "dataset") for name in ("mnist", "fashion_mnist", "emnist", "diamonds")
+)
 mnist, fashion_mnist = (importlib.import_module(made.__module__) for made in (MNIST, FashionMNIST))

@@ -22,6 +22,7 @@ from leyden.data.facts import Facts
 from tests.conf.test_conf import compose
 from tests.conftest import weights
 from tests.example import OWN
+from tests.tasks.test_data import FEW, stop_and_resume
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
@@ -141,22 +142,41 @@ QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit
 QUICK = (*QUICK, "trainer.limit_test_batches=1", "callbacks=bare", "logger=none")
 
 
-@pytest.mark.parametrize("name", recipes("experiment"))
-def test_the_commands_of_an_experiment_take_two_steps(cli, small_root, tmp_path, monkeypatch, name):
+@pytest.fixture
+def recipe(small_root, tmp_path, monkeypatch):
+    """The commands that a recipe names, and where they find small data."""
+
+    def read(name):
+        text = (CONF / "experiment" / f"{name}.yaml").read_text()
+        place = (f"data.root={small_root}", "data.download=false")
+        if val_size := yaml.safe_load(text).get("data", {}).get("val_size"):
+            place = (*place, f"data.val_size={min(val_size, 5000)}")  # the small files have no more
+        commands = re.findall(r"^#   python -m leyden.train (.+)$", text.partition("\nname:")[0], re.M)
+        assert commands
+        return [shlex.split(command) for command in commands], place
+
     monkeypatch.chdir(tmp_path)
-    text = (CONF / "experiment" / f"{name}.yaml").read_text()
-    place = (f"data.root={small_root}", "data.download=false")
-    if val_size := yaml.safe_load(text).get("data", {}).get("val_size"):
-        place = (*place, f"data.val_size={min(val_size, 5000)}")  # the small files have no more
-    commands = re.findall(r"^#   python -m leyden.train (.+)$", text.partition("\nname:")[0], re.M)
+    return read
+
+
+@pytest.mark.parametrize("name", recipes("experiment"))
+def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, name):
+    commands, place = recipe(name)
     for number, command in enumerate(commands):
         # The jobs of a sweep are checked; they would be other processes. Of two overrides the last one holds.
-        first = [] if command.startswith("-m ") else [f"run_dir=run{number}"]
-        last = [] if first else ["dry_run=true"]
-        code, _, err = cli("train", *first, *shlex.split(command), *QUICK, *place, *last)
+        first, last = ([], ["dry_run=true"]) if command[0] == "-m" else ([f"run_dir=run{number}"], [])
+        code, _, err = cli("train", *first, *command, *QUICK, *place, *last)
         assert code == 0, err
-    assert commands
-    assert len(list(tmp_path.rglob("result.json"))) == len([c for c in commands if not c.startswith("-m ")])
+    assert len(list(tmp_path.rglob("result.json"))) == len([each for each in commands if each[0] != "-m"])
+
+
+@pytest.mark.parametrize("name", recipes("experiment"))
+def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, monkeypatch, name):
+    (*before, last), place = recipe(name)
+    for command in before:
+        assert cli("train", *command, *QUICK, *place)[0] == 0
+    command = [f"experiment={name}"] if last[0] == "-m" else last
+    stop_and_resume(cli, monkeypatch, tmp_path, *command, *place, "data.batch_size=20", *FEW)
 
 
 @pytest.mark.slow
@@ -309,7 +329,8 @@ class Digits(MNIST):
         """The files are those of MNIST."""
         return f"{{self.root}}/MNIST/raw"
 '''
-NAME_IT = {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "docs/trust.md", "pyproject.toml"}  # of the template
+DOCS = {"docs/data.md", "docs/tasks.md", "docs/trust.md"}
+NAME_IT = {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", *DOCS}  # of the template
 CHANGED = {  # defaults
     "conf/train.yaml": (("- optimizer: keras_rmsprop", "- optimizer: adam"), ("seed: 0", "seed: 1")),
     "conf/trainer/auto.yaml": (("max_epochs: 5", "max_epochs: 3"),),

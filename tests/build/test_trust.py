@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -176,6 +177,24 @@ def test_a_streamed_data_set_of_the_owner_is_allowed_and_told_where_it_lies_by_n
     for extra in (*others, {"_target_": "leyden.data.folder.Folder"}, {"transform": {"_target_": "os.system"}}):
         with pytest.raises(UserError, match="is refused"):
             trusted_config(written(tmp_path, f"data.{part}", {**node, **extra}))
+
+
+def test_a_transform_of_a_data_set_is_allowed_by_name(tmp_path, monkeypatch):
+    inner = {"_target_": "torchvision.transforms.v2.PILToTensor"}
+    compose = {"_target_": "torchvision.transforms.v2.Compose", "transforms": [inner]}
+    node = {"_target_": f"{OWN}.data.mnist.MNIST", "_partial_": True, "transform": compose}
+    with pytest.raises(UserError, match=r"Compose is refused.*trust.yaml"):
+        trusted_config(written(tmp_path, "data.train", node))
+    names = tuple(each["_target_"] for each in (compose, inner))
+    monkeypatch.setitem(
+        roles.DATA.nested["train"].nested, "transform", allowed := replace(roles.TRANSFORMS, names=names)
+    )
+    allowed.nested[""] = allowed
+    trusted_config(written(tmp_path, "data.train", node))
+    with pytest.raises(UserError, match="is refused"):
+        trusted_config(
+            written(tmp_path, "data.train", {**node, "transform": {**compose, "more": {"_target_": "os.system"}}})
+        )
 
 
 def test_a_name_that_is_looked_up_imports_nothing_strange(tmp_path):

@@ -4,9 +4,10 @@ import signal
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
-from leyden.callbacks.averaging import SWAWeightAveraging
+from leyden.callbacks.averaging import EMAWeightAveraging, SWAWeightAveraging
 from leyden.run.directory import Run
 from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.training.test_exact import STOCHASTIC, StoppedError, kill_at
@@ -30,12 +31,18 @@ class Normed(nn.Module):
 
 EMA = ("+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.95")
 NORMED = f"model._target_={__name__}.Normed"
-# Of two epochs the second one is averaged.
+# Of two epochs, of ten steps each, the second one is averaged.
+LATE_EMA = (
+    "+callbacks/averaging=ema",
+    "callbacks.averaging.decay=0.9",
+    "callbacks.averaging.update_starting_at_step=11",
+)
 SWA = ("+callbacks/averaging=swa", "callbacks.averaging.update_starting_at_epoch=1")
 SWA_NORMED = (*SWA, NORMED)
+LATE_EMA_NORMED = (*LATE_EMA, NORMED)
 
 
-@pytest.mark.parametrize("averaging", [EMA, SWA], ids=["ema", "swa"])
+@pytest.mark.parametrize("averaging", [EMA, LATE_EMA, SWA], ids=["ema", "late", "swa"])
 def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=2", *averaging)
     code, out, err = cli("evaluate", f"run={run.directory}")
@@ -62,7 +69,7 @@ def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):
     assert [title.split()[-1] for title in seen] == [f"{run.result.metrics['val/acc']:.4f}"]
 
 
-@pytest.mark.parametrize("averaging", [EMA, SWA_NORMED], ids=["ema", "swa"])
+@pytest.mark.parametrize("averaging", [EMA, LATE_EMA_NORMED, SWA_NORMED], ids=["ema", "late", "swa"])
 def test_it_resumes_exactly(train, monkeypatch, averaging):  # noqa: F811
     from leyden.tasks.classification import Classification
 
@@ -101,10 +108,10 @@ def test_killed_within_an_epoch_that_is_averaged_it_resumes_exactly(tmp_path, mn
     assert curves(killed) == curves(whole)
 
 
-def states_of(train, monkeypatch, name, *arguments):  # noqa: F811
+def states_of(train, monkeypatch, averaging, name, *arguments):  # noqa: F811
     """A run that averages, and the state after each of its optimizer steps."""
     states = {}
-    on_train_batch_end = SWAWeightAveraging.on_train_batch_end
+    on_train_batch_end = averaging.on_train_batch_end
 
     def recording(self, trainer, pl_module, *args):
         state = {key: value.clone() for key, value in pl_module.state_dict().items()}
@@ -112,7 +119,7 @@ def states_of(train, monkeypatch, name, *arguments):  # noqa: F811
         on_train_batch_end(self, trainer, pl_module, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SWAWeightAveraging, "on_train_batch_end", recording)
+        patch.setattr(averaging, "on_train_batch_end", recording)
         run, *_ = train(name, *arguments)
     return run, states
 
@@ -126,7 +133,7 @@ def states_of(train, monkeypatch, name, *arguments):  # noqa: F811
     ],
 )
 def test_swa_is_the_mean_of_the_weights_and_of_running_statistics(train, monkeypatch, more, steps):  # noqa: F811
-    run, states = states_of(train, monkeypatch, "a", "trainer.max_epochs=2", *SWA_NORMED, *more)
+    run, states = states_of(train, monkeypatch, SWAWeightAveraging, "a", "trainer.max_epochs=2", *SWA_NORMED, *more)
     content = torch.load(run.checkpoint("last"), weights_only=True)
     assert any("running_var" in key for key in content["state_dict"])
     for key, value in content["state_dict"].items():
@@ -138,8 +145,30 @@ def test_swa_is_the_mean_of_the_weights_and_of_running_statistics(train, monkeyp
         assert torch.equal(content["current_model_state"][key], states[max(states)][key]), key
 
 
-def test_swa_changes_no_bit_of_training_and_before_it_begins_none_of_validation(train):  # noqa: F811
-    averaged, *_ = train("a", "trainer.max_epochs=2", *SWA_NORMED)
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ((), range(11, 21)),
+        (("callbacks.averaging.update_every_n_steps=3",), (12, 15, 18)),
+        (("callbacks.averaging.update_starting_at_step=0",), range(1, 21)),
+    ],
+)
+def test_ema_is_the_moving_average_from_its_first_step_on(train, monkeypatch, more, steps):  # noqa: F811
+    run, states = states_of(
+        train, monkeypatch, EMAWeightAveraging, "a", "trainer.max_epochs=2", *LATE_EMA_NORMED, *more
+    )
+    content = torch.load(run.checkpoint("last"), weights_only=True)
+    for key, value in content["state_dict"].items():
+        average = states[steps[0]][key]
+        for step in steps[1:]:
+            new = states[step][key]
+            average = 0.9 * average + 0.1 * new if new.is_floating_point() else new
+        torch.testing.assert_close(value, average, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("averaging", [LATE_EMA_NORMED, SWA_NORMED], ids=["ema", "swa"])
+def test_it_changes_no_bit_of_training_and_before_it_begins_none_of_validation(train, averaging):  # noqa: F811
+    averaged, *_ = train("a", "trainer.max_epochs=2", *averaging)
     plain, *_ = train("b", "trainer.max_epochs=2", NORMED)
     points = [[point for point in curves(run) if "test" not in point[1]] for run in (averaged, plain)]
     assert len(points[0]) == len(points[1])
@@ -156,25 +185,27 @@ def test_swa_trained_longer_is_trained_long(train):  # noqa: F811
     train("b", "trainer.max_epochs=3", "model.dropout=0.2", NORMED, code=2)  # without, it is another run
 
 
-def test_swa_that_has_not_begun_says_so(train):  # noqa: F811
-    run, _, err = train("a", "trainer.max_epochs=2", "+trainer.max_steps=10", *SWA_NORMED)
-    assert "SWAWeightAveraging has averaged nothing" in err
+@pytest.mark.parametrize("averaging", [LATE_EMA_NORMED, SWA_NORMED], ids=["EMA", "SWA"])
+def test_an_average_that_has_not_begun_is_the_last_weights_and_says_so(train, averaging, request):  # noqa: F811
+    run, _, err = train("a", "trainer.max_epochs=2", "+trainer.max_steps=10", *averaging)
+    assert f"{request.node.callspec.id}WeightAveraging has averaged nothing" in err
     content = torch.load(run.checkpoint("last"), weights_only=True)
     for key, value in content["state_dict"].items():
         assert torch.equal(value, content["current_model_state"][key])
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_swa_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("averaging", [LATE_EMA_NORMED, SWA_NORMED], ids=["ema", "swa"])
+def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch, averaging):  # noqa: F811
     places = []
-    on_train_end = SWAWeightAveraging.on_train_end
+    on_train_end = WeightAveraging.on_train_end
 
     def placed(self, *args):
         places.extend(value.device.type for value in self.average.state_dict().values())
         on_train_end(self, *args)
 
-    monkeypatch.setattr(SWAWeightAveraging, "on_train_end", placed)
-    train("a", "trainer.max_epochs=2", "trainer=gpu", *SWA_NORMED)
+    monkeypatch.setattr(WeightAveraging, "on_train_end", placed)
+    train("a", "trainer.max_epochs=2", "trainer=gpu", *averaging)
     assert {*places} == {"cuda"}
 
 
@@ -197,6 +228,15 @@ def test_on_a_gpu_swa_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
         (
             "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_epoch: 1}",
             "callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation",
+        ),
+        (
+            "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_step: 100}",
+            "callbacks.ema: EMAWeightAveraging: the initial weights are validated and kept until it begins",
+        ),
+        (
+            "+callbacks.ema={_target_: leyden.callbacks.averaging.EMAWeightAveraging, decay: 1.5, "
+            "update_starting_at_step: 0, update_every_n_steps: 1}",
+            "callbacks.ema: decay=1.5: must be from 0 to 1",
         ),
     ],
 )

@@ -24,6 +24,15 @@ class Noisy(Dataset):
         return self.images[index] + noise.float(), self.labels[index]
 
 
+class Named(Noisy):
+    """The same with names for its classes."""
+
+    classes = tuple("0123456789")
+
+    def __init__(self, num: int = 200):
+        super().__init__(num, 0)
+
+
 class Plain(L.LightningDataModule):
     """A training, a validation and a test set behind loaders of PyTorch."""
 
@@ -86,3 +95,52 @@ class WithFacts(Plain):
     """One that tells the network what it needs, and something of its own."""
 
     facts = {"input_shape": (1, 28, 28), "num_classes": 10, "class_names": tuple("0123456789"), "num_rooms": 4}  # noqa: RUF012
+
+
+class Rows(Dataset):
+    """Rows of three numbers, and what is to be told from them."""
+
+    def __init__(self, num: int = 200):
+        self.rows = torch.rand(num, 3, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index] + 0.01 * torch.rand(3), self.rows[index].sum()
+
+
+class Tokens(Dataset):
+    """Windows of a text of three letters."""
+
+    vocabulary = ("a", "b", "c")
+
+    def __init__(self, num: int = 200):
+        self.tokens = torch.randint(3, (num, 9), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        return self.tokens[index, :-1], self.tokens[index, 1:]
+
+
+class Given(L.LightningDataModule):
+    """Any of these behind loaders of PyTorch, with its facts."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.made, self.facts = {
+            "Named": (Named(), {"input_shape": (1, 28, 28), "num_classes": 10}),
+            "Rows": (Rows(), {"input_shape": (3,), "target_names": ("sum",)}),
+            "Tokens": (Tokens(), {"input_shape": (8,), "vocabulary": Tokens.vocabulary}),
+        }[kind]
+
+    def train_dataloader(self):
+        return DataLoader(self.made, 20, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.made, 20)
+
+    def test_dataloader(self):
+        return DataLoader(self.made, 20)

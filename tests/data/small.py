@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import torchvision
 
-from tests.example import MNIST, FashionMNIST
+from tests.example import MNIST, Diamonds, FashionMNIST
 
 NUM_TRAIN, NUM_TEST = 5_200, 100  # more than the default val_size
 # Of those that name nothing by themselves: what a person would type.
@@ -14,7 +14,7 @@ GIVEN = {
     "table": ("data.dataset.file=houses.csv", "data.dataset.targets=price", "data.val_size=1000"),
     "text": ("data.dataset.file=book.txt", "data.dataset.context=16", "data.dataset.stride=8"),
 }
-SETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", *GIVEN)
+SETS = ("fashion_jpegs", "mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", "diamonds", *GIVEN)
 
 
 def overrides(name, root):
@@ -33,6 +33,7 @@ def write(root):
     write_cifar10(root / "cifar-10-batches-py", random)
     write_table(root / "houses.csv", random)
     write_text(root / "book.txt", random)
+    write_diamonds(root / "diamonds.csv", random)
     return root
 
 
@@ -45,6 +46,8 @@ def expect(root, monkeypatch):
             monkeypatch.setattr(made, "sha256", sums)
         for file in () if made else sums:
             (folder / f"{file}.sha256").write_text(sums[file])
+    table = hashlib.sha256((root / "diamonds.csv").read_bytes()).hexdigest()
+    monkeypatch.setattr(Diamonds, "sha256", {"diamonds.csv": table})
     batches = root / "cifar-10-batches-py"
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in batches.iterdir()}
     cifar = torchvision.datasets.CIFAR10
@@ -106,6 +109,13 @@ def write_table(path, random):
     rooms, area = random.integers(1, 9, NUM_TRAIN), random.uniform(20, 200, NUM_TRAIN).round(2)
     rows = [f"{r},{a},{3 * a + 10 * r:.3f}" for r, a in zip(rooms, area, strict=True)]
     path.write_text("\n".join(["rooms,area,price", *rows]) + "\n")
+
+
+def write_diamonds(path, random):
+    names = ["carat", "cut", "color", "clarity", "depth", "table", "price", "x", "y", "z"]
+    rows = random.uniform(1, 60, (NUM_TRAIN + 800, len(names))).round(2).astype(str)
+    rows[:, 1:4] = "Ideal"
+    path.write_text("\n".join(map(",".join, [names, *rows])) + "\n")
 
 
 def write_text(path, random):

@@ -1,6 +1,6 @@
 """What every data set in conf/data must do: a new YAML needs no new test, only its files.
 
-Those that stream from the disk have tests of their own, test_folder.py and test_own_datasets.py.
+Those that a person has to name more for have tests of their own: test_folder.py, test_own_datasets.py and test_own.py.
 """
 
 import functools

@@ -17,7 +17,9 @@ from tests.faults.commands import Started, call
 
 pytestmark = pytest.mark.faults
 
+# Under nohup, SIGHUP is for nobody.
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def arguments(folder, data):
@@ -70,7 +72,7 @@ def test_told_in_a_process_of_its_own(tmp_path, data, whole, trials, seed):
         folder.mkdir()
         number, pause, twice = rng.choice(SIGNALS), rng.uniform(0.05, 4), rng.random() < 0.5
         process = subprocess.Popen(
-            [sys.executable, "-m", "leyden.train", *arguments(folder, data)],
+            [sys.executable, "-m", "leyden.train", *arguments(folder, data), "data.download=false"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -48,6 +48,31 @@ class Plain(L.LightningModule):
         return [optimizer], [schedule]
 
 
+class AnyData(L.LightningModule):
+    """It draws lots from the sum of a sample, whatever the sample is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def loss(self, batch):
+        inputs, _ = batch
+        inputs_N1 = inputs.float().flatten(1).mean(dim=1, keepdim=True) / 255
+        return (self.layer(inputs_N1) - torch.rand_like(inputs_N1)).square().mean()
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/size", float(len(batch[0])), reduce_fx="sum")
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
 class Weighted(nn.Module):
     """A loss with a buffer that is a choice: a weight per class."""
 

@@ -32,12 +32,12 @@ MODULES = {
 }
 
 
-def read():
-    """The table: for each kind of work, by column, what the cell says."""
+def read(number):
+    """A table of the page, the first one or the second: for each kind of work, by column, what the cell says."""
     text = (ROOT / "docs" / "tasks.md").read_text()
-    table = re.search(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)[0].splitlines()
+    table = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)[number].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
-TABLE = read()
+TABLE, DATA = read(0), read(1)

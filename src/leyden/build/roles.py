@@ -56,6 +56,8 @@ def _listed(role: str) -> tuple[str, ...]:
 # this list tries all of them.
 NETWORKS = Role(nn.Module, packages=(*_own("models"), "torch.nn.modules"), names=_listed("model"))
 NETWORKS.nested[""] = NETWORKS
+TRANSFORMS = Role(object, packages=(), names=_listed("transform"))
+TRANSFORMS.nested[""] = TRANSFORMS
 DATASETS = Role(
     Dataset,
     packages=_own("data"),
@@ -66,6 +68,7 @@ DATASETS = Role(
     ),
     is_partial=True,
     not_its=("_args_", "root", "train", "download"),
+    nested=dict.fromkeys(("transform", "target_transform"), TRANSFORMS),
 )
 DATA = Role(
     L.LightningDataModule,

@@ -36,6 +36,9 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         )
     if found := re.search(r"Could not override '(.+)'", text):
         key = found[1]
+        within = getattr(error.__cause__, "full_key", None) or ""
+        if within.startswith(f"{key}."):  # of a value that is a mapping
+            return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
         return f"{key}: no such key{_nearest(key, _keys(_compose(config_name, others)))}"
     if found := re.search(r"Error merging override (.+)", text):
@@ -54,6 +57,10 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{cause.filename}: {cause.strerror}: choose another place by run_dir=... or outputs=..."
     argv = [argument.replace("\n", "\\n") for argument in argv]
     said = text.splitlines()[0] + (f" ({detail})" if detail else "") if text else type(error).__name__
+    if not isinstance(
+        error, HydraException | OmegaConfBaseException
+    ):  # it is of what was made, not of what was typed
+        return said
     return next((f"{argument}: {said}" for argument in argv if _fails(config_name, argument)), said)
 
 

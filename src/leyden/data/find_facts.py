@@ -18,7 +18,7 @@ from leyden.run.process import is_main_process
 
 
 def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoader, normalize: str) -> Facts:
-    """The facts of a data set: its `classes`, where it has them, and the shape of its inputs.
+    """The facts of a data set: its `classes`, `target_names` or `vocabulary`, where it has them, and the shape of its inputs.
 
     Inputs that are uint8 of shape (C, H, W) are pixels; of others there is neither mean nor deviation.
 
@@ -43,6 +43,7 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
         scale = standardize(inputs_NCHW for inputs_NCHW, _ in every)
         every.close()
     classes = getattr(dataset, "classes", None)
+    vocabulary = getattr(dataset, "vocabulary", None)
     is_number = classes is None and isinstance(target, Tensor) and target.is_floating_point() and target.ndim <= 2
     names = getattr(dataset, "target_names", None)
     if is_number and names is None:
@@ -50,6 +51,7 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
         names = ["target"] if num == 1 else [f"target_{n}" for n in range(num)]
     found: dict[str, Any] = {
         "target_names": tuple(names) if is_number and names else None,
+        "vocabulary": None if vocabulary is None else tuple(map(str, vocabulary)),
         "input_shape": tuple(inputs.shape[1:]),
         "num_classes": None if classes is None else len(classes),
         "class_names": None if classes is None else tuple(map(str, classes)),

