@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -18,7 +18,6 @@ from leyden.config.mistakes import UserError
 class JobLauncher(Launcher):
     """Runs jobs somewhere; one that has ended before is not run again."""
 
-    total: int | None = None  # of a search that runs several batches
     wait = True  # for the jobs to end
     runner: Any = None
     num_at_once: int
@@ -29,26 +28,35 @@ class JobLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
         module = sys.modules[task_function.__module__]
         self.module = module.__spec__.name if module.__spec__ else module.__name__
-        self.status: Any = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
-        from leyden.sweep.jobs import compose
+        from leyden.sweep.jobs import compose, shared
+        from leyden.sweep.status_line import StatusLine
 
         jobs = compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
-        return self.run_jobs(jobs) if self.check_jobs(jobs) else []
+        returns: dict[int, JobReturn] = {}
+        if self.check_jobs(jobs):
+            status = StatusLine(len(jobs), shared(jobs))
+            self.run_jobs(jobs, status, ended=lambda job, returned: returns.update({id(job): returned}))
+        return [returns[id(job)] for job in jobs if id(job) in returns]
 
     @abstractmethod
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Find what is wrong with the jobs, and make the runner; False if that was all that is wanted."""
 
-    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
-        """The same for jobs that are composed and checked."""
+    def run_jobs(
+        self,
+        jobs: Iterable[Any],
+        status: Any,
+        *,
+        at_once: int | None = None,
+        ended: Callable[[Any, JobReturn], None],
+    ) -> None:
+        """Run jobs that are composed and checked, as `batch.run` says."""
         from leyden.sweep import batch
-        from leyden.sweep.status_line import StatusLine
 
-        self.status = self.status or StatusLine(self.total)
-        return batch.run(jobs, self.runner, self.status)
+        batch.run(jobs, self.runner, status, at_once=at_once, ended=ended)
 
 
 class LocalLauncher(JobLauncher):
@@ -120,11 +128,11 @@ class SlurmLauncher(JobLauncher):
             print(script)
         return not self.cluster.dry_run
 
-    def run_jobs(self, jobs: Sequence[Any]) -> list[JobReturn]:
+    def run_jobs(self, jobs: Iterable[Any], status: Any, **further: Any) -> None:
         """Submit, and wait unless that is not wanted."""
         from leyden.cluster.submit import submit_and_leave
 
         if self.wait:
-            return super().run_jobs(jobs)
-        submit_and_leave(jobs, self.runner)
-        return []
+            super().run_jobs(jobs, status, **further)
+        else:
+            submit_and_leave(list(jobs), self.runner)

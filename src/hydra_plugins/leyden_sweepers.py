@@ -19,6 +19,7 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.cluster import slurm
+        from leyden.sweep.jobs import shared
         from leyden.sweep.sweep import Sweep
 
         for override in (overrides := _parse(self, arguments)):
@@ -29,18 +30,18 @@ class GridSweeper(BasicSweeper):
         (batch,) = self.split_arguments(overrides, None)
         with Sweep(self.hydra_context.config_loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[union-attr, arg-type]
             if sweep.check(jobs := sweep.compose(batch)):
-                sweep.run(jobs)
+                sweep.run(jobs, total=len(jobs), shared=shared(jobs))
                 if getattr(self.launcher, "wait", True):
                     sweep.conclude()
 
 
 class OptunaSweeper(BasicSweeper):
-    """A search by Optuna 5: ask, run a batch by the launcher, tell; over restarts and beside others.
+    """A search by Optuna 5: ask for a trial when there is a place for it, tell when it ends; over restarts and beside others.
 
     Args:
         sampler: One of Optuna's.
         num_trials: How many trials there are to be in the end.
-        batch_size: Trials at once; None for as many as the launcher runs at once.
+        batch_size: Trials at once, at most; None for as many as the launcher runs at once.
         params: Search space by key, in Hydra's override syntax, as on the command line.
     """
 

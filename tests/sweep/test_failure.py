@@ -58,4 +58,5 @@ def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place)
     monkeypatch.setattr(slurm, "states", lambda ids: {})
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     told = "KeyError: 'hidden'" + (f"\n    at {place}" if place else "")
-    assert runner.run(jobs, lambda errors, running: None) == [told, ""]
+    runner.start(jobs)
+    assert runner.wait() == ([(jobs[0], told), (jobs[1], "")], 0)

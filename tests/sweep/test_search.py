@@ -72,30 +72,35 @@ def search(directory, num_trials):
     return Search(study, directory, searched, num_trials=num_trials, name="_".join)
 
 
+def ask(looking, most):
+    """The next trials, so many at most."""
+    return [trial for trial in (looking.ask() for _ in range(most)) if trial]
+
+
 def test_the_number_of_trials_is_a_total_over_restarts(tmp_path):
     first = search(tmp_path, 5)
     with first.opened():
-        for trial in first.ask(3):
+        for trial in ask(first, 3):
             first.study.tell(trial, 1.0)
     second = search(tmp_path, 5)
     with second.opened():
-        assert len(second.ask(10)) == 2
-        assert second.ask(10) == []
+        assert len(ask(second, 10)) == 2
+        assert ask(second, 10) == []
 
 
 def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(tmp_path):
     killed = search(tmp_path, 3)
     opened = killed.opened()
     opened.__enter__()
-    left = killed.ask(2)
+    left = ask(killed, 2)
     neighbour = search(tmp_path, 3)
     with neighbour.opened():
-        (new,) = neighbour.ask(3)  # the others are in good hands
+        (new,) = ask(neighbour, 3)  # the others are in good hands
         neighbour.study.tell(new, 1.0)
     opened.gen.close()  # the lock goes with the process
     heir = search(tmp_path, 3)
     with heir.opened():
-        taken = heir.ask(3)
+        taken = ask(heir, 3)
         assert [trial.number for trial in taken] == [trial.number for trial in left]
         assert [as_overrides(trial) for trial in taken] == [as_overrides(trial) for trial in left]
 
@@ -103,17 +108,17 @@ def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(
 def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
     first = search(tmp_path, 2)
     with first.opened():
-        bad, good = first.ask(2)
+        bad, good = ask(first, 2)
         first.study.tell(bad, state=TrialState.FAIL)
         first.study.tell(good, 1.0)
-        assert first.ask(2) == []
+        assert ask(first, 2) == []
     second = search(tmp_path, 2)
     with second.opened():
-        (again,) = second.ask(2)
+        (again,) = ask(second, 2)
         assert as_overrides(again) == as_overrides(bad)
         second.study.tell(again, 2.0)
     with search(tmp_path, 2).opened():
-        assert search(tmp_path, 2).ask(2) == []
+        assert ask(search(tmp_path, 2), 2) == []
 
 
 def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):
@@ -127,11 +132,11 @@ def test_another_space_is_refused(tmp_path):
     first = search(tmp_path, 2)
     first.searched = {"x": CategoricalDistribution(["1", "2"])}
     with first.opened():
-        first.study.tell(first.ask(1)[0], 1.0)
+        first.study.tell(ask(first, 1)[0], 1.0)
     second = search(tmp_path, 3)
     second.searched = {"x": CategoricalDistribution(["1", "3"])}
     with second.opened(), pytest.raises(UserError, match="does not take this space"):
-        second.ask(1)
+        ask(second, 1)
 
 
 def test_a_study_that_cannot_be_read(tmp_path):
@@ -144,7 +149,7 @@ def finished_search(directory, num_trials):
     """A search that has run all its trials; what a run leaves is a folder with its configuration."""
     mine = search(directory, num_trials)
     with mine.opened():
-        while trials := mine.ask(2):
+        while trials := ask(mine, 2):
             for trial in trials:
                 (directory / trial.user_attrs["run"]).mkdir(exist_ok=True)
                 (directory / trial.user_attrs["run"] / "config.yaml").touch()
@@ -195,29 +200,29 @@ def test_a_study_that_is_gone_is_said(tmp_path):
 def test_a_neighbour_of_a_process_killed_while_writing_goes_on(tmp_path):
     mine = search(tmp_path, 3)
     with mine.opened():
-        (trial,) = mine.ask(1)
+        (trial,) = ask(mine, 1)
         with (tmp_path / "study.journal").open("ab") as file:
             file.write(b'{"op_code":6,"worker_')
         mine.study.tell(trial, 1.0)
-        assert len(mine.ask(2)) == 2
+        assert len(ask(mine, 2)) == 2
     assert len(open_study(tmp_path).trials) == 3
 
 
 def test_locks_of_processes_that_were_killed_are_removed(tmp_path):
     neighbour = search(tmp_path, 8)
     with neighbour.opened():
-        neighbour.ask(1)
+        ask(neighbour, 1)
         for _ in range(3):
             killed = search(tmp_path, 8)
             opened = killed.opened()
             opened.__enter__()
-            killed.ask(1)
+            ask(killed, 1)
             (tmp_path / "locks" / killed.owner).rename(tmp_path / "kept")
             opened.gen.close()
             (tmp_path / "kept").rename(tmp_path / "locks" / killed.owner)  # as kill -9 leaves it
         heir = search(tmp_path, 8)
         with heir.opened():
-            assert len(heir.ask(3)) == 3
+            assert len(ask(heir, 3)) == 3
             held = {path.name for path in (tmp_path / "locks").iterdir()}
             assert held == {"ask", neighbour.owner, heir.owner}
             assert {trial.number for trial in heir.study.trials} == {0, 1, 2, 3}
@@ -239,7 +244,7 @@ def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
 def test_a_run_finds_its_trial(tmp_path):
     mine = search(tmp_path, 2)
     with mine.opened():
-        trial, _ = mine.ask(2)
+        trial, _ = ask(mine, 2)
         found = find_trial(tmp_path / trial.user_attrs["run"], optuna.pruners.MedianPruner())
         assert found.number == trial.number
         assert find_trial(tmp_path / "another", optuna.pruners.MedianPruner()) is None
@@ -258,7 +263,7 @@ def test_every_sampler_searches(tmp_path, path):
     searched = searched if path.stem != "grid" else {key: searched[key] for key in ("a", "b")}
     mine = Search(study, tmp_path, searched, num_trials=12, name="_".join)
     with mine.opened():
-        while trials := mine.ask(2):
+        while trials := ask(mine, 2):
             assert len({trial.user_attrs["run"] for trial in trials}) == 2
             for trial in trials:
                 study.tell(trial, float(trial.params["a"]) + trial.params.get("d", 0.0))
@@ -271,9 +276,9 @@ def test_every_sampler_of_optunas_can_be_named(tmp_path):
     study = open_study(tmp_path, sampler=instantiate(cube, _convert_="all"))
     mine = Search(study, tmp_path, space(parse("a=1,2", "b=x,y"))[0], num_trials=4, name="_".join)
     with mine.opened():
-        for trial in mine.ask(3):
+        for trial in ask(mine, 3):
             study.tell(trial, 1.0)
-        (last,) = mine.ask(3)
+        (last,) = ask(mine, 3)
     assert len({tuple(as_overrides(trial)) for trial in study.trials}) == 4
     assert last.number == 3
 

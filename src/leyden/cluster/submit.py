@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class SlurmRunner:
     def __init__(self, directory: Path, cluster: DictConfig, module: str) -> None:
         self.directory, self.cluster, self.module = directory, cluster, module
         self.code: Path | None = None  # the copy that jobs run from, once there is one
+        self.running: dict[str, Job] = {}  # by the number that Slurm gave it
+        self.ended: dict[
+            str, tuple[float, str]
+        ] = {}  # when a job without a result was first seen to have ended, and how
+        self.pause_s = 1.0
 
     def check(self, num_jobs: int) -> str:
         """The script that would be submitted, which Slurm has found acceptable.
@@ -73,31 +78,37 @@ class SlurmRunner:
             job.log = Path(job.run.submission["log"])
         return [job.run.submission["job_id"] for job in jobs]
 
-    def run(self, jobs: Sequence[Job], report: Callable[[Sequence[str | None], int], Any]) -> list[str]:
-        """Submit and wait, as `batch.Runner` says."""
-        ids = self.submit(jobs)
-        errors: list[str | None] = [None] * len(jobs)
-        ended: dict[int, tuple[float, str]] = {}  # when that was seen first, and the state then
-        pause = 1.0
-        while None in errors:
-            time.sleep(pause)
-            pause = min(1.2 * pause, MAX_POLL_S)
-            waiting = [n for n, error in enumerate(errors) if error is None]
-            states = slurm.states([ids[n] for n in waiting])
-            for n in waiting:
-                result = jobs[n].run.result
-                state = states.get(ids[n], "UNKNOWN")
-                if result:
-                    errors[n] = failure.as_text(result.error) if result.error else ""
-                elif state not in slurm.ENDED:
-                    ended.pop(n, None)
-                else:
-                    since, state = ended.setdefault(n, (time.monotonic(), state))
-                    # A file can be seen later than a state, where the folder is one of a network.
-                    if time.monotonic() - since > GRACE_S[state == "COMPLETED"]:
-                        errors[n] = f"Slurm: job {ids[n]} is {state} without a result"
-            report(errors, list(states.values()).count("RUNNING"))
-        return [error or "" for error in errors]
+    room = None  # Slurm has a queue
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Submit them, as `submit` does."""
+        self.running |= zip(self.submit(jobs), jobs, strict=True)
+        self.pause_s = 1.0
+
+    def wait(self) -> tuple[list[tuple[Job, str]], int]:
+        """As `batch.Runner` says."""
+        time.sleep(self.pause_s)
+        self.pause_s = min(1.2 * self.pause_s, MAX_POLL_S)
+        states = slurm.states(list(self.running))
+        over = []
+        for number, job in list(self.running.items()):
+            if (error := self._error(number, job, states.get(number, "UNKNOWN"))) is not None:
+                over.append((job, error))
+                del self.running[number]
+        return over, list(states.values()).count("RUNNING")
+
+    def _error(self, number: str, job: Job, state: str) -> str | None:
+        """What a job has ended with, empty for no error; None while it has not ended."""
+        if result := job.run.result:
+            return failure.as_text(result.error) if result.error else ""
+        if state not in slurm.ENDED:
+            self.ended.pop(number, None)
+            return None
+        since, state = self.ended.setdefault(number, (time.monotonic(), state))
+        # A file can be seen later than a state, where the folder is one of a network.
+        if time.monotonic() - since <= GRACE_S[state == "COMPLETED"]:
+            return None
+        return f"Slurm: job {number} is {state} without a result"
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         if self.cluster.snapshot and self.code is None:

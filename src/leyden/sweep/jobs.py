@@ -36,6 +36,11 @@ class Job:
     log: Path
 
     @property
+    def number(self) -> int:
+        """Which one of the sweep."""
+        return int(self.config.hydra.job.num)
+
+    @property
     def task_config(self) -> DictConfig:
         """A copy of the configuration without Hydra's part."""
         cfg = self.config.copy()
@@ -77,6 +82,12 @@ def compose(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[s
         name = slug(typed, directory)
         jobs.append(Job(composed, typed, Run(directory / name), directory / "logs" / f"{name}.log"))
     return jobs
+
+
+def shared(jobs: Sequence[Job]) -> set[str]:
+    """The overrides that all of several jobs have."""
+    first, *others = (job.overrides for job in jobs)
+    return {*first}.intersection(*others) if others else set()
 
 
 def check(jobs: Sequence[Job]) -> None:

@@ -4,12 +4,10 @@ import os
 import re
 import signal
 import tempfile
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from leyden.config.mistakes import UserError
 from leyden.sweep.jobs import Job
@@ -72,11 +70,11 @@ class Worker:
         self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, module, environment))
         self.process.start()
         theirs.close()
-        self.index: int | None = None
+        self.job: Job | None = None
 
-    def give(self, index: int, job: Job) -> None:
+    def give(self, job: Job) -> None:
         """Start a job."""
-        self.index = index
+        self.job = job
         self.connection.send((job.resolved_config, job.log))
 
     def take(self) -> str | None:
@@ -109,31 +107,40 @@ class Pool:
         self.environments, self.module = environments, module
         self.workers: list[Worker | None] = [None] * len(environments)
 
-    def run(self, jobs: Sequence[Job], report: Callable[[Sequence[str | None], int], Any]) -> list[str]:
-        """Run all jobs, as `batch.Runner` says."""
-        errors: list[str | None] = [None] * len(jobs)
-        pending = deque(range(len(jobs)))
-        while None in errors:
-            for place, environment in enumerate(self.environments):
-                worker = self.workers[place]
-                if worker and worker.index is None and not worker.process.is_alive():
-                    worker.stop()
-                    worker = None
-                if pending and (worker is None or worker.index is None):
-                    worker = self.workers[place] = worker or Worker(self.module, environment)
-                    worker.give(index := pending.popleft(), jobs[index])
-            running = [worker for worker in self.workers if worker and worker.index is not None]
-            report(errors, len(running))
-            connection.wait([w.connection for w in running] + [w.process.sentinel for w in running], timeout=1)
-            for place, worker in enumerate(self.workers):
-                if worker is None or worker.index is None or (error := worker.take()) is None:
-                    continue
-                errors[worker.index], worker.index = error, None
-                if not worker.process.is_alive():
-                    worker.stop()
-                    self.workers[place] = None
-        report(errors, 0)
-        return [error or "" for error in errors]
+    @property
+    def room(self) -> int:
+        """Places where no job runs."""
+        return len(self.workers) - len(self._running)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Give jobs to the workers that have none."""
+        free = (place for place, worker in enumerate(self.workers) if worker is None or worker.job is None)
+        for job, place in zip(jobs, list(free), strict=False):
+            worker = self.workers[place]
+            if worker and not worker.process.is_alive():  # it has died since
+                worker.stop()
+                worker = None
+            worker = self.workers[place] = worker or Worker(self.module, self.environments[place])
+            worker.give(job)
+
+    def wait(self) -> tuple[list[tuple[Job, str]], int]:
+        """As `batch.Runner` says."""
+        running = self._running
+        connection.wait([w.connection for w in running] + [w.process.sentinel for w in running], timeout=1)
+        ended = []
+        for place, worker in enumerate(self.workers):
+            if worker is None or worker.job is None or (error := worker.take()) is None:
+                continue
+            ended.append((worker.job, error))
+            worker.job = None
+            if not worker.process.is_alive():
+                worker.stop()
+                self.workers[place] = None
+        return ended, len(self._running)
+
+    @property
+    def _running(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker and worker.job is not None]
 
     def close(self) -> None:
         """End the workers, whatever they do."""

@@ -1,17 +1,17 @@
-"""Optuna's loop: ask for a batch, run it, tell what came of it."""
+"""Optuna's loop: a trial is asked for when there is a place for it, and told what came of it when it ends."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from optuna.samplers import GPSampler
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.run.directory import Run
+from leyden.sweep.jobs import Job
 from leyden.sweep.search import Search
 from leyden.sweep.slug import slug
 from leyden.sweep.space import as_overrides, corners, log_keys, space
@@ -55,23 +55,32 @@ def search(
         return slug([*fixed, *overrides], sweep.directory)
 
     looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
+    asked: dict[int, Trial] = {}  # by the number of its job; two can have the same directory
+    exhausted = False
+
+    def jobs() -> Iterator[Job]:
+        while not exhausted and (trial := looking.ask()):
+            (job,) = sweep.compose([[*fixed, *as_overrides(trial)]], first=len(asked))
+            asked[job.number] = trial
+            yield job
+
+    def ended(job: Job, returned: JobReturn) -> None:
+        nonlocal exhausted
+        result = job.run.result
+        if returned.status == JobStatus.FAILED:
+            told: dict[str, Any] = {"state": TrialState.FAIL}
+        elif result and result.status == "pruned":
+            told = {"state": TrialState.PRUNED}
+        else:
+            told = {"values": returned.return_value}
+        try:
+            study.tell(asked[job.number], **told)
+        except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
+            if "Study.stop" not in str(error):
+                raise
+            exhausted = True
+
     with looking.opened():
-        sweep.launcher.total = looking.num_open()  # type: ignore[attr-defined]  # for the line of progress
-        exhausted = False
-        while not exhausted and (trials := looking.ask(batch_size)):
-            returns = sweep.run(sweep.compose([[*fixed, *as_overrides(trial)] for trial in trials]))
-            for trial, returned in zip(trials, returns, strict=True):
-                result = Run(sweep.directory / trial.user_attrs["run"]).result
-                if returned.status == JobStatus.FAILED:
-                    told: dict[str, Any] = {"state": TrialState.FAIL}
-                elif result and result.status == "pruned":
-                    told = {"state": TrialState.PRUNED}
-                else:
-                    told = {"values": returned.return_value}
-                try:
-                    study.tell(trial, **told)
-                except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
-                    if "Study.stop" not in str(error):
-                        raise
-                    exhausted = True
+        total = looking.num_open()
+        sweep.run(jobs(), total=total, shared=fixed, at_once=batch_size, ended=ended)
     sweep.conclude()

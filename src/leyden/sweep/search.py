@@ -59,30 +59,28 @@ class Search:
             (self.directory / "locks" / self.owner).unlink(missing_ok=True)
             mine.release()
 
-    def ask(self, num: int) -> list[Trial]:
-        """The next trials, at most `num`: first those that a killed process has left, then new ones.
+    def ask(self) -> Trial | None:
+        """The next trial: one that a killed process has left, else a new one; None if there are enough of them.
 
         Raises:
             UserError: The study is one of another space.
         """
-        trials: list[Trial] = []
         with self._lock("ask"):
-            found = self.study.get_trials(deepcopy=False)
-            for frozen in found:
-                if len(trials) < num and frozen.state == TrialState.RUNNING and self._is_left(frozen):
+            for frozen in self.study.get_trials(deepcopy=False):
+                if frozen.state == TrialState.RUNNING and self._is_left(frozen):
                     if set(frozen.params) == set(self.searched):
-                        trials.append(self._own(trial_of(self.study, frozen)))
-                    else:  # left before all was drawn, or drawn from another space
-                        self.study.tell(frozen.number, state=TrialState.FAIL)
+                        return self._own(trial_of(self.study, frozen))
+                    # It was left before all was drawn, or drawn from another space.
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+            if self.num_open() < 1:
+                return None
             try:
-                for _ in range(min(num - len(trials), self.num_open())):
-                    trials.append(self._own(self.study.ask(self.searched)))
+                return self._own(self.study.ask(self.searched))
             except ValueError as error:
                 raise UserError(
                     f"{self.directory}: the sampler, or its study, does not take this space ({error})\n"
                     "another space, or another number of objectives, needs another sweep_name"
                 ) from error
-        return trials
 
     def num_open(self) -> int:
         """How many trials there are still to be asked for."""

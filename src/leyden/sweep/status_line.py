@@ -1,8 +1,8 @@
 """What a person sees while a sweep runs."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
+from typing import Any
 
 from rich.live import Live
 
@@ -11,46 +11,40 @@ from leyden.sweep.jobs import Job
 
 
 class StatusLine:
-    """One line: how many jobs have ended and how, the best so far, and the time left.
+    """One line: how many jobs have ended and how, the best so far, and the time left; a context.
+
+    Where there is no terminal, there is a line for each job that has ended.
 
     Args:
-        total: Number of jobs, if it is more than those of the first batch; a search runs several batches.
+        total: Number of jobs, those that have ended before included.
+        shared: Overrides that all jobs have.
     """
 
-    def __init__(self, total: int | None = None) -> None:
-        self.total = total
+    def __init__(self, total: int, shared: Collection[str]) -> None:
+        self.total, self.shared = total, shared
         self.console = Terminal()
         self.started = time.monotonic()
         self.num_before = self.num_run = self.num_failed = self.num_pruned = 0
+        self.num_shown = 0  # that had ended when the last line was printed
         self.best: tuple[float, str] | None = None
 
-    @contextlib.contextmanager
-    def of(self, jobs: Sequence[Job], *, num_ended: int) -> Iterator[None]:
-        """Show the jobs of a batch, of which `num_ended` more had ended before."""
-        self.jobs, self.reported = jobs, [False] * len(jobs)
-        self.num_before += num_ended
-        typed = [job.overrides for job in jobs]
-        shared = set(typed[0]).intersection(*typed[1:]) if len(typed) > 1 else set()
-        self.names = [" ".join(override for override in overrides if override not in shared) for overrides in typed]
-        live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        self.live = live
-        with live or contextlib.nullcontext():
-            yield
-
-    def report(self, errors: Sequence[str | None], num_running: int) -> None:
-        """Show the state; where there is no terminal, a line for each job that has ended."""
-        num_run = self.num_run
-        for n, error in enumerate(errors):
-            if error is not None and not self.reported[n]:
-                self.reported[n] = True
-                self._add(self.jobs[n], self.names[n], error)
-        line = self._line(num_running)
+    def __enter__(self) -> "StatusLine":
+        is_terminal = self.console.is_terminal
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if is_terminal else None
         if self.live:
-            self.live.update(line, refresh=True)
-        elif self.num_run > num_run:
-            self.console.print(line)
+            self.live.start()
+        return self
 
-    def _add(self, job: Job, name: str, error: str) -> None:
+    def __exit__(self, *_: Any) -> None:
+        if self.live:
+            self.live.stop()
+
+    def pass_over(self) -> None:
+        """Count a job that has ended before."""
+        self.num_before += 1
+
+    def add(self, job: Job, error: str) -> None:
+        """Count a job that has ended."""
         result = job.run.result
         self.num_run += 1
         self.num_failed += bool(error)
@@ -58,17 +52,25 @@ class StatusLine:
         for objective in result.objectives[:1] if result else ():
             self.metric = objective.metric
             if objective.value is not None:
+                name = " ".join(override for override in job.overrides if override not in self.shared)
                 candidates = [*([self.best] if self.best else []), (objective.value, name)]
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
+    def show(self, num_running: int) -> None:
+        """Show how far they are."""
+        if self.live:
+            self.live.update(self._line(num_running), refresh=True)
+        elif self.num_run > self.num_shown:
+            self.console.print(self._line(num_running))
+            self.num_shown = self.num_run
+
     def _line(self, num_running: int) -> str:
-        total = max(self.total or 0, self.num_before + len(self.jobs))
         num_over = self.num_before + self.num_run
-        parts = [f"{num_over}/{total} jobs", f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
+        parts = [f"{num_over}/{self.total} jobs", f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
         parts.append(f"{num_running} running")
         if self.best:
             parts.append(f"best {self.metric} {self.best[0]:.4f} ({self.best[1]})")
-        if self.num_run and num_over < total:
-            left = (time.monotonic() - self.started) / self.num_run * (total - num_over)
+        if self.num_run and num_over < self.total:
+            left = (time.monotonic() - self.started) / self.num_run * (self.total - num_over)
             parts.append(f"{left:.0f} s left")
         return ", ".join(parts)

@@ -1,7 +1,8 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from leyden.report.summary import summarize
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.sweep.jobs import Job, check, compose
 from leyden.sweep.slug import slug
+from leyden.sweep.status_line import StatusLine
 
 
 class Sweep:
@@ -43,9 +45,9 @@ class Sweep:
         if hasattr(self.launcher, "close"):
             self.launcher.close()
 
-    def compose(self, batch: Sequence[Sequence[str]]) -> list[Job]:
-        """The next jobs, one per list of overrides."""
-        return compose(self.loader, self.config, batch, self.num_jobs)
+    def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+        """Jobs, one per list of overrides; `first` is the number of the first one."""
+        return compose(self.loader, self.config, batch, first)
 
     def check(self, jobs: Sequence[Job], **facts: Any) -> bool:
         """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
@@ -74,18 +76,41 @@ class Sweep:
         claim(self.directory, {"name": self.config.name, "objective": config["objective"]}, facts)
         return True
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
-        """Run jobs, and remember which of them failed."""
-        if hasattr(self.launcher, "run_jobs"):
-            returns: Sequence[JobReturn] = self.launcher.run_jobs(jobs)
-        else:
-            returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=self.num_jobs)
-        for job, returned in zip(jobs, returns, strict=False):  # a launcher that does not wait returns nothing
+    def run(
+        self,
+        jobs: Iterable[Job],
+        *,
+        total: int,
+        shared: Collection[str],
+        at_once: int | None = None,
+        ended: Callable[[Job, JobReturn], None] | None = None,
+    ) -> None:
+        """Run jobs, and remember which of them failed.
+
+        Args:
+            jobs: What to run; each is asked for when there is a place for it.
+            total: How many there will be.
+            shared: Overrides that all of them have.
+            at_once: How many at once; None: as the launcher has it.
+            ended: Is told what came of each.
+        """
+
+        def remember(job: Job, returned: JobReturn) -> None:
+            self.num_jobs += 1
             if returned.status == JobStatus.FAILED:
                 # `return_value` would raise it, and print a line of Hydra's besides.
                 self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
-        self.num_jobs += len(jobs)
-        return returns
+            if ended:
+                ended(job, returned)
+
+        if hasattr(self.launcher, "run_jobs"):
+            self.launcher.run_jobs(jobs, StatusLine(total, shared), at_once=at_once, ended=remember)
+            return
+        source = iter(jobs)
+        while some := list(islice(source, at_once)):  # another one takes them together
+            launched = self.launcher.launch([job.overrides for job in some], initial_job_idx=self.num_jobs)
+            for job, returned in zip(some, launched, strict=False):  # one that does not wait returns nothing
+                remember(job, returned)
 
     def conclude(self) -> None:
         """Write and print the summary.

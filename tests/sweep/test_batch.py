@@ -1,0 +1,112 @@
+"""A place that is free is filled at once, and nothing is asked for before."""
+
+from types import SimpleNamespace
+
+from hydra.core.utils import JobStatus
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.sweep import batch
+from leyden.sweep.launcher import Pool
+
+
+class Clock:
+    """A runner whose time passes when it is waited for.
+
+    Args:
+        num_places: Of jobs at once; None for any number.
+    """
+
+    def __init__(self, num_places):
+        self.num_places, self.now, self.ends = num_places, 0, []
+
+    @property
+    def room(self):
+        return None if self.num_places is None else self.num_places - len(self.ends)
+
+    def start(self, jobs):
+        assert self.room is None or 0 < len(jobs) <= self.room
+        for job in jobs:
+            job.started = self.now
+            self.ends.append((self.now + job.seconds, job))
+
+    def wait(self):
+        self.now = min(end for end, _ in self.ends)
+        over = [(job, job.error) for end, job in self.ends if end == self.now]
+        self.ends = [(end, job) for end, job in self.ends if end > self.now]
+        return over, len(self.ends)
+
+
+class Silent:
+    """No status line."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def pass_over(self):
+        pass
+
+    add = show = lambda self, *_: None
+
+
+def job(number, seconds, *, is_finished=False, error=""):
+    return SimpleNamespace(
+        number=number,
+        seconds=seconds,
+        error=error,
+        overrides=[],
+        choices=None,
+        task_config=None,
+        run=SimpleNamespace(is_finished=lambda choices: is_finished, result=None),
+    )
+
+
+durations = st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20)
+
+
+@given(durations, st.sampled_from([1, 2, 3, None]), st.sampled_from([1, 2, 5, None]))
+def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_once):
+    jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
+    runner, asked, told = Clock(num_places), [], []
+
+    def source():
+        for one in jobs:
+            asked.append(one.number)
+            yield one
+
+    def ended(one, returned):
+        told.append(one.number)
+        assert returned.status == JobStatus.COMPLETED
+
+    batch.run(source(), runner, Silent(), at_once=at_once, ended=ended)
+    assert sorted(told) == asked == [one.number for one in jobs]
+    # As somebody would hand them out by hand: each job goes to the place that is free first.
+    to_run = [one for one in jobs if not one.run.is_finished(None)]
+    places = [0] * min(num_places or 99, at_once or 99)
+    for one in to_run:
+        places.sort()
+        assert one.started == places[0]
+        places[0] += one.seconds
+
+
+def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
+    told, known = [], []
+    monkeypatch.setattr(batch, "record_failure", lambda *_: None)
+
+    def source():
+        for number, seconds in enumerate((1, 5, 1, 1)):
+            known.append(list(told))
+            yield job(number, seconds, error="KeyError: x" if number == 2 else "")
+
+    def ended(one, returned):
+        told.append((one.number, returned.status == JobStatus.FAILED))
+
+    batch.run(source(), Clock(2), Silent(), at_once=None, ended=ended)
+    assert known == [[], [], [(0, False)], [(0, False), (2, True)]]
+
+
+def test_a_pool_has_room_for_as_many_as_it_has_places():
+    assert Pool([{"OMP_NUM_THREADS": "1"}] * 3, "leyden.train").room == 3
