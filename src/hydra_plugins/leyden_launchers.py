@@ -130,9 +130,15 @@ class SlurmLauncher(JobLauncher):
 
     def run_jobs(self, jobs: Iterable[Any], status: Any, **further: Any) -> None:
         """Submit, and wait unless that is not wanted."""
-        from leyden.cluster.submit import submit_and_leave
+        from leyden.cluster.leave import leave_jobs
 
         if self.wait:
             super().run_jobs(jobs, status, **further)
         else:
-            submit_and_leave(list(jobs), self.runner)
+            leave_jobs(list(jobs), self.runner)
+
+    def leave_search(self, config: DictConfig, num_jobs: int) -> None:
+        """Submit jobs that go on with a search by themselves."""
+        from leyden.cluster.leave import leave_search
+
+        leave_search(config, self.runner, num_jobs)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import TrialState
 
+from leyden.cluster.slurm import ENDED, states
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
+from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
@@ -200,6 +203,40 @@ def test_submit_and_leave(slurm, tmp_path, mnist_root):
     assert "2 finished" in finish(start(script=summarize))
 
 
+def trials(tmp_path):
+    found = open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
+    return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
+    """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
+    arguments = (*LONG, *search, "cluster.wait=false", "cluster.num_jobs=2")
+    output = finish(submit(tmp_path, *arguments))
+    first, second = re.search(r"2 jobs search: (\S+), (\S+)\n", output).groups()
+    assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
+
+    def under_way(job):
+        return [run for run in runs(tmp_path) if run.starts[-1]["slurm_job"] == job and last_step(run) > 100]
+
+    slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
+    slurm.run("scancel", second)
+    slurm.wait_for(lambda: states([second])[second] in ENDED, 60, "its end")
+    output = finish(submit(tmp_path, *arguments))
+    assert re.search(rf"2 jobs search: {first}, (?!{second})\S+\n", output), output
+    slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], 90, "a trial of the first job")
+    slurm.run("scancel", "--signal=USR1", first)
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 6, 300, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    assert [run.result.status for run in runs(tmp_path)] == 6 * ["finished"]
+    assert len(trials(tmp_path)) == 6
+    assert sorted(len(run.starts) for run in runs(tmp_path)) == [1, 1, 1, 1, 2, 2]
+    # It is over: the same command submits nothing.
+    output = finish(submit(tmp_path, *arguments))
+    assert "written: " in output
+    assert "jobs search" not in output
+
+
 def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *LONG, "cluster.wait=false"))
     (run,) = runs(tmp_path)
@@ -247,7 +284,10 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
         (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
         (("cluster.partitoin=x",), "did you mean cluster.partition?"),
-        (("sweep=random", "cluster.wait=false"), "cluster.wait=false: a search waits for results"),
+        (
+            ("sweep=random", *NODES, "cluster.wait=false"),
+            "jobs of a search that is left are of one process; these have 2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +111,30 @@ class SlurmRunner:
         return f"Slurm: job {number} is {state} without a result"
 
     def _submit(self, jobs: Sequence[Job]) -> None:
-        if self.cluster.snapshot and self.code is None:
-            self.code = snapshot(self.directory / "code")
         choices = [job.choices for job in jobs]
         arguments = [
-            (self.module, _for_node(job), each, job.overrides) for job, each in zip(jobs, choices, strict=True)
+            (self.module, job.config_on_node, each, job.overrides) for job, each in zip(jobs, choices, strict=True)
         ]
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits
             for job, each in zip(jobs, choices, strict=True):
                 locks.enter_context(job.run.locked(each, resume="auto"))
-            try:
-                submitted = self._executor(len(jobs)).map_array(run_on_node, *zip(*arguments, strict=True))
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
+            submitted = self.map(run_on_node, arguments)
             for job, each, one in zip(jobs, choices, submitted, strict=True):
                 job.run.begin(each, job.overrides)  # from now on its directory tells that it is meant to run
                 job.run.submission = {"job_id": one.job_id, "log": str(one.paths.stdout)}
+
+    def map(self, work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Submit one job per tuple of arguments, as an array, from a copy of the code.
+
+        Raises:
+            UserError: Slurm takes no job.
+        """
+        if self.cluster.snapshot and self.code is None:
+            self.code = snapshot(self.directory / "code")
+        try:
+            return list(self._executor(len(arguments)).map_array(work, *zip(*arguments, strict=True)))
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
 
     def _executor(self, num_jobs: int) -> Any:
         c, code = self.cluster, self.code
@@ -156,19 +164,3 @@ class SlurmRunner:
             additional_parameters={"signal": f"USR1@{c.signal_delay_s}", "requeue": True, **options},
         )
         return executor
-
-
-def submit_and_leave(jobs: Sequence[Job], runner: SlurmRunner) -> None:
-    """Submit those jobs that have not ended, and say where they can be looked at."""
-    todo = [job for job in jobs if not job.run.is_finished(job.choices)]
-    for job, number in zip(todo, runner.submit(todo), strict=True):
-        print(f"job {number}: {job.run.directory.name}")
-    print(f"how they are doing: python -m leyden.summarize {shlex.quote(str(runner.directory))}")
-
-
-def _for_node(job: Job) -> DictConfig:
-    """The job's configuration as it is to run on a node."""
-    config = job.resolved_config
-    config.data.download = False  # a node may have no network; the data set is here by now
-    config.resume = "auto"  # what it was has been looked at, and a requeued job finds its own directory
-    return config

@@ -61,6 +61,15 @@ class Job:
         return config
 
     @property
+    def config_on_node(self) -> DictConfig:
+        """The same as it is to run on a node of a cluster."""
+        config = self.resolved_config
+        if "download" in config.data:
+            config.data.download = False  # a node may have no network; the data set is here by now
+        config.resume = "auto"  # what it was has been looked at, and a requeued job finds its own directory
+        return config
+
+    @property
     def choices(self) -> Choices:
         """What the job is asked to be.
 

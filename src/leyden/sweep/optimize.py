@@ -35,8 +35,6 @@ def search(
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
-    if not getattr(sweep.launcher, "wait", True):
-        raise UserError("cluster.wait=false: a search waits for results to decide what to try next")
     searched, fixed = space(overrides)
     if not searched:
         raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
@@ -55,6 +53,9 @@ def search(
         return slug([*fixed, *overrides], sweep.directory)
 
     looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
+    if not getattr(sweep.launcher, "wait", True) and (num_left := looking.num_left()):
+        sweep.launcher.leave_search(sweep.config, min(batch_size, num_left))  # type: ignore[attr-defined]
+        return
     asked: dict[int, Trial] = {}  # by the number of its job; two can have the same directory
     exhausted = False
 

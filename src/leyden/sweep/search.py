@@ -86,6 +86,11 @@ class Search:
         """How many trials there are still to be asked for."""
         return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
+    def num_left(self) -> int:
+        """How many trials have not ended, those that are under way included."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return max(0, self.num_trials - len(self.study.get_trials(deepcopy=False, states=states)))
+
     def _own(self, trial: Trial) -> Trial:
         trial.set_user_attr("owner", self.owner)
         trial.set_user_attr("run", self.name(as_overrides(trial)))
