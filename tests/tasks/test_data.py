@@ -35,7 +35,7 @@ def given(row, column, root):
     """What is typed for these data."""
     made = MADE.get(row, "Named")
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
-    streamed = ("data.num_workers=2", "data.batch_size=3", "data.eval_batch_size=4")
+    streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
     name = f"tests.data.own.{made}"
     dataset = f"{{_target_: {name}, _partial_: true}}"
     return {

@@ -28,6 +28,7 @@ class Record:
     Args:
         run: Its directory.
         choices: By key.
+        typed: Those that were typed at its first start.
         status: That of its result; or `running`, `queued`, `interrupted`.
         objectives: With what was reached.
         epochs: That have ended.
@@ -37,6 +38,7 @@ class Record:
 
     run: Run
     choices: dict[str, Any]
+    typed: dict[str, str]
     status: str
     objectives: tuple[Objective, ...]
     epochs: int | None
@@ -67,13 +69,7 @@ def read_records(directory: Path, states: States) -> list[Record]:
     Raises:
         UserError: There is none.
     """
-    paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
-    runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
-    queued = list(_of_readable(runs, lambda run: not run.result and run.submission.get("job_id", "")))
-    found = states([str(job_id) for _, job_id in queued if job_id])
-    pairs = [pair for _, pair in _of_readable([run for run, _ in queued], lambda run: read_record(run, found))]
-    if not pairs:
-        raise UserError(f"{directory}: there is no run in or below it")
+    pairs = read_each(directory, states)
     keys = list(dict.fromkeys(key for record, _ in pairs for key in record.choices))
     for record, flat in pairs:
         record.choices = {key: flat.get(key, record.choices.get(key)) for key in keys}
@@ -82,6 +78,22 @@ def read_records(directory: Path, states: States) -> list[Record]:
     for record in records:
         record.objectives = record.objectives if _aims(record) == aims else ()
     return records
+
+
+def read_each(directory: Path, states: States) -> list[tuple[Record, dict[str, Any]]]:
+    """The runs in or below a directory, by path, each with its flat configuration.
+
+    Raises:
+        UserError: There is none.
+    """
+    paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
+    runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
+    queued = list(_of_readable(runs, lambda run: not run.result and run.submission.get("job_id", "")))
+    found = states([str(job_id) for _, job_id in queued if job_id])
+    pairs = [pair for _, pair in _of_readable([run for run, _ in queued], lambda run: read_record(run, found))]
+    if not pairs:
+        raise UserError(f"{directory}: there is no run in or below it")
+    return pairs
 
 
 def _of_readable(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tuple[Run, T]]:
@@ -118,9 +130,11 @@ def read_record(run: Run, states: Mapping[str, str]) -> tuple[Record, dict[str, 
     """
     config, result = run.config, run.result
     error = result.error if result else None
+    typed = typed_choices(run.overrides)
     record = Record(
         run=run,
-        choices=dict(typed_choices(run.overrides)),
+        choices=dict(typed),
+        typed=typed,
         status=result.status if result else _status(run, states),
         objectives=result.objectives if result and result.objectives else objectives(config["objective"]),
         epochs=result.epochs if result else None,

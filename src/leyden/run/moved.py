@@ -1,5 +1,6 @@
 """What older run directories call otherwise, and what it is called now."""
 
+import functools
 import importlib.util
 import sys
 from typing import Any
@@ -38,12 +39,14 @@ def with_new_names(node: Any) -> Any:
         return [with_new_names(value) for value in node]
     if not isinstance(node, dict):
         return node
-    return {key: _new(value) if key == "_target_" else with_new_names(value) for key, value in node.items()}
+    return {
+        key: _new(value) if key == "_target_" and isinstance(value, str) else with_new_names(value)
+        for key, value in node.items()
+    }
 
 
-def _new(target: Any) -> Any:
-    if not isinstance(target, str):
-        return target
+@functools.cache  # of thousands of runs most have the same
+def _new(target: str) -> str:
     for old, new in MOVED.items():
         if target.startswith(old):
             return (

@@ -12,10 +12,6 @@ def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
 
     Raises:
         OSError: pip can't have it.
-
-    Example:
-        >>> with fetch_wheel("plotnine==0.15.9", folder) as wheel:  # doctest: +SKIP
-        ...     table = wheel.read("plotnine/data/diamonds.csv")
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

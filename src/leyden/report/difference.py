@@ -1,0 +1,56 @@
+"""What differs between two runs: configuration, code, result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import Terminal
+from leyden.config.values import flatten
+from leyden.run.directory import Run
+
+PLACES = ("run_dir", "outputs", "sweep_name")
+
+
+def show_difference(*directories: str) -> None:
+    """Print it, a line per key.
+
+    Raises:
+        UserError: They are not two, or one is no run.
+    """
+    if len(directories) != 2:
+        raise UserError("diff: must be two run directories, as diff=[outputs/a,outputs/b]")
+    runs = [Run(directory.strip()) for directory in directories]
+    parts = {
+        "configuration": [dict(flatten(run.config)) for run in runs],
+        "code": [_code(run) for run in runs],
+        "result": [_result(run) for run in runs],
+    }
+    grid = Table("", "", *(run.directory.name for run in runs), box=None)
+    for part, (a, b) in parts.items():
+        differing = [key for key in [*a, *(key for key in b if key not in a)] if _get(a, key) != _get(b, key)]
+        for number, key in enumerate(key for key in differing if key not in PLACES):
+            grid.add_row("" if number else part, key, _get(a, key), _get(b, key))
+    if not grid.row_count:
+        grid.add_row("nothing differs", "", "", "")
+    Terminal().print(grid)
+
+
+def _get(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else ""
+
+
+def _code(run: Run) -> dict[str, Any]:
+    """Commit, changes and versions of the last start."""
+    start: dict[str, Any] = run.starts[-1] if run.starts else {}
+    git = start.get("git") or {}
+    lines = len((git.get("diff") or "").splitlines())
+    code = {"commit": git.get("sha"), "lines of changes": lines, "python": start.get("python")}
+    return {**code, **(start.get("versions") or {}), "host": start.get("host")}
+
+
+def _result(run: Run) -> dict[str, Any]:
+    """Status and metrics."""
+    result = run.result
+    return {"status": "not ended"} if result is None else {"status": result.status, **result.metrics}

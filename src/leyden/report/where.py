@@ -1,0 +1,113 @@
+"""Conditions as a person types them: `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`. Nothing is executed."""
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from leyden.config.mistakes import UserError
+
+Condition = Callable[[Mapping[str, Any]], bool]
+OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+MAX_WORDS = 200
+TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
+
+
+def parse(text: str) -> tuple[Condition, set[str]]:
+    """The condition, and the keys that it names.
+
+    A key that a run lacks makes its comparison false. Numbers are compared as numbers, else texts as texts.
+
+    Raises:
+        UserError: It is none.
+
+    Example:
+        >>> condition, keys = parse("val/acc > 0.97 and not status = failed")
+        >>> condition({"val/acc": 0.98, "status": "finished"}), sorted(keys)
+        (True, ['status', 'val/acc'])
+    """
+    return _Parser(text).parse()
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text, self.keys = text, set[str]()
+        self.tokens: list[tuple[str, bool]] = []  # each with whether it was quoted
+        position = 0
+        while text[position:].strip():
+            found = TOKEN.match(text, position)
+            if not found:
+                raise self._error(f"{text[position:].strip()} can't be read")
+            sign, double, single, word = found.groups()
+            self.tokens.append((sign or word or double or single or "", double is not None or single is not None))
+            position = found.end()
+        if len(self.tokens) > MAX_WORDS:
+            raise self._error("it is too long")
+
+    def parse(self) -> tuple[Condition, set[str]]:
+        condition = self._any()
+        if self.tokens:
+            raise self._error(f"{self.tokens[0][0]} is one too many")
+        return condition, self.keys
+
+    def _any(self) -> Condition:
+        parts = [self._all()]
+        while self._takes("or"):
+            parts.append(self._all())
+        return parts[0] if len(parts) == 1 else lambda values: any(part(values) for part in parts)
+
+    def _all(self) -> Condition:
+        parts = [self._one()]
+        while self._takes("and"):
+            parts.append(self._one())
+        return parts[0] if len(parts) == 1 else lambda values: all(part(values) for part in parts)
+
+    def _one(self) -> Condition:
+        if self._takes("not"):
+            inner = self._one()
+            return lambda values: not inner(values)
+        if self._takes("("):
+            inner = self._any()
+            if not self._takes(")"):
+                raise self._error("a ) is missing")
+            return inner
+        key, sign, value = self._next("a key"), self._next("a sign"), self._next("a value")
+        if sign not in OPERATORS:
+            raise self._error(f"{sign} must be one of {' '.join(OPERATORS)}")
+        self.keys.add(key)
+        return lambda values: key in values and _compare(OPERATORS[sign], values[key], value)
+
+    def _takes(self, word: str) -> bool:
+        if self.tokens and self.tokens[0] == (word, False):
+            del self.tokens[0]
+            return True
+        return False
+
+    def _next(self, what: str) -> str:
+        if not self.tokens:
+            raise self._error(f"{what} is missing at its end")
+        return self.tokens.pop(0)[0]
+
+    def _error(self, why: str) -> UserError:
+        return UserError(f"where={self.text}: {why}; as where='val/acc > 0.97 and optimizer.lr < 0.01'")
+
+
+def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str) -> bool:
+    if found is None or isinstance(found, bool):
+        if sign not in (operator.eq, operator.ne):
+            return False
+        found = {None: "null", True: "true", False: "false"}[found]
+    if isinstance(found, int | float):
+        try:
+            return sign(float(found), float(typed))
+        except ValueError:
+            return False
+    return sign(str(found), typed)

@@ -1,0 +1,119 @@
+"""The list of runs: what it says of each, in which order, and what differs between two of them."""
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+
+import pytest
+
+from leyden import runs
+from leyden.run.lock import hold
+from tests.report.test_summary import write
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """The command; what it prints, or what it ends with."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["leyden.runs", *arguments])
+        try:
+            runs.main()
+        except SystemExit as stop:
+            return str(stop)
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def three(tmp_path):
+    for number, lr in enumerate((0.1, 0.01, 0.02)):
+        overrides = [f"optimizer.lr={lr}", f"seed={number}", "run_dir=x"]
+        write(tmp_path / "outputs" / f"r{number}", overrides, value=0.5 - lr)
+    write(tmp_path / "outputs" / "sub" / "new", ["optimizer.lr=0.5"], status=None)
+    return tmp_path / "outputs"
+
+
+def listed(text):
+    return [(row["directory"].rpartition("/")[2], row["status"], row["objective"]) for row in json.loads(text)]
+
+
+def test_each_run_is_a_line_with_what_was_typed(call, three):
+    text = call()
+    assert "outputs/r0" in text
+    assert "optimizer.lr=0.1 seed=0" in " ".join(text.split())
+    assert "run_dir" not in text
+    assert "3 epochs" in text
+    assert "interrupted" in text
+
+
+def test_the_same_for_other_programs(call, three):
+    found = json.loads(call("outputs", "format=json"))
+    assert {row["directory"] for row in found} == {str(path.parent) for path in three.rglob("config.yaml")}
+    assert [*found[0]] == ["directory", "status", "age_s", "far", "objective", "typed"]
+    table = list(csv.DictReader(io.StringIO(call("format=csv"))))
+    assert [row["directory"] for row in table] == [row["directory"] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["sort=optimizer.lr"], ["r1", "r2", "r0", "new"]),
+        (["sort=-optimizer.lr"], ["new", "r0", "r2", "r1"]),
+        (["sort=objective"], ["r0", "r2", "r1", "new"]),  # what has none comes last
+        (["sort=-objective"], ["r1", "r2", "r0", "new"]),
+        (["where=optimizer.lr < 0.05", "sort=seed"], ["r1", "r2"]),
+        (["where=status != finished or seed = 1", "sort=seed"], ["new", "r1"]),
+        (["where=objective > 0.45 and not optimizer.lr=0.02"], ["r1"]),
+    ],
+)
+def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
+    assert [name for name, *_ in listed(call("format=json", *arguments))] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no run in or below it"),
+        (["sort=optimizer.lt"], "sort: no run has optimizer.lt; did you mean optimizer.lr?"),
+        (["where=optimizer.lt > 1"], "where: no run has optimizer.lt; did you mean optimizer.lr?"),
+        (["where=optimizer.lr"], "where=optimizer.lr: a sign is missing"),
+        (["format=xml"], "format=xml: must be one of table, json, csv"),
+        (["a", "wehre=x"], "wehre=x: there can be one folder"),
+        (["diff=[outputs/r0]"], "diff: must be two run directories"),
+        (["diff=[outputs/r0,outputs/none]"], "not a run directory"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(call, three, arguments, message):
+    text = call(*arguments)
+    assert text.startswith("leyden: ")
+    assert message in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
+    run = three / "sub" / "new"
+    started = time.time() - 10_000
+    zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started))
+    (run / "provenance.json").write_text(json.dumps([{"overrides": [], "time": zone, "slurm_job": None}]))
+    (run / "metrics.csv").write_text("step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100)))
+    for silence, status in ((200, "running"), (1500, "running"), (2500, "stuck")):
+        # A step per some 90 s: twenty of them are half an hour.
+        os.utime(run / "metrics.csv", (time.time() - silence,) * 2)
+        with hold(run, 1):
+            (found,) = [each for each in json.loads(call("format=json")) if each["directory"] == str(run)]
+        assert (silence, found["status"]) == (silence, status)
+        assert found["far"] == "step 99"
+        assert found["age_s"] == pytest.approx(10_000, abs=60)
+
+
+def test_what_differs_is_told_by_part(call, three):
+    text = " ".join(call("diff=[outputs/r0,outputs/r1]").split())
+    assert "configuration optimizer.lr 0.1 0.01 seed 0 1" in text
+    assert "objective" not in text
+    assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")

@@ -1,0 +1,77 @@
+"""Conditions: what they mean, and that nothing else can be said by them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.config.mistakes import UserError
+from leyden.report.where import parse
+
+RUN = {
+    "val/acc": 0.98,
+    "optimizer.lr": 0.001,
+    "status": "finished",
+    "model": "a b",
+    "note": None,
+    "test": True,
+    "n": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("val/acc > 0.97", True),
+        ("val/acc>0.97 and optimizer.lr<0.01", True),
+        ("val/acc>0.97 and optimizer.lr<1e-4", False),
+        ("val/acc<0.9 or optimizer.lr<=0.001", True),
+        ("not status=finished", False),
+        ("not (status = failed or n >= 4)", True),
+        ("status != failed and n == 3.0", True),
+        ("model = 'a b'", True),
+        ('model="a c"', False),
+        ("note = null", True),
+        ("note < 1", False),
+        ("not note >= 1", True),
+        ("test = true", True),
+        ("nothing < 1", False),
+        ("not nothing < 1", True),
+        ("status < 1", False),
+        ("val/acc < high", False),
+        # `and` holds closer than `or`.
+        ("n = 3 or n = 4 and n = 5", True),
+        ("(n = 3 or n = 4) and n = 5", False),
+    ],
+)
+def test_what_a_condition_means(text, holds):
+    assert parse(text)[0](RUN) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a key is missing at its end"),
+        ("val/acc", "a sign is missing at its end"),
+        ("val/acc >", "a value is missing at its end"),
+        ("val/acc is 3", "is must be one of <= >="),
+        ("val/acc > 3 4", "4 is one too many"),
+        ("(val/acc > 3", r"a \) is missing"),
+        ("val/acc > 3)", r"\) is one too many"),
+        ("val/acc > 'x", "'x can't be read"),
+        ("(" * 1000, "is too long"),
+        ("__import__('os').system('x') = 1", r"\( must be one of"),
+    ],
+)
+def test_what_is_none_is_told_in_a_line(text, message):
+    with pytest.raises(UserError, match=f"^where=.*{message}"):
+        parse(text)
+
+
+@given(st.text(alphabet="abn/. <>=!()'\"0andortx", max_size=30))
+def test_whatever_is_typed_is_a_condition_or_a_line(text):
+    try:
+        condition, keys = parse(text)
+    except UserError:
+        return
+    assert condition({}) in (True, False)
+    assert condition(dict.fromkeys(keys, 0.5)) in (True, False)
