@@ -6,7 +6,7 @@ from leyden.callbacks.classes import ClassEvaluation
 from leyden.callbacks.confusion import counts
 from leyden.callbacks.confusion import figure as confusion_figure
 from leyden.callbacks.errors import most_confident
-from leyden.callbacks.evaluation import interleave
+from leyden.callbacks.evaluation import gather, interleave
 from leyden.images.render import render
 
 NAMES = ("cat", "dog", "eel")
@@ -43,3 +43,14 @@ def test_the_processes_take_turns_within_a_batch(world_size):
     batches = [torch.arange(7), torch.arange(7, 14), torch.arange(14, 15)]
     parts = [[batch[rank::world_size] for batch in batches] for rank in range(world_size)]
     assert torch.equal(interleave(parts), torch.arange(15))
+
+
+def test_a_process_that_has_kept_a_batch_more_is_cut_to_the_others(monkeypatch):
+    mine = [torch.tensor([0, 2]), torch.tensor([4, 6])]
+    theirs = [torch.tensor([1, 3]), torch.tensor([5]), torch.tensor([9])]  # its parts are smaller: it kept on
+
+    def all_gather_object(every, batches):
+        every[:] = [mine, theirs]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
+    assert gather(mine, 2).tolist() == [0, 1, 2, 3, 4, 5, 6]

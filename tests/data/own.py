@@ -77,6 +77,12 @@ class Streaming(Plain):
         return DataLoader(Stream(), self.batch_size)
 
 
+class StreamingWithFacts(Streaming):
+    """The same, which tells the network what it needs."""
+
+    facts = {"input_shape": (1, 28, 28), "num_classes": 10}  # noqa: RUF012 - a constant of the class
+
+
 class Iterated:
     """An iterable that is no loader of PyTorch, and has no state."""
 

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from leyden import build
 from leyden.build import trust
 from leyden.run.directory import Run
+from tests.conf.test_conf import compose
 from tests.conftest import assert_same_bits, finish, start
 from tests.training.test_exact import kill_at
 from tests.training.test_train import curves
@@ -125,6 +127,30 @@ def test_two_processes_share_the_samples(tmp_path, mnist_root):
     )
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     assert_same_bits(whole.directory, tmp_path / "killed")
+
+
+def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
+    data = ("data=own", "data._target_=tests.data.own.StreamingWithFacts", "model.hidden_sizes=[16]")
+    data = (*data, "scheduler=onecycle", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    _, _, err = train("a", *data, code=2)
+    assert "scheduler: the data don't tell the number of batches; trainer.max_steps tells when to end" in err
+    run, *_ = train("a", *data, "+trainer.max_steps=15")
+    assert run.result.optimizer_steps == 15
+    rates = [value for _, name, value in curves(run) if name.startswith("lr")]
+    assert rates[-1] < 1e-5 < max(rates)
+
+
+def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
+    """Nobody knows what an argument of a data module that somebody else wrote changes; of ours some change nothing."""
+    build.quiet()
+    for choice, key, num in (("own", "+data.batch_size", 2), ("mnist", "data.batch_size", 1)):
+        read = {}
+        for value in (10, 20):
+            where = (
+                [f"data.root={mnist_root}"] if choice == "mnist" else ["data._target_=tests.data.own.Plain", *TASK]
+            )
+            build.check(compose(f"data={choice}", f"{key}={value}", *where), read)
+        assert len(read) == num
 
 
 def test_what_is_no_data_module_is_refused(train):

@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from leyden.training import onnx
 from tests.test_extend import QUICK
@@ -8,7 +11,6 @@ from tests.training.test_train import train  # noqa: F401 - a fixture
 
 def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist_root):  # noqa: F811
     import onnxruntime
-    import torch
 
     from leyden.data.fetch import load
     from leyden.training.trained import trained_task
@@ -62,3 +64,22 @@ def test_an_output_that_can_not_be(cli, train, tmp_path):  # noqa: F811
         code, _, err = cli("export", f"run={run.directory}", f"output={output}")
         assert code == 2
         assert f"output={output}: must be the name of a .onnx file" in err
+
+
+class Data:
+    """Samples of numbers."""
+
+    def inputs(self, split, indices):
+        return torch.linspace(0, 1, 8).reshape(4, 2)[indices]
+
+
+@pytest.mark.parametrize(("size", "off", "allowed"), [(1e6, 10.0, True), (1e6, 1000.0, False), (0.1, 1e-3, False)])
+def test_how_much_a_number_may_differ_depends_on_how_large_they_are(monkeypatch, size, off, allowed):
+    """Of numbers in millions, as prices are, rounding alone is more than a tolerance for numbers near 1."""
+    session = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda _, given: [size * given["x"] + off]
+    )
+    monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *args, **kwargs: session)
+    num_other, difference = onnx._compare(b"", lambda inputs: size * inputs, Data(), 4)
+    assert num_other == 0
+    assert (difference <= onnx.TOLERANCE) is allowed
