@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.tensors import tensors
+from leyden.data.tensors import moved, tensors
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
 LABELS = [0, 1, 2, 2, 1, 0]
@@ -122,3 +122,21 @@ def test_a_label_is_kept_or_refused(targets):
     else:
         assert labels_N.tolist() == targets
         assert all(type(target) is int for target in targets)
+
+
+def test_what_is_moved_keeps_its_strides_so_that_windows_stay_views():
+    windows_NT = torch.arange(1000).unfold(0, 9, 2)
+    for part in (windows_NT, windows_NT[:, 1:], windows_NT[3:, :-1]):
+        there = moved(part, torch.device("meta"))
+        assert (there.shape, there.stride(), there.dtype) == (part.shape, part.stride(), part.dtype)
+        assert there.storage_offset() == part.storage_offset()
+        assert there.untyped_storage().nbytes() == 8 * 1000
+        assert torch.equal(moved(part, torch.device("cpu")), part)
+
+
+@pytest.mark.gpu
+def test_what_is_moved_to_a_gpu_is_the_same():
+    windows_NT = torch.arange(1000).unfold(0, 9, 2)[3:, 1:]
+    there = moved(windows_NT, torch.device("cuda"))
+    assert there.untyped_storage().nbytes() == 8 * 1000
+    assert torch.equal(there[[5, 2]].cpu(), windows_NT[[5, 2]])

@@ -14,7 +14,7 @@ from leyden.data.fetch import load
 from leyden.data.loader import BatchLoader
 from leyden.data.normalize import Normalize
 from leyden.data.splits import check_world_size, split
-from leyden.data.tensors import Tensors, tensors
+from leyden.data.tensors import Tensors, moved, tensors
 
 NORMALIZE = ("none", "unit", "standardize")
 
@@ -160,7 +160,7 @@ class InMemoryDataModule(L.LightningDataModule):
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device
             held = self.held[split != "test"] = replace(
-                held, inputs=held.inputs.to(device), targets=held.targets.to(device)
+                held, inputs=moved(held.inputs, device), targets=moved(held.targets, device)
             )
         normalize = self.facts.normalize
         return BatchLoader(

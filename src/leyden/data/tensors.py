@@ -136,3 +136,11 @@ def _tokens(what: str, values: Tensor, num: int) -> Tensor:
 
 def _what(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, with its strides: windows of a text that overlap stay views of one text there."""
+    if values.device == device:
+        return values
+    whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
+    return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
