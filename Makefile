@@ -54,10 +54,11 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
 
 # Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
-bench: $(VENV)/.train ## measure beside Keras and others, 15 minutes; ARGS="--rounds 1 --only Leyden" chooses
+bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses
 	$(PYTHON) -m venv $(VENV)/bench
 	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
+	[ -n "$(ARGS)" ] || $(BIN)/python scripts/bench/stream.py
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
 	@$(BIN)/python scripts/new.py model "$(NAME)"

@@ -97,7 +97,7 @@ class LocalLauncher(JobLauncher):
     def close(self) -> None:
         """End the workers."""
         if self.runner is not None:
-            self.runner.close()
+            self.runner.stop()
 
 
 class SlurmLauncher(JobLauncher):

@@ -203,6 +203,24 @@ def test_submit_and_leave(slurm, tmp_path, mnist_root):
     assert "2 finished" in finish(start(script=summarize))
 
 
+def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path, mnist_root):
+    arguments = (
+        "optimizer=sgd",
+        "optimizer.lr=1e30,0.01",
+        "seed=0,1,2",
+        "cluster.num_jobs=2",
+        "sweep.fail_fast=true",
+    )
+    process = submit(tmp_path, *LONG, *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "jobs failed; the same command tries them again, and goes on with the others" in output
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    states = [run.result.status if run.result else None for run in runs(tmp_path)]
+    assert 1 <= states.count("failed") <= 2
+    assert None in states
+
+
 def trials(tmp_path):
     found = open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
     return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]

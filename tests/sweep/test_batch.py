@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,9 @@ class Clock:
         over = [(job, job.error) for end, job in self.ends if end == self.now]
         self.ends = [(end, job) for end, job in self.ends if end > self.now]
         return over, len(self.ends)
+
+    def stop(self):
+        self.ends = []
 
 
 class Silent:
@@ -106,6 +110,19 @@ def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
 
     batch.run(source(), Clock(2), Silent(), at_once=None, ended=ended)
     assert known == [[], [], [(0, False)], [(0, False), (2, True)]]
+
+
+def test_whoever_is_told_can_end_all(monkeypatch):
+    monkeypatch.setattr(batch, "record_failure", lambda *_: None)
+    runner, jobs = Clock(2), [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1))]
+
+    def ended(one, returned):
+        raise RuntimeError(one.number)
+
+    with pytest.raises(RuntimeError, match="1"):
+        batch.run(iter(jobs), runner, Silent(), at_once=None, ended=ended)
+    assert not runner.ends
+    assert not hasattr(jobs[2], "started")
 
 
 def test_a_pool_has_room_for_as_many_as_it_has_places():

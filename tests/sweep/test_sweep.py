@@ -120,6 +120,18 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
 
 
+def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
+    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", "cluster.num_jobs=1")
+    process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "1 of 1 jobs failed; the same command tries them again, and goes on with the others" in output
+    assert [run.result.status for run in runs(tmp_path).values()] == ["failed"]
+    output, _ = sweep(tmp_path, *arguments).communicate(timeout=240)
+    assert "1 of 3 jobs failed" in output
+    assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
+
+
 def worker_of(pid):
     """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
     (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -98,3 +98,6 @@ class InThisProcess:
         except Exception as error:
             return [(job, failure.of(error))], 0
         return [(job, "")], 0
+
+    def stop(self) -> None:
+        """Nothing: a job that is told of has ended."""

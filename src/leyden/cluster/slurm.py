@@ -16,6 +16,12 @@ def requeue() -> str:
     return _call("scontrol", "requeue", str(job_id()))[1]
 
 
+def cancel(ids: Sequence[str]) -> None:
+    """End jobs, whether they run or wait."""
+    if ids:
+        _call("scancel", *ids)
+
+
 def states(ids: Sequence[str]) -> dict[str, str]:
     """The state of each job, as PENDING; nothing where Slurm does not answer.
 

@@ -97,6 +97,10 @@ class SlurmRunner:
                 del self.running[number]
         return over, list(states.values()).count("RUNNING")
 
+    def stop(self) -> None:
+        """Cancel those that have not ended."""
+        slurm.cancel(list(self.running))
+
     def _error(self, number: str, job: Job, state: str) -> str | None:
         """What a job has ended with, empty for no error; None while it has not ended."""
         if result := job.run.result:

@@ -36,6 +36,7 @@ class TrainConfig:
     outputs: str = MISSING
     run_dir: str = MISSING
     sweep_name: str = MISSING
+    sweep: dict[str, Any] = MISSING
     dry_run: bool = MISSING
 
 

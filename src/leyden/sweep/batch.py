@@ -26,6 +26,9 @@ class Runner(Protocol):
         It waits for one to end, but not for long.
         """
 
+    def stop(self) -> None:
+        """End the jobs that are running."""
+
 
 def run(
     jobs: Iterable[Job],
@@ -42,7 +45,7 @@ def run(
         runner: Runs them.
         status: Shows how far they are.
         at_once: How many, where that is less than what the runner takes; None: as many as it takes.
-        ended: Is told what came of each as it ends: the values of its objectives, or the error.
+        ended: Is told what came of each as it ends: the values of its objectives, or the error. What it raises ends all.
     """
 
     def still_to_run() -> Iterator[Job]:
@@ -67,7 +70,11 @@ def run(
             for job, error in over:
                 returned = _returned(job, error)
                 status.add(job, error)
-                ended(job, returned)
+                try:
+                    ended(job, returned)
+                except Exception:
+                    runner.stop()
+                    raise
             status.show(num_running)
 
 

@@ -142,7 +142,7 @@ class Pool:
     def _running(self) -> list[Worker]:
         return [worker for worker in self.workers if worker and worker.job is not None]
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the workers, whatever they do."""
         for worker in self.workers:
             if worker:

@@ -1,5 +1,6 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
@@ -12,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import printable
 from leyden.report.records import States
@@ -20,6 +22,10 @@ from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.sweep.jobs import Job, check, compose
 from leyden.sweep.slug import slug
 from leyden.sweep.status_line import StatusLine
+
+
+class _StoppedError(Exception):
+    """The sweep ends, since a job has failed."""
 
 
 class Sweep:
@@ -66,6 +72,9 @@ class Sweep:
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
         check(jobs)
+        choice(self.config, "sweep.fail_fast", True, False)
+        if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
+            raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
         config = jobs[0].choices.config
         if config["dry_run"]:
             for number, job in enumerate(jobs):
@@ -102,15 +111,29 @@ class Sweep:
                 self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
             if ended:
                 ended(job, returned)
+            if self.failures and self.config.sweep.fail_fast:
+                raise _StoppedError
 
+        with contextlib.suppress(_StoppedError):
+            self._run(jobs, remember, total=total, shared=shared, at_once=at_once)
+
+    def _run(
+        self,
+        jobs: Iterable[Job],
+        ended: Callable[[Job, JobReturn], None],
+        *,
+        total: int,
+        shared: Collection[str],
+        at_once: int | None,
+    ) -> None:
         if hasattr(self.launcher, "run_jobs"):
-            self.launcher.run_jobs(jobs, StatusLine(total, shared), at_once=at_once, ended=remember)
+            self.launcher.run_jobs(jobs, StatusLine(total, shared), at_once=at_once, ended=ended)
             return
         source = iter(jobs)
         while some := list(islice(source, at_once)):  # another one takes them together
             launched = self.launcher.launch([job.overrides for job in some], initial_job_idx=self.num_jobs)
             for job, returned in zip(some, launched, strict=False):  # one that does not wait returns nothing
-                remember(job, returned)
+                ended(job, returned)
 
     def conclude(self) -> None:
         """Write and print the summary.
@@ -125,6 +148,7 @@ class Sweep:
                 raise
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
+            head += ", and goes on with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
 
