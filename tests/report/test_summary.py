@@ -55,6 +55,23 @@ def rows(directory):
         return list(csv.DictReader(file))
 
 
+def test_the_sweep_says_what_a_mean_is_over(tmp_path, capsys):
+    for size in (1, 2):
+        for lr, value in (("0.01", 0.1 * size), ("0.02", 0.3)):
+            overrides = [f"optimizer.lr={lr}", f"model.hidden_sizes=[{size}]"]
+            write(tmp_path / f"{size}-{lr}", overrides, value=value)
+    for described, num in ((["model.hidden_sizes"], 2), (["optimizer.lr"], 2), ([], 4)):
+        (tmp_path / "sweep.json").write_text(json.dumps({"average_over": described}))
+        summarize(tmp_path)
+        found = rows(tmp_path)
+        assert len(found) == num
+        assert not {*found[0]} & {*described}
+    (tmp_path / "sweep.json").write_text(json.dumps({"average_over": "seed"}))
+    summarize(tmp_path)
+    assert "is no description of a sweep" in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 4
+
+
 def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
     minimum = {"metric": "val/loss", "mode": "min"}
     for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
@@ -123,7 +140,7 @@ def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_pa
 def test_lists_and_unequal_keys_are_columns(tmp_path):
     write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
     write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
-    found = merge(read_records(tmp_path, no_states))
+    found = merge(read_records(tmp_path, no_states), ["seed"])
     assert [row.choices for row in found] == [
         {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
         {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
@@ -197,7 +214,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("status", ["finished", None])
 def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch, status):
-    monkeypatch.setattr("leyden.report.summary.draw", lambda *arguments: b"")  # it takes longest
+    monkeypatch.setattr("leyden.report.summary.draw", lambda *arguments, **named: b"")  # it takes longest
     for number, (name, content) in enumerate(DAMAGED):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)

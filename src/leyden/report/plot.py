@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from leyden.report.ranking import AVERAGED
-
 NUM_TICKS = 6  # values that are written at the axis one by one
 MAX_LABEL = 24  # characters; of longer texts, as paths, the end tells more
 
@@ -14,7 +12,9 @@ MAX_LABEL = 24  # characters; of longer texts, as paths, the end tells more
 def draw(
     points: Sequence[tuple[dict[str, Any], Sequence[float]]],
     metrics: Sequence[str],
+    *,
     log: Collection[str] | None,
+    averaged: Collection[str],
 ) -> bytes:
     """Draw each objective against each choice that varies: one point per run, a line through the means.
 
@@ -24,6 +24,7 @@ def draw(
         points: Choices (the same keys everywhere) and objectives of each run.
         metrics: Names of the objectives.
         log: The choices with a logarithmic axis; None: those whose values span about a decade or more.
+        averaged: Those that are no settings, and have no axis where there is another one.
 
     Returns:
         A PNG file.
@@ -32,7 +33,7 @@ def draw(
 
     choices = [chosen for chosen, _ in points]
     varied = [key for key in (choices[0] if choices else ()) if len({str(c[key]) for c in choices}) > 1]
-    keys = [key for key in varied if key not in AVERAGED] or varied or ["seed"]
+    keys = [key for key in varied if key not in averaged] or varied or ["seed"]
     num_columns = len(keys) + (len(metrics) > 1)
     figure = Figure(figsize=(4 * num_columns, 3.5 * len(metrics)), layout="constrained")
     for row, metric in enumerate(metrics):

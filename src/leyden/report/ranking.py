@@ -8,12 +8,10 @@ from typing import Any
 
 from leyden.report.records import Record
 
-AVERAGED = ("seed", "data.fold")  # no settings: a mean is over whatever of them varies
-
 
 @dataclass
 class Row:
-    """Runs that differ in nothing but the seed and the fold."""
+    """Runs that differ in nothing but what a mean is over, as the seed and the fold."""
 
     choices: dict[str, Any]
     records: list[Record]
@@ -44,12 +42,12 @@ class Row:
         }
 
 
-def merge(records: Sequence[Record]) -> list[Row]:
-    """A row for each combination of the choices that vary, but for seed and fold; best first."""
+def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
+    """A row for each combination of the choices that vary, but for those that a mean is over; best first."""
     keys = [
         key
         for key in records[0].choices
-        if key not in AVERAGED and len({str(record.choices[key]) for record in records}) > 1
+        if key not in averaged and len({str(record.choices[key]) for record in records}) > 1
     ]
     rows: dict[str, Row] = {}
     for record in records:

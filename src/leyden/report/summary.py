@@ -18,6 +18,7 @@ from leyden.report.ranking import front, merge
 from leyden.report.records import Record, States, position, read_records
 from leyden.run.files import read_json, write_whole
 
+AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
@@ -32,7 +33,8 @@ def summarize(directory: Path, states: States) -> None:
         UserError: There is no run.
     """
     records = read_records(directory, states)
-    rows = merge(records)
+    log_keys, averaged = _described(directory)
+    rows = merge(records, averaged)
     keys = list(rows[0].choices)
     aims = next((record.objectives for record in records if record.objectives), ())
     metrics = [objective.metric for objective in aims] or ["objective"]
@@ -48,7 +50,10 @@ def summarize(directory: Path, states: States) -> None:
     lines += [f"| {' | '.join(_texts(row, keys, metrics))} |" for row in cells]
     _write(directory / "summary.md", "\n".join([*lines, "", *remarks, ""]).encode(errors="surrogateescape"))
     picture = draw(
-        [(record.choices, record.values) for record in records if record.values], metrics, _log_keys(directory)
+        [(record.choices, record.values) for record in records if record.values],
+        metrics,
+        log=log_keys,
+        averaged=averaged,
     )
     _write(directory / "summary.png", picture)
 
@@ -71,15 +76,21 @@ def _write(path: Path, content: bytes) -> None:
     own.replace(path)
 
 
-def _log_keys(directory: Path) -> list[str] | None:
-    """The choices that a search has tried by orders of magnitude; None where that is not known."""
+def _described(directory: Path) -> tuple[list[str] | None, list[str]]:
+    """What a sweep was described by.
+
+    Returns:
+        The choices that a search has tried by orders of magnitude, None where that is not known; and those that a mean is over.
+    """
     path = directory / "sweep.json"
     with contextlib.suppress(UserError, OSError):
         sweep = read_json(path, {})
-        if isinstance(sweep, dict) and isinstance(log := sweep.get("log"), list | None):
-            return log
+        if isinstance(sweep, dict):
+            log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
+            if isinstance(log, list | None) and isinstance(averaged, list):
+                return log, averaged
     warn(f"{path} is no description of a sweep: its axes are scaled by their values")
-    return None
+    return None, AVERAGED
 
 
 def _head(keys: Sequence[str], metrics: Sequence[str]) -> list[str]:

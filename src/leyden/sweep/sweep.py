@@ -11,7 +11,7 @@ from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
@@ -75,6 +75,10 @@ class Sweep:
         choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
+        averaged = self.config.sweep.average_over
+        if not isinstance(averaged, ListConfig) or not all(isinstance(key, str) for key in averaged):
+            raise UserError(f"sweep.average_over={averaged}: must be a list of keys, as [seed]")
+        facts["average_over"] = list(averaged)
         config = jobs[0].choices.config
         if config["dry_run"]:
             for number, job in enumerate(jobs):
