@@ -66,6 +66,13 @@ def test_the_corners_have_each_bound_and_each_choice():
     assert {corner["b"] for corner in found} == {"x", "y", "z"}
 
 
+def test_of_many_numbers_the_ends_are_the_corners():
+    searched, _ = space(parse("a=range(0,100000)", "b=choice(x,y,z)"))
+    assert corners(searched) == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
+    texts = CategoricalDistribution([f"t{n}" for n in range(60)])
+    assert len(corners({"a": texts})) == 60
+
+
 def search(directory, num_trials):
     study = open_study(directory, sampler=optuna.samplers.RandomSampler())
     searched = {"lr": FloatDistribution(0.0, 1.0)}

@@ -58,7 +58,7 @@ def test_sweep_and_prune(row, cli, tmp_path):
     search = ("hydra/sweeper=optuna", "hydra.sweeper.num_trials=3", "+callbacks/pruning=median", "sweep_name=s")
     always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")
     code, out, err = cli(
-        "train", "-m", *ROWS[row], *FEW, *search, *always, "seed=range(0,100000)"
+        "train", "-m", *ROWS[row], *FEW, *search, *always, "seed=int(interval(0,100000))"
     )  # hardly one twice
     assert code == 0, out + err
     runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]

@@ -7,6 +7,7 @@ data.batch_size=choice(64,128,256)            one of these; 64,128,256 says the 
 trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial
 
 from leyden.config.mistakes import UserError
+
+MANY = 50
 
 
 def space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
@@ -72,7 +75,10 @@ def _text(value: Any) -> str:
 
 
 def corners(searched: dict[str, BaseDistribution]) -> list[dict[str, str]]:
-    """Settings that take each bound and each choice, so that a mistake shows before the first trial."""
+    """Settings that take each bound and each choice, so that a mistake shows before the first trial.
+
+    Of more than `MANY` numbers, as a range has, they take the smallest and the largest one.
+    """
     values = {key: list(map(str, _extremes(distribution))) for key, distribution in searched.items()}
     number = max((len(list_) for list_ in values.values()), default=1)
     return [{key: list_[n % len(list_)] for key, list_ in values.items()} for n in range(number)]
@@ -80,9 +86,17 @@ def corners(searched: dict[str, BaseDistribution]) -> list[dict[str, str]]:
 
 def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
+        choices = distribution.choices
+        with contextlib.suppress(ValueError):
+            if len(choices) > MANY:
+                return min(choices, key=_number), max(choices, key=_number)
+        return choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return distribution.low, distribution.high
+
+
+def _number(choice: Any) -> float:
+    return float(str(choice))
 
 
 def log_keys(searched: dict[str, BaseDistribution]) -> list[str]:
