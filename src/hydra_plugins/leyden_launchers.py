@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -38,8 +38,14 @@ class JobLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         if self.check_jobs(jobs):
             status = StatusLine(len(jobs), shared(jobs))
-            self.run_jobs(jobs, status, ended=lambda job, returned: returns.update({id(job): returned}))
-        return [returns[id(job)] for job in jobs if id(job) in returns]
+            source = iter(jobs)
+
+            def ended(job: Any, returned: JobReturn) -> bool:
+                returns[job.number] = returned
+                return True
+
+            self.run_jobs(lambda: next(source, None), status, ended=ended)
+        return [returns[job.number] for job in jobs if job.number in returns]
 
     @abstractmethod
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
@@ -47,16 +53,16 @@ class JobLauncher(Launcher):
 
     def run_jobs(
         self,
-        jobs: Iterable[Any],
+        ask: Callable[[], Any],
         status: Any,
         *,
         at_once: int | None = None,
-        ended: Callable[[Any, JobReturn], None],
+        ended: Callable[[Any, JobReturn], bool],
     ) -> None:
         """Run jobs that are composed and checked, as `batch.run` says."""
         from leyden.sweep import batch
 
-        batch.run(jobs, self.runner, status, at_once=at_once, ended=ended)
+        batch.run(ask, self.runner, status, at_once=at_once, ended=ended)
 
 
 class LocalLauncher(JobLauncher):
@@ -128,14 +134,16 @@ class SlurmLauncher(JobLauncher):
             print(script)
         return not self.cluster.dry_run
 
-    def run_jobs(self, jobs: Iterable[Any], status: Any, **further: Any) -> None:
+    def run_jobs(self, ask: Callable[[], Any], status: Any, *, at_once: int | None = None, **further: Any) -> None:
         """Submit, and wait unless that is not wanted."""
         from leyden.cluster.leave import leave_jobs
 
         if self.wait:
-            super().run_jobs(jobs, status, **further)
+            if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that Slurm limits
+                at_once = min(at_once, self.cluster.num_jobs)
+            super().run_jobs(ask, status, at_once=at_once, **further)
         else:
-            leave_jobs(list(jobs), self.runner)
+            leave_jobs(list(iter(ask, None)), self.runner)
 
     def leave_search(self, config: DictConfig, num_jobs: int) -> None:
         """Submit jobs that go on with a search by themselves."""

@@ -30,7 +30,8 @@ class GridSweeper(BasicSweeper):
         (batch,) = self.split_arguments(overrides, None)
         with Sweep(self.hydra_context.config_loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[union-attr, arg-type]
             if sweep.check(jobs := sweep.compose(batch)):
-                sweep.run(jobs, total=len(jobs), shared=shared(jobs))
+                source = iter(jobs)
+                sweep.run(lambda: next(source, None), total=len(jobs), shared=shared(jobs))
                 if getattr(self.launcher, "wait", True):
                     sweep.conclude()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from leyden.cluster import slurm
 from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
 from leyden.config.terminal import printable
 from leyden.report.difference import show_difference
 from leyden.report.listing import lines, show
@@ -32,14 +33,20 @@ def main() -> None:
             key, sign, value = argument.partition("=")
             if sign and key in options:
                 options[key] = value
+            elif sign and not Path(argument).exists():
+                raise UserError(
+                    f"{argument}: must be a folder, or one of {', '.join(f'{key}=' for key in options)}"
+                )
             else:
                 folders.append(argument)
         if len(folders) > 1:
             raise UserError(f"{folders[1]}: there can be one folder, and {', '.join(f'{key}=' for key in options)}")
+        if options["diff"] and (len(sys.argv) > 2 or folders):
+            raise UserError("diff: stands alone, without a folder or another option")
         if options["diff"]:
             show_difference(*options["diff"].strip("[]").split(","))
             return
-        folder = Path(folders[0] if folders else "outputs")
+        folder = Path(folders[0]) if folders else ROOT / "outputs"
         show(lines(folder, slurm.statuses, where=options["where"], sort=options["sort"]), options["format"])
     except (UserError, OSError) as error:
         raise SystemExit(f"leyden: {printable(str(error))}") from None

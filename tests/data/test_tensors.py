@@ -134,6 +134,11 @@ def test_what_is_moved_keeps_its_strides_so_that_windows_stay_views():
         assert torch.equal(moved(part, torch.device("cpu")), part)
 
 
+def test_of_a_part_of_a_tensor_the_part_is_moved():
+    there = moved(torch.zeros(1000, 2)[:10], torch.device("meta"))
+    assert there.untyped_storage().nbytes() == 10 * 2 * 4
+
+
 @pytest.mark.gpu
 def test_what_is_moved_to_a_gpu_is_the_same():
     windows_NT = torch.arange(1000).unfold(0, 9, 2)[3:, 1:]

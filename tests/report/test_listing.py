@@ -18,6 +18,7 @@ from tests.report.test_summary import write
 def call(monkeypatch, capsys, tmp_path):
     """The command; what it prints, or what it ends with."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["leyden.runs", *arguments])
@@ -69,6 +70,9 @@ def test_the_same_for_other_programs(call, three):
         (["sort=-objective"], ["r1", "r2", "r0", "new"]),
         (["where=optimizer.lr < 0.05", "sort=seed"], ["r1", "r2"]),
         (["where=status != finished or seed = 1", "sort=seed"], ["new", "r1"]),
+        (["where=model.hidden_sizes=[512]", "sort=seed"], ["r0", "new", "r1", "r2"]),
+        (["where=model.hidden_sizes='[512, 256]'"], []),
+        (["where=val/loss > 0.45", "sort=val/loss"], ["r2", "r1"]),
         (["where=objective > 0.45 and not optimizer.lr=0.02"], ["r1"]),
     ],
 )
@@ -84,7 +88,9 @@ def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
         (["where=optimizer.lt > 1"], "where: no run has optimizer.lt; did you mean optimizer.lr?"),
         (["where=optimizer.lr"], "where=optimizer.lr: a sign is missing"),
         (["format=xml"], "format=xml: must be one of table, json, csv"),
-        (["a", "wehre=x"], "wehre=x: there can be one folder"),
+        (["wehre=x"], "wehre=x: must be a folder, or one of where=, sort="),
+        (["a", "b"], "b: there can be one folder"),
+        (["diff=[outputs/r0,outputs/r1]", "sort=seed"], "diff: stands alone"),
         (["diff=[outputs/r0]"], "diff: must be two run directories"),
         (["diff=[outputs/r0,outputs/none]"], "not a run directory"),
     ],
@@ -102,8 +108,8 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
     zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started))
     (run / "provenance.json").write_text(json.dumps([{"overrides": [], "time": zone, "slurm_job": None}]))
     (run / "metrics.csv").write_text("step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100)))
-    for silence, status in ((200, "running"), (1500, "running"), (2500, "stuck")):
-        # A step per some 90 s: twenty of them are half an hour.
+    for silence, status in ((500, "running"), (1500, "running"), (2500, "stuck")):
+        # A step in some 90 s: twenty of them are half an hour.
         os.utime(run / "metrics.csv", (time.time() - silence,) * 2)
         with hold(run, 1):
             (found,) = [each for each in json.loads(call("format=json")) if each["directory"] == str(run)]
@@ -117,3 +123,25 @@ def test_what_differs_is_told_by_part(call, three):
     assert "configuration optimizer.lr 0.1 0.01 seed 0 1" in text
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
+
+
+def test_other_changes_are_other_code_however_long_they_are(call, three):
+    for name, change in (("r0", "+x = 0.1"), ("r1", "+x = 0.2")):
+        git = {"sha": "a" * 40, "dirty": True, "diff": change, "left_out": []}
+        write_start(three / name, git)
+    assert "changes" in call("diff=[outputs/r0,outputs/r1]")
+    write_start(three / "r1", {**git, "diff": "+x = 0.1"})
+    assert "changes" not in call("diff=[outputs/r0,outputs/r1]")
+
+
+def write_start(run, git):
+    starts = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps([{**starts[0], "git": git}]))
+
+
+def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
+    path = three / "r1" / "result.json"
+    path.write_text(path.read_text().replace("0.49", "NaN"))
+    found = listed(call("format=json", "sort=-val/loss"))
+    assert [name for name, *_ in found] == ["r2", "r0", "r1", "new"]
+    assert found[2][2] is None

@@ -31,7 +31,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
         result = {
             "status": status,
             "objective": {**objective, "value": value},
-            "metrics": {},
+            "metrics": {objective["metric"]: value} if isinstance(objective, dict) and value is not None else {},
             "epochs": 3,
             "seconds": 2.0,
             "optimizer_steps": 30,

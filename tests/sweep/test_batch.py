@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
 from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +67,10 @@ def job(number, seconds, *, is_finished=False, error=""):
     )
 
 
+def asking(source):
+    return lambda: next(source, None)
+
+
 durations = st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20)
 
 
@@ -83,9 +86,9 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
 
     def ended(one, returned):
         told.append(one.number)
-        assert returned.status == JobStatus.COMPLETED
+        return returned.status == JobStatus.COMPLETED
 
-    batch.run(source(), runner, Silent(), at_once=at_once, ended=ended)
+    batch.run(asking(source()), runner, Silent(), at_once=at_once, ended=ended)
     assert sorted(told) == asked == [one.number for one in jobs]
     # As somebody would hand them out by hand: each job goes to the place that is free first.
     to_run = [one for one in jobs if not one.run.is_finished(None)]
@@ -107,22 +110,40 @@ def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
 
     def ended(one, returned):
         told.append((one.number, returned.status == JobStatus.FAILED))
+        return True
 
-    batch.run(source(), Clock(2), Silent(), at_once=None, ended=ended)
+    batch.run(asking(source()), Clock(2), Silent(), at_once=None, ended=ended)
     assert known == [[], [], [(0, False)], [(0, False), (2, True)]]
 
 
-def test_whoever_is_told_can_end_all(monkeypatch):
+def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypatch):
     monkeypatch.setattr(batch, "record_failure", lambda *_: None)
-    runner, jobs = Clock(2), [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1))]
+    told, runner = [], Clock(3)
+    jobs = [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1, 1))]
 
     def ended(one, returned):
-        raise RuntimeError(one.number)
+        told.append(one.number)
+        return returned.status == JobStatus.COMPLETED
 
-    with pytest.raises(RuntimeError, match="1"):
-        batch.run(iter(jobs), runner, Silent(), at_once=None, ended=ended)
+    batch.run(asking(iter(jobs)), runner, Silent(), at_once=None, ended=ended)
+    assert told == [1, 2]
     assert not runner.ends
-    assert not hasattr(jobs[2], "started")
+    assert not hasattr(jobs[3], "started")
+
+
+def test_what_turns_up_late_is_run_too():
+    """As a trial that another process has left meanwhile."""
+    told, answers = [], [job(0, 1), None, None, job(1, 1), None, job(2, 1)]
+
+    def ended(one, returned):
+        told.append(one.number)
+        return True
+
+    batch.run(lambda: answers.pop(0) if answers else None, Clock(2), Silent(), at_once=None, ended=ended)
+    assert told == [0]  # nothing was running, and nothing was there
+    answers[:] = [job(0, 5), job(1, 1), None, job(2, 1)]
+    batch.run(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), at_once=None, ended=ended)
+    assert told == [0, 1, 2, 0]
 
 
 def test_a_pool_has_room_for_as_many_as_it_has_places():

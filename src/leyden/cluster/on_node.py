@@ -1,10 +1,16 @@
 """What a job of a sweep does on a node: a run, or the trials of a search one after another."""
 
+import gc
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
+import submitit
 from hydra._internal.callbacks import Callbacks  # Hydra has no public class of callbacks that do nothing
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -12,9 +18,10 @@ from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.run.choices import Choices
-from leyden.run.process import is_main_process
+from leyden.run.process import is_main_process, job_id, num_requeues
 from leyden.sweep import batch, failure
 from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.status_line import StatusLine
@@ -44,16 +51,23 @@ def search_on_node(module: str, config: DictConfig) -> None:
 
     Args:
         module: Name of the module whose `main.task` a trial is.
-        config: Of the sweep, Hydra's part included.
+        config: Of the sweep, Hydra's part included, with nothing in it that would be something else here.
+
+    Raises:
+        UserError: This job was started again too often.
     """
     setup_globals()
+    if num_requeues() > config.cluster.max_requeues:
+        raise UserError(
+            f"requeued {num_requeues()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
+        )
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=task, config=config
         )
-        sweeper.launcher = InThisProcess(module)
+        sweeper.launcher = InThisProcess(module, Path(submitit.JobEnvironment().paths.stdout))
         sweeper.sweep(list(config.hydra.overrides.task))
 
 
@@ -61,43 +75,54 @@ class InThisProcess:
     """Runs jobs one after another in this process; as a launcher of Hydra's, and as a `batch.Runner`.
 
     What tells the process to end, as Slurm before the time limit, is for the run that is under way: it saves, and asks that
-    the job be started again, which then goes on with that run.
+    the job be started again, which then goes on with that run. Between two runs it waits for the next one to begin.
 
     Args:
         module: Name of the module whose `main.task` a job is.
+        log: Where all of them print.
     """
 
     num_at_once = 1
+    room = 1
 
-    def __init__(self, module: str) -> None:
-        self.module = module
+    def __init__(self, module: str, log: Path) -> None:
+        self.module, self.log = module, log
         self.given: list[Job] = []
 
     def run_jobs(
         self,
-        jobs: Iterable[Job],
+        ask: Callable[[], Job | None],
         status: StatusLine,
         *,
         at_once: int | None,
-        ended: Callable[[Job, JobReturn], None],
+        ended: Callable[[Job, JobReturn], bool],
     ) -> None:
         """Run jobs, as `batch.run` says, but one at once."""
-        batch.run(jobs, self, status, at_once=1, ended=ended)
-
-    room = 1
+        batch.run(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Take a job; `wait` runs it."""
+        """Take a job, which belongs to this job of Slurm from now on; `wait` runs it."""
+        for job in jobs:
+            job.log = self.log
+            with job.run.locked(choices := job.choices, resume="auto"):
+                job.run.begin(choices, job.overrides)
+                job.run.submission = {"job_id": str(job_id()), "log": str(self.log)}
         self.given += jobs
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
         """Run it to its end."""
-        job = self.given.pop()
+        job, error = self.given.pop(), ""
+        config = job.config_on_node
+        config.cluster.max_requeues = sys.maxsize  # that of this job, in which there are many runs, was looked at
         try:
-            execute(self.module, job.config_on_node)
-        except Exception as error:
-            return [(job, failure.of(error))], 0
-        return [(job, "")], 0
+            execute(self.module, config)
+        except Exception as raised:
+            traceback.print_exc()
+            error = failure.of(raised)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a run that has failed leaves it open
+        gc.collect()  # of a network that was, nothing is left on a GPU
+        return [(job, error)], 0
 
     def stop(self) -> None:
         """Nothing: a job that is told of has ended."""

@@ -16,10 +16,9 @@ def requeue() -> str:
     return _call("scontrol", "requeue", str(job_id()))[1]
 
 
-def cancel(ids: Sequence[str]) -> None:
-    """End jobs, whether they run or wait."""
-    if ids:
-        _call("scancel", *ids)
+def cancel(ids: Sequence[str]) -> str:
+    """End jobs, whether they run or wait; what is in the way, empty for nothing."""
+    return _call("scancel", *ids)[1]
 
 
 def states(ids: Sequence[str]) -> dict[str, str]:

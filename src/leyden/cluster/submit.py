@@ -16,6 +16,7 @@ from leyden.cluster import slurm
 from leyden.cluster.on_node import run_on_node
 from leyden.cluster.snapshot import snapshot
 from leyden.config.mistakes import UserError
+from leyden.config.terminal import warn
 from leyden.sweep import failure
 from leyden.sweep.jobs import Job
 
@@ -36,7 +37,7 @@ class SlurmRunner:
     def __init__(self, directory: Path, cluster: DictConfig, module: str) -> None:
         self.directory, self.cluster, self.module = directory, cluster, module
         self.code: Path | None = None  # the copy that jobs run from, once there is one
-        self.running: dict[str, Job] = {}  # by the number that Slurm gave it
+        self.running: dict[str, list[Job]] = {}  # by the number that Slurm gave them; of one run there is one
         self.ended: dict[
             str, tuple[float, str]
         ] = {}  # when a job without a result was first seen to have ended, and how
@@ -71,7 +72,9 @@ class SlurmRunner:
         if ids and not states:
             raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
         active = [bool(each) and states.get(each["job_id"]) not in (None, *slurm.ENDED) for each in known]
-        todo = [job for job, is_active in zip(jobs, active, strict=True) if not is_active]
+        # Of jobs that are one run, one is submitted.
+        pairs = zip(jobs, active, strict=True)
+        todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
         for start in range(0, len(todo), MAX_ARRAY):
             self._submit(todo[start : start + MAX_ARRAY])
         for job in jobs:
@@ -82,7 +85,8 @@ class SlurmRunner:
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit them, as `submit` does."""
-        self.running |= zip(self.submit(jobs), jobs, strict=True)
+        for number, job in zip(self.submit(jobs), jobs, strict=True):
+            self.running.setdefault(number, []).append(job)
         self.pause_s = 1.0
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
@@ -91,15 +95,16 @@ class SlurmRunner:
         self.pause_s = min(1.2 * self.pause_s, MAX_POLL_S)
         states = slurm.states(list(self.running))
         over = []
-        for number, job in list(self.running.items()):
-            if (error := self._error(number, job, states.get(number, "UNKNOWN"))) is not None:
-                over.append((job, error))
+        for number, jobs in list(self.running.items()):
+            if (error := self._error(number, jobs[0], states.get(number, "UNKNOWN"))) is not None:
+                over += [(job, error) for job in jobs]
                 del self.running[number]
         return over, list(states.values()).count("RUNNING")
 
     def stop(self) -> None:
         """Cancel those that have not ended."""
-        slurm.cancel(list(self.running))
+        if self.running and (problem := slurm.cancel(list(self.running))):
+            warn(f"Slurm does not cancel jobs {', '.join(self.running)}: {problem}")
 
     def _error(self, number: str, job: Job, state: str) -> str | None:
         """What a job has ended with, empty for no error; None while it has not ended."""

@@ -140,7 +140,8 @@ def _what(values: Tensor) -> str:
 
 def moved(values: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, with its strides: windows of a text that overlap stay views of one text there."""
-    if values.device == device:
-        return values
+    overlaps = values.untyped_storage().nbytes() < values.numel() * values.element_size()
+    if values.device == device or not overlaps:
+        return values.to(device)
     whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
     return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())

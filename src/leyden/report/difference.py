@@ -1,5 +1,7 @@
 """What differs between two runs: configuration, code, result."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +11,6 @@ from leyden.config.mistakes import UserError
 from leyden.config.terminal import Terminal
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-
-PLACES = ("run_dir", "outputs", "sweep_name")
 
 
 def show_difference(*directories: str) -> None:
@@ -30,7 +30,7 @@ def show_difference(*directories: str) -> None:
     grid = Table("", "", *(run.directory.name for run in runs), box=None)
     for part, (a, b) in parts.items():
         differing = [key for key in [*a, *(key for key in b if key not in a)] if _get(a, key) != _get(b, key)]
-        for number, key in enumerate(key for key in differing if key not in PLACES):
+        for number, key in enumerate(differing):
             grid.add_row("" if number else part, key, _get(a, key), _get(b, key))
     if not grid.row_count:
         grid.add_row("nothing differs", "", "", "")
@@ -38,15 +38,19 @@ def show_difference(*directories: str) -> None:
 
 
 def _get(values: Mapping[str, Any], key: str) -> str:
-    return str(values[key]) if key in values else ""
+    """A value as it stands in a configuration, so that a text is no number; empty for none."""
+    return json.dumps(values[key], default=str) if key in values else ""
 
 
 def _code(run: Run) -> dict[str, Any]:
     """Commit, changes and versions of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     git = start.get("git") or {}
-    lines = len((git.get("diff") or "").splitlines())
-    code = {"commit": git.get("sha"), "lines of changes": lines, "python": start.get("python")}
+    changes = f"{git.get('diff')}{git.get('left_out')}"
+    described = (
+        f"yes, {hashlib.sha256(changes.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
+    )
+    code = {"commit": git.get("sha"), "changes": described, "python": start.get("python")}
     return {**code, **(start.get("versions") or {}), "host": start.get("host")}
 
 

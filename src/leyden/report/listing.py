@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from leyden.report.records import Record, States, position, read_each
 from leyden.report.where import parse
 from leyden.run.points import points
 
-# Silence so many times as long as is usual between two points of a run, and at least so many seconds, is a standstill.
-USUAL, LEAST_S = 20, 300
+# Silence so many times as long as there is from one point of a run to the next, and at least so many seconds, is a standstill.
+USUAL, LEAST_S = 20, 600
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -68,19 +69,23 @@ def lines(directory: Path, states: States, *, where: str, sort: str) -> list[Lin
             raise UserError(f"{name}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
     key = sort.removeprefix("-")
     chosen = [line for line in found if condition(line.values)]
-    there = [line for line in chosen if line.values.get(key) is not None]
+    there = [line for line in chosen if _is_there(line.values.get(key))]
     numbers = all(isinstance(line.values[key], int | float) for line in there)
     there.sort(
         key=lambda line: line.values[key] if numbers else str(line.values[key]), reverse=sort.startswith("-")
     )
-    return there + [line for line in chosen if line.values.get(key) is None]
+    return there + [line for line in chosen if not _is_there(line.values.get(key))]
+
+
+def _is_there(value: Any) -> bool:
+    """Whether something can be put in order: what is no number has no place among numbers."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def _line(record: Record, flat: dict[str, Any]) -> Line:
     run, result, starts = record.run, record.run.result, record.run.starts
     started = _seconds(starts[0].get("time")) if starts else None
-    is_stuck = record.status == "running" and _is_still(run.directory, _seconds(starts[-1].get("time")))
-    status = "stuck" if is_stuck else record.status
+    status = "stuck" if record.status == "running" and _is_still(run.directory, started) else record.status
     objective = record.values[0] if record.values else None
     far = f"{result.epochs} epochs" if result else position(record) or "not begun"
     age_s = None if started is None else time.time() - started
@@ -93,6 +98,7 @@ def _line(record: Record, flat: dict[str, Any]) -> Line:
         "directory": str(run.directory),
     }
     values = {
+        **record.typed,
         **flat,
         **(result.metrics if result else {}),
         **own,
@@ -112,12 +118,12 @@ def _seconds(text: Any) -> float | None:
 def _is_still(directory: Path, started: float | None) -> bool:
     """Whether a run has logged nothing for much longer than it takes from one step that is logged to the next."""
     path = directory / "metrics.csv"
-    if started is None or not path.exists():
+    num_steps = len({step for step, *_ in points(path)})
+    if started is None or num_steps < 2:
         return False
     last = path.stat().st_mtime
-    num_steps = len({step for step, *_ in points(path)})
-    usual = max(0.0, last - started) / max(1, num_steps)
-    return time.time() - max(last, started) > max(LEAST_S, USUAL * usual)
+    usual = max(0.0, last - started) / num_steps  # pauses between two starts included: then it is told late
+    return time.time() - last > max(LEAST_S, USUAL * usual)
 
 
 def show(found: Sequence[Line], form: str) -> None:
@@ -149,7 +155,7 @@ def _rows(found: Sequence[Line]) -> list[dict[str, Any]]:
             "status": line.status,
             "age_s": line.age_s,
             "far": line.far,
-            "objective": line.objective,
+            "objective": line.objective if line.objective is None or math.isfinite(line.objective) else None,
             "typed": line.typed,
         }
         for line in found
@@ -161,9 +167,10 @@ def _json(found: Sequence[Line]) -> None:
 
 
 def _csv(found: Sequence[Line]) -> None:
-    table = csv.DictWriter(text := io.StringIO(), ["directory", "status", "age_s", "far", "objective", "typed"])
+    rows = _rows(found)
+    table = csv.DictWriter(text := io.StringIO(), list(rows[0]) if rows else [])
     table.writeheader()
-    table.writerows(_rows(found))
+    table.writerows(rows)
     print(printable(text.getvalue()), end="")
 
 

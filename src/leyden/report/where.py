@@ -1,9 +1,12 @@
 """Conditions as a person types them: `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`. Nothing is executed."""
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import yaml
 
 from leyden.config.mistakes import UserError
 
@@ -101,6 +104,10 @@ class _Parser:
 
 
 def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str) -> bool:
+    if isinstance(found, list):
+        with contextlib.suppress(yaml.YAMLError):
+            return sign(found, yaml.safe_load(typed)) if sign in (operator.eq, operator.ne) else False
+        return False
     if found is None or isinstance(found, bool):
         if sign not in (operator.eq, operator.ne):
             return False

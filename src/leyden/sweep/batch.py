@@ -1,7 +1,6 @@
 """Jobs are taken from where they come as others end: no place is idle while there is something to do."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -31,36 +30,40 @@ class Runner(Protocol):
 
 
 def run(
-    jobs: Iterable[Job],
+    ask: Callable[[], Job | None],
     runner: Runner,
     status: StatusLine,
     *,
     at_once: int | None,
-    ended: Callable[[Job, JobReturn], None],
+    ended: Callable[[Job, JobReturn], bool],
 ) -> None:
     """Run the jobs that have not ended before.
 
     Args:
-        jobs: What to run; each is asked for when there is a place for it.
+        ask: Gives the next job, None for none; it is called when there is a place for one, and again when others have ended.
         runner: Runs them.
         status: Shows how far they are.
         at_once: How many, where that is less than what the runner takes; None: as many as it takes.
-        ended: Is told what came of each as it ends: the values of its objectives, or the error. What it raises ends all.
+        ended: Is told what came of each as it ends: the values of its objectives, or the error. False ends all.
     """
+    num_given, goes_on = 0, True
 
-    def still_to_run() -> Iterator[Job]:
-        for job in jobs:
+    def next_ones() -> list[Job]:
+        nonlocal goes_on
+        limits = [limit for limit in (runner.room, at_once and at_once - num_given) if limit is not None]
+        found: list[Job] = []
+        while goes_on and (not limits or len(found) < min(limits)) and (job := ask()):
             if job.run.is_finished(job.choices):
                 status.pass_over()
-                ended(job, _returned(job, ""))
+                goes_on = ended(job, _returned(job, ""))
             else:
-                yield job
+                found.append(job)
+        return found
 
-    source, num_given = still_to_run(), 0
     with status:
-        while True:
-            limits = [limit for limit in (runner.room, at_once and at_once - num_given) if limit is not None]
-            if given := list(islice(source, min(limits, default=None))):
+        while goes_on:
+            given = next_ones()
+            if given and goes_on:
                 runner.start(given)
                 num_given += len(given)
             if not num_given:
@@ -70,12 +73,9 @@ def run(
             for job, error in over:
                 returned = _returned(job, error)
                 status.add(job, error)
-                try:
-                    ended(job, returned)
-                except Exception:
-                    runner.stop()
-                    raise
+                goes_on = ended(job, returned) and goes_on
             status.show(num_running)
+    runner.stop()
 
 
 def _returned(job: Job, error: str) -> JobReturn:

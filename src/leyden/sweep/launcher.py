@@ -96,7 +96,7 @@ class Worker:
 
 
 class Pool:
-    """Workers, which are started when they are needed and live until `close`.
+    """Workers, which are started when they are needed and live until `stop`.
 
     Args:
         environments: One per worker.

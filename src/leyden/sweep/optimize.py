@@ -1,7 +1,7 @@
 """Optuna's loop: a trial is asked for when there is a place for it, and told what came of it when it ends."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -59,11 +59,12 @@ def search(
     asked: dict[int, Trial] = {}  # by the number of its job; two can have the same directory
     exhausted = False
 
-    def jobs() -> Iterator[Job]:
-        while not exhausted and (trial := looking.ask()):
-            (job,) = sweep.compose([[*fixed, *as_overrides(trial)]], first=len(asked))
-            asked[job.number] = trial
-            yield job
+    def ask() -> Job | None:
+        if exhausted or not (trial := looking.ask()):
+            return None
+        (job,) = sweep.compose([[*fixed, *as_overrides(trial)]], first=len(asked))
+        asked[job.number] = trial
+        return job
 
     def ended(job: Job, returned: JobReturn) -> None:
         nonlocal exhausted
@@ -82,6 +83,6 @@ def search(
             exhausted = True
 
     with looking.opened():
-        total = looking.num_open()
-        sweep.run(jobs(), total=total, shared=fixed, at_once=batch_size, ended=ended)
+        total = looking.num_open() + looking.num_to_take_over()
+        sweep.run(ask, total=total, shared=fixed, at_once=batch_size, ended=ended)
     sweep.conclude()

@@ -86,6 +86,11 @@ class Search:
         """How many trials there are still to be asked for."""
         return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
+    def num_to_take_over(self) -> int:
+        """How many trials killed processes have left, which this one will run first."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(map(self._is_left, running))
+
     def num_left(self) -> int:
         """How many trials have not ended, those that are under way included."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -1,8 +1,7 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
-import contextlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,13 @@ from omegaconf import DictConfig, ListConfig
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import printable
+from leyden.config.values import flatten
 from leyden.report.records import States
 from leyden.report.summary import summarize
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.sweep.jobs import Job, check, compose
 from leyden.sweep.slug import slug
 from leyden.sweep.status_line import StatusLine
-
-
-class _StoppedError(Exception):
-    """The sweep ends, since a job has failed."""
 
 
 class Sweep:
@@ -78,6 +74,9 @@ class Sweep:
         averaged = self.config.sweep.average_over
         if not isinstance(averaged, ListConfig) or not all(isinstance(key, str) for key in averaged):
             raise UserError(f"sweep.average_over={averaged}: must be a list of keys, as [seed]")
+        known = dict(flatten(jobs[0].choices.config))
+        if unknown := [key for key in averaged if key not in known]:
+            raise UserError(f"sweep.average_over={list(averaged)}: there is no {unknown[0]}")
         facts["average_over"] = list(averaged)
         config = jobs[0].choices.config
         if config["dry_run"]:
@@ -91,7 +90,7 @@ class Sweep:
 
     def run(
         self,
-        jobs: Iterable[Job],
+        ask: Callable[[], Job | None],
         *,
         total: int,
         shared: Collection[str],
@@ -101,43 +100,31 @@ class Sweep:
         """Run jobs, and remember which of them failed.
 
         Args:
-            jobs: What to run; each is asked for when there is a place for it.
+            ask: Gives the next job when there is a place for it; None for none.
             total: How many there will be.
             shared: Overrides that all of them have.
             at_once: How many at once; None: as the launcher has it.
             ended: Is told what came of each.
         """
 
-        def remember(job: Job, returned: JobReturn) -> None:
+        def told(job: Job, returned: JobReturn) -> bool:
             self.num_jobs += 1
             if returned.status == JobStatus.FAILED:
                 # `return_value` would raise it, and print a line of Hydra's besides.
                 self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
             if ended:
                 ended(job, returned)
-            if self.failures and self.config.sweep.fail_fast:
-                raise _StoppedError
+            return not (self.failures and self.config.sweep.fail_fast)
 
-        with contextlib.suppress(_StoppedError):
-            self._run(jobs, remember, total=total, shared=shared, at_once=at_once)
-
-    def _run(
-        self,
-        jobs: Iterable[Job],
-        ended: Callable[[Job, JobReturn], None],
-        *,
-        total: int,
-        shared: Collection[str],
-        at_once: int | None,
-    ) -> None:
         if hasattr(self.launcher, "run_jobs"):
-            self.launcher.run_jobs(jobs, StatusLine(total, shared), at_once=at_once, ended=ended)
+            self.launcher.run_jobs(ask, StatusLine(total, shared), at_once=at_once, ended=told)
             return
-        source = iter(jobs)
-        while some := list(islice(source, at_once)):  # another one takes them together
+        goes_on = True
+        while goes_on and (some := list(islice(iter(ask, None), at_once))):  # another one takes them together
             launched = self.launcher.launch([job.overrides for job in some], initial_job_idx=self.num_jobs)
-            for job, returned in zip(some, launched, strict=False):  # one that does not wait returns nothing
-                ended(job, returned)
+            # One that does not wait returns nothing.
+            for job, returned in zip(some, launched, strict=False):
+                goes_on = told(job, returned) and goes_on
 
     def conclude(self) -> None:
         """Write and print the summary.

@@ -1,0 +1,30 @@
+"""What a search that is left takes along to nodes, where the code is a copy, elsewhere."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
+
+from leyden.cluster.leave import _for_elsewhere
+from leyden.config.paths import CONF
+
+
+@pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
+@pytest.mark.parametrize("data", ["mnist", "own"])
+def test_its_places_are_those_of_the_command(tmp_path, name, data):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", overrides=[f"data={data}", "seed=3"], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.overrides.task = [f"data={data}", "seed=3"]
+    directory = tmp_path / "all of them" / "sweeps" / name
+    found = _for_elsewhere(cfg, directory)
+    typed = OverridesParser.create().parse_overrides(list(found.hydra.overrides.task))
+    places = {each.key_or_group: each.value() for each in typed}
+    expected = {"outputs": str(tmp_path / "all of them"), "sweep_name": name, "data": data, "seed": 3}
+    if data == "mnist":
+        expected["data.root"] = str(Path(cfg.data.root).absolute())
+    assert {key: getattr(value, "text", value) for key, value in places.items()} == expected
+    assert Path(found.hydra.sweep.dir) == directory
+    assert cfg.hydra.overrides.task == [f"data={data}", "seed=3"]  # as it was
