@@ -39,7 +39,7 @@ def leave_search(config: DictConfig, runner: SlurmRunner, num_jobs: int) -> None
         raise UserError("--config-dir: the jobs of a search that is left know conf/ alone; put the files there")
     config = _for_elsewhere(config, runner.directory)
     # What decides how a job goes on; those that are alive already know no other.
-    asked = {"overrides": list(config.hydra.overrides.task)}
+    asked = {"overrides": [*config.hydra.overrides.task, *config.hydra.overrides.hydra]}
     path = runner.directory / "slurm" / "search.json"
     path.parent.mkdir(exist_ok=True)
     with FileLock(path.with_name("search.lock")):
