@@ -73,7 +73,7 @@ def _names(dataset: Callable[..., Any], folder: Path) -> list[str]:
 
 def _kept(path: Path) -> str | None:
     """The checksum in a file; None if there is none in it."""
-    content = path.read_bytes()[:65].decode(errors="replace").strip() if path.is_file() else ""
+    content = path.read_bytes()[:80].decode(errors="replace").strip() if path.is_file() else ""
     return content if re.fullmatch("[0-9a-f]{64}", content) else None
 
 
