@@ -132,6 +132,21 @@ def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
     assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep.average_over=[sede]", "sweep.average_over=['sede']: there is no sede"),
+        ("sweep.average_over=seed", "sweep.average_over=seed: must be a list of keys"),
+        ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
+    ],
+)
+def test_what_steers_a_sweep_is_checked_before_the_first_job(cli, tmp_path, override, message):
+    code, _, err = cli("train", "-m", "seed=0,1", "sweep_name=s", override)
+    assert code == 2
+    assert err.startswith(f"leyden: {message}")
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
 def worker_of(pid):
     """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
     (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
