@@ -340,8 +340,8 @@ if __name__ == "__main__":
     stream = loader(2, dataset=Slow())
     batches = iter(stream)
     next(batches)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(600 if sys.argv[1] == "wait" else 0.5)
     except KeyboardInterrupt:
         sys.exit(1)
