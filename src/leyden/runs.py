@@ -8,7 +8,8 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.config.terminal import printable
 from leyden.report.difference import show_difference
-from leyden.report.listing import lines, show
+from leyden.report.formats import show
+from leyden.report.listing import lines
 
 USAGE = """\
 python -m leyden.runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]

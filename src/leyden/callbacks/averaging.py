@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from leyden.config.terminal import warn
+from leyden.data.arguments import check_whole
 
 
 class _LateAveraging(WeightAveraging, ABC):
     """An average that begins at some time; before, the weights themselves stand for it."""
 
     def __init__(self, update_every_n_steps: int, add: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        _check_whole(update_every_n_steps, "update_every_n_steps", 1)
+        check_whole(update_every_n_steps=(update_every_n_steps, 1))
         super().__init__(avg_fn=partial(_add_weights, add))
         self.update_every_n_steps = update_every_n_steps
 
@@ -76,7 +77,7 @@ class EMAWeightAveraging(_LateAveraging):
     def __init__(self, *, decay: float, update_starting_at_step: int, update_every_n_steps: int) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay={decay}: must be from 0 to 1")
-        _check_whole(update_starting_at_step, "update_starting_at_step", 0)
+        check_whole(update_starting_at_step=(update_starting_at_step, 0))
         super().__init__(update_every_n_steps, partial(_move_mean, decay))
         self.update_starting_at_step = update_starting_at_step
 
@@ -108,18 +109,13 @@ class SWAWeightAveraging(_LateAveraging):
     """
 
     def __init__(self, *, update_starting_at_epoch: int, update_every_n_steps: int) -> None:
-        _check_whole(update_starting_at_epoch, "update_starting_at_epoch", 0)
+        check_whole(update_starting_at_epoch=(update_starting_at_epoch, 0))
         super().__init__(update_every_n_steps, _add_to_mean)
         self.update_starting_at_epoch = update_starting_at_epoch
 
     def has_begun(self, step: int, epoch: int) -> bool:
         """Whether they are the weights of such an epoch."""
         return epoch >= self.update_starting_at_epoch
-
-
-def _check_whole(value: int, name: str, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
 
 
 def _add_to_mean(average: Tensor, weights: Tensor, num_averaged: Tensor) -> Tensor:

@@ -44,12 +44,8 @@ def leave_search(config: DictConfig, runner: SlurmRunner, num_jobs: int) -> None
     path.parent.mkdir(exist_ok=True)
     with FileLock(path.with_name("search.lock")):
         known = read_json(path, {})
-        states = slurm.states(ids := list(known.get("jobs", [])))
-        if ids and not states:
-            raise UserError(
-                "cluster: Slurm does not answer, and jobs of this search may be in its queue; try again"
-            )
-        ids = [number for number in ids if states[number] not in slurm.ENDED]
+        alive = slurm.alive(jobs := known.get("jobs", []))
+        ids = [number for number in jobs if number in alive]
         if ids and known["overrides"] != asked["overrides"]:
             raise UserError(
                 f"jobs {', '.join(ids)} are still searching with other settings, and would go on so; let them end, or "

@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Sequence
 
+from leyden.config.mistakes import UserError
 from leyden.run.process import job_id
 
 TIMEOUT_S = 60
@@ -35,6 +36,18 @@ def states(ids: Sequence[str]) -> dict[str, str]:
         return {}
     known = dict(line.split() for line in out.splitlines())
     return {job: known.get(job, "GONE") for job in ids}
+
+
+def alive(ids: Sequence[str]) -> set[str]:
+    """Those jobs that wait or run.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    known = states(ids)
+    if ids and not known:
+        raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
+    return {job for job, state in known.items() if state not in ENDED}
 
 
 def statuses(ids: Sequence[str]) -> dict[str, str]:

@@ -68,10 +68,8 @@ class SlurmRunner:
     def submit(self, jobs: Sequence[Job]) -> list[str]:
         """Submit those jobs that are not in Slurm's hands already; the ids of all."""
         known = [job.run.submission for job in jobs]
-        states = slurm.states(ids := [each["job_id"] for each in known if each])
-        if ids and not states:
-            raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
-        active = [bool(each) and states.get(each["job_id"]) not in (None, *slurm.ENDED) for each in known]
+        alive = slurm.alive([each["job_id"] for each in known if each])
+        active = [bool(each) and each["job_id"] in alive for each in known]
         # Of jobs that are one run, one is submitted.
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())

@@ -1,4 +1,4 @@
-"""What the constructors of data modules refuse, in the same words."""
+"""What constructors refuse, in the same words."""
 
 import inspect
 from collections.abc import Callable

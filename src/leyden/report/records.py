@@ -14,6 +14,7 @@ from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
 from leyden.run.lock import is_held
 from leyden.run.points import points
+from leyden.run.result import Result
 
 T = TypeVar("T")
 # Tells of each job of a cluster, by its id, whether it is `queued`, `running` or `interrupted`; nothing where it can't be
@@ -31,9 +32,8 @@ class Record:
         typed: Those that were typed at its first start.
         status: That of its result; or `running`, `queued`, `interrupted`.
         objectives: With what was reached.
-        epochs: That have ended.
-        seconds: Of training.
-        error: What it failed by, in one line; empty for nothing.
+        result: Its result; None if it has none.
+        starts: As `Run` has them.
     """
 
     run: Run
@@ -41,9 +41,24 @@ class Record:
     typed: dict[str, str]
     status: str
     objectives: tuple[Objective, ...]
-    epochs: int | None
-    seconds: float | None
-    error: str
+    result: Result | None
+    starts: list[dict[str, Any]]
+
+    @property
+    def epochs(self) -> int | None:
+        """Those that have ended."""
+        return self.result.epochs if self.result else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training."""
+        return self.result.seconds if self.result else None
+
+    @property
+    def error(self) -> str:
+        """What it failed by, in one line; empty for nothing."""
+        error = self.result.error if self.result else None
+        return " ".join(f"{error.type}: {error.message} {error.where}".split()) if error else ""
 
     @property
     def values(self) -> list[float]:
@@ -111,14 +126,14 @@ def _aims(record: Record) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status(run: Run, states: Mapping[str, str]) -> str:
+def _status(run: Run, starts: list[dict[str, Any]], states: Mapping[str, str]) -> str:
     """Of a run without a result."""
     if is_held(run.directory):
         return "running"
     job = run.submission.get("job_id", "")
     state = states.get(job)
     if state is None:  # no job, or the cluster can't be asked: then that is queued which it has not started yet
-        return "queued" if job and run.starts[-1]["slurm_job"] != job else "interrupted"
+        return "queued" if job and starts[-1]["slurm_job"] != job else "interrupted"
     return state
 
 
@@ -128,18 +143,16 @@ def read_record(run: Run, states: Mapping[str, str]) -> tuple[Record, dict[str, 
     Raises:
         UserError: A file in it is damaged; or an error of another type, if it holds something else.
     """
-    config, result = run.config, run.result
-    error = result.error if result else None
-    typed = typed_choices(run.overrides)
+    config, result, starts = run.config, run.result, run.starts
+    typed = typed_choices(starts[0]["overrides"] if starts else [])
     record = Record(
         run=run,
         choices=dict(typed),
         typed=typed,
-        status=result.status if result else _status(run, states),
+        status=result.status if result else _status(run, starts, states),
         objectives=result.objectives if result and result.objectives else objectives(config["objective"]),
-        epochs=result.epochs if result else None,
-        seconds=result.seconds if result else None,
-        error=" ".join(f"{error.type}: {error.message} {error.where}".split()) if error else "",
+        result=result,
+        starts=starts,
     )
     return record, dict(flatten(config))
 

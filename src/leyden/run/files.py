@@ -46,6 +46,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def writing(key: str, path: Path) -> Iterator[None]:
+    """Tell of a file that can't be written by the key that has named it.
+
+    Raises:
+        UserError: It can't.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{key}={path}: can't be written ({error.strerror})") from error
+
+
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None = None) -> bytes:
     """The content of a regular file, or its last bytes; a pipe or a device would keep us waiting for ever.
 

@@ -74,12 +74,14 @@ class Sweep:
         averaged = self.config.sweep.average_over
         if not isinstance(averaged, ListConfig) or not all(isinstance(key, str) for key in averaged):
             raise UserError(f"sweep.average_over={averaged}: must be a list of keys, as [seed]")
-        is_typed = any(override.startswith("sweep.average_over") for override in jobs[0].overrides)
-        known = dict(flatten(jobs[0].choices.config))
-        if is_typed and (unknown := [key for key in averaged if key not in known]):  # not all data have folds
-            raise UserError(f"sweep.average_over={list(averaged)}: there is no {unknown[0]}")
-        facts["average_over"] = list(averaged)
         config = jobs[0].choices.config
+        if any(
+            override.startswith("sweep.average_over") for override in jobs[0].overrides
+        ):  # not all data have folds
+            known = dict(flatten(config))
+            if unknown := [key for key in averaged if key not in known]:
+                raise UserError(f"sweep.average_over={list(averaged)}: there is no {unknown[0]}")
+        facts["average_over"] = list(averaged)
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from leyden.config.terminal import Terminal, printable
 from leyden.images.read import find_images
 from leyden.images.sheet import sheet
 from leyden.run.directory import Run
-from leyden.run.files import write_whole
-from leyden.training.prediction_files import MAX_SHOWN, Shown, written
-from leyden.training.predictions import classify
+from leyden.run.files import write_whole, writing
+from leyden.training.prediction_files import MAX_SHOWN, Batches, Shown, written
+from leyden.training.predictions import classify, read_files
 from leyden.training.reconstructed import reconstruct
 from leyden.training.tables import predict_table
 from leyden.training.texts import continue_text
-from leyden.training.trained import trained_task
+from leyden.training.trained import check_kind, trained_task
 
 
 def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
@@ -50,17 +50,20 @@ def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pic
         _show(predict_table(run, checkpoint, Path(cfg.table)), output)
     else:
         paths = find_images(cfg.images)
-        is_autoencoder = trained_task(run, checkpoint)[0].kind == "reconstruction"
-        (_reconstruct if is_autoencoder else _classify)(cfg, run, checkpoint, paths, output, picture)
+        task, facts = trained_task(run, checkpoint)
+        if task.kind == "reconstruction":
+            made = reconstruct(task, facts, read_files(run, facts, paths, invert=cfg.invert))
+            _show_reconstructions(made, len(paths), output, picture)
+        else:
+            check_kind(run, task, "classes")
+            batches = classify(task, facts, read_files(run, facts, paths, invert=cfg.invert))
+            _show_classes(batches, len(paths), output, picture)
 
 
-def _classify(
-    cfg: DictConfig, run: Run, checkpoint: Path, paths: list[Path], output: Path | None, picture: Path | None
-) -> None:
-    shown = Shown(of=len(paths))
-    batches = classify(run, checkpoint, paths, invert=cfg.invert)
+def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path | None) -> None:
+    shown = Shown(of=num)
     with _bar() as bar:
-        images = bar.add_task("images", total=len(paths))
+        images = bar.add_task("images", total=num)
         for predictions, pixels_NCHW in written(output, batches) if output else batches:
             shown.add(predictions, pixels_NCHW)
             bar.advance(images, len(predictions))
@@ -71,14 +74,14 @@ def _classify(
         shown.draw(picture)
 
 
-def _reconstruct(
-    cfg: DictConfig, run: Run, checkpoint: Path, paths: list[Path], output: Path | None, picture: Path | None
+def _show_reconstructions(
+    made: Iterator[tuple[list[dict[str, Any]], torch.Tensor]], num: int, output: Path | None, picture: Path | None
 ) -> None:
     rows: list[dict[str, Any]] = []
     pairs: list[torch.Tensor] = []
     with _bar() as bar:
-        images = bar.add_task("images", total=len(paths))
-        for batch, pairs_NCHW in reconstruct(run, checkpoint, paths, invert=cfg.invert):
+        images = bar.add_task("images", total=num)
+        for batch, pairs_NCHW in made:
             pairs += [pairs_NCHW] if len(rows) < MAX_SHOWN else []
             rows += batch
             bar.advance(images, len(batch))
@@ -87,7 +90,8 @@ def _reconstruct(
         content, shown = io.BytesIO(), torch.cat(pairs)[: 2 * MAX_SHOWN]
         title = "each image and its reconstruction"
         sheet(shown.numpy(), ["image", "output"] * (len(shown) // 2), title).savefig(content, format="png", dpi=120)
-        _write(picture, content.getvalue())
+        with writing("picture", picture):
+            write_whole(picture, content.getvalue())
 
 
 def _show(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
@@ -100,20 +104,17 @@ def _show(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
     Terminal(width=max(Terminal().width, longest + 40)).print(table)
     if len(rows) > MAX_SHOWN:
         Terminal().print(f"{len(rows) - MAX_SHOWN:,} further rows are not shown; output=FILE.csv writes all")
-    if output and output.suffix == ".json":
-        _write(output, json.dumps(rows, indent=2).encode(errors="surrogateescape"))
-    elif output:
-        text = csv.DictWriter(file := io.StringIO(newline=""), fieldnames=list(rows[0]))
-        text.writeheader()
-        text.writerows(rows)
-        _write(output, file.getvalue().encode(errors="surrogateescape"))
+    if output:
+        content = json.dumps(rows, indent=2) if output.suffix == ".json" else _csv(rows)
+        with writing("output", output):
+            write_whole(output, content.encode(errors="surrogateescape"))
 
 
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror})") from error
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = csv.DictWriter(file := io.StringIO(newline=""), fieldnames=list(rows[0]))
+    text.writeheader()
+    text.writerows(rows)
+    return file.getvalue()
 
 
 def _bar() -> Progress:

@@ -12,7 +12,7 @@ from leyden.config.mistakes import UserError
 from leyden.data.contract import num_samples, sizes_of
 from leyden.data.normalize import FromRaw
 from leyden.run.directory import Run
-from leyden.run.files import write_whole
+from leyden.run.files import write_whole, writing
 from leyden.training.trained import trained_data, trained_task
 
 TOLERANCE = 1e-4  # of a number that the network gives, or of the largest one, if that is above 1
@@ -63,10 +63,8 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
             f"{path}: not written; on {num} test samples ONNX gives {num_other} other classes, and "
             f"numbers that differ by up to {difference:.2g} (allowed: {TOLERANCE})"
         )
-    try:
+    with writing("output", path):
         write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"output={path}: can't be written ({error.strerror})") from error
     return num, difference
 
 

@@ -10,10 +10,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from leyden.config.mistakes import UserError
 from leyden.config.terminal import Terminal, printable
 from leyden.images.sheet import sheet
-from leyden.run.files import replacing, write_whole
+from leyden.run.files import replacing, write_whole, writing
 from leyden.training.predictions import Prediction
 
 MAX_SHOWN = 200  # rows on a terminal, images in a picture
@@ -27,14 +26,11 @@ def written(path: Path, batches: Batches) -> Batches:
         UserError: It can't be written.
     """
     rows = _json if path.suffix == ".json" else _csv
-    try:
-        with replacing(path) as file:
-            for number, (predictions, pixels_NCHW) in enumerate(batches):
-                file.write(rows(predictions, is_first=number == 0).encode(errors="surrogateescape"))
-                yield predictions, pixels_NCHW
-            file.write(b"\n]\n" if path.suffix == ".json" else b"")
-    except OSError as error:
-        raise UserError(f"output={path}: can't be written ({error.strerror})") from error
+    with writing("output", path), replacing(path) as file:
+        for number, (predictions, pixels_NCHW) in enumerate(batches):
+            file.write(rows(predictions, is_first=number == 0).encode(errors="surrogateescape"))
+            yield predictions, pixels_NCHW
+        file.write(b"\n]\n" if path.suffix == ".json" else b"")
 
 
 def _json(predictions: Sequence[Prediction], *, is_first: bool) -> str:
@@ -114,10 +110,8 @@ class Shown:
         title += f"\nthe first {len(captions)} of {self.of}" * (self.of > len(captions))
         content = io.BytesIO()
         sheet(torch.cat(self._pixels).numpy(), captions, title).savefig(content, format="png", dpi=120)
-        try:
+        with writing("picture", path):
             write_whole(path, content.getvalue())
-        except OSError as error:
-            raise UserError(f"picture={path}: can't be written ({error.strerror})") from error
 
 
 def _first_two(prediction: Prediction) -> list[tuple[str, float]]:

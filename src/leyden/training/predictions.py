@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from leyden.data.samples import Samples
 from leyden.data.stream import StreamLoader
 from leyden.images.read import read_image
 from leyden.run.directory import Run
-from leyden.training.trained import image_reader, trained_task
+from leyden.tasks.task import Task
+from leyden.training.trained import image_reader
 
 BATCH_SIZE = 64
 NUM_WORKERS, MANY = 4, 1000  # processes that read, of more files than this
@@ -68,25 +69,23 @@ class Files(Dataset[tuple[Tensor, int]]):
 
 
 def classify(
-    run: Run, checkpoint: Path, paths: Sequence[Path], *, invert: bool
+    task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
 ) -> Iterator[tuple[list[Prediction], Tensor]]:
     """The classes of image files, in batches.
 
     Args:
-        run: The run.
-        checkpoint: One of its checkpoints.
-        paths: The files.
-        invert: Whether they are dark on light ground.
+        task: What was learned.
+        facts: Of the data that it was learned of.
+        images: As `read_files` gives them.
 
     Yields:
         The predictions, and the images as the network gets them, shape (N, C, H, W), uint8.
 
     Raises:
-        UserError: A file is no image, or the network takes no images from files.
+        UserError: A file is no image.
     """
-    task, facts = trained_task(run, checkpoint, "classes")
     classes = facts.class_names or ()
-    for names, pixels_NCHW in read_files(run, facts, paths, invert=invert):
+    for names, pixels_NCHW in images:
         with torch.inference_mode():
             probabilities_NK = task.network(facts.normalize(pixels_NCHW)).softmax(dim=1)
         yield (

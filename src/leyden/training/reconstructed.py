@@ -1,30 +1,28 @@
 """What a trained autoencoder makes of image files. Shapes: N images, C channels, H rows, W columns."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from leyden.run.directory import Run
-from leyden.training.predictions import read_files
-from leyden.training.trained import trained_task
+from leyden.data.facts import Facts
+from leyden.tasks.task import Task
 
 
 def reconstruct(
-    run: Run, checkpoint: Path, paths: Sequence[Path], *, invert: bool
-) -> Iterator[tuple[list[dict[str, str | float]], Tensor]]:
-    """Images and what comes out for them, in batches.
+    task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
+) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+    """Images, as `read_files` gives them, and what comes out for them, in batches.
 
     Yields:
         A row per image, with the mean squared error of its normalised pixels; and images and reconstructions, each image
         with its own behind it, shape (2 N, C, H, W).
 
     Raises:
-        UserError: The run has learned something else, or a file is no image.
+        UserError: A file is no image.
     """
-    task, facts = trained_task(run, checkpoint, "reconstruction")
-    for names, pixels_NCHW in read_files(run, facts, paths, invert=invert):
+    for names, pixels_NCHW in images:
         with torch.inference_mode():
             inputs_NCHW = facts.normalize(pixels_NCHW)
             made = task.network(inputs_NCHW)

@@ -49,10 +49,19 @@ def trained_task(run: Run, checkpoint: Path, *kinds: str) -> tuple[Task, Facts]:
         UserError: As above; or the run has learned something else.
     """
     module, facts = trained_module(run, checkpoint)
+    return check_kind(run, module, *kinds), facts
+
+
+def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
+    """What a run has learned, which must be a task of one of these kinds; without them, any `Task`.
+
+    Raises:
+        UserError: It is not.
+    """
     if not isinstance(module, Task) or (kinds and module.kind not in kinds):
         what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
         raise UserError(f"{run.directory}: has learned {type(module).__name__}; this is for {what}")
-    return module, facts
+    return module
 
 
 def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
