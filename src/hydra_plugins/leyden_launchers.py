@@ -31,10 +31,12 @@ class JobLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
+        from leyden.sweep.compose import Composer
         from leyden.sweep.jobs import compose, shared
         from leyden.sweep.status_line import StatusLine
 
-        jobs = compose(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        jobs = compose(composer, job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
         if self.check_jobs(jobs):
             status = StatusLine(len(jobs), shared(jobs))
@@ -77,13 +79,14 @@ class LocalLauncher(JobLauncher):
 
     def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked."""
-        from leyden.sweep.launcher import slots, visible_devices, warm_up
+        from leyden.sweep.launcher import slots, visible_devices
+        from leyden.sweep.processes import warm_up
 
         super().setup(**kwargs)
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.slots = slots(self.num_jobs, visible_devices(), allowed or 1)
         self.num_at_once = len(self.slots)
-        warm_up()
+        warm_up(self.config.data)
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that the jobs can be run here."""

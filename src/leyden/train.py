@@ -42,7 +42,10 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
                 print("This would train. dry_run=true: nothing was done.")
                 return None
             overrides = list(hydra_cfg.overrides.task)
-            result = start(cfg, choices, run, test=test, overrides=overrides, requeue=slurm.requeue)
+            pictures = not is_job or cfg.sweep.pictures == "all"
+            result = start(
+                cfg, choices, run, test=test, pictures=pictures, overrides=overrides, requeue=slurm.requeue
+            )
         if is_main_process():
             print_result(run, result)
     values = tuple(float(objective.value) for objective in result.objectives if objective.value is not None)

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
+from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import compose
 from tests.build.test_trust import poison
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
@@ -125,7 +126,7 @@ def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        (job,) = compose(loader, config, [["init_from=parent@last"]])
+        (job,) = compose(Composer(loader, config), [["init_from=parent@last"]])
     assert job.resolved_config.init_from == f"{tmp_path / 'parent@last'}"
 
 

@@ -15,7 +15,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.sweep.sweep import claim
+from leyden.sweep.claim import claim
 from tests.conftest import SMALL, assert_same_bits, finish, start
 
 

@@ -15,6 +15,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.run_state import RunState
+from leyden.callbacks.showing import Showing
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
 from leyden.run.directory import Run
@@ -79,6 +80,8 @@ def run_trainer(
     data: L.LightningDataModule,
     content: dict[str, Any] | None,
     requeue: Callable[[], str],
+    *,
+    pictures: bool = True,
 ) -> RunTrainer:
     """The trainer with its callbacks and loggers, all of which write to the run directory.
 
@@ -88,6 +91,7 @@ def run_trainer(
         data: Its data.
         content: Of the checkpoint that the run goes on from; logged points from its step on are dropped.
         requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
+        pictures: Whether callbacks draw at the end of the run; else `leyden.training.pictures` can do so later.
 
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.
@@ -95,6 +99,8 @@ def run_trainer(
     step = content["global_step"] if content else 0
     check_strategy(cfg)
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
+    if not pictures:
+        callbacks = [callback for callback in callbacks if not (isinstance(callback, Showing) and callback.at_end)]
     checkpoint.within_epochs = goes_on_within(data)
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     if timers and cfg.trainer.get("max_time"):

@@ -24,6 +24,8 @@ class Curves(Showing):
     Where nothing logs to `metrics.csv` there is no picture.
     """
 
+    at_end = True
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves of all starts."""
         directory = Path(trainer.default_root_dir)

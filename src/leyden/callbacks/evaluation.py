@@ -20,6 +20,7 @@ class OnEvaluation(Showing):
     another kind, nothing is drawn.
     """
 
+    at_end = True
     kind: str  # of the tasks that it suits
     max_samples: int | None = None  # kept for the picture; None: all
 

@@ -11,7 +11,14 @@ from leyden.config.reported import reported
 
 
 class Showing(L.Callback):
-    """Base of callbacks that a run can do without: a mistake in a hook of one is reported, and the run goes on."""
+    """Base of callbacks that a run can do without: a mistake in a hook of one is reported, and the run goes on.
+
+    Attributes:
+        at_end: Whether all that it draws is drawn at the end of a run, so that it can be drawn later, too: in `on_fit_end`,
+            or from an evaluation.
+    """
+
+    at_end = False
 
     def __init_subclass__(cls) -> None:
         for name, hook in list(vars(cls).items()):

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from leyden.data.arguments import check_dataset, check_made, check_whole
 from leyden.data.facts import Facts
-from leyden.data.fetch import load
 from leyden.data.loader import BatchLoader
 from leyden.data.normalize import Normalize
+from leyden.data.reading import read
 from leyden.data.splits import check_world_size, split
-from leyden.data.tensors import Tensors, moved, tensors
+from leyden.data.tensors import Tensors, moved
 
 NORMALIZE = ("none", "unit", "standardize")
 
@@ -86,7 +86,7 @@ class InMemoryDataModule(L.LightningDataModule):
         is_train = stage != "test"
         if is_train in self.held:
             return
-        held = tensors(load(self.dataset, self.root, train=is_train, download=self.download))
+        held = read(self.dataset, self.root, train=is_train, download=self.download)
         if not is_train:
             self.held[False], self.indices["test"] = held, torch.arange(len(held.inputs))
             return

@@ -16,18 +16,22 @@ from leyden.config.terminal import Terminal, typed, warn
 from leyden.report.plot import draw
 from leyden.report.ranking import front, merge
 from leyden.report.records import Record, States, position, read_records
+from leyden.run.directory import Run
 from leyden.run.files import read_json, write_whole
 
 AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
-def summarize(directory: Path, states: States) -> None:
+def summarize(directory: Path, states: States) -> list[Run]:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         states: Tells the state of jobs of a cluster.
+
+    Returns:
+        The best run, or of several objectives those that no other beats.
 
     Raises:
         UserError: There is no run.
@@ -44,7 +48,8 @@ def summarize(directory: Path, states: States) -> None:
     table.writerows(cells)
     _write(directory / "summary.csv", text.getvalue().encode(errors="surrogateescape"))
     # Of several seeds the best is that of the best row, not the luckiest of all.
-    remarks = _remarks(records, aims, front(rows[0].records if len(aims) == 1 else records))
+    winners = front(rows[0].records if len(aims) == 1 else records)
+    remarks = _remarks(records, aims, winners)
     head = _head(keys, metrics)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_texts(row, keys, metrics))} |" for row in cells]
@@ -67,6 +72,7 @@ def summarize(directory: Path, states: States) -> None:
     if len(cells) > NUM_SHOWN:
         console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
     console.print("\n".join([*remarks, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    return [winner.run for winner in winners]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,21 +1,20 @@
-"""The jobs of a sweep: composed, and checked before the first one starts."""
+"""The jobs of a sweep."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, open_dict
 
-from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from leyden.sweep import failure
+from leyden.sweep.compose import Composer
 from leyden.sweep.slug import slug
 
 
@@ -66,10 +65,12 @@ class Job:
         config = self.resolved_config
         if "download" in config.data:
             config.data.download = False  # a node may have no network; the data set is here by now
+        if config.sweep.pictures == "best":
+            config.sweep.pictures = "all"  # when the sweep ends, nobody need be there who could draw
         config.resume = "auto"  # what it was has been looked at, and a requeued job finds its own directory
         return config
 
-    @property
+    @functools.cached_property
     def choices(self) -> Choices:
         """What the job is asked to be.
 
@@ -79,12 +80,12 @@ class Job:
         return Choices.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
 
 
-def compose(loader: ConfigLoader, config: DictConfig, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
     """The job of each list of overrides; `first` is the number of the first one."""
-    directory = Path(config.hydra.sweep.dir).absolute()
+    directory = Path(composer.config.hydra.sweep.dir).absolute()
     jobs = []
     for number, overrides in enumerate(batch, start=first):
-        composed = loader.load_sweep_config(config, list(overrides))
+        composed = composer.compose(overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
         typed = list(composed.hydra.overrides.task)
@@ -97,26 +98,6 @@ def shared(jobs: Sequence[Job]) -> set[str]:
     """The overrides that all of several jobs have."""
     first, *others = (job.overrides for job in jobs)
     return {*first}.intersection(*others) if others else set()
-
-
-def check(jobs: Sequence[Job]) -> None:
-    """Find what is wrong with any of the jobs.
-
-    Raises:
-        UserError: Names the job and the mistake.
-    """
-    with importing():
-        from leyden import build
-    build.quiet()
-    facts: dict[str, Any] = {}
-    for number, job in enumerate(jobs):
-        try:
-            cfg = job.task_config
-            choices = Choices.of(cfg, job.config.hydra.runtime.choices, job.run.directory)
-            job.run.accept(choices, cfg.resume)
-            build.check(cfg, facts)
-        except UserError as error:
-            raise UserError(f"job {number} of {len(jobs)}, {job.run.directory.name}: {error}") from error
 
 
 def record_failure(choices: Choices, overrides: list[str], error: str) -> None:

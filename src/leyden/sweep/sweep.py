@@ -1,12 +1,10 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -14,14 +12,20 @@ from omegaconf import DictConfig, ListConfig
 
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
-from leyden.config.terminal import printable
+from leyden.config.terminal import printable, warn
 from leyden.config.values import flatten
 from leyden.report.records import States
 from leyden.report.summary import summarize
-from leyden.run.files import read_json, refuse_links, write_whole
-from leyden.sweep.jobs import Job, check, compose
+from leyden.run.choices import typed_choices
+from leyden.run.directory import Run
+from leyden.sweep.check import check
+from leyden.sweep.claim import claim
+from leyden.sweep.compose import Composer
+from leyden.sweep.jobs import Job, compose
+from leyden.sweep.processes import call
 from leyden.sweep.slug import slug
 from leyden.sweep.status_line import StatusLine
+from leyden.sweep.worker import draw
 
 
 class Sweep:
@@ -35,9 +39,11 @@ class Sweep:
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Launcher, states: States) -> None:
-        self.loader, self.config, self.launcher, self.states = loader, config, launcher, states
+        self.config, self.launcher, self.states = config, launcher, states
+        self.composer = Composer(loader, config)
         self.directory = Path(config.hydra.sweep.dir).absolute()
         self.num_jobs = 0
+        self.keys: set[str] = set()  # of what the jobs were composed by
         self.failures: dict[str, str] = {}
 
     def __enter__(self) -> "Sweep":
@@ -49,7 +55,7 @@ class Sweep:
 
     def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Jobs, one per list of overrides; `first` is the number of the first one."""
-        return compose(self.loader, self.config, batch, first)
+        return compose(self.composer, batch, first)
 
     def check(self, jobs: Sequence[Job], **facts: Any) -> bool:
         """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
@@ -68,7 +74,9 @@ class Sweep:
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
         check(jobs)
+        self.keys = {key for job in jobs for key in typed_choices(job.overrides)}
         choice(self.config, "sweep.fail_fast", True, False)
+        choice(self.config, "sweep.pictures", "all", "best", "none")
         if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
         averaged = self.config.sweep.average_over
@@ -136,7 +144,9 @@ class Sweep:
             UserError: Jobs have failed; it lists them with reason and log.
         """
         try:
-            summarize(self.directory, self.states)
+            winners = summarize(self.directory, self.states)
+            if self.config.sweep.pictures == "best":
+                self._draw(winners)
         except UserError:
             if not self.failures:  # else they tell why there is nothing
                 raise
@@ -145,30 +155,14 @@ class Sweep:
             head += ", and goes on with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
-
-def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Make a directory that of a sweep of this name and objective, and write down further facts about it.
-
-    Raises:
-        UserError: It is that of another one.
-    """
-    path = directory / "sweep.json"
-    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links of its own in slurm/
-    try:
-        (directory / "logs").mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock"):  # of several starts at once the first one decides whose it is
-            there = read_json(path, identity)
-            if not isinstance(there, dict):
-                raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
-            differences = [
-                f"{key} {there.get(key)} there, {here} here"
-                for key, here in identity.items()
-                if there.get(key) != here
-            ]
-            if differences:
-                raise UserError(
-                    f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
-                )
-            write_whole(path, json.dumps({**there, **facts}) + "\n")
-    except OSError as error:
-        raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
+    def _draw(self, runs: Sequence[Run]) -> None:
+        """Draw the pictures of runs whose jobs have drawn none."""
+        for run in runs:
+            ended = (run.directory / "result.json").stat().st_mtime
+            if any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png")):
+                continue
+            # As this sweep makes it: what stands in a directory decides nothing.
+            if {*typed_choices(run.overrides)} <= self.keys:
+                (job,) = self.compose([run.overrides])
+                if job.run.directory == run.directory and (error := call(draw, job.resolved_config, log=job.log)):
+                    warn(f"{run.directory.name}: there are no pictures of it ({error})")

@@ -1,10 +1,12 @@
-"""A process that runs one job after another."""
+"""What the processes of a sweep do, one thing after another. This module is light: they are copies of one that is not."""
 
 import gc
 import importlib
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,23 +18,23 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from leyden.config.importing import importing
+from leyden.config.mistakes import UserError, cause_of, is_mistake
+from leyden.config.terminal import printable
 from leyden.run.process import die_with_parent
 from leyden.sweep import failure
 
-with importing():  # once, in the process that the workers are copies of
-    import torch
 
-    from leyden import build
-
-
-def serve(connection: Connection, module: str, environment: dict[str, str]) -> None:
-    """Run the jobs that come through the connection, until it is closed or the parent is gone.
+def serve(connection: Connection, environment: dict[str, str]) -> None:
+    """Do what comes through the connection, until it is closed or the parent is gone.
 
     Args:
-        connection: Gives pairs of a job's configuration and the path of its log; takes its error, empty for none.
-        module: Name of the module whose `main.task` a job is.
+        connection: Gives a function, its arguments, and the path of a log or None; takes what the function returns.
         environment: Threads and devices.
     """
+    with importing():
+        import torch
+
+        from leyden import build
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
     die_with_parent()  # the sweep, started again, would find the job's directory in use
@@ -40,19 +42,25 @@ def serve(connection: Connection, module: str, environment: dict[str, str]) -> N
     build.quiet()
     while True:
         try:
-            config, log = connection.recv()
+            function, arguments, log = connection.recv()
         except EOFError:
             return
-        with log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        connection.send(_error_of(module, config))
+        if log:
+            with log.open("a") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+        connection.send(function(*arguments))
         sys.stdout.flush()
         gc.collect()
 
 
 def execute(module: str, config: DictConfig) -> None:
-    """Run a job in this process; what it raises is raised."""
+    """Run a job in this process; what it raises is raised.
+
+    Args:
+        module: Name of the module whose `main.task` a job is.
+        config: Of the job, Hydra's part included.
+    """
     context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
     _ = run_job(
         task_function=importlib.import_module(module).main.task,
@@ -63,10 +71,64 @@ def execute(module: str, config: DictConfig) -> None:
     ).return_value  # raises, if the job has raised
 
 
-def _error_of(module: str, config: DictConfig) -> str:
+def run(module: str, config: DictConfig) -> str:
+    """Run a job; the error that it ends with, empty for none."""
     try:
         execute(module, config)
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
         return failure.of(error)
     return ""
+
+
+def draw(config: DictConfig) -> str:
+    """Draw the pictures of a run that has ended without them; what is in the way, empty for nothing.
+
+    Args:
+        config: Of the run.
+    """
+    with importing():
+        from leyden.training import pictures
+    try:
+        pictures.draw(config)
+    except Exception as error:
+        return failure.of(error)
+    return ""
+
+
+def check(configs: Sequence[tuple[str, DictConfig]]) -> None:
+    """Find what is wrong with any of several configurations, short of training.
+
+    Args:
+        configs: Each with its name.
+
+    Raises:
+        UserError: Names the configuration and the mistake.
+    """
+    with importing():
+        from leyden import build
+    build.quiet()
+    facts: dict[str, Any] = {}
+    for name, config in configs:
+        try:
+            build.check(config, facts)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def check_elsewhere(configs: Sequence[tuple[str, DictConfig]]) -> BaseException | None:
+    """The same for another process: what is to be raised there.
+
+    Of a bug the traceback is printed here; it can't be sent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is interrupted, and ends this one
+    try:
+        check(configs)
+    except UserError as error:
+        return error
+    except Exception as error:
+        if is_mistake(error):
+            return UserError(" ".join(str(error).split()) or type(error).__name__)
+        print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="", flush=True)
+        return SystemExit(1)
+    return None

@@ -27,6 +27,7 @@ def start(
     run: Run,
     *,
     test: bool,
+    pictures: bool,
     overrides: list[str],
     requeue: Callable[[], str],
 ) -> Result:
@@ -37,6 +38,7 @@ def start(
         choices: The same, resolved.
         run: The directory, which this process has locked.
         test: Whether to evaluate on the test set in the end.
+        pictures: Whether to draw some at the end.
         overrides: What the user has typed.
         requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
 
@@ -48,7 +50,7 @@ def start(
     checkpoint = None if cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = build.read_checkpoint(checkpoint) if checkpoint else None
     data = build.datamodule(cfg)
-    trainer = build.run_trainer(cfg, run, data, content, requeue)
+    trainer = build.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
     build.check_world_size(data, trainer.trainer.world_size)
     module = build.task(cfg, data, trainer.trainer)
     test = build.evaluates(cfg, module, data, test=test)

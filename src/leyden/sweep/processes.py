@@ -1,0 +1,112 @@
+"""Processes that start warm: copies of one that has imported everything, and has read the data."""
+
+import contextlib
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from multiprocessing import forkserver, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from leyden.config.mistakes import UserError
+from leyden.sweep.worker import serve
+
+CONTEXT = get_context("forkserver")
+IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
+DATA = "LEYDEN_SWEEP_DATA"  # tells `leyden.sweep.warm` what to read
+
+
+def warm_up(data: DictConfig) -> None:
+    """Let the imports of the jobs begin in the background, and the reading of the data that most of them need.
+
+    Args:
+        data: The node of the configuration; nothing is fetched.
+    """
+    CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
+    if data.get("_target_") == IN_MEMORY:  # what others do when they are made, a copy may not bear
+        with contextlib.suppress(OmegaConfBaseException):
+            node: Any = OmegaConf.to_container(data, resolve=True)
+            os.environ[DATA] = json.dumps({**node, "download": False})
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # its socket lies there, whose path has at most about a hundred bytes
+        raise UserError(
+            f"TMPDIR={tempfile.gettempdir()}: no process can be started from there ({error})"
+        ) from error
+    finally:
+        os.environ.pop(DATA, None)
+
+
+class Process:
+    """A process that does one thing after another.
+
+    Args:
+        environment: Threads and devices.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.connection, theirs = CONTEXT.Pipe()
+        # Not a daemon: a job may start processes of its own.
+        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment))
+        self.process.start()
+        theirs.close()
+
+    def give(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
+        """Let it call a function, whose output goes to a log, or to where that of this process goes."""
+        self.connection.send((function, arguments, log))
+
+    def has_answered(self) -> bool:
+        """Whether the function has returned, or the process is gone."""
+        return self.connection.poll() or not self.process.is_alive()
+
+    def answer(self) -> Any:
+        """What the function returns.
+
+        Raises:
+            EOFError: The process is gone; the message says how.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise EOFError(_how_it_ended(self.process.exitcode)) from None
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
+    """What a function returns that needs PyTorch, where this process has not imported that.
+
+    Args:
+        function: What is called.
+        arguments: With what.
+        log: Where its output goes; None: where that of this process goes.
+
+    Raises:
+        UserError: The process that did it is gone.
+    """
+    process = Process({"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
+    try:
+        process.give(function, *arguments, log=log)
+        return process.answer()
+    except EOFError as error:
+        raise UserError(f"{function.__name__}: the process was killed: {error}") from None
+    finally:
+        process.stop()
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    return f"its process ended with {exit_code}"
