@@ -3,7 +3,8 @@
     python scripts/bench/sweep.py --rounds 3
 
 Beside it stands what the machine itself gives: fits of the bare loop, one at a time with all threads against as many
-at once with a thread each.
+at once with a thread each. Then 200 runs of one step: when the first one begins, what a run costs besides its training,
+and how long the same sweep takes when all of them have ended.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 NUM_JOBS = 8
+NUM_MANY = 200
 CORES = len(os.sched_getaffinity(0))
 SWEEP = [sys.executable, "-m", "leyden.train", "-m", "seed=" + ",".join(map(str, range(NUM_JOBS)))]
 LOOP = [sys.executable, str(Path(__file__).parent / "bare_torch.py")]
@@ -55,6 +57,28 @@ def workers(session: int) -> list[float]:
     return found
 
 
+def many() -> tuple[float, float, float]:
+    """Of a sweep of one-step runs: seconds until the first one begins, of a run without its training, and of the same again."""
+    seeds = "seed=" + ",".join(map(str, range(NUM_MANY)))
+    command = [sys.executable, "-m", "leyden.train", "-m", seeds, "trainer.max_epochs=1"]
+    command += ["trainer.limit_train_batches=1", "sweep_name=s", f"cluster.num_jobs={CORES}"]
+    with tempfile.TemporaryDirectory() as folder:
+        command.append(f"outputs={folder}")
+        start, first = time.perf_counter(), None
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+        while process.poll() is None:
+            if first is None and list(Path(folder).glob("sweeps/s/*/provenance.json")):
+                first = time.perf_counter() - start
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/result.json")]
+        trained = statistics.median(result["seconds"] for result in results)
+        assert first is not None and len(results) == NUM_MANY
+        start = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
+        return first, (seconds - first) * CORES / NUM_MANY - trained, time.perf_counter() - start
+
+
 def loops(num_at_once: int) -> float:
     """Seconds that a fit of the bare loop takes, divided by their number where several run at once."""
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(CORES // num_at_once)}
@@ -85,6 +109,13 @@ def main() -> None:
         print(f"| {name} | {statistics.median(values):.1f} | {NUM_JOBS * 60 / statistics.median(values):.1f} |")
     print(f"\nratio {statistics.median(ratios):.2f}; that of the bare loop: {statistics.median(loop_ratios):.2f}")
     print(f"memory of a process that runs jobs, at most: {max(megabytes):.0f} MB")
+    first, over, again = (
+        statistics.median(values) for values in zip(*(many() for _ in range(rounds)), strict=True)
+    )
+    print(
+        f"{NUM_MANY} runs of one step: the first one begins after {first:.1f} s; a run takes {over:.2f} s besides"
+    )
+    print(f"its training; the same again, all finished, takes {again:.1f} s")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class JobLauncher(Launcher):
 
 
 class LocalLauncher(JobLauncher):
-    """Runs the jobs in parallel on this machine.
+    """Runs the jobs in parallel on this machine; jobs of several processes one after another.
 
     Args:
         num_jobs: At once; None for one per GPU, or one per core where there is no GPU.
@@ -84,23 +84,29 @@ class LocalLauncher(JobLauncher):
 
         super().setup(**kwargs)
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.slots = slots(self.num_jobs, visible_devices(), allowed or 1)
+        self.num_cores = allowed or 1
+        self.slots = slots(self.num_jobs, visible_devices(), self.num_cores)
         self.num_at_once = len(self.slots)
         warm_up(self.config.data)
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that the jobs can be run here."""
         from leyden.sweep.launcher import Pool
+        from leyden.sweep.worker import run_as_command
 
-        for job in jobs:
-            trainer = job.config.trainer
-            if (trainer.devices, trainer.num_nodes, trainer.strategy) != (1, 1, "auto"):
-                raise UserError(
-                    "trainer: a sweep on this machine runs one job per process and device; use trainer=auto, "
-                    "or run jobs of several processes one by one, without -m"
-                )
-        if self.runner is None:
+        trainers = [job.config.trainer for job in jobs]
+        if nodes := [trainer.num_nodes for trainer in trainers if trainer.num_nodes != 1]:
+            raise UserError(f"trainer.num_nodes={nodes[0]}: a sweep on this machine has no other nodes")
+        if self.runner is None and all((each.devices, each.strategy) == (1, "auto") for each in trainers):
             self.runner = Pool(self.slots, self.module)
+        elif (
+            self.runner is None
+        ):  # each job has all devices that it asks for, and its share of the cores per process
+            most = max(
+                each.devices if isinstance(each.devices, int) and each.devices > 0 else 1 for each in trainers
+            )
+            threads = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
+            self.runner = Pool([threads], self.module, run_as_command)
         return True
 
     def close(self) -> None:

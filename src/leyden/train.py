@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
                 print("This would train. dry_run=true: nothing was done.")
                 return None
             overrides = list(hydra_cfg.overrides.task)
-            pictures = not is_job or cfg.sweep.pictures == "all"
+            pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
             result = start(
                 cfg, choices, run, test=test, pictures=pictures, overrides=overrides, requeue=slurm.requeue
             )

@@ -10,3 +10,10 @@ class Buggy(torch.nn.Module):
 
     def forward(self, images_NCHW):
         return self.layer(images_NCHW.flatten(0 if self.training else 1))  # the bug
+
+
+class NotMade(torch.nn.Module):
+    """One that can't be made."""
+
+    def __init__(self, *, hidden: int) -> None:
+        raise KeyError(hidden)  # the bug

@@ -7,9 +7,12 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
@@ -83,6 +86,48 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
     finish(start(*SMALL, *alone, OMP_NUM_THREADS="1"))
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
+
+
+def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
+    def drawn():
+        folders = (tmp_path / "sweeps" / "s").glob("*/result.json")
+        return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
+
+    arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
+    finish(sweep(tmp_path, *arguments, "sweep.pictures=none"))
+    assert [*drawn().values()] == [[], []]
+    output = finish(sweep(tmp_path, *arguments))  # the runs are there, their pictures are not
+    (best,) = (run for run, pictures in drawn().items() if pictures)
+    assert drawn()[best] == ["confusion.png", "curves.png", "errors.png"]
+    assert f"Best: {best.name}." in output
+    assert "Validation" not in output
+    events = EventAccumulator(str(best), {IMAGES: 0}).Reload()
+    steps = {tag: [event.step for event in events.Images(tag)] for tag in ("confusion/val", "errors/val")}
+    assert steps == {tag: [Run(best).result.optimizer_steps] for tag in steps}
+    # Nothing that was logged is lost, and they are not drawn again.
+    assert [event.step for event in events.Scalars("val/acc")][:1] == [Run(best).result.optimizer_steps - 1]
+    before = (best / "curves.png").stat().st_mtime_ns
+    finish(sweep(tmp_path, *arguments))
+    assert (best / "curves.png").stat().st_mtime_ns == before
+    finish(sweep(tmp_path, *arguments, "seed=1", "sweep.pictures=all"))
+    assert sum(bool(pictures) for pictures in drawn().values()) == 3
+
+
+@pytest.mark.slow
+def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=1")
+    output = finish(sweep(tmp_path, *arguments))
+    assert "2/2 jobs, 0 failed" in output
+    first, second = (run for _, run in sorted(runs(tmp_path).items()))
+    ended = (first.directory / "result.json").stat().st_mtime
+    begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()
+    assert ended <= begun + 1  # it is told in whole seconds
+    for run in (first, second):
+        states = run.newest_checkpoint() and torch.load(run.newest_checkpoint(), weights_only=True)["callbacks"]
+        assert len(states["RankState"]["processes"]) == 2
+    output, _ = sweep(tmp_path / "buggy", *arguments, *BUGGY, "+model.hidden=1").communicate(timeout=240)
+    assert "2 of 2 jobs failed" in output
+    assert PLACE_OF_BUG in output
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def check(cfg: DictConfig) -> None:
             )
     choice(cfg, "resume", "auto", "never", "must")
     choice(cfg, "test", "auto", True, False)
+    choice(cfg, "sweep.pictures", "all", "best", "none")
     objectives(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:

@@ -1,7 +1,10 @@
 """What a process knows of itself: which of a run's processes it is, which job of a cluster, and whose child."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 
 from leyden.config.mistakes import UserError
@@ -40,3 +43,9 @@ def die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Let this process, which is to become another program, be told to end when the one that has started it is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; Python has no name for it

@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from leyden.sweep.jobs import Job
 from leyden.sweep.processes import Process
@@ -47,10 +49,13 @@ class Pool:
     Args:
         environments: One per process.
         module: Whose `main.task` a job is.
+        run: Runs a job in one of them.
     """
 
-    def __init__(self, environments: Sequence[dict[str, str]], module: str) -> None:
-        self.environments, self.module = environments, module
+    def __init__(
+        self, environments: Sequence[dict[str, str]], module: str, run: Callable[[str, DictConfig], str] = run
+    ) -> None:
+        self.environments, self.module, self.run = environments, module, run
         self.processes: dict[int, Process] = {}  # by place
         self.running: dict[int, Job] = {}
 
@@ -67,7 +72,7 @@ class Pool:
                 self.processes.pop(place).stop()
             if place not in self.processes:
                 self.processes[place] = Process(self.environments[place])
-            self.processes[place].give(run, self.module, job.resolved_config, log=job.log)
+            self.processes[place].give(self.run, self.module, job.resolved_config, log=job.log)
             self.running[place] = job
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:

@@ -76,7 +76,6 @@ class Sweep:
         check(jobs)
         self.keys = {key for job in jobs for key in typed_choices(job.overrides)}
         choice(self.config, "sweep.fail_fast", True, False)
-        choice(self.config, "sweep.pictures", "all", "best", "none")
         if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
         averaged = self.config.sweep.average_over

@@ -3,11 +3,15 @@
 import gc
 import importlib
 import os
+import pickle
 import signal
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import (
@@ -20,7 +24,7 @@ from omegaconf import DictConfig
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
-from leyden.run.process import die_with_parent
+from leyden.run.process import die_with_parent, end_with_parent
 from leyden.sweep import failure
 
 
@@ -79,6 +83,21 @@ def run(module: str, config: DictConfig) -> str:
         traceback.print_exc()
         return failure.of(error)
     return ""
+
+
+def run_as_command(module: str, config: DictConfig) -> str:
+    """The same of a job that has several processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job"
+        path.write_bytes(pickle.dumps((module, config)))
+        # Killed like this process is, it ends the others.
+        code = subprocess.run(
+            [sys.executable, "-m", "leyden.sweep.command", str(path)], preexec_fn=end_with_parent
+        ).returncode
+        if not code:
+            return ""
+        error = path.with_name("error")
+        return error.read_text() if error.exists() else f"Killed: its process ended with {code}"
 
 
 def draw(config: DictConfig) -> str:

@@ -1,15 +1,17 @@
 """Pictures of a run that has ended without them."""
 
-import contextlib
-from pathlib import Path
-
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from leyden import build
+from leyden.build.instantiate import switched_on
+from leyden.build.trainer import callbacks_of
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
+from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.showing import Showing
-from leyden.data.contract import has_split
+from leyden.data.contract import facts_of, has_split
+from leyden.loggers.tensorboard import TensorBoard
 from leyden.run.directory import Run
 
 
@@ -23,21 +25,21 @@ def draw(cfg: DictConfig) -> None:
         UserError: The data or the checkpoints can't be had.
     """
     build.quiet()
-    run = Run(Path(cfg.run_dir))
-    L.seed_everything(cfg.seed, verbose=False)
+    run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = build.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
+    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # of any number of processes
     data = build.datamodule(cfg)
-    # Nothing that was logged is dropped.
-    trainer = build.run_trainer(cfg, run, data, {**last, "global_step": last["global_step"] + 1}, lambda: "")
-    module = build.task(cfg, data, trainer.trainer)
-    trainer.trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # pictures have the last step
-    with contextlib.ExitStack() as at_the_end:
-        for logger in trainer.trainer.loggers:
-            if hasattr(logger, "close"):
-                at_the_end.callback(logger.close)
-        for callback in trainer.callbacks:
-            if isinstance(callback, Showing) and callback.at_end:
-                callback.on_fit_end(trainer.trainer, module)
-        if has_split(data, "val") and trainer.shows_evaluation(module):
-            trainer.evaluate(module, data, best["state_dict"], test=False)
+    callbacks, _ = callbacks_of(cfg, facts_of(data))
+    drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, Showing) and each.at_end]
+    loggers: list[Logger] = []
+    if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
+        loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
+    trainer = build.plain_trainer(cfg, callbacks=drawing, logger=loggers, default_root_dir=cfg.run_dir)
+    module = build.task(cfg, data, trainer)
+    module.load_state_dict(best["state_dict"])
+    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
+    for callback in drawing:
+        callback.on_fit_end(trainer, module)
+    if has_split(data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
+        trainer.validate(module, datamodule=data, verbose=False)

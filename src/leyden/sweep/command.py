@@ -1,0 +1,30 @@
+"""A job of several processes, as a command of its own: `python -m leyden.sweep.command FILE`.
+
+Lightning starts the other processes of a run by the words that its first one was started by.
+"""
+
+import pickle
+import sys
+from pathlib import Path
+
+from hydra.core.utils import setup_globals
+
+from leyden.run.process import is_main_process
+from leyden.sweep import failure
+from leyden.sweep.worker import execute
+
+
+def main() -> None:
+    """Run the job that lies in the file; what it fails by goes to `error` beside that."""
+    path = Path(sys.argv[1])
+    setup_globals()
+    try:
+        execute(*pickle.loads(path.read_bytes()))  # of the process that has started this one
+    except Exception as error:
+        if is_main_process():
+            path.with_name("error").write_text(failure.of(error))
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from leyden import train  # noqa: F401 - its resolver
+from leyden.config.paths import CONF
+from leyden.sweep.compose import Composer
+
+CHOICES = {
+    "seed": ["seed=1", "seed=2", "++seed=3"],
+    "model": ["model=mlp", "model=cnn"],
+    "model.dropout": ["model.dropout=0.5", "~model.dropout"],
+    "+model.depth": ["+model.depth=3", "+model.depth={a: 1}", "+model={depth: 2}"],
+    "optimizer": ["optimizer=sgd", "optimizer=adam"],
+    "optimizer.lr": ["optimizer.lr=0.1", "optimizer.lr='0.2'"],
+    "scheduler": ["scheduler=cosine", "~scheduler"],
+    "experiment": ["experiment=cnn", "experiment=kfold"],
+    "pruning": ["+callbacks/pruning=median"],
+    "callbacks": ["~callbacks.errors", "callbacks.samples={num_images: 3}", "callbacks=bare"],
+    "augment": ["data/augment=shift", "data.augment=null"],
+    "wrong": ["optimizer.lrr=1", "model=nothing", "+seed=1", "~model.nothing", "seed=x", "seed@a=1"],
+    "cluster": ["cluster.num_jobs=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        overrides = ["seed=1,2", "hydra.job.name=x"]
+        yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))
+
+
+def composed(compose):
+    try:
+        config = compose()
+    except HydraException as error:
+        return type(error), str(error)
+    return OmegaConf.to_yaml(config), config.hydra.overrides, OmegaConf.is_struct(config)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_it_composes_as_hydra_does(composer, data):
+    keys = data.draw(st.lists(st.sampled_from([*CHOICES]), max_size=5))
+    overrides = [data.draw(st.sampled_from(CHOICES[key])) for key in keys]
+    theirs = composed(lambda: composer.loader.load_sweep_config(composer.config, overrides))
+    assert composed(lambda: composer.compose(overrides)) == theirs
+
+
+def test_files_are_read_once_per_choice_of_groups(composer, monkeypatch):
+    fresh = Composer(composer.loader, composer.config)
+    read = []
+    original = type(composer.loader).load_sweep_config
+    monkeypatch.setattr(
+        type(composer.loader), "load_sweep_config", lambda *given: read.append(given[2]) or original(*given)
+    )
+    for seed in range(20):
+        config = fresh.compose([f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"])
+        assert config.seed == seed
+    assert read == [["model=mlp"], ["model=cnn"]]
