@@ -73,7 +73,8 @@ def many() -> tuple[float, float, float]:
         seconds = time.perf_counter() - start
         results = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/result.json")]
         trained = statistics.median(result["seconds"] for result in results)
-        assert first is not None and len(results) == NUM_MANY
+        assert first is not None
+        assert len(results) == NUM_MANY
         start = time.perf_counter()
         subprocess.run(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
         return first, (seconds - first) * CORES / NUM_MANY - trained, time.perf_counter() - start

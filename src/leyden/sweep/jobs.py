@@ -39,9 +39,9 @@ class Job:
         """Which one of the sweep."""
         return int(self.config.hydra.job.num)
 
-    @property
+    @functools.cached_property
     def task_config(self) -> DictConfig:
-        """A copy of the configuration without Hydra's part."""
+        """A copy of the configuration without Hydra's part; once `choices` are known, with absolute paths."""
         cfg = self.config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
