@@ -1,35 +1,46 @@
 """Where Hydra looks for sweepers. The work is done in `leyden.sweep`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own sweeper has no public name
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 
 from leyden.config.mistakes import UserError
 
 
 class GridSweeper(BasicSweeper):
-    """All combinations, as Hydra's own, but all are checked first, all are run, and a summary ends it."""
+    """All combinations, as Hydra's own, but all are checked first, all are run, and a summary ends it.
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    Args:
+        params: What is tried by key, in Hydra's override syntax, as on the command line; rows by name, as zip(...).
+        union: Several grids, each as `params`, which is crossed with each of them.
+        exclude: Jobs that are left out, by the values of their keys.
+        when: Conditions under which a job has a key.
+    """
+
+    def __init__(
+        self, params: dict[str, str] | None = None, union: Any = None, exclude: Any = None, when: Any = None
+    ) -> None:
         super().__init__(max_batch_size=None, params=params)
+        self.union, self.exclude, self.when = union, exclude, when
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.cluster import slurm
+        from leyden.sweep.grid import settings, spaces
         from leyden.sweep.jobs import shared
+        from leyden.sweep.seeds import further_seeds, num_seeds
         from leyden.sweep.sweep import Sweep
+        from leyden.sweep.typed import Typed
 
-        for override in (overrides := _parse(self, arguments)):
-            if override.is_sweep_override() and not override.is_discrete_sweep():
-                raise UserError(
-                    f"{override.input_line}: a grid takes lists, as 0.1,0.01; use sweep=tpe for intervals"
-                )
-        (batch,) = self.split_arguments(overrides, None)
-        with Sweep(self.hydra_context.config_loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[union-attr, arg-type]
-            if sweep.check(jobs := sweep.compose(batch)):
+        loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
+        with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
+            typed = Typed(loader, sweep.config, is_search=False)
+            grids = spaces(typed, self.params, self.union, self.when, arguments)
+            num = num_seeds(sweep.config, grids)
+            jobs = sweep.compose(settings(grids, self.exclude))
+            further = [overrides for job in jobs for overrides in further_seeds(job, num)]
+            jobs += sweep.compose(further, first=len(jobs))
+            if sweep.check(jobs):
                 source = iter(jobs)
                 sweep.run(lambda: next(source, None), total=len(jobs), shared=shared(jobs))
                 if getattr(self.launcher, "wait", True):
@@ -43,45 +54,45 @@ class OptunaSweeper(BasicSweeper):
         sampler: One of Optuna's.
         num_trials: How many trials there are to be in the end.
         batch_size: Trials at once, at most; None for as many as the launcher runs at once.
-        params: Search space by key, in Hydra's override syntax, as on the command line.
+        params: Search space by key, in Hydra's override syntax, as on the command line; rows by name, as zip(...).
+        when: Conditions under which a trial has a key.
+        union: Of a grid; a search has none.
+        exclude: Of a grid; a search has none.
     """
 
     def __init__(
-        self, sampler: Any, num_trials: int, batch_size: int | None, params: dict[str, str] | None = None
+        self,
+        sampler: Any,
+        num_trials: int,
+        batch_size: int | None,
+        params: dict[str, str] | None = None,
+        when: Any = None,
+        union: Any = None,
+        exclude: Any = None,
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
-        self.sampler, self.num_trials, self.batch_size = sampler, num_trials, batch_size
+        self.sampler, self.num_trials, self.batch_size, self.when = sampler, num_trials, batch_size, when
+        self.of_grids = {"union": union, "exclude": exclude}
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search the space that the arguments span."""
         from leyden.cluster import slurm
         from leyden.sweep import optimize
         from leyden.sweep.sweep import Sweep
+        from leyden.sweep.typed import Typed
 
-        with Sweep(self.hydra_context.config_loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[union-attr, arg-type]
+        for key, value in self.of_grids.items():
+            if value is not None:
+                raise UserError(
+                    f"hydra.sweeper.{key}: is for grids; a search takes hydra.sweeper.when, and zip(...)"
+                )
+        loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
+        with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
             optimize.search(
                 sweep,
-                _parse(self, arguments),
+                Typed(loader, sweep.config, is_search=True).dimensions(self.params, arguments),
+                self.when,
                 sampler=self.sampler,
                 num_trials=self.num_trials,
                 batch_size=self.batch_size,
             )
-
-
-def _parse(sweeper: BasicSweeper, arguments: list[str]) -> list[Override]:
-    """The overrides of a sweep, each of which spans something, and something that tells jobs apart."""
-    from leyden.run.choices import steers
-
-    if not isinstance(sweeper.params, Mapping | None):
-        raise UserError(
-            f"hydra.sweeper.params={sweeper.params}: must be what to try by key, as +hydra.sweeper.params.seed='0,1'"
-        )
-    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)  # type: ignore[union-attr]
-    # What stands in `params` of the YAML; only its own `sweep` calls this.
-    overrides = parser.parse_overrides(sweeper._parse_config() + arguments)
-    for override in (override for override in overrides if override.is_sweep_override()):
-        if steers(override.key_or_group):
-            raise UserError(f"{override.input_line}: is one thing for all jobs of a sweep, give one value")
-        if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
-            raise UserError(f"{override.input_line}: there is nothing to try in it")
-    return overrides

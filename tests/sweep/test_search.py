@@ -1,16 +1,18 @@
 """Optuna's search: its space, its restarts, its neighbours."""
 
+import contextlib
 import json
 import shutil
 import time
+from types import SimpleNamespace
 
 import filelock
 import optuna
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from leyden.config.mistakes import UserError
@@ -19,13 +21,9 @@ from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.sweep import optimize
 from leyden.sweep.search import Search
-from leyden.sweep.space import as_overrides, corners, space
-from leyden.sweep.study import find_trial, open_study
+from leyden.sweep.study import Journal, find_trial, open_study
 from tests.conftest import SMALL, finish, start
-
-
-def parse(*overrides):
-    return OverridesParser.create().parse_overrides(list(overrides))
+from tests.sweep.spaces import space
 
 
 @pytest.mark.parametrize(
@@ -38,6 +36,7 @@ def parse(*overrides):
         ("a=int(tag(log,interval(1,100)))", IntDistribution(1, 100, log=True)),
         ("a=range(1,4)", CategoricalDistribution(["1", "2", "3"])),
         ("a=choice(x,y)", CategoricalDistribution(["x", "y"])),
+        ("a=shuffle(choice(x,y))", CategoricalDistribution(["x", "y"])),
         ("a=64,128", CategoricalDistribution(["64", "128"])),
         ("a=[1,2],[3]", CategoricalDistribution(["[1,2]", "[3]"])),
         ("a=true,null", CategoricalDistribution(["true", "null"])),
@@ -45,38 +44,55 @@ def parse(*overrides):
     ],
 )
 def test_the_space_is_in_hydras_syntax(override, distribution):
-    assert space(parse(override, "b=3")) == ({"a": distribution}, ["b=3"])
+    searched = space(override, "b=3")
+    trial = optuna.create_study().ask()
+    searched.draw(trial)
+    assert trial.distributions == {"a": distribution}
+    assert searched.overrides(trial.params) == ["b=3", f"a={trial.params['a']}"]
+    assert searched.fixed == ["b=3"]
 
 
-@pytest.mark.parametrize("override", ["a=tag(log,interval(0,1))", "a=interval(2,1)", "a=range(1,1)"])
+@pytest.mark.parametrize(
+    "override", ["a=tag(log,interval(0,1))", "a=interval(2,1)", "a=range(1,1)", "a=tag(lgo,choice(1,2))"]
+)
 def test_a_space_that_is_none(override):
     with pytest.raises(UserError, match="a="):
-        space(parse(override))
+        space(override)
 
 
 def test_the_last_override_of_a_key_holds():
-    searched, fixed = space(parse("a=1,2", "b=3", "c=interval(0,1)", "a=4", "b=5,6"))
-    assert list(searched) == ["c", "b"]
-    assert fixed == ["a=4"]
+    searched = space("a=1,2", "b=3", "c=interval(0,1)", "a=4", "b=5,6")
+    assert [each.name for each in searched.free] == ["c", "b"]
+    assert searched.fixed == ["a=4"]
 
 
 def test_the_corners_have_each_bound_and_each_choice():
-    found = corners({"a": FloatDistribution(0.0, 1.0), "b": CategoricalDistribution(["x", "y", "z"])})
-    assert {corner["a"] for corner in found} == {"0.0", "1.0"}
+    found = space("a=interval(0.0,1.0)", "b=x,y,z").corners()
+    assert {corner["a"] for corner in found} == {0.0, 1.0}
     assert {corner["b"] for corner in found} == {"x", "y", "z"}
 
 
 def test_of_many_numbers_the_ends_are_the_corners():
-    searched, _ = space(parse("a=range(0,100000)", "b=choice(x,y,z)"))
-    assert corners(searched) == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
-    texts = CategoricalDistribution([f"t{n}" for n in range(60)])
-    assert len(corners({"a": texts})) == 60
+    found = space("a=range(0,100000)", "b=choice(x,y,z)").corners()
+    assert found == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
+    assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
+
+
+def searches(directory, num_trials, searched):
+    study = open_study(directory, sampler=optuna.samplers.RandomSampler())
+
+    def runs(trial):
+        return ["_".join(searched.overrides(trial.params))]
+
+    return Search(study, directory, searched, num_trials=num_trials, runs=runs)
 
 
 def search(directory, num_trials):
-    study = open_study(directory, sampler=optuna.samplers.RandomSampler())
-    searched = {"lr": FloatDistribution(0.0, 1.0)}
-    return Search(study, directory, searched, num_trials=num_trials, name="_".join)
+    return searches(directory, num_trials, space("lr=interval(0.0,1.0)"))
+
+
+def as_overrides(trial):
+    return [f"{key}={value}" for key, value in trial.params.items()]
 
 
 def ask(looking, most):
@@ -128,20 +144,112 @@ def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
         assert ask(search(tmp_path, 2), 2) == []
 
 
+def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again(tmp_path):
+    mine = searches(tmp_path, 1, space("a=interval(0.0,1.0)", "b=interval(0.0,1.0)"))
+    with mine.opened():
+        (bad,) = ask(mine, 1)
+        mine.study.tell(bad, state=TrialState.FAIL)
+    killed = searches(tmp_path, 1, mine.space)
+    with killed.opened():
+        assert killed.study.ask().suggest_float("a", 0.0, 1.0) == bad.params["a"]
+    last = searches(tmp_path, 1, mine.space)
+    with last.opened():
+        (new,) = ask(last, 1)  # what was left half drawn has failed
+        last.study.tell(new, state=TrialState.FAIL)
+    again = searches(tmp_path, 2, mine.space)
+    with again.opened():
+        assert any(trial.params == bad.params for trial in ask(again, 2))
+
+
+BRANCHES = {"optimizer.momentum": {"optimizer": "sgd"}}
+
+
+def branched():
+    zips = {"widths": "zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"}
+    return space("optimizer=sgd,adamw", "optimizer.momentum=interval(0.0,0.9)", params=zips, when=BRANCHES)
+
+
+@pytest.mark.parametrize("num_drawn", range(4))
+def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_path, num_drawn):
+    killed = searches(tmp_path, 6, branched())
+    opened = killed.opened()
+    opened.__enter__()
+    whole = ask(killed, 4)
+    assert {len(trial.params) for trial in whole} == {2, 3}
+    half = killed.study.ask()  # killed between two parameters, or before it has written that it is the owner
+
+    class KilledError(Exception):
+        pass
+
+    drawn = []
+
+    def suggest(name, *arguments, **kwargs):
+        if len(drawn) == num_drawn:
+            raise KilledError
+        drawn.append(name)
+        return getattr(half, "suggest_float" if "momentum" in name else "suggest_categorical")(
+            name, *arguments, **kwargs
+        )
+
+    with contextlib.suppress(KilledError):
+        branched().draw(SimpleNamespace(suggest_float=suggest, suggest_categorical=suggest))
+    opened.gen.close()
+    heir = searches(tmp_path, 6, branched())
+    with heir.opened():
+        total = heir.num_open() + heir.num_to_take_over()
+        taken = ask(heir, 9)
+        assert len(taken) == 6 <= total
+        assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
+        for trial in taken:
+            assert heir.space.has(trial.params)
+            heir.study.tell(trial, 1.0)
+        assert ask(heir, 1) == []
+    states = [trial.state for trial in heir.study.trials]
+    assert states.count(TrialState.COMPLETE) == 6
+    assert TrialState.RUNNING not in states
+
+
+def test_the_runs_of_all_seeds_are_known(tmp_path):
+    mine = search(tmp_path, 1)
+    mine.runs = lambda trial: ["first", "second"]
+    with mine.opened():
+        (trial,) = ask(mine, 1)
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.yaml").touch()
+        mine.study.tell(trial, 1.0)
+    with search(tmp_path, 1).opened():
+        pass
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "config.yaml").touch()
+    with (
+        pytest.raises(UserError, match="knows nothing of 1 of 3 runs here, as third"),
+        search(tmp_path, 1).opened(),
+    ):
+        pass
+
+
+def test_a_study_has_one_name_and_an_older_one_keeps_its_own(tmp_path):
+    assert open_study(tmp_path).study_name == "study"  # Hyperband's brackets follow from it
+    (tmp_path / "old").mkdir()
+    storage = JournalStorage(Journal(tmp_path / "old" / "study.journal"))
+    optuna.create_study(storage=storage, study_name="leyden").add_trial(optuna.trial.create_trial(value=1.0))
+    found = open_study(tmp_path / "old")
+    assert (found.study_name, len(found.trials)) == ("leyden", 1)
+
+
 def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sampler = optuna.samplers.GPSampler()
     with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install -e '\.\[gp\]'"):
-        optimize.search(None, [], sampler=sampler, num_trials=20, batch_size=1)
+        optimize.search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
 
 
 def test_another_space_is_refused(tmp_path):
-    first = search(tmp_path, 2)
-    first.searched = {"x": CategoricalDistribution(["1", "2"])}
+    first = searches(tmp_path, 2, space("x=1,2"))
     with first.opened():
         first.study.tell(ask(first, 1)[0], 1.0)
-    second = search(tmp_path, 3)
-    second.searched = {"x": CategoricalDistribution(["1", "3"])}
+    second = searches(tmp_path, 3, space("x=1,3"))
     with second.opened(), pytest.raises(UserError, match="does not take this space"):
         ask(second, 1)
 
@@ -265,10 +373,10 @@ def test_every_sampler_searches(tmp_path, path):
     if path.stem == "gp":
         pytest.importorskip("scipy", reason="needs scipy: pip install -e '.[gp]'")
     sampler = instantiate(OmegaConf.load(path), seed=0)
-    study = open_study(tmp_path, sampler=sampler)
-    searched, _ = space(parse("a=choice(1,2,3)", "b=range(0,5)", "d=tag(log,interval(0.1,1.0))"))
-    searched = searched if path.stem != "grid" else {key: searched[key] for key in ("a", "b")}
-    mine = Search(study, tmp_path, searched, num_trials=12, name="_".join)
+    third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
+    mine = searches(tmp_path, 12, space("a=choice(1,2,3)", "b=range(0,5)", *third))
+    study = mine.study
+    study.sampler = sampler
     with mine.opened():
         while trials := ask(mine, 2):
             assert len({trial.user_attrs["run"] for trial in trials}) == 2
@@ -280,8 +388,9 @@ def test_every_sampler_searches(tmp_path, path):
 
 def test_every_sampler_of_optunas_can_be_named(tmp_path):
     cube = {"_target_": "optuna.samplers.GridSampler", "search_space": {"a": ["1", "2"], "b": ["x", "y"]}}
-    study = open_study(tmp_path, sampler=instantiate(cube, _convert_="all"))
-    mine = Search(study, tmp_path, space(parse("a=1,2", "b=x,y"))[0], num_trials=4, name="_".join)
+    mine = searches(tmp_path, 4, space("a=1,2", "b=x,y"))
+    study = mine.study
+    study.sampler = instantiate(cube, _convert_="all")
     with mine.opened():
         for trial in ask(mine, 3):
             study.tell(trial, 1.0)
@@ -364,6 +473,48 @@ def test_hyperband_stops_bad_trials(tmp_path, mnist_root):
     assert pruned
     assert {result.status for result in results} == {"finished", "pruned"}
     assert all(trial.last_step == 1 for trial in pruned)
+
+
+def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_all(tmp_path, mnist_root):
+    arguments = ("sweep=tpe", "hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "optimizer=adam")
+    pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
+    arguments = (*arguments, *pruner, "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3")
+    arguments = (*arguments, "hydra.sweeper.num_trials=4", "hydra.sweeper.batch_size=1", "seed=5")
+    output = finish(start_search(tmp_path, *arguments, "sweep.seeds=2"))
+    found, _ = trials(tmp_path)
+    assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
+    num_runs = sum(1 if trial.state == TrialState.PRUNED else 2 for trial in found)
+    assert f"{num_runs}/{num_runs} jobs" in output
+    directory = tmp_path / "sweeps" / "s"
+    assert len(list(directory.glob("*/config.yaml"))) == num_runs
+    for trial in found:
+        runs = [Run(directory / name) for name in (trial.user_attrs["run"], *trial.user_attrs["further_runs"])]
+        if trial.state == TrialState.PRUNED:
+            assert [run.result and run.result.status for run in runs] == ["pruned", None]
+        else:
+            assert [run.config["seed"] for run in runs] == [5, 6]
+            assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=240)
+    assert output.endswith("holds another sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
+
+
+def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
+    arguments = ("hydra/sweeper/sampler=grid", "hydra.sweeper.params=null", "trainer.max_epochs=1")
+    arguments = (*arguments, "optimizer.lr=0.01,0.02", "hydra.sweeper.num_trials=2", "sweep.seeds=2")
+    code = "model._target_=tests.sweep.buggy.Seeded"
+    arguments = (*arguments, "~model.hidden_sizes", "~model.dropout", code, f"+model.bad={tmp_path / 'bad'}")
+    small = [override for override in SMALL if "hidden" not in override]
+    typed = ("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *small, *arguments)
+    (tmp_path / "bad").write_text("1")
+    output, _ = start(*typed).communicate(timeout=240)
+    assert "2 of 4 jobs failed" in output
+    assert [trial.state for trial in trials(tmp_path)[0]] == 2 * [TrialState.FAIL]
+    (tmp_path / "bad").unlink()
+    finish(start(*typed))
+    found, _ = trials(tmp_path)
+    assert [trial.state for trial in found] == 2 * [TrialState.FAIL] + 2 * [TrialState.COMPLETE]
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
 
 
 def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):

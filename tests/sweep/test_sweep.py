@@ -48,7 +48,7 @@ RECIPES = sorted((CONF / "sweep").glob("*.yaml"))
 GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
 # A network with a bug in it, in place of the one that the other tests train.
 BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
-PLACE_OF_BUG = "tests/sweep/buggy.py:12 in forward"
+PLACE_OF_BUG = "tests/sweep/buggy.py:14 in forward"
 
 
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):

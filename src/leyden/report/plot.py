@@ -53,6 +53,8 @@ def draw(
 
 
 def _scatter(axes: Any, along: Sequence[Any], reached: Sequence[float], *, log: bool | None, line: bool) -> None:
+    there = [(x, y) for x, y in zip(along, reached, strict=True) if x != ""]  # some runs have no such key
+    along, reached = [x for x, _ in there], [y for _, y in there]
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in along)
     points = [(x if numeric else str(x), y) for x, y in zip(along, reached, strict=True)]
     order: list[Any] = sorted({x for x, _ in points})

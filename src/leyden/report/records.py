@@ -75,7 +75,7 @@ class Record:
 def read_records(directory: Path, states: States) -> list[Record]:
     """The runs in or below a directory, by path.
 
-    A run has a choice for each key that any of them was given; and no objectives if it has others than the first.
+    A run has a choice for each key that any of them was given, an empty one where it has no such key; and no objectives if it has others than the first.
 
     Args:
         directory: The directory.
@@ -87,7 +87,7 @@ def read_records(directory: Path, states: States) -> list[Record]:
     pairs = read_each(directory, states)
     keys = list(dict.fromkeys(key for record, _ in pairs for key in record.choices))
     for record, flat in pairs:
-        record.choices = {key: flat.get(key, record.choices.get(key)) for key in keys}
+        record.choices = {key: flat.get(key, record.choices.get(key, "")) for key in keys}
     records = [record for record, _ in pairs]
     aims = next((_aims(record) for record in records if record.objectives), [])
     for record in records:

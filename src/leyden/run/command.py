@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import sys
 import traceback
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -46,6 +48,9 @@ INSTEAD = {
     "hydra.output_subdir": "the run directory has config.yaml and provenance.json",
     "hydra.job.chdir": "a relative path is relative to where the command is started",
 }
+
+# A sweep of several keys together, of which Hydra's grammar knows nothing.
+ZIP = re.compile(r"\s*(shuffle\s*\(\s*)?zip\s*\(")
 
 
 def command(task: Callable[[DictConfig], Any]) -> Any:
@@ -83,6 +88,7 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
         try:
             if is_main_process():  # Lightning starts the others with arguments of its own
                 _check_arguments(name, sys.argv[1:])
+                sys.argv[1:] = map(_lowered, sys.argv[1:])
             # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
@@ -106,6 +112,7 @@ def _check_arguments(name: str, argv: list[str]) -> None:
     Raises:
         UserError: Names the argument, and what to type instead.
     """
+    is_sweep = any(each == "-m" or (len(each) > 3 and "--multirun".startswith(each)) for each in argv)
     for argument in argv:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise UserError(f"{argument}: holds bytes that are no UTF-8; give the file or folder another name")
@@ -121,10 +128,23 @@ def _check_arguments(name: str, argv: list[str]) -> None:
             raise UserError(f"{key}: can't be set: {instead}")
         if name != "train" and argument in ("-m", "--multirun"):
             raise UserError(f"{argument}: there is one run to {name}; sweeps are those of leyden.train")
+        if not is_sweep and (ZIP.match(value) or key == "sweep.seeds"):
+            raise UserError(f"{argument}: is for a sweep, which needs -m")
         if has_value and value == "{}" and not key.startswith("+"):
             raise UserError(
                 f"{argument}: changes nothing; {key}=null or ~{key} takes it out, {key}.KEY=... sets a key"
             )
+
+
+def _lowered(argument: str) -> str:
+    """A zip as the sweeper's own configuration, where Hydra takes any text."""
+    name, _, value = argument.partition("=")
+    if not ZIP.match(value) or name.startswith("-"):
+        return argument
+    if not name.isidentifier():
+        raise UserError(f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself")
+    text = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()  # each job interpolates for itself
+    return f"++hydra.sweeper.params.{name}={text}"
 
 
 def _show_tracebacks(really: bool) -> None:

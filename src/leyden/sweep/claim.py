@@ -9,6 +9,8 @@ from filelock import FileLock
 from leyden.config.mistakes import UserError
 from leyden.run.files import read_json, refuse_links, write_whole
 
+OLD = {"sweep.seeds": 1}  # what a sweep was that does not say so yet
+
 
 def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
     """Make a directory that of a sweep of this name and objective, and write down further facts about it.
@@ -25,9 +27,9 @@ def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> N
             if not isinstance(there, dict):
                 raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
             differences = [
-                f"{key} {there.get(key)} there, {here} here"
+                f"{key} {there.get(key, OLD.get(key))} there, {here} here"
                 for key, here in identity.items()
-                if there.get(key) != here
+                if there.get(key, OLD.get(key)) != here
             ]
             if differences:
                 raise UserError(

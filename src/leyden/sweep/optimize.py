@@ -4,25 +4,40 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus
 from optuna.samplers import GPSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
+from leyden.sweep.conditions import read_when
+from leyden.sweep.dimension import Dimension
 from leyden.sweep.jobs import Job
 from leyden.sweep.search import Search
-from leyden.sweep.slug import slug
-from leyden.sweep.space import as_overrides, corners, log_keys, space
+from leyden.sweep.seeds import further_seeds, num_seeds
+from leyden.sweep.space import Space
 from leyden.sweep.study import open_study, try_sampler
 from leyden.sweep.sweep import Sweep
+from leyden.sweep.trials import Trials
 
 
 def search(
-    sweep: Sweep, overrides: Sequence[Override], *, sampler: Any, num_trials: int, batch_size: int | None
+    sweep: Sweep,
+    dimensions: Sequence[Dimension],
+    when: Any,
+    *,
+    sampler: Any,
+    num_trials: int,
+    batch_size: int | None,
 ) -> None:
     """Search until `num_trials` trials have ended, those of earlier starts included.
+
+    Args:
+        sweep: Its directory and launcher.
+        dimensions: What is searched, and what is fixed.
+        when: The conditions under which a key is there, as `hydra.sweeper.when` has them.
+        sampler: One of Optuna's.
+        num_trials: How many trials there are to be.
+        batch_size: Trials at once, at most; None for as many as the launcher runs at once.
 
     Raises:
         UserError: Something is wrong with the space, the study or a setting; or trials have failed.
@@ -35,54 +50,46 @@ def search(
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
-    searched, fixed = space(overrides)
-    if not searched:
+    space = Space(dimensions, read_when(when, dimensions))
+    if not space.free:
         raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
-    # Each bound and each choice is checked before the first trial.
-    extremes = sweep.compose([[*fixed, *(f"{k}={v}" for k, v in corner.items())] for corner in corners(searched)])
+    if never := space.never_there():
+        raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
+    num = num_seeds(sweep.config, [space])
+    # Each bound, each choice and each branch is checked before the first trial.
+    extremes = sweep.compose([space.overrides(corner) for corner in space.corners()])
     aims = objectives(extremes[0].task_config.objective)
     if not aims:
         raise UserError("objective=null: a search needs an objective")
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
-    try_sampler(sampler, searched, directions)
-    if not sweep.check(extremes, log=log_keys(searched)):
+    try_sampler(sampler, space, directions)
+    checked = [*extremes, *sweep.compose(further_seeds(extremes[0], num), first=len(extremes))]
+    if not sweep.check(checked, {"sweep.seeds": num}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
+    jobs: dict[int, list[Job]] = {}  # of each trial
+    num_composed = 0
 
-    def name(overrides: list[str]) -> str:
-        return slug([*fixed, *overrides], sweep.directory)
+    def runs(trial: Trial) -> list[str]:
+        """Compose the jobs of a trial; the names of their directories."""
+        nonlocal num_composed
+        (first,) = sweep.compose([space.overrides(trial.params)], first=num_composed)
+        further = sweep.compose(further_seeds(first, num), first=num_composed + 1)
+        jobs[trial.number] = [first, *further]
+        num_composed += num
+        return [job.run.directory.name for job in jobs[trial.number]]
 
-    looking = Search(study, sweep.directory, searched, num_trials=num_trials, name=name)
+    looking = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
     if not getattr(sweep.launcher, "wait", True) and (num_left := looking.num_left()):
         sweep.launcher.leave_search(sweep.config, min(batch_size, num_left))  # type: ignore[attr-defined]
         return
-    asked: dict[int, Trial] = {}  # by the number of its job; two can have the same directory
-    exhausted = False
 
-    def ask() -> Job | None:
-        if exhausted or not (trial := looking.ask()):
-            return None
-        (job,) = sweep.compose([[*fixed, *as_overrides(trial)]], first=len(asked))
-        asked[job.number] = trial
-        return job
+    def ask() -> tuple[Trial, list[Job]] | None:
+        trial = looking.ask()
+        return (trial, jobs.pop(trial.number)) if trial else None
 
-    def ended(job: Job, returned: JobReturn) -> None:
-        nonlocal exhausted
-        result = job.run.result
-        if returned.status == JobStatus.FAILED:
-            told: dict[str, Any] = {"state": TrialState.FAIL}
-        elif result and result.status == "pruned":
-            told = {"state": TrialState.PRUNED}
-        else:
-            told = {"values": returned.return_value}
-        try:
-            study.tell(asked[job.number], **told)
-        except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
-            if "Study.stop" not in str(error):
-                raise
-            exhausted = True
-
+    trials = Trials(study, ask, at_once=batch_size, dropped=sweep.expect_less)
     with looking.opened():
-        total = looking.num_open() + looking.num_to_take_over()
-        sweep.run(ask, total=total, shared=fixed, at_once=batch_size, ended=ended)
+        total = (looking.num_open() + looking.num_to_take_over()) * num
+        sweep.run(trials.ask, total=total, shared=space.fixed, at_once=batch_size * num, ended=trials.ended)
     sweep.conclude()

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import filelock
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.mistakes import UserError
-from leyden.sweep.space import as_overrides
+from leyden.sweep.space import Space
 from leyden.sweep.study import trial_of
 
 
@@ -21,22 +20,22 @@ class Search:
     Args:
         study: As `open_study` gives it.
         directory: The sweep directory.
-        searched: The space.
+        space: What is searched.
         num_trials: How many are to have ended, those of earlier starts included; what failed then does not count.
-        name: Gives a trial's overrides the name of its run directory, by which `Pruning` finds the trial.
+        runs: Gives the names of a trial's run directories; by the first one `Pruning` finds the trial.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         directory: Path,
-        searched: dict[str, BaseDistribution],
+        space: Space,
         *,
         num_trials: int,
-        name: Callable[[list[str]], str],
+        runs: Callable[[Trial], list[str]],
     ) -> None:
-        self.study, self.directory, self.searched = study, directory, searched
-        self.num_trials, self.name = num_trials, name
+        self.study, self.directory, self.space = study, directory, space
+        self.num_trials, self.runs = num_trials, runs
         self.owner = f"owner-{uuid.uuid4().hex}"
         self.mine: set[int] = set()
 
@@ -53,7 +52,9 @@ class Search:
                 again = {trial.user_attrs.get("again") for trial in trials}
                 for trial in trials:
                     if trial.state == TrialState.FAIL and trial.number not in again:
-                        self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+                        # One that was itself to try a setting again can have been killed before it had drawn all of it.
+                        setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                        self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
             yield
         finally:
             (self.directory / "locks" / self.owner).unlink(missing_ok=True)
@@ -68,19 +69,21 @@ class Search:
         with self._lock("ask"):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_left(frozen):
-                    if set(frozen.params) == set(self.searched):
+                    if self.space.has(frozen.params):
                         return self._own(trial_of(self.study, frozen))
                     # It was left before all was drawn, or drawn from another space.
                     self.study.tell(frozen.number, state=TrialState.FAIL)
             if self.num_open() < 1:
                 return None
             try:
-                return self._own(self.study.ask(self.searched))
+                trial = self.study.ask()
+                self.space.draw(trial)
             except ValueError as error:
                 raise UserError(
                     f"{self.directory}: the sampler, or its study, does not take this space ({error})\n"
                     "another space, or another number of objectives, needs another sweep_name"
                 ) from error
+            return self._own(trial)
 
     def num_open(self) -> int:
         """How many trials there are still to be asked for."""
@@ -98,7 +101,10 @@ class Search:
 
     def _own(self, trial: Trial) -> Trial:
         trial.set_user_attr("owner", self.owner)
-        trial.set_user_attr("run", self.name(as_overrides(trial)))
+        first, *others = self.runs(trial)
+        if others:
+            trial.set_user_attr("further_runs", others)
+        trial.set_user_attr("run", first)
         self.mine.add(trial.number)
         return trial
 
@@ -134,7 +140,11 @@ class Search:
             UserError: It does not.
         """
         runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
-        known = {trial.user_attrs.get("run") for trial in self.study.get_trials(deepcopy=False)}
+        known = {
+            name
+            for trial in self.study.get_trials(deepcopy=False)
+            for name in (trial.user_attrs.get("run"), *trial.user_attrs.get("further_runs", ()))
+        }
         if unknown := [name for name in runs if name not in known]:
             raise UserError(
                 f"{self.directory}/study.journal knows nothing of {len(unknown)} of {len(runs)} runs here, as "

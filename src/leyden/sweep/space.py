@@ -1,109 +1,151 @@
-"""What a search searches, in Hydra's override syntax.
+"""What a sweep spans: its dimensions, of which some are there under conditions only."""
 
-optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform
-model.dropout=interval(0.0,0.5)               a number
-data.batch_size=int(interval(32,256))         a whole number
-data.batch_size=choice(64,128,256)            one of these; 64,128,256 says the same
-trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
-"""
-
-import contextlib
-from collections.abc import Sequence
-from typing import Any
-
-from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from leyden.config.mistakes import UserError
+from leyden.sweep.conditions import Conditions, hold
+from leyden.sweep.dimension import Dimension
 
-MANY = 50
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+Setting = Mapping[str, Any]
+"""The value of each dimension that is there, by name, those that are fixed left out."""
 
 
-def space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """The distribution of each key that is searched, and the overrides that are fixed; the last one of a key holds.
+class Space:
+    """The settings of a sweep.
+
+    Args:
+        dimensions: What is tried, and what is fixed.
+        when: The conditions of a dimension, by its key.
 
     Raises:
-        UserError: A range or interval is empty, or not what its tag asks for.
+        UserError: Dimensions depend on each other in a circle, or on what is not there.
+
+    Example:
+        >>> from leyden.sweep.dimension import Choice
+        >>> values = {"optimizer": ("sgd", "adamw"), "momentum": ("0", "0.9")}
+        >>> def of(key, texts):
+        ...     return Dimension(key, (key,), {each: Choice((f"{key}={each}",), {key: each}) for each in texts})
+        >>> tried = [of(key, texts) for key, texts in values.items()]
+        >>> space = Space(tried, {"momentum": {"optimizer": frozenset({"sgd"})}})
+        >>> [space.overrides(setting) for setting in space.settings()][1:]
+        [['optimizer=sgd', 'momentum=0.9'], ['optimizer=adamw']]
     """
-    searched: dict[str, BaseDistribution] = {}
-    fixed: dict[str, str] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        searched.pop(key, None)
-        fixed.pop(key, None)
-        if not override.is_sweep_override():
-            fixed[key] = f"{key}={override.get_value_element_as_str()}"
-            continue
-        value = override.value()
-        try:
-            if isinstance(value, Glob):
-                searched[key] = CategoricalDistribution(list(map(_text, override.sweep_iterator())))
-            else:
-                searched[key] = _distribution(value)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{override.input_line}: {error}") from error
-    return searched, list(fixed.values())
 
+    def __init__(self, dimensions: Sequence[Dimension], when: Mapping[str, Conditions]) -> None:
+        self.of = {key: dimension for dimension in dimensions for key in (dimension.name, *dimension.keys)}
+        self.when = {self.of[key].name: each for key, each in when.items() if key in self.of}
+        self.dimensions: list[Dimension] = []
+        for dimension in sorted(dimensions, key=lambda each: not each.is_fixed):
+            self._place(dimension, ())
+        self.free = [dimension for dimension in self.dimensions if not dimension.is_fixed]
+        self.fixed = [
+            override
+            for dimension in self.dimensions
+            if dimension.is_fixed and dimension.name not in self.when
+            for override in dimension.overrides(None)
+        ]
 
-def _distribution(sweep: Any) -> BaseDistribution:
-    if unknown := sorted(sweep.tags - {"log"}):
-        raise ValueError(f"the tag {unknown[0]} means nothing here, there is log alone")
-    log = "log" in sweep.tags
-    if isinstance(sweep, ChoiceSweep):
-        return CategoricalDistribution([_text(value) for value in sweep.list])
-    if isinstance(sweep, IntervalSweep):
-        if isinstance(sweep.start, int) and isinstance(sweep.end, int):
-            return IntDistribution(sweep.start, sweep.end, log=log)
-        return FloatDistribution(float(sweep.start or 0), float(sweep.end or 0), log=log)
-    assert isinstance(sweep, RangeSweep)
-    values = list(sweep.range())
-    if not values:
-        raise ValueError("an empty range")
-    return CategoricalDistribution([_text(value) for value in values])
+    def _place(self, dimension: Dimension, path: tuple[str, ...]) -> None:
+        """Append a dimension, those that it depends on first."""
+        path = (*path, dimension.name)
+        if dimension.name in path[:-1]:
+            raise UserError(f"hydra.sweeper.when: a circle: {' needs '.join(path)}")
+        for key in self.when.get(dimension.name, {}):
+            if key not in self.of:
+                raise UserError(f"hydra.sweeper.when: {dimension.name} is tried where nothing sets {key}")
+            self._place(self.of[key], path)
+        if dimension not in self.dimensions:
+            self.dimensions.append(dimension)
 
+    def is_there(self, dimension: Dimension, setting: Setting) -> bool:
+        """Whether a setting has a dimension."""
+        needed = self.when.get(dimension.name, {})
+        return not needed or hold(needed, {key: self._value(key, setting) for key in needed})
 
-def _text(value: Any) -> str:
-    """A value as it stands in an override."""
-    if isinstance(value, QuotedString):
-        return value.with_quotes()
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_text(key)}:{_text(inner)}" for key, inner in value.items()) + "}"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    def _value(self, key: str, setting: Setting) -> str:
+        dimension = self.of[key]
+        if dimension.is_fixed and self.is_there(dimension, setting):
+            (choice,) = dimension.choices.values()
+            return choice.values[key]
+        taken = dimension.choices.get(setting.get(dimension.name, ""))
+        return taken.values[key] if taken else ""
 
+    def overrides(self, setting: Setting) -> list[str]:
+        """What a job of this setting is composed by."""
+        there = (each for each in self.dimensions if self.is_there(each, setting))
+        return [override for each in there for override in each.overrides(setting.get(each.name))]
 
-def corners(searched: dict[str, BaseDistribution]) -> list[dict[str, str]]:
-    """Settings that take each bound and each choice, so that a mistake shows before the first trial.
+    def values(self, setting: Setting) -> dict[str, str]:
+        """The value of each key that a job of this setting is given, as conditions name it; intervals have none."""
+        there = (each for each in self.dimensions if self.is_there(each, setting) and not each.interval)
+        return {key: self._value(key, setting) for each in there for key in each.keys}
 
-    Of more than `MANY` numbers, as a range has, they take the smallest and the largest one.
-    """
-    values = {key: list(map(str, _extremes(distribution))) for key, distribution in searched.items()}
-    number = max((len(list_) for list_ in values.values()), default=1)
-    return [{key: list_[n % len(list_)] for key, list_ in values.items()} for n in range(number)]
+    def draw(self, trial: "BaseTrial") -> None:
+        """Let a trial choose a setting, its parameters; those that decide what else there is come first."""
+        setting: dict[str, Any] = {}
+        for dimension in self.free:
+            if self.is_there(dimension, setting):
+                setting[dimension.name] = dimension.draw(trial)
 
+    def has(self, setting: Setting) -> bool:
+        """Whether a setting is a whole one of this space."""
+        there = {each.name: each for each in self.free if self.is_there(each, setting)}
+        return set(there) == set(setting) and all(each.has(setting[name]) for name, each in there.items())
 
-def _extremes(distribution: BaseDistribution) -> Sequence[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        choices = distribution.choices
-        with contextlib.suppress(ValueError):
-            if len(choices) > MANY:
-                return min(choices, key=_number), max(choices, key=_number)
-        return choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low, distribution.high
+    def settings(self, dimensions: Iterable[Dimension] | None = None) -> list[dict[str, Any]]:
+        """All combinations of choices; of some dimensions, with all that those depend on."""
+        found: list[dict[str, Any]] = [{}]
+        for each in self.free if dimensions is None else dimensions:
+            found = [
+                further
+                for one in found
+                for further in (
+                    [{**one, each.name: text} for text in each.choices] if self.is_there(each, one) else [one]
+                )
+            ]
+        return found
 
+    def branches(self) -> list[dict[str, Any]]:
+        """What decides which dimensions there are: one setting of it for each way it can be."""
+        deciding = {self.of[key].name for each in self.when.values() for key in each}
+        return self.settings(each for each in self.free if each.name in deciding)
 
-def _number(choice: Any) -> float:
-    return float(str(choice))
+    def corners(self) -> list[dict[str, Any]]:
+        """Settings that take each bound, each choice and each branch, so that a mistake shows before the first trial."""
+        extremes = {each.name: each.extremes() for each in self.free}
+        unseen = {name: list(values) for name, values in extremes.items()}
+        found: list[dict[str, Any]] = []
+        for branch in self.branches():
+            is_first = True
+            while is_first or any(unseen[name] for name in found[-1] if name not in branch):
+                is_first, setting = False, dict(branch)
+                for each in self.free:
+                    name, values = each.name, extremes[each.name]
+                    if name not in branch and self.is_there(each, setting):
+                        setting[name] = unseen[name].pop(0) if unseen[name] else values[len(found) % len(values)]
+                found.append(setting)
+        return found
 
+    def never_there(self) -> list[str]:
+        """Dimensions whose conditions hold in no setting, though nothing that those are on is fixed."""
+        branches = self.branches()
+        never = {each.name for each in self.free if not any(self.is_there(each, branch) for branch in branches)}
+        return [
+            name
+            for name in never
+            if not any(self.of[key].is_fixed or self.of[key].name in never for key in self.when[name])
+        ]
 
-def log_keys(searched: dict[str, BaseDistribution]) -> list[str]:
-    """The keys that are searched by orders of magnitude."""
-    return [key for key, distribution in searched.items() if getattr(distribution, "log", False)]
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is something to draw that not each setting has."""
+        return any(each.name in self.when for each in self.free)
 
-
-def as_overrides(trial: Trial | FrozenTrial) -> list[str]:
-    """The setting of a trial."""
-    return [f"{key}={value}" for key, value in trial.params.items()]
+    @property
+    def log_keys(self) -> list[str]:
+        """The keys that are searched by orders of magnitude."""
+        return [each.name for each in self.free if each.interval and each.interval.log]

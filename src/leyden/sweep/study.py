@@ -8,15 +8,24 @@ from typing import Any
 
 import filelock
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    TPESampler,
+)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.mistakes import UserError
+from leyden.sweep.space import Space
 
-STUDY = "leyden"
+STUDY = "study"  # brackets of Hyperband follow from it
 LOCK_TIMEOUT = 30  # seconds
 
 
@@ -56,28 +65,49 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
         raise UserError(f"{path}: is a link; what is written to a study must not change other files")
     try:
         storage = JournalStorage(Journal(path))
-        return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
+        name, *_ = [*optuna.get_all_study_names(storage), STUDY]  # an older search has named it otherwise
+        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
 
 
-def try_sampler(sampler: Any, searched: dict[str, BaseDistribution], directions: list[Any]) -> None:
-    """Let a copy of the sampler draw some trials: what it can't do shows now, not after the first trials.
+def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
+    """Let a copy of the sampler draw some trials, of each branch: what it can't do shows now, not after the first trials.
 
     Raises:
         UserError: It can't, or is none.
     """
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
+    if space.is_conditional and (draws := _draws_at_random(sampler)):
+        raise UserError(
+            f"hydra.sweeper.sampler: {draws} learns nothing of keys that some trials lack, as hydra.sweeper.when has it; "
+            "tpe, random and grid do"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=copy.deepcopy(sampler), directions=directions)
+    branches = space.branches() if space.is_conditional else []
+    for branch in branches:
+        study.enqueue_trial(branch)
     try:
-        for number in range(3):
-            trial = study.ask(searched)
+        for number in range(3 + len(branches)):
+            trial = study.ask()
+            space.draw(trial)
             with contextlib.suppress(RuntimeError):  # it has tried all there is
                 study.tell(trial, [float(number)] * len(directions))
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
+
+
+def _draws_at_random(sampler: BaseSampler) -> str:
+    """Which sampler this is, if it draws at random what not all trials have; empty if it does not."""
+    together = (CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, NSGAIIISampler, QMCSampler)
+    if isinstance(sampler, together):
+        return type(sampler).__name__
+    # Optuna has no public way to ask for these.
+    if isinstance(sampler, TPESampler) and sampler._multivariate and not sampler._group:
+        return "TPESampler(multivariate=true) without group=true"
+    return ""
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:

@@ -1,6 +1,6 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Sweep:
         self.num_jobs = 0
         self.keys: set[str] = set()  # of what the jobs were composed by
         self.failures: dict[str, str] = {}
+        self.status: StatusLine | None = None
 
     def __enter__(self) -> "Sweep":
         return self
@@ -57,11 +58,12 @@ class Sweep:
         """Jobs, one per list of overrides; `first` is the number of the first one."""
         return compose(self.composer, batch, first)
 
-    def check(self, jobs: Sequence[Job], **facts: Any) -> bool:
+    def check(self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any) -> bool:
         """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
 
         Args:
             jobs: That are to run.
+            identity: What makes this sweep another one, beside name and objective.
             facts: To be written down about the sweep.
 
         Raises:
@@ -95,7 +97,8 @@ class Sweep:
             return False
         if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
             return False
-        claim(self.directory, {"name": self.config.name, "objective": config["objective"]}, facts)
+        both = {"name": self.config.name, "objective": config["objective"]}
+        claim(self.directory, {**both, **(identity or {})}, facts)
         return True
 
     def run(
@@ -127,7 +130,8 @@ class Sweep:
             return not (self.failures and self.config.sweep.fail_fast)
 
         if hasattr(self.launcher, "run_jobs"):
-            self.launcher.run_jobs(ask, StatusLine(total, shared), at_once=at_once, ended=told)
+            self.status = StatusLine(total, shared)
+            self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=told)
             return
         goes_on = True
         while goes_on and (some := list(islice(iter(ask, None), at_once))):  # another one takes them together
@@ -135,6 +139,11 @@ class Sweep:
             # One that does not wait returns nothing.
             for job, returned in zip(some, launched, strict=False):
                 goes_on = told(job, returned) and goes_on
+
+    def expect_less(self, num: int) -> None:
+        """Let the status line know of jobs that will not be needed."""
+        if self.status:
+            self.status.total -= num
 
     def conclude(self) -> None:
         """Write and print the summary.

@@ -1,0 +1,184 @@
+"""One dimension of what a sweep spans: a key and its values, or the rows of a zip.
+
+optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform; intervals are for a search
+model.dropout=interval(0.0,0.5)               a number
+data.batch_size=int(interval(32,256))         a whole number
+data.batch_size=choice(64,128,256)            one of these; 64,128,256 says the same
+trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hydra._internal.grammar.utils import escape_special_characters  # of which Hydra has no public name
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+MANY = 50
+
+
+class Choice(NamedTuple):
+    """One of the things that a dimension can be.
+
+    Args:
+        overrides: What it sets.
+        values: The value of each key, without prefix and quotes, as conditions name it.
+    """
+
+    overrides: tuple[str, ...]
+    values: dict[str, str]
+
+
+class Interval(NamedTuple):
+    """Bounds of a number, both included."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the numbers are whole ones."""
+        return isinstance(self.low, int)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What a sweep tries for a key, or for several keys together.
+
+    Args:
+        name: The key as it was typed, or the name of a zip.
+        keys: What it sets, without prefixes.
+        choices: By their texts; of an interval there are none.
+        interval: Bounds, of a number that a search draws.
+        is_fixed: Whether there is one choice, which is no part of a search.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    choices: dict[str, Choice] = field(default_factory=dict)
+    interval: Interval | None = None
+    is_fixed: bool = False
+
+    def draw(self, trial: "BaseTrial") -> Any:
+        """Let a trial choose."""
+        if self.interval is None:
+            return trial.suggest_categorical(self.name, list(self.choices))
+        low, high, log = self.interval
+        if self.interval.is_whole:
+            return trial.suggest_int(self.name, int(low), int(high), log=log)
+        return trial.suggest_float(self.name, low, high, log=log)
+
+    def has(self, value: Any) -> bool:
+        """Whether a value is one of this dimension; of an interval any number is, as its bounds can have been others."""
+        return isinstance(value, int | float) if self.interval else value in self.choices
+
+    def overrides(self, value: Any) -> Sequence[str]:
+        """What it sets; the value of a fixed one is known."""
+        if self.is_fixed:
+            (choice,) = self.choices.values()
+            return choice.overrides
+        return [f"{self.name}={value}"] if self.interval else self.choices[value].overrides
+
+    def extremes(self) -> list[Any]:
+        """Each bound or choice; of more than `MANY` numbers, as a range has, the smallest and the largest one."""
+        if self.interval:
+            return [self.interval.low, self.interval.high]
+        texts = list(self.choices)
+        with contextlib.suppress(ValueError):
+            if len(texts) > MANY:
+                return [min(texts, key=float), max(texts, key=float)]
+        return texts
+
+
+def plain(override: Override) -> str:
+    """The key of an override without its prefix, as a condition names it."""
+    return override.get_key_element().lstrip("+~")
+
+
+def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:
+    """The dimension of a key and its values."""
+    name, key = override.get_key_element(), plain(override)
+    choices = {text(value): Choice((f"{name}={text(value)}",), {key: as_meant(value)}) for value in values}
+    return Dimension(name, (key,), choices, **kwargs)
+
+
+def of_interval(override: Override, sweep: IntervalSweep) -> Dimension:
+    """The dimension of a key whose value is a number between two others.
+
+    Raises:
+        ValueError: There is no such number, or there are no orders of magnitude.
+    """
+    check_tags(sweep.tags, "log")
+    low, high, log = sweep.start or 0, sweep.end or 0, "log" in sweep.tags
+    if not (isinstance(low, int) and isinstance(high, int)):
+        low, high = float(low), float(high)
+    if not low <= high:
+        raise ValueError("the first bound must not be larger than the second one")
+    if log and low <= 0:
+        raise ValueError("the bounds of tag(log,...) must be larger than 0")
+    return Dimension(override.get_key_element(), (plain(override),), interval=Interval(low, high, log))
+
+
+def check_tags(tags: Iterable[str], *known: str) -> None:
+    """Raise a `ValueError` for a tag that means nothing."""
+    if unknown := sorted({*tags} - {*known}):
+        raise ValueError(f"the tag {unknown[0]} means nothing here" + (", there is log alone" if known else ""))
+
+
+def as_text(
+    value: Any,
+    string: Callable[[str], str] = lambda text: text,
+    quoted: Callable[[QuotedString], str] = QuotedString.with_quotes,
+) -> str:
+    """A value as it stands in an override.
+
+    Args:
+        value: As Hydra has parsed it.
+        string: Of a text.
+        quoted: Of a text that stood in quotes.
+
+    Example:
+        >>> as_text([True, None, 0.5])
+        '[true,null,0.5]'
+    """
+    if isinstance(value, QuotedString):
+        return quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(as_text(each, string, quoted) for each in value)}]"
+    if isinstance(value, dict):
+        pairs = (f"{as_text(key, string, quoted)}:{as_text(each, string, quoted)}" for key, each in value.items())
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, str):
+        return string(value)
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def as_typed(value: Any) -> str:
+    """A value of a search: signs that would end it are escaped."""
+    return as_text(
+        value, lambda text: escape_special_characters(text) if re.search(r"[()\[\]{}=,]", text) else text
+    )
+
+
+def in_quotes(value: Any) -> str:
+    """A value of a zip: a text stands in quotes, unless it is a word and no other value.
+
+    Example:
+        >>> [in_quotes(value) for value in ("mlp", "1", 1, "a b")]
+        ['mlp', "'1'", '1', "'a b'"]
+    """
+    word = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_]\w*", re.IGNORECASE | re.ASCII)
+    return as_text(
+        value, lambda text: text if word.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+    )
+
+
+def as_meant(value: Any) -> str:
+    """A value as conditions compare it: quotes are none of it."""
+    return as_text(value, quoted=lambda text: text.text)

@@ -1,0 +1,29 @@
+"""What sweeps span, made of what is typed."""
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from leyden.config.paths import CONF
+from leyden.sweep.conditions import read_when
+from leyden.sweep.grid import settings, spaces
+from leyden.sweep.space import Space
+from leyden.sweep.typed import Typed
+
+
+def typed(*, is_search):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+    return Typed(loader, OmegaConf.create({"seed": 0}), is_search=is_search)
+
+
+def space(*arguments, when=None, params=None):
+    """That of a search."""
+    dimensions = typed(is_search=True).dimensions(params, arguments)
+    return Space(dimensions, read_when(when, dimensions))
+
+
+def grid(*arguments, params=None, union=None, exclude=None, when=None):
+    """The jobs of a grid, as texts."""
+    found = spaces(typed(is_search=False), params, union, when, arguments)
+    return [" ".join(overrides) for overrides in settings(found, exclude)]
