@@ -1,24 +1,25 @@
 """Summarise the runs below a folder: a table and a picture."""
 
-import argparse
-from pathlib import Path
-
 from leyden.cluster import slurm
+from leyden.config import arguments
 from leyden.config.mistakes import UserError
-from leyden.config.terminal import printable
 from leyden.report.summary import summarize
+
+USAGE = """\
+python -m leyden.summarize DIR [format=table|json]
+
+Many runs as one table and picture, the best first: summary.csv, summary.md and summary.png in the folder, which is any
+with runs in or below it, as outputs/sweeps/NAME. With format=json the table is printed for other programs."""
 
 
 def main() -> None:
-    """The command: `python -m leyden.summarize DIR`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m leyden.summarize", description="Many runs as one table and picture."
-    )
-    parser.add_argument("directory", type=Path, help="any folder with runs in or below it, as outputs/sweeps/NAME")
-    try:
-        summarize(parser.parse_args().directory, slurm.statuses)
-    except (UserError, OSError) as error:
-        raise SystemExit(f"leyden: {printable(str(error))}") from None
+    """The command."""
+    with arguments.command():
+        folders, options = arguments.read(USAGE, {"format": "table"}, most=1)
+        form = arguments.choose(options, "format", "table", "json")
+        if not folders:
+            raise UserError("a folder is missing: python -m leyden.summarize outputs/sweeps/NAME")
+        summarize(folders[0], slurm.statuses, form)
 
 
 if __name__ == "__main__":

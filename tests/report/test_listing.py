@@ -16,17 +16,20 @@ from tests.report.test_summary import write
 
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
-    """The command; what it prints, or what it ends with."""
+    """The command; what it prints, or the line that it ends with."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "ROOT", tmp_path)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["leyden.runs", *arguments])
+        code = 0
         try:
             runs.main()
         except SystemExit as stop:
-            return str(stop)
-        return capsys.readouterr().out
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert code == (2 if err else 0)
+        return err or out
 
     return call
 
@@ -89,7 +92,9 @@ def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
         (["where=optimizer.lr"], "where=optimizer.lr: a sign is missing"),
         (["format=xml"], "format=xml: must be one of table, json, csv"),
         (["wehre=x"], "wehre=x: must be a folder, or one of where=, sort="),
-        (["a", "b"], "b: there can be one folder"),
+        (["a", "b"], "b: there can be 1 folder"),
+        (["--all"], "--all: must be a folder, or one of where=, sort="),
+        (["sort=age", "sort=seed"], "sort=seed: sort stands there twice"),
         (["diff=[outputs/r0,outputs/r1]", "sort=seed"], "diff: stands alone"),
         (["diff=[outputs/r0]"], "diff: must be two run directories"),
         (["diff=[outputs/r0,outputs/none]"], "not a run directory"),
@@ -100,6 +105,35 @@ def test_what_is_wrong_is_told_in_a_line(call, three, arguments, message):
     assert text.startswith("leyden: ")
     assert message in text
     assert len(text.splitlines()) == 1
+
+
+def test_what_is_asked_for_is_shown(call, three):
+    asked = ("where=val/loss > 0.4 or epochs = 3", "sort=-optimizer.lr", "outputs")
+    (head, first, *_) = call(*asked).splitlines()
+    assert head.split() == ["run", "status", "age", "how", "far", "objective", *ASKED, "typed"]
+    assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]
+    found = json.loads(call(*asked, "format=json"))
+    assert [[row[key] for key in ASKED] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
+    table = list(csv.DictReader(io.StringIO(call(*asked, "format=csv"))))
+    assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
+    # A gap is no value, and null is one.
+    write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
+    (three / "sub" / "new2" / "config.yaml").write_text("objective: null\nnote: null\noptimizer: {lr: 3}\n")
+    for condition, value in (("optimizer.lr = 3", "null"), ("optimizer.lr < 0.02", "")):
+        assert call("sort=note", f"where={condition}").count("null") == bool(value)
+        (line,) = csv.DictReader(io.StringIO(call("sort=note", f"where={condition}", "format=csv")))
+        assert line["note"] == value
+        (row,) = json.loads(call("sort=note", f"where={condition}", "format=json"))
+        assert ("note" in row) == bool(value)
+
+
+ASKED = ["epochs", "val/loss", "optimizer.lr"]
+
+
+def test_a_pipe_gets_whole_lines(call, three):
+    name = "n" * 200
+    write(three / name, [f"optimizer.lr={7}"], value=0.5)
+    assert f"outputs/{name} " in call("where=optimizer.lr=7")
 
 
 def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import yaml
 
+from leyden import summarize as command
 from leyden.config.mistakes import UserError
-from leyden.report import summary
+from leyden.report import plot, summary
 from leyden.report.ranking import merge
 from leyden.report.records import read_records
 from leyden.run import files
@@ -102,7 +103,8 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     write(tmp_path / "f", ["optimizer.lr=2"], status=None)
     summarize(tmp_path)
     found = rows(tmp_path)
-    assert list(found[0]) == ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status"]
+    columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
+    assert list(found[0]) == columns
     assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1.0", "10.0", "2.0"]
     assert float(found[1]["objective"]) == pytest.approx(0.4)
     assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
@@ -145,6 +147,119 @@ def test_lists_and_unequal_keys_are_columns(tmp_path):
         {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
         {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
     ]
+
+
+@pytest.fixture
+def gaps(tmp_path):
+    """Runs of two optimizers, of which one has a momentum, which one run has set to null."""
+    for number, momentum in enumerate((0.5, 0.9, None, "absent")):
+        here = tmp_path / f"r{number}"
+        typed = [] if momentum == "absent" else ["optimizer=sgd", f"optimizer.momentum={momentum}"]
+        write(here, [*typed, "seed=0"], value=0.1 * (number + 1))
+        if momentum != "absent":
+            config = yaml.safe_load((here / "config.yaml").read_text())
+            config["optimizer"]["momentum"] = momentum
+            (here / "config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "leyden.report.plot._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+    )
+    summarize(gaps)
+    found = rows(gaps)
+    assert [row["optimizer.momentum"] for row in found] == ["0.5", "0.9", "null", ""]
+    assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
+    out = capsys.readouterr().out
+    assert "None" not in out + (gaps / "summary.md").read_text()
+    assert (gaps / "summary.md").read_text().splitlines()[5].startswith("|  |  | 0.4000 |")
+    # Of the two keys one has a single value where it is: there is nothing to be seen of it.
+    assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
+    choices = [row.choices for row in merge(read_records(gaps, no_states), ["seed"])]
+    assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
+
+
+def test_the_axis_of_a_choice_is_in_order_and_names_no_none(gaps):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    plot._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, line=True)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["9", "10", "null", "x"]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 4], [1, 2], [2, 1], [3, 4]]
+
+
+def test_values_that_are_infinite_stop_nothing(tmp_path):
+    for seed in range(3):
+        write(tmp_path / str(seed), [f"seed={seed}", "optimizer.lr=1"], value=float("inf"))
+        write(tmp_path / f"{seed}-", [f"seed={seed}"], value=0.1 * seed)
+    summarize(tmp_path)
+    assert [row["deviation"] for row in rows(tmp_path)] == ["0.1", ""]
+
+
+def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
+    for name, values in (("1", (0.3, 0.4, 0.5)), ("2", (0.31, 0.38, 0.52)), ("3", (1.3, 1.4, 1.6)), ("4", (2.0,))):
+        for seed, value in enumerate(values):
+            write(tmp_path / f"{name}_{seed}", [f"optimizer.lr={name}", f"seed={seed}"], value=value)
+    summarize(tmp_path)
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
+    out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
+    for text in (out, markdown):
+        assert text.count("≈") == 2
+        assert "can't be told apart from the first row" in text
+        assert "more seeds per row" in text
+        assert text.count("n too small") == 1
+    assert "| 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+
+
+def test_several_objectives_have_no_verdict(tmp_path, capsys):
+    for seed in range(3):
+        for lr in (1, 2):
+            here = tmp_path / f"{lr}_{seed}"
+            write(here, [f"optimizer.lr={lr}", f"seed={seed}"], value=0.1)
+            result = json.loads((here / "result.json").read_text())
+            aims = [{"metric": name, "mode": "min", "value": lr + 0.1 * seed} for name in ("val/loss", "n")]
+            (here / "result.json").write_text(json.dumps({**result, "objective": aims}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"log": []}))
+    summarize(tmp_path)
+    assert [row["like_best"] for row in rows(tmp_path)] == ["", ""]
+    out = capsys.readouterr().out
+    assert "Pareto front" in out
+    assert "≈" not in out
+    assert "n too small" not in out
+
+
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["leyden.summarize", *map(str, arguments)])
+    command.main()
+
+
+def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
+    (tmp_path / "study.journal").touch()
+    run_command(monkeypatch, tmp_path, "format=json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["objectives"] == ["val/loss"]
+    assert [row["choices"].get("optimizer.momentum", "gap") for row in found["rows"]] == [0.5, 0.9, None, "gap"]
+    first = found["rows"][0]
+    assert first["objective"] == 0.1
+    assert (first["deviation"], first["n"], first["status"]) == (None, 1, "finished")
+    assert first["like_best"] is None
+    assert first["runs"] == [found["best"]] == [str(tmp_path / "r0")]
+    assert len(rows(tmp_path)) == 4
+    run_command(monkeypatch, tmp_path)
+    assert f"optuna-dashboard {tmp_path}/study.journal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])
+def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        run_command(monkeypatch, *arguments)
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("leyden: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_single_run_and_runs_without_objective(tmp_path):

@@ -6,7 +6,10 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
+
+WIDE = 10_000  # characters
 
 # Control characters but for tab and newline, those that turn the direction of writing, and halves of characters,
 # which stand for bytes of a file name that are no UTF-8.
@@ -43,11 +46,21 @@ def warn(text: str) -> None:
 
 
 class Terminal(Console):
-    """Prints texts as they are but for what is unsafe, without colours for numbers and without markup."""
+    """Prints texts as they are but for what is unsafe, without colours for numbers and without markup.
+
+    What is no terminal, as a pipe or a file, has lines of any length.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(highlight=False, markup=False, soft_wrap=True, **kwargs)
+        if not self.is_terminal:
+            self.width = WIDE
 
     def render_str(self, text: str, **kwargs: Any) -> Text:
         """A text as rich prints it; all strings pass here, cells of tables too."""
         return super().render_str(printable(text), **kwargs)
+
+
+def grid(*heads: str) -> Table:
+    """A table without lines, whose cells are broken where the terminal ends: nothing of them is left out."""
+    return Table(*(Column(head, overflow="fold") for head in heads), box=None)

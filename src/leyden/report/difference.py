@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from leyden.config.mistakes import UserError
-from leyden.config.terminal import Terminal
+from leyden.config.terminal import Terminal, grid
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 
@@ -27,14 +27,23 @@ def show_difference(*directories: str) -> None:
         "code": [_code(run) for run in runs],
         "result": [_result(run) for run in runs],
     }
-    grid = Table("", "", *(run.directory.name for run in runs), box=None)
+    table = grid("", "", *(run.directory.name for run in runs))
     for part, (a, b) in parts.items():
-        differing = [key for key in [*a, *(key for key in b if key not in a)] if _get(a, key) != _get(b, key)]
-        for number, key in enumerate(differing):
-            grid.add_row("" if number else part, key, _get(a, key), _get(b, key))
-    if not grid.row_count:
-        grid.add_row("nothing differs", "", "", "")
-    Terminal().print(grid)
+        add_rows(table, part, a, b)
+    if not table.row_count:
+        table.add_row("nothing differs", "", "", "")
+    Terminal().print(table)
+
+
+def add_rows(table: Table, part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Add a line to a table for each key that has not the same value in both."""
+    for number, key in enumerate(differing(a, b)):
+        table.add_row("" if number else part, key, _get(a, key), _get(b, key))
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The keys that have not the same value in both, or that one of them lacks."""
+    return [key for key in dict.fromkeys([*a, *b]) if _get(a, key) != _get(b, key)]
 
 
 def _get(values: Mapping[str, Any], key: str) -> str:

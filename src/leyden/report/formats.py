@@ -8,57 +8,67 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from leyden.config.mistakes import UserError
-from leyden.config.terminal import Terminal, printable
+from leyden.config.terminal import Terminal, grid, printable
 from leyden.report.listing import Line
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def show(found: Sequence[Line], form: str) -> None:
-    """Print runs as `table`, `json` or `csv`.
-
-    Raises:
-        UserError: It is none of these.
-    """
-    shows: dict[str, Callable[[Sequence[Line]], None]] = {"table": _table, "json": _json, "csv": _csv}
-    if form not in shows:
-        raise UserError(f"format={form}: must be one of {', '.join(shows)}")
-    shows[form](found)
+def show(found: Sequence[Line], asked: list[str], form: str) -> None:
+    """Print runs as `table`, `json` or `csv`; the keys that were asked for have columns of their own."""
+    shows: dict[str, Callable[[Sequence[Line], list[str]], None]] = {"table": _table, "json": _json, "csv": _csv}
+    shows[form](found, asked)
 
 
-def _table(found: Sequence[Line]) -> None:
-    grid = Table("run", "status", "age", "how far", "objective", "typed", box=None)
+def _table(found: Sequence[Line], asked: list[str]) -> None:
+    table = grid("run", "status", "age", "how far", "objective", *asked, "typed")
     for line in found:
         path = line.directory
         name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        values = [text(line.asked[key]) if key in line.asked else "" for key in asked]
         objective = "" if line.objective is None else f"{line.objective:.4f}"
-        grid.add_row(name, line.status, _age(line.age_s), line.far, objective, line.typed)
-    Terminal().print(grid)
+        table.add_row(name, line.status, _age(line.age_s), line.far, objective, *values, line.typed)
+    Terminal().print(table)
+
+
+def text(value: Any) -> str:
+    """A value of a configuration, or a metric, as a table shows it."""
+    if value is None:
+        return "null"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_json(value: Any) -> Any:
+    """The same with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(found: Sequence[Line]) -> list[dict[str, Any]]:
-    """The fields of each line but `values`, as JSON has them: it knows no infinity."""
-    rows = [{name: value for name, value in vars(line).items() if name != "values"} for line in found]
-    for row in rows:
-        row["directory"] = str(row["directory"])
-        if row["objective"] is not None and not math.isfinite(row["objective"]):
-            row["objective"] = None
-    return rows
+    """The fields of each line, and what it has of what was asked for."""
+    fields = {"asked", "values"}
+    rows = [{name: value for name, value in vars(line).items() if name not in fields} for line in found]
+    return [
+        as_json({**row, "directory": str(line.directory), **line.asked})
+        for row, line in zip(rows, found, strict=True)
+    ]
 
 
-def _json(found: Sequence[Line]) -> None:
+def _json(found: Sequence[Line], asked: list[str]) -> None:
     print(json.dumps(_rows(found), indent=2))  # as ASCII, so that nothing in it steers a terminal
 
 
-def _csv(found: Sequence[Line]) -> None:
+def _csv(found: Sequence[Line], asked: list[str]) -> None:
     rows = _rows(found)
-    table = csv.DictWriter(text := io.StringIO(), list(rows[0]) if rows else [])
+    heads = [key for key in rows[0] if key not in asked] if rows else []
+    table = csv.DictWriter(written := io.StringIO(), [*heads, *asked], lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
-    print(printable(text.getvalue()), end="")
+    for row, line in zip(rows, found, strict=True):
+        table.writerow(row | {key: "null" for key, value in line.asked.items() if value is None})
+    print(printable(written.getvalue()), end="")
 
 
 def _age(seconds: float | None) -> str:

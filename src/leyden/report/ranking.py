@@ -1,12 +1,21 @@
 """Runs merged over seeds and folds, and ranked."""
 
+import contextlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from leyden.report.records import Record
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import warn
+from leyden.report.record import Record
+from leyden.report.verdict import Group
+from leyden.run.files import read_json
+
+AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
+FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of several folds share training data
 
 
 @dataclass
@@ -19,8 +28,27 @@ class Row:
     @property
     def counted(self) -> list[Record]:
         """The runs that the means are over: those that have finished, or else those that were pruned."""
-        reached = [record for record in self.records if record.values]
-        return [record for record in reached if record.status == "finished"] or reached
+        return self.finished or [record for record in self.records if record.values]
+
+    @property
+    def finished(self) -> list[Record]:
+        """The runs that have finished, and reached something."""
+        return [record for record in self.records if record.values and record.status == "finished"]
+
+    def group(self, averaged: Sequence[str]) -> Group:
+        """What those that have finished have reached, by the values of what the mean is over.
+
+        Two runs of the same values are one, with their mean: they tell nothing of what another seed would give.
+        """
+        reached: dict[tuple[str, ...], list[float]] = {}
+        for record in self.finished:
+            key = tuple(repr(record.config[name]) if name in record.config else "" for name in averaged)
+            reached.setdefault(key, []).append(record.values[0])
+        folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
+        told = [record.config.get(NUM_FOLDS) for record in self.finished]
+        num_folds = max([len(folds), *(num for num in told if isinstance(num, int))])
+        values = {key: statistics.fmean(same) for key, same in reached.items()}
+        return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
 
     def cells(self, metrics: Sequence[str]) -> dict[str, Any]:
         """What the table says: choices, objectives (mean, deviation, number), epochs, seconds, states."""
@@ -29,9 +57,9 @@ class Row:
         means = {name: _mean([values[n] for values in ended]) for n, name in enumerate(metrics)}
         firsts = [values[0] for values in ended]
         return {
-            **self.choices,
+            **{key: "null" if value is None else value for key, value in self.choices.items()},
             "objective": means.pop(metrics[0]),
-            "deviation": statistics.stdev(firsts) if len(firsts) > 1 else None,
+            "deviation": deviation(firsts),
             **means,
             "n": len(ended),
             "epochs": _mean([record.epochs for record in self.records]),
@@ -44,14 +72,10 @@ class Row:
 
 def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     """A row for each combination of the choices that vary, but for those that a mean is over; best first."""
-    keys = [
-        key
-        for key in records[0].choices
-        if key not in averaged and len({str(record.choices[key]) for record in records}) > 1
-    ]
+    keys = [key for key in varied([record.choices for record in records]) if key not in averaged]
     rows: dict[str, Row] = {}
     for record in records:
-        choices = {key: record.choices[key] for key in keys}
+        choices = {key: record.choices[key] for key in keys if key in record.choices}
         rows.setdefault(str(choices), Row(choices, [])).records.append(record)
 
     def rank(row: Row) -> tuple[bool, float]:
@@ -59,6 +83,29 @@ def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
 
     return sorted(rows.values(), key=rank, reverse=True)
+
+
+def described(directory: Path) -> tuple[list[str] | None, list[str]]:
+    """What a sweep was described by.
+
+    Returns:
+        The choices that a search has tried by orders of magnitude, None where that is not known; and those that a mean is over.
+    """
+    path = directory / "sweep.json"
+    with contextlib.suppress(UserError, OSError):
+        sweep = read_json(path, {})
+        if isinstance(sweep, dict):
+            log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
+            if isinstance(log, list | None) and isinstance(averaged, list):
+                return log, averaged
+    warn(f"{path} is no description of a sweep: its axes are scaled by their values")
+    return None, AVERAGED
+
+
+def varied(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that have several values, or that some have and others don't."""
+    keys = dict.fromkeys(key for chosen in choices for key in chosen)
+    return [key for key in keys if len({(key in chosen, str(chosen.get(key))) for chosen in choices}) > 1]
 
 
 def front(records: Sequence[Record]) -> list[Record]:
@@ -76,6 +123,11 @@ def front(records: Sequence[Record]) -> list[Record]:
         if not any(all(a >= b for a, b in zip(other.gains, record.gains, strict=True)) for other in kept):
             kept.append(record)
     return kept
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation; None where there is none, as of one value, or of a loss that is infinite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

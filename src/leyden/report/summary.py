@@ -1,34 +1,34 @@
 """Many runs as one table and picture."""
 
-import contextlib
 import csv
 import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from leyden.config.mistakes import UserError
-from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, typed, warn
+from leyden.config.terminal import Terminal, grid
+from leyden.report import search
+from leyden.report.contenders import MARK, Contenders, contenders
+from leyden.report.formats import as_json, text
 from leyden.report.plot import draw
-from leyden.report.ranking import front, merge
-from leyden.report.records import Record, States, position, read_records
+from leyden.report.ranking import Row, described, front, merge, varied
+from leyden.report.records import States, read_records
+from leyden.report.remarks import remarks
 from leyden.run.directory import Run
-from leyden.run.files import read_json, write_whole
+from leyden.run.files import write_whole
 
-AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
-def summarize(directory: Path, states: States) -> list[Run]:
+def summarize(directory: Path, states: States, form: str = "table") -> list[Run]:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         states: Tells the state of jobs of a cluster.
+        form: Of what is printed, `table` or `json`.
 
     Returns:
         The best run, or of several objectives those that no other beats.
@@ -37,41 +37,56 @@ def summarize(directory: Path, states: States) -> list[Run]:
         UserError: There is no run.
     """
     records = read_records(directory, states)
-    log_keys, averaged = _described(directory)
+    log_keys, averaged = described(directory)
     rows = merge(records, averaged)
-    keys = list(rows[0].choices)
+    keys = varied([row.choices for row in rows])
     aims = next((record.objectives for record in records if record.objectives), ())
     metrics = [objective.metric for objective in aims] or ["objective"]
-    cells = [row.cells(metrics) for row in rows]
-    table = csv.DictWriter(text := io.StringIO(newline=""), fieldnames=list(cells[0]))
-    table.writeheader()
-    table.writerows(cells)
-    _write(directory / "summary.csv", text.getvalue().encode(errors="surrogateescape"))
+    is_single = len(aims) == 1
+    like = contenders(rows, averaged, aims[0].mode) if is_single else Contenders([None] * len(rows), None, [])
+    cells = [
+        {
+            **dict.fromkeys(keys, ""),
+            **row.cells(metrics),
+            "like_best": {None: "", True: "yes", False: "no"}[is_like],
+        }
+        for row, is_like in zip(rows, like.like_best, strict=True)
+    ]
+    file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
+    file.writeheader()
+    file.writerows(cells)
+    _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
     # Of several seeds the best is that of the best row, not the luckiest of all.
-    winners = front(rows[0].records if len(aims) == 1 else records)
-    remarks = _remarks(records, aims, winners)
-    head = _head(keys, metrics)
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| {' | '.join(_texts(row, keys, metrics))} |" for row in cells]
-    _write(directory / "summary.md", "\n".join([*lines, "", *remarks, ""]).encode(errors="surrogateescape"))
+    winners = front(rows[0].records if is_single else records)
+    said = [*like.remarks, *remarks(records, aims, winners, directory)]
+    head = [*keys, *metrics, *HEAD]
+    shown = [_texts(row, keys, metrics, is_first=not number) for number, row in enumerate(cells)]
+    lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
+    lines.insert(1, "|" + "---|" * len(head))
+    _write(directory / "summary.md", "\n".join([*lines, "", *said, ""]).encode(errors="surrogateescape"))
     picture = draw(
         [(record.choices, record.values) for record in records if record.values],
         metrics,
         log=log_keys,
         averaged=averaged,
+        # Only a search has written down what it tries by orders of magnitude.
+        further=search.panels(rows, aims[0], log_keys) if is_single and log_keys is not None else (),
     )
     _write(directory / "summary.png", picture)
-
+    if form == "json":
+        best = str(winners[0].run.directory) if is_single and winners else None
+        print(json.dumps(_for_programs(rows, metrics, like, best), indent=2))  # as ASCII: it steers no terminal
+        return [winner.run for winner in winners]
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
-    shown = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-    grid = Table(*_head(shown, metrics), box=None)
-    for row in cells[:NUM_SHOWN]:
-        grid.add_row(*_texts(row, keys, metrics))
+    names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
+    table = grid(*names, *metrics, *HEAD)
+    for texts in shown[:NUM_SHOWN]:
+        table.add_row(*texts)
     console = Terminal()
-    console.print(grid)
+    console.print(table)
     if len(cells) > NUM_SHOWN:
         console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
-    console.print("\n".join([*remarks, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    console.print("\n".join([*said, f"written: {directory}/summary.csv, summary.md, summary.png"]))
     return [winner.run for winner in winners]
 
 
@@ -82,54 +97,23 @@ def _write(path: Path, content: bytes) -> None:
     own.replace(path)
 
 
-def _described(directory: Path) -> tuple[list[str] | None, list[str]]:
-    """What a sweep was described by.
-
-    Returns:
-        The choices that a search has tried by orders of magnitude, None where that is not known; and those that a mean is over.
-    """
-    path = directory / "sweep.json"
-    with contextlib.suppress(UserError, OSError):
-        sweep = read_json(path, {})
-        if isinstance(sweep, dict):
-            log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
-            if isinstance(log, list | None) and isinstance(averaged, list):
-                return log, averaged
-    warn(f"{path} is no description of a sweep: its axes are scaled by their values")
-    return None, AVERAGED
+HEAD = ("n", "epochs", "seconds", "status")
 
 
-def _head(keys: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    return [*keys, *metrics, "n", "epochs", "seconds", "status"]
-
-
-def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str]) -> list[str]:
+def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool) -> list[str]:
     value, deviation = cells["objective"], cells["deviation"]
     objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_first)
     further = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
-    choices = [f"{cells[key]:.4g}" if isinstance(cells[key], float) else str(cells[key]) for key in keys]
-    return [*choices, objective, *further, str(cells["n"]), *numbers, cells["status"]]
+    return [*(text(cells[key]) for key in keys), objective, *further, str(cells["n"]), *numbers, cells["status"]]
 
 
-def _remarks(records: Sequence[Record], aims: Sequence[Objective], winners: Sequence[Record]) -> list[str]:
+def _for_programs(rows: Sequence[Row], metrics: Sequence[str], like: Contenders, best: str | None) -> Any:
+    """The table as JSON has it; a row has no choice where there is a gap."""
     lines = []
-    if len(aims) == 1 and winners:
-        lines.append(f"Best: {winners[0].run.directory.name}. Its look at the test set:")
-    elif winners:
-        names = ", ".join(f"{aim.metric} ({aim.mode})" for aim in aims)
-        lines.append(
-            f"Pareto front of {names}: {len(winners)} of {len(records)} runs. A look at the test set by one:"
-        )
-    for winner in winners:
-        reached = ", ".join(f"{value:.6g}" for value in winner.values)
-        lines.append(
-            f"    python -m leyden.evaluate {typed('run', winner.run.directory)}"
-            + f"  # {reached}" * (len(aims) > 1)
-        )
-    for state in ("failed", "pruned", "queued", "running", "interrupted"):
-        for record in records:
-            if record.status == state:
-                more = record.error or ("" if state == "pruned" else position(record))
-                lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
-    return lines
+    for row, is_like in zip(rows, like.like_best, strict=True):
+        cells = {key: value for key, value in row.cells(metrics).items() if key not in row.choices}
+        runs = [str(record.run.directory) for record in row.records]
+        lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
+    return as_json({"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further})

@@ -1,9 +1,10 @@
 """Conditions as a person types them: `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`. Nothing is executed."""
 
 import contextlib
+import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import yaml
@@ -24,10 +25,14 @@ MAX_WORDS = 200
 TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
 
 
-def parse(text: str) -> tuple[Condition, set[str]]:
+def parse(text: str, option: str = "where") -> tuple[Condition, set[str]]:
     """The condition, and the keys that it names.
 
     A key that a run lacks makes its comparison false. Numbers are compared as numbers, else texts as texts.
+
+    Args:
+        text: What was typed.
+        option: Behind which option.
 
     Raises:
         UserError: It is none.
@@ -37,12 +42,23 @@ def parse(text: str) -> tuple[Condition, set[str]]:
         >>> condition({"val/acc": 0.98, "status": "finished"}), sorted(keys)
         (True, ['status', 'val/acc'])
     """
-    return _Parser(text).parse()
+    return _Parser(text, option).parse()
+
+
+def check_known(option: str, keys: Collection[str], known: Collection[str]) -> None:
+    """Make sure that there are such keys.
+
+    Raises:
+        UserError: No run has one of them.
+    """
+    for key in sorted({*keys} - {*known}):
+        close = difflib.get_close_matches(key, known, 1)
+        raise UserError(f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text, self.keys = text, set[str]()
+    def __init__(self, text: str, option: str) -> None:
+        self.text, self.option, self.keys = text, option, set[str]()
         self.tokens: list[tuple[str, bool]] = []  # each with whether it was quoted
         position = 0
         while text[position:].strip():
@@ -100,7 +116,9 @@ class _Parser:
         return self.tokens.pop(0)[0]
 
     def _error(self, why: str) -> UserError:
-        return UserError(f"where={self.text}: {why}; as where='val/acc > 0.97 and optimizer.lr < 0.01'")
+        return UserError(
+            f"{self.option}={self.text}: {why}; as {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+        )
 
 
 def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str) -> bool:

@@ -1,0 +1,68 @@
+"""Which rows of a table may be the best one: those that can't be told apart from the first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leyden.report.ranking import Row
+from leyden.report.verdict import LEAST, LEVEL, MOST, verdict
+
+MARK = "≈"
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """The rows that can't be told apart from the first one.
+
+    Args:
+        like_best: Of each row whether it can't; None where it has too few runs to tell.
+        further: How many more runs per row would tell the first two apart; None where they are told apart, or where
+            nothing can be said.
+        remarks: The same in words.
+    """
+
+    like_best: list[bool | None]
+    further: int | None
+    remarks: list[str]
+
+
+def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Contenders:
+    """Compare the first row with each other one.
+
+    Each comparison has the level 5 % / (rows - 1), so that by Bonferroni's inequality the truly best row is excluded by
+    none of them with a probability of at least 95 %. Rows of too few runs are left out.
+
+    Args:
+        rows: Of a table, the best first.
+        averaged: What a row is a mean over.
+        mode: `min` or `max`: what is better.
+    """
+    like_best: list[bool | None] = [None] * len(rows)
+    groups = [row.group(averaged) for row in rows]
+    enough = [len(group.values) >= LEAST for group in groups]
+    others = [number for number in range(1, len(rows)) if enough[number]]
+    if len(rows) < 2:
+        return Contenders(like_best, None, [])
+    unit = "seeds" if "seed" in averaged else "runs"
+    if not (enough[0] and others):
+        return Contenders(
+            like_best, None, [f"n too small to tell which row is best: that takes {LEAST} {unit} per row"]
+        )
+    told = {number: verdict(groups[0], groups[number], mode, LEVEL / len(others)) for number in others}
+    like_best[0] = True
+    for number, found in told.items():
+        like_best[number] = found.better != "a"
+    remarks = ["With 95 % confidence, the first row is truly the best one."]
+    if any(like_best[1:]):
+        remarks = [
+            f"{MARK} can't be told apart from the first row: with 95 % confidence, the truly best row is the first one or "
+            "one of these."
+        ]
+    if not all(enough):
+        remarks.append(f"Rows with n < {LEAST} are left out of this: n too small to tell.")
+    further = told[1].further() if 1 in told else None
+    if further is not None:
+        num = f"more than {MOST}" if further > MOST else f"about {further}"
+        remarks.append(f"To tell the first two rows apart takes {num} more {unit} per row.")
+    if any(group.overlap for group in groups):
+        remarks.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003).")
+    return Contenders(like_best, further, remarks)

@@ -1,0 +1,44 @@
+"""What is said below a table: which run is best, what to do next, which runs have not finished."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from leyden.config.objective import Objective
+from leyden.config.terminal import typed
+from leyden.report.record import Record, position
+
+
+def remarks(
+    records: Sequence[Record], aims: Sequence[Objective], winners: Sequence[Record], directory: Path
+) -> list[str]:
+    """The lines.
+
+    Args:
+        records: All runs.
+        aims: What they were selected on.
+        winners: The best run, or of several objectives the Pareto front.
+        directory: Where the runs are.
+    """
+    lines = []
+    if len(aims) == 1 and winners:
+        lines.append(f"Best: {winners[0].run.directory.name}. Its look at the test set:")
+    elif winners:
+        names = ", ".join(f"{aim.metric} ({aim.mode})" for aim in aims)
+        lines.append(
+            f"Pareto front of {names}: {len(winners)} of {len(records)} runs. A look at the test set by one:"
+        )
+    for winner in winners:
+        reached = ", ".join(f"{value:.6g}" for value in winner.values)
+        lines.append(
+            f"    python -m leyden.evaluate {typed('run', winner.run.directory)}"
+            + f"  # {reached}" * (len(aims) > 1)
+        )
+    if (study := directory / "study.journal").is_file():
+        lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study))}")
+    for state in ("failed", "pruned", "queued", "running", "interrupted"):
+        for record in records:
+            if record.status == state:
+                more = record.error or ("" if state == "pruned" else position(record))
+                lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
+    return lines

@@ -1,0 +1,114 @@
+"""The rows that are marked: they hold the truly best one, nearly always."""
+
+import random
+
+import pytest
+
+from leyden.config.objective import Objective
+from leyden.report.contenders import MARK, contenders
+from leyden.report.ranking import Row
+from leyden.report.record import Record
+from leyden.report.verdict import MOST
+
+
+def row(values, *, status="finished", name="", **config):
+    """A row of runs with these values, by seed."""
+    records = [
+        Record(
+            run=None,
+            choices={},
+            typed={},
+            config={"seed": seed, **{key.replace("__", "."): value for key, value in config.items()}},
+            status=status,
+            objectives=(Objective("val/acc", "max", value),),
+            result=None,
+            starts=[],
+        )
+        for seed, value in enumerate(values)
+    ]
+    return Row({"name": name}, records)
+
+
+def ranked(*rows):
+    return sorted(rows, key=lambda each: -sum(each.group(["seed"]).values.values()) / len(each.records))
+
+
+@pytest.mark.parametrize("truth", [(0.0,) * 5, (0.5, 0.0, 0.0, 0.0, 0.0), (0.5, 0.4, -3.0, -3.0, -5.0)])
+@pytest.mark.parametrize("num", [3, 6])
+def test_the_truly_best_row_is_among_those_marked(truth, num):
+    source = random.Random(0)
+    held = 0
+    for _ in range(300):
+        shared = [source.gauss(0, 0.5) for _ in range(num)]  # what a seed does to all
+        rows = ranked(
+            *(
+                row([mean + noise + source.gauss(0, 1) for noise in shared], name=place)
+                for place, mean in enumerate(truth)
+            )
+        )
+        like = contenders(rows, ["seed"], "max").like_best
+        held += like[next(n for n, each in enumerate(rows) if each.choices["name"] == 0)]
+    assert held >= 0.95 * 300
+
+
+def test_what_is_clearly_worse_is_not_marked():
+    rows = [row([0.9, 0.91, 0.92]), row([0.895, 0.915, 0.9]), row([0.5, 0.51, 0.53])]
+    found = contenders(rows, ["seed"], "max")
+    assert found.like_best == [True, True, False]
+    assert 1 < found.further < MOST
+    assert found.remarks[0].startswith(MARK)
+    assert f"about {found.further} more seeds per row" in found.remarks[1]
+    found = contenders(rows[::2], ["seed"], "max")
+    assert found.like_best == [True, False]
+    assert found.remarks == ["With 95 % confidence, the first row is truly the best one."]
+
+
+@pytest.mark.parametrize(
+    ("rows", "like", "remarks"),
+    [
+        ([[0.9]], [None], []),
+        ([[0.9], [0.8]], [None, None], ["n too small to tell which row is best"]),
+        ([[0.9], [0.8, 0.7, 0.6]], [None, None], ["n too small to tell which row is best"]),
+        ([[0.9] * 2, [0.8] * 3, [0.7] * 3], [None] * 3, ["n too small to tell which row is best"]),
+        (
+            [[0.9, 0.91, 0.92], [0.85], [0.5, 0.51, 0.53]],
+            [True, None, False],
+            ["With 95 % confidence", "Rows with n < 3 are left out"],
+        ),
+    ],
+)
+def test_rows_of_too_few_runs_are_told_once(rows, like, remarks):
+    found = contenders([row(values) for values in rows], ["seed"], "max")
+    assert found.like_best == like
+    assert len(found.remarks) == len(remarks)
+    for said, wanted in zip(found.remarks, remarks, strict=True):
+        assert said.startswith(wanted)
+
+
+def test_pruned_runs_and_copies_do_not_count():
+    pruned = row([0.8, 0.7, 0.75], status="pruned")
+    copies = row([0.8, 0.8, 0.8])
+    for record in copies.records:
+        record.config["seed"] = 0
+    for second in (pruned, copies):
+        assert contenders([row([0.9, 0.91, 0.92]), second], ["seed"], "max").like_best == [None, None]
+
+
+def test_runs_of_folds_are_told_apart_less_easily():
+    columns = [0.9, 0.93, 0.94], [0.868, 0.893, 0.919]
+
+    def rows(**config):
+        made = [row(values, **config) for values in columns]
+        for each in made:
+            for fold, record in enumerate(each.records):
+                record.config["data.fold"] = fold if config else None
+        return made
+
+    averaged = ["seed", "data.fold"]
+    assert contenders(rows(), averaged, "max").like_best == [True, False]
+    found = contenders(rows(data__num_folds=3), averaged, "max")
+    assert found.like_best == [True, True]
+    assert "Nadeau and Bengio" in found.remarks[-1]
+    assert rows(data__num_folds=10)[0].group(averaged).overlap == pytest.approx(1 / 9)
+    # Data of one's own may tell no number of folds: then it is as many as there are.
+    assert rows(own=1)[0].group(averaged).overlap == pytest.approx(1 / 2)
