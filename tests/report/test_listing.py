@@ -131,9 +131,11 @@ ASKED = ["epochs", "val/loss", "optimizer.lr"]
 
 
 def test_a_pipe_gets_whole_lines(call, three):
-    name = "n" * 200
-    write(three / name, [f"optimizer.lr={7}"], value=0.5)
-    assert f"outputs/{name} " in call("where=optimizer.lr=7")
+    name = "n" * 200 + "\n"
+    write(three / name, ["optimizer.lr=7"], value=0.5)
+    head, line = call("where=optimizer.lr=7").splitlines()
+    assert line.startswith(f"outputs/{'n' * 200}   finished  ")
+    assert head.index("status") == line.index("finished")
 
 
 def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):

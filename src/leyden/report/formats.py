@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leyden.config.terminal import Terminal, grid, printable
+from rich.cells import cell_len
+
+from leyden.config.terminal import printable
 from leyden.report.listing import Line
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -21,14 +23,18 @@ def show(found: Sequence[Line], asked: list[str], form: str) -> None:
 
 
 def _table(found: Sequence[Line], asked: list[str]) -> None:
-    table = grid("run", "status", "age", "how far", "objective", *asked, "typed")
+    table = [["run", "status", "age", "how far", "objective", *asked, "typed"]]
     for line in found:
         path = line.directory
         name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
         values = [text(line.asked[key]) if key in line.asked else "" for key in asked]
         objective = "" if line.objective is None else f"{line.objective:.4f}"
-        table.add_row(name, line.status, _age(line.age_s), line.far, objective, *values, line.typed)
-    Terminal().print(table)
+        table.append([name, line.status, _age(line.age_s), line.far, objective, *values, line.typed])
+    table = [[printable(cell).replace("\n", " ") for cell in row] for row in table]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for row in table:  # a table of rich takes longer than reading the runs
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip())
 
 
 def text(value: Any) -> str:

@@ -56,7 +56,7 @@ def read_each(directory: Path, states: States) -> list[Record]:
     """
     paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
     runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
-    queued = list(_of_readable(runs, lambda run: not run.result and run.submission.get("job_id", "")))
+    queued = list(_of_readable(runs, _job))
     found = states([str(job_id) for _, job_id in queued if job_id])
     records = [
         record for _, record in _of_readable([run for run, _ in queued], lambda run: read_record(run, found))
@@ -75,6 +75,11 @@ def _of_readable(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tupl
         except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
             warn(f"left out: {run.directory} can't be read ({why})")
+
+
+def _job(run: Run) -> str:
+    """The job of a cluster whose state tells that of a run; empty for none."""
+    return "" if (run.directory / "result.json").exists() else run.submission.get("job_id", "")
 
 
 def _aims(record: Record) -> list[tuple[str, str]]:
