@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.run.choices import Choices
@@ -61,6 +62,8 @@ def search_on_node(module: str, config: DictConfig) -> None:
         raise UserError(
             f"requeued {num_requeues()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
         )
+    with importing():
+        from leyden import build  # noqa: F401 - and PyTorch: what is checked is checked in this process
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task

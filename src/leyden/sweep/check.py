@@ -35,8 +35,8 @@ def check(jobs: Sequence[Job]) -> None:
     configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].choices.config)) for n in chosen]
     if not configs:
         return
-    if "torch" in sys.modules:  # on a node, where this process trains
-        worker.check(configs)
+    if "torch" in sys.modules:
+        worker.check(configs)  # as `call` would, but here an error can be raised as it is
     elif mistake := call(worker.check_elsewhere, configs):
         raise mistake
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver, get_context
@@ -85,7 +86,7 @@ class Process:
 
 
 def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
-    """What a function returns that needs PyTorch, where this process has not imported that.
+    """What a function returns that needs PyTorch: here, if this process has imported that, else in a copy of one that has.
 
     Args:
         function: What is called.
@@ -95,6 +96,8 @@ def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None)
     Raises:
         UserError: The process that did it is gone.
     """
+    if "torch" in sys.modules:  # on a node, where this process trains
+        return function(*arguments)
     process = Process({"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
     try:
         process.give(function, *arguments, log=log)
