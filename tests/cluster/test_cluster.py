@@ -261,6 +261,40 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     assert "jobs search" not in output
 
 
+def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
+    sizes = "sizes=zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"
+    momentum = ("optimizer.momentum=0.5,0.9", "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}")
+    search = ("hydra/sweeper=optuna", "optimizer=sgd,adamw", *momentum, sizes, "optimizer.lr=interval(0.001,0.01)")
+    further = ("hydra.sweeper.num_trials=4", "sweep.seeds=2", "cluster.wait=false", "cluster.num_jobs=2")
+    short = [each for each in SHORT if "hidden_sizes" not in each]
+    finish(submit(tmp_path, *short, *search, *further))
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 4, 300, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    found = {run.directory.name: run for run in runs(tmp_path)}
+    assert len(found) == 8
+    for trial in trials(tmp_path):
+        both = [found[name] for name in (trial.user_attrs["run"], *trial.user_attrs["further_runs"])]
+        assert [run.config["seed"] for run in both] == [0, 1]
+        assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in both) / 2)
+        for run in both:
+            assert (run.config["model"]["hidden_sizes"], run.config["model"]["dropout"]) in (
+                ([8], 0.0),
+                ([16], 0.1),
+            )
+            given = any(override.startswith("optimizer.momentum=") for override in run.overrides)
+            assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
+
+
+def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
+    """All that are under way at once: a job of Slurm's is the run of several trials."""
+    search = ("hydra/sweeper=optuna", "optimizer.lr=choice(0.01)", "hydra.sweeper.num_trials=3")
+    output = finish(submit(tmp_path, *SHORT, *search))
+    (run,) = runs(tmp_path)
+    assert len(run.starts) == 2  # submitted, and started
+    assert [trial.value for trial in trials(tmp_path)] == 3 * [run.result.objectives[0].value]
+    assert "3/3 jobs, 0 failed" in output
+
+
 def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *LONG, "cluster.wait=false"))
     (run,) = runs(tmp_path)

@@ -110,7 +110,7 @@ def in_forks():
 
 def at_operation(below, number, act):
     """Let a command do something before one of the operations on files below a directory; to be its `before`."""
-    return _on_operations(below, lambda n: act() if n == number else None)
+    return on_operations(below, lambda n: act() if n == number else None)
 
 
 def at_step(step, act):
@@ -132,14 +132,15 @@ def at_step(step, act):
 def num_operations(below, *arguments, directory):
     """How many such operations a training has, which must succeed."""
     counted = os.open(Path(directory) / "operations", os.O_WRONLY | os.O_CREAT)
-    before = _on_operations(below, lambda n: os.write(counted, b"."))
+    before = on_operations(below, lambda n: os.write(counted, b"."))
     code, output = call("train", *arguments, directory=directory, before=before)
     assert code == 0, output
     os.close(counted)
     return (Path(directory) / "operations").stat().st_size
 
 
-def _on_operations(below, act):
+def on_operations(below, act):
+    """Let a command do something at each operation on files below a directory, by its number; to be its `before`."""
     seen = 0
 
     def hook(event, args):

@@ -1,12 +1,17 @@
 """Killed at any file operation and started again, a run shows what one that was never killed shows."""
 
+import os
 import random
 import shutil
+import signal
 
 import pytest
+from optuna.trial import TrialState
 
 from leyden.run.directory import Run
+from leyden.sweep.study import open_study
 from tests.callbacks.events import hparams
+from tests.faults.commands import call, in_forks, on_operations
 from tests.faults.kills import shown, train
 
 pytestmark = pytest.mark.faults
@@ -135,3 +140,71 @@ def test_killed_while_it_fails(kills, trials, seed):
         never = (10**6, False)  # it fails once more, then it goes on
         kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), setup=failing)
     kills.end()
+
+
+NUM_TRIALS = 4
+SEARCHES = {
+    "zip and when": (
+        "optimizer=sgd,adamw",
+        "optimizer.momentum=interval(0.0,0.9)",
+        "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}",
+        "rate=zip(model.dropout=[0.0,0.1],trainer.gradient_clip_val=[1.0,2.0])",
+    ),
+    "seeds": ("sweep.seeds=2",),
+}
+
+
+def searching(directory, *arguments, at):
+    """A search that is killed, its jobs with it, at one of its own operations on files; None for none."""
+    directory.mkdir(exist_ok=True)
+    operations = directory / "operations"
+
+    def before():
+        in_forks()
+        pid, seen = os.getpid(), os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+        def act(number):
+            if os.getpid() == pid:  # jobs are copies of it
+                os.write(seen, b".")
+                if number == at:
+                    os.kill(pid, signal.SIGKILL)
+
+        on_operations(directory / "sweeps", act)()
+
+    typed = ("-m", "hydra/sweeper=optuna", "sweep_name=s", f"outputs={directory}", "cluster.num_jobs=2")
+    further = ("optimizer.lr=tag(log,interval(0.001,0.1))", f"hydra.sweeper.num_trials={NUM_TRIALS}")
+    code, output = call("train", *typed, *further, *arguments, directory=directory, before=before)
+    return code, output, operations.stat().st_size
+
+
+@pytest.mark.parametrize("mode", SEARCHES)
+def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, seed, mode):
+    rng = random.Random(seed)
+    arguments = (*(each for each in data if "histograms" not in each and "dropout" not in each), *SEARCHES[mode])
+    num_seeds = 1 + (mode == "seeds")
+    code, output, num_operations = searching(tmp_path / "whole", *arguments, at=None)
+    assert code == 0, output
+    for number in range(max(3, trials // 8)):
+        directory, history = tmp_path / str(number), []
+        for _ in range(rng.randint(1, 2)):
+            history.append(rng.randint(1, num_operations))
+            code, output, _ = searching(directory, *arguments, at=history[-1])
+            assert code in (-9, 0), output  # the second one has less to do
+        code, output, _ = searching(directory, *arguments, at=None)
+        told = f"FAULTS_SEED={seed}, killed at {history}: {output}"
+        assert code == 0, told
+        found = open_study(directory / "sweeps" / "s").get_trials(deepcopy=False)
+        complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
+        assert len(complete) == NUM_TRIALS, told
+        assert TrialState.RUNNING not in {trial.state for trial in found}, told
+        runs = [Run(path.parent) for path in (directory / "sweeps" / "s").glob("*/config.yaml")]
+        assert [run.result.status for run in runs] == ["finished"] * NUM_TRIALS * num_seeds, told
+        names = [n for each in complete for n in (each.user_attrs["run"], *each.user_attrs.get("further_runs", ()))]
+        assert sorted(names) == sorted(run.directory.name for run in runs), told
+        if mode == "zip and when":
+            for run in runs:
+                row = (run.config["model"]["dropout"], run.config["trainer"]["gradient_clip_val"])
+                assert row in ((0.0, 1.0), (0.1, 2.0)), told
+                momentum = any(override.startswith("optimizer.momentum=") for override in run.overrides)
+                assert momentum == ("optimizer=sgd" in run.overrides), told
+        shutil.rmtree(directory)
