@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" run
 test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
-test-browser: $(VENV)/.dev ## look at TensorBoard in Chromium (Debian: apt install chromium fonts-dejavu)
+test-browser: $(VENV)/.dev ## look at TensorBoard and optuna-dashboard in Chromium (Debian: apt install chromium fonts-dejavu)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser $(ARGS)
 

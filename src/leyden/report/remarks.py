@@ -35,7 +35,7 @@ def remarks(
             + f"  # {reached}" * (len(aims) > 1)
         )
     if (study := directory / "study.journal").is_file():
-        lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study))}")
+        lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
     for state in ("failed", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:
