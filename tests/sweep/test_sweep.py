@@ -269,7 +269,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
         (("model=mlp,cnm",), "model=cnm: no such choice"),
         (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
         (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
-        (("seed=0,1", "trainer=ddp"), "a sweep on this machine runs one job per process"),
+        (("seed=0,1", "trainer=ddp", "trainer.num_nodes=2"), "trainer.num_nodes=2"),
         (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are "),
         (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
         (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from leyden.run.directory import Run
+from leyden.run.fingerprints import read_fingerprints
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -33,9 +34,16 @@ RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", 
 def test_stopped_at_any_step(train, monkeypatch, accumulate, stops, more):  # noqa: F811
     from leyden.tasks.classification import Classification
 
-    arguments = (*STOCHASTIC, f"trainer.accumulate_grad_batches={accumulate}", *more)
+    arguments = (
+        *STOCHASTIC,
+        f"trainer.accumulate_grad_batches={accumulate}",
+        "callbacks.fingerprint.every_n_steps=1",
+        *more,
+    )
     whole, *_ = train("whole", *arguments)
     expected = [row for row in curves(whole) if "test" not in row[1]]
+    fingerprints = read_fingerprints(whole.directory)
+    assert [*fingerprints] == [*range(1, whole.result.optimizer_steps + 1)]
     training_step = Classification.training_step
     for stop in stops:
 
@@ -52,6 +60,7 @@ def test_stopped_at_any_step(train, monkeypatch, accumulate, stops, more):  # no
         assert_same_bits(whole.directory, run.directory)
         assert_same_bits(whole.directory, run.directory, "best")
         assert run.result.metrics == whole.result.metrics
+        assert read_fingerprints(run.directory) == fingerprints
         assert [row for row in curves(run) if "test" not in row[1]] == expected
 
 

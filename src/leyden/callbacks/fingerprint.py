@@ -1,0 +1,109 @@
+"""Hashes of what a run is, as it trains."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from leyden.callbacks.showing import Showing
+from leyden.data.resumable import random_states
+from leyden.run.fingerprints import (
+    LENGTH,
+    Fingerprint,
+    append_fingerprint,
+    read_fingerprints,
+    write_fingerprints,
+)
+from leyden.run.lock import check_held
+
+
+class Fingerprints(Showing):
+    """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
+
+    A line has hashes of the weights, of the optimizers' states and of the random numbers. Nothing of the training changes. A run that
+    goes on drops what comes after its checkpoint. Of several processes the first one writes, of what it holds.
+
+    Args:
+        every_n_steps: Optimizer steps from one further line to the next; None for none.
+    """
+
+    def __init__(self, *, every_n_steps: int | None) -> None:
+        if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
+            raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+        self.every_n_steps = every_n_steps
+        self._written: set[int] = set()  # steps
+        self._step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what stands there up to the step that the run goes on from."""
+        self._step = trainer.global_step
+        if trainer.is_global_zero:
+            directory = Path(trainer.default_root_dir)
+            kept = {step: each for step, each in read_fingerprints(directory).items() if step <= self._step}
+            check_held(directory)
+            write_fingerprints(directory, kept)
+            self._written = {*kept}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Add a line, if it is time."""
+        step = trainer.global_step
+        if self.every_n_steps and step // self.every_n_steps != self._step // self.every_n_steps:
+            self._add(trainer)
+        self._step = step
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add a line."""
+        self._add(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, *args: Any) -> None:
+        """Add a line."""
+        self._add(trainer)
+
+    def _add(self, trainer: L.Trainer) -> None:
+        step, directory = trainer.global_step, Path(trainer.default_root_dir)
+        if not trainer.is_global_zero or step in self._written:
+            return
+        states = random_states()
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state()
+        found = Fingerprint(
+            weights=digest(trainer.lightning_module.state_dict()),
+            optimizer=digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
+            random=digest(states),
+        )
+        check_held(directory)
+        append_fingerprint(directory, step, found)
+        self._written.add(step)
+
+
+def digest(content: Any) -> str:
+    """A hash of tensors and plain values in dictionaries and lists: of every bit, with types and shapes.
+
+    Example:
+        >>> digest({"a": torch.zeros(2)}) == digest({"a": -torch.zeros(2)})
+        False
+    """
+    sha = hashlib.sha256()
+    _feed(sha, content)
+    return sha.hexdigest()[:LENGTH]
+
+
+def _feed(sha: Any, content: Any) -> None:
+    if isinstance(content, Tensor):
+        whole = content.detach().cpu().contiguous()
+        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
+        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        sha.update(f"dict{len(content)}".encode())
+        for key, value in content.items():
+            _feed(sha, key)
+            _feed(sha, value)
+    elif isinstance(content, list | tuple):
+        sha.update(f"list{len(content)}".encode())
+        for value in content:
+            _feed(sha, value)
+    else:
+        sha.update(f"{type(content).__name__} {content!r} ".encode())

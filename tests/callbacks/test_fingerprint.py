@@ -1,0 +1,81 @@
+import itertools
+
+import pytest
+import torch
+
+from leyden.callbacks.fingerprint import Fingerprints, digest
+from leyden.run.fingerprints import Fingerprint, append_fingerprint, first_difference, read_fingerprints
+from tests.conftest import assert_same_bits
+from tests.training.test_train import train  # noqa: F401 - a fixture
+
+SHORT = ("model.dropout=0.2", "trainer.max_epochs=2")
+
+
+def test_no_bit_of_training_changes(train):  # noqa: F811
+    with_them, *_ = train("with", *SHORT, "callbacks.fingerprint.every_n_steps=1")
+    without, *_ = train("without", *SHORT, "~callbacks.fingerprint")
+    assert_same_bits(with_them.directory, without.directory)
+    assert len(read_fingerprints(with_them.directory)) == 20
+    assert not read_fingerprints(without.directory)
+
+
+def test_where_runs_part_and_by_what(train):  # noqa: F811
+    """By default there is a line per epoch."""
+    a, b, c, d = (
+        read_fingerprints(train(name, *SHORT, *further)[0].directory)
+        for name, further in {
+            "a": (),
+            "b": (),
+            "c": ("model.dropout=0.3",),
+            "d": ("callbacks.checkpoint.every_n_steps=3",),
+        }.items()
+    )
+    assert [*a] == [10, 20]
+    assert [*d] == [3, 6, 9, 10, 12, 15, 18, 20]
+    assert first_difference(a, b) is None
+    assert first_difference(a, d) is None
+    assert first_difference(a, c) == (10, ["weights", "optimizer"])
+
+
+def test_a_digest_tells_every_bit():
+    zero = torch.zeros(2)
+    contents = [
+        zero,
+        -zero,
+        torch.zeros(2, 1),
+        torch.zeros(2, dtype=torch.bfloat16),
+        torch.zeros(()),
+        torch.zeros(0),
+        torch.tensor([True]),
+        [zero],
+        [[zero]],
+        {"a": zero},
+        {"b": zero},
+        {"a": zero, "b": 1},
+        {"a": zero, "b": 1.0},
+        {"a": zero, "b": None},
+        "a",
+        [],
+        {},
+        ["ab", "c"],
+        ["a", "bc"],
+    ]
+    assert all(digest(a) == digest(a) for a in contents)
+    assert all(digest(a) != digest(b) for a, b in itertools.combinations(contents, 2))
+    transposed = torch.arange(6.0).reshape(2, 3).T
+    assert digest(transposed) == digest(transposed.clone(memory_format=torch.contiguous_format))
+
+
+@pytest.mark.parametrize("end", ["", "30,aa", "30,x,y,z\n", "\0\n", "-1," + ",".join(["0" * 32] * 3) + "\n"])
+def test_what_is_no_line_is_left_out(tmp_path, end):
+    one = Fingerprint("0" * 32, "1" * 32, "f" * 32)
+    append_fingerprint(tmp_path, 10, one)
+    with (tmp_path / "fingerprint.csv").open("a") as file:
+        file.write(end)
+    assert read_fingerprints(tmp_path) == {10: one}
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True])
+def test_a_number_of_steps_that_is_none(number):
+    with pytest.raises(ValueError, match="every_n_steps="):
+        Fingerprints(every_n_steps=number)
