@@ -63,6 +63,12 @@ def test_what_is_clearly_worse_is_not_marked():
     assert found.remarks == ["With 95 % confidence, the first row is truly the best one."]
 
 
+def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
+    # The first row has the better mean by seeds that the other one does not have.
+    rows = [row([0.5, 0.51, 0.52, 0.99, 0.99, 0.99]), row([0.6, 0.615, 0.62])]
+    assert contenders(rows, ["seed"], "max").like_best == [True, True]
+
+
 @pytest.mark.parametrize(
     ("rows", "like", "remarks"),
     [

@@ -64,6 +64,12 @@ def test_what_tells_nothing_has_no_importance(drawn, num):
     assert importances([({}, drawn.random()) for _ in range(num)], "max", []) == {}
 
 
+def test_of_few_settings_the_five_best_are_compared_with_all():
+    best_five = [({"a": "yes" if n < 5 else "no", "b": "yes" if n < 2 else "no"}, n) for n in range(20)]
+    found = importances(best_five, "min", [])
+    assert found["a"] > found["b"]
+
+
 def started(rows, minutes):
     for each, minute in zip(rows, minutes, strict=True):
         for seed, record in enumerate(each.records):

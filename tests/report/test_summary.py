@@ -9,7 +9,7 @@ import yaml
 from leyden import summarize as command
 from leyden.config.mistakes import UserError
 from leyden.report import plot, summary
-from leyden.report.ranking import merge
+from leyden.report.ranking import merge, varied
 from leyden.report.records import read_records
 from leyden.run import files
 
@@ -177,6 +177,7 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     assert (gaps / "summary.md").read_text().splitlines()[5].startswith("|  |  | 0.4000 |")
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
+    assert varied([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
     choices = [row.choices for row in merge(read_records(gaps, no_states), ["seed"])]
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
 
@@ -236,7 +237,6 @@ def run_command(monkeypatch, *arguments):
 
 
 def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
-    (tmp_path / "study.journal").touch()
     run_command(monkeypatch, tmp_path, "format=json")
     found = json.loads(capsys.readouterr().out)
     assert found["objectives"] == ["val/loss"]
@@ -247,6 +247,9 @@ def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
     assert first["like_best"] is None
     assert first["runs"] == [found["best"]] == [str(tmp_path / "r0")]
     assert len(rows(tmp_path)) == 4
+    run_command(monkeypatch, tmp_path)
+    assert "optuna-dashboard" not in capsys.readouterr().out
+    (tmp_path / "study.journal").touch()
     run_command(monkeypatch, tmp_path)
     assert f"optuna-dashboard {tmp_path}/study.journal" in capsys.readouterr().out
 

@@ -61,9 +61,9 @@ def test_pairs_see_what_groups_do_not():
     assert (found.num_pairs, found.better) == (0, "")
     assert verdict(*paired([0.9, 0.94, 0.93], [1.9, 1.94, 1.93]), "min").better == "a"
     # Two shared keys are too few, so all values count.
-    a, b = Group({("0",): 1.0, ("1",): 2.0, ("2",): 3.0}), Group({("0",): 4.0, ("1",): 5.0, ("3",): 6.0})
+    a, b = Group({("0",): 1.0, ("1",): 2.0, ("2",): 3.0}), Group({("0",): 4.0, ("1",): 5.5, ("3",): 7.0})
     assert verdict(a, b, "max").num_pairs == 0
-    assert verdict(a, b, "max").difference == pytest.approx(-3)
+    assert verdict(a, b, "max").difference == pytest.approx(-3.5)
 
 
 @pytest.mark.parametrize(
