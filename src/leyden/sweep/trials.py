@@ -86,7 +86,8 @@ class Trials:
         elif result and result.status == "pruned":
             one.state = one.state or TrialState.PRUNED
         else:
-            one.values.append(returned.return_value)
+            values = returned.return_value  # of one objective another launcher gives the value itself
+            one.values.append(values if isinstance(values, Sequence) else [values])
         if one.state is not None and one.waiting:
             self.dropped(len(one.waiting))
             one.waiting.clear()
