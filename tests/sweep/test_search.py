@@ -21,7 +21,7 @@ from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.sweep import optimize
 from leyden.sweep.search import Search
-from leyden.sweep.study import Journal, find_trial, open_study
+from leyden.sweep.study import LOCK, Journal, find_trial, open_study
 from tests.conftest import SMALL, finish, start
 from tests.sweep.spaces import space
 
@@ -350,7 +350,7 @@ def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
     monkeypatch.setattr("leyden.sweep.study.LOCK_TIMEOUT", 0.1)
     open_study(tmp_path)
     with (
-        filelock.FileLock(tmp_path / "study.journal.lock"),
+        filelock.FileLock(tmp_path / LOCK),
         pytest.raises(UserError, match="could not be acquired"),
     ):
         open_study(tmp_path)

@@ -26,6 +26,7 @@ from leyden.config.mistakes import UserError
 from leyden.sweep.space import Space
 
 STUDY = "study"  # brackets of Hyperband follow from it
+LOCK = "study.lock"
 LOCK_TIMEOUT = 30  # seconds
 
 
@@ -39,8 +40,8 @@ class Journal(JournalFileBackend):
     """
 
     def __init__(self, path: Path) -> None:
-        # Optuna's own locks outlive a process that was killed.
-        self.path, self.lock = path, filelock.FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT)
+        # Optuna's own locks outlive a process that was killed; where one lies, optuna-dashboard would wait, and remove it.
+        self.path, self.lock = path, filelock.FileLock(path.with_name(LOCK), timeout=LOCK_TIMEOUT)
         super().__init__(str(path), lock_obj=self.lock)  # type: ignore[arg-type]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
