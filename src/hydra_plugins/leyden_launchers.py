@@ -91,7 +91,7 @@ class LocalLauncher(JobLauncher):
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that the jobs can be run here."""
-        from leyden.sweep.launcher import Pool
+        from leyden.sweep.launcher import Pool, num_devices
         from leyden.sweep.worker import run_as_command
 
         trainers = [job.config.trainer for job in jobs]
@@ -102,9 +102,7 @@ class LocalLauncher(JobLauncher):
         elif (
             self.runner is None
         ):  # each job has all devices that it asks for, and its share of the cores per process
-            most = max(
-                each.devices if isinstance(each.devices, int) and each.devices > 0 else 1 for each in trainers
-            )
+            most = max(num_devices(each.devices) for each in trainers)
             threads = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
             self.runner = Pool([threads], self.module, run_as_command)
         return True

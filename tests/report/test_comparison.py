@@ -46,7 +46,7 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
     assert "Verdict: A is better" in text
     assert "(4 pairs with the same seed)" in text
-    assert "better than one of B: 1.00" in text
+    assert "the one of A is better: 100 %" in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
     assert "setting" not in text
     text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")

@@ -60,7 +60,7 @@ def test_what_is_clearly_worse_is_not_marked():
     assert f"about {found.further} more seeds per row" in found.remarks[1]
     found = contenders(rows[::2], ["seed"], "max")
     assert found.like_best == [True, False]
-    assert found.remarks == ["With 95 % confidence, the first row is truly the best one."]
+    assert found.remarks == ["The first row is truly the best one (95 % confidence)."]
 
 
 def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
@@ -79,7 +79,7 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
         (
             [[0.9, 0.91, 0.92], [0.85], [0.5, 0.51, 0.53]],
             [True, None, False],
-            ["With 95 % confidence", "Rows with n < 3 are left out"],
+            ["The first row is truly", "That is said of rows with n >= 3 alone"],
         ),
     ],
 )

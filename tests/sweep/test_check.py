@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.sweep import check
+from leyden.sweep.dimension import MANY
 from tests.conftest import SMALL, start
 
 values = st.one_of(st.integers(-5, 60).map(str), st.sampled_from(["a", "b"]))
@@ -20,16 +21,22 @@ def test_each_value_is_in_a_job_that_is_built(found):
     for key in ("x", "y", "z"):
         there = {each[key] for each in found if key in each}
         built = {found[n][key] for n in chosen if key in found[n]}
-        if len(there) > check.MANY and there.isdisjoint("ab"):
+        if len(there) > MANY and there.isdisjoint("ab"):
             numbers = [*map(int, there)]
             assert {min(numbers), max(numbers)} <= {*map(int, built)}
         else:
             assert built == there
 
 
+def test_each_pair_of_words_is_built():
+    grid = [{"model": m, "data": d, "seed": str(s)} for m in "ab" for d in "cd" for s in range(10)]
+    built = {(grid[n]["model"], grid[n]["data"]) for n in check.covering(grid)}
+    assert built == {("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")}
+
+
 def test_of_many_jobs_few_are_built():
     grid = [{"seed": str(seed), "lr": lr, "model": m} for seed in range(100) for lr in "123" for m in "ab"]
-    assert len(check.covering(grid)) <= 6
+    assert len(check.covering(grid)) <= 8
 
 
 @pytest.mark.parametrize(("swept", "wrong"), [("model.dropout=0.5,2.0", "dropout=2.0"), ("seed=0,-1", "seed=-1")])
@@ -64,17 +71,21 @@ finally:
     assert "leyden: " not in output
 
 
-def test_a_data_set_is_read_once_for_all_jobs(tmp_path):
+@pytest.mark.parametrize(("threads", "num"), [(False, 2), (True, 5)])
+def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
+    """One that starts threads once per process: in one that checks, two that run the jobs, and one that draws."""
     process = start(
         "-m",
-        "seed=0,1,2,3",
+        "seed=0,1,2,3,4,5,6,7",
         f"outputs={tmp_path}",
         "trainer.max_epochs=1",
         "data.dataset._target_=tests.sweep.counted.Counted",
         f"+data.dataset.log={tmp_path / 'log'}",
+        f"+data.dataset.threads={threads}",
         "data.val_size=10",
         "cluster.num_jobs=2",
     )
     output, _ = process.communicate(timeout=240)
-    assert "4/4 jobs, 0 failed" in output
-    assert len((tmp_path / "log").read_text().splitlines()) == 1
+    assert "8/8 jobs, 0 failed" in output
+    # And once more before, to see what reading starts.
+    assert len((tmp_path / "log").read_text().splitlines()) == num

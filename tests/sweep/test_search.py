@@ -175,7 +175,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
     opened = killed.opened()
     opened.__enter__()
     whole = ask(killed, 4)
-    assert {len(trial.params) for trial in whole} == {2, 3}
+    assert {len(trial.params) for trial in whole} <= {2, 3}
     half = killed.study.ask()  # killed between two parameters, or before it has written that it is the owner
 
     class KilledError(Exception):

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from leyden.callbacks.showing import Showing
@@ -24,7 +25,8 @@ class Fingerprints(Showing):
     """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
 
     A line has hashes of the weights, of the optimizers' states and of the random numbers. Nothing of the training changes. A run that
-    goes on drops what comes after its checkpoint. Of several processes the first one writes, of what it holds.
+    goes on drops what comes after its checkpoint. Of several processes the first one writes, of what it holds; where the weights are
+    spread over processes there is no file.
 
     Args:
         every_n_steps: Optimizer steps from one further line to the next; None for none.
@@ -34,13 +36,17 @@ class Fingerprints(Showing):
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
         self.every_n_steps = every_n_steps
+        self._writes = False
         self._written: set[int] = set()  # steps
         self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what stands there up to the step that the run goes on from."""
         self._step = trainer.global_step
-        if trainer.is_global_zero:
+        # Where parts of a state are spread over processes, all of them would have to ask for it at once.
+        is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        self._writes = trainer.is_global_zero and is_whole
+        if self._writes:
             directory = Path(trainer.default_root_dir)
             kept = {step: each for step, each in read_fingerprints(directory).items() if step <= self._step}
             check_held(directory)
@@ -64,10 +70,10 @@ class Fingerprints(Showing):
 
     def _add(self, trainer: L.Trainer) -> None:
         step, directory = trainer.global_step, Path(trainer.default_root_dir)
-        if not trainer.is_global_zero or step in self._written:
+        if not self._writes or step in self._written:
             return
         states = random_states()
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             states["cuda"] = torch.cuda.get_rng_state()
         found = Fingerprint(
             weights=digest(trainer.lightning_module.state_dict()),

@@ -1,14 +1,20 @@
 """The tensors of a data set; where jobs follow each other, they are read once for all of them."""
 
 import functools
+import json
+import random
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from leyden.data.fetch import load
 from leyden.data.tensors import Tensors, tensors
 
-_kept: dict[Hashable, Tensors] | None = None
+# With the number of changes that were made to the tensors by then.
+_kept: dict[Hashable, tuple[Tensors, int]] | None = None
 
 
 def keep() -> None:
@@ -18,23 +24,45 @@ def keep() -> None:
 
 
 def read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
-    """The training or the test set, as `load` and `tensors` give it; nobody may change what is in them.
+    """The training or the test set, as `load` and `tensors` give it; what a job has changed in place is read anew.
 
     Raises:
         OSError, ValueError: As those do.
     """
     same = _same(dataset, root)
-    if _kept is None or same is None:
-        return tensors(load(dataset, root, train=train, download=download))
-    if (same, train) not in _kept:
+    if _kept is not None and same is not None and (same, train) in _kept:
+        there, changes = _kept[same, train]
+        if changes == _changes(there):
+            return there
+    before = _random()
+    found = tensors(load(dataset, root, train=train, download=download))
+    # What is drawn at random depends on the seed of the job.
+    if _kept is not None and same is not None and before == _random():
         for key in [key for key in _kept if key[0] != same]:  # type: ignore[index]
             del _kept[key]  # there is room for one data set
-        _kept[same, train] = tensors(load(dataset, root, train=train, download=download))
-    return _kept[same, train]
+        _kept[same, train] = found, _changes(found)
+    return found
+
+
+def _changes(held: Tensors) -> int:
+    return (
+        held.inputs._version + held.targets._version
+    )  # that of their views, too; PyTorch has no other name for it
 
 
 def _same(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
-    """What two calls have in common that read the same; None where that can't be known."""
-    if isinstance(dataset, functools.partial):
-        return dataset.func, repr((dataset.args, sorted(dataset.keywords.items()), str(root)))
-    return (dataset, str(root)) if isinstance(dataset, type) else None
+    """What two calls have in common that read the same; None where that can't be known, as of arguments that are objects."""
+    if isinstance(dataset, type):
+        return dataset, str(root)
+    if not isinstance(dataset, functools.partial):
+        return None
+    try:
+        return dataset.func, json.dumps([dataset.args, dataset.keywords, str(root)], sort_keys=True)
+    except (TypeError, ValueError):
+        return None
+
+
+def _random() -> tuple[Any, ...]:
+    """The states of the random numbers of Python, NumPy and PyTorch."""
+    _, keys, *rest = np.random.get_state()
+    return random.getstate(), keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()  # type: ignore[attr-defined]

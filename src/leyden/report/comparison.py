@@ -11,7 +11,7 @@ from leyden.report.listing import values
 from leyden.report.ranking import Row, described, merge, varied
 from leyden.report.record import Record
 from leyden.report.records import States, fill_choices, read_each
-from leyden.report.verdict import Group, Verdict, improvement, verdict
+from leyden.report.verdict import LEVEL, Group, Verdict, improvement, verdict
 from leyden.report.where import check_known, parse
 
 
@@ -21,12 +21,14 @@ class Side:
 
     Args:
         directory: The runs are in or below it.
+        condition: That they fulfil; empty for none.
         row: The setting with its runs.
         num_rows: How many settings there were.
         averaged: What the mean is over.
     """
 
     directory: Path
+    condition: str
     row: Row
     num_rows: int
     averaged: list[str]
@@ -75,7 +77,7 @@ def compare(directories: Sequence[Path], conditions: Sequence[str], states: Stat
     if both := sorted(paths[0] & paths[1]):
         raise UserError(f"{both[0]}: is in both groups, as {len(both)} of {len(paths[0] | paths[1])} runs are")
     aim = _objective(a, b)
-    sides = _side(directories[0], a), _side(directories[1], b)
+    sides = _side(directories[0], conditions[0], a), _side(directories[1], conditions[1], b)
     named = {key for side in sides for key in side.averaged}
     compared = [record.config for side in sides for record in side.row.finished]
     averaged = varied([{key: config[key] for key in named if key in config} for config in compared])
@@ -86,7 +88,8 @@ def compare(directories: Sequence[Path], conditions: Sequence[str], states: Stat
         sides=sides,
         groups=groups,
         averaged=averaged,
-        verdict=verdict(*groups, aim.mode),
+        # As many comparisons could have been the one that is made: by Bonferroni's inequality.
+        verdict=verdict(*groups, aim.mode, LEVEL / (sides[0].num_rows * sides[1].num_rows)),
         improvement=improvement(first, second, aim.mode),
         configs=_configs(*sides),
     )
@@ -131,7 +134,7 @@ def _objective(*groups: Sequence[Record]) -> Objective:
     raise UserError("A has the objective {}, B has {}: both must have the same one".format(*said))
 
 
-def _side(directory: Path, records: Sequence[Record]) -> Side:
+def _side(directory: Path, condition: str, records: Sequence[Record]) -> Side:
     """The best setting of some runs.
 
     Raises:
@@ -142,4 +145,4 @@ def _side(directory: Path, records: Sequence[Record]) -> Side:
     rows = merge(records, averaged)
     if not rows[0].finished:
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, rows[0], len(rows), averaged)
+    return Side(directory, condition, rows[0], len(rows), averaged)

@@ -9,7 +9,7 @@ from leyden.report.comparison import Comparison, Side
 from leyden.report.difference import add_rows, differing
 from leyden.report.formats import as_json, text
 from leyden.report.ranking import deviation
-from leyden.report.verdict import LEAST, MOST, Group
+from leyden.report.verdict import LEAST, Group
 
 
 def show(comparison: Comparison, form: str) -> None:
@@ -20,6 +20,8 @@ def show(comparison: Comparison, form: str) -> None:
     a, b = comparison.sides
     table = grid("", "A", "B")
     table.add_row("runs", str(a.directory), str(b.directory))
+    if a.condition or b.condition:
+        table.add_row("where", a.condition, b.condition)
     if settings := {_setting(a), _setting(b)} - {""}:
         table.add_row("setting", _setting(a), _setting(b))
     table.add_row(comparison.objective.metric, *map(_reached, comparison.groups))
@@ -30,7 +32,8 @@ def show(comparison: Comparison, form: str) -> None:
     console.print(table)
     console.print("\n".join(["", *_lines(comparison)]))
     if settings:
-        console.print("A best setting was chosen by these very values, which flatters it; new seeds would not.")
+        allowed = "; the interval allows for that" * (comparison.verdict.interval is not None)
+        console.print(f"A best setting was chosen by these very values, which flatters it{allowed}.")
     table = grid("", "", "A", "B")
     add_rows(table, "configuration", *comparison.configs)
     console.print("")
@@ -67,11 +70,10 @@ def _lines(comparison: Comparison) -> list[str]:
         low, high = found.interval
         same = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {same}" if found.num_pairs else "not paired"
-        lines.append(f"A - B: {found.difference:.4g}, 95 % interval {low:.4g} to {high:.4g} ({how})")
-    lines.append(f"Probability that a run of A is better than one of B: {comparison.improvement:.2f}")
-    if further := found.further():
-        num = f"more than {MOST}" if further > MOST else f"about {further}"
-        lines.append(f"To tell them apart takes {num} more seeds of each, if means and deviations stay")
+        lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
+        lines.append(f"Pairs of runs in which the one of A is better: {100 * comparison.improvement:.0f} %")
+    if further := found.further_in_words("seeds of each"):
+        lines.append(f"To tell them apart {further}, if means and deviations stay as they are")
     if any(group.overlap for group in comparison.groups):
         lines.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003)")
     return lines
@@ -84,6 +86,7 @@ def _for_programs(comparison: Comparison) -> dict[str, Any]:
         values = list(group.values.values())
         told[name] = {
             "directory": str(side.directory),
+            "condition": side.condition,
             "choices": side.row.choices,
             "num_settings": side.num_rows,
             "n": len(values),
@@ -96,8 +99,9 @@ def _for_programs(comparison: Comparison) -> dict[str, Any]:
         **told,
         "difference": found.difference,
         "interval": list(found.interval) if found.interval else None,
+        "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": comparison.improvement,
+        "probability_of_improvement": comparison.improvement if found.interval else None,
         "further_seeds": found.further(),
         "better": found.better or None,
         "verdict": found.in_words("a", "b"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leyden.report.ranking import Row
-from leyden.report.verdict import LEAST, LEVEL, MOST, verdict
+from leyden.report.verdict import LEAST, LEVEL, verdict
 
 MARK = "≈"
 
@@ -51,18 +51,16 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Conte
     like_best[0] = True
     for number, found in told.items():
         like_best[number] = found.better != "a"
-    remarks = ["With 95 % confidence, the first row is truly the best one."]
+    remarks = ["The first row is truly the best one (95 % confidence)."]
     if any(like_best[1:]):
         remarks = [
-            f"{MARK} can't be told apart from the first row: with 95 % confidence, the truly best row is the first one or "
-            "one of these."
+            f"{MARK} may be as good as the first row: the truly best row is the first or one of these (95 % confidence)."
         ]
     if not all(enough):
-        remarks.append(f"Rows with n < {LEAST} are left out of this: n too small to tell.")
+        remarks.append(f"That is said of rows with n >= {LEAST} alone; of others nothing can be told.")
     further = told[1].further() if 1 in told else None
     if further is not None:
-        num = f"more than {MOST}" if further > MOST else f"about {further}"
-        remarks.append(f"To tell the first two rows apart takes {num} more {unit} per row.")
+        remarks.append(f"To tell the first two rows apart {told[1].further_in_words(unit)} per row.")
     if any(group.overlap for group in groups):
         remarks.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003).")
     return Contenders(like_best, further, remarks)

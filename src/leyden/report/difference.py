@@ -11,6 +11,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.terminal import Terminal, grid
 from leyden.config.values import flatten
 from leyden.run.directory import Run
+from leyden.run.fingerprints import first_difference, read_fingerprints
 
 
 def show_difference(*directories: str) -> None:
@@ -33,6 +34,11 @@ def show_difference(*directories: str) -> None:
     if not table.row_count:
         table.add_row("nothing differs", "", "", "")
     Terminal().print(table)
+    first, second = (read_fingerprints(run.directory) for run in runs)
+    if both := {*first} & {*second}:
+        parted = first_difference(first, second)
+        said = f"differ from step {parted[0]} on, in {', '.join(parted[1])}" if parted else "are equal, bit for bit"
+        Terminal().print(f"fingerprints, at {len(both)} steps that both have: {said}")
 
 
 def add_rows(table: Table, part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

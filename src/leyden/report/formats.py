@@ -23,6 +23,9 @@ def show(found: Sequence[Line], asked: list[str], form: str) -> None:
 
 
 def _table(found: Sequence[Line], asked: list[str]) -> None:
+    if not found:
+        print("no run fulfils this")
+        return
     table = [["run", "status", "age", "how far", "objective", *asked, "typed"]]
     for line in found:
         path = line.directory

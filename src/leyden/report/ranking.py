@@ -12,6 +12,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.terminal import warn
 from leyden.report.record import Record
 from leyden.report.verdict import Group
+from leyden.run.choices import deciding
 from leyden.run.files import read_json
 
 AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
@@ -71,18 +72,37 @@ class Row:
 
 
 def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
-    """A row for each combination of the choices that vary, but for those that a mean is over; best first."""
+    """A row for each combination of the choices that vary, but for those that a mean is over; best first.
+
+    Runs whose configurations differ by what nobody has typed, as by an edited file, are no repetitions: that is a choice, too.
+    """
     keys = [key for key in varied([record.choices for record in records]) if key not in averaged]
     rows: dict[str, Row] = {}
     for record in records:
         choices = {key: record.choices[key] for key in keys if key in record.choices}
         rows.setdefault(str(choices), Row(choices, [])).records.append(record)
+    if untyped := {key for row in rows.values() for key in _untyped(row.records, averaged)}:
+        for record in records:
+            record.choices |= {key: record.config[key] for key in untyped if key in record.config}
+        return merge(records, averaged)
 
     def rank(row: Row) -> tuple[bool, float]:
         mean = _mean([record.gains[0] for record in row.counted])
         return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
 
     return sorted(rows.values(), key=rank, reverse=True)
+
+
+def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
+    """Keys that vary among runs and can change a bit of them; but those that a mean is over, and what takes its value from them."""
+    configs = [deciding(record.config) for record in records] if len(records) > 1 else []
+    return [
+        key
+        for key in varied(configs)
+        if key not in averaged
+        and all(key in config for config in configs)  # else one of the runs is older than the key
+        and not all(config[key] in [config.get(name) for name in averaged] for config in configs)
+    ]
 
 
 def described(directory: Path) -> tuple[list[str] | None, list[str]]:

@@ -61,6 +61,17 @@ class Verdict:
             return self.why
         return f"{a if self.better == 'a' else b} is better" if self.better else "can't be told apart"
 
+    @property
+    def confidence(self) -> str:
+        """That of the interval, as a text."""
+        return f"{100 * (1 - self.level):.4g} %"
+
+    def further_in_words(self, unit: str) -> str:
+        """How many more are needed to tell the groups apart; empty where nothing can be said or is needed."""
+        if (num := self.further()) is None:
+            return ""
+        return f"takes {f'more than {MOST}' if num > MOST else f'about {num}'} more {unit}"
+
     def further(self) -> int | None:
         """How many more seeds each group needs, if difference and deviation stay, to see it in 80 % of all cases.
 
@@ -84,8 +95,8 @@ class Verdict:
 def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
     """Compare two groups: by pairs where at least three keys are shared, else by Welch's test of all values.
 
-    Pairs that all differ by the same are no pairs: rounded values do so by chance. Where values come from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error,
-    Machine Learning 52, 2003).
+    Pairs that all differ by the same are compared as two groups: rounded values do so by chance. Where values come from
+    folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine Learning 52, 2003).
 
     Args:
         a: A group.

@@ -22,6 +22,7 @@ OPERATORS = {
     ">": operator.gt,
 }
 MAX_WORDS = 200
+DIGITS = 4
 TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
 
 
@@ -132,7 +133,11 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str) -> bool:
         found = {None: "null", True: "true", False: "false"}[found]
     if isinstance(found, int | float):
         try:
-            return sign(float(found), float(typed))
+            number = float(typed)
         except ValueError:
             return False
+        digits = len(re.sub(r"e.*|[^0-9]", "", typed.lower()).lstrip("0"))
+        # As a table shows it, which rounds: from four digits on equal is what is rounded to the same.
+        rounds = sign in (operator.eq, operator.ne) and digits >= DIGITS
+        return sign(float(f"{found:.{digits}g}") if rounds else float(found), number)
     return sign(str(found), typed)

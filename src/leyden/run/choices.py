@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +106,7 @@ class Choices:
         A key that only this one has is no difference while it has its default. More epochs are none either, unless a
         schedule of the learning rate ends with the run that it was made for.
         """
-        old, new = _deciding(there), _deciding(self.config)
+        old, new = (deciding(dict(flatten(config))) for config in (there, self.config))
         found = []
         for key in [*old, *(key for key in new if key not in old)]:
             may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
@@ -125,22 +125,25 @@ class Choices:
             return False
 
 
-def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration can change a bit of weights or metrics, flat."""
-    callbacks = config.get("callbacks")
-    if isinstance(callbacks, dict):
-        callbacks = {name: node for name, node in callbacks.items() if node is not None and not _watches(node)}
-    flat = dict(flatten({**config, "callbacks": callbacks or None}))
+def deciding(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration, which is given flat, can change a bit of weights or metrics.
+
+    Example:
+        >>> deciding({"optimizer.lr": 0.1, "logger": None, "callbacks.x._target_": "leyden.callbacks.errors.Errors"})
+        {'optimizer.lr': 0.1}
+    """
     return {
         key: value
         for key, value in flat.items()
-        if not steers(key) and not any(key == shown or key.startswith(f"{shown}.") for shown in SHOWN)
+        if not steers(key)
+        and not any(key == shown or key.startswith(f"{shown}.") for shown in SHOWN)
+        and not (key.split(".")[0] == "callbacks" and (_watches(key, flat) or (key.count(".") < 2 and not value)))
     }
 
 
-def _watches(node: Any) -> bool:
-    """Whether a callback only watches: the engine's own do, but for averages of weights, and some of Lightning's."""
-    target = str(node.get("_target_")) if isinstance(node, dict) else ""
+def _watches(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key is of a callback that only watches: the engine's do, but for averages of weights, and some of Lightning's."""
+    target = str(flat.get(".".join([*key.split(".")[:2], "_target_"])))
     if target.startswith("leyden.callbacks."):
         return not target.startswith("leyden.callbacks.averaging.")
     return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in WATCHING

@@ -1,12 +1,11 @@
 """What a run was at its steps, as hashes in `fingerprint.csv`: by them two runs are compared bit for bit."""
 
 import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from leyden.run.files import read_text, write_whole
+from leyden.run.files import read_bytes, write_whole
 
 NAME = "fingerprint.csv"
 LENGTH = 32  # digits of a hash
@@ -34,10 +33,14 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
     """
     path = directory / NAME
     found = {}
-    for row in csv.reader(io.StringIO(read_text(path)) if path.exists() else ()):
+    for row in csv.reader(_text(path).splitlines()):
         if len(row) == 4 and row[0].isascii() and row[0].isdecimal() and all(map(_is_hash, row[1:])):
             found[int(row[0])] = Fingerprint(*row[1:])
     return found
+
+
+def _text(path: Path) -> str:
+    return read_bytes(path).decode(errors="replace") if path.exists() else ""
 
 
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:

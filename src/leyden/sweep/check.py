@@ -2,17 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import chain, combinations
 
 from omegaconf import OmegaConf
 
 from leyden.config.mistakes import UserError
 from leyden.run.choices import typed_choices
 from leyden.sweep import worker
+from leyden.sweep.dimension import ends
 from leyden.sweep.jobs import Job
 from leyden.sweep.processes import call
 
 ALL = 30  # jobs, up to which each is built; of more, a part that has each value
-MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
 
 
 def check(jobs: Sequence[Job]) -> None:
@@ -42,9 +43,9 @@ def check(jobs: Sequence[Job]) -> None:
 
 
 def covering(settings: Sequence[dict[str, str]]) -> list[int]:
-    """Which of several settings are checked for all: up to `ALL` of them, or so many that each value is in one.
+    """Which of several settings are checked for all: up to `ALL` of them, else so many that each value is in one.
 
-    Of more than `MANY` numbers of a key the smallest and the largest one count.
+    Of many numbers of a key their ends count; of what is no number, as networks and data sets, each pair that occurs, too.
 
     Example:
         >>> covering([{"seed": str(seed)} for seed in range(200)])
@@ -52,20 +53,25 @@ def covering(settings: Sequence[dict[str, str]]) -> list[int]:
     """
     if len(settings) <= ALL:
         return list(range(len(settings)))
-    wanted = {
-        (key, value) for key in {key for each in settings for key in each} for value in _values(settings, key)
+    values = {
+        key: list(dict.fromkeys(e[key] for e in settings if key in e)) for key in dict.fromkeys(chain(*settings))
     }
-    chosen = []
+    counted = {(key, value) for key, texts in values.items() for value in ends(texts)}
+    words = {key for key, texts in values.items() if not all(map(_is_number, texts))}
+    chosen: list[int] = []
+    seen: set[object] = set()
     for number, setting in enumerate(settings):
-        if found := wanted & {*setting.items()}:
+        named = [pair for pair in setting.items() if pair[0] in words]
+        new = ({*setting.items()} & counted | {*combinations(sorted(named), 2)}) - seen
+        if new:
             chosen.append(number)
-            wanted -= found
+            seen |= new
     return chosen
 
 
-def _values(settings: Sequence[dict[str, str]], key: str) -> list[str]:
-    values = list(dict.fromkeys(each[key] for each in settings if key in each))
+def _is_number(text: str) -> bool:
     try:
-        return values if len(values) <= MANY else [min(values, key=float), max(values, key=float)]
+        float(text)
     except ValueError:
-        return values
+        return False
+    return True

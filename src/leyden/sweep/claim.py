@@ -27,14 +27,14 @@ def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> N
             if not isinstance(there, dict):
                 raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
             differences = [
-                f"{key} {there.get(key, OLD.get(key))} there, {here} here"
+                f"{key} {before} there, {here} here"
                 for key, here in identity.items()
-                if there.get(key, OLD.get(key)) != here
+                if (before := there.get(key, OLD.get(key))) != here and (key in there or key != "fixed")
             ]
             if differences:
                 raise UserError(
                     f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
                 )
-            write_whole(path, json.dumps({**there, **facts}) + "\n")
+            write_whole(path, json.dumps({**identity, **there, **facts}) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error

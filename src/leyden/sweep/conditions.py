@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leyden.config.mistakes import UserError
-from leyden.sweep.dimension import Dimension, as_meant
+from leyden.sweep.dimension import Dimension
+from leyden.sweep.override_text import as_meant
 
 Conditions = dict[str, frozenset[str]]
 """The values of which a key has one, by key; all of them must hold."""

@@ -8,18 +8,18 @@ trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra._internal.grammar.utils import escape_special_characters  # of which Hydra has no public name
-from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from leyden.sweep.override_text import as_meant
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-MANY = 50
+MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
 
 
 class Choice(NamedTuple):
@@ -86,14 +86,16 @@ class Dimension:
         return [f"{self.name}={value}"] if self.interval else self.choices[value].overrides
 
     def extremes(self) -> list[Any]:
-        """Each bound or choice; of more than `MANY` numbers, as a range has, the smallest and the largest one."""
-        if self.interval:
-            return [self.interval.low, self.interval.high]
-        texts = list(self.choices)
-        with contextlib.suppress(ValueError):
-            if len(texts) > MANY:
-                return [min(texts, key=float), max(texts, key=float)]
-        return texts
+        """Each bound or choice; of many numbers their ends."""
+        return [self.interval.low, self.interval.high] if self.interval else ends(list(self.choices))
+
+
+def ends(texts: list[str]) -> list[str]:
+    """The smallest and the largest one of more than `MANY` numbers; all of what else there is."""
+    with contextlib.suppress(ValueError):
+        if len(texts) > MANY:
+            return [min(texts, key=float), max(texts, key=float)]
+    return texts
 
 
 def plain(override: Override) -> str:
@@ -129,56 +131,3 @@ def check_tags(tags: Iterable[str], *known: str) -> None:
     """Raise a `ValueError` for a tag that means nothing."""
     if unknown := sorted({*tags} - {*known}):
         raise ValueError(f"the tag {unknown[0]} means nothing here" + (", there is log alone" if known else ""))
-
-
-def as_text(
-    value: Any,
-    string: Callable[[str], str] = lambda text: text,
-    quoted: Callable[[QuotedString], str] = QuotedString.with_quotes,
-) -> str:
-    """A value as it stands in an override.
-
-    Args:
-        value: As Hydra has parsed it.
-        string: Of a text.
-        quoted: Of a text that stood in quotes.
-
-    Example:
-        >>> as_text([True, None, 0.5])
-        '[true,null,0.5]'
-    """
-    if isinstance(value, QuotedString):
-        return quoted(value)
-    if isinstance(value, list):
-        return f"[{','.join(as_text(each, string, quoted) for each in value)}]"
-    if isinstance(value, dict):
-        pairs = (f"{as_text(key, string, quoted)}:{as_text(each, string, quoted)}" for key, each in value.items())
-        return "{" + ",".join(pairs) + "}"
-    if isinstance(value, str):
-        return string(value)
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-
-
-def as_typed(value: Any) -> str:
-    """A value of a search: signs that would end it are escaped."""
-    return as_text(
-        value, lambda text: escape_special_characters(text) if re.search(r"[()\[\]{}=,]", text) else text
-    )
-
-
-def in_quotes(value: Any) -> str:
-    """A value of a zip: a text stands in quotes, unless it is a word and no other value.
-
-    Example:
-        >>> [in_quotes(value) for value in ("mlp", "1", 1, "a b")]
-        ['mlp', "'1'", '1', "'a b'"]
-    """
-    word = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_]\w*", re.IGNORECASE | re.ASCII)
-    return as_text(
-        value, lambda text: text if word.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
-    )
-
-
-def as_meant(value: Any) -> str:
-    """A value as conditions compare it: quotes are none of it."""
-    return as_text(value, quoted=lambda text: text.text)

@@ -50,7 +50,7 @@ def settings(grids: Iterable[Space], exclude: Any) -> list[list[str]]:
                 overrides = grid.overrides(setting)
                 found.setdefault(frozenset(overrides), overrides)
     if not found:
-        raise UserError("hydra.sweeper.exclude: nothing is left")
+        raise UserError("hydra.sweeper.exclude: nothing is left, it leaves out all jobs; take an entry away")
     return list(found.values())
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -41,6 +42,18 @@ def visible_devices() -> list[str]:
         return [device for device in chosen.split(",") if device]
     nodes = Path("/dev").glob("nvidia*")
     return sorted(found[1] for node in nodes if (found := re.fullmatch(r"nvidia(\d+)", node.name)))
+
+
+def num_devices(asked: Any) -> int:
+    """How many devices a trainer takes.
+
+    Example:
+        >>> [num_devices(asked) for asked in (2, [0, 3, 5], "2")]
+        [2, 3, 2]
+    """
+    if isinstance(asked, int | str) and str(asked).isdecimal():
+        return int(asked)
+    return max(1, len(visible_devices()) if isinstance(asked, int | str) else len(asked))
 
 
 class Pool:

@@ -1,14 +1,16 @@
 """Optuna's loop: a trial is asked for when there is a place for it, and told what came of it when it ends."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.samplers import GPSampler
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
+from leyden.run.choices import deciding
 from leyden.sweep.conditions import read_when
 from leyden.sweep.dimension import Dimension
 from leyden.sweep.jobs import Job
@@ -64,20 +66,29 @@ def search(
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
     try_sampler(sampler, space, directions)
     checked = [*extremes, *sweep.compose(further_seeds(extremes[0], num), first=len(extremes))]
-    if not sweep.check(checked, {"sweep.seeds": num}, log=space.log_keys):
+    if not sweep.check(checked, {"sweep.seeds": num, "fixed": _deciding(space.fixed)}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
     jobs: dict[int, list[Job]] = {}  # of each trial
     num_composed = 0
 
+    def composed(params: Mapping[str, Any]) -> list[Job]:
+        nonlocal num_composed
+        (first,) = sweep.compose([space.overrides(params)], first=num_composed)
+        further = sweep.compose(further_seeds(first, num), first=num_composed + 1)
+        num_composed += num
+        return [first, *further]
+
     def runs(trial: Trial) -> list[str]:
         """Compose the jobs of a trial; the names of their directories."""
-        nonlocal num_composed
-        (first,) = sweep.compose([space.overrides(trial.params)], first=num_composed)
-        further = sweep.compose(further_seeds(first, num), first=num_composed + 1)
-        jobs[trial.number] = [first, *further]
-        num_composed += num
+        jobs[trial.number] = composed(trial.params)
         return [job.run.directory.name for job in jobs[trial.number]]
+
+    def find(directory: Path) -> Job | None:
+        """The job of a directory, if it is one of this space."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        every = (job for trial in trials if space.has(trial.params) for job in composed(trial.params))
+        return next((job for job in every if job.run.directory == directory), None)
 
     looking = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
     if not getattr(sweep.launcher, "wait", True) and (num_left := looking.num_left()):
@@ -90,6 +101,20 @@ def search(
 
     trials = Trials(study, ask, at_once=batch_size, dropped=sweep.expect_less)
     with looking.opened():
-        total = (looking.num_open() + looking.num_to_take_over()) * num
-        sweep.run(trials.ask, total=total, shared=space.fixed, at_once=batch_size * num, ended=trials.ended)
-    sweep.conclude()
+        num_before = (num_trials - looking.num_left()) * num
+        total = num_before + (looking.num_open() + looking.num_to_take_over()) * num
+        sweep.run(
+            trials.ask,
+            total=total,
+            num_before=num_before,
+            shared=space.fixed,
+            at_once=batch_size * num,
+            ended=trials.ended,
+        )
+    sweep.conclude(find)
+
+
+def _deciding(fixed: Sequence[str]) -> list[str]:
+    """What of the fixed overrides can change what a trial reaches: trials that differ in it are of another search."""
+    pairs = [(override, *override.lstrip("+~").split("=", 1)) for override in fixed]
+    return sorted(override for override, key, *value in pairs if deciding({key: value}))

@@ -30,7 +30,7 @@ def warm_up(data: DictConfig) -> None:
         data: The node of the configuration; nothing is fetched.
     """
     CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
-    if data.get("_target_") == IN_MEMORY:  # what others do when they are made, a copy may not bear
+    if data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
             node: Any = OmegaConf.to_container(data, resolve=True)
             os.environ[DATA] = json.dumps({**node, "download": False})
@@ -54,7 +54,7 @@ class Process:
     def __init__(self, environment: dict[str, str]) -> None:
         self.connection, theirs = CONTEXT.Pipe()
         # Not a daemon: a job may start processes of its own.
-        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment))
+        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment, sys.orig_argv))
         self.process.start()
         theirs.close()
 
@@ -97,7 +97,8 @@ def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None)
         UserError: The process that did it is gone.
     """
     if "torch" in sys.modules:  # on a node, where this process trains
-        return function(*arguments)
+        with log.open("a") if log else contextlib.nullcontext(sys.stdout) as file, contextlib.redirect_stdout(file):
+            return function(*arguments)
     process = Process({"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
     try:
         process.give(function, *arguments, log=log)

@@ -1,10 +1,11 @@
-"""Several seeds of one setting: `sweep.seeds`."""
+"""What is no setting: several seeds of one (`sweep.seeds`), and what else a mean is over (`sweep.average_over`)."""
 
 from collections.abc import Iterable
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from leyden.config.mistakes import UserError
+from leyden.config.values import flatten
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
 
@@ -18,9 +19,32 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
     num = config.sweep.get("seeds")
     if type(num) is not int or num < 1:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number")
+    keys = config.sweep.get("average_over")
+    if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
+        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} lacks seed, over which the mean is")
     if num > 1 and any("seed" in each.keys for space in spaces for each in space.free):
         raise UserError(f"sweep.seeds={num}: seed is tried itself; give one of the two")
     return num
+
+
+def averaged(config: DictConfig, job: Job) -> list[str]:
+    """The keys that a mean is over.
+
+    Args:
+        config: Of the sweep.
+        job: One of its jobs, which has the keys if somebody has typed them; of the default some data have no folds.
+
+    Raises:
+        UserError: They are no keys.
+    """
+    keys = config.sweep.average_over
+    if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"sweep.average_over={keys}: must be a list of keys, as [seed]")
+    if any(override.startswith("sweep.average_over") for override in job.overrides):
+        known = dict(flatten(job.choices.config))
+        if unknown := [key for key in keys if key not in known]:
+            raise UserError(f"sweep.average_over={list(keys)}: there is no {unknown[0]}")
+    return list(keys)
 
 
 def further_seeds(job: Job, num: int) -> list[list[str]]:

@@ -18,13 +18,15 @@ class StatusLine:
     Args:
         total: Number of jobs, those that have ended before included.
         shared: Overrides that all jobs have.
+        num_before: How many have ended before, of which nobody will tell.
     """
 
-    def __init__(self, total: int, shared: Collection[str]) -> None:
+    def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:
         self.total, self.shared = total, shared
         self.console = Terminal()
         self.started = time.monotonic()
-        self.num_before = self.num_run = self.num_failed = self.num_pruned = 0
+        self.num_before = num_before
+        self.num_run = self.num_failed = self.num_pruned = 0
         self.num_shown = 0  # that had ended when the last line was printed
         self.best: tuple[float, str] | None = None
 

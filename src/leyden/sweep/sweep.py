@@ -1,5 +1,6 @@
 """A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,21 +9,21 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
-from leyden.config.terminal import printable, warn
-from leyden.config.values import flatten
+from leyden.config.reported import reported
+from leyden.config.terminal import printable, typed
 from leyden.report.records import States
 from leyden.report.summary import summarize
-from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
 from leyden.sweep.check import check
 from leyden.sweep.claim import claim
 from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import Job, compose
 from leyden.sweep.processes import call
+from leyden.sweep.seeds import averaged
 from leyden.sweep.slug import slug
 from leyden.sweep.status_line import StatusLine
 from leyden.sweep.worker import draw
@@ -43,14 +44,17 @@ class Sweep:
         self.composer = Composer(loader, config)
         self.directory = Path(config.hydra.sweep.dir).absolute()
         self.num_jobs = 0
-        self.keys: set[str] = set()  # of what the jobs were composed by
+        self.ended: dict[Path, Job] = {}  # by their directories
         self.failures: dict[str, str] = {}
         self.status: StatusLine | None = None
 
     def __enter__(self) -> "Sweep":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt and self.status:
+            named = typed("sweep_name", self.directory.name)
+            print(f"{len(self.ended)} jobs have ended; the same command with {named} goes on", file=sys.stderr)
         if hasattr(self.launcher, "close"):
             self.launcher.close()
 
@@ -75,22 +79,12 @@ class Sweep:
             raise UserError(
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
-        check(jobs)
-        self.keys = {key for job in jobs for key in typed_choices(job.overrides)}
         choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
-        averaged = self.config.sweep.average_over
-        if not isinstance(averaged, ListConfig) or not all(isinstance(key, str) for key in averaged):
-            raise UserError(f"sweep.average_over={averaged}: must be a list of keys, as [seed]")
         config = jobs[0].choices.config
-        if any(
-            override.startswith("sweep.average_over") for override in jobs[0].overrides
-        ):  # not all data have folds
-            known = dict(flatten(config))
-            if unknown := [key for key in averaged if key not in known]:
-                raise UserError(f"sweep.average_over={list(averaged)}: there is no {unknown[0]}")
-        facts["average_over"] = list(averaged)
+        facts["average_over"] = averaged(self.config, jobs[0])
+        check(jobs)
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
@@ -106,6 +100,7 @@ class Sweep:
         ask: Callable[[], Job | None],
         *,
         total: int,
+        num_before: int = 0,
         shared: Collection[str],
         at_once: int | None = None,
         ended: Callable[[Job, JobReturn], None] | None = None,
@@ -114,7 +109,8 @@ class Sweep:
 
         Args:
             ask: Gives the next job when there is a place for it; None for none.
-            total: How many there will be.
+            total: How many there will be, those of earlier starts that are not asked for again included.
+            num_before: How many of them there are of the latter.
             shared: Overrides that all of them have.
             at_once: How many at once; None: as the launcher has it.
             ended: Is told what came of each.
@@ -122,6 +118,7 @@ class Sweep:
 
         def told(job: Job, returned: JobReturn) -> bool:
             self.num_jobs += 1
+            self.ended[job.run.directory] = job
             if returned.status == JobStatus.FAILED:
                 # `return_value` would raise it, and print a line of Hydra's besides.
                 self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
@@ -130,7 +127,7 @@ class Sweep:
             return not (self.failures and self.config.sweep.fail_fast)
 
         if hasattr(self.launcher, "run_jobs"):
-            self.status = StatusLine(total, shared)
+            self.status = StatusLine(total, shared, num_before)
             self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=told)
             return
         goes_on = True
@@ -145,32 +142,37 @@ class Sweep:
         if self.status:
             self.status.total -= num
 
-    def conclude(self) -> None:
-        """Write and print the summary.
+    def conclude(self, find: Callable[[Path], Job | None] = lambda directory: None) -> None:
+        """Write and print the summary, and draw the best.
+
+        Args:
+            find: Gives the job of a directory that has ended in an earlier start; None for none.
 
         Raises:
             UserError: Jobs have failed; it lists them with reason and log.
         """
+        winners = []
         try:
             winners = summarize(self.directory, self.states)
-            if self.config.sweep.pictures == "best":
-                self._draw(winners)
         except UserError:
             if not self.failures:  # else they tell why there is nothing
                 raise
+        if self.config.sweep.pictures == "best":
+            self._draw(winners, find)
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
             head += ", and goes on with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
-    def _draw(self, runs: Sequence[Run]) -> None:
+    def _draw(self, runs: Sequence[Run], find: Callable[[Path], Job | None]) -> None:
         """Draw the pictures of runs whose jobs have drawn none."""
         for run in runs:
-            ended = (run.directory / "result.json").stat().st_mtime
-            if any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png")):
-                continue
-            # As this sweep makes it: what stands in a directory decides nothing.
-            if {*typed_choices(run.overrides)} <= self.keys:
-                (job,) = self.compose([run.overrides])
-                if job.run.directory == run.directory and (error := call(draw, job.resolved_config, log=job.log)):
-                    warn(f"{run.directory.name}: there are no pictures of it ({error})")
+            with reported(f"{run.directory.name}: the drawing of its pictures"):
+                ended = (run.directory / "result.json").stat().st_mtime
+                is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
+                # As this sweep has made it: what stands in a directory decides nothing.
+                job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
+                if job:
+                    print(f"drawing the best: {run.directory}")
+                if job and (error := call(draw, job.resolved_config, log=job.log)):
+                    raise UserError(error)

@@ -7,11 +7,11 @@ from typing import Any
 
 import optuna
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.utils import get_object
 from optuna.trial import Trial, TrialState
 
 from leyden.sweep.jobs import Job
-from leyden.sweep.pruning import Pruning
+
+PRUNING = "leyden.sweep.pruning.Pruning"  # by its name: it imports PyTorch
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Trials:
         if self.is_exhausted or len(self.open) >= self.at_once or not (asked := self._ask()):
             return None
         trial, jobs = asked
-        self.open.append(new := Open(trial, jobs, is_pruned=any(map(_prunes, _callbacks(jobs[0])))))
+        self.open.append(new := Open(trial, jobs, is_pruned=_is_pruned(jobs[0])))
         return new.next()
 
     def ended(self, job: Job, returned: JobReturn) -> None:
@@ -115,10 +115,5 @@ def means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
     return [fmean(column) if None not in column else None for column in zip(*values, strict=True)]
 
 
-def _callbacks(job: Job) -> list[Any]:
-    return [node for node in job.config.callbacks.values() if node]
-
-
-def _prunes(node: Any) -> bool:
-    made = get_object(node["_target_"]) if "_target_" in node else None
-    return isinstance(made, type) and issubclass(made, Pruning)
+def _is_pruned(job: Job) -> bool:
+    return any(node and node.get("_target_") == PRUNING for node in job.config.callbacks.values())

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from leyden.config.mistakes import UserError
 from leyden.run.choices import steers
-from leyden.sweep.dimension import Dimension, as_typed, check_tags, of_interval, of_values
+from leyden.sweep.dimension import Dimension, check_tags, of_interval, of_values
+from leyden.sweep.override_text import as_typed
 from leyden.sweep.zipped import is_zip, zipped
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import threading
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would be lost in a copy, which has its own number of them
 
@@ -10,13 +12,35 @@ from leyden.config.importing import importing
 from leyden.data import reading
 
 with importing():
+    import torch
     from omegaconf import OmegaConf
 
-    import leyden.training.start  # noqa: F401 - and all that it stands on
     from leyden import build
 
-reading.keep()
-if node := os.environ.pop("LEYDEN_SWEEP_DATA", None):
+
+def _read(node: str) -> None:
     build.quiet()
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the checks, which come next
         build.datamodule(OmegaConf.create({"data": json.loads(node)}))
+
+
+def _num_threads() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+
+
+def _starts_nothing(node: str) -> bool:
+    """Whether reading starts no thread and no GPU, which copies of this process could not use: a copy tries it."""
+    if not (pid := os.fork()):
+        before, code = _num_threads(), 1
+        try:
+            _read(node)
+            code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+reading.keep()
+if (node := os.environ.pop("LEYDEN_SWEEP_DATA", None)) and _starts_nothing(node):
+    _read(node)

@@ -24,17 +24,20 @@ from omegaconf import DictConfig
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
+from leyden.run import lock
 from leyden.run.process import die_with_parent, end_with_parent
 from leyden.sweep import failure
 
 
-def serve(connection: Connection, environment: dict[str, str]) -> None:
+def serve(connection: Connection, environment: dict[str, str], command: list[str]) -> None:
     """Do what comes through the connection, until it is closed or the parent is gone.
 
     Args:
         connection: Gives a function, its arguments, and the path of a log or None; takes what the function returns.
         environment: Threads and devices.
+        command: By which the sweep was started, for what a run writes down of where it comes from.
     """
+    sys.orig_argv = command
     with importing():
         import torch
 
@@ -109,7 +112,8 @@ def draw(config: DictConfig) -> str:
     with importing():
         from leyden.training import pictures
     try:
-        pictures.draw(config)
+        with lock.hold(Path(config.run_dir), timeout_s=0):
+            pictures.draw(config)
     except Exception as error:
         return failure.of(error)
     return ""

@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from leyden.config.mistakes import UserError
 from leyden.run.choices import steers
 from leyden.run.command import ZIP
-from leyden.sweep.dimension import Choice, Dimension, as_meant, check_tags, in_quotes, plain
+from leyden.sweep.dimension import Choice, Dimension, check_tags, plain
+from leyden.sweep.override_text import as_meant, in_quotes
 
 AS = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
 
