@@ -199,6 +199,21 @@ def test_values_that_are_infinite_stop_nothing(tmp_path):
     assert [row["deviation"] for row in rows(tmp_path)] == ["0.1", ""]
 
 
+def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
+    for seed in range(6):
+        write(tmp_path / str(seed), [f"seed={seed}"], value=0.1 * seed)
+        if seed > 2:  # somebody has edited a file of conf/
+            path = tmp_path / str(seed) / "config.yaml"
+            config = yaml.safe_load(path.read_text())
+            config["optimizer"]["lr"] = 0.7
+            config["data"] = {"seed": seed, "root": f"/{seed}"}  # follows the seed; a place
+            path.write_text(yaml.safe_dump(config))
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.1", "3"), ("0.7", "3")]
+    assert {*found[0]} & {"data.seed", "data.root", "seed"} == set()
+
+
 def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
     for name, values in (("1", (0.3, 0.4, 0.5)), ("2", (0.31, 0.38, 0.52)), ("3", (1.3, 1.4, 1.6)), ("4", (2.0,))):
         for seed, value in enumerate(values):

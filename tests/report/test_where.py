@@ -15,6 +15,7 @@ RUN = {
     "note": None,
     "test": True,
     "n": 3,
+    "exact": 0.00767466993519409,
 }
 
 
@@ -38,6 +39,14 @@ RUN = {
         ("not nothing < 1", True),
         ("status < 1", False),
         ("val/acc < high", False),
+        # As a table shows it, from four digits on.
+        ("exact = 0.007675", True),
+        ("exact != 0.007675", False),
+        ("exact = 7.675e-3", True),
+        ("exact = 0.007674", False),
+        ("exact = 0.0076747", True),
+        ("exact = 0.0077", False),
+        ("exact < 0.007675", True),
         # `and` holds closer than `or`.
         ("n = 3 or n = 4 and n = 5", True),
         ("(n = 3 or n = 4) and n = 5", False),

@@ -506,6 +506,11 @@ def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_al
             assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
     output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=240)
     assert output.endswith("holds another sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
+    # Nor are trials of other fixed values of the same search; what changes no bit may change.
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=2", "trainer.max_epochs=4").communicate(timeout=240)
+    assert "holds another sweep: fixed [" in output
+    assert "trainer.max_epochs=4" in output
+    finish(start_search(tmp_path, *arguments, "sweep.seeds=2", "sweep.pictures=none", "cluster.num_jobs=1"))
 
 
 def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):

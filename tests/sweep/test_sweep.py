@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep.claim import claim
+from leyden.sweep.slug import slug
 from tests.conftest import SMALL, assert_same_bits, finish, start
 
 
@@ -111,6 +113,25 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
     assert (best / "curves.png").stat().st_mtime_ns == before
     finish(sweep(tmp_path, *arguments, "seed=1", "sweep.pictures=all"))
     assert sum(bool(pictures) for pictures in drawn().values()) == 3
+
+
+def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnist_root):
+    arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1", "sweep.pictures=none")
+    finish(sweep(tmp_path, *arguments))
+    best = runs(tmp_path)[0.01, 0].directory
+    evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
+    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *SMALL]))
+    shutil.copytree(best, planted)
+    result = json.loads((planted / "result.json").read_text())
+    result["objective"]["value"] = 1.0
+    (planted / "result.json").write_text(json.dumps(result))
+    starts = json.loads((planted / "provenance.json").read_text())
+    starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *SMALL]
+    (planted / "provenance.json").write_text(json.dumps(starts))
+    output = finish(sweep(tmp_path, *arguments[:2]))
+    assert f"Best: {planted.name}" in output
+    assert not (tmp_path / "executed").exists()
+    assert not list(planted.glob("*.png"))
 
 
 @pytest.mark.slow
