@@ -57,7 +57,7 @@ def workers(session: int) -> list[float]:
     return found
 
 
-def many() -> tuple[float, float, float]:
+def one_step_runs() -> tuple[float, float, float]:
     """Of a sweep of one-step runs: seconds until the first one begins, of a run without its training, and of the same again."""
     seeds = "seed=" + ",".join(map(str, range(NUM_MANY)))
     command = [sys.executable, "-m", "leyden.train", "-m", seeds, "trainer.max_epochs=1"]
@@ -111,7 +111,7 @@ def main() -> None:
     print(f"\nratio {statistics.median(ratios):.2f}; that of the bare loop: {statistics.median(loop_ratios):.2f}")
     print(f"memory of a process that runs jobs, at most: {max(megabytes):.0f} MB")
     first, over, again = (
-        statistics.median(values) for values in zip(*(many() for _ in range(rounds)), strict=True)
+        statistics.median(values) for values in zip(*(one_step_runs() for _ in range(rounds)), strict=True)
     )
     print(
         f"{NUM_MANY} runs of one step: the first one begins after {first:.1f} s; a run takes {over:.2f} s besides"
