@@ -26,8 +26,8 @@ LOOP = [sys.executable, str(Path(__file__).parent / "bare_torch.py")]
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def sweep(num_at_once: int) -> tuple[float, float]:
-    """Seconds of a sweep, and the megabytes of the largest of the processes that run its jobs."""
+def sweep(num_at_once: int) -> tuple[float, float, float]:
+    """Seconds of a sweep, those from its first job's start to its last one's end, and megabytes of the largest of its processes."""
     largest = 0.0
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         command = [*SWEEP, "trainer.max_epochs=1", f"outputs={folder}", f"cluster.num_jobs={num_at_once}"]
@@ -43,7 +43,9 @@ def sweep(num_at_once: int) -> tuple[float, float]:
         if process.returncode:
             errors.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{errors.read()[-2000:]}")
-    return seconds, largest
+        begins = [path.stat().st_mtime for path in Path(folder).rglob("provenance.json")]
+        ends = [path.stat().st_mtime for path in Path(folder).rglob("result.json")]
+    return seconds, max(ends) - min(begins), largest
 
 
 def workers(session: int) -> list[float]:
@@ -93,22 +95,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    one, many, megabytes, ratios, loop_ratios = [], [], [], [], []
+    one, many, megabytes, ratios, job_ratios, loop_ratios = [], [], [], [], [], []
     for number in range(rounds):
-        one.append(sweep(1)[0])
-        seconds, largest = sweep(CORES)
+        seconds, jobs_alone, _ = sweep(1)
+        one.append(seconds)
+        seconds, jobs_at_once, largest = sweep(CORES)
         many.append(seconds)
         megabytes.append(largest)
         ratios.append(one[-1] / many[-1])
+        job_ratios.append(jobs_alone / jobs_at_once)
         loop_ratios.append(loops(1) / loops(CORES))
         print(
-            f"round {number}: {one[-1]:.1f} s, {many[-1]:.1f} s, {largest:.0f} MB; loop {loop_ratios[-1]:.2f}",
+            f"round {number}: {one[-1]:.1f} s, {many[-1]:.1f} s, {largest:.0f} MB; "
+            f"jobs {job_ratios[-1]:.2f}, loop {loop_ratios[-1]:.2f}",
             flush=True,
         )
     print(f"\n| sweep of {NUM_JOBS} runs, {CORES} cores, n = {rounds} | s | runs a minute |\n|---|---|---|")
     for name, values in ((f"one at a time, {CORES} threads", one), (f"{CORES} at once, a thread each", many)):
         print(f"| {name} | {statistics.median(values):.1f} | {NUM_JOBS * 60 / statistics.median(values):.1f} |")
-    print(f"\nratio {statistics.median(ratios):.2f}; that of the bare loop: {statistics.median(loop_ratios):.2f}")
+    print(f"\nratio {statistics.median(ratios):.2f}; from the first job's start to the last one's end ", end="")
+    print(f"{statistics.median(job_ratios):.2f}; that of the bare loop {statistics.median(loop_ratios):.2f}")
     print(f"memory of a process that runs jobs, at most: {max(megabytes):.0f} MB")
     first, over, again = (
         statistics.median(values) for values in zip(*(one_step_runs() for _ in range(rounds)), strict=True)
