@@ -151,6 +151,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
         ".lock",
         "checkpoints",
         "config.yaml",
+        "fingerprint.csv",
         "provenance.json",
         "result.json",
     }
