@@ -74,7 +74,7 @@ class Row:
 def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     """A row for each combination of the choices that vary, but for those that a mean is over; best first.
 
-    Runs whose configurations differ by what nobody has typed, as by an edited file, are no repetitions: that is a choice, too.
+    Runs whose configurations differ by what nobody has typed, as by a file that was changed, are no repetitions: that is a choice, too.
     """
     keys = [key for key in varied([record.choices for record in records]) if key not in averaged]
     rows: dict[str, Row] = {}
