@@ -315,7 +315,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
     arguments += (f"outputs={tmp_path}", "sweep_name=s", "cluster.wait=false", "+cluster.options.hold=true")
     finish(start(script=arguments, PYTHONPATH=str(project / "src")))
-    (project / "src" / "leyden" / "train.py").write_text("raise SystemExit('later edit')\n")
+    (project / "src" / "leyden" / "train.py").write_text("raise SystemExit('xyzzy')\n")
     shutil.rmtree(project / "conf")
     (run,) = runs(tmp_path)
     slurm.run("scontrol", "release", run.submission["job_id"])
@@ -326,7 +326,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert run.starts[-1]["git"] == run.starts[0]["git"]
     assert run.starts[-1]["git"]["sha"] == head
-    assert "later edit" not in str(run.starts[-1]["git"])
+    assert "xyzzy" not in str(run.starts[-1]["git"])
 
 
 @pytest.mark.parametrize(
