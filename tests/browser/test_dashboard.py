@@ -51,7 +51,7 @@ def address(printed):
 
 def test_the_study_is_there_with_its_trials(page, address):  # noqa: F811
     page.goto(address)
-    page.get_by_text("0. leyden").click()
+    page.get_by_text("0. study").click()
     page.get_by_text("optimizer.lr").first.wait_for()
     with urllib.request.urlopen(f"{address}api/studies/0") as answer:
         trials = json.load(answer)["trials"]
