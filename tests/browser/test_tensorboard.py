@@ -33,7 +33,9 @@ def outputs(tmp_path_factory, mnist_root):
     directory = tmp_path_factory.mktemp("browser")
     few = ("data.val_size=59000", "data.batch_size=100", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
     arguments = (*few, "callbacks.checkpoint.every_n_steps=7", f"outputs={directory}", "test=false")
-    start("-m", "sweep_name=s", "optimizer.lr=0.001,0.01,1e30", *arguments).communicate(timeout=240)
+    start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.001,0.01,1e30", *arguments).communicate(
+        timeout=240
+    )
     resumed = (f"run_dir={directory / 'resumed'}", "optimizer.lr=0.003", *arguments)
     kill_at(18, *resumed).communicate(timeout=240)
     finish(start("resume=must", *resumed))
