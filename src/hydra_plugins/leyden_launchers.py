@@ -1,6 +1,5 @@
 """Where Hydra looks for launchers. The work is done in `leyden.sweep` and `leyden.cluster`."""
 
-import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.mistakes import UserError
+from leyden.run.process import num_cores
 
 
 class JobLauncher(Launcher):
@@ -83,8 +83,7 @@ class LocalLauncher(JobLauncher):
         from leyden.sweep.processes import warm_up
 
         super().setup(**kwargs)
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.num_cores = allowed or 1
+        self.num_cores = num_cores()
         self.slots = slots(self.num_jobs, visible_devices(), self.num_cores)
         self.num_at_once = len(self.slots)
         warm_up(self.config.data)

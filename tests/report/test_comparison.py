@@ -1,7 +1,7 @@
 """`compare`: two groups of runs, what it says of them, and what it refuses."""
 
+import functools
 import json
-import sys
 
 import pytest
 
@@ -10,22 +10,8 @@ from tests.report.test_summary import OBJECTIVE, write
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """The command; what it prints, or the line that it ends with."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["leyden.compare", *arguments])
-        code = 0
-        try:
-            compare.main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert code == (2 if err else 0)
-        return err or out
-
-    return call
+def call(called):
+    return functools.partial(called, compare)
 
 
 @pytest.fixture

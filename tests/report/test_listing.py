@@ -1,10 +1,10 @@
 """The list of runs: what it says of each, in which order, and what differs between two of them."""
 
 import csv
+import functools
 import io
 import json
 import os
-import sys
 import time
 
 import pytest
@@ -15,23 +15,9 @@ from tests.report.test_summary import write
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """The command; what it prints, or the line that it ends with."""
-    monkeypatch.chdir(tmp_path)
+def call(called, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["leyden.runs", *arguments])
-        code = 0
-        try:
-            runs.main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert code == (2 if err else 0)
-        return err or out
-
-    return call
+    return functools.partial(called, runs)
 
 
 @pytest.fixture

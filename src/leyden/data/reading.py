@@ -2,15 +2,14 @@
 
 import functools
 import json
-import random
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from leyden.data.fetch import load
+from leyden.data.resumable import random_states
 from leyden.data.tensors import Tensors, tensors
 
 # With the number of changes that were made to the tensors by then.
@@ -62,7 +61,6 @@ def _same(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
         return None
 
 
-def _random() -> tuple[Any, ...]:
-    """The states of the random numbers of Python, NumPy and PyTorch."""
-    _, keys, *rest = np.random.get_state()
-    return random.getstate(), keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()  # type: ignore[attr-defined]
+def _random() -> dict[str, Any]:
+    """The states of random numbers, as what can be compared."""
+    return {name: state.tolist() if isinstance(state, Tensor) else state for name, state in random_states().items()}

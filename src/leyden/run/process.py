@@ -33,6 +33,11 @@ def num_requeues() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
 def die_with_parent() -> None:
     """Let this process of `multiprocessing` end at once when the one that has started it does, however that ends."""
     parent = multiprocessing.parent_process()

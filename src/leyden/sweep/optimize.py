@@ -10,11 +10,11 @@ from optuna.trial import Trial, TrialState
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.run.choices import deciding
+from leyden.run.choices import deciding, typed_choices
 from leyden.sweep.conditions import read_when
 from leyden.sweep.dimension import Dimension
 from leyden.sweep.jobs import Job
-from leyden.sweep.search import Search
+from leyden.sweep.search import Search, names_of_runs
 from leyden.sweep.seeds import further_seeds, num_seeds
 from leyden.sweep.space import Space
 from leyden.sweep.study import open_study, try_sampler
@@ -87,8 +87,8 @@ def search(
     def find(directory: Path) -> Job | None:
         """The job of a directory, if it is one of this space."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        every = (job for trial in trials if space.has(trial.params) for job in composed(trial.params))
-        return next((job for job in every if job.run.directory == directory), None)
+        its = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
+        return next((job for each in its for job in composed(each.params) if job.run.directory == directory), None)
 
     looking = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
     if not getattr(sweep.launcher, "wait", True) and (num_left := looking.num_left()):
@@ -116,5 +116,4 @@ def search(
 
 def _deciding(fixed: Sequence[str]) -> list[str]:
     """What of the fixed overrides can change what a trial reaches: trials that differ in it are of another search."""
-    pairs = [(override, *override.lstrip("+~").split("=", 1)) for override in fixed]
-    return sorted(override for override, key, *value in pairs if deciding({key: value}))
+    return sorted(override for override in fixed if deciding(typed_choices([override])))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.mistakes import UserError
+from leyden.run.process import num_cores
 from leyden.sweep.worker import serve
 
 CONTEXT = get_context("forkserver")
@@ -99,7 +100,7 @@ def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None)
     if "torch" in sys.modules:  # on a node, where this process trains
         with log.open("a") if log else contextlib.nullcontext(sys.stdout) as file, contextlib.redirect_stdout(file):
             return function(*arguments)
-    process = Process({"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
+    process = Process({"OMP_NUM_THREADS": str(num_cores())})
     try:
         process.give(function, *arguments, log=log)
         return process.answer()

@@ -140,11 +140,7 @@ class Search:
             UserError: It does not.
         """
         runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
-        known = {
-            name
-            for trial in self.study.get_trials(deepcopy=False)
-            for name in (trial.user_attrs.get("run"), *trial.user_attrs.get("further_runs", ()))
-        }
+        known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
         if unknown := [name for name in runs if name not in known]:
             raise UserError(
                 f"{self.directory}/study.journal knows nothing of {len(unknown)} of {len(runs)} runs here, as "
@@ -156,3 +152,8 @@ class Search:
         folder = self.directory / "locks"
         folder.mkdir(exist_ok=True)
         return filelock.FileLock(folder / name)
+
+
+def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
+    """The names of a trial's run directories, the first seed's first: None where it was left before it had one."""
+    return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("further_runs", ())]

@@ -172,7 +172,8 @@ class Sweep:
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # As this sweep has made it: what stands in a directory decides nothing.
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
-                if job:
-                    print(f"drawing the best: {run.directory}")
-                if job and (error := call(draw, job.resolved_config, log=job.log)):
+                if job is None:
+                    continue
+                print(f"drawing the best: {run.directory}")
+                if error := call(draw, job.resolved_config, log=job.log):
                     raise UserError(error)

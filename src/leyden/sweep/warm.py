@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would be lost in a copy
 
 from leyden.config.importing import importing
 from leyden.data import reading
+from leyden.sweep.processes import DATA
 
 with importing():
     import torch
@@ -42,5 +43,5 @@ def _starts_nothing(node: str) -> bool:
 
 
 reading.keep()
-if (node := os.environ.pop("LEYDEN_SWEEP_DATA", None)) and _starts_nothing(node):
+if (node := os.environ.pop(DATA, None)) and _starts_nothing(node):
     _read(node)
