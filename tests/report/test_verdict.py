@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from leyden.report.verdict import MOST, Group, improvement, quantile, verdict
+from leyden.report.student_t import quantile
+from leyden.report.verdict import MOST, Group, improvement, verdict
 
 
 def paired(*columns):
