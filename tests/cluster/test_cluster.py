@@ -204,20 +204,15 @@ def test_submit_and_leave(slurm, tmp_path, mnist_root):
 
 
 def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path, mnist_root):
-    arguments = (
-        "optimizer=sgd",
-        "optimizer.lr=1e30,0.01",
-        "seed=0,1,2",
-        "cluster.num_jobs=2",
-        "sweep.fail_fast=true",
-    )
+    # The first job fails within seconds, the others take longer than it takes to see that.
+    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", "cluster.num_jobs=2", "sweep.fail_fast=true")
     process = submit(tmp_path, *LONG, *arguments)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2
     assert "jobs failed; the same command tries them again, and goes on with the others" in output
     slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
     states = [run.result.status if run.result else None for run in runs(tmp_path)]
-    assert 1 <= states.count("failed") <= 2
+    assert states.count("failed") == 1
     assert None in states
 
 
