@@ -2,6 +2,7 @@
 
 from leyden.build.check import check, check_run, evaluates
 from leyden.build.data import check_world_size, datamodule
+from leyden.build.fork import read_fork
 from leyden.build.init import inherit
 from leyden.build.instantiate import instantiate
 from leyden.build.network import network
@@ -25,6 +26,7 @@ __all__ = [
     "plain_trainer",
     "quiet",
     "read_checkpoint",
+    "read_fork",
     "restoring",
     "run_trainer",
     "task",

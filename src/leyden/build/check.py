@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.build.data import check_world_size, datamodule, divides_batches, goes_on_within
+from leyden.build.fork import check_fork
 from leyden.build.init import check_parent
 from leyden.build.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
 from leyden.build.length import limited, max_batches, num_batches, validates
@@ -48,6 +49,7 @@ def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None
         module = task(cfg, data, made)
     check_run(cfg, module, data, made, checkpoint, test=evaluates(cfg, module, data, test=test))
     check_parent(cfg, module, facts)
+    check_fork(cfg, module, data, facts)
     for name, node in switched_on(cfg.logger):
         check_extra(node, f"logger.{name}")
         check_keys(node, f"logger.{name}")

@@ -1,6 +1,5 @@
 """The weights that a run starts from, where they are those of another run: its parent."""
 
-import hashlib
 import pickle
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 from leyden.build.instantiate import user_errors
 from leyden.config.mistakes import UserError
 from leyden.run.contents import RunContents
-from leyden.run.files import damage
+from leyden.run.files import damage, digest
 from leyden.tasks.patterns import listed, matching
 
 
@@ -93,7 +92,11 @@ def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, An
         UserError: It can't.
     """
     run = RunContents(cfg.run_dir)
-    if any((run.directory / "checkpoints").glob("*.ckpt")) or (run.result and run.result.has_ended_well):
+    if (
+        cfg.fork
+        or any((run.directory / "checkpoints").glob("*.ckpt"))
+        or (run.result and run.result.has_ended_well)
+    ):
         return
     if parent := known.get(cfg.init_from) or read_parent(cfg):
         known[cfg.init_from] = parent
@@ -124,10 +127,8 @@ def read_parent(cfg: DictConfig) -> Parent | None:
 
 
 def _read(path: Path) -> Parent:
-    digest = hashlib.sha256()
     with path.open("rb") as file:  # once: another file can take its name meanwhile
-        while block := file.read(2**20):
-            digest.update(block)
+        sha256 = digest(file)
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -136,7 +137,7 @@ def _read(path: Path) -> Parent:
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError("not the checkpoint of a run: it has no weights")
-    return Parent(path, digest.hexdigest(), weights)
+    return Parent(path, sha256, weights)
 
 
 def _shape(weights: Mapping[str, Any], name: str) -> str:

@@ -13,6 +13,7 @@ from leyden.build.instantiate import check_extra, instantiate, switched_on, user
 from leyden.build.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.evaluation import OnEvaluation
+from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.run_state import RunState
 from leyden.callbacks.showing import Showing
@@ -120,7 +121,8 @@ def run_trainer(
         callbacks=[
             *callbacks,
             *([] if timers else [timer]),
-            RunState(facts),
+            RunState(facts, cfg.seed),
+            Hyperparameters(),
             Preemption(checkpoint.save_last, checkpoint.commit, requeue),
         ],
         logger=loggers,

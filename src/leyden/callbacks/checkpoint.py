@@ -21,10 +21,14 @@ class RunCheckpoint(Checkpoint):
     Lightning passes the values of a step on to the loggers after all hooks of that step. So a checkpoint is only
     prepared there (`CheckpointFiles`), and takes its name in the next hook of all.
 
+    With `keep="every"`, what was `last.ckpt` stays under a name of its own: `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
+
     Args:
         metric: Name of the objective, the first one of a list counts; None for none.
         mode: `min` or `max`, or the list of those.
         every_n_steps: Optimizer steps from one `last.ckpt` to the next within an epoch; None for none.
+        keep: `every`, or None.
+        max_kept_gib: How much the kept ones may take, in GiB; the oldest make room.
 
     Raises:
         FloatingPointError: Weights are no longer finite numbers; the last good checkpoint stays.
@@ -32,9 +36,15 @@ class RunCheckpoint(Checkpoint):
 
     state_key = "RunCheckpoint"  # in the checkpoint, whatever the class is called
 
-    def __init__(self, *, metric: Any, mode: Any, every_n_steps: int | None) -> None:
+    def __init__(
+        self, *, metric: Any, mode: Any, every_n_steps: int | None, keep: str | None, max_kept_gib: float
+    ) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+        if keep not in (None, "every"):
+            raise ValueError(f"keep={keep}: must be every, or null")
+        if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
+            raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
         every = metric if isinstance(metric, list) else [metric]
         # By an epoch that is the best.
         self.needed = [name for name in every if name not in (None, "num_parameters")]
@@ -53,7 +63,7 @@ class RunCheckpoint(Checkpoint):
         self._validated = -1  # the step of the last validation
         self._step = 0
         self._was_best = False
-        self._files = CheckpointFiles(self.state_key)
+        self._files = CheckpointFiles(self.state_key, round(max_kept_gib * 2**30) if keep else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The metrics of the best epoch so far, and of the last one; and whether that is the last one of all."""
@@ -90,7 +100,7 @@ class RunCheckpoint(Checkpoint):
             and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
             and not trainer.is_last_batch
         ):
-            self.save_last(trainer)
+            self.save_last(trainer, kept=f"step_{step}")
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,12 +121,12 @@ class RunCheckpoint(Checkpoint):
         if self._is_best(metrics):
             self.best = self.last
             self._save(trainer, "best.ckpt")
-        self._save(trainer, "last.ckpt")
+        self._save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
 
-    def save_last(self, trainer: L.Trainer) -> None:
-        """Prepare `last.ckpt` within an epoch, right after an optimizer step."""
+    def save_last(self, trainer: L.Trainer, kept: str = "") -> None:
+        """Prepare `last.ckpt` within an epoch, right after an optimizer step; `kept` names what may stay of it."""
         if self.within_epochs:
-            self._save(trainer, "last.ckpt")
+            self._save(trainer, "last.ckpt", kept)
         elif trainer.is_global_zero:
             warn(
                 "these data can't be gone on with within an epoch: the run will go on from the end of the last one"
@@ -149,9 +159,9 @@ class RunCheckpoint(Checkpoint):
         best = self.best.get(self.metric, math.nan)
         return self._is_better(metrics[self.metric], best) or math.isnan(best)
 
-    def _save(self, trainer: L.Trainer, name: str) -> None:
+    def _save(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
             raise FloatingPointError(
                 f"weights are not finite at step {trainer.global_step}; try a smaller optimizer.lr"
             )
-        self._files.prepare(trainer, name)
+        self._files.prepare(trainer, name, kept)

@@ -22,14 +22,17 @@ class RunState(L.Callback):
     The network is made from the same numbers in all processes. From there on each one draws others, by its rank and
     the seed: its own dropout, its own augmentation. The first one goes on as if it were alone.
 
+    A run that has another seed than the one that its checkpoint is of, which a fork alone can have, keeps its own random states.
+
     Args:
         facts: Of the data.
+        seed: Of the run.
     """
 
     state_key = "RankState"  # in the checkpoint, whatever the class is called
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, facts: Facts, seed: int) -> None:
+        self.facts, self.seed = facts, seed
         self._logged: logged.Logged | None = None  # in the epoch that the checkpoint is of
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -75,15 +78,16 @@ class RunState(L.Callback):
         if self._trainer.world_size > 1:
             every = [None] * self._trainer.world_size
             torch.distributed.all_gather_object(every, mine)
-        return {"processes": every}
+        return {"processes": every, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back the state of this process."""
         every = state_dict["processes"]
         mine = every[min(self._trainer.global_rank, len(every) - 1)]
-        restore_random_states(mine)
-        if mine["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(mine["cuda"])
+        if state_dict.get("seed", self.seed) == self.seed:  # older checkpoints don't have it
+            restore_random_states(mine)
+            if mine["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(mine["cuda"])
         states = mine["metrics"] if "metrics" in mine else _of_older(mine["sums"])
         for name, metric in _metrics(self._module):
             if name in states:

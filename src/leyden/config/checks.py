@@ -46,8 +46,9 @@ def check(cfg: DictConfig) -> None:
     for key in ("outputs", "run_dir", "data.root"):
         if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
             raise UserError(f"{key}: is empty; must be the path of a folder")
-    if cfg.init_from == "":
-        raise UserError("init_from: is empty; must be a run directory, or null")
+    for key in ("init_from", "fork"):
+        if cfg[key] == "":
+            raise UserError(f"{key}: is empty; must be a run directory, or null")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
     _number(cfg, "optimizer.lr", "a positive number", lambda value: value > 0)
@@ -118,8 +119,9 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
     check(cfg)
     cfg.run_dir = str(run_dir or Path(cfg.run_dir).absolute())
     cfg.outputs = str(Path(cfg.outputs).absolute())
-    if cfg.init_from is not None:
-        cfg.init_from = str(Path(cfg.init_from).absolute())
+    for key in ("init_from", "fork"):
+        if cfg[key] is not None:
+            cfg[key] = str(Path(cfg[key]).absolute())
     if "root" in cfg.data:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]

@@ -28,6 +28,7 @@ class TrainConfig:
     seed: int = MISSING
     init_from: str | None = MISSING
     init_skip: list[str] = MISSING
+    fork: str | None = MISSING
     freeze: list[str] = MISSING
     objective: Any = MISSING
     compile: bool = MISSING

@@ -1,16 +1,14 @@
 """The curves of a run as a table, `metrics.csv` in its directory."""
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from leyden.run.files import write_whole
 from leyden.run.lock import check_held
-from leyden.run.points import HEADER, rows
+from leyden.run.points import HEADER, rows, write_rows
 
 
 class MetricsCSV(Logger):
@@ -58,7 +56,4 @@ class MetricsCSV(Logger):
     def _start(self) -> None:
         """Write the header and the lines that stay."""
         self._started = True
-        kept = [row for row in rows(self.path) if int(row[0]) < self.purge_step]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([HEADER, *kept])
-        write_whole(self.path, text.getvalue())
+        write_rows(self.path, [row for row in rows(self.path) if int(row[0]) < self.purge_step])

@@ -15,7 +15,7 @@ from leyden.report.verdict import Group
 from leyden.run.choices import deciding
 from leyden.run.files import read_json
 
-AVERAGED = ["seed", "data.fold"]  # of runs that no sweep holds together, as conf/train.yaml has it
+AVERAGED = ["seed", "data.fold", "fork"]  # of runs that no sweep holds together, as conf/train.yaml has it
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of several folds share training data
 
 
@@ -85,6 +85,8 @@ def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         for record in records:
             record.choices |= {key: record.config[key] for key in untyped if key in record.config}
         return merge(records, averaged)
+    if "fork" in averaged and any(_differ_by_parent_alone(row.records, averaged) for row in rows.values()):
+        return merge(records, [key for key in averaged if key != "fork"])
 
     def rank(row: Row) -> tuple[bool, float]:
         mean = _mean([record.gains[0] for record in row.counted])
@@ -103,6 +105,13 @@ def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
         and all(key in config for config in configs)  # else one of the runs is older than the key
         and not all(config[key] in [config.get(name) for name in averaged] for config in configs)
     ]
+
+
+def _differ_by_parent_alone(records: Sequence[Record], averaged: Sequence[str]) -> bool:
+    """Whether there are forks of several parents that have the same seed and fold: those parents differ in something else."""
+    others = [key for key in averaged if key != "fork"]
+    parents = {(str([record.config.get(key) for key in others]), record.config.get("fork")) for record in records}
+    return len(parents) > len({same for same, _ in parents})
 
 
 def described(directory: Path) -> tuple[list[str] | None, list[str]]:

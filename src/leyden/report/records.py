@@ -11,6 +11,7 @@ from leyden.config.values import flatten
 from leyden.report.record import Record
 from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
+from leyden.run.fork import point
 from leyden.run.lock import is_held
 
 T = TypeVar("T")
@@ -103,15 +104,23 @@ def read_record(run: Run, states: Mapping[str, str]) -> Record:
     Raises:
         UserError: A file in it is damaged; or an error of another type, if it holds something else.
     """
-    config, result, starts = run.config, run.result, run.starts
+    plain, result, starts = run.config, run.result, run.starts
+    config = dict(flatten(plain))
     typed = typed_choices(starts[0]["overrides"] if starts else [])
+    if isinstance(
+        fork := config.get("fork"), str
+    ):  # the parent, which a mean can be over, and where the fork left it
+        parent, config["fork_at"] = point(fork)
+        config["fork"] = str(parent.directory)
+        if "fork" in typed:
+            typed |= {"fork": config["fork"], "fork_at": config["fork_at"]}
     return Record(
         run=run,
         choices=dict(typed),
         typed=typed,
-        config=dict(flatten(config)),
+        config=config,
         status=result.status if result else _status(run, starts, states),
-        objectives=result.objectives if result and result.objectives else objectives(config["objective"]),
+        objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
         result=result,
         starts=starts,
     )

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -96,7 +97,7 @@ class Run(RunContents):
             return False
         return not choices.is_longer_than(self.config)
 
-    def begin(self, choices: Choices, overrides: list[str], parent: dict[str, str] | None = None) -> None:
+    def begin(self, choices: Choices, overrides: list[str], parent: dict[str, Any] | None = None) -> None:
         """Write down what this run is, and that it starts or goes on now.
 
         Args:

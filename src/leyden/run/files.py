@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -44,6 +45,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def digest(file: BinaryIO) -> str:
+    """The SHA-256 of what follows in a file, in hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    while block := file.read(2**20):
+        sha256.update(block)
+    return sha256.hexdigest()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
 VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
 
 
-def origin(overrides: list[str], parent: dict[str, str] | None = None) -> dict[str, Any]:
+def origin(overrides: list[str], parent: dict[str, Any] | None = None) -> dict[str, Any]:
     """All that tells how this process was started.
 
     Args:

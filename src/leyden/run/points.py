@@ -1,10 +1,11 @@
 """The points of a run's curves, as `metrics.csv` keeps them."""
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from leyden.run.files import read_bytes
+from leyden.run.files import read_bytes, write_whole
 
 HEADER = ["step", "metric", "value"]
 MAX_BYTES = 2**28  # some million points
@@ -28,6 +29,13 @@ def rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
             continue
         if "\ufffd" not in metric:
             yield [step, metric, value]
+
+
+def write_rows(path: Path, kept: Sequence[Sequence[str]]) -> None:
+    """Write the table anew, of these lines."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([HEADER, *kept])
+    write_whole(path, text.getvalue())
 
 
 def points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:

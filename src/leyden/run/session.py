@@ -65,7 +65,7 @@ def session(
     choices: Choices,
     overrides: list[str],
     *,
-    parent: dict[str, str] | None = None,
+    parent: dict[str, Any] | None = None,
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:

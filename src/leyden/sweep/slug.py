@@ -1,5 +1,6 @@
 """The name of a job's directory."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,9 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from leyden.config.mistakes import UserError
 from leyden.config.schema import TrainConfig
 from leyden.run.choices import steers
 from leyden.run.directory import Run
+from leyden.run.fork import key_of, point, taken_over
 
 MAX_LENGTH = 120
 ROOT_KEYS = "|".join(field.name for field in dataclasses.fields(TrainConfig))
@@ -41,7 +44,8 @@ def slug(overrides: Sequence[str], directory: Path | None = None) -> str:
     """
     kept = _kept(overrides)
     plain = "_".join(kept)
-    name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), plain).replace("=", "-")
+    shown = "_".join(_of_fork(kept))
+    name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
     can_be_split = (BETWEEN.split(plain) if plain else []) == kept
     if len(clean) <= MAX_LENGTH:
@@ -65,3 +69,16 @@ def _kept(overrides: Sequence[str]) -> list[str]:
     if len({key for key, _ in kept}) == len(kept):
         return sorted(override for _, override in kept)
     return [override for _, override in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _of_fork(kept: Sequence[str]) -> list[str]:
+    """What a name says of a fork: the folder of its parent, and what that was not given; a hash tells the rest."""
+    fork = next((each for each in kept if each.startswith("fork=")), None)
+    if fork is None:
+        return list(kept)
+    text = fork.partition("=")[2].strip("\"'")
+    with contextlib.suppress(UserError):
+        inherited = taken_over(point(text)[0])
+        rest = [each for each in kept if each is not fork and inherited.get(key_of(each)) != each]
+        return [f"fork={Path(text).name}", *rest]
+    return list(kept)

@@ -47,18 +47,19 @@ def start(
     """
     build.quiet()
     L.seed_everything(cfg.seed, verbose=False)
-    checkpoint = None if cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
-    content = build.read_checkpoint(checkpoint) if checkpoint else None
+    fork = build.read_fork(cfg, run)
+    checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
+    content = fork.content if fork else build.read_checkpoint(checkpoint) if checkpoint else None
     data = build.datamodule(cfg)
     trainer = build.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
     build.check_world_size(data, trainer.trainer.world_size)
     module = build.task(cfg, data, trainer.trainer)
     test = build.evaluates(cfg, module, data, test=test)
     build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
-    if content and checkpoint:
-        build.check_fits(content, checkpoint, module, data)
+    if content and (path := fork.path if fork else checkpoint):
+        build.check_fits(content, path, module, data)
         del content
-        parent = None
+        parent = fork.origin if fork else None
     else:
         parent = build.inherit(cfg, module)
     if is_main_process():
@@ -91,6 +92,14 @@ def start(
             raise UserError(
                 f"requeued {num_requeues()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
             )
+        if fork:
+            checkpoint = (
+                run.directory / "checkpoints" / "last.ckpt"
+            )  # the first process makes it before the others read it
+            if is_main_process():
+                fork.begin(run)
+                changed = [each for each in choices.differences(fork.parent.config) if not each.startswith("fork:")]
+                print(f"fork of {fork.path}, with {'; '.join(changed) or 'nothing changed'}")
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}

@@ -1,0 +1,224 @@
+"""The state that a fork starts from: a checkpoint of its parent, which becomes its own."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.build.resume import kept_facts, read_checkpoint
+from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.hyperparameters import Hyperparameters
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import warn
+from leyden.config.values import flatten
+from leyden.data.contract import facts_of
+from leyden.run.choices import deciding
+from leyden.run.contents import RunContents
+from leyden.run.directory import Run
+from leyden.run.files import damage, digest, replacing
+from leyden.run.fingerprints import read_fingerprints, write_fingerprints
+from leyden.run.fork import point, taken_over
+from leyden.run.points import rows, write_rows
+
+# What has its state in a checkpoint, which is gone on with as it is.
+FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A state of another run.
+
+    Args:
+        parent: That run.
+        path: Of the checkpoint.
+        content: Of that.
+        sha256: Of its bytes.
+        best: The checkpoint of the best epoch until then; None where it is not kept.
+    """
+
+    parent: RunContents
+    path: Path
+    content: dict[str, Any]
+    sha256: str
+    best: Path | None
+
+    @property
+    def step(self) -> int:
+        """The optimizer step after which it parts from its parent."""
+        return int(self.content["global_step"])
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What `provenance.json` tells of it."""
+        return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
+
+    def begin(self, run: Run) -> None:
+        """Make the directory that of a run which was interrupted at this step.
+
+        Curves and fingerprints until then are those of the parent. The last checkpoint comes last: without it all is done anew.
+
+        Raises:
+            UserError: The checkpoint of the parent has changed meanwhile.
+        """
+        curves = "metrics.csv"
+        points = [row for row in rows(self.parent.directory / curves) if int(row[0]) < self.step]
+        write_rows(run.directory / curves, points)
+        known = read_fingerprints(self.parent.directory)
+        write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
+        folder = run.directory / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        for source, name in ((self.best, "best"), (self.path, "last")):
+            if source:
+                with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as there:
+                    if source == self.path and digest(there) != self.sha256:
+                        raise UserError(
+                            f"fork: {source}: has changed since it was read; the same command tries again"
+                        )
+                    there.seek(0)
+                    shutil.copyfileobj(there, file)
+
+
+def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
+    """The state that a run is to start from; None for one that is no fork, or has begun.
+
+    Raises:
+        UserError: The state can't be read, or this run can't go on from it.
+    """
+    if cfg.fork is None:
+        return None
+    begun = [start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})]
+    newest = run.newest_checkpoint()
+    if newest and begun and read_checkpoint(newest)["global_step"] >= begun[0]:
+        return None
+    if cfg.trainer.get("fast_dev_run"):
+        raise UserError("fork: trainer.fast_dev_run goes on from nothing; take one of the two away")
+    parent, name = point(cfg.fork)
+    path = _find(parent, name)
+    with path.open("rb") as file:
+        sha256 = digest(file)
+    content = read_checkpoint(path)
+    fork = Fork(parent, path, content, sha256, _best(path, content))
+    _check_changes(cfg, fork)
+    return fork
+
+
+def check_fork(
+    cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, known: dict[str, Any]
+) -> None:
+    """Make sure that a run can start from the state that it is to start from.
+
+    Args:
+        cfg: Of the run.
+        module: What it trains, on any device, the one without memory, too.
+        data: On what.
+        known: States that were read before, by `fork`; this one is added.
+
+    Raises:
+        UserError: It can't.
+    """
+    run = Run(cfg.run_dir)
+    if cfg.fork is None or (run.result and run.result.has_ended_well):
+        return
+    key = f"fork={cfg.fork}"
+    if key in known:
+        _check_changes(cfg, known[key])
+    else:
+        known[key] = read_fork(cfg, run)
+    if fork := known[key]:
+        there = {name: tuple(weight.shape) for name, weight in fork.content["state_dict"].items()}
+        here = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+            name = apart[0]
+            raise UserError(
+                f"fork: {fork.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
+                "has the network of its parent"
+            )
+        if kept_facts(fork.content, fork.path) != facts_of(data):
+            raise UserError(f"fork: {fork.path}: the data set is not the one that it was trained on")
+
+
+def _find(parent: RunContents, name: str) -> Path:
+    """The checkpoint of a name; that of an epoch can be the best or the last one, too.
+
+    Raises:
+        UserError: It is not there, or damaged.
+    """
+    folder = parent.directory / "checkpoints"
+    path = folder / f"{name}.ckpt"
+    if parent.config and not path.exists() and name.startswith("epoch_"):
+        for other in (folder / "last.ckpt", folder / "best.ckpt"):
+            if not damage(other) and _epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
+                return other
+    if problem := damage(path):
+        there = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
+        raise UserError(
+            f"fork: {path}: {problem} (checkpoints there: {there}; callbacks.checkpoint.keep=every keeps one per epoch)"
+        )
+    return path
+
+
+def _epochs(content: dict[str, Any]) -> int | None:
+    """The epochs that had ended; None within one."""
+    loops = content["loops"]["fit_loop"]
+    ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
+    return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
+
+
+def _best(path: Path, content: dict[str, Any]) -> Path | None:
+    """The checkpoint of the best epoch until that of `path`, by the metrics that both have of it."""
+    best = content["callbacks"][RunCheckpoint.state_key]["best"]
+    if not best:
+        return None
+    for other in [*sorted({*path.parent.glob("*.ckpt")} - {path}), path]:
+        if damage(other):
+            continue
+        state = read_checkpoint(other)["callbacks"].get(RunCheckpoint.state_key, {})
+        if state.get("best") == best == state.get("last"):
+            return other
+    warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
+    return None
+
+
+def _check_changes(cfg: DictConfig, fork: Fork) -> None:
+    """Make sure that all that is asked for otherwise than in the parent takes effect.
+
+    Raises:
+        UserError: It would not.
+    """
+    content, where = fork.content, f"fork: {fork.path}"
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    there, here = (deciding(dict(flatten(each))) for each in (fork.parent.config, config))
+    changed = [
+        key
+        for key in {**there, **here}
+        if key != "fork" and (key in there) + (key in here) and _differs(key, there, here)
+    ]
+    state = content["callbacks"]
+    if Hyperparameters.state_key not in state or "seed" not in state["RankState"]:
+        raise UserError(f"{where}: was made by an older version, and does not say what its optimizer was set to")
+    if lacking := [each for key, each in taken_over(fork.parent).items() if key in there and key not in here]:
+        raise UserError(
+            f"{where}: the parent was given {lacking[0]}, which this run lacks; type fork=... on the command line"
+        )
+    for key in changed:
+        was_averaged = "averaging" in f"{key}{here.get(key)}"
+        if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):
+            raise UserError(
+                f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
+                "init_from takes the weights alone"
+            )
+    epochs = _epochs(content)
+    if epochs is None and (odd := [key for key in changed if key == "seed" or key.startswith("data.")]):
+        raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
+    if state[RunCheckpoint.state_key]["is_over"]:
+        raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
+    most = cfg.trainer.max_epochs
+    if most not in (None, -1) and epochs is not None and epochs >= most:
+        raise UserError(f"{where}: has {epochs} epochs, and trainer.max_epochs={most} leaves none to train")
+
+
+def _differs(key: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
+    return repr(there.get(key)) != repr(here.get(key))

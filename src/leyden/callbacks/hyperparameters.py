@@ -1,0 +1,92 @@
+"""What optimizers and schedules are set to, so that a fork goes on with other values."""
+
+import copy
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from leyden.callbacks.fingerprint import digest
+from leyden.config.mistakes import UserError
+
+STATE = ("params", "param_names")  # of a group of parameters; all else in it is a value that was set
+
+
+class Hyperparameters(L.Callback):
+    """Keeps in each checkpoint what optimizers and schedules were set to before the first step.
+
+    Optimizers and schedules that are restored have the values of their checkpoint. Where a run is configured otherwise than the
+    one that the checkpoint is of, which a fork alone can be, the values that differ are set anew. A schedule is then where it would be
+    if it had run with them from the start.
+
+    Raises:
+        UserError: The optimizer is another one, or its schedule follows a metric, which would have been another one.
+    """
+
+    state_key = "Hyperparameters"  # in the checkpoint, whatever the class is called
+
+    def __init__(self) -> None:
+        self._here: dict[str, Any] = {}
+        self._there: dict[str, Any] = {}
+        self._schedules: list[dict[str, Any]] = []  # as they are at the start
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was set here."""
+        return self._here
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What was set where the checkpoint comes from."""
+        self._there = state_dict
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See what is configured, before the checkpoint takes its place."""
+        self._schedules = [copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs]
+        self._here = {
+            "optimizers": [_description(optimizer) for optimizer in trainer.optimizers],
+            "schedules": digest(self._schedules),
+        }
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set what differs."""
+        if not self._there or self._there == self._here:
+            return
+        configs = trainer.lr_scheduler_configs
+        if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
+            raise UserError(
+                "fork: the schedule follows a metric: with other values of the optimizer it would stand elsewhere; leave them, "
+                "or take the weights alone by init_from"
+            )
+        pairs = zip(trainer.optimizers, self._there["optimizers"], self._here["optimizers"], strict=True)
+        for optimizer, there, here in pairs:
+            if there["class"] != here["class"]:
+                raise UserError(
+                    f"fork: the optimizer is {there['class']} there, {here['class']} here, whose state is another one; "
+                    "init_from takes the weights alone"
+                )
+            groups = zip(optimizer.param_groups, there["groups"], here["groups"], strict=True)
+            for group, old, new in groups:
+                # A schedule changes some of them: it runs anew below.
+                group.update({key: value for key, value in new.items() if configs or old.get(key) != value})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer takes no step meanwhile
+            for config, start in zip(configs, self._schedules, strict=True):
+                num_steps = config.scheduler.last_epoch
+                config.scheduler.load_state_dict(copy.deepcopy(start))
+                for _ in range(num_steps):
+                    config.scheduler.step()  # type: ignore[call-arg]  # none that follows a metric is left
+
+
+def _description(optimizer: Optimizer) -> dict[str, Any]:
+    kind = type(optimizer)
+    groups = [{key: _plain(each[key]) for key in each if key not in STATE} for each in optimizer.param_groups]
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
+
+
+def _plain(value: Any) -> Any:
+    """A value as a checkpoint can hold it."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
