@@ -55,6 +55,23 @@ class Fork:
         """What `provenance.json` tells of it."""
         return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
 
+    def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """Make sure that network and data are those of the parent.
+
+        Raises:
+            UserError: They are not.
+        """
+        there = {name: tuple(weight.shape) for name, weight in self.content["state_dict"].items()}
+        here = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+            name = apart[0]
+            raise UserError(
+                f"fork: {self.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
+                "has the network of its parent"
+            )
+        if kept_facts(self.content, self.path) != facts_of(data):
+            raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
+
     def begin(self, run: Run) -> None:
         """Make the directory that of a run which was interrupted at this step.
 
@@ -128,16 +145,7 @@ def check_fork(
     else:
         known[key] = read_fork(cfg, run)
     if fork := known[key]:
-        there = {name: tuple(weight.shape) for name, weight in fork.content["state_dict"].items()}
-        here = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
-        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
-            name = apart[0]
-            raise UserError(
-                f"fork: {fork.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
-                "has the network of its parent"
-            )
-        if kept_facts(fork.content, fork.path) != facts_of(data):
-            raise UserError(f"fork: {fork.path}: the data set is not the one that it was trained on")
+        fork.check(module, data)
 
 
 def _find(parent: RunContents, name: str) -> Path:

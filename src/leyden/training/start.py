@@ -56,6 +56,8 @@ def start(
     module = build.task(cfg, data, trainer.trainer)
     test = build.evaluates(cfg, module, data, test=test)
     build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
+    if fork:
+        fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
         build.check_fits(content, path, module, data)
         del content

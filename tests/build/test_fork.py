@@ -1,0 +1,239 @@
+"""A run starts from the exact state of another one, and parts from it by what is changed alone."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from leyden.build import fork as forks
+from leyden.report.comparison import compare
+from leyden.run.directory import Run
+from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.run.points import points
+from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.tasks.test_own import PLAIN
+from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+
+KEPT = ("callbacks.checkpoint.keep=every", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
+SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
+PARENTS = {
+    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED),
+    "averaged": ("+callbacks/averaging=ema", "model.dropout=0.2"),
+    "own": (*PLAIN[:2],),
+    "first_best": ("objective.metric=val/loss", "objective.mode=max"),
+}
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory, mnist_root):
+    """Runs of three epochs of ten steps, by what is special about them."""
+    place = tmp_path_factory.mktemp("parents")
+    for name, choices in PARENTS.items():
+        arguments = (f"run_dir={place / name}", f"outputs={place}", "callbacks=bare", *SMALL, *KEPT, *choices)
+        finish(start(*arguments, "callbacks.fingerprint.every_n_steps=1", OMP_NUM_THREADS="1"))
+    return place
+
+
+def checkpoint(run, name="last"):
+    return torch.load(run.directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def learning_rates(directory):
+    return {step: value for step, name, value in points(directory / "metrics.csv") if name.startswith("lr")}
+
+
+@pytest.mark.parametrize("at", ["1", "step_16", "2"])
+@pytest.mark.parametrize("name", [*PARENTS])
+def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):  # noqa: F811
+    parent = Run(parents / name)
+    run, out, _ = train("fork", f"fork={parent.directory}@{at}", "callbacks.fingerprint.every_n_steps=1")
+    path = parent.directory / "checkpoints" / f"{at if at.startswith('step') else f'epoch_{at}'}.ckpt"
+    assert f"fork of {path}, with nothing changed" in out
+    for which in ("last", "best"):
+        assert_same_bits(run.directory, parent.directory, which)
+        assert checkpoint(run, which)["global_step"] == checkpoint(parent, which)["global_step"]
+    assert run.result.metrics == parent.result.metrics
+    known = read_fingerprints(parent.directory)
+    assert read_fingerprints(run.directory) == known
+    assert len(known) == 30
+    here, there = ({point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent))
+    assert here == there
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    step = {"1": 10, "step_16": 16, "2": 20}[at]
+    assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
+
+
+def test_values_that_are_changed_hold_and_those_of_a_schedule_are_as_if_from_the_start(train, parents):  # noqa: F811
+    changed = ("optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4", "callbacks=default")
+    run, out, _ = train("fork", f"fork={parents / 'stochastic'}@2", *changed)
+    whole, *_ = train("whole", *PARENTS["stochastic"], *changed)
+    assert (
+        "with optimizer.lr: 0.1 there, 0.02 here; optimizer.momentum: 0.5 there, 0.9 here; trainer.max_epochs: 3"
+        in out
+    )
+    rates = {step: rate for step, rate in learning_rates(whole.directory).items() if step >= 20}
+    assert rates
+    assert {step: rate for step, rate in learning_rates(run.directory).items() if step >= 20} == rates
+    there, here = (checkpoint(each)["optimizer_states"][0]["param_groups"] for each in (whole, run))
+    assert here == there
+    assert checkpoint(whole)["lr_schedulers"] == checkpoint(run)["lr_schedulers"]
+    step, _ = first_difference(read_fingerprints(run.directory), read_fingerprints(parents / "stochastic"))
+    assert step == 30
+
+
+def test_a_value_of_an_optimizer_without_a_schedule(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'first_best'}@1", "optimizer.lr=0.5", "trainer.max_epochs=2")
+    assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+    again, *_ = train(
+        "again", f"fork={run.directory}", "trainer.max_epochs=3"
+    )  # of a fork: it takes that over, too
+    assert checkpoint(again)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("batch_size", [50, 200])
+def test_batches_of_another_size_begin_with_the_epoch(train, parents, batch_size):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'own'}@2", f"data.batch_size={batch_size}")
+    assert run.result.optimizer_steps == 20 + 1000 // batch_size
+
+
+def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):  # noqa: F811
+    one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
+    assert_same_bits(one.directory, two.directory)
+    step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
+    assert step == 30
+    assert "random" in what
+
+
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811
+    arguments = (f"fork={parents / 'first_best'}@2", "optimizer.lr=0.01")
+    whole, *_ = train("whole", *arguments)
+    written = []
+
+    def dying(function):
+        def write(*given):
+            written.append(given)
+            if len(written) == nth:
+                raise KeyboardInterrupt
+            return function(*given)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        for name in ("write_rows", "write_fingerprints", "replacing"):
+            patch.setattr(forks, name, dying(getattr(forks, name)))
+        train("killed", *arguments, code=130 if nth < 5 else 0)
+    killed, *_ = train("killed", *arguments)
+    assert_same_bits(whole.directory, killed.directory)
+    assert_same_bits(whole.directory, killed.directory, "best")
+    assert curves(killed) == curves(whole)
+
+
+def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypatch):  # noqa: F811
+    parent = Path(shutil.copytree(parents / "own", tmp_path / "parent"))
+    arguments = (f"fork={parent}@1", "optimizer.lr=0.01")
+    whole, *_ = train("whole", *arguments)
+    shutil.copytree(whole.directory, tmp_path / "part")
+    (tmp_path / "part" / "result.json").unlink()
+    shutil.rmtree(parent)
+    part, *_ = train("part", *arguments, "resume=must")
+    assert part.result.metrics == whole.result.metrics
+
+
+def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_best(train, parents, tmp_path):  # noqa: F811
+    parent = Path(shutil.copytree(parents / "first_best", tmp_path / "parent"))
+    for path in (parent / "checkpoints").glob("*_*.ckpt"):
+        path.unlink()
+    run, *_ = train("fork", f"fork={parent}@1", "callbacks.fingerprint.every_n_steps=1")
+    assert_same_bits(run.directory, parent)
+    _, _, err = train("other", f"fork={parent}@2", code=2)
+    assert f"fork: {parent}/checkpoints/epoch_2.ckpt: " in err
+    assert "(checkpoints there: best, last; callbacks.checkpoint.keep=every keeps one per epoch)" in err
+
+
+REFUSED = [
+    ("fork=", "fork: is empty; must be a run directory, or null"),
+    ("fork={place}/nowhere@1", "{place}/nowhere: not a run directory"),
+    ("fork={own}@7", "fork: {own}/checkpoints/epoch_7.ckpt: No such file"),
+    (
+        "fork={own}",
+        "fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train",
+    ),
+    (
+        "fork={own}@1 optimizer=sgd",
+        "RMSprop there, torch.optim.SGD here: its state comes from the parent",
+    ),
+    ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),
+    ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
+    ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
+    ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
+    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork at the end of one"),
+    ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
+    ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
+    ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
+    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run goes on from nothing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED)
+def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
+    names = {"place": parents, **{name: parents / name for name in PARENTS}}
+    typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
+    for dry_run in (["dry_run=true"], []):
+        run, _, err = train("fork", *typed, *dry_run, code=2)
+        assert said.format(**names) in err
+        assert not run.directory.exists()
+
+
+def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
+    _, _, err = train("fork", f"+fork={parents / 'stochastic'}@1", code=2)
+    assert "which this run lacks; type fork=... on the command line" in err
+
+
+def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path):  # noqa: F811
+    parent = Run(shutil.copytree(parents / "own", tmp_path / "parent"))
+    content = checkpoint(parent, "epoch_1")
+    del content["callbacks"]["Hyperparameters"]
+    torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
+    _, _, err = train("fork", f"fork={parent.directory}@1", code=2)
+    assert "was made by an older version" in err
+
+
+def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tmp_path, monkeypatch):  # noqa: F811
+    parent = Run(shutil.copytree(parents / "own", tmp_path / "parent"))
+    starts = parent.starts
+    starts[0]["overrides"] += ["data.root=somewhere", "logger=none", "test=false"]
+    (parent.directory / "provenance.json").write_text(json.dumps(starts))
+    run, *_ = train("fork", f"fork={parent.directory}@2")
+    assert f"data.root={parent.config['data']['root']}" in run.overrides
+    assert "task=own" in run.overrides
+    assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
+
+
+def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, parents, tmp_path):
+    for seed in (1, 2):
+        arguments = (
+            f"run_dir={tmp_path / f'p{seed}'}",
+            "callbacks=bare",
+            *SMALL,
+            *KEPT,
+            *PARENTS["first_best"],
+            f"seed={seed}",
+        )
+        assert cli("train", *arguments)[0] == 0
+    points = ",".join(f"{path}@2" for path in (parents / "first_best", tmp_path / "p1", tmp_path / "p2"))
+    sweep = ("-m", f"fork={points}", "optimizer.lr=0.001,0.01", "sweep_name=s", "sweep.pictures=none")
+    code, out, err = cli("train", *sweep)
+    assert code == 0, err
+    runs = sorted((tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml"))
+    assert len(runs) == 6
+    assert {path.parent.name[:10] for path in runs} == {"fork-first", "fork-p1-2_", "fork-p2-2_"}
+    assert sorted(Run(path.parent).config["seed"] for path in runs) == [0, 0, 1, 1, 2, 2]
+    assert out.count("3 finished") == 2  # two rows, of three parents each
+    where = tmp_path / "outputs" / "sweeps" / "s"
+    found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"], lambda jobs: {})
+    assert {*found.averaged} == {"seed", "fork"}
+    assert found.verdict.num_pairs == 3
