@@ -96,3 +96,48 @@ class OptunaSweeper(BasicSweeper):
                 num_trials=self.num_trials,
                 batch_size=self.batch_size,
             )
+
+
+class PopulationSweeper(BasicSweeper):
+    """Population-based training: each interval the worst members go on from the state of the best, with other values.
+
+    Args:
+        size: Number of members.
+        interval: Epochs from one comparison to the next.
+        share: Of the members that are replaced.
+        factors: By one of which a number is multiplied.
+        params: Search space by key, in Hydra's override syntax, as on the command line.
+        union: Of a grid.
+        exclude: Of a grid.
+        when: Of a grid or a search.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        interval: int,
+        share: float,
+        factors: Any,
+        params: dict[str, str] | None = None,
+        union: Any = None,
+        exclude: Any = None,
+        when: Any = None,
+    ) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.size, self.interval, self.share, self.factors = size, interval, share, factors
+        self.others = {"union": union, "exclude": exclude, "when": when}
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Train the population."""
+        from leyden.cluster import slurm
+        from leyden.sweep.pbt import train
+        from leyden.sweep.sweep import Sweep
+        from leyden.sweep.typed import Typed
+
+        for key, value in self.others.items():
+            if value is not None:
+                raise UserError(f"hydra.sweeper.{key}: a population has a space without conditions; take it away")
+        loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
+        with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
+            dimensions = Typed(loader, sweep.config, is_search=True).dimensions(self.params, arguments)
+            train(sweep, dimensions, size=self.size, interval=self.interval, share=self.share, factors=self.factors)

@@ -190,7 +190,7 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa
 
 def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
     _, _, err = train("fork", f"+fork={parents / 'stochastic'}@1", code=2)
-    assert "which this run lacks; type fork=... on the command line" in err
+    assert "this run was not; type fork=... yourself" in err
 
 
 def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path):  # noqa: F811

@@ -142,3 +142,30 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         epochs = {"train/loss", "val/loss", "time/epoch_seconds"} if step % epoch == 0 else set()
         assert steps | epochs <= table
         assert steps | epochs | ({"weights/first_layer"} if epochs else set()) <= events
+
+
+def test_each_can_be_kept_within_bounds(train, monkeypatch):  # noqa: F811
+    kept = ("callbacks.checkpoint.keep=every", "callbacks.checkpoint.every_n_steps=6")
+    run, *_ = train("a", *kept, "trainer.max_epochs=2")
+    folder = run.directory / "checkpoints"
+    names = {"epoch_1": 10, "epoch_2": 20, "step_6": 6, "step_12": 12, "step_18": 18}
+    steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*_*.ckpt")}
+    assert steps == names
+    assert folder.joinpath("epoch_2.ckpt").samefile(folder / "last.ckpt")
+    size = folder.joinpath("last.ckpt").stat().st_size
+    _, _, err = train("b", *kept, f"callbacks.checkpoint.max_kept_gib={2.5 * size / 2**30}", "trainer.max_epochs=2")
+    assert {path.stem for path in folder.parents[1].glob("b/checkpoints/*_*.ckpt")} == {"step_18", "epoch_2"}
+    assert err.count("max_kept_gib is reached") == 1
+    monkeypatch.setattr(Path, "hardlink_to", raising)  # a disk that has no hard links
+    copied, *_ = train("c", *kept, "trainer.max_epochs=2")
+    assert_same_bits(copied.directory, run.directory, "epoch_1")
+
+
+def raising(*_):
+    raise OSError
+
+
+@pytest.mark.parametrize(("key", "value"), [("keep", "all"), ("max_kept_gib", "0"), ("max_kept_gib", "true")])
+def test_what_can_not_be_kept_is_refused(train, key, value):  # noqa: F811
+    _, _, err = train("a", f"callbacks.checkpoint.{key}={value}", code=2)
+    assert f"{key}={value}".lower() in err.lower()

@@ -6,25 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from leyden.build.resume import kept_facts, read_checkpoint
+from leyden.build.changes import check_changes
+from leyden.build.resume import kept_facts, num_epochs, read_checkpoint
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import warn
-from leyden.config.values import flatten
 from leyden.data.contract import facts_of
-from leyden.run.choices import deciding
 from leyden.run.contents import RunContents
 from leyden.run.directory import Run
 from leyden.run.files import damage, digest, replacing
 from leyden.run.fingerprints import read_fingerprints, write_fingerprints
-from leyden.run.fork import point, taken_over
+from leyden.run.fork import point
 from leyden.run.points import rows, write_rows
-
-# What has its state in a checkpoint, which is gone on with as it is.
-FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
         sha256 = digest(file)
     content = read_checkpoint(path)
     fork = Fork(parent, path, content, sha256, _best(path, content))
-    _check_changes(cfg, fork)
+    check_changes(cfg, parent, path, content)
     return fork
 
 
@@ -140,12 +135,12 @@ def check_fork(
     if cfg.fork is None or (run.result and run.result.has_ended_well):
         return
     key = f"fork={cfg.fork}"
-    if key in known:
-        _check_changes(cfg, known[key])
-    else:
-        known[key] = read_fork(cfg, run)
-    if fork := known[key]:
-        fork.check(module, data)
+    if fork := known.get(key):
+        check_changes(cfg, fork.parent, fork.path, fork.content)
+    elif (fork := read_fork(cfg, run)) is None:
+        return
+    known[key] = fork
+    fork.check(module, data)
 
 
 def _find(parent: RunContents, name: str) -> Path:
@@ -158,7 +153,7 @@ def _find(parent: RunContents, name: str) -> Path:
     path = folder / f"{name}.ckpt"
     if parent.config and not path.exists() and name.startswith("epoch_"):
         for other in (folder / "last.ckpt", folder / "best.ckpt"):
-            if not damage(other) and _epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
+            if not damage(other) and num_epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
                 return other
     if problem := damage(path):
         there = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
@@ -166,13 +161,6 @@ def _find(parent: RunContents, name: str) -> Path:
             f"fork: {path}: {problem} (checkpoints there: {there}; callbacks.checkpoint.keep=every keeps one per epoch)"
         )
     return path
-
-
-def _epochs(content: dict[str, Any]) -> int | None:
-    """The epochs that had ended; None within one."""
-    loops = content["loops"]["fit_loop"]
-    ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
-    return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
 
 
 def _best(path: Path, content: dict[str, Any]) -> Path | None:
@@ -188,45 +176,3 @@ def _best(path: Path, content: dict[str, Any]) -> Path | None:
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
     return None
-
-
-def _check_changes(cfg: DictConfig, fork: Fork) -> None:
-    """Make sure that all that is asked for otherwise than in the parent takes effect.
-
-    Raises:
-        UserError: It would not.
-    """
-    content, where = fork.content, f"fork: {fork.path}"
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    there, here = (deciding(dict(flatten(each))) for each in (fork.parent.config, config))
-    changed = [
-        key
-        for key in {**there, **here}
-        if key != "fork" and (key in there) + (key in here) and _differs(key, there, here)
-    ]
-    state = content["callbacks"]
-    if Hyperparameters.state_key not in state or "seed" not in state["RankState"]:
-        raise UserError(f"{where}: was made by an older version, and does not say what its optimizer was set to")
-    if lacking := [each for key, each in taken_over(fork.parent).items() if key in there and key not in here]:
-        raise UserError(
-            f"{where}: the parent was given {lacking[0]}, which this run lacks; type fork=... on the command line"
-        )
-    for key in changed:
-        was_averaged = "averaging" in f"{key}{here.get(key)}"
-        if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):
-            raise UserError(
-                f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
-                "init_from takes the weights alone"
-            )
-    epochs = _epochs(content)
-    if epochs is None and (odd := [key for key in changed if key == "seed" or key.startswith("data.")]):
-        raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
-    if state[RunCheckpoint.state_key]["is_over"]:
-        raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
-    most = cfg.trainer.max_epochs
-    if most not in (None, -1) and epochs is not None and epochs >= most:
-        raise UserError(f"{where}: has {epochs} epochs, and trainer.max_epochs={most} leaves none to train")
-
-
-def _differs(key: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
-    return repr(there.get(key)) != repr(here.get(key))

@@ -78,6 +78,13 @@ def kept_facts(content: dict[str, Any], path: Path) -> Facts:
         raise UserError(f"{path}: has no facts of the data ({type(error).__name__})") from error
 
 
+def num_epochs(content: dict[str, Any]) -> int | None:
+    """The epochs that had ended; None within one."""
+    loops = content["loops"]["fit_loop"]
+    ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
+    return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
+
+
 @contextlib.contextmanager
 def restoring(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
     """What `check_fits` could not see, Lightning stumbles over while it restores loops and callbacks: it is told alike.

@@ -56,6 +56,19 @@ def taken_over(parent: RunContents) -> dict[str, str]:
     return kept
 
 
+def check_given(parent: RunContents, overrides: Sequence[str]) -> None:
+    """Make sure that a fork was given what its parent was, or something else instead.
+
+    Raises:
+        UserError: It was not: `fork` does not come from the command line.
+    """
+    own = {key_of(each) for each in overrides}
+    if lacking := [each for key, each in taken_over(parent).items() if key not in own]:
+        raise UserError(
+            f"fork: {parent.directory} was given {lacking[0]}, this run was not; type fork=... yourself"
+        )
+
+
 def inherit(arguments: Sequence[str]) -> list[str]:
     """Arguments of the command line, where those name a fork: with what its parent was given, unless they say otherwise.
 

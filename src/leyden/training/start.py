@@ -14,6 +14,7 @@ from leyden.config.terminal import typed, warn
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
+from leyden.run.fork import check_given
 from leyden.run.looks import check_looks, record_look
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
@@ -57,6 +58,7 @@ def start(
     test = build.evaluates(cfg, module, data, test=test)
     build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
+        check_given(fork.parent, overrides)
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
         build.check_fits(content, path, module, data)

@@ -1,0 +1,55 @@
+"""What a fork may have otherwise than its parent."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.build.resume import num_epochs
+from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.hyperparameters import Hyperparameters
+from leyden.config.mistakes import UserError
+from leyden.config.values import flatten
+from leyden.run.choices import deciding
+from leyden.run.contents import RunContents
+
+# What has its state in a checkpoint, which is gone on with as it is.
+FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
+
+
+def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dict[str, Any]) -> None:
+    """Make sure that all that is asked for otherwise than in the parent takes effect.
+
+    Raises:
+        UserError: It would not.
+    """
+    where = f"fork: {path}"
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    there, here = (deciding(dict(flatten(each))) for each in (parent.config, config))
+    changed = [
+        key
+        for key in {**there, **here}
+        if key != "fork" and (key in there) + (key in here) and _differs(key, there, here)
+    ]
+    state = content["callbacks"]
+    if Hyperparameters.state_key not in state or "seed" not in state["RankState"]:
+        raise UserError(f"{where}: was made by an older version, and does not say what its optimizer was set to")
+    for key in changed:
+        was_averaged = "averaging" in f"{key}{here.get(key)}"
+        if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):
+            raise UserError(
+                f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
+                "init_from takes the weights alone"
+            )
+    epochs = num_epochs(content)
+    if epochs is None and (odd := [key for key in changed if key == "seed" or key.startswith("data.")]):
+        raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
+    if state[RunCheckpoint.state_key]["is_over"]:
+        raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
+    most = cfg.trainer.max_epochs
+    if most not in (None, -1) and epochs is not None and epochs >= most:
+        raise UserError(f"{where}: has {epochs} epochs, and trainer.max_epochs={most} leaves none to train")
+
+
+def _differs(key: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
+    return repr(there.get(key)) != repr(here.get(key))

@@ -1,0 +1,120 @@
+"""Population-based training: the schedule that is found is one run, and whatever kills the sweep changes nothing of it."""
+
+import random
+import shlex
+
+import pytest
+
+from leyden.run.directory import Run
+from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.sweep.dimension import Choice, Dimension, Interval
+from leyden.sweep.population import perturbed
+from tests.conftest import SMALL, assert_same_bits
+
+SWEEP = ("-m", "sweep=pbt", "sweep_name=p", "hydra.sweeper.size=4", "optimizer=sgd", "sweep.pictures=none")
+SPACE = ("optimizer.lr=tag(log,interval(0.001,0.1))", "optimizer.momentum=choice(0.0,0.5,0.9)")
+FEW = (*SMALL, "callbacks=bare", "trainer.max_epochs=4", "hydra.sweeper.interval=1")
+
+
+@pytest.fixture
+def population(cli, tmp_path):
+    def train(*arguments, code=0):
+        found, out, err = cli("train", *SWEEP, *SPACE, *FEW, *arguments)
+        assert found == code, err
+        return tmp_path / "outputs" / "sweeps" / "p", out, err
+
+    return train
+
+
+def lines(directory):
+    return {
+        path.parent: read_fingerprints(path.parent) for path in sorted(directory.glob("epoch-*/fingerprint.csv"))
+    }
+
+
+def test_the_schedule_of_the_best_member_is_one_run_bit_for_bit(population, cli, tmp_path):
+    directory, out, _ = population()
+    runs = [Run(path) for path in lines(directory)]
+    assert len(runs) == 16
+    assert {run.result.epochs for run in runs} == {1, 2, 3, 4}
+    parents = [run.config["fork"] for run in runs if run.config["fork"]]
+    assert len(parents) == 12
+    assert len({*parents}) < 12  # a good member was taken twice
+    *_, typed = shlex.split((directory / "replay.sh").read_text())
+    assert typed.startswith("+callbacks.values=")
+    command = shlex.split((directory / "replay.sh").read_text())[3:]
+    code, _, err = cli("train", *command, f"run_dir={tmp_path / 'replay'}", "callbacks.fingerprint.every_n_steps=1")
+    assert code == 0, err
+    (name,) = {line.split()[0] for line in out.splitlines() if "as one run, bit for bit" in line}
+    best, replay = Run(directory / name), Run(tmp_path / "replay")
+    assert_same_bits(best.directory, replay.directory)
+    found, known = read_fingerprints(replay.directory), read_fingerprints(best.directory)
+    assert {*known} == {10, 20, 30, 40}
+    assert first_difference(found, known) is None
+    assert replay.result.metrics["val/acc"] == best.result.metrics["val/acc"]
+
+
+def test_killed_in_any_generation_the_same_command_decides_as_it_would_have(population, monkeypatch):
+    directory, *_ = population()
+    whole, command = lines(directory), (directory / "replay.sh").read_text()
+    before = {path: path.stat().st_mtime_ns for path in directory.glob("epoch-*/result.json")}
+    population()  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in directory.glob("epoch-*/result.json")} == before
+    for epochs in (4, 2):  # as if it had been killed then
+        for path in directory.glob("epoch-*"):
+            number = int(path.name[6])
+            if (number >= epochs and path.name.endswith(("member-1", "member-3"))) or number > epochs:
+                for each in sorted(path.rglob("*"), reverse=True):
+                    each.rmdir() if each.is_dir() else each.unlink()
+                path.rmdir()
+        population()
+        assert lines(directory) == whole
+        assert (directory / "replay.sh").read_text() == command
+
+
+def test_a_member_that_diverges_is_replaced(population):
+    directory, _, err = population("optimizer.lr=choice(0.01,1e30)", "optimizer.momentum=0.5")
+    runs = [Run(path.parent) for path in directory.glob("epoch-*/result.json")]
+    states = {run.directory.name: run.result.status for run in runs}
+    assert "failed" in states.values()
+    assert "finished" in [state for name, state in states.items() if name.startswith("epoch-4")]
+
+
+def test_all_that_differs_by_the_sweep_is_another_one(population):
+    population()
+    _, _, err = population("hydra.sweeper.size=5", code=2)
+    assert "holds another sweep" in err
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("model.dropout=0.1,0.2", "model.dropout is searched; a population searches values of the optimizer"),
+        ("scheduler=cosine", "a population finds the schedule; choose scheduler=none"),
+        ("sweep.seeds=3", "each member of a population has a seed of its own"),
+        ("hydra.sweeper.size=1", "hydra.sweeper.size=1: must be a whole number, 2 or larger"),
+        ("hydra.sweeper.interval=0.5", "hydra.sweeper.interval=0.5: must be a whole number, 1 or larger"),
+        ("hydra.sweeper.share=0.7", "hydra.sweeper.share=0.7: must be a part"),
+        ("hydra.sweeper.factors=[0]", "hydra.sweeper.factors: must be positive numbers"),
+        ("trainer.max_epochs=-1", "trainer.max_epochs=-1: a population needs an end"),
+        ("objective=null", "objective: a population is compared by one metric"),
+        ("+hydra.sweeper.when={optimizer.lr:{optimizer:sgd}}", "hydra.sweeper.when"),
+    ],
+)
+def test_what_it_can_not_do_is_refused(population, argument, said):
+    directory, _, err = population(argument, code=2)
+    assert said in err
+    assert not directory.exists()
+
+
+def test_values_are_perturbed_within_their_bounds():
+    chance = random.Random(0)
+    rate = Dimension("a", ("a",), interval=Interval(1e-3, 1e-1, True))
+    whole = Dimension("b", ("b",), interval=Interval(2, 9, False))
+    listed = Dimension("c", ("c",), {text: Choice((f"c={text}",), {"c": text}) for text in "xyz"})
+    for _ in range(100):
+        assert perturbed(rate, 0.01, [0.5, 2], chance) in (0.005, 0.02)
+        assert 1e-3 <= perturbed(rate, 1e-3, [0.5, 2], chance) <= 2e-3
+        assert perturbed(whole, 9, [0.8, 1.25], chance) in (7, 9)
+        assert perturbed(listed, "y", [2], chance) in ("x", "z")
+        assert perturbed(listed, "z", [2], chance) in ("y", "z")
