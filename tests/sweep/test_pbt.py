@@ -73,7 +73,7 @@ def test_killed_in_any_generation_the_same_command_decides_as_it_would_have(popu
 
 
 def test_a_member_that_diverges_is_replaced(population):
-    directory, _, err = population("optimizer.lr=choice(0.01,1e30)", "optimizer.momentum=0.5")
+    directory, *_ = population("optimizer.lr=choice(0.01,1e30)", "optimizer.momentum=0.5")
     runs = [Run(path.parent) for path in directory.glob("epoch-*/result.json")]
     states = {run.directory.name: run.result.status for run in runs}
     assert "failed" in states.values()
