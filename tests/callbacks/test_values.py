@@ -19,7 +19,7 @@ def test_they_hold_from_their_epoch_on_and_over_a_resume(train):  # noqa: F811
 @pytest.mark.parametrize(
     ("by_epoch", "more", "said"),
     [
-        ("{1:{momentum:0.5}}", (), "ValuesByEpoch: KerasRMSprop has no momentum"),
+        ("{1:{momentum:0.5}}", (), "ValuesByEpoch: RMSprop has no momentum"),
         ("{1:{lr:0.5}}", ("scheduler=cosine",), "would both set values of the optimizer; scheduler=none"),
         ("{0:{lr:0.5}}", (), "must be values by name by epoch"),
         ("{1:0.5}", (), "must be values by name by epoch"),
