@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from leyden import compare as compare_command
 from leyden.build import fork as forks
+from leyden.config.paths import ROOT
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
@@ -237,3 +241,36 @@ def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, parents, tmp_path):
     found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"], lambda jobs: {})
     assert {*found.averaged} == {"seed", "fork"}
     assert found.verdict.num_pairs == 3
+
+
+TEXT = (ROOT / "docs" / "forks.md").read_text()
+LINES = [
+    line
+    for block in re.findall("^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch, called):
+    monkeypatch.chdir(tmp_path)
+    for name in ("parent", "parent1", "fork"):
+        shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
+    config = (tmp_path / "outputs" / "parent1" / "config.yaml").read_text()
+    (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    assert len(LINES) == 6
+    for line in LINES:
+        python, m, module, *arguments = shlex.split(line, comments=True)
+        assert (python, m) == ("python", "-m")
+        if module == "leyden.compare":
+            called(compare_command, *arguments)
+            continue
+        if any(each.startswith("run_dir=") for each in arguments):
+            arguments = [each.replace("parent", "new") for each in arguments]
+        elif "-m" not in arguments:
+            arguments.append("trainer.max_epochs=4")
+        code, out, err = cli("train", *arguments, "dry_run=true", *(["trainer.max_epochs=4"] * ("-m" in arguments)))
+        assert code == 0, err
+        assert (
+            "-m" not in arguments
+            or len(out.splitlines()) == {True: 3, False: 4}["sweep_name=forks" not in arguments]
+        )
