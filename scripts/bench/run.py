@@ -32,6 +32,7 @@ BARE = "bare PyTorch loop"
 PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
     "Leyden": (["train_command.py"], None, 99),
     "Leyden, nothing logged": (["train_command.py", "callbacks=bare", "logger=none"], None, 99),
+    "Leyden, no fingerprints": (["train_command.py", "~callbacks.fingerprint"], None, 99),
     "Leyden, bf16": (["train_command.py", "trainer.precision=bf16-mixed"], None, 99),
     BARE: (["bare_torch.py"], None, 99),
     "Lightning, barebones": (["lightning_barebones.py"], None, 99),

@@ -3,7 +3,6 @@
 from omegaconf import DictConfig
 from rich.table import Table
 
-from leyden.config.checks import choice
 from leyden.config.importing import importing
 from leyden.config.terminal import Terminal
 from leyden.run.command import command
@@ -13,7 +12,6 @@ from leyden.run.directory import Run
 @command
 def main(cfg: DictConfig) -> None:
     """Print the test metrics of a run, and write the look down."""
-    choice(cfg, "checkpoint", "best", "last")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():

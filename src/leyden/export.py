@@ -5,7 +5,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.checks import choice
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import Terminal
@@ -18,7 +17,6 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 @command
 def main(cfg: DictConfig) -> None:
     """Write a network that takes samples as they are in the data set: the normalisation is inside."""
-    choice(cfg, "checkpoint", "best", "last")
     if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
         raise UserError(f"{', '.join(missing)}: not installed; pip install -e '.[export]' installs it")
     run = Run(cfg.run)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.checks import choice
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.run.command import command
@@ -16,7 +15,6 @@ ASKED = ("images", "table", "prompt")
 @command
 def main(cfg: DictConfig) -> None:
     """Print what a trained network says, and write it to a file or draw a picture if asked to."""
-    choice(cfg, "checkpoint", "best", "last")
     if len([key for key in ASKED if cfg[key] is not None]) != 1:
         raise UserError("images=FILES, table=FILE, prompt=TEXT: give one of them")
     output = _target(cfg, "output", ".csv", ".json")

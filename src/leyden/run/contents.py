@@ -104,11 +104,13 @@ class RunContents:
         write_whole(self.directory / "slurm.json", json.dumps(value) + "\n")
 
     def checkpoint(self, name: str) -> Path:
-        """Path of the checkpoint `name`, `best` or `last`.
+        """Path of the checkpoint `name`: `best`, `last`, or one that is kept.
 
         Raises:
             UserError: There is none, or it is damaged.
         """
+        if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
+            raise UserError(f"checkpoint={name}: must be best, last, or one that is kept, as epoch_3")
         path = self.directory / "checkpoints" / f"{name}.ckpt"
         if self.config and (problem := damage(path)):
             there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
