@@ -13,5 +13,6 @@ def _without_interrupts(kind: type[BaseException], error: BaseException, traceba
 
 
 # Only in a command of this package, not in somebody's program.
-if sys.orig_argv[1:2] == ["-m"] and "".join(sys.orig_argv[2:3]).startswith(f"{__name__}."):
+_typed = " ".join(sys.orig_argv[1:3])
+if _typed.startswith((f"-m {__name__}.", f"-m {__name__} ")) or f"/bin/{__name__} " in f"{_typed} ":
     sys.excepthook = _without_interrupts

@@ -1,0 +1,36 @@
+"""The command `leyden VERB …`, which is `python -m leyden.VERB …`."""
+
+import ast
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+from leyden.config.terminal import warn
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run a verb; without one, list them."""
+    verbs = {path.stem: path for path in sorted(HERE.glob("[!_]*.py"))}
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: leyden VERB [key=VALUE ...]     leyden VERB --help\n")
+        for verb, path in verbs.items():
+            told = ast.get_docstring(ast.parse(path.read_text())) or ""
+            print(f"  {verb:<12}{told.splitlines()[0]}")
+        return
+    if name not in verbs:
+        like = difflib.get_close_matches(name, verbs, 1)
+        warn(f"{name}: no such verb{f'; did you mean {like[0]}?' if like else ''} There are {', '.join(verbs)}")
+        raise SystemExit(2)
+    # As typed with python -m, so that a run writes down a command that starts it again, and its processes are started by that.
+    module = f"leyden.{name}"
+    sys.argv = [str(verbs[name]), *arguments]
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
