@@ -155,7 +155,10 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     assert "test/acc" in out
     assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
     with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
-        assert [row["run"] for row in csv.DictReader(file)] == [str(tested.directory), str(whole.directory)]
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [str(tested.directory), str(whole.directory)]
+    assert before.look is None
+    assert [run.result.look.chain for run in (tested, whole)] == [row["chain"] for row in rows]
     # Once is enough.
     train("a", *arguments, "test=true")
     assert len(tested.starts) == 2

@@ -99,7 +99,7 @@ def train(directory, *arguments, at=None, after=False, setup=None):
 def shown(directory):
     """All that a finished run shows, less what differs from start to start: to be compared, and each point once."""
     run = Run(directory / "run")
-    result = replace(run.result, seconds=None, samples_per_second=None)
+    result = replace(run.result, seconds=None, samples_per_second=None, look=None)
     curves = points(run.directory / "metrics.csv")
     events, values = Counter(), {}
     for path in sorted(run.directory.glob("events.out.tfevents.*")):

@@ -223,11 +223,11 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
 
 
 def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
-    assert record_look(str(tmp_path), run, "best", {"test/acc": 0.5}) == 1
-    assert record_look(str(tmp_path), run, "last", {"test/acc": 0.6}) == 2
+    assert record_look(str(tmp_path), run, "best", {"test/acc": 0.5})[0] == 1
+    assert record_look(str(tmp_path), run, "last", {"test/acc": 0.6})[0] == 2
     other = Run(tmp_path / "other")
     reopen(other, with_value("name", "y"))
-    assert record_look(str(tmp_path), other, "best", {"test/acc": 0.7}) == 1
+    assert record_look(str(tmp_path), other, "best", {"test/acc": 0.7})[0] == 1
     with (tmp_path / "test_set_looks.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["experiment"] for row in rows] == ["x", "x", "y"]
@@ -237,12 +237,12 @@ def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff\xfe", b'"', b"half a line, x"])
 def test_a_damaged_list_of_looks_counts_what_can_be_read(run, tmp_path, damage):
-    assert record_look(str(tmp_path), run, "best", {}) == 1
+    assert record_look(str(tmp_path), run, "best", {})[0] == 1
     path = tmp_path / "test_set_looks.csv"
     path.write_bytes(path.read_bytes() + damage)
-    assert record_look(str(tmp_path), run, "best", {}) == 2
+    assert record_look(str(tmp_path), run, "best", {})[0] == 2
     path.write_bytes(path.read_bytes().replace(b"experiment", b"experience"))
-    assert record_look(str(tmp_path), run, "best", {}) == 3
+    assert record_look(str(tmp_path), run, "best", {})[0] == 3
 
 
 @pytest.mark.parametrize("replaced", [lambda path: None, Path.mkdir, Path.touch])

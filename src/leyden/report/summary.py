@@ -12,6 +12,7 @@ from leyden.config.terminal import Terminal, grid
 from leyden.report import search
 from leyden.report.contenders import MARK, Contenders, contenders
 from leyden.report.formats import as_json, text
+from leyden.report.looked import looked
 from leyden.report.plot import draw
 from leyden.report.ranking import Row, described, front, merge, varied
 from leyden.report.records import States, read_records
@@ -58,7 +59,8 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
     # Of several seeds the best is that of the best row, not the luckiest of all.
     winners = front(rows[0].records if is_single else records)
-    said = [*like.remarks, *remarks(records, aims, winners, directory)]
+    looks = looked(records)
+    said = [*like.remarks, *remarks(records, aims, winners, directory), *looks]
     head = [*keys, *metrics, *HEAD]
     shown = [_texts(row, keys, metrics, is_first=not number) for number, row in enumerate(cells)]
     lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
@@ -75,7 +77,9 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     _write(directory / "summary.png", picture)
     if form == "json":
         best = str(winners[0].run.directory) if is_single and winners else None
-        print(json.dumps(_for_programs(rows, metrics, like, best), indent=2))  # as ASCII: it steers no terminal
+        print(
+            json.dumps(_for_programs(rows, metrics, like, best, looks), indent=2)
+        )  # as ASCII: it steers no terminal
         return [winner.run for winner in winners]
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
     names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
@@ -109,11 +113,14 @@ def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *
     return [*(text(cells[key]) for key in keys), objective, *further, str(cells["n"]), *numbers, cells["status"]]
 
 
-def _for_programs(rows: Sequence[Row], metrics: Sequence[str], like: Contenders, best: str | None) -> Any:
+def _for_programs(
+    rows: Sequence[Row], metrics: Sequence[str], like: Contenders, best: str | None, looks: list[str]
+) -> Any:
     """The table as JSON has it; a row has no choice where there is a gap."""
     lines = []
     for row, is_like in zip(rows, like.like_best, strict=True):
         cells = {key: value for key, value in row.cells(metrics).items() if key not in row.choices}
         runs = [str(record.run.directory) for record in row.records]
         lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
-    return as_json({"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further})
+    told = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further, "looks": looks}
+    return as_json(told)

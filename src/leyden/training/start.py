@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import lightning as L
 from omegaconf import DictConfig
@@ -107,6 +108,7 @@ def start(
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
-            record_look(cfg.outputs, run, "best", measured)
+            _, look = record_look(cfg.outputs, run, "best", measured)
+            result = replace(result, look=look)
         result = begun.end(result)
     return result  # noqa: RET504 - now that the loggers are closed

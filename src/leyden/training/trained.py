@@ -136,4 +136,5 @@ def evaluate(
     check_looks(outputs)
     measured = trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
-    return metrics, record_look(outputs, run, checkpoint.stem, metrics)
+    num_looks, _ = record_look(outputs, run, checkpoint.stem, metrics)
+    return metrics, num_looks
