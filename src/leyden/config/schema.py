@@ -74,9 +74,11 @@ class ExportConfig:
     """Root keys of `conf/export.yaml`."""
 
     run: str = MISSING
-    output: str = MISSING
+    format: str = MISSING
+    output: str | None = MISSING
     checkpoint: str = MISSING
     data_root: str | None = MISSING
+    license: str | None = MISSING
 
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
