@@ -100,7 +100,7 @@ TARGETS = [
     "torch.nn.modules.module.torch.hub.load",  # by way of a module that has imported torch
     "leyden.run.os.system",
     f"{OWN}.models.mlp.math.sqrt",
-    "leyden.run.origin._git",
+    "leyden.run.git.git",
     f"{OWN}.data.mnist._from_package_index",
     "torchvision.datasets.utils.download_url",
     "torchvision.datasets.Caltech101",  # makes folders

@@ -94,10 +94,14 @@ def project(tmp_path, monkeypatch):
     git("config", "user.email", "a@example.org")
     git("config", "user.name", "a")
     (tmp_path / ".gitignore").write_text("ignored\n")
+    git("config", "diff.noprefix", "true")  # as a user may like it
+    git("config", "status.showUntrackedFiles", "no")
     (tmp_path / "old.py").write_text("a = 1\n")
+    (tmp_path / "windows.py").write_bytes(b"a = 1\r\nb = 2\r\n")
     git("add", "-A")
     git("commit", "-m", "first")
     (tmp_path / "old.py").write_text("a = 2\n")
+    (tmp_path / "windows.py").write_bytes(b"a = 1\r\nb = 3\r\n")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "a b ü.py").write_text("b = 3\n")
     (tmp_path / "new" / "picture.png").write_bytes(bytes(range(256)))
@@ -109,7 +113,7 @@ def project(tmp_path, monkeypatch):
 
 def test_new_files_are_changes_of_the_code(project):
     index = (project / ".git" / "index").read_bytes()
-    found = origin.git()
+    found = origin.state_of_code()
     assert found["dirty"] is True
     assert found["left_out"] == ["large.bin"]
     assert (project / ".git" / "index").read_bytes() == index
@@ -117,21 +121,23 @@ def test_new_files_are_changes_of_the_code(project):
     clone = project / "clone"
     subprocess.run(["git", "clone", "-q", str(project), str(clone)], check=True)
     subprocess.run(["git", "-C", str(clone), "checkout", "-q", found["sha"]], check=True)
-    subprocess.run(["git", "-C", str(clone), "apply"], input=found["diff"], text=True, check=True)
-    for name in ("old.py", "new/a b ü.py", "new/picture.png"):
+    subprocess.run(["git", "-C", str(clone), "apply"], input=found["diff"].encode(), check=True)
+    for name in ("old.py", "windows.py", "new/a b ü.py", "new/picture.png"):
         assert (clone / name).read_bytes() == (project / name).read_bytes()
     assert not (clone / "ignored").exists()
 
 
 def test_code_without_changes_has_no_diff(project):
     subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
-    assert origin.git()["dirty"] is False
-    assert origin.git()["diff"] == ""
+    assert origin.state_of_code()["dirty"] is False
+    assert origin.state_of_code()["diff"] == ""
+    (project / "new.py").write_text("a = 1\n")
+    assert "new.py" in origin.state_of_code()["diff"]
 
 
 def test_a_diff_that_is_too_large_is_said(project, monkeypatch):
     monkeypatch.setattr(origin, "MAX_DIFF_BYTES", 100)
-    found = origin.git()
+    found = origin.state_of_code()
     assert found["diff"] is None
     assert "all changes" in found["left_out"]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -23,14 +23,7 @@ def show_difference(*directories: str) -> None:
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, as diff=[outputs/a,outputs/b]")
     runs = [Run(directory.strip()) for directory in directories]
-    parts = {
-        "configuration": [dict(flatten(run.config)) for run in runs],
-        "code": [_code(run) for run in runs],
-        "result": [_result(run) for run in runs],
-    }
-    table = grid("", "", *(run.directory.name for run in runs))
-    for part, (a, b) in parts.items():
-        add_rows(table, part, a, b)
+    table = differences(*runs)
     if not table.row_count:
         table.add_row("nothing differs", "", "", "")
     Terminal().print(table)
@@ -39,6 +32,15 @@ def show_difference(*directories: str) -> None:
         parted = first_difference(first, second)
         said = f"differ from step {parted[0]} on, in {', '.join(parted[1])}" if parted else "are equal, bit for bit"
         Terminal().print(f"fingerprints, at {len(both)} steps that both have: {said}")
+
+
+def differences(*runs: Run, parts: Sequence[str] = ("configuration", "code", "machine", "result")) -> Table:
+    """What two runs don't have in common: a row per key."""
+    read = {"configuration": _configuration, "code": _code, "machine": _machine, "result": _result}
+    table = grid("", "", *(run.directory.name for run in runs))
+    for part in parts:
+        add_rows(table, part, *(read[part](run) for run in runs))
+    return table
 
 
 def add_rows(table: Table, part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
@@ -57,16 +59,35 @@ def _get(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key], default=str) if key in values else ""
 
 
+def _configuration(run: Run) -> dict[str, Any]:
+    return dict(flatten(run.config))
+
+
 def _code(run: Run) -> dict[str, Any]:
     """Commit, changes and versions of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    git = start.get("git") or {}
+    git = _part(start, "git")
     changes = f"{git.get('diff')}{git.get('left_out')}"
     described = (
         f"yes, {hashlib.sha256(changes.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
     )
-    code = {"commit": git.get("sha"), "changes": described, "python": start.get("python")}
-    return {**code, **(start.get("versions") or {}), "host": start.get("host")}
+    return {
+        "commit": git.get("sha"),
+        "changes": described,
+        "python": start.get("python"),
+        **_part(start, "versions"),
+    }
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    """Where the last start was; an older run has written down the host alone."""
+    start: dict[str, Any] = run.starts[-1] if run.starts else {}
+    return {"host": start.get("host"), **_part(start, "machine")}
+
+
+def _part(start: dict[str, Any], key: str) -> dict[str, Any]:
+    """What stands there, if it is what Leyden writes."""
+    return part if isinstance(part := start.get(key), dict) else {}
 
 
 def _result(run: Run) -> dict[str, Any]:

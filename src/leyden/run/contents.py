@@ -30,23 +30,32 @@ class RunContents:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values.
+        """The resolved configuration as plain values, as it would be kept today.
 
         Raises:
             UserError: The directory is not that of a run.
+        """
+        return modern(self.recorded)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The same as it was kept.
+
+        Raises:
+            UserError: As above.
         """
         try:
             text = read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
             if re.search(r"(:\d{1,2}){20}", text):
                 raise ValueError("it holds a number to the base of 60, which would take for ever")
-            config = yaml.load(text, LOADER)
+            config: dict[str, Any] = yaml.load(text, LOADER)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             why = " ".join(str(error).split())
             raise UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})") from error
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
             raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration of a run")
-        return modern(config)
+        return config
 
     @property
     def result(self) -> Result | None:

@@ -97,16 +97,26 @@ class Run(RunContents):
             return False
         return not choices.is_longer_than(self.config)
 
-    def begin(self, choices: Choices, overrides: list[str], parent: dict[str, Any] | None = None) -> None:
+    def begin(
+        self,
+        choices: Choices,
+        overrides: list[str],
+        parent: dict[str, Any] | None = None,
+        machine: dict[str, Any] | None = None,
+    ) -> None:
         """Write down what this run is, and that it starts or goes on now.
 
         Args:
             choices: Of the run.
             overrides: What the user has typed.
             parent: As `origin` has it.
+            machine: As `origin` has it.
         """
         if is_main_process():
-            starts = [*self.starts, origin(overrides, parent)]  # what can be refused is, before anything changes
+            starts = [
+                *self.starts,
+                origin(overrides, parent, machine),
+            ]  # what can be refused is, before anything changes
             if (archived := self._archive_result()) is not None:
                 self._before = archived, (self.directory / "config.yaml").read_bytes()
             write_whole(self.directory / "config.yaml", yaml.safe_dump(choices.kept, sort_keys=False))

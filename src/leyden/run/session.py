@@ -12,6 +12,7 @@ from leyden.config.terminal import typed, warn
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.lock import check_held
+from leyden.run.machine import machine
 from leyden.run.process import is_main_process
 from leyden.run.result import Failure, Result
 
@@ -86,7 +87,7 @@ def session(
         SystemExit: It was stopped from outside, and can go on.
     """
     begun = Session(run, choices, before_end)
-    run.begin(choices, overrides, parent)
+    run.begin(choices, overrides, parent, machine())
     try:
         yield begun
     except Exception as error:
