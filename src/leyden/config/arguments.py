@@ -29,7 +29,7 @@ def read(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path]
     Args:
         usage: Is printed.
         defaults: The options with their values where they are not typed.
-        most: How many folders there can be.
+        most: How many folders there can be; 0 for none.
 
     Raises:
         UserError: There is something else, an option twice, or a folder too many.
@@ -40,14 +40,15 @@ def read(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path]
     folders: list[Path] = []
     options: dict[str, str] = {}
     allowed = ", ".join(f"{key}=" for key in defaults)
+    kinds = f"a folder, or one of {allowed}" if most else f"one of {allowed}"
     for argument in sys.argv[1:]:
         key, sign, value = argument.partition("=")
         if sign and key in defaults:
             if key in options:
                 raise UserError(f"{argument}: {key} stands there twice")
             options[key] = value
-        elif argument.startswith("-") or (sign and not Path(argument).exists()):
-            raise UserError(f"{argument}: must be a folder, or one of {allowed}")
+        elif argument.startswith("-") or (sign and not Path(argument).exists()) or not most:
+            raise UserError(f"{argument}: must be {kinds}")
         else:
             folders.append(Path(argument))
     if len(folders) > most:

@@ -25,6 +25,7 @@ _AT_WORK = (
     "sweep",
     "cluster",
     "training",
+    "reproduction",
     "callbacks/checkpoint",
     "callbacks/preemption",
     "data/fetch",

@@ -1,0 +1,1 @@
+"""A run made anew from its directory: its code, its configuration, its versions."""

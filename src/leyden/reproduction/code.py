@@ -1,0 +1,105 @@
+"""The code of a run, in a work tree of its own."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
+from leyden.run.contents import RunContents
+from leyden.run.git import git
+
+MAX_NAMES = 5  # of files, in a message
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a run was made by.
+
+    Args:
+        sha: Of the commit.
+        diff: What was changed since, as `git apply` takes it; empty for nothing.
+    """
+
+    sha: str
+    diff: str
+
+
+def code_of(run: RunContents) -> Code:
+    """The code of all starts of a run.
+
+    Raises:
+        UserError: It is not known, or not all of it, or was another one at a later start.
+    """
+    where, starts = run.directory / "provenance.json", run.starts
+    if not starts:
+        raise UserError(f"{where}: tells no start, so that the code is not known")
+    found = {number: start.get("git") for number, start in enumerate(starts, 1)}
+    for number, git_there in found.items():
+        if git_there != found[1]:
+            raise UserError(
+                f"{where}: start {number} was made by other code than start 1; no code makes this run anew"
+            )
+    told = found[1] if isinstance(found[1], dict) else {}
+    sha, diff, left_out = told.get("sha"), told.get("diff"), told.get("left_out")
+    if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
+        raise UserError(f"{where}: names no commit: the run was made where there is no git")
+    if left_out:
+        raise UserError(f"{where}: these changes of the code were too large to be kept: {_listed(left_out)}")
+    if not isinstance(diff, str):
+        raise UserError(f"{where}: the changes of the code were not kept")
+    return Code(sha, diff)
+
+
+@contextlib.contextmanager
+def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
+    """The project with this code, in a folder that is removed in the end.
+
+    Args:
+        code: Of a run.
+        apply_diff: Whether the user trusts the diff, which was written by whoever made the run directory.
+
+    Raises:
+        UserError: Git, the commit or a consent is missing, or the diff does not fit.
+    """
+    prefix = git(ROOT, "rev-parse", "--show-prefix")  # a project can be a folder of its repository
+    if prefix is None:
+        raise UserError(
+            f"{ROOT}: is no repository of git, or git is not installed; the code of the run is not there"
+        )
+    if git(ROOT, "cat-file", "-e", f"{code.sha}^{{commit}}") is None:
+        raise UserError(f"commit {code.sha[:12]} of the run is not in this repository; git fetch may bring it")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve() / "tree"
+        try:
+            if git(ROOT, "worktree", "add", "--detach", str(tree), code.sha) is None:
+                raise UserError(f"commit {code.sha[:12]} can't be checked out to {tree}")
+            if code.diff:
+                _apply(code.diff, tree, consent=apply_diff)
+            yield tree / prefix.strip()
+        finally:
+            git(ROOT, "worktree", "remove", "--force", str(tree))
+            git(ROOT, "worktree", "prune")
+
+
+def _apply(diff: str, tree: Path, *, consent: bool) -> None:
+    changed = git(tree, "apply", "--numstat", "-z", given=diff)
+    if changed is None:
+        raise UserError("the run's changes of the code can't be read by git apply")
+    names = [line.split("\t")[-1] for line in changed.split("\0") if line]
+    if not consent:
+        raise UserError(
+            f"the run was made with changes of {len(names)} files that are in no commit: {_listed(names)}; that code "
+            "would be executed: look at the diff in provenance.json, and say apply_diff=true if you trust it"
+        )
+    if git(tree, "apply", "--whitespace=nowarn", given=diff) is None:
+        raise UserError(f"the run's changes of the code don't fit its commit: {_listed(names)}")
+
+
+def _listed(names: object) -> str:
+    names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,123 @@
+"""The configuration of a run, as one that `leyden.train` of its own code takes."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leyden.config.mistakes import UserError
+from leyden.config.paths import ROOT
+from leyden.config.terminal import warn
+from leyden.run.choices import CONTROL
+from leyden.run.contents import RunContents
+
+
+def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict[str, Any]:
+    """The root of a configuration that makes the run anew, for Hydra to compose.
+
+    All is as it was recorded, but for what says where. What logs is the project's own.
+
+    Args:
+        run: That is to be made anew.
+        tree: The project with the run's code.
+        data_root: Takes the place of `data.root`; empty for the recorded one.
+        trust: Whether the user trusts what is made, if `conf/` does not name it.
+
+    Raises:
+        UserError: The configuration is none, or makes what is not trusted.
+    """
+    config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL, "logger")}
+    where = run.directory / "config.yaml"
+    if not isinstance(config.get("trainer"), dict):
+        raise UserError(f"{where}: trainer is missing")
+    if named := {"defaults", "hydra"} & {*config}:
+        raise UserError(f"{where}: {min(named)} is no key of a run")
+    for value in _plain_values(config):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(
+                f"{where}: {value} holds an interpolation, and a configuration that is kept is resolved"
+            )
+    if not trust and (strange := sorted({*_targets(config)} - _known(tree))):
+        raise UserError(
+            f"{where}: conf/ of the run's commit does not name {', '.join(strange)}, which would be made, that is "
+            "executed; say trust=true if you trust it"
+        )
+    if isinstance(data := config.get("data"), dict) and "root" in data:
+        data["root"] = _root(str(data["root"]), data_root)
+    # `conf/train.yaml` gives what is not recorded; its groups would add keys to those that are.
+    groups = [key for key in config if (tree / "conf" / key).is_dir()]
+    result = run.result
+    return {
+        "defaults": ["train", *({f"override {group}": None} for group in groups), "_self_"],
+        **config,
+        "resume": "never",
+        "outputs": str(ROOT / "outputs"),
+        "test": bool(result and result.is_tested),
+    }
+
+
+def write(root: dict[str, Any], path: Path) -> None:
+    """Write a configuration to a file."""
+    path.write_text(yaml.safe_dump(root, sort_keys=False))
+
+
+def check_parent(run: RunContents) -> None:
+    """Make sure that the checkpoint that a run has started from is there, and still the same.
+
+    Raises:
+        UserError: It is not.
+    """
+    if run.recorded.get("init_from") is None:
+        return
+    parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
+    if not parents:
+        raise UserError(f"{run.directory}/provenance.json: does not tell which checkpoint init_from was")
+    path = Path(str(parents[0].get("checkpoint")))
+    if not path.is_file():
+        raise UserError(f"init_from: {path}, from which the run started, is not there")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != parents[0].get("sha256"):
+        raise UserError(f"init_from: {path} is another checkpoint than the one from which the run started")
+
+
+def _root(recorded: str, typed: str) -> str:
+    if typed:
+        return str(Path(typed).absolute())
+    if Path(recorded).is_dir():
+        return recorded
+    warn(
+        f"data.root={recorded}: is not on this machine; {ROOT / 'data'} takes its place, data_root=DIR names another"
+    )
+    return str(ROOT / "data")
+
+
+def _plain_values(node: Any) -> Iterator[Any]:
+    """All keys and values."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield key
+            yield from _plain_values(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _plain_values(value)
+    else:
+        yield node
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """All that would be made."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _known(tree: Path) -> set[str]:
+    """What stands in `conf/`."""
+    texts = (path.read_text() for path in (tree / "conf").rglob("*.yaml"))
+    return {name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text)}

@@ -1,0 +1,242 @@
+"""A run is made anew from its directory, and what is not the same any more is found."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from leyden.config.paths import ROOT
+from leyden.reproduction import anew
+from leyden.run.directory import Run
+from tests.conftest import SMALL
+from tests.reproduction.conftest import git, start
+
+SHORT = ("model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare", "callbacks.fingerprint.every_n_steps=5")
+
+
+@pytest.fixture
+def trained(cli, tmp_path, repository, commit):
+    """A small run, as if it had been made by the commit of the repository and a new file."""
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, *SHORT)
+    assert code == 0, err
+    (repository / "new file.py").write_text("a = 1\n")
+    git(repository, "add", "--intent-to-add", "new file.py")
+    diff = git(repository, "diff", "--binary", "HEAD") + "\n"
+    git(repository, "rm", "-q", "--cached", "new file.py")
+    (repository / "new file.py").unlink()
+    run = Run(tmp_path / "run")
+    set_code(run, {"sha": commit[1], "dirty": True, "diff": diff, "left_out": []})
+    return run
+
+
+def set_code(run, told):
+    path = run.directory / "provenance.json"
+    starts = json.loads(path.read_text())
+    starts[-1]["git"] = told
+    path.write_text(json.dumps(starts))
+
+
+def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, repository, tmp_path):
+    looks = tmp_path / "outputs" / "test_set_looks.csv"
+    assert len(looks.read_text().splitlines()) == 2
+    # Changes that are in no commit are a stranger's code.
+    code, told = call(f"run={trained.directory}")
+    assert code == 2
+    assert "1 files that are in no commit: new file.py" in told
+    assert "apply_diff=true" in told
+    code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", "apply_diff=true")
+    assert code == 0, told
+    assert "equal, bit for bit, over all 2 fingerprints, up to step 10" in told
+    again = Run(tmp_path / "again")
+    assert again.recorded == trained.recorded
+    assert again.starts[-1]["git"]["sha"] == trained.starts[-1]["git"]["sha"]
+    assert again.starts[-1]["git"]["dirty"] is True
+    assert again.starts[-1]["machine"]["threads"] == trained.starts[-1]["machine"]["threads"]
+    assert len(looks.read_text().splitlines()) == 3, "it looked at the test set, which must be written down"
+
+    # The same by a commit whose network starts with other weights.
+    path = next(repository.glob("src/*/models/mlp.py"))
+    before = path.read_text()
+    path.write_text(before.replace("xavier_uniform_", "xavier_normal_"))
+    assert path.read_text() != before
+    git(repository, "commit", "-q", "-a", "-m", "second")
+    set_code(trained, {"sha": git(repository, "rev-parse", "HEAD"), "dirty": False, "diff": "", "left_out": []})
+    code, told = call(f"run={trained.directory}", "threads=1")
+    assert code == 1, told
+    assert "parted: step 5 is the first fingerprint that differs, in weights, optimizer" in told
+    assert "val/loss: " in told
+    assert " apart" in told
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ([], "tells no start"),
+        ([start("a" * 40), start("b" * 40)], "start 2 was made by other code than start 1"),
+        ([start(None)], "names no commit"),
+        ([start("--help")], "names no commit"),
+        ([start("a" * 40, git=3)], "names no commit"),
+        ([start("a" * 40)], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may bring it"),
+        ([start("", git={"sha": "a" * 40, "diff": "", "left_out": ["big.bin"]})], "too large to be kept: big.bin"),
+        ([start("", git={"sha": "a" * 40, "diff": None})], "changes of the code were not kept"),
+    ],
+)
+def test_code_that_can_not_be_had_is_refused_in_a_line(call, make, repository, told, message):
+    refused(call, message, f"run={make(starts=told)}")
+
+
+def refused(call, message, *arguments):
+    code, told = call(*arguments)
+    assert code == 2
+    assert message in told
+    assert len([line for line in told.splitlines() if line.startswith("leyden: ")]) == 1, told
+
+
+@pytest.mark.parametrize(
+    ("diff", "message"),
+    [
+        ("x", "can't be read by git apply"),
+        (
+            "--- a/pyproject.toml\n+++ b/pyproject.toml\n@@ -1 +1 @@\n-no\n+yes\n",
+            "don't fit its commit: pyproject.toml",
+        ),
+        ("--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n", "don't fit its commit: ../../evil"),
+    ],
+)
+def test_a_diff_that_does_not_fit_is_refused(call, make, repository, commit, diff, message):
+    run = make(starts=[start("", git={"sha": commit[1], "diff": diff, "left_out": []})])
+    refused(call, message, f"run={run}", "apply_diff=true")
+
+
+def test_without_a_repository_there_is_no_code(call, make, repository, monkeypatch, tmp_path):
+    run = make()
+    monkeypatch.setattr("leyden.reproduction.code.ROOT", tmp_path)
+    refused(call, "is no repository of git", f"run={run}")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model": {"_target_": "os.system", "command": "x"}}, "conf/ of the run's commit does not name os.system"),
+        ({"task": {"loss": [{"_target_": "a.B"}]}}, "does not name a.B, which would be made, that is executed"),
+        ({"name": "${oc.env:HOME}"}, "holds an interpolation"),
+        ({"task": {"${x}": 1}}, "holds an interpolation"),
+        ({"hydra": {}}, "hydra is no key of a run"),
+        ({"defaults": []}, "defaults is no key of a run"),
+        ({"trainer": None}, "trainer is missing"),
+        ({"trainer": {"accelerator": "gpu"}}, "the run was trained by a GPU, and there is no GPU here"),
+        ({"trainer": {"accelerator": "cpu", "num_nodes": 2}}, "trainer.num_nodes=2"),
+        ({"init_from": "x"}, "does not tell which checkpoint init_from was"),
+    ],
+)
+def test_a_configuration_that_is_refused(call, make, repository, monkeypatch, config, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(call, message, f"run={make(config=config)}")
+
+
+def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, repository, commit, tmp_path):
+    parent = {"checkpoint": str(tmp_path / "best.ckpt"), "sha256": "0" * 64}
+    run = make(config={"init_from": "x"}, starts=[start(commit[1], parent=parent)])
+    refused(call, "best.ckpt, from which the run started, is not there", f"run={run}")
+    (tmp_path / "best.ckpt").write_bytes(b"x")
+    refused(call, "best.ckpt is another checkpoint", f"run={run}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run: is missing"),
+        (["run=nowhere"], "not a run directory"),
+        (["somewhere"], "somewhere: must be one of run=, "),
+        (["run=RUN", "threads=0"], "threads=0: must be a positive whole number"),
+        (["run=RUN", "env=yes"], "env=yes: must be one of true, false"),
+        (["run=RUN", "output=RUN"], "is not empty"),
+        (["run=RUN", "against=RUN", "threads=2"], "threads: is for a run that is trained"),
+        (["run=RUN", "against=nowhere"], "not a run directory"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(call, make, repository, arguments, message):
+    run = make()
+    refused(call, message, *(argument.replace("RUN", str(run)) for argument in arguments))
+
+
+def test_a_run_without_fingerprints_is_not_trained(call, make, repository):
+    refused(call, "has no fingerprint.csv", f"run={make(fingerprints='')}")
+
+
+@pytest.fixture
+def given(make, repository, monkeypatch):
+    """What is given to the training of a run that is written by hand: the root of the configuration, the environment."""
+    found = {}
+
+    def take(python, tree, folder, environment):
+        found.update(python=python, environment=environment)
+
+    monkeypatch.setattr(anew, "write", lambda root, path: found.update(root=root))
+    monkeypatch.setattr(anew, "_train", take)
+    return found
+
+
+def reproduce(run, **how):
+    return anew.reproduce(Run(run), anew.How(**how))
+
+
+def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, tmp_path):
+    for name, metrics in {"none": None, "no": {"val/acc": 1.0}, "yes": {"test/acc": 1.0}}.items():
+        reproduce(make(name, metrics=metrics))
+        assert given["root"]["test"] is (name == "yes")
+        assert given["root"]["run_dir"].startswith(f"{tmp_path}/outputs/reproduced/{name}/")
+
+
+def test_a_place_that_is_not_here_is_told(make, given, capsys, tmp_path):
+    reproduce(run := make(config={"data": {"root": "/nowhere"}}))
+    assert given["root"]["data"]["root"] == str(tmp_path / "data")
+    assert "data.root=/nowhere: is not on this machine" in capsys.readouterr().err
+    reproduce(run, data_root="there")
+    assert given["root"]["data"]["root"].endswith("/there")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("machine", "devices", "threads"),
+    [
+        ({"cores": 8, "threads": 4, "threads_are_set": False}, 1, "4"),
+        ({"cores": 8, "threads": 4, "threads_are_set": False}, 4, "2"),  # Lightning divides the cores
+        ({"cores": 8, "threads": 4, "threads_are_set": True}, 4, "4"),
+        (None, 1, None),
+    ],
+)
+def test_threads_are_those_of_the_run(make, given, commit, monkeypatch, machine, devices, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    trainer = {"accelerator": "cpu", "devices": devices}
+    reproduce(run := make(config={"trainer": trainer}, starts=[start(commit[1], machine=machine)]))
+    assert given["environment"].get("OMP_NUM_THREADS") == threads
+    reproduce(run, threads=3)
+    assert given["environment"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_what_the_processor_has_computed_is_not_given_to_a_gpu(make, given, monkeypatch):
+    here = {"gpus": ["a", "b"]}
+    monkeypatch.setattr("leyden.reproduction.hardware.machine", lambda: here)
+    reproduce(make(config={"trainer": {"accelerator": "auto", "devices": 1}}))
+    assert given["root"]["trainer"]["accelerator"] == "cpu"
+
+
+def test_what_conf_does_not_name_needs_trust(make, given):
+    reproduce(make(config={"task": {"_target_": "mine.Task"}}), trust=True)
+    assert given["root"]["task"]["_target_"] == "mine.Task"
+
+
+def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch):
+    monkeypatch.setattr(anew, "_train", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        reproduce(make())
+    assert stop.value.code == 128 + signal.SIGTERM
+
+
+def test_other_code_is_never_taken_for_that_of_the_run(make, repository, tmp_path, monkeypatch):
+    """As where `leyden` is found elsewhere first."""
+    monkeypatch.setattr(anew, "_environment", lambda tree, number: {**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    with pytest.raises(anew.UserError, match="does not take the code of the run, but"):
+        reproduce(make())
