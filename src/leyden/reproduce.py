@@ -1,20 +1,25 @@
 """Make a run anew, or compare two: equal bit for bit, or from which step on they differ."""
 
+import contextlib
+import tempfile
 from pathlib import Path
 
 from leyden.config import arguments
 from leyden.config.mistakes import UserError
 from leyden.report.equality import show_equality
 from leyden.reproduction.anew import How, reproduce
+from leyden.run.bundle import unpack
 from leyden.run.directory import Run
 
 USAGE = """\
 python -m leyden.reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N] [env=true] [apply_diff=true] [trust=true]
+python -m leyden.reproduce bundle=FILE [...]
 python -m leyden.reproduce run=A against=B
 
 Trains a run anew, by the commit, the configuration and the number of threads that it has written down, and compares
 the fingerprints of both. With against= nothing is trained. Exit code 0: equal, bit for bit; 1: not.
 
+  bundle=FILE      a run as one file, as leyden.export format=bundle writes it
   output=DIR       the new run directory; else one below outputs/reproduced/
   data_root=DIR    where the data are, if not where the run had them
   threads=N        another number of threads than the run had
@@ -26,28 +31,28 @@ CONSENTS = ("apply_diff", "trust", "env")
 
 def main() -> None:
     """The command."""
-    with arguments.command():
-        places = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
+    with arguments.command(), contextlib.ExitStack() as stack:
+        places = dict.fromkeys(("run", "bundle", "against", "output", "data_root", "threads"), "")
         _, options = arguments.read(USAGE, {**places, **dict.fromkeys(CONSENTS, "false")}, most=0)
-        if not options["run"]:
-            raise UserError("run: is missing; must be a run directory, as run=outputs/a")
-        there = Run(options["run"])
+        if bool(options["run"]) == bool(options["bundle"]):
+            raise UserError("run=DIR or bundle=FILE: give one of the two, as run=outputs/a")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        there = Run(options["run"] or folder / Path(options["bundle"]).stem)
+        if options["bundle"]:
+            unpack(Path(options["bundle"]), there.directory)
         if options["against"]:
-            if other := [key for key, value in options.items() if value not in ("", "false")][2:]:
+            used = [key for key, value in options.items() if value not in ("", "false")]
+            if other := [key for key in used if key not in ("run", "bundle", "against")]:
                 raise UserError(f"{other[0]}: is for a run that is trained, which against= does not do")
             here = Run(options["against"])
         else:
             consents = {key: arguments.choose(options, key, "true", "false") == "true" for key in CONSENTS}
             output = Path(options["output"]) if options["output"] else None
-            here = reproduce(there, How(output, options["data_root"], _number(options["threads"]), **consents))
+            here = reproduce(
+                there, How(output, options["data_root"], arguments.number(options, "threads"), **consents)
+            )
         equal = show_equality(there, here)
     raise SystemExit(0 if equal else 1)
-
-
-def _number(text: str) -> int | None:
-    if text and not (text.isascii() and text.isdecimal() and int(text)):
-        raise UserError(f"threads={text}: must be a positive whole number")
-    return int(text) if text else None
 
 
 if __name__ == "__main__":

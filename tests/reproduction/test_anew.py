@@ -8,6 +8,7 @@ import pytest
 
 from leyden.config.paths import ROOT
 from leyden.reproduction import anew
+from leyden.run.bundle import pack
 from leyden.run.directory import Run
 from tests.conftest import SMALL
 from tests.reproduction.conftest import git, start
@@ -67,6 +68,23 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert "parted: step 5 is the first fingerprint that differs, in weights, optimizer" in told
     assert "val/loss: " in told
     assert " apart" in told
+
+
+def test_a_fork_is_made_anew_from_a_file_that_was_handed_on(call, cli, trained, tmp_path):
+    changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
+    assert code == 0, err
+    fork = Run(tmp_path / "fork")
+    set_code(fork, trained.starts[-1]["git"])
+    pack(fork, tmp_path / "fork.zip", onnx=None, license_url=None)
+    code, told = call(f"bundle={tmp_path / 'fork.zip'}", f"output={tmp_path / 'again'}", "apply_diff=true")
+    assert code == 0, told
+    assert "equal, bit for bit, over all 4 fingerprints, up to step 20" in told
+    assert [path.name for path in tmp_path.iterdir() if "fork" in path.name] == ["fork", "fork.zip"]
+    (trained.directory / "checkpoints" / "last.ckpt").write_bytes(b"another one")
+    code, told = call(f"run={fork.directory}", "apply_diff=true")
+    assert code == 2
+    assert "last.ckpt is another checkpoint than the one from which the run started" in told
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,15 @@ def choose(options: Mapping[str, str], key: str, *allowed: str) -> str:
     if options[key] not in allowed:
         raise UserError(f"{key}={options[key]}: must be one of {', '.join(allowed)}")
     return options[key]
+
+
+def number(options: Mapping[str, str], key: str) -> int | None:
+    """The value of an option that is a positive whole number; None where it is not given.
+
+    Raises:
+        UserError: It is something else.
+    """
+    text = options[key]
+    if text and not (text.isascii() and text.isdecimal() and int(text)):
+        raise UserError(f"{key}={text}: must be a positive whole number")
+    return int(text) if text else None

@@ -65,21 +65,23 @@ def write(root: dict[str, Any], path: Path) -> None:
 
 
 def check_parent(run: RunContents) -> None:
-    """Make sure that the checkpoint that a run has started from is there, and still the same.
+    """Make sure that the checkpoint that a run has started from, or is a fork of, is there, and still the same.
 
     Raises:
         UserError: It is not.
     """
-    if run.recorded.get("init_from") is None:
+    keys = [key for key in ("fork", "init_from") if run.recorded.get(key) is not None]
+    if not keys:
         return
+    key = keys[0]  # a fork can have the `init_from` of its parent, which that has dealt with
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
-        raise UserError(f"{run.directory}/provenance.json: does not tell which checkpoint init_from was")
+        raise UserError(f"{run.directory}/provenance.json: does not tell which checkpoint {key} was")
     path = Path(str(parents[0].get("checkpoint")))
     if not path.is_file():
-        raise UserError(f"init_from: {path}, from which the run started, is not there")
+        raise UserError(f"{key}: {path}, from which the run started, is not there")
     if hashlib.sha256(path.read_bytes()).hexdigest() != parents[0].get("sha256"):
-        raise UserError(f"init_from: {path} is another checkpoint than the one from which the run started")
+        raise UserError(f"{key}: {path} is another checkpoint than the one from which the run started")
 
 
 def _root(recorded: str, typed: str) -> str:

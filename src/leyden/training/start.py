@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import lightning as L
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden import build
@@ -59,7 +60,10 @@ def start(
     test = build.evaluates(cfg, module, data, test=test)
     build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
-        check_given(fork.parent, overrides)
+        if (
+            HydraConfig.get().job.config_name == "train"
+        ):  # else somebody has given a whole configuration, as `reproduce` does
+            check_given(fork.parent, overrides)
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
         build.check_fits(content, path, module, data)
