@@ -164,7 +164,9 @@ def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, rep
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "run: is missing"),
+        ([], "run=DIR or bundle=FILE: give one of the two"),
+        (["run=RUN", "bundle=RUN"], "run=DIR or bundle=FILE: give one of the two"),
+        (["bundle=nowhere.zip"], "nowhere.zip: is no file"),
         (["run=nowhere"], "not a run directory"),
         (["somewhere"], "somewhere: must be one of run=, "),
         (["run=RUN", "threads=0"], "threads=0: must be a positive whole number"),

@@ -33,6 +33,7 @@ def test_each_row_is_that_recipe(name, arguments):
 def test_each_command_is_one(monkeypatch, arguments):
     shown = []
     monkeypatch.setattr(reproduce, "reproduce", lambda run, how: run)
+    monkeypatch.setattr(reproduce, "unpack", lambda file, directory: None)
     monkeypatch.setattr(reproduce, "show_equality", lambda there, here: not shown.append(there))
     monkeypatch.setattr(sys, "argv", ["leyden.reproduce", *shlex.split(arguments)])
     with pytest.raises(SystemExit) as stop:
