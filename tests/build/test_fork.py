@@ -194,7 +194,7 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa
 
 
 def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
-    _, _, err = train("fork", f"+fork={parents / 'stochastic'}@1", code=2)
+    _, _, err = train("fork", f"+fork={parents / 'first_best'}@1", code=2)
     assert "this run was not; type fork=... yourself" in err
 
 
@@ -218,24 +218,18 @@ def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tm
     assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
 
 
-def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, parents, tmp_path):
-    for seed in (1, 2):
-        arguments = (
-            f"run_dir={tmp_path / f'p{seed}'}",
-            "callbacks=bare",
-            *SMALL,
-            *KEPT,
-            *PARENTS["first_best"],
-            f"seed={seed}",
-        )
-        assert cli("train", *arguments)[0] == 0
-    points = ",".join(f"{path}@2" for path in (parents / "first_best", tmp_path / "p1", tmp_path / "p2"))
+def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
+    places = [tmp_path / f"p{seed}" for seed in range(3)]
+    for seed, place in enumerate(places):
+        more = [f"seed={seed}"] if seed else []  # the first one has it by default
+        assert cli("train", f"run_dir={place}", "callbacks=bare", *SMALL, *KEPT, *more)[0] == 0
+    points = ",".join(f"{place}@2" for place in places)
     sweep = ("-m", f"fork={points}", "optimizer.lr=0.001,0.01", "sweep_name=s", "sweep.pictures=none")
     code, out, err = cli("train", *sweep)
     assert code == 0, err
     runs = sorted((tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml"))
     assert len(runs) == 6
-    assert {path.parent.name[:10] for path in runs} == {"fork-first", "fork-p1-2_", "fork-p2-2_"}
+    assert {path.parent.name[:10] for path in runs} == {"fork-p0-2_", "fork-p1-2_", "fork-p2-2_"}
     assert sorted(Run(path.parent).config["seed"] for path in runs) == [0, 0, 1, 1, 2, 2]
     assert out.count("3 finished") == 2  # two rows, of three parents each
     where = tmp_path / "outputs" / "sweeps" / "s"

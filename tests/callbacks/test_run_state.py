@@ -13,7 +13,7 @@ from leyden.callbacks.run_state import RunState
 def drawn(rank, seed=0):
     L.seed_everything(seed, verbose=False)
     trainer = SimpleNamespace(global_rank=rank, world_size=1)
-    RunState(None).setup(trainer, None, "fit")
+    RunState(None, 0).setup(trainer, None, "fit")
     return [tuple(torch.rand(3).tolist()), tuple(np.random.rand(3).tolist()), tuple(random.random() for _ in "abc")]
 
 

@@ -137,10 +137,10 @@ def test_a_full_disk_leaves_the_older_checkpoint(train, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = RunCheckpoint._save
 
-    def save_on_a_full_disk(self, trainer, name):
+    def save_on_a_full_disk(self, trainer, *names):
         if trainer.current_epoch == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-        save(self, trainer, name)
+        save(self, trainer, *names)
 
     monkeypatch.setattr(RunCheckpoint, "_save", save_on_a_full_disk)
     try:
