@@ -54,7 +54,8 @@ def learning_rates(directory):
 @pytest.mark.parametrize("name", [*PARENTS])
 def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):  # noqa: F811
     parent = Run(parents / name)
-    run, out, _ = train("fork", f"fork={parent.directory}@{at}", "callbacks.fingerprint.every_n_steps=1")
+    code = PLAIN[1:2] if name == "own" else ()  # what names code is typed anew
+    run, out, _ = train("fork", f"fork={parent.directory}@{at}", *code, "callbacks.fingerprint.every_n_steps=1")
     path = parent.directory / "checkpoints" / f"{at if at.startswith('step') else f'epoch_{at}'}.ckpt"
     assert f"fork of {path}, with nothing changed" in out
     for which in ("last", "best"):
@@ -100,7 +101,7 @@ def test_a_value_of_an_optimizer_without_a_schedule(train, parents):  # noqa: F8
 
 @pytest.mark.parametrize("batch_size", [50, 200])
 def test_batches_of_another_size_begin_with_the_epoch(train, parents, batch_size):  # noqa: F811
-    run, *_ = train("fork", f"fork={parents / 'own'}@2", f"data.batch_size={batch_size}")
+    run, *_ = train("fork", f"fork={parents / 'own'}@2", PLAIN[1], f"data.batch_size={batch_size}")
     assert run.result.optimizer_steps == 20 + 1000 // batch_size
 
 
@@ -139,7 +140,7 @@ def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth
 
 def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypatch):  # noqa: F811
     parent = Path(shutil.copytree(parents / "own", tmp_path / "parent"))
-    arguments = (f"fork={parent}@1", "optimizer.lr=0.01")
+    arguments = (f"fork={parent}@1", PLAIN[1], "optimizer.lr=0.01")
     whole, *_ = train("whole", *arguments)
     shutil.copytree(whole.directory, tmp_path / "part")
     (tmp_path / "part" / "result.json").unlink()
@@ -187,6 +188,7 @@ REFUSED = [
 def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
     names = {"place": parents, **{name: parents / name for name in PARENTS}}
     typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
+    typed += PLAIN[1:2] if "{own}" in arguments else ()
     for dry_run in (["dry_run=true"], []):
         run, _, err = train("fork", *typed, *dry_run, code=2)
         assert said.format(**names) in err
@@ -203,7 +205,7 @@ def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path)
     content = checkpoint(parent, "epoch_1")
     del content["callbacks"]["Hyperparameters"]
     torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
-    _, _, err = train("fork", f"fork={parent.directory}@1", code=2)
+    _, _, err = train("fork", f"fork={parent.directory}@1", PLAIN[1], code=2)
     assert "was made by an older version" in err
 
 
@@ -212,10 +214,37 @@ def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tm
     starts = parent.starts
     starts[0]["overrides"] += ["data.root=somewhere", "logger=none", "test=false"]
     (parent.directory / "provenance.json").write_text(json.dumps(starts))
-    run, *_ = train("fork", f"fork={parent.directory}@2")
+    run, *_ = train("fork", f"fork={parent.directory}@2", PLAIN[1])
     assert f"data.root={parent.config['data']['root']}" in run.overrides
     assert "task=own" in run.overrides
     assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+callbacks.evil={_target_:os.system,command:id}",
+        "model=../../evil",
+        "--config-dir=/",
+        "hydra.searchpath=[/]",
+        "+model.a=${oc.env:HOME}",
+        "data.root=/there/is/no/such/place",
+    ],
+)
+def test_of_a_stranger_nothing_is_taken_over_that_could_make_anything(train, parents, tmp_path, override):  # noqa: F811
+    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "parent"))
+    starts = parent.starts
+    starts[0]["overrides"].append(override)
+    (parent.directory / "provenance.json").write_text(json.dumps(starts))
+    if override.startswith("data.root"):
+        config = (parent.directory / "config.yaml").read_text()
+        (parent.directory / "config.yaml").write_text(
+            re.sub("  root: .*", "  root: /there/is/no/such/place", config)
+        )
+    for more in ((), ("-m",)):
+        _, _, err = train("fork", *more, f"fork={parent.directory}@1", code=2)
+        assert f"was given {override}, which is not taken over" in err
+    assert not (tmp_path / "fork").exists()
 
 
 def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):

@@ -1,7 +1,7 @@
 """A run that starts from the exact state of another one, its parent, with what that was given and changed values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ def point(text: str) -> tuple[RunContents, str]:
     return RunContents(directory), name
 
 
+# A key that can come from a directory which anybody may have made: no option of Hydra's, and nothing of its own configuration.
+KEY = re.compile(r"[+~]{0,2}(?!hydra)[A-Za-z_][\w./@-]*", re.ASCII)
+
+
 def key_of(override: str) -> str:
     """The key that an override is about."""
     return override.lstrip("+~").partition("=")[0]
@@ -48,7 +52,8 @@ def taken_over(parent: RunContents) -> dict[str, str]:
     own = ({*config} - {*deciding(config), *PLACES}) | {"fork"}
     # The last start repeats what was given at the first one, and may go further.
     given = {key_of(each): each for each in starts[-1]["overrides"]}
-    kept = {key: each for key, each in given.items() if key.split(".")[0] not in CONTROL and key not in own}
+    ours = {*CONTROL, "name", "logger"}
+    kept = {key: each for key, each in given.items() if key.split(".")[0] not in ours and key not in own}
     for key, override in kept.items():
         meant = config.get(key)
         if isinstance(meant, str) and Path(meant).is_absolute():
@@ -91,6 +96,8 @@ def inherit(arguments: Sequence[str]) -> list[str]:
     parents = [_giving(each, arguments) for each in points]
     own = {key_of(each) for each in arguments}
     given = [{key: each for key, each in taken_over(parent).items() if key not in own} for parent in parents]
+    for parent, each in zip(parents, given, strict=True):
+        _check_trust(parent, each.values())
     for key in dict.fromkeys(key for each in given for key in each):
         for parent, each in zip(parents, given, strict=True):
             if key not in each:
@@ -107,6 +114,23 @@ def inherit(arguments: Sequence[str]) -> list[str]:
         members = (f"{key}=choice({','.join(column)})" for key, column in columns.items())
         fork = f"forks=zip({','.join(members)})"
     return [*arguments[:place], *same, fork, *arguments[place + 1 :]]
+
+
+def _check_trust(parent: RunContents, overrides: Iterable[str]) -> None:
+    """Make sure that what a parent was given sets plain values and chooses files of `conf/`: anybody may have written it.
+
+    Raises:
+        UserError: It could make anything, or lead anywhere.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        path = Path(value.strip("\"'"))
+        leads = not KEY.fullmatch(key) or ".." in override or (path.is_absolute() and not path.exists())
+        if leads or "_target_" in override or "${" in override:
+            raise UserError(
+                f"fork: {parent.directory} was given {override}, which is not taken over, as it could make anything or lead "
+                "anywhere; type it, or something else for its key"
+            )
 
 
 def _giving(fork: str, arguments: Sequence[str]) -> RunContents:
