@@ -122,7 +122,7 @@ def run_trainer(
             *callbacks,
             *([] if timers else [timer]),
             RunState(facts, cfg.seed),
-            Hyperparameters(),
+            Hyperparameters(is_fork=cfg.fork is not None),
             Preemption(checkpoint.save_last, checkpoint.commit, requeue),
         ],
         logger=loggers,

@@ -18,9 +18,12 @@ STATE = ("params", "param_names")  # of a group of parameters; all else in it is
 class Hyperparameters(L.Callback):
     """Keeps in each checkpoint what optimizers and schedules were set to before the first step.
 
-    Optimizers and schedules that are restored have the values of their checkpoint. Where a run is configured otherwise than the
-    one that the checkpoint is of, which a fork alone can be, the values that differ are set anew. A schedule is then where it would be
-    if it had run with them from the start.
+    Optimizers and schedules that are restored have the values of their checkpoint. Where a fork is configured otherwise than the
+    run that the checkpoint is of, the values that differ are set anew. A schedule is then where it would be if it had run with them
+    from the start.
+
+    Args:
+        is_fork: Whether the run is one.
 
     Raises:
         UserError: The optimizer is another one, or its schedule follows a metric, which would have been another one.
@@ -28,7 +31,8 @@ class Hyperparameters(L.Callback):
 
     state_key = "Hyperparameters"  # in the checkpoint, whatever the class is called
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_fork: bool) -> None:
+        self.is_fork = is_fork
         self._here: dict[str, Any] = {}
         self._there: dict[str, Any] = {}
         self._schedules: list[dict[str, Any]] = []  # as they are at the start
@@ -51,7 +55,7 @@ class Hyperparameters(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set what differs."""
-        if not self._there or self._there == self._here:
+        if not self.is_fork or self._there == self._here:
             return
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
