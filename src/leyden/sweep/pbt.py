@@ -74,7 +74,7 @@ def train(
         "factors": factors,
         "fixed": sorted(space.fixed),
     }
-    if sweep.check(corners, {"population": described}):
+    if sweep.check(corners, {"population": described}, log=space.log_keys):
         _run(sweep, population)
 
 
