@@ -168,11 +168,9 @@ def _best(path: Path, content: dict[str, Any]) -> Path | None:
     best = content["callbacks"][RunCheckpoint.state_key]["best"]
     if not best:
         return None
-    for other in [*sorted({*path.parent.glob("*.ckpt")} - {path}), path]:
-        if damage(other):
-            continue
-        state = read_checkpoint(other)["callbacks"].get(RunCheckpoint.state_key, {})
-        if state.get("best") == best == state.get("last"):
+    for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:  # `best.ckpt` is the first of the others
+        state = {} if damage(other) else read_checkpoint(other)["callbacks"].get(RunCheckpoint.state_key, {})
+        if repr(state.get("best")) == repr(best) == repr(state.get("last")):  # texts: a metric can be no number
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
     return None
