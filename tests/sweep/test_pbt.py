@@ -1,14 +1,17 @@
 """Population-based training: the schedule that is found is one run, and whatever kills the sweep changes nothing of it."""
 
+import math
 import random
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
 from leyden.sweep.dimension import Choice, Dimension, Interval
-from leyden.sweep.population import perturbed
+from leyden.sweep.population import Population, perturbed
+from leyden.sweep.space import Space
 from tests.conftest import SMALL, assert_same_bits
 
 SWEEP = ("-m", "sweep=pbt", "sweep_name=p", "hydra.sweeper.size=4", "optimizer=sgd", "sweep.pictures=none")
@@ -98,6 +101,10 @@ def test_all_that_differs_by_the_sweep_is_another_one(population):
         ("hydra.sweeper.factors=[0]", "hydra.sweeper.factors: must be positive numbers"),
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1: a population needs an end"),
         ("objective=null", "objective: a population is compared by one metric"),
+        (
+            "+optimizer.groups.b={match: '*.bias', lr: 0.1}",
+            "optimizer.groups: optimizer.lr is searched, and a group",
+        ),
         ("+hydra.sweeper.when={optimizer.lr:{optimizer:sgd}}", "hydra.sweeper.when"),
     ],
 )
@@ -105,6 +112,31 @@ def test_what_it_can_not_do_is_refused(population, argument, said):
     directory, _, err = population(argument, code=2)
     assert said in err
     assert not directory.exists()
+
+
+def test_a_population_of_forks_is_refused(population, cli, tmp_path):
+    parent = tmp_path / "parent"
+    assert cli("train", f"run_dir={parent}", "optimizer=sgd", *FEW[:-2], "trainer.max_epochs=1")[0] == 0
+    _, _, err = population(f"fork={parent}@1", code=2)
+    assert "a population starts from new weights" in err
+
+
+@pytest.mark.parametrize("reached", [[0.1, 0.9, 0.5], [math.nan, 0.9, 0.5]])
+def test_no_member_is_both_among_the_best_and_the_worst(monkeypatch, tmp_path, reached):
+    for number, value in enumerate(reached):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "metrics.csv").write_text(f"step,name,value\n9,val/acc,{value}\n")
+    rate = Dimension("optimizer.lr", ("optimizer.lr",), interval=Interval(1e-3, 1e-1, True))
+    found = Population(
+        SimpleNamespace(), Space([rate], {}), size=3, interval=1, share=0.5, factors=[2], max_epochs=2, seed=0
+    )
+    before = found.members
+    config = SimpleNamespace(objective={"metric": "val/acc", "mode": "max"})
+    runs = [SimpleNamespace(directory=tmp_path / str(n), result=SimpleNamespace(error=None)) for n in range(3)]
+    found.ended(1, [SimpleNamespace(run=run, task_config=config) for run in runs])
+    assert [member.run for member in found.members] == [runs[1], runs[1], runs[2]]
+    kept = [member.settings[-1] == old.settings[-1] for member, old in zip(found.members, before, strict=True)]
+    assert kept == [False, True, True]
 
 
 def test_values_are_perturbed_within_their_bounds():

@@ -54,6 +54,14 @@ def train(
     config = corners[0].task_config
     if len(objectives(config.objective)) != 1:
         raise UserError("objective: a population is compared by one metric")
+    if config.fork is not None:
+        raise UserError(f"fork={config.fork}: a population starts from new weights; take it away")
+    grouped = {option for group in (config.optimizer.get("groups") or {}).values() for option in group}
+    if twice := [each.name for each in space.free if each.name.removeprefix(OF_OPTIMIZER) in grouped]:
+        raise UserError(
+            f"optimizer.groups: {twice[0]} is searched, and a group has a value of its own for it; the schedule that is found "
+            "would set it for all parameters"
+        )
     if config.scheduler:
         raise UserError("scheduler: a population finds the schedule; choose scheduler=none")
     if config.trainer.max_epochs == -1:

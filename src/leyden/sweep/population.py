@@ -5,6 +5,7 @@ is a fork of a run of the generation before. What becomes of a member follows fr
 so that the same command goes on after any kill, and decides as it did before.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ class Population:
         ]
         if epochs == self.max_epochs:
             return
-        order, num = self._order(), max(1, round(self.share * self.size))
+        order, num = self._order(), max(1, min(round(self.share * self.size), self.size // 2))
         diverged = {n for n, member in enumerate(self.members) if member.gain is None}
         best, worst = [n for n in order[:num] if n not in diverged], {*order[-num:], *diverged}
         chance = random.Random(f"{self.seed} {epochs}")
@@ -165,4 +166,4 @@ def _last(run: Run, metric: str) -> float | None:
         raise UserError(
             f"{run.directory}: metrics.csv has no {metric}, by which members are compared; add logger=csv"
         )
-    return found[-1]
+    return found[-1] if math.isfinite(found[-1]) else None
