@@ -17,6 +17,7 @@ from leyden.config.paths import ROOT
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.run.fork import inherit
 from leyden.run.points import points
 from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.tasks.test_own import PLAIN
@@ -149,6 +150,24 @@ def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypat
     assert part.result.metrics == whole.result.metrics
 
 
+    assert one.config["data"]["seed"] == 7
+    assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
+
+
+@pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
+def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
+    for name in ("own", "averaged"):
+        assert "data.split_seed=0" in inherit([f"fork={parents / name}@1", typed])
+        assert "data.split_seed=0" not in inherit([f"fork={parents / name}@1", typed, "data.split_seed=1"])
+    assert not any("split" in each for each in inherit([f"fork={parents / 'own'}@1"]))
+
+
+def test_what_is_typed_comes_after_what_is_taken_over(parents):
+    fork = f"fork={parents / 'first_best'}@1"
+    arguments = inherit(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
+    assert arguments[0] == "-m"
+    assert arguments[-3:] == ["objective.mode=min", fork, "optimizer.lr=1,2"]
+    assert "objective.metric=val/loss" in arguments[1:-3]
 def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_best(train, parents, tmp_path):  # noqa: F811
     parent = Path(shutil.copytree(parents / "first_best", tmp_path / "parent"))
     for path in (parent / "checkpoints").glob("*_*.ckpt"):
@@ -216,6 +235,17 @@ def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tm
     (parent.directory / "provenance.json").write_text(json.dumps(starts))
     run, *_ = train("fork", f"fork={parent.directory}@2", PLAIN[1])
     assert f"data.root={parent.config['data']['root']}" in run.overrides
+    (
+        "fork={own}@step_16 trainer.limit_train_batches=8",
+        "trainer.limit_train_batches can't be changed within an epoch",
+    ),
+    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
+    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
+    (
+        "fork={own}@1 data.val_size=58000",
+        "data.val_size: 59000 there, 58000 here: the fork would be validated on what",
+    ),
+    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
     assert "task=own" in run.overrides
     assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
 
@@ -280,7 +310,7 @@ def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
     for name in ("parent", "parent1", "fork"):
         shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
     config = (tmp_path / "outputs" / "parent1" / "config.yaml").read_text()
-    (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("\nseed: 0", "\nseed: 1"))
     assert len(LINES) == 6
     for line in LINES:
         python, m, module, *arguments = shlex.split(line, comments=True)

@@ -1,6 +1,7 @@
 """Data sets of one's own, by `_target_`: opened when they are needed, and streamed as all are."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils.data import Dataset
 
 from leyden.data.contract import DataModule
 from leyden.data.datasets import DatasetDataModule
+from leyden.data.in_memory import InMemoryDataModule
 from tests.data.folders import Noisy
 
 
@@ -33,6 +35,30 @@ class Floats(Dataset):
 
     def __getitem__(self, index):
         return torch.full((3,), float(index)), float(index)
+
+
+def in_memory(seed, split_seed=None):
+    held = SimpleNamespace(data=torch.zeros(20, 3), targets=torch.zeros(20, 1))
+    options = {"root": "", "download": False, "batch_size": 5, "eval_batch_size": 4, "val_size": 4}
+    options |= {"normalize": "none", "augment": None}
+    return InMemoryDataModule(dataset=lambda **_: held, seed=seed, split_seed=split_seed, **options)
+
+
+def streamed(seed, split_seed=None):
+    return module(Noisy(20), val_size=4, seed=seed, split_seed=split_seed)
+
+
+@pytest.mark.parametrize("made", [in_memory, streamed])
+def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed(made):
+    def parts(*seeds):
+        data = made(*seeds)
+        data.setup("fit")
+        held = data.indices if made is in_memory else {name: part for name, (_, part) in data.splits.items()}
+        return held["val"].tolist(), data.train_dataloader().order.permutation().tolist()
+
+    assert parts(0) == parts(0, 0)
+    assert parts(1, 0)[0] == parts(0)[0] != parts(1)[0]
+    assert parts(1, 0)[1] == parts(1)[1] != parts(0)[1]
 
 
 def test_facts_come_from_the_data_set_and_its_first_sample():

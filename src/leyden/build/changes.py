@@ -16,6 +16,11 @@ from leyden.run.contents import RunContents
 # What has its state in a checkpoint, which is gone on with as it is.
 FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
 
+# What would put samples that the parent was trained on into the validation split.
+OF_SPLIT = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+# What decides on the batches of an epoch, and which of them make a step.
+OF_EPOCH = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
+
 
 def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dict[str, Any]) -> None:
     """Make sure that all that is asked for otherwise than in the parent takes effect.
@@ -41,14 +46,22 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
                 f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
                 "init_from takes the weights alone"
             )
-    epochs = num_epochs(content)
-    if epochs is None and (odd := [key for key in changed if key == "seed" or key.startswith("data.")]):
+    if cut := [key for key in changed if key in OF_SPLIT]:
+        key = cut[0]
+        raise UserError(
+            f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: the fork would be validated on what "
+            "its parent was trained on; leave it as it is there"
+        )
+    within = num_epochs(content) is None
+    if within and (odd := [key for key in changed if key.startswith(OF_EPOCH)]):
         raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
     if state[RunCheckpoint.state_key]["is_over"]:
         raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
-    most = cfg.trainer.max_epochs
-    if most not in (None, -1) and epochs is not None and epochs >= most:
-        raise UserError(f"{where}: has {epochs} epochs, and trainer.max_epochs={most} leaves none to train")
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, has, unit in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
+        most = cfg.trainer.get(key)
+        if most not in (None, -1) and has >= most:
+            raise UserError(f"{where}: has {has} {unit}, and trainer.{key}={most} leaves none to train")
 
 
 def _differs(key: str, there: dict[str, Any], here: dict[str, Any]) -> bool:

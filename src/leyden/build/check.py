@@ -75,7 +75,9 @@ def evaluates(cfg: DictConfig, module: L.LightningModule, data: L.LightningDataM
 def _data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
     """The data, read once for all batch sizes and seeds: they change none that is checked."""
     here = instantiate(cfg.data, "data")
-    same = ("batch_size", "eval_batch_size", "seed", "augment", "fold") if divides_batches(here) else ()
+    same: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(here) else ()
+    if same and cfg.fork is None:  # the facts of a fork must be those of its parent, to the last number
+        same += ("seed", "split_seed", "fold")
     key = str({name: value for name, value in cfg.data.items() if name not in same})
     if key not in facts:
         facts[key] = datamodule(cfg)

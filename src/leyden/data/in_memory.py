@@ -22,7 +22,7 @@ NORMALIZE = ("none", "unit", "standardize")
 class InMemoryDataModule(L.LightningDataModule):
     """Samples and targets of a data set, held in memory as tensors, on the accelerator where there is one.
 
-    The validation split is cut from the training set, by the seed alone. The test set is read only when it is asked for.
+    The validation split is cut from the training set, by `split_seed` alone. The test set is read only when it is asked for.
 
     Args:
         dataset: Makes a data set when called with `root`, `train` and `download`: one of torchvision's, or what `tensors`
@@ -35,9 +35,10 @@ class InMemoryDataModule(L.LightningDataModule):
         normalize: `unit`, pixels / 255; `standardize`, to mean 0 and deviation 1 over the training split, per channel of
             images and per column of a table; or `none`, of what is no pixels.
         augment: Changes the samples of a training batch at random, as they are in the data set; None: not.
-        seed: Of the split and of the order in each epoch.
+        seed: Of the order in each epoch.
         num_folds: Number of parts that the training set is cut into, of which one is the validation split; None: none.
         fold: Which one, from 0.
+        split_seed: Of the validation split; None: `seed`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -57,10 +58,12 @@ class InMemoryDataModule(L.LightningDataModule):
         seed: int,
         num_folds: int | None = None,
         fold: int = 0,
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
         check_whole(seed=(seed, 0), fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        check_whole(split_seed=(0 if split_seed is None else split_seed, 0))
         check_dataset(dataset)
         if augment is not None:
             check_made("augment", augment)
@@ -70,6 +73,7 @@ class InMemoryDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.normalize, self.augment = normalize, augment
         self.num_folds, self.fold = num_folds, fold
+        self.split_seed = seed if split_seed is None else split_seed
         self.held: dict[bool, Tensors] = {}  # the training set as True, the test set as False
         self.indices: dict[str, Tensor] = {}  # of each split, in the set that it belongs to
         self._facts: Facts | None = None
@@ -91,7 +95,7 @@ class InMemoryDataModule(L.LightningDataModule):
             self.held[False], self.indices["test"] = held, torch.arange(len(held.inputs))
             return
         cuts = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold, "overlap": held.overlap}
-        self.indices.update(split(len(held.inputs), seed=self.seed, **cuts))  # type: ignore[arg-type]
+        self.indices.update(split(len(held.inputs), seed=self.split_seed, **cuts))  # type: ignore[arg-type]
         scale = self._scale(held.inputs)
         self._facts = Facts(
             input_shape=tuple(held.inputs.shape[1:]),

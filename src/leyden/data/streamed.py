@@ -33,9 +33,10 @@ class StreamedDataModule(L.LightningDataModule):
         normalize: `unit`, pixels / 255, or `standardize`, to mean 0 and deviation 1 over the training split, which is
             read once for it.
         augment: Changes the inputs of a training sample, shape (1, ...), at random; None: not.
-        seed: Of the split, of the order in each epoch, and of what is random about each sample.
+        seed: Of the order in each epoch, and of what is random about each sample.
         num_folds: Number of parts that the training samples are cut into, of which one is the validation split; None: none.
         fold: Which one, from 0.
+        split_seed: Of the validation split; None: `seed`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -53,11 +54,13 @@ class StreamedDataModule(L.LightningDataModule):
         seed: int,
         num_folds: int | None = None,
         fold: int = 0,
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         val_size = 0 if val_size is None else val_size
         check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
         check_whole(num_workers=(num_workers, 0), seed=(seed, 0))
+        check_whole(split_seed=(0 if split_seed is None else split_seed, 0))
         check_whole(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
         if augment is not None:
             check_made("augment", augment)
@@ -65,6 +68,7 @@ class StreamedDataModule(L.LightningDataModule):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.num_workers, self.normalize, self.augment, self.seed = num_workers, normalize, augment, seed
+        self.split_seed = seed if split_seed is None else split_seed
         self.folds: dict[str, Any] = {"num_folds": num_folds, "fold": fold}
         self.splits: dict[str, tuple[Dataset[Any], Tensor]] = {}  # the data set, and the indices of its samples
         self._facts: Facts | None = None
@@ -99,7 +103,7 @@ class StreamedDataModule(L.LightningDataModule):
         if own is not None and (self.val_size or self.folds["num_folds"]):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.folds['num_folds']}"
             raise ValueError(f"{given}: there is a validation split already, so there can be no other")
-        parts = split(len(all_N), val_size=self.val_size, seed=self.seed, **self.folds)
+        parts = split(len(all_N), val_size=self.val_size, seed=self.split_seed, **self.folds)
         self.splits |= {name: (dataset, indices_N) for name, indices_N in parts.items()}
         if own is not None:
             self.splits["val"] = whole("val", own)

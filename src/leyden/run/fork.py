@@ -14,6 +14,9 @@ from leyden.config.values import flatten
 from leyden.run.choices import CONTROL, PLACES, deciding
 from leyden.run.contents import RunContents
 
+SEEDS = {"seed", "data.seed", "sweep.seeds"}
+SPLIT = "data.split_seed"  # by which the validation split is cut
+
 
 def point(text: str) -> tuple[RunContents, str]:
     """The parent that a value of `fork` names, and the name of its checkpoint.
@@ -96,13 +99,18 @@ def inherit(arguments: Sequence[str]) -> list[str]:
     parents = [_giving(each, arguments) for each in points]
     own = {key_of(each) for each in arguments}
     given = [{key: each for key, each in taken_over(parent).items() if key not in own} for parent in parents]
+    if own & SEEDS:  # what the parent was trained on stays in the training split
+        for parent, each in zip(parents, given, strict=True):
+            cut = dict(flatten(parent.config)).get(SPLIT)
+            if isinstance(cut, int) and SPLIT not in own:
+                each.setdefault(SPLIT, f"{SPLIT}={cut}")
     for parent, each in zip(parents, given, strict=True):
         _check_trust(parent, each.values())
     for key in dict.fromkeys(key for each in given for key in each):
         for parent, each in zip(parents, given, strict=True):
             if key not in each:
                 each[key] = _as_configured(parent, key)
-    first, place = given[0], arguments.index(typed)
+    first = given[0]
     same = [each for key, each in first.items() if all(other[key] == each for other in given)]
     apart = [key for key in first if first[key] not in same]
     fork = f"fork={','.join(map(_quoted, points))}"
@@ -113,7 +121,10 @@ def inherit(arguments: Sequence[str]) -> list[str]:
         }
         members = (f"{key}=choice({','.join(column)})" for key, column in columns.items())
         fork = f"forks=zip({','.join(members)})"
-    return [*arguments[:place], *same, fork, *arguments[place + 1 :]]
+    # Before all that is typed, which can change a part of it.
+    place = next(n for n, each in enumerate(arguments) if "=" in each and not each.startswith("-"))
+    here = [fork if each == typed else each for each in arguments]
+    return [*here[:place], *same, *here[place:]]
 
 
 def _check_trust(parent: RunContents, overrides: Iterable[str]) -> None:
