@@ -91,6 +91,44 @@ def test_values_that_are_changed_hold_and_those_of_a_schedule_are_as_if_from_the
     assert step == 30
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "changed"),
+    [
+        ("stochastic", "2", ["data.batch_size=200"]),
+        ("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"]),
+        ("averaged", "2", ["scheduler=cosine"]),
+        ("averaged", "step_16", ["scheduler=cosine"]),
+    ],
+)
+def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / name}@{at}", *changed)
+    whole, *_ = train("whole", *PARENTS[name], "trainer.max_epochs=3", *changed)
+    ((here,), (there,)) = (checkpoint(each)["lr_schedulers"] for each in (run, whole))
+    assert {key: here[key] for key in there} == there
+    groups = [checkpoint(each)["optimizer_states"][0]["param_groups"][0]["lr"] for each in (run, whole)]
+    assert groups[0] == pytest.approx(groups[1], abs=1e-12)
+
+
+def test_without_the_schedule_of_its_parent_it_has_the_value_that_is_set(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'stochastic'}@2", "scheduler=none")
+    assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+
+
+def test_class_weights_of_a_loss_are_those_that_are_set(train, parents, tmp_path):  # noqa: F811
+    loss = "task.loss={{_target_: tests.tasks.own.Weighted, weights: [{}]}}"
+    first, *_ = train("first", *KEPT[:1], "trainer.max_epochs=1", loss.format(",".join("1.0" for _ in range(10))))
+    weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
+    run, *_ = train("a", f"fork={first.directory}", "trainer.max_epochs=2", weighted)
+    assert checkpoint(run)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+    again, *_ = train("again", f"fork={run.directory}", "trainer.max_epochs=3")
+    assert checkpoint(again)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+
+
+def test_by_another_objective_no_epoch_of_the_parent_is_the_best_one(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'first_best'}@2", "objective.metric=val/acc", "objective.mode=min")
+    assert checkpoint(run, "best")["global_step"] == 30
+
+
 def test_a_value_of_an_optimizer_without_a_schedule(train, parents):  # noqa: F811
     run, *_ = train("fork", f"fork={parents / 'first_best'}@1", "optimizer.lr=0.5", "trainer.max_epochs=2")
     assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
@@ -112,6 +150,24 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
     step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
     assert step == 30
     assert "random" in what
+    assert one.config["data"]["seed"] == 7
+    assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
+
+
+@pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
+def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
+    for name in ("own", "averaged"):
+        assert "data.split_seed=0" in inherit([f"fork={parents / name}@1", typed])
+        assert "data.split_seed=0" not in inherit([f"fork={parents / name}@1", typed, "data.split_seed=1"])
+    assert not any("split" in each for each in inherit([f"fork={parents / 'own'}@1"]))
+
+
+def test_what_is_typed_comes_after_what_is_taken_over(parents):
+    fork = f"fork={parents / 'first_best'}@1"
+    arguments = inherit(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
+    assert arguments[0] == "-m"
+    assert arguments[-3:] == ["objective.mode=min", fork, "optimizer.lr=1,2"]
+    assert "objective.metric=val/loss" in arguments[1:-3]
 
 
 @pytest.mark.parametrize("nth", range(1, 6))
@@ -150,24 +206,6 @@ def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypat
     assert part.result.metrics == whole.result.metrics
 
 
-    assert one.config["data"]["seed"] == 7
-    assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
-
-
-@pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
-def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
-    for name in ("own", "averaged"):
-        assert "data.split_seed=0" in inherit([f"fork={parents / name}@1", typed])
-        assert "data.split_seed=0" not in inherit([f"fork={parents / name}@1", typed, "data.split_seed=1"])
-    assert not any("split" in each for each in inherit([f"fork={parents / 'own'}@1"]))
-
-
-def test_what_is_typed_comes_after_what_is_taken_over(parents):
-    fork = f"fork={parents / 'first_best'}@1"
-    arguments = inherit(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
-    assert arguments[0] == "-m"
-    assert arguments[-3:] == ["objective.mode=min", fork, "optimizer.lr=1,2"]
-    assert "objective.metric=val/loss" in arguments[1:-3]
 def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_best(train, parents, tmp_path):  # noqa: F811
     parent = Path(shutil.copytree(parents / "first_best", tmp_path / "parent"))
     for path in (parent / "checkpoints").glob("*_*.ckpt"):
@@ -196,6 +234,17 @@ REFUSED = [
     ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
     ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
     ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork at the end of one"),
+    (
+        "fork={own}@step_16 trainer.limit_train_batches=8",
+        "trainer.limit_train_batches can't be changed within an epoch",
+    ),
+    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
+    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
+    (
+        "fork={own}@1 data.val_size=58000",
+        "data.val_size: 59000 there, 58000 here: the fork would be validated on what",
+    ),
+    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
     ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
     ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
     ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
@@ -212,6 +261,12 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa
         run, _, err = train("fork", *typed, *dry_run, code=2)
         assert said.format(**names) in err
         assert not run.directory.exists()
+
+
+def test_other_groups_of_parameters_are_refused(train, parents):  # noqa: F811
+    group = "+optimizer.groups.biases={match: '*.bias', weight_decay: 0.1}"
+    _, _, err = train("fork", f"fork={parents / 'stochastic'}@1", group, code=2)
+    assert "the optimizer's groups have other parameters" in err
 
 
 def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
@@ -235,17 +290,6 @@ def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tm
     (parent.directory / "provenance.json").write_text(json.dumps(starts))
     run, *_ = train("fork", f"fork={parent.directory}@2", PLAIN[1])
     assert f"data.root={parent.config['data']['root']}" in run.overrides
-    (
-        "fork={own}@step_16 trainer.limit_train_batches=8",
-        "trainer.limit_train_batches can't be changed within an epoch",
-    ),
-    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
-    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
-    (
-        "fork={own}@1 data.val_size=58000",
-        "data.val_size: 59000 there, 58000 here: the fork would be validated on what",
-    ),
-    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
     assert "task=own" in run.overrides
     assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
 

@@ -12,6 +12,7 @@ from leyden.build.changes import check_changes
 from leyden.build.resume import kept_facts, num_epochs, read_checkpoint
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.config.mistakes import UserError
+from leyden.config.objective import objectives
 from leyden.config.terminal import warn
 from leyden.data.contract import facts_of
 from leyden.run.contents import RunContents
@@ -112,9 +113,10 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
     with path.open("rb") as file:
         sha256 = digest(file)
     content = read_checkpoint(path)
-    fork = Fork(parent, path, content, sha256, _best(path, content))
     check_changes(cfg, parent, path, content)
-    return fork
+    # By another objective another epoch may have been the best one, which is not kept.
+    same = objectives(parent.config["objective"]) == objectives(cfg.objective)
+    return Fork(parent, path, content, sha256, _best(path, content) if same else None)
 
 
 def check_fork(

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from leyden.build.instantiate import user_errors
+from leyden.callbacks.hyperparameters import chosen_buffers
 from leyden.config.mistakes import UserError
 from leyden.run.contents import RunContents
 from leyden.run.files import damage, digest
@@ -46,7 +47,7 @@ class Parent:
                 another shape.
         """
         own = module.state_dict()
-        chosen = {name for name, _ in module.named_buffers() if name.startswith("loss.")}
+        chosen = chosen_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in chosen]
         with user_errors("init_skip"):
             skipped = {*matching(names, list(skip))}

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 from leyden.build.instantiate import user_errors
 from leyden.build.run_trainer import RunTrainer
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
+from leyden.callbacks.hyperparameters import chosen_buffers
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
@@ -45,7 +46,9 @@ def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, d
         UserError: It is that of another run, or damaged.
     """
     try:
+        chosen = chosen_buffers(module)
         module.load_state_dict(content["state_dict"])
+        module.load_state_dict(chosen, strict=False)  # a fork can have others
         if isinstance(module, Task):  # of another LightningModule Lightning alone knows when it can be asked
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
@@ -58,7 +61,12 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     configured = module.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     (state,) = content["optimizer_states"]
-    for there, here in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+    both = state["param_groups"], optimizer.state_dict()["param_groups"]
+    # What an optimizer has gathered is kept by number: another order would give it to other parameters.
+    names_there, names_here = ([each.get("param_names") for each in groups] for groups in both)
+    if names_there != names_here and any(names_there):  # older checkpoints have no names
+        raise ValueError("the optimizer's groups have other parameters")
+    for there, here in zip(*both, strict=True):
         for key, value in here.items():
             number = (int, float) if type(value) in (int, float) else type(value)
             if not isinstance(there.get(key, value), number):
