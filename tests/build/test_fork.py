@@ -120,7 +120,7 @@ def test_class_weights_of_a_loss_are_those_that_are_set(train, parents, tmp_path
     weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
     run, *_ = train("a", f"fork={first.directory}", "trainer.max_epochs=2", weighted)
     assert checkpoint(run)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
-    again, *_ = train("again", f"fork={run.directory}", "trainer.max_epochs=3")
+    again, *_ = train("again", f"fork={run.directory}", "trainer.max_epochs=3", weighted)
     assert checkpoint(again)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
 
 
@@ -156,10 +156,10 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
 
 @pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
 def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
-    for name in ("own", "averaged"):
+    for name in ("first_best", "averaged"):
         assert "data.split_seed=0" in inherit([f"fork={parents / name}@1", typed])
         assert "data.split_seed=0" not in inherit([f"fork={parents / name}@1", typed, "data.split_seed=1"])
-    assert not any("split" in each for each in inherit([f"fork={parents / 'own'}@1"]))
+    assert not any("split" in each for each in inherit([f"fork={parents / 'averaged'}@1"]))
 
 
 def test_what_is_typed_comes_after_what_is_taken_over(parents):

@@ -41,6 +41,8 @@ def test_the_schedule_of_the_best_member_is_one_run_bit_for_bit(population, cli,
     assert len(runs) == 16
     assert {run.result.epochs for run in runs} == {1, 2, 3, 4}
     parents = [run.config["fork"] for run in runs if run.config["fork"]]
+    assert len({run.config["seed"] for run in runs}) > 1
+    assert {run.config["data"]["split_seed"] for run in runs} == {0}
     assert len(parents) == 12
     assert len({*parents}) < 12  # a good member was taken twice
     *_, typed = shlex.split((directory / "replay.sh").read_text())
@@ -128,7 +130,7 @@ def test_no_member_is_both_among_the_best_and_the_worst(monkeypatch, tmp_path, r
         (tmp_path / str(number) / "metrics.csv").write_text(f"step,name,value\n9,val/acc,{value}\n")
     rate = Dimension("optimizer.lr", ("optimizer.lr",), interval=Interval(1e-3, 1e-1, True))
     found = Population(
-        SimpleNamespace(), Space([rate], {}), size=3, interval=1, share=0.5, factors=[2], max_epochs=2, seed=0
+        SimpleNamespace(), Space([rate], {}), 3, 1, share=0.5, factors=[2], max_epochs=2, seed=0, common=[]
     )
     before = found.members
     config = SimpleNamespace(objective={"metric": "val/acc", "mode": "max"})

@@ -171,7 +171,9 @@ def _best(path: Path, content: dict[str, Any]) -> Path | None:
     if not best:
         return None
     for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:  # `best.ckpt` is the first of the others
-        state = {} if damage(other) else read_checkpoint(other)["callbacks"].get(RunCheckpoint.state_key, {})
+        if damage(other) or num_epochs(there := read_checkpoint(other)) is None:
+            continue
+        state = there["callbacks"].get(RunCheckpoint.state_key, {})
         if repr(state.get("best")) == repr(best) == repr(state.get("last")):  # texts: a metric can be no number
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")

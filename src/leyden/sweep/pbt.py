@@ -8,14 +8,14 @@ from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
 from leyden.run.choices import steers
 from leyden.run.files import write_whole
-from leyden.run.fork import key_of
+from leyden.run.fork import SPLIT, key_of
 from leyden.sweep.dimension import Dimension
 from leyden.sweep.population import Population
 from leyden.sweep.space import Space
 from leyden.sweep.sweep import Sweep
 
 OF_OPTIMIZER = "optimizer."  # the values that can change within a run
-OF_MEMBER = ("seed", "trainer.max_epochs")
+OF_MEMBER = ("seed", "trainer.max_epochs", SPLIT)
 DIVERGED = "FloatingPointError"  # what a run fails by whose weights are no longer finite: a bad member, no mishap
 
 
@@ -72,8 +72,19 @@ def train(
         )
     if not getattr(sweep.launcher, "wait", True):
         raise UserError("cluster.wait=false: the members wait for each other, and somebody must compare them")
+    # All members are validated on the same samples, by which they are compared.
+    split = config.data.get("split_seed")
+    common = [] if split is None else [f"{SPLIT}={split}"]
     population = Population(
-        sweep, space, size, interval, share, factors, max_epochs=config.trainer.max_epochs, seed=config.seed
+        sweep,
+        space,
+        size,
+        interval,
+        share,
+        factors,
+        max_epochs=config.trainer.max_epochs,
+        seed=config.seed,
+        common=common,
     )
     described = {
         "size": size,
@@ -128,7 +139,7 @@ def replay(population: Population) -> str:
         for each in population.space.overrides(first)
         if not steers(key := key_of(each)) and key not in OF_MEMBER
     ]
-    given += [f"seed={population.best.seed}", f"trainer.max_epochs={population.max_epochs}"]
+    given += [*population.common, f"seed={population.best.seed}", f"trainer.max_epochs={population.max_epochs}"]
     if changes:
         target = "leyden.callbacks.values.ValuesByEpoch"
         given.append(f"+callbacks.values={{_target_:{target},by_epoch:{{{','.join(changes)}}}}}")

@@ -53,6 +53,7 @@ class Population:
         factors: A number is multiplied by one of them; of a list its neighbour is taken.
         max_epochs: Of the whole training.
         seed: Of the first member; the others count on.
+        common: What all members are given besides.
     """
 
     sweep: Sweep
@@ -63,6 +64,7 @@ class Population:
     factors: Sequence[float]
     max_epochs: int
     seed: int
+    common: Sequence[str]
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class Population:
         """Those of a generation, which ends after so many epochs."""
         batch = []
         for member in self.members:
-            further = [f"seed={member.seed}", f"trainer.max_epochs={epochs}"]
+            further = [*self.common, f"seed={member.seed}", f"trainer.max_epochs={epochs}"]
             further += [f"fork='{member.run.directory}@last'"] if member.run else []
             batch.append([*self.space.overrides(member.settings[-1]), *further])
         directory = self.sweep.directory
