@@ -26,6 +26,8 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
         "seed": int(flat.get("seed", 0)),
         "objective": objective,
     }
+    if "+data.fold" in flat:
+        config["data"] = {"fold": int(flat["+data.fold"])}
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides}]))
     if status:
@@ -137,6 +139,22 @@ def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_pa
     assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
     assert rows(tmp_path)[0]["n"] == "2"
     assert "Best: d." in capsys.readouterr().out
+
+
+def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
+    for name, seed, value in (("a", 0, 0.2), ("b", 1, 0.4), ("b_again", 1, 0.4), ("b_elsewhere", 1, 0.7)):
+        write(tmp_path / name, [f"seed={seed}"], value=value)
+    write(tmp_path / "c", ["optimizer.lr=1", "seed=0"], value=0.375)
+    summarize(tmp_path)
+    # Of seed 1 there is one value, the mean of three; a mean over all four runs would be larger than that of c, and so the second.
+    assert [(row["n"], row["status"]) for row in rows(tmp_path)] == [("2", "4 finished"), ("1", "finished")]
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.35)
+    assert float(rows(tmp_path)[0]["deviation"]) == pytest.approx(0.3 / 2**0.5)
+    assert "repeat others, the seed too, count once in n" in capsys.readouterr().out
+    for name in ("b_again", "b_elsewhere"):
+        shutil.rmtree(tmp_path / name)
+    summarize(tmp_path)
+    assert "repeat others" not in capsys.readouterr().out
 
 
 def test_lists_and_unequal_keys_are_columns(tmp_path):

@@ -80,7 +80,7 @@ def test_it_is_evaluated_and_predicts(cli, small_root, old):
 
 def test_it_is_summarised(old):
     (row,) = merge(read_records(old.directory.parent, lambda ids: {}), ["seed"])
-    assert row.cells(["val/acc"])["objective"] == pytest.approx(0.0971, abs=1e-4)
+    assert row.cells(["val/acc"], ["seed"])["objective"] == pytest.approx(0.0971, abs=1e-4)
     assert row.records[0].choices["model.dropout"] == 0.2
 
 

@@ -37,24 +37,23 @@ class Row:
         return [record for record in self.records if record.values and record.status == "finished"]
 
     def group(self, averaged: Sequence[str]) -> Group:
-        """What those that have finished have reached, by the values of what the mean is over.
-
-        Two runs of the same values are one, with their mean: they tell nothing of what another seed would give.
-        """
-        reached: dict[tuple[str, ...], list[float]] = {}
-        for record in self.finished:
-            key = tuple(repr(record.config[name]) if name in record.config else "" for name in averaged)
-            reached.setdefault(key, []).append(record.values[0])
+        """What those that have finished have reached, by the values of what the mean is over."""
+        values = {
+            key: statistics.fmean(record.values[0] for record in same)
+            for key, same in _same(self.finished, averaged).items()
+        }
         folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
         told = [record.config.get(NUM_FOLDS) for record in self.finished]
         num_folds = max([len(folds), *(num for num in told if isinstance(num, int))])
-        values = {key: statistics.fmean(same) for key, same in reached.items()}
         return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
 
-    def cells(self, metrics: Sequence[str]) -> dict[str, Any]:
+    def cells(self, metrics: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
         """What the table says: choices, objectives (mean, deviation, number), epochs, seconds, states."""
         states = [record.status for record in self.records]
-        ended = [record.values for record in self.counted]
+        ended = [
+            [statistics.fmean(values) for values in zip(*(record.values for record in same), strict=True)]
+            for same in _same(self.counted, averaged).values()
+        ]
         means = {name: _mean([values[n] for values in ended]) for n, name in enumerate(metrics)}
         firsts = [values[0] for values in ended]
         return {
@@ -89,10 +88,24 @@ def merge(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         return merge(records, [key for key in averaged if key != "fork"])
 
     def rank(row: Row) -> tuple[bool, float]:
-        mean = _mean([record.gains[0] for record in row.counted])
+        mean = _mean(
+            [statistics.fmean(record.gains[0] for record in same) for same in _same(row.counted, averaged).values()]
+        )
         return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
 
     return sorted(rows.values(), key=rank, reverse=True)
+
+
+def _same(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
+    """Runs by the values of what a mean is over.
+
+    Those of the same values count as one, with their mean: they tell nothing of what another seed would give.
+    """
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        key = tuple(repr(record.config[name]) if name in record.config else "" for name in averaged)
+        found.setdefault(key, []).append(record)
+    return found
 
 
 def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:

@@ -48,7 +48,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     cells = [
         {
             **dict.fromkeys(keys, ""),
-            **row.cells(metrics),
+            **row.cells(metrics, averaged),
             "like_best": {None: "", True: "yes", False: "no"}[is_like],
         }
         for row, is_like in zip(rows, like.like_best, strict=True)
@@ -60,7 +60,9 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     # Of several seeds the best is that of the best row, not the luckiest of all.
     winners = front(rows[0].records if is_single else records)
     looks = looked(records)
-    said = [*like.remarks, *remarks(records, aims, winners, directory), *looks]
+    repeats = any(cell["n"] < len(row.counted) for cell, row in zip(cells, rows, strict=True))
+    once = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
+    said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *looks]
     head = [*keys, *metrics, *HEAD]
     shown = [_texts(row, keys, metrics, is_first=not number) for number, row in enumerate(cells)]
     lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
@@ -78,7 +80,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     if form == "json":
         best = str(winners[0].run.directory) if is_single and winners else None
         print(
-            json.dumps(_for_programs(rows, metrics, like, best, looks), indent=2)
+            json.dumps(_for_programs(rows, metrics, averaged, like, best, looks), indent=2)
         )  # as ASCII: it steers no terminal
         return [winner.run for winner in winners]
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
@@ -114,12 +116,17 @@ def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *
 
 
 def _for_programs(
-    rows: Sequence[Row], metrics: Sequence[str], like: Contenders, best: str | None, looks: list[str]
+    rows: Sequence[Row],
+    metrics: Sequence[str],
+    averaged: Sequence[str],
+    like: Contenders,
+    best: str | None,
+    looks: list[str],
 ) -> Any:
     """The table as JSON has it; a row has no choice where there is a gap."""
     lines = []
     for row, is_like in zip(rows, like.like_best, strict=True):
-        cells = {key: value for key, value in row.cells(metrics).items() if key not in row.choices}
+        cells = {key: value for key, value in row.cells(metrics, averaged).items() if key not in row.choices}
         runs = [str(record.run.directory) for record in row.records]
         lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
     told = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further, "looks": looks}
