@@ -118,7 +118,7 @@ def _run(sweep: Sweep, population: Population) -> None:
         command = replay(population)
         write_whole(sweep.directory / "replay.sh", command + "\n")
         print(
-            f"{jobs[population.members.index(population.best)].run.directory.name} is the best member; as one run, bit for bit:\n    {command}"
+            f"{jobs[population.members.index(population.best)].run.directory.name} is the best member at the end; as one run, bit for bit:\n    {command}"
         )
     sweep.conclude()
 
