@@ -51,7 +51,7 @@ def _export(run: Run, checkpoint: Path, path: Path, data_root: str | None) -> st
     with importing():
         from leyden.training.onnx import export
     num, difference = export(run, checkpoint, path, data_root=data_root)
-    return f"holds for {num} test samples, within {difference:.1e}"
+    return f"the ONNX file holds for {num} test samples, within {difference:.1e}"
 
 
 if __name__ == "__main__":

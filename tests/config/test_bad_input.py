@@ -125,6 +125,13 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, me
     assert not (tmp_path / "outputs" / "new" / "run").exists()
 
 
+def test_an_argument_of_a_part_that_has_none_yet(cli):
+    code, _, err = cli("train", "task=own", "task._target_=mine.GAN", "task.latent_size=2")
+    assert (code, err) == (2, "leyden: task.latent_size: no such key; +task.latent_size=... adds one\n")
+    code, _, err = cli("train", "no_part.latent_size=2")
+    assert (code, err) == (2, "leyden: no_part.latent_size: no such key\n")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 def test_a_gpu_that_is_not_there(cli, tmp_path):
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu")

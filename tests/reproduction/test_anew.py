@@ -44,7 +44,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     # Changes that are in no commit are a stranger's code.
     code, told = call(f"run={trained.directory}")
     assert code == 2
-    assert "1 files that are in no commit: new file.py" in told
+    assert "changes that are in no commit, of new file.py;" in told
     assert "apply_diff=true" in told
     code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", "apply_diff=true")
     assert code == 0, told

@@ -105,7 +105,7 @@ def test_resume_must_wants_something_to_resume(run, tmp_path):
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    refuse(Run(tmp_path), CONFIG, "not a run directory")
+    refuse(Run(tmp_path), CONFIG, r"not a run directory, config.yaml can't be read \(No such file or directory\)")
     (tmp_path / "config.yaml").write_text("- 1\n")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 

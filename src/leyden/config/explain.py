@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -40,7 +40,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         if within.startswith(f"{key}."):  # of a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
-        return f"{key}: no such key{_nearest(key, _keys(_compose(config_name, others)))}"
+        return f"{key}: no such key{_nearest(key, [*_keys(_compose(config_name, others))])}"
     if found := re.search(r"Error merging override (.+)", text):
         key, _, value = found[1].partition("=")
         if "is not a ListConfig" in detail:
@@ -107,11 +107,14 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
         yield from _keys(value, f"{prefix}{key}.")
 
 
-def _nearest(key: str, known: Iterator[str]) -> str:
+def _nearest(key: str, known: Sequence[str]) -> str:
     names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent and name != key]
+    if not siblings and f"{parent}._target_" in known:
+        return f"; +{key}=... adds one"
     same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
     close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{meant}\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    there = f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    return meant + there * bool(siblings)

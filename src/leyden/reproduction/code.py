@@ -92,7 +92,7 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
     names = [line.split("\t")[-1] for line in changed.split("\0") if line]
     if not consent:
         raise UserError(
-            f"the run was made with changes of {len(names)} files that are in no commit: {_listed(names)}; that code "
+            f"the run was made with changes that are in no commit, of {_listed(names)}; that code "
             "would be executed: look at the diff in provenance.json, and say apply_diff=true if you trust it"
         )
     if git(tree, "apply", "--whitespace=nowarn", given=diff) is None:

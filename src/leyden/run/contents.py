@@ -50,7 +50,7 @@ class RunContents:
                 raise ValueError("it holds a number to the base of 60, which would take for ever")
             config: dict[str, Any] = yaml.load(text, LOADER)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            why = " ".join(str(error).split())
+            why = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})") from error
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
