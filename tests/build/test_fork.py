@@ -356,16 +356,18 @@ def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
     config = (tmp_path / "outputs" / "parent1" / "config.yaml").read_text()
     (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("\nseed: 0", "\nseed: 1"))
     assert len(LINES) == 6
+    made: set[str] = set()
     for line in LINES:
         python, m, module, *arguments = shlex.split(line, comments=True)
         assert (python, m) == ("python", "-m")
         if module == "leyden.compare":
+            assert {*arguments} <= made
             monkeypatch.setattr(sys, "argv", [module, *arguments])
             compare_command.main()
             continue
-        if any(each.startswith("run_dir=") for each in arguments):
-            arguments = [each.replace("parent", "new") for each in arguments]
-        elif "-m" not in arguments:
+        made |= {each.removeprefix("run_dir=") for each in arguments if each.startswith("run_dir=")}
+        arguments = [re.sub("^run_dir=outputs/", "run_dir=outputs/new_", each) for each in arguments]
+        if "-m" not in arguments and any(each.startswith("fork=") for each in arguments):
             arguments.append("trainer.max_epochs=4")
         code, out, err = cli("train", *arguments, "dry_run=true", *(["trainer.max_epochs=4"] * ("-m" in arguments)))
         assert code == 0, err
