@@ -1,7 +1,10 @@
 """A LightningModule of one's own gets what the perceptron has."""
 
+import re
+
 import pytest
 
+from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.training.test_exact import kill_at
@@ -35,6 +38,19 @@ def test_means_of_an_epoch_survive_a_kill_within_it(train, tmp_path, mnist_root,
     assert stopped.result.metrics == whole.result.metrics
     assert {"train/first", "train/builtin", "train/acc", "val/acc", "test/acc"} <= set(whole.result.metrics)
     assert curves(stopped) == curves(whole)
+
+
+def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F811
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (typed,) = re.findall(r"`(task=own \S+ \+task\.smoothing=\S+)`", page)
+    (tmp_path / "of_the_page.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    target, smoothing = typed.removeprefix("task=own ").split()
+    target = "task._target_=of_the_page." + target.rpartition(".")[2]
+    run, *_ = train("run", "task=own", target, smoothing, "trainer.max_epochs=1", "test=false")
+    assert "val/loss" in run.result.metrics
+    assert run.result.optimizer_steps == 10
 
 
 def test_a_gan_by_hand_is_trained_and_gone_on_with(train, tmp_path, mnist_root):  # noqa: F811
