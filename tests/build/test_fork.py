@@ -154,6 +154,12 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
     assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
 
 
+def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
+    found = inherit([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"])
+    assert "+callbacks/averaging=swa" in found
+    assert sum("averaging" in each for each in found) == 1
+
+
 @pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
 def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
     for name in ("first_best", "averaged"):

@@ -98,7 +98,11 @@ def inherit(arguments: Sequence[str]) -> list[str]:
     points = [str(Path(value).absolute()) for value in values]
     parents = [_giving(each, arguments) for each in points]
     own = {key_of(each) for each in arguments}
-    given = [{key: each for key, each in taken_over(parent).items() if key not in own} for parent in parents]
+    taken = [taken_over(parent) for parent in parents]
+    # A key that a parent was given by a plus is one that `conf/` does not have; here it is typed as any other.
+    added = {key for each in taken for key, override in each.items() if override.startswith("+")}
+    arguments = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in arguments]
+    given = [{key: each for key, each in all_of_it.items() if key not in own} for all_of_it in taken]
     if own & SEEDS:  # what the parent was trained on stays in the training split
         for parent, each in zip(parents, given, strict=True):
             cut = dict(flatten(parent.config)).get(SPLIT)
@@ -117,7 +121,7 @@ def inherit(arguments: Sequence[str]) -> list[str]:
     if apart:
         columns = {
             "fork": [*map(_quoted, points)],
-            **{key: [each[key].partition("=")[2] for each in given] for key in apart},
+            **{first[key].partition("=")[0]: [each[key].partition("=")[2] for each in given] for key in apart},
         }
         members = (f"{key}=choice({','.join(column)})" for key, column in columns.items())
         fork = f"forks=zip({','.join(members)})"
