@@ -10,7 +10,6 @@ from optuna.trial import Trial, TrialState
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.run.choices import deciding, typed_choices
 from leyden.sweep.conditions import read_when
 from leyden.sweep.dimension import Dimension
 from leyden.sweep.jobs import Job
@@ -66,7 +65,7 @@ def search(
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
     try_sampler(sampler, space, directions)
     checked = [*extremes, *sweep.compose(further_seeds(extremes[0], num), first=len(extremes))]
-    if not sweep.check(checked, {"sweep.seeds": num, "fixed": _deciding(space.fixed)}, log=space.log_keys):
+    if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
     jobs: dict[int, list[Job]] = {}  # of each trial
@@ -112,8 +111,3 @@ def search(
             ended=trials.ended,
         )
     sweep.conclude(find)
-
-
-def _deciding(fixed: Sequence[str]) -> list[str]:
-    """What of the fixed overrides can change what a trial reaches: trials that differ in it are of another search."""
-    return sorted(override for override in fixed if deciding(typed_choices([override])))

@@ -87,13 +87,10 @@ def train(
         common=common,
     )
     described = {
-        "size": size,
-        "interval": interval,
-        "share": share,
-        "factors": factors,
-        "fixed": sorted(space.fixed),
+        f"hydra.sweeper.{key}": value
+        for key, value in (("size", size), ("interval", interval), ("share", share), ("factors", factors))
     }
-    if sweep.check(corners, {"population": described}, log=space.log_keys):
+    if sweep.check(corners, {**described, "fixed": space.fixed_choices}, log=space.log_keys):
         _run(sweep, population)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leyden.config.mistakes import UserError
+from leyden.run.choices import deciding, typed_choices
 from leyden.sweep.conditions import Conditions, hold
 from leyden.sweep.dimension import Dimension
 
@@ -139,6 +140,11 @@ class Space:
             for name in never
             if not any(self.of[key].is_fixed or self.of[key].name in never for key in self.when[name])
         ]
+
+    @property
+    def fixed_choices(self) -> list[str]:
+        """What of the fixed overrides can change what a job reaches: one that differs in it is of another search."""
+        return sorted(override for override in self.fixed if deciding(typed_choices([override])))
 
     @property
     def is_conditional(self) -> bool:
