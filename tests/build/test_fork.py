@@ -38,7 +38,15 @@ def parents(tmp_path_factory, mnist_root):
     """Runs of three epochs of ten steps, by what is special about them."""
     place = tmp_path_factory.mktemp("parents")
     for name, choices in PARENTS.items():
-        arguments = (f"run_dir={place / name}", f"outputs={place}", "callbacks=bare", *SMALL, *KEPT, *choices)
+        arguments = (
+            f"run_dir={place / name}",
+            f"outputs={place}",
+            "callbacks=bare",
+            "seed=0",
+            *SMALL,
+            *KEPT,
+            *choices,
+        )
         finish(start(*arguments, "callbacks.fingerprint.every_n_steps=1", OMP_NUM_THREADS="1"))
     return place
 
@@ -110,7 +118,7 @@ def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, par
 
 
 def test_without_the_schedule_of_its_parent_it_has_the_value_that_is_set(train, parents):  # noqa: F811
-    run, *_ = train("fork", f"fork={parents / 'stochastic'}@2", "scheduler=none")
+    run, *_ = train("fork", f"fork={parents / 'stochastic'}@2", "scheduler=none")  # of conf/optimizer/sgd.yaml
     assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
 
 
@@ -233,7 +241,7 @@ REFUSED = [
     ),
     (
         "fork={own}@1 optimizer=sgd",
-        "RMSprop there, torch.optim.SGD here: its state comes from the parent",
+        " there, torch.optim.SGD here: its state comes from the parent",
     ),
     ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),
     ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
@@ -328,10 +336,10 @@ def test_of_a_stranger_nothing_is_taken_over_that_could_make_anything(train, par
 
 
 def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
-    places = [tmp_path / f"p{seed}" for seed in range(3)]
-    for seed, place in enumerate(places):
-        more = [f"seed={seed}"] if seed else []  # the first one has it by default
+    places = [tmp_path / f"p{number}" for number in range(3)]
+    for more, place in zip(([], ["seed=11"], ["seed=12"]), places, strict=True):  # the first one has it by default
         assert cli("train", f"run_dir={place}", "callbacks=bare", *SMALL, *KEPT, *more)[0] == 0
+    first = Run(places[0]).config["seed"]
     points = ",".join(f"{place}@2" for place in places)
     sweep = ("-m", f"fork={points}", "optimizer.lr=0.001,0.01", "sweep_name=s", "sweep.pictures=none")
     code, out, err = cli("train", *sweep)
@@ -339,7 +347,7 @@ def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
     runs = sorted((tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml"))
     assert len(runs) == 6
     assert {path.parent.name[:10] for path in runs} == {"fork-p0-2_", "fork-p1-2_", "fork-p2-2_"}
-    assert sorted(Run(path.parent).config["seed"] for path in runs) == [0, 0, 1, 1, 2, 2]
+    assert sorted(Run(path.parent).config["seed"] for path in runs) == sorted([first, 11, 12] * 2)
     assert out.count("3 finished") == 2  # two rows, of three parents each
     where = tmp_path / "outputs" / "sweeps" / "s"
     found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"], lambda jobs: {})

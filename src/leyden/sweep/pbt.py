@@ -16,6 +16,7 @@ from leyden.sweep.sweep import Sweep
 
 OF_OPTIMIZER = "optimizer."  # the values that can change within a run
 OF_MEMBER = ("seed", "trainer.max_epochs", SPLIT)
+CURVES = "leyden.loggers.metrics_csv.MetricsCSV"
 DIVERGED = "FloatingPointError"  # what a run fails by whose weights are no longer finite: a bad member, no mishap
 
 
@@ -61,6 +62,10 @@ def train(
         raise UserError(
             f"optimizer.groups: {twice[0]} is searched, and a group has a value of its own for it; the schedule that is found "
             "would set it for all parameters"
+        )
+    if not any(node and node.get("_target_") == CURVES for node in config.logger.values()):
+        raise UserError(
+            "logger: the members are compared by metrics.csv, which nothing writes here; choose logger=csv"
         )
     if config.scheduler:
         raise UserError("scheduler: a population finds the schedule; choose scheduler=none")
