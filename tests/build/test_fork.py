@@ -284,7 +284,7 @@ def test_other_groups_of_parameters_are_refused(train, parents):  # noqa: F811
 
 
 def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
-    _, _, err = train("fork", f"+fork={parents / 'first_best'}@1", code=2)
+    _, _, err = train("fork", f"+fork={parents / 'first_best'}@1", "seed=0", code=2)
     assert "this run was not; type fork=... yourself" in err
 
 
