@@ -392,13 +392,13 @@ def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_pa
     assert "test/acc" in said
     code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
     assert code == 0, said
+    folders = ("conf", "run", "models", "data", "build")
     for check in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
         # Those that take a minute; all of `make test` takes ten.
-        ["pytest", "-q", "-n", "2", *(f"tests/{folder}" for folder in ("conf", "run", "models", "data", "build"))]
-        + ["--ignore=tests/build/test_fork.py"],
+        ["pytest", "-q", "-n", "2", *(f"tests/{folder}" for folder in folders), "--ignore=tests/build/test_fork.py"],
         ["pytest", "-q", "tests/test_imports.py", "tests/config/test_bad_input.py", "tests/project/test_mnist.py"],
     ):
         code, said = call(mine, "-m", *check)
