@@ -398,7 +398,14 @@ def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_pa
         ["ruff", "format", "--check", "."],
         ["mypy"],
         # Those that take a minute; all of `make test` takes ten.
-        ["pytest", "-q", "-n", "2", *(f"tests/{folder}" for folder in folders), "--ignore=tests/build/test_fork.py"],
+        [
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            *(f"tests/{folder}" for folder in folders),
+            "--ignore=tests/build/test_fork.py",
+        ],
         ["pytest", "-q", "tests/test_imports.py", "tests/config/test_bad_input.py", "tests/project/test_mnist.py"],
     ):
         code, said = call(mine, "-m", *check)
