@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser  # of Hydra's options there is no public parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
@@ -135,6 +136,13 @@ def _check_arguments(name: str, argv: list[str]) -> None:
             raise UserError(
                 f"{argument}: changes nothing; {key}=null or ~{key} takes it out, {key}.KEY=... sets a key"
             )
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:  # where argparse would print all options
+        raise UserError(f"{message}; python -m leyden.{name} --hydra-help tells of the options")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(argv)
 
 
 def _lowered(argument: str) -> str:
