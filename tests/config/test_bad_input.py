@@ -111,10 +111,7 @@ VALUES = [
         "--optimizer.lr=0.1: no such option; a key is typed without dashes, as optimizer.lr=0.1",
     ),
     ("-lr=1", "-lr=1: no such option"),
-    (
-        "-p",
-        "argument --package/-p: expected one argument; python -m leyden.train --hydra-help tells of the options",
-    ),
+    ("--cfg", "argument --cfg/-c: invalid choice: "),
     ("seed=${nothing}", "nothing"),
 ]
 
