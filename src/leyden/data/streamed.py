@@ -30,8 +30,7 @@ class StreamedDataModule(L.LightningDataModule):
         val_size: Number of training samples set apart for validation, where there are none of its own; None is 0.
         num_workers: Processes that read, per process that trains, for each split; 0: the one that trains reads. It changes
             speed and memory only.
-        normalize: `unit`, pixels / 255, or `standardize`, to mean 0 and deviation 1 over the training split, which is
-            read once for it.
+        normalize: `unit`, pixels / 255, or `standardize`, to mean 0 and deviation 1 over the training split, read once for it.
         augment: Changes the inputs of a training sample, shape (1, ...), at random; None: not.
         seed: Of the order in each epoch, and of what is random about each sample.
         num_folds: Number of parts that the training samples are cut into, of which one is the validation split; None: none.
@@ -57,18 +56,17 @@ class StreamedDataModule(L.LightningDataModule):
         split_seed: int | None = None,
     ) -> None:
         super().__init__()
-        val_size = 0 if val_size is None else val_size
+        val_size, split_seed = 0 if val_size is None else val_size, seed if split_seed is None else split_seed
         check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
-        check_whole(num_workers=(num_workers, 0), seed=(seed, 0))
-        check_whole(split_seed=(0 if split_seed is None else split_seed, 0))
+        check_whole(num_workers=(num_workers, 0), seed=(seed, 0), split_seed=(split_seed, 0))
         check_whole(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
         if augment is not None:
             check_made("augment", augment)
         if normalize not in ("unit", "standardize"):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.num_workers, self.normalize, self.augment, self.seed = num_workers, normalize, augment, seed
-        self.split_seed = seed if split_seed is None else split_seed
+        self.num_workers, self.normalize, self.augment = num_workers, normalize, augment
+        self.seed, self.split_seed = seed, split_seed
         self.folds: dict[str, Any] = {"num_folds": num_folds, "fold": fold}
         self.splits: dict[str, tuple[Dataset[Any], Tensor]] = {}  # the data set, and the indices of its samples
         self._facts: Facts | None = None
