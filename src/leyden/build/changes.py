@@ -31,11 +31,7 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     where = f"fork: {path}"
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     there, here = (deciding(dict(flatten(each))) for each in (parent.config, config))
-    changed = [
-        key
-        for key in {**there, **here}
-        if key != "fork" and (key in there) + (key in here) and _differs(key, there, here)
-    ]
+    changed = [key for key in {**there, **here} if key != "fork" and repr(there.get(key)) != repr(here.get(key))]
     state = content["callbacks"]
     if Hyperparameters.state_key not in state or "seed" not in state["RankState"]:
         raise UserError(f"{where}: was made by an older version, and does not say what its optimizer was set to")
@@ -62,7 +58,3 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
         most = cfg.trainer.get(key)
         if most not in (None, -1) and has >= most:
             raise UserError(f"{where}: has {has} {unit}, and trainer.{key}={most} leaves none to train")
-
-
-def _differs(key: str, there: dict[str, Any], here: dict[str, Any]) -> bool:
-    return repr(there.get(key)) != repr(here.get(key))

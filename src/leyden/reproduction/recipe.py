@@ -1,6 +1,5 @@
 """The configuration of a run, as one that `leyden.train` of its own code takes."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from leyden.config.paths import ROOT
 from leyden.config.terminal import warn
 from leyden.run.choices import CONTROL
 from leyden.run.contents import RunContents
+from leyden.run.files import digest
 
 
 def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict[str, Any]:
@@ -80,7 +80,9 @@ def check_parent(run: RunContents) -> None:
     path = Path(str(parents[0].get("checkpoint")))
     if not path.is_file():
         raise UserError(f"{key}: {path}, from which the run started, is not there")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != parents[0].get("sha256"):
+    with path.open("rb") as file:
+        is_same = digest(file) == parents[0].get("sha256")
+    if not is_same:
         raise UserError(f"{key}: {path} is another checkpoint than the one from which the run started")
 
 
