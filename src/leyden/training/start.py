@@ -60,9 +60,8 @@ def start(
     test = build.evaluates(cfg, module, data, test=test)
     build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
-        if (
-            HydraConfig.get().job.config_name == "train"
-        ):  # else somebody has given a whole configuration, as `reproduce` does
+        # Else somebody has given a whole configuration, as `reproduce` does.
+        if HydraConfig.get().job.config_name == "train":
             check_given(fork.parent, overrides)
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
@@ -102,13 +101,13 @@ def start(
                 f"requeued {num_requeues()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
             )
         if fork:
-            checkpoint = (
-                run.directory / "checkpoints" / "last.ckpt"
-            )  # the first process makes it before the others read it
+            # The first process makes it before the others read it.
+            checkpoint = run.directory / "checkpoints" / "last.ckpt"
             if is_main_process():
                 fork.begin(run)
                 changed = [each for each in choices.differences(fork.parent.config) if not each.startswith("fork:")]
                 print(f"fork of {fork.path}, with {'; '.join(changed) or 'nothing changed'}")
+            del fork  # and with it the content of a checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
