@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard bench new-model new-task new-data rename check format clean
 
 help: ## list the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 # The stamps are files, so that a second call does not install again until the dependencies change.
 $(BIN)/python:
@@ -25,23 +25,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.train
 
-setup: $(VENV)/.dev ## make .venv and install everything, development tools too
+### Train, and look at it
 
 train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" passes choices
 	$(BIN)/python -m leyden.train $(ARGS)
-
-test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
-
-test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
-	$(BIN)/python -m pytest -m cluster $(ARGS)
-
-test-browser: $(VENV)/.dev ## look at TensorBoard and optuna-dashboard in Chromium (Debian: apt install chromium fonts-dejavu)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
-	$(BIN)/python -m pytest -m browser $(ARGS)
-
-test-faults: $(VENV)/.dev ## kills, damaged files, full disks, whatever can be typed; FAULTS_N=1000 for longer
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses 2 $(ARGS)
 
 sweep: $(VENV)/.train ## a small search: learning rate x batch size, in parallel, with its table and picture
 	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
@@ -53,12 +40,7 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
 
-# Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
-bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses
-	$(PYTHON) -m venv $(VENV)/bench
-	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
-	[ -n "$(ARGS)" ] || $(BIN)/python scripts/bench/stream.py
+### Make it yours
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
 	@$(BIN)/python scripts/new.py model "$(NAME)"
@@ -73,6 +55,11 @@ rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/pro
 	@$(BIN)/python scripts/rename.py "$(NAME)"
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
 
+### Check
+
+test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
+
 check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,6 +69,29 @@ check: $(VENV)/.dev ## lint, formatting, types, and every YAML
 format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+### Check on what must be installed, or for longer
+
+test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
+	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+test-browser: $(VENV)/.dev ## look at TensorBoard and optuna-dashboard in Chromium (Debian: apt install chromium fonts-dejavu)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-faults: $(VENV)/.dev ## kills, damaged files, full disks, whatever can be typed; FAULTS_N=1000 for longer
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses 2 $(ARGS)
+
+# Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
+bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses
+	$(PYTHON) -m venv $(VENV)/bench
+	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
+	[ -n "$(ARGS)" ] || $(BIN)/python scripts/bench/stream.py
+
+### Set up
+
+setup: $(VENV)/.dev ## make .venv and install everything, development tools too
 
 clean: ## remove .venv and caches; data/ and outputs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -10,6 +10,7 @@ import re
 import sys
 
 from leyden.config.paths import ROOT, own_packages
+from leyden.config.terminal import python
 
 OWN = own_packages("models")[0]
 
@@ -169,12 +170,11 @@ FILES = {
     },
 }
 THEN = {
-    "model": """python -m leyden.train model={module}
-python -m leyden.train -m sweep={module} sweep_name=my_search
+    "model": """{python} -m leyden.train model={module}
 make test ARGS='tests/conf tests/models -k {module}'""",
-    "task": """python -m leyden.train task={module} objective.metric=val/loss objective.mode=min
+    "task": """{python} -m leyden.train task={module} objective.metric=val/loss objective.mode=min
 make test ARGS='tests/conf -k {module}'""",
-    "data": """python -m leyden.train data={module}
+    "data": """{python} -m leyden.train data={module}
 make test ARGS='tests/conf tests/data -k {module}'""",
 }
 
@@ -199,7 +199,9 @@ def main(kind: str, module: str) -> None:
     for path, text in files.items():
         (ROOT / path).write_text(text)
         print(path)
-    print(THEN[kind].format(**names))
+    print("what next:")
+    for command in THEN[kind].format(python=python(), **names).splitlines():
+        print(f"  {command}")
 
 
 if __name__ == "__main__":

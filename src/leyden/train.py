@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
                 cfg, choices, run, test=test, pictures=pictures, overrides=overrides, requeue=slurm.requeue
             )
         if is_main_process():
-            print_result(run, result)
+            print_result(run, result, further=not is_job)
     values = tuple(float(objective.value) for objective in result.objectives if objective.value is not None)
     return (values[0] if len(values) == 1 else values) if values else None
 

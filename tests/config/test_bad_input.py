@@ -213,6 +213,7 @@ def test_help_names_groups_and_keys(cli, verb):
     assert code == 0
     assert f"python -m leyden.{verb}" in out
     assert {"train": "optimizer: ", "evaluate": "checkpoint: best", "predict": "invert: false"}[verb] in out
+    assert out.count("\n") <= 40  # one screen
 
 
 def test_an_unwritable_place_for_looks_is_found_before_training(cli, tmp_path):

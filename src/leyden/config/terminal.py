@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +40,14 @@ def typed(key: str, value: object) -> str:
         # Hydra takes a backslash for itself, but for those before a quote.
         text = '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"') + '"'
     return shlex.quote(f"{key}={text}")
+
+
+def python() -> str:
+    """How one calls this Python in this terminal: `python`, if that is the one, else by its path, as `.venv/bin/python`."""
+    this = Path(sys.executable)
+    if (found := shutil.which("python")) and Path(found).parent == this.parent:
+        return "python"
+    return shlex.quote(str(this.relative_to(Path.cwd()) if this.is_relative_to(Path.cwd()) else this))
 
 
 def warn(text: str) -> None:

@@ -1,17 +1,17 @@
 """What a person sees of a result."""
 
-import shlex
 from pathlib import Path
 
 from rich.table import Table
 
 from leyden.config.terminal import Terminal
+from leyden.report.next_steps import next_steps
 from leyden.run.directory import Run
 from leyden.run.result import Result
 
 
-def print_result(run: Run, result: Result) -> None:
-    """Print the metrics of a run that has ended, and where to look at it."""
+def print_result(run: Run, result: Result, *, further: bool) -> None:
+    """Print the metrics of a run that has ended, where it lies, and, if `further`, what one would do next."""
     table = Table(show_header=False, box=None)
     if result.status == "fast_dev_run":
         table.add_row("status", "tried only (trainer.fast_dev_run): this is no finished run")
@@ -30,4 +30,8 @@ def print_result(run: Run, result: Result) -> None:
     where = run.directory
     if where.is_relative_to(Path.cwd()):
         where = where.relative_to(Path.cwd())
-    console.print(f"run directory: {where}\nto look at it:  make tensorboard DIR={shlex.quote(str(where))}")
+    console.print(f"run directory: {where}")
+    if further and (steps := next_steps(run, result)):
+        console.print("what next:")
+        for command, purpose in steps:
+            console.print(f"  {command}  # {purpose}")

@@ -1,0 +1,48 @@
+"""What one would do next with a run that has ended: commands to be pasted."""
+
+import shlex
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from leyden.config.paths import ROOT
+from leyden.config.terminal import python, typed
+from leyden.run.choices import typed_choices
+from leyden.run.directory import Run
+from leyden.run.result import Result
+
+
+def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
+    """At most three commands, each with what it is for; they hold where they are printed."""
+    return list(islice(_steps(run, result), 3)) if result.status == "finished" else []
+
+
+def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
+    where = run.directory.relative_to(Path.cwd()) if run.directory.is_relative_to(Path.cwd()) else run.directory
+    choices = {
+        key: override
+        for override in run.overrides
+        for key in typed_choices([override])
+        if key != "trainer.max_epochs"
+    }
+    trainer = run.config["trainer"]
+    if any(run.directory.glob("events.out.tfevents.*")):
+        if Path.cwd() == ROOT:
+            yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
+        else:
+            yield f"{python()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
+    if result.look is None:
+        yield f"{_verb('evaluate')} {typed('run', where)}", "its accuracy, or what it has, on the test set"
+    if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):  # a schedule ends with its run
+        longer = [*choices.values(), f"trainer.max_epochs={2 * result.epochs}"]
+        yield f"{_verb('train')} {typed('run_dir', where)} {shlex.join(longer)}", "train on"
+    rate = (run.config.get("optimizer") or {}).get("lr")
+    if isinstance(rate, float) and rate > 0:
+        others = [override for key, override in choices.items() if key != "optimizer.lr"]
+        swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
+        yield f"{_verb('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
+    yield _verb("runs"), "all runs so far"
+
+
+def _verb(name: str) -> str:
+    return f"{python()} -m leyden.{name}"
