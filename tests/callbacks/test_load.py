@@ -1,0 +1,52 @@
+"""A run that is slowed by others says so."""
+
+import pytest
+
+from leyden.callbacks import load
+from leyden.run.directory import Run
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def first_epoch(tmp_path, monkeypatch, capsys):
+    """What is said after a first epoch that has waited for so many of ten seconds."""
+
+    def first_epoch(waited_s):
+        schedule = tmp_path / "schedstat"
+        monkeypatch.setattr(load, "SCHEDULE", schedule)
+        callback = load.Load()
+        schedule.write_text("5000000000 7000000000 12\n")
+        callback.on_train_start(None, None)
+        schedule.write_text(f"{15 - waited_s}000000000 {7 + waited_s}000000000 99\n")
+        callback.on_train_epoch_end(None, None)
+        said = capsys.readouterr().err
+        schedule.write_text("6000000000 99000000000 100\n")
+        callback.on_train_epoch_end(None, None)
+        assert not capsys.readouterr().err, "once is enough"
+        return said
+
+    return first_epoch
+
+
+def test_it_tells_for_how_long_it_waited(first_epoch):
+    assert "slowed by other processes: it waited 60% of its time for a processor (load " in first_epoch(6)
+
+
+def test_a_quiet_machine_is_not_spoken_of(first_epoch):
+    assert not first_epoch(1)
+
+
+@pytest.mark.parametrize("text", [None, "", "something else"])
+def test_a_system_that_does_not_tell(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(load, "SCHEDULE", tmp_path / "schedstat")
+    if text is not None:
+        load.SCHEDULE.write_text(text)
+    assert load._computed_and_waited() is None
+
+
+def test_it_is_part_of_a_run(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "NOTICED", -1)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, "callbacks=bare", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert err.count("slowed by other processes") == 1
+    assert Run(tmp_path / "run").result.status == "finished"
