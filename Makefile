@@ -83,11 +83,15 @@ test-faults: $(VENV)/.dev ## kills, damaged files, full disks, whatever can be t
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses 2 $(ARGS)
 
 # Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
-bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses
+bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses, ARGS="--busy" shares the cores
+ifneq ($(findstring --busy,$(ARGS)),)
+	$(BIN)/python scripts/bench/run.py $(ARGS)
+else
 	$(PYTHON) -m venv $(VENV)/bench
 	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
 	[ -n "$(ARGS)" ] || $(BIN)/python scripts/bench/stream.py
+endif
 
 ### Set up
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from busy import busy
 from matplotlib.figure import Figure
 
 from leyden.config.paths import ROOT
@@ -27,6 +28,8 @@ from project.data.mnist import MNIST
 
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
+# Leyden sets it when it is imported, here too; the programs start without it, as a user's do.
+AS_TYPED = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
 BARE = "bare PyTorch loop"
 # Name: program and arguments, Keras's backend, most rounds (the slow ones show no less after three).
 PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
@@ -43,13 +46,12 @@ PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
 }
 
 
-def measure(program: list[str], backend: str | None, keras_python: str) -> dict[str, float]:
+def measure(program: list[str], environment: dict[str, str], python: str = sys.executable) -> dict[str, float]:
     """Seconds of a program's fit and of its whole process."""
-    environment = {"KERAS_BACKEND": backend} if backend else {}
     start = time.perf_counter()
     done = subprocess.run(
-        [keras_python if backend else sys.executable, str(HERE / program[0]), *program[1:]],
-        env={**os.environ, **environment},
+        [python, str(HERE / program[0]), *program[1:]],
+        env={**AS_TYPED, **environment},
         capture_output=True,
         text=True,
     )
@@ -107,22 +109,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones")
     parser.add_argument("--only", default="", help="only programs that have this in their name")
     parser.add_argument("--keras-python", help="the Python that has Keras; without it Keras is left out")
+    parser.add_argument(
+        "--busy", action="store_true", help="what a process beside it costs a run, and nothing else"
+    )
     arguments = parser.parse_args()
+    load(MNIST, ROOT / "data", train=True, download=True)
+    print(hardware(), flush=True)
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    if arguments.busy:
+        text = f"{hardware()}\n\n{busy(measure, arguments.rounds)}\n"
+        print(f"\n{text}")
+        (OUTPUTS / "busy.md").write_text(text)
+        return
     chosen = {
         name: (program, backend, most)
         for name, (program, backend, most) in PROGRAMS.items()
         if arguments.only in name and (arguments.keras_python or not backend)
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    load(MNIST, ROOT / "data", train=True, download=True)
-    print(hardware(), flush=True)
     for number in range(arguments.rounds):
         for name in random.Random(number).sample(list(chosen), len(chosen)):
             program, backend, most = chosen[name]
             if number < most:
-                found[name].append(measure(program, backend, arguments.keras_python))
+                of_keras = ({"KERAS_BACKEND": backend}, arguments.keras_python) if backend else ({},)
+                found[name].append(measure(program, *of_keras))
                 print(f"round {number}: {name}: {found[name][-1]}", flush=True)
-    OUTPUTS.mkdir(parents=True, exist_ok=True)
     text = f"{hardware()}\n\n{table(found)}\n"
     print(f"\n{text}")
     (OUTPUTS / "bench.md").write_text(text)
