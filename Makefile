@@ -14,7 +14,7 @@ help: ## list the commands
 
 # The stamps are files, so that a second call does not install again until the dependencies change.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "Leyden needs Python 3.10 to 3.13, $(PYTHON) is %d.%d: choose another by PYTHON=..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 15) else "Leyden needs Python 3.10 to 3.14, $(PYTHON) is %d.%d: choose another by PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from leyden import build
+from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
@@ -72,7 +73,7 @@ def cases(task):
 
 
 def config(model, task, *overrides):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         return hydra.compose("train", overrides=[f"model={model}", f"task={task}", *overrides])
 
 

@@ -2,9 +2,10 @@
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from leyden.cluster import slurm
+from leyden.config.hydra_versions import register_resolver
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.report.printout import print_result
@@ -16,7 +17,7 @@ from leyden.run.process import is_main_process
 from leyden.sweep.slug import slug
 
 # `${slug:${hydra.overrides.task}}` is the directory of a job of a sweep.
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+register_resolver("slug", slug)
 
 
 @command

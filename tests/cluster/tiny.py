@@ -2,15 +2,15 @@
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
+from leyden.config.hydra_versions import register_resolver
 from leyden.config.paths import CONF
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from leyden.sweep.slug import slug
 
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+register_resolver("slug", slug)
 
 
 def task(cfg):

@@ -14,6 +14,7 @@ from leyden.build.instantiate import check_keys
 from leyden.build.task import make_optimizer, make_schedule
 from leyden.build.trainer import callbacks_of
 from leyden.config.checks import check
+from leyden.config.hydra_versions import in_conf
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
 from tests.kinds import suited
@@ -26,13 +27,13 @@ ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
 
 
 def compose(*overrides, config_name="train"):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
+    with in_conf():
+        return hydra.compose(config_name, overrides=list(overrides))
 
 
 def override(path):
     """Chooses a YAML, in a group that has a choice already or as an addition."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         chosen = hydra.compose("train", return_hydra_config=True).hydra.runtime.choices
     group = path.parent.as_posix()
     return f"{'' if group in chosen else '+'}{group}={path.stem}"

@@ -15,6 +15,7 @@ import torchvision
 import yaml
 
 from leyden import build
+from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.checksums import check
@@ -42,7 +43,7 @@ def choose(small_root):
 @pytest.fixture
 def compose(choose):
     def compose(name, *overrides):
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with in_conf():
             return hydra.compose("train", overrides=[*choose(name), *overrides])
 
     return compose

@@ -1,10 +1,9 @@
 """What sweeps span, made of what is typed."""
 
-import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from leyden.config.paths import CONF
+from leyden.config.hydra_versions import in_conf
 from leyden.sweep.conditions import read_when
 from leyden.sweep.grid import settings, spaces
 from leyden.sweep.space import Space
@@ -12,7 +11,7 @@ from leyden.sweep.typed import Typed
 
 
 def typed(*, is_search):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         loader = GlobalHydra.instance().config_loader()
     return Typed(loader, OmegaConf.create({"seed": 0}), is_search=is_search)
 

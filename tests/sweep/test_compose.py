@@ -1,5 +1,4 @@
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from leyden import train  # noqa: F401 - its resolver
-from leyden.config.paths import CONF
+from leyden.config.hydra_versions import in_conf
 from leyden.sweep.compose import Composer
 
 CHOICES = {
@@ -30,7 +29,7 @@ CHOICES = {
 
 @pytest.fixture(scope="module")
 def composer():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         loader = GlobalHydra.instance().config_loader()
         overrides = ["seed=1,2", "hydra.job.name=x"]
         yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))

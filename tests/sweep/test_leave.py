@@ -8,13 +8,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from leyden.cluster.leave import _for_elsewhere
-from leyden.config.paths import CONF
+from leyden.config.hydra_versions import in_conf
 
 
 @pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
 @pytest.mark.parametrize("data", ["mnist", "own"])
 def test_its_places_are_those_of_the_command(tmp_path, name, data):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         cfg = hydra.compose("train", overrides=[f"data={data}", "seed=3"], return_hydra_config=True)
     with open_dict(cfg):
         cfg.hydra.overrides.task = [f"data={data}", "seed=3"]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import submitit
 from hydra._internal.callbacks import Callbacks  # Hydra has no public class of callbacks that do nothing
 from hydra.core.global_hydra import GlobalHydra
@@ -18,9 +17,9 @@ from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from leyden.config.hydra_versions import in_conf
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
-from leyden.config.paths import CONF
 from leyden.run.choices import Choices
 from leyden.run.process import is_main_process, job_id, num_requeues
 from leyden.sweep import batch, failure
@@ -64,7 +63,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
         )
     with importing():
         from leyden import build  # noqa: F401 - and PyTorch: what is checked is checked in this process
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
         sweeper: Any = Plugins.instance().instantiate_sweeper(

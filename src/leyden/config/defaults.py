@@ -9,7 +9,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.paths import CONF
+from leyden.config.hydra_versions import in_conf
 from leyden.config.values import flatten
 
 
@@ -40,6 +40,6 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], set[str]]:
     """What `conf/` holds for these choices, flat and as it is written there, and the groups that there are."""
     is_composing = GlobalHydra.instance().is_initialized()  # in a command; not in a job of a sweep
-    with contextlib.nullcontext() if is_composing else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with contextlib.nullcontext() if is_composing else in_conf():
         composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     return dict(flatten(OmegaConf.to_container(composed))), {*composed.hydra.runtime.choices}

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import cause_of
 from leyden.config.paths import CONF
 from leyden.config.terminal import typed
@@ -91,7 +92,7 @@ def _fails(config_name: str, argument: str) -> bool:
 
 def _compose(config_name: str, overrides: list[str], *, or_without: bool = True) -> Any:
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         try:
             cfg = hydra.compose(config_name, overrides=overrides)
         except (HydraException, ValueError):  # another of the overrides is wrong, too

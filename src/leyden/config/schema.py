@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from leyden.config.hydra_versions import register_resolver
 from leyden.config.paths import ROOT
 
 
@@ -86,7 +87,7 @@ SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictC
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # `${project:data}` is the folder data/ of this project, wherever the command is started.
-OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+register_resolver("project", lambda path: str(ROOT / path))
 
 
 def _short(key: str, _root_: Any) -> str:
@@ -108,5 +109,5 @@ def _name_of_data(data: Any) -> str:
     return re.sub("[^A-Za-z0-9_.-]", "-", name)
 
 
-OmegaConf.register_new_resolver("short", _short, replace=True)
-OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)
+register_resolver("short", _short)
+register_resolver("name_of_data", _name_of_data)

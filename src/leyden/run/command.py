@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser  # of Hydra's options there is no public parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from leyden.config.explain import explain
+from leyden.config.hydra_versions import VERSION_BASE, parse_options
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
@@ -93,7 +93,7 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                 sys.argv[1:] = map(_lowered, inherit(sys.argv[1:]) if name == "train" else sys.argv[1:])
             # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
             _show_tracebacks(True)
-            hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
+            hydra.main(config_path=str(CONF), config_name=name, **VERSION_BASE)(job)()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
             print("Interrupted.", file=sys.stderr)
@@ -136,13 +136,11 @@ def _check_arguments(name: str, argv: list[str]) -> None:
             raise UserError(
                 f"{argument}: changes nothing; {key}=null or ~{key} takes it out, {key}.KEY=... sets a key"
             )
-    parser = get_args_parser()
 
-    def refuse(message: str) -> NoReturn:  # where argparse would print all options
+    def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; python -m leyden.{name} --hydra-help tells of the options")
 
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(argv)
+    parse_options(argv, refuse)
 
 
 def _lowered(argument: str) -> str:

@@ -3,13 +3,15 @@
 import functools
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
+
+from leyden.config.hydra_versions import name_directory
 
 
 class Composer:
@@ -45,12 +47,9 @@ class Composer:
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         except HydraException:
             return self._by_hydra(overrides)  # its message tells of the whole
-        names = composed.hydra.job.config.override_dirname
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
-            composed.hydra.job.override_dirname = get_overrides_dirname(
-                parsed, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
-            )
+            name_directory(composed.hydra, parsed)
         return composed
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
