@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard bench new-model new-task new-data rename check format clean
+.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard bench schema new-model new-task new-data rename check format clean
 
 help: ## list the commands
 	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -44,16 +44,23 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
 	@$(BIN)/python scripts/new.py model "$(NAME)"
+	@$(BIN)/python -m leyden.schema
 
 new-task: $(VENV)/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
 	@$(BIN)/python scripts/new.py task "$(NAME)"
+	@$(BIN)/python -m leyden.schema
 
 new-data: $(VENV)/.train ## write a new data set: NAME=birds makes data/birds.py and conf/data/birds.yaml
 	@$(BIN)/python scripts/new.py data "$(NAME)"
+	@$(BIN)/python -m leyden.schema
 
 rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/project/ and what names it
 	@$(BIN)/python scripts/rename.py "$(NAME)"
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
+	@$(BIN)/python -m leyden.schema
+
+schema: $(VENV)/.train ## write .vscode/schema/, by which editors complete and check conf/ (docs/editors.md)
+	@$(BIN)/python -m leyden.schema
 
 ### Check
 
@@ -95,7 +102,7 @@ endif
 
 ### Set up
 
-setup: $(VENV)/.dev ## make .venv and install everything, development tools too
+setup: $(VENV)/.dev schema ## make .venv and install everything, development tools too
 
 clean: ## remove .venv and caches; data/ and outputs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -15,7 +15,7 @@ ENGINE = SRC / "leyden"
 PLUGINS = SRC / "hydra_plugins"
 # From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
 FLOORS = ["config", "run", "images", "data", "tasks", "loggers", "report", "callbacks", "build", "training"]
-FLOORS += ["reproduction", "sweep", "cluster", "the verbs and plugins"]
+FLOORS += ["reproduction", "sweep", "cluster", "editor", "the verbs and plugins"]
 VERBS = sorted(path.stem for path in ENGINE.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.
 HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna", "submitit")

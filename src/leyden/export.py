@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from leyden.config.checks import choice
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
+from leyden.config.schema import CHOICES
 from leyden.config.terminal import Terminal
 from leyden.run.bundle import pack
 from leyden.run.command import command
@@ -21,7 +22,7 @@ NAMES = {"onnx": "model.onnx", "bundle": "bundle.zip"}
 @command
 def main(cfg: DictConfig) -> None:
     """Write a network that takes samples as they are in the data set: the normalisation is inside; or a bundle."""
-    choice(cfg, "format", *NAMES)
+    choice(cfg, "format", *CHOICES["export.format"])
     if cfg.format == "bundle" and cfg.checkpoint != "best":
         raise UserError(f"checkpoint={cfg.checkpoint}: must be best, which is what a bundle holds")
     if cfg.license is not None and not cfg.license.startswith(("https://", "http://")):

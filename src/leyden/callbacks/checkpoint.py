@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -37,7 +37,13 @@ class RunCheckpoint(Checkpoint):
     state_key = "RunCheckpoint"  # in the checkpoint, whatever the class is called
 
     def __init__(
-        self, *, metric: Any, mode: Any, every_n_steps: int | None, keep: str | None, max_kept_gib: float
+        self,
+        *,
+        metric: Any,
+        mode: Any,
+        every_n_steps: int | None,
+        keep: Literal["every"] | None,
+        max_kept_gib: float,
     ) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")

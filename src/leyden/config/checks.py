@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.config.schema import TrainConfig
+from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain
 
 # Root keys that are groups with keys of their own, and numbers that must be there.
@@ -36,9 +36,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(
                 f"{key}={cfg[key]}: must be a choice of conf/{key}/, whose keys are set by {key}.KEY=VALUE"
             )
-    choice(cfg, "resume", "auto", "never", "must")
-    choice(cfg, "test", "auto", True, False)
-    choice(cfg, "sweep.pictures", "all", "best", "none")
+    for name in ("resume", "test", "sweep.pictures"):
+        choice(cfg, name, *CHOICES[f"train.{name}"])
     objectives(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:

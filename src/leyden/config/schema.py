@@ -82,6 +82,13 @@ class ExportConfig:
     license: str | None = MISSING
 
 
+# What values a key can have, where it is some words.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "train.resume": ("auto", "never", "must"),
+    "train.test": ("auto", True, False),
+    "train.sweep.pictures": ("all", "best", "none"),
+    "export.format": ("onnx", "bundle"),
+}
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 
 for _name, _schema in SCHEMAS.items():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -16,7 +16,7 @@ from leyden.data.reading import read
 from leyden.data.splits import check_world_size, split
 from leyden.data.tensors import Tensors, moved
 
-NORMALIZE = ("none", "unit", "standardize")
+Scale = Literal["none", "unit", "standardize"]
 
 
 class InMemoryDataModule(L.LightningDataModule):
@@ -53,7 +53,7 @@ class InMemoryDataModule(L.LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         val_size: int,
-        normalize: str,
+        normalize: Scale,
         augment: Callable[[Tensor], Tensor] | None,
         seed: int,
         num_folds: int | None = None,
@@ -67,8 +67,8 @@ class InMemoryDataModule(L.LightningDataModule):
         check_dataset(dataset)
         if augment is not None:
             check_made("augment", augment)
-        if normalize not in NORMALIZE:
-            raise ValueError(f"normalize={normalize}: must be one of {', '.join(NORMALIZE)}")
+        if normalize not in get_args(Scale):
+            raise ValueError(f"normalize={normalize}: must be one of {', '.join(get_args(Scale))}")
         self.dataset, self.root, self.download, self.seed = dataset, root, download, seed
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.normalize, self.augment = normalize, augment

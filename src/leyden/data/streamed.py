@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -48,7 +48,7 @@ class StreamedDataModule(L.LightningDataModule):
         eval_batch_size: int,
         val_size: int | None,
         num_workers: int,
-        normalize: str,
+        normalize: Literal["unit", "standardize"],
         augment: Callable[[Tensor], Tensor] | None,
         seed: int,
         num_folds: int | None = None,

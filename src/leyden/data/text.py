@@ -1,13 +1,14 @@
 """Texts: windows of tokens, and the token that follows each. Shapes: N windows, T tokens of each."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 UNKNOWN = "\ufffd"  # what the training part does not have
-UNITS = ("characters", "bytes")
+Unit = Literal["characters", "bytes"]
 BYTES = tuple(map(chr, range(256)))  # each written as the character of its number
 
 
@@ -38,7 +39,7 @@ class Text(Dataset[None]):
         train: bool,
         download: bool = False,
         file: str,
-        unit: str,
+        unit: Unit,
         context: int,
         stride: int,
         test_size: float,
@@ -46,8 +47,8 @@ class Text(Dataset[None]):
         for name, size in (("context", context), ("stride", stride)):
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name}={size}: must be a positive whole number")
-        if unit not in UNITS:
-            raise ValueError(f"unit={unit}: must be one of {', '.join(UNITS)}")
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit={unit}: must be one of {', '.join(get_args(Unit))}")
         if not isinstance(test_size, float) or not 0 < test_size < 1:
             raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         content = self.read(Path(root), file)

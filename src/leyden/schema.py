@@ -1,0 +1,31 @@
+"""Write JSON schemas of the files in conf/, by which an editor completes and checks them."""
+
+import json
+
+from leyden.config import arguments
+from leyden.config.importing import importing
+from leyden.config.paths import ROOT
+
+USAGE = """\
+python -m leyden.schema
+
+Writes .vscode/schema/, from the constructors of what conf/ can name. docs/editors.md tells which editors read it."""
+FOLDER = ROOT / ".vscode" / "schema"
+
+
+def main() -> None:
+    """The command."""
+    with arguments.command():
+        arguments.read(USAGE, {}, most=0)
+        with importing():
+            from leyden.editor.schemas import schemas
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for path in FOLDER.glob("*.json"):
+            path.unlink()
+        for name, schema in schemas().items():
+            (FOLDER / f"{name}.json").write_text(json.dumps(schema))
+        print(f"{FOLDER} is written")
+
+
+if __name__ == "__main__":
+    main()
