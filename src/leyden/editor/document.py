@@ -149,7 +149,9 @@ def by_example(part: str, *texts: str) -> Schema:
         told = comments(text)
         for key, found in ((yaml.safe_load(text) or {}).get(part) or {}).items():
             kind = KINDS.get(type(found))
-            schema: Schema = {} if found is None else {"anyOf": [{"type": [kind, "null"]}, LATER], "default": found}
+            schema: Schema = (
+                {} if found is None else {"anyOf": [{"type": kind}, {"type": "null"}, LATER], "default": found}
+            )
             if f"{part}.{key}" in told:
                 schema["description"] = told[f"{part}.{key}"]
             properties[key] = {**schema, **properties.get(key, {})}
