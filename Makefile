@@ -44,15 +44,15 @@ tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or 
 
 new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
 	@$(BIN)/python scripts/new.py model "$(NAME)"
-	@$(BIN)/python -m leyden.schema
+	@$(BIN)/python -m leyden.schema > /dev/null
 
 new-task: $(VENV)/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
 	@$(BIN)/python scripts/new.py task "$(NAME)"
-	@$(BIN)/python -m leyden.schema
+	@$(BIN)/python -m leyden.schema > /dev/null
 
 new-data: $(VENV)/.train ## write a new data set: NAME=birds makes data/birds.py and conf/data/birds.yaml
 	@$(BIN)/python scripts/new.py data "$(NAME)"
-	@$(BIN)/python -m leyden.schema
+	@$(BIN)/python -m leyden.schema > /dev/null
 
 rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/project/ and what names it
 	@$(BIN)/python scripts/rename.py "$(NAME)"
