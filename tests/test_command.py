@@ -4,7 +4,7 @@ import pytest
 
 from leyden import __main__ as command
 from leyden.run.directory import Run
-from tests.conftest import SMALL, finish, start
+from tests.conftest import QUICK, finish, start
 from tests.test_imports import VERBS
 
 
@@ -23,8 +23,8 @@ def test_a_verb_that_there_is_not(monkeypatch, capsys):
 
 
 def test_a_run_of_several_processes_writes_down_a_command_that_starts_it_again(tmp_path, mnist_root):
-    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1", "callbacks=bare")
-    output = finish(start("train", f"run_dir={tmp_path / 'a'}", *SMALL, *ddp, script=("-m", "leyden")))
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
+    output = finish(start("train", f"run_dir={tmp_path / 'a'}", *QUICK, *ddp, script=("-m", "leyden")))
     assert "2 x cpu" in output
     run = Run(tmp_path / "a")
     assert run.starts[0]["command"][1:4] == ["-m", "leyden.train", f"run_dir={tmp_path / 'a'}"]

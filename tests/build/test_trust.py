@@ -26,7 +26,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run
-from tests.conftest import SMALL, finish, start
+from tests.conftest import QUICK, finish, start
 from tests.example import OWN
 
 VERBS = ("evaluate", "predict", "export")
@@ -43,7 +43,7 @@ class Payload:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, mnist_root):
     place = tmp_path_factory.mktemp("trained")
-    finish(start(f"run_dir={place / 'run'}", f"outputs={place}", *SMALL, "trainer.max_epochs=1"))
+    finish(start(f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1"))
     return place / "run"
 
 
@@ -76,7 +76,7 @@ def test_a_checkpoint_with_a_pickle_payload_is_refused(run, cli, put_to_use, tmp
         poison(run.directory / "checkpoints" / f"{name}.ckpt", tmp_path / "executed")
     (run.directory / "result.json").unlink()
     if verb == "train":
-        code, _, text = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=1")
+        code, _, text = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=1")
     else:
         code, text = put_to_use(verb)
     assert code == 2
@@ -370,7 +370,7 @@ def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, na
     (tmp_path / "mine").write_text("precious")
     (run.directory / name).unlink(missing_ok=True)
     (run.directory / name).symlink_to(tmp_path / "mine")
-    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert code == 2
     assert f"{name}: is a link" in err
     assert (tmp_path / "mine").read_text() == "precious"
@@ -380,7 +380,7 @@ def test_checkpoints_elsewhere_are_not_written(run, cli, tmp_path):
     (run.directory / "checkpoints").rename(tmp_path / "elsewhere")
     (run.directory / "checkpoints").symlink_to(tmp_path / "elsewhere")
     before = (tmp_path / "elsewhere" / "last.ckpt").read_bytes()
-    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert code == 2
     assert "checkpoints: is a link" in err
     assert (tmp_path / "elsewhere" / "last.ckpt").read_bytes() == before
@@ -462,7 +462,7 @@ def test_what_is_no_file_keeps_nobody_waiting(run, cli, tmp_path, name, kind):
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=2")
+    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert (code, len(err.strip().splitlines()) <= 2) == (2, True) or (kind, code) == ("folder", 0), err
     if name in ("config.yaml", "checkpoints/best.ckpt"):
         for verb in VERBS:
@@ -555,7 +555,7 @@ def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tm
     printed = [
         put_to_use("predict"),
         put_to_use("evaluate"),
-        cli("train", f"run_dir={run.directory}", *SMALL, "trainer.max_epochs=1")[1:],
+        cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=1")[1:],
         cli("train", f"run_dir={tmp_path / 'x'}", f"name='{ESCAPE}'")[1:],
     ]
     for text in ["".join(map(str, texts)) for texts in printed]:
@@ -572,7 +572,7 @@ def test_summarize_steers_nothing(run, tmp_path):
 
 def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
     secret = secrets.token_hex()  # not one that stands here: the run keeps changes of the code
-    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=1")
+    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
     finish(
         start(
             *arguments,

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from leyden.config.paths import CONF
-from tests.conftest import SMALL
+from tests.conftest import QUICK
 
 
 def names(group):
@@ -197,7 +197,7 @@ def test_a_run_directory_that_is_none(cli, tmp_path, verb):
 
 
 def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(cli, tmp_path):
-    arguments = (f"run_dir={tmp_path / 'run'}", *SMALL)
+    arguments = (f"run_dir={tmp_path / 'run'}", *QUICK)
     assert cli("train", *arguments, "trainer.max_epochs=2")[0] == 0
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
@@ -218,7 +218,7 @@ def test_help_names_groups_and_keys(cli, verb):
 
 def test_an_unwritable_place_for_looks_is_found_before_training(cli, tmp_path):
     (tmp_path / "outputs").write_text("a file")
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK)
     assert code == 2
     assert "outputs" in err
     assert not (tmp_path / "run").exists()
@@ -233,7 +233,7 @@ def test_a_directory_that_was_there_before_stays(cli, tmp_path, monkeypatch):
 
 
 def test_data_that_are_not_those_of_the_run(cli, tmp_path):
-    assert cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, "data.normalize=standardize")[0] == 0
+    assert cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "data.normalize=standardize")[0] == 0
     path = tmp_path / "run" / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config["data"]["val_size"] = 58000  # another training split, with another mean
@@ -244,7 +244,7 @@ def test_data_that_are_not_those_of_the_run(cli, tmp_path):
 
 
 def test_names_with_brackets_are_names(cli, tmp_path):
-    code, out, err = cli("train", f"run_dir='{tmp_path}/q[b].d'", *SMALL, "trainer.max_epochs=1")
+    code, out, err = cli("train", f"run_dir='{tmp_path}/q[b].d'", *QUICK, "trainer.max_epochs=1")
     assert code == 0, err
     assert "q[b].d" in out
 

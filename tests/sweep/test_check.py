@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leyden.sweep import check
 from leyden.sweep.dimension import MANY
-from tests.conftest import SMALL, start
+from tests.conftest import QUICK, start
 
 values = st.one_of(st.integers(-5, 60).map(str), st.sampled_from(["a", "b"]))
 settings = st.lists(st.dictionaries(st.sampled_from(["x", "y", "z"]), values), max_size=120)
@@ -42,7 +42,7 @@ def test_of_many_jobs_few_are_built():
 @pytest.mark.parametrize(("swept", "wrong"), [("model.dropout=0.5,2.0", "dropout=2.0"), ("seed=0,-1", "seed=-1")])
 def test_of_many_jobs_the_one_that_is_wrong_is_found(cli, tmp_path, swept, wrong):
     many = "optimizer.lr=" + ",".join(f"0.{number:03}" for number in range(1, 41))
-    code, _, err = cli("train", "-m", *SMALL, many, swept)
+    code, _, err = cli("train", "-m", *QUICK, many, swept)
     assert code == 2
     assert err.startswith("leyden: job ")
     assert wrong in err
@@ -52,7 +52,7 @@ def test_of_many_jobs_the_one_that_is_wrong_is_found(cli, tmp_path, swept, wrong
 def test_the_first_process_needs_no_pytorch_and_a_bug_is_shown_by_its_line(tmp_path, mnist_root):
     code = f"""
 import json, sys
-sys.argv = ["train", "-m", "seed=0,1", "outputs={tmp_path}", *{SMALL!r}, "trainer.max_epochs=1", *sys.argv[1:]]
+sys.argv = ["train", "-m", "seed=0,1", "outputs={tmp_path}", *{QUICK!r}, "trainer.max_epochs=1", *sys.argv[1:]]
 from leyden.train import main
 try:
     main()

@@ -22,7 +22,7 @@ from leyden.run.directory import Run
 from leyden.sweep import optimize
 from leyden.sweep.search import Search
 from leyden.sweep.study import LOCK, Journal, find_trial, open_study
-from tests.conftest import SMALL, finish, start
+from tests.conftest import QUICK, finish, start
 from tests.sweep.spaces import space
 
 
@@ -400,7 +400,7 @@ def test_every_sampler_of_optunas_can_be_named(tmp_path):
 
 
 def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
-    arguments = ("-m", "sweep=tpe", "sweep_name=s", f"outputs={tmp_path}", *SMALL, "trainer.max_epochs=3")
+    arguments = ("-m", "sweep=tpe", "sweep_name=s", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=3")
     space = ("optimizer.lr=1e-6,1e-2", "optimizer=adam")
     # With this seed the sampler begins with a good trial, to whose course the pruner holds the others.
     sampler = ("hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0")
@@ -459,12 +459,12 @@ def trials(tmp_path):
 
 
 def start_search(tmp_path, *arguments):
-    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *SMALL, *arguments)
+    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments)
 
 
 def test_any_launcher_of_hydras_runs_the_seeds_of_trials(cli, tmp_path):
     further = ("hydra/launcher=basic", "hydra.sweeper.num_trials=2", "sweep.seeds=2", "trainer.max_epochs=1")
-    code, _, err = cli("train", "-m", "sweep=random", "sweep_name=s", *SMALL, "data.batch_size=100", *further)
+    code, _, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK, "data.batch_size=100", *further)
     assert code == 0, err
     found, results = trials(tmp_path / "outputs")
     assert [trial.state for trial in found] == 2 * [TrialState.COMPLETE]
@@ -518,7 +518,7 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
     arguments = (*arguments, "optimizer.lr=0.01,0.02", "hydra.sweeper.num_trials=2", "sweep.seeds=2")
     code = "model._target_=tests.sweep.buggy.Seeded"
     arguments = (*arguments, "~model.hidden_sizes", "~model.dropout", code, f"+model.bad={tmp_path / 'bad'}")
-    small = [override for override in SMALL if "hidden" not in override]
+    small = [override for override in QUICK if "hidden" not in override]
     typed = ("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *small, *arguments)
     (tmp_path / "bad").write_text("1")
     output, _ = start(*typed).communicate(timeout=240)
@@ -591,7 +591,7 @@ def test_an_unreadable_study_is_found_before_the_first_trial(cli, tmp_path):
     directory = tmp_path / "outputs" / "sweeps" / "s"
     directory.mkdir(parents=True)
     (directory / "study.journal").write_text("not a journal\n" * 3)
-    code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *SMALL)
+    code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK)
     assert code == 2
     assert "study.journal: the study can't be read" in err
     assert "Traceback" not in out + err

@@ -21,11 +21,11 @@ from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep.claim import claim
 from leyden.sweep.slug import slug
-from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 
 
-def sweep(tmp_path, *arguments, **environment):
-    small = [override for override in SMALL if "~model.hidden_sizes" not in arguments or "hidden" not in override]
+def sweep(tmp_path, *arguments, small=QUICK, **environment):
+    small = [override for override in small if "~model.hidden_sizes" not in arguments or "hidden" not in override]
     return start(
         "-m", "sweep_name=s", f"outputs={tmp_path}", *small, "trainer.max_epochs=2", *arguments, **environment
     )
@@ -86,7 +86,7 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
     alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
-    finish(start(*SMALL, *alone, OMP_NUM_THREADS="1"))
+    finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
 
@@ -95,10 +95,13 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
         folders = (tmp_path / "sweeps" / "s").glob("*/result.json")
         return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
 
+    def draws(*arguments):
+        return sweep(tmp_path, *arguments, small=SMALL)
+
     arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
-    finish(sweep(tmp_path, *arguments, "sweep.pictures=none"))
+    finish(draws(*arguments, "sweep.pictures=none"))
     assert [*drawn().values()] == [[], []]
-    output = finish(sweep(tmp_path, *arguments))  # the runs are there, their pictures are not
+    output = finish(draws(*arguments))  # the runs are there, their pictures are not
     (best,) = (run for run, pictures in drawn().items() if pictures)
     assert drawn()[best] == ["confusion.png", "curves.png", "errors.png"]
     assert f"Best: {best.name}." in output
@@ -109,9 +112,9 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
     # Nothing that was logged is lost, and they are not drawn again.
     assert [event.step for event in events.Scalars("val/acc")][:1] == [Run(best).result.optimizer_steps - 1]
     before = (best / "curves.png").stat().st_mtime_ns
-    finish(sweep(tmp_path, *arguments))
+    finish(draws(*arguments))
     assert (best / "curves.png").stat().st_mtime_ns == before
-    finish(sweep(tmp_path, *arguments, "seed=1", "sweep.pictures=all"))
+    finish(draws(*arguments, "seed=1", "sweep.pictures=all"))
     assert sum(bool(pictures) for pictures in drawn().values()) == 3
 
 
@@ -120,13 +123,13 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
     finish(sweep(tmp_path, *arguments))
     best = runs(tmp_path)[0.01, 0].directory
     evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
-    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *SMALL]))
+    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *QUICK]))
     shutil.copytree(best, planted)
     result = json.loads((planted / "result.json").read_text())
     result["objective"]["value"] = 1.0
     (planted / "result.json").write_text(json.dumps(result))
     starts = json.loads((planted / "provenance.json").read_text())
-    starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *SMALL]
+    starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *QUICK]
     (planted / "provenance.json").write_text(json.dumps(starts))
     output = finish(sweep(tmp_path, *arguments[:2]))
     assert f"Best: {planted.name}" in output
@@ -246,14 +249,14 @@ def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
 def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
     (tmp_path / "here").symlink_to(mnist_root)
     arguments = ("-m", "sweep_name=s", "outputs=there", "data.root=here", "data.download=false", "seed=0,1")
-    process = start(*arguments, *SMALL, "trainer.max_epochs=1", cwd=tmp_path)
+    process = start(*arguments, *QUICK, "trainer.max_epochs=1", cwd=tmp_path)
     assert "2 finished" in finish(process)
     (run, _) = runs(tmp_path / "there").values()
     assert run.starts[0]["directory"] == str(tmp_path)
 
 
 def test_any_launcher_of_hydras_runs_the_jobs(cli, tmp_path):
-    arguments = ("-m", "sweep_name=s", "hydra/launcher=basic", *SMALL, "trainer.max_epochs=1", "seed=0,1")
+    arguments = ("-m", "sweep_name=s", "hydra/launcher=basic", *QUICK, "trainer.max_epochs=1", "seed=0,1")
     code, out, _ = cli("train", *arguments)
     assert code == 0
     assert "2 finished" in out
@@ -322,7 +325,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, mnis
     ],
 )
 def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
-    code, out, err = cli("train", "-m", "sweep_name=s", *SMALL, *arguments)
+    code, out, err = cli("train", "-m", "sweep_name=s", *QUICK, *arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in out + err
@@ -396,7 +399,7 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
 def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     (tmp_path / "outputs" / "sweeps" / "s").mkdir(parents=True)
     (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note", "objective": null}')
-    code, _, err = cli("train", "-m", "sweep_name=s", *SMALL, "seed=0,1")
+    code, _, err = cli("train", "-m", "sweep_name=s", *QUICK, "seed=0,1")
     assert code == 2
     assert "holds another sweep: name keras_note there, mnist_mlp here" in err
 

@@ -9,7 +9,7 @@ import torch
 
 from leyden.run.directory import Run
 from leyden.run.fingerprints import read_fingerprints
-from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.conftest import QUICK, assert_same_bits, finish, start, weights
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
@@ -127,7 +127,7 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
 
 
 def test_ddp_resumes_exactly(tmp_path, mnist_root):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *SMALL)
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *QUICK)
     arguments = (*arguments, *STOCHASTIC)
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
@@ -150,7 +150,7 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root):
     ("processes", "stop"), [((), 3), (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), 9)]
 )
 def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop):
-    arguments = (*processes, f"outputs={tmp_path}", *SMALL, "model.dropout=0.2", "trainer.max_epochs=2")
+    arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGTERM)
     output, _ = process.communicate(timeout=240)

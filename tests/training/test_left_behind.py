@@ -16,7 +16,7 @@ from leyden.run import origin
 from leyden.run.directory import Run
 from leyden.train import main
 from leyden.training.trained import trained_task
-from tests.conftest import SMALL
+from tests.conftest import QUICK
 from tests.example import MNIST, OWN, mnist
 
 REFUSED = [
@@ -34,7 +34,7 @@ def everything(place):
 
 @pytest.mark.parametrize("override", REFUSED)
 def test_no_folder_is_left(cli, tmp_path, override):
-    code, _, err = cli("train", *SMALL, override)
+    code, _, err = cli("train", *QUICK, override)
     assert code == (0 if override == "dry_run=true" else 2), err
     assert everything(tmp_path) == []
 
@@ -44,15 +44,15 @@ def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch, override
     for name in ("mine", "outputs"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    cli("train", *SMALL, override, f"run_dir={tmp_path / 'mine'}")
-    cli("train", *SMALL, override)
+    cli("train", *QUICK, override, f"run_dir={tmp_path / 'mine'}")
+    cli("train", *QUICK, override)
     assert everything(tmp_path) == ["mine", "outputs"]
 
 
 @pytest.mark.parametrize("key", ["run_dir", "outputs"])
 def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path, key):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["leyden.train", f"{key}=", *SMALL])
+    monkeypatch.setattr(sys, "argv", ["leyden.train", f"{key}=", *QUICK])
     with pytest.raises(SystemExit):
         main()
     assert f"{key}: is empty" in capfd.readouterr().err
@@ -61,7 +61,7 @@ def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"])
 def test_what_hydra_has_for_places_is_refused(cli, tmp_path, key):
-    code, _, err = cli("train", f"{key}={tmp_path / 'x'}", *SMALL)
+    code, _, err = cli("train", f"{key}={tmp_path / 'x'}", *QUICK)
     assert code == 2
     assert f"{key}: can't be set" in err
     assert everything(tmp_path) == []
@@ -156,7 +156,7 @@ def test_predict_takes_the_way_of_the_data_set(cli, tmp_path, monkeypatch, mnist
     monkeypatch.setattr(mnist, "Files", Files, raising=False)
     run = Run(tmp_path / "run")
     target = f"data.dataset._target_={OWN}.data.mnist.Files"
-    code, _, err = cli("train", f"run_dir={run.directory}", *SMALL, target, "trainer.max_epochs=1")
+    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, target, "trainer.max_epochs=1")
     assert code == 0, err
     source = Files(root=str(mnist_root), train=False, download=False)
     images_NHW = source.data[:100].numpy()
