@@ -1,8 +1,10 @@
 """Imports that take seconds: torch, Lightning and what stands on them."""
 
+import atexit
 import contextlib
 import gc
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -27,6 +29,8 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        if "triton" in sys.modules:  # comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched
+            atexit.register(gc.unfreeze)
         if is_main:
             signal.signal(signal.SIGINT, before)
     if interrupts:

@@ -1,0 +1,20 @@
+"""What is imported is left out of the search for garbage, but not for those who call that a leak."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+from leyden.config.importing import importing
+with importing():
+    {first}
+"""
+
+
+@pytest.mark.parametrize(("first", "frozen"), [("pass", "True"), ("sys.modules['triton'] = None", "False")])
+def test_at_the_exit(first, frozen):
+    program = PROGRAM.format(first=first)
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == frozen
