@@ -29,7 +29,9 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-        if "triton" in sys.modules:  # comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched
+        if (
+            "triton" in sys.modules
+        ):  # comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched
             atexit.register(gc.unfreeze)
         if is_main:
             signal.signal(signal.SIGINT, before)
