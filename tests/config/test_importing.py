@@ -10,7 +10,7 @@ import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > 0))
 from leyden.config.importing import importing
 with importing():
-    {first}
+    import wave; {first}
 """
 
 
@@ -18,3 +18,22 @@ with importing():
 def test_at_the_exit(first, frozen):
     program = PROGRAM.format(first=first)
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == frozen
+
+
+AGAIN = """
+import gc
+from leyden.config.importing import importing
+with importing():
+    import wave
+class Job: pass
+job = Job()
+job.itself = job
+del job
+with importing():
+    import wave
+print(gc.collect())
+"""
+
+
+def test_what_an_earlier_job_has_left_is_found():
+    assert int(subprocess.check_output([sys.executable, "-c", AGAIN], text=True)) > 0

@@ -23,11 +23,13 @@ def importing() -> Iterator[None]:
     interrupts: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number)) if is_main else None
+    num_before = len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > num_before:  # else it would keep what an earlier job in this process has left
+            gc.freeze()
         gc.enable()
         if (
             "triton" in sys.modules
