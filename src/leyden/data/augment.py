@@ -1,9 +1,12 @@
 """Training images changed at random."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from leyden.data.transfer import Sending
 
 
 class Augment:
@@ -35,8 +38,9 @@ class Augment:
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
         """Changed images of the same shape."""
         parts = []
-        for part_NCHW in pixels_NCHW.chunk(self.num_draws):
-            for transform in self.transforms.values():
-                part_NCHW = transform(part_NCHW)
-            parts.append(part_NCHW)
+        with Sending() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
+            for part_NCHW in pixels_NCHW.chunk(self.num_draws):
+                for transform in self.transforms.values():
+                    part_NCHW = transform(part_NCHW)
+                parts.append(part_NCHW)
         return torch.cat(parts)

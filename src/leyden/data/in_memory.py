@@ -166,7 +166,7 @@ class InMemoryDataModule(L.LightningDataModule):
             held = self.held[split != "test"] = replace(
                 held, inputs=moved(held.inputs, device), targets=moved(held.targets, device)
             )
-        normalize = self.facts.normalize
+        normalize = self.facts.normalize.on(held.inputs.device)
         return BatchLoader(
             held.inputs,
             held.targets,

@@ -3,6 +3,7 @@
 Shapes: N samples of a batch, C channels or columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,16 +30,26 @@ class Normalize:
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Shape (N, C, ...) as it is given, which itself is not changed."""
-        if raw.dtype == torch.int64:
-            return raw
-        inputs = raw.to(torch.float32, copy=True)
-        if self.scale != 1:
-            inputs.div_(self.scale)
-        if any(self.mean) or any(std != 1 for std in self.std):
-            per_channel = (-1, *(1 for _ in raw.shape[2:])) if len(self.mean) > 1 else (1,)
-            inputs.sub_(inputs.new_tensor(self.mean).view(per_channel))
-            inputs.div_(inputs.new_tensor(self.std).view(per_channel))
-        return inputs
+        return self.on(raw.device)(raw)
+
+    def on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """The same for what lies on a device, where mean and deviation are from now on: no batch waits for a copy of them."""
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (self.mean, self.std))
+        shifts = any(self.mean) or any(value != 1 for value in self.std)
+
+        def normalize(raw: Tensor) -> Tensor:
+            if raw.dtype == torch.int64:
+                return raw
+            inputs = raw.to(torch.float32, copy=True)
+            if self.scale != 1:
+                inputs.div_(self.scale)
+            if shifts:
+                per_channel = (-1, *(1 for _ in raw.shape[2:])) if len(self.mean) > 1 else (1,)
+                inputs.sub_(mean.view(per_channel))
+                inputs.div_(std.view(per_channel))
+            return inputs
+
+        return normalize
 
     @classmethod
     def standardize(cls, raw: Tensor, indices: Tensor | None = None) -> "Normalize":

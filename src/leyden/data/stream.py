@@ -9,6 +9,7 @@ from torch import Tensor
 from leyden.config.mistakes import UserError
 from leyden.data.loader import Order
 from leyden.data.samples import Samples
+from leyden.data.transfer import send
 from leyden.data.workers import Failure, Workers
 
 
@@ -71,7 +72,7 @@ class StreamLoader:
             if isinstance(batch, Failure):
                 self.samples(batch.task)  # fails here as it did there, with a traceback of its own
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch.text}")
-            inputs, targets = (self._moved(part) for part in batch)
+            inputs, targets = (send(part, self.device) for part in batch)
             # Copies: the workers take their memory back.
             yield self.transform(inputs) if self.transform else inputs.clone(), targets.clone()
 
@@ -111,8 +112,3 @@ class StreamLoader:
         if self._workers is None or not self._workers.is_open:
             self._workers = Workers(self.samples, min(self.num_workers, len(self)))
         return self._workers.map(tasks)
-
-    def _moved(self, part: Tensor) -> Tensor:
-        if self.device.type == "cuda":  # from pinned memory, while the GPU goes on computing
-            part = part.pin_memory()
-        return part.to(self.device, non_blocking=True)

@@ -26,7 +26,7 @@ class Language(Task):
 
     def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **further: Any) -> None:
         super().__init__(**further)
-        self.loss = F.cross_entropy if loss is None else loss
+        self.loss = _cross_entropy if loss is None else loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Logits and loss of tokens and of those that follow each of them, both of shape (N, T)."""
@@ -37,6 +37,11 @@ class Language(Task):
         num_correct_N = (logits_NTK.argmax(dim=2) == next_NT).float().mean(dim=1)
         loss = self.loss(logits_NTK.transpose(1, 2), next_NT)
         return Outcome(loss, logits_NTK, next_NT, {"acc": num_correct_N.sum()})
+
+
+def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
+    # Its own mean over several axes is another one each time on CUDA, where PyTorch refuses it by trainer.deterministic.
+    return F.cross_entropy(logits_NKT, tokens_NT, reduction="none").mean()
 
 
 @torch.no_grad()
