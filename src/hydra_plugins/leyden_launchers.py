@@ -79,12 +79,14 @@ class LocalLauncher(JobLauncher):
 
     def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked."""
-        from leyden.sweep.launcher import slots, visible_devices
+        from leyden.sweep.gpus import USES_CUDA, visible_devices
+        from leyden.sweep.launcher import slots
         from leyden.sweep.processes import warm_up
 
         super().setup(**kwargs)
         self.num_cores = num_cores()
-        self.slots = slots(self.num_jobs, visible_devices(), self.num_cores)
+        self.devices = visible_devices() if self.config.trainer.accelerator in USES_CUDA else []
+        self.slots = slots(self.num_jobs, self.devices, self.num_cores)
         self.num_at_once = len(self.slots)
         warm_up(self.config.data)
 
@@ -101,9 +103,11 @@ class LocalLauncher(JobLauncher):
         elif (
             self.runner is None
         ):  # each job has all devices that it asks for, and its share of the cores per process
-            most = max(num_devices(each.devices) for each in trainers)
-            threads = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
-            self.runner = Pool([threads], self.module, run_as_command)
+            most = max(num_devices(each.devices, self.devices) for each in trainers)
+            environment = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
+            if self.devices:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+            self.runner = Pool([environment], self.module, run_as_command)
         return True
 
     def close(self) -> None:
@@ -124,6 +128,8 @@ class SlurmLauncher(JobLauncher):
 
     def setup(self, **kwargs: Any) -> None:
         """Find how many jobs there are at once."""
+        if sys.platform == "win32":
+            raise UserError("cluster: Slurm is not for Windows; cluster=local runs the jobs on this machine")
         super().setup(**kwargs)
         self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
 

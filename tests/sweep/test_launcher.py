@@ -2,7 +2,7 @@ import pytest
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.mistakes import UserError
-from leyden.sweep.launcher import slots, visible_devices
+from leyden.sweep.launcher import slots
 from leyden.sweep.slug import slug
 
 
@@ -15,13 +15,6 @@ def test_cores_are_divided_among_the_jobs():
 def test_each_job_has_a_gpu_of_its_own():
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None, ["0", "1", "2"], 8)] == ["0", "1", "2"]
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(4, ["GPU-a", "GPU-b"], 8)] == 2 * ["GPU-a", "GPU-b"]
-
-
-def test_the_devices_that_a_user_chose_are_the_devices(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert visible_devices() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_devices() == []
 
 
 @pytest.mark.parametrize("num_jobs", [0, -1, 1.5, "many", True])

@@ -44,5 +44,10 @@ def check_resources(cluster: DictConfig, trainer: DictConfig) -> None:
             )
     if trainer.accelerator == "gpu" and not cluster.gpus_per_task:
         raise UserError("trainer.accelerator=gpu: cluster.gpus_per_task=0 asks for no GPU")
+    if trainer.accelerator == "auto" and cluster.gpus_per_task:
+        raise UserError(
+            f"trainer.accelerator=auto: with cluster.gpus_per_task={cluster.gpus_per_task} choose gpu: auto would train on the "
+            "processor of a node whose GPU can't be used"
+        )
     if trainer.accelerator == "cpu" and cluster.gpus_per_task:
         raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")

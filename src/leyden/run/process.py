@@ -50,7 +50,10 @@ def die_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """Let this process, which is to become another program, be told to end when the one that has started it is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; Python has no name for it
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; Python has no name for it
+
+
+# For `preexec_fn`: lets a process, which is to become another program, be told to end when the one that has started it is gone.
+# Elsewhere nothing does so, and Windows takes no `preexec_fn`.
+end_with_parent = _end_with_parent if sys.platform == "linux" else None

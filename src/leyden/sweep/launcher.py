@@ -1,10 +1,7 @@
 """Jobs in parallel on this machine: one per process, the processes reused, one that is killed replaced."""
 
-import os
-import re
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -35,25 +32,16 @@ def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[
     ]
 
 
-def visible_devices() -> list[str]:
-    """The CUDA devices of this machine that this process may use; none where there is no driver."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [device for device in chosen.split(",") if device]
-    nodes = Path("/dev").glob("nvidia*")
-    return sorted(found[1] for node in nodes if (found := re.fullmatch(r"nvidia(\d+)", node.name)))
-
-
-def num_devices(asked: Any) -> int:
-    """How many devices a trainer takes.
+def num_devices(asked: Any, devices: Sequence[str]) -> int:
+    """How many devices a trainer takes, of those that there are.
 
     Example:
-        >>> [num_devices(asked) for asked in (2, [0, 3, 5], "2")]
-        [2, 3, 2]
+        >>> [num_devices(asked, ["0", "1"]) for asked in (2, [0, 3, 5], "2", "auto")]
+        [2, 3, 2, 2]
     """
     if isinstance(asked, int | str) and str(asked).isdecimal():
         return int(asked)
-    return max(1, len(visible_devices()) if isinstance(asked, int | str) else len(asked))
+    return max(1, len(devices) if isinstance(asked, int | str) else len(asked))
 
 
 class Pool:

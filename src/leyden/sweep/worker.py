@@ -27,6 +27,7 @@ from leyden.config.terminal import printable
 from leyden.run import lock
 from leyden.run.process import die_with_parent, end_with_parent
 from leyden.sweep import failure
+from leyden.sweep.gpus import USES_CUDA, named
 
 
 def serve(connection: Connection, environment: dict[str, str], command: list[str]) -> None:
@@ -53,7 +54,7 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
         except EOFError:
             return
         if log:
-            with log.open("a") as file:
+            with log.open("a", encoding="utf-8") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
         connection.send(function(*arguments))
@@ -68,6 +69,7 @@ def execute(module: str, config: DictConfig) -> None:
         module: Name of the module whose `main.task` a job is.
         config: Of the job, Hydra's part included.
     """
+    _check_gpu(config)
     context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
     _ = run_job(
         task_function=importlib.import_module(module).main.task,
@@ -88,6 +90,21 @@ def run(module: str, config: DictConfig) -> str:
     return ""
 
 
+def _check_gpu(config: DictConfig) -> None:
+    """Make sure that GPUs which this process was given can be used: `auto` would be the processor, and nobody would know.
+
+    Raises:
+        UserError: It can't.
+    """
+    import torch
+
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if named(devices) and config.trainer.accelerator in USES_CUDA and not torch.cuda.is_available():
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; trainer.accelerator=cpu does without"
+        )
+
+
 def run_as_command(module: str, config: DictConfig) -> str:
     """The same of a job that has several processes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +117,7 @@ def run_as_command(module: str, config: DictConfig) -> str:
         if not code:
             return ""
         error = path.with_name("error")
-        return error.read_text() if error.exists() else f"Killed: its process ended with {code}"
+        return error.read_text(encoding="utf-8") if error.exists() else f"Killed: its process ended with {code}"
 
 
 def draw(config: DictConfig) -> str:
