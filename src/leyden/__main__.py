@@ -16,7 +16,7 @@ def main() -> None:
     if name in ("-h", "--help"):
         print("usage: leyden VERB [key=VALUE ...]     leyden VERB --help\n")
         for verb, path in verbs.items():
-            told = ast.get_docstring(ast.parse(path.read_text())) or ""
+            told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             print(f"  {verb:<12}{told.splitlines()[0]}")
         return
     if name not in verbs:

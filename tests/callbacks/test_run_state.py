@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
+import pytest
 import torch
 
+from leyden.callbacks.fingerprint import Fingerprints
 from leyden.callbacks.run_state import RunState
 
 
@@ -24,3 +26,59 @@ def test_no_two_processes_draw_the_same():
     for draws in zip(*streams, strict=True):
         assert len(set(draws)) == len(streams)
     assert drawn(3) == drawn(3)
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """A GPU of a Mac, of which the state of the random numbers alone is there."""
+    state = {"now": torch.tensor([1, 2, 3], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state["now"].clone())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda given: state.update(now=given))
+    return state
+
+
+def callback(seed=0):
+    made = RunState(None, seed)
+    loops = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_results={})))
+    made.setup(SimpleNamespace(global_rank=0, world_size=1, **vars(loops)), L.LightningModule(), "fit")
+    return made
+
+
+def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
+    monkeypatch.setattr("leyden.callbacks.logged.state", lambda trainer: {})
+    monkeypatch.setattr("leyden.callbacks.logged.Logged", lambda *given: None)
+    kept = callback().state_dict()
+    before, mac["now"] = mac["now"], torch.tensor([4, 5, 6], dtype=torch.uint8)
+    callback(seed=1).load_state_dict(kept)  # a fork with another seed
+    assert mac["now"].tolist() == [4, 5, 6]
+    callback().load_state_dict(kept)
+    assert torch.equal(mac["now"], before)
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)  # on another machine
+    mac["now"] = None
+    callback().load_state_dict(kept)
+    assert mac["now"] is None
+    assert callback().state_dict()["processes"][0]["mps"] is None
+    del kept["processes"][0]["mps"]  # an older checkpoint
+    callback().load_state_dict(kept)
+
+
+def test_the_random_state_of_a_mac_is_in_the_fingerprint(mac, monkeypatch, tmp_path):
+    def fingerprint():
+        shown = []
+        monkeypatch.setattr(
+            "leyden.callbacks.fingerprint.append_fingerprint", lambda *given: shown.append(given[-1])
+        )
+        watch = Fingerprints(every_n_steps=None)
+        watch._writes = True
+        module = L.LightningModule()
+        watch._add(
+            SimpleNamespace(global_step=1, default_root_dir=tmp_path, lightning_module=module, optimizers=[])
+        )
+        return shown[0].random
+
+    first = fingerprint()
+    assert fingerprint() == first
+    mac["now"] = mac["now"] + 1
+    assert fingerprint() != first

@@ -27,7 +27,8 @@ def datamodule(cfg: DictConfig) -> L.LightningDataModule:
     with user_errors("data"):
         if is_overridden("prepare_data", data, L.LightningDataModule):
             # The processes of a run call it in turn.
-            with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{os.getuid()}.lock"):
+            user = os.getuid() if hasattr(os, "getuid") else ""  # on Windows each has a folder of their own
+            with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{user}.lock"):
                 data.prepare_data()
         data.setup("fit")
         facts_of(data)

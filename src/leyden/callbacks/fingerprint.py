@@ -75,6 +75,8 @@ class Fingerprints(Showing):
         states = random_states()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             states["cuda"] = torch.cuda.get_rng_state()
+        if torch.backends.mps.is_available():
+            states["mps"] = torch.mps.get_rng_state()
         found = Fingerprint(
             weights=digest(trainer.lightning_module.state_dict()),
             optimizer=digest([optimizer.state_dict() for optimizer in trainer.optimizers]),

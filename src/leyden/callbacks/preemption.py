@@ -12,6 +12,8 @@ from torch import distributed
 
 from leyden.run.process import job_id
 
+REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, and blocks no signals
+
 
 class Preemption(L.Callback):
     """Ends the run after the next optimizer step when SIGTERM or SIGUSR1 has come.
@@ -48,9 +50,10 @@ class Preemption(L.Callback):
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, self._remember)
-            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+            signal.signal(signal.SIGTERM, self._remember)
+            if REQUEUE is not None:
+                signal.signal(REQUEUE, self._remember)
+                self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Save, if a signal has come; the last step of an epoch is saved after validation anyway."""
@@ -65,7 +68,7 @@ class Preemption(L.Callback):
         if not self._agreed:
             return
         self.commit(trainer)
-        if self._agreed == signal.SIGUSR1 and job_id() and trainer.is_global_zero:
+        if self._agreed == REQUEUE and job_id() and trainer.is_global_zero:
             problem = self.requeue()
             print(f"requeue of job {job_id()}: {problem or 'asked for'}", file=sys.stderr)
         if trainer.world_size > 1:
@@ -74,7 +77,7 @@ class Preemption(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave no question open, and no signal without a handler: what is left to do is short."""
-        if threading.current_thread() is threading.main_thread():
+        if REQUEUE is not None and threading.current_thread() is threading.main_thread():
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if self._asked is not None:
             self._asked.wait()

@@ -71,6 +71,7 @@ class RunState(L.Callback):
         mine = {
             **random_states(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
             "metrics": {name: logged.metric_state(metric) for name, metric in _metrics(self._module)},
             "logged": logged.state(self._trainer),
         }
@@ -88,6 +89,8 @@ class RunState(L.Callback):
             restore_random_states(mine)
             if mine["cuda"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(mine["cuda"])
+            if mine.get("mps") is not None and torch.backends.mps.is_available():  # older checkpoints don't have it
+                torch.mps.set_rng_state(mine["mps"])
         states = mine["metrics"] if "metrics" in mine else _of_older(mine["sums"])
         for name, metric in _metrics(self._module):
             if name in states:

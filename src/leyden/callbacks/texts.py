@@ -27,9 +27,9 @@ class Texts(Showing):
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flatten(run.config)))
         if writer := tensorboard_writer(trainer):
-            start = json.loads((run.directory / "provenance.json").read_text())[-1]
+            start = json.loads((run.directory / "provenance.json").read_text(encoding="utf-8"))[-1]
             diff = start["git"].pop("diff") or ""
-            config = (run.directory / "config.yaml").read_text()
+            config = (run.directory / "config.yaml").read_text(encoding="utf-8")
             step = trainer.global_step
             writer.add_text("run/config", _block(config), step)
             writer.add_text("run/provenance", _block(json.dumps(start, indent=2)), step)

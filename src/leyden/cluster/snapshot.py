@@ -14,5 +14,5 @@ def snapshot(directory: Path) -> Path:
     copy = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (copy / GIT_OF_COPY).write_text(json.dumps(state_of_code(), indent=2) + "\n")
+    (copy / GIT_OF_COPY).write_text(json.dumps(state_of_code(), indent=2) + "\n", encoding="utf-8")
     return copy

@@ -32,9 +32,9 @@ _AT_WORK = (
     "data/checksums",
 )
 _ENGINE = (
-    *(f"{SRC}/leyden/{name}" for name in _AT_WORK),
+    *(str(SRC / "leyden" / name) for name in _AT_WORK),
     *map(str, (SRC / "leyden").glob("*.py")),
-    f"{SRC}/hydra_plugins",
+    str(SRC / "hydra_plugins"),
 )
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 

@@ -46,7 +46,7 @@ def keep(dataset: Callable[..., Any], root: str | Path) -> None:
     if folder and not known_sums(dataset):
         for path in folder.glob("*-idx*"):
             if not path.suffix:  # no archive
-                path.with_name(path.name + SUFFIX).write_text(_sha256(path) + "\n")
+                path.with_name(path.name + SUFFIX).write_text(_sha256(path) + "\n", encoding="utf-8")
 
 
 def known_sums(dataset: Callable[..., Any]) -> dict[str, str]:

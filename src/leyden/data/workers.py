@@ -23,7 +23,7 @@ from leyden.run.process import die_with_parent
 
 AHEAD = 2  # tasks of a worker that are under way, or done and not taken yet
 # What a terminal or a cluster sends to all processes at once is for the one that trains: it has to save first.
-NOT_THEIRS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NOT_THEIRS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Workers:
     """
 
     def __init__(self, work: Callable[[Any], Any], num_workers: int) -> None:
-        # A copy of this process shares its memory until one of the two writes to it, and has imported everything.
-        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        # A copy of this process shares its memory until one of the two writes to it, and has imported everything. Elsewhere that is
+        # not safe, or there is no such thing.
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         self._due: deque[tuple[Connection, BaseProcess]] = deque()  # who gives the next results, in their order

@@ -46,7 +46,7 @@ class MetricsCSV(Logger):
         """Append the values."""
         if not self._started:
             self._start()
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             check_held(self.path.parent)  # now: what is open stays that of this run
             table = csv.writer(file)
             if file.tell() == 0:  # somebody has deleted it

@@ -39,7 +39,7 @@ class MLflow(MLFlowLogger):
                 experiment_name=experiment_name,
                 run_name=directory.name,
                 tracking_uri=tracking_uri,
-                run_id=self.id_file.read_text() if self.is_resumed else None,
+                run_id=self.id_file.read_text(encoding="utf-8") if self.is_resumed else None,
             )
 
     @property
@@ -49,7 +49,7 @@ class MLflow(MLFlowLogger):
         with self._lock:
             client = super().experiment
         if not self.id_file.exists():
-            self.id_file.write_text(str(self._run_id))
+            self.id_file.write_text(str(self._run_id), encoding="utf-8")
         return client
 
     @rank_zero_only

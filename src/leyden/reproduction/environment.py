@@ -46,8 +46,8 @@ def python_as_there(run: RunContents, tree: Path) -> Path:
     recorded, here = str(run.starts[-1].get("python")), platform.python_version()
     if recorded.split(".")[:2] != here.split(".")[:2]:
         raise UserError(f"env=true: the run had Python {recorded}, this is {here}; start this with that one")
-    constraints = _constraints((tree / "constraints.txt").read_text(), recorded_versions(run))
-    content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text()])
+    constraints = _constraints((tree / "constraints.txt").read_text(encoding="utf-8"), recorded_versions(run))
+    content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text(encoding="utf-8")])
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     python, whole = folder / "bin" / "python", folder / "whole"
@@ -56,7 +56,7 @@ def python_as_there(run: RunContents, tree: Path) -> Path:
             print(f"installing what the run had, to {folder}", flush=True)
             _call(sys.executable, "-m", "venv", "--clear", str(folder))
             path = folder / "constraints.txt"
-            path.write_text(constraints)
+            path.write_text(constraints, encoding="utf-8")
             # What the project needs, and nothing of itself: in the work tree a build would leave files behind.
             shutil.copytree(tree, bare := folder / "bare", ignore=_folders)
             (bare / "src").mkdir()

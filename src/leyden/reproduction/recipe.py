@@ -61,7 +61,7 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
 
 def write(root: dict[str, Any], path: Path) -> None:
     """Write a configuration to a file."""
-    path.write_text(yaml.safe_dump(root, sort_keys=False))
+    path.write_text(yaml.safe_dump(root, sort_keys=False), encoding="utf-8")
 
 
 def check_parent(run: RunContents) -> None:
@@ -123,5 +123,5 @@ def _targets(node: Any) -> Iterator[str]:
 
 def _known(tree: Path) -> set[str]:
     """What stands in `conf/`."""
-    texts = (path.read_text() for path in (tree / "conf").rglob("*.yaml"))
+    texts = (path.read_text(encoding="utf-8") for path in (tree / "conf").rglob("*.yaml"))
     return {name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text)}

@@ -88,6 +88,10 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                     _show_tracebacks(True)
 
         try:
+            if sys.platform == "win32" and name == "train" and is_main_process():
+                warn(
+                    "on Windows no run is told to save before it is ended: it goes on from its last epoch; and there is no Slurm"
+                )
             if is_main_process():  # Lightning starts the others with arguments of its own
                 _check_arguments(name, sys.argv[1:])
                 sys.argv[1:] = map(_lowered, inherit(sys.argv[1:]) if name == "train" else sys.argv[1:])

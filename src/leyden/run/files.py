@@ -74,7 +74,8 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None
     Raises:
         OSError: It is none, it has more than `max_bytes`, or it can't be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Windows has no pipes among its files, for which one would wait.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:  # noqa: PTH123 - as above
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -51,7 +51,7 @@ def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> Non
 
 def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
     """Write one behind those that are there."""
-    with (directory / NAME).open("a") as file:
+    with (directory / NAME).open("a", encoding="utf-8") as file:
         file.write(_line(step, found) + "\n")
 
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +36,9 @@ def hold(directory: Path, timeout_s: float) -> Iterator[None]:
     try:
         made = _make_directories(directory)
         lock.acquire(timeout=timeout_s)
-        _HELD[directory] = os.open(directory, os.O_RDONLY)
-        path.write_text(f"process {os.getpid()} on {platform.node()}, started {now()}\n")
+        if sys.platform != "win32":  # there nobody moves a folder in which a file is open, or reads what is locked
+            _HELD[directory] = os.open(directory, os.O_RDONLY)
+            path.write_text(f"process {os.getpid()} on {platform.node()}, started {now()}\n", encoding="utf-8")
     except filelock.Timeout:
         raise UserError(f"{directory}: in use by {_holder(path)}") from None
     except OSError as error:
@@ -49,9 +50,12 @@ def hold(directory: Path, timeout_s: float) -> Iterator[None]:
         with contextlib.suppress(OSError, UserError):
             check_held(directory)
             if not content(directory):
+                if sys.platform == "win32":  # nor does anybody remove it
+                    lock.release()
                 path.unlink(missing_ok=True)
                 _remove_directories(made)
-        os.close(_HELD.pop(directory))
+        if directory in _HELD:
+            os.close(_HELD.pop(directory))
         lock.release()
 
 
@@ -73,6 +77,15 @@ def check_held(directory: Path) -> None:
 
 def is_held(directory: Path) -> bool:
     """Whether a process works in a directory."""
+    if sys.platform == "win32":  # where a lock can't be shared
+        try:
+            if (path := directory / ".lock").exists():
+                filelock.FileLock(path, timeout=0).acquire().lock.release()
+        except OSError as error:
+            return isinstance(error, filelock.Timeout)
+        return False
+    import fcntl  # which is not there
+
     try:
         descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -67,7 +67,7 @@ def check_looks(outputs: str) -> None:
     path = Path(outputs) / NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_suffix(".lock")), path.open("a"):
+        with filelock.FileLock(path.with_suffix(".lock")), path.open("ab"):
             pass
     except OSError as error:
         raise UserError(f"outputs={outputs}: {NAME} can't be written there ({error.strerror})") from error

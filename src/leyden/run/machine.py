@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 def _cpu() -> str:
     """The name of the processor; Python knows it on some systems only."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -69,7 +69,7 @@ def state_of_code() -> dict[str, Any]:
     """
     copied = ROOT / GIT_OF_COPY
     if copied.exists():
-        return dict(json.loads(copied.read_text()))
+        return dict(json.loads(copied.read_text(encoding="utf-8")))
     sha, status = git(ROOT, "rev-parse", "HEAD"), git(ROOT, "status", "--porcelain", "--untracked-files=normal")
     if sha is None or status is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}

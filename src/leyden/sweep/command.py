@@ -22,7 +22,7 @@ def main() -> None:
         execute(*pickle.loads(path.read_bytes()))  # of the process that has started this one
     except Exception as error:
         if is_main_process():
-            path.with_name("error").write_text(failure.of(error))
+            path.with_name("error").write_text(failure.of(error), encoding="utf-8")
         raise
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from multiprocessing import forkserver, get_context
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from leyden.config.mistakes import UserError
 from leyden.run.process import num_cores
 from leyden.sweep.worker import serve
 
-CONTEXT = get_context("forkserver")
+# A copy of a process that has imported PyTorch is safe on Linux alone: elsewhere each one imports it for itself.
+CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
 DATA = "LEYDEN_SWEEP_DATA"  # tells `leyden.sweep.warm` what to read
 
@@ -30,6 +31,10 @@ def warm_up(data: DictConfig) -> None:
     Args:
         data: The node of the configuration; nothing is fetched.
     """
+    if sys.platform != "linux":
+        return
+    from multiprocessing import forkserver
+
     CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
     if data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
@@ -98,7 +103,10 @@ def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None)
         UserError: The process that did it is gone.
     """
     if "torch" in sys.modules:  # on a node, where this process trains
-        with log.open("a") if log else contextlib.nullcontext(sys.stdout) as file, contextlib.redirect_stdout(file):
+        with (
+            log.open("a", encoding="utf-8") if log else contextlib.nullcontext(sys.stdout) as file,
+            contextlib.redirect_stdout(file),
+        ):
             return function(*arguments)
     process = Process({"OMP_NUM_THREADS": str(num_cores())})
     try:

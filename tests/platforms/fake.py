@@ -1,0 +1,76 @@
+"""Lets this process be one on another system, as far as Python can tell; then does what it is told: `fake.py PLATFORM MODULE ...`.
+
+The libraries are imported before, as they are there: they would look for files that they do not have here. `os.name` stays as it is,
+since `pathlib` would make paths of another system; `os.O_NONBLOCK` too, which filelock's lock of this system takes.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import warnings
+
+import filelock  # noqa: F401
+import hydra  # noqa: F401
+import lightning  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import optuna  # noqa: F401
+import rich.progress  # noqa: F401
+import submitit  # noqa: F401
+import tensorboard.compat  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
+import torchmetrics.text  # noqa: F401
+import torchvision.transforms.v2  # noqa: F401
+from lightning.pytorch.trainer.connectors import signal_connector
+
+MISSING_MODULES = {"win32": ("fcntl", "resource", "pwd", "grp", "termios"), "darwin": ()}
+OF_SIGNAL = (
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGHUP",
+    "SIGKILL",
+    "SIGSTOP",
+    "SIGALRM",
+    "SIGCHLD",
+    "pthread_sigmask",
+    "pthread_kill",
+)
+OF_OS = (
+    "fork",
+    "killpg",
+    "uname",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "setsid",
+    "sched_getaffinity",
+    "sched_setaffinity",
+)
+MISSING = {"win32": {signal: OF_SIGNAL, os: OF_OS}, "darwin": {os: ("sched_getaffinity", "sched_setaffinity")}}
+
+
+def fake(platform):
+    sys.platform = platform
+    for name in MISSING_MODULES[platform]:
+        sys.modules[name] = None
+    for module, names in MISSING[platform].items():
+        for name in names:
+            delattr(module, name)
+    if platform == "win32":
+        # Lightning has asked at its import, and looks at each signal that there is.
+        signal_connector._IS_WINDOWS = True
+        there = {signal.SIGINT, signal.SIGTERM, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+        signal.valid_signals = lambda: there
+    # Texts are UTF-8 whatever the language of Windows is.
+    warnings.filterwarnings("error", category=EncodingWarning, module=r"(leyden|project)\b")
+
+
+if __name__ == "__main__":
+    fake(sys.argv.pop(1))
+    if sys.argv[1:2] == ["train"]:
+        sys.argv.pop(1)
+        importlib.import_module("leyden.train").main()
+    else:
+        for name in sys.argv[1:]:
+            importlib.import_module(name)
+        print("imported", len(sys.argv) - 1)
