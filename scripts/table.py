@@ -1,4 +1,4 @@
-"""Train each network on each data set that can be had without the internet, and print the README's table.
+"""Train each network on each data set that can be had without the internet, and print the table of docs/speed.md.
 
     python scripts/table.py --seeds 3
 

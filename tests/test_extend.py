@@ -329,7 +329,7 @@ class Digits(MNIST):
         """The files are those of MNIST."""
         return f"{{self.root}}/MNIST/raw"
 '''
-DOCS = {"docs/data.md", "docs/tasks.md", "docs/trust.md"}
+DOCS = {"docs/data.md", "docs/tasks.md", "docs/security.md"}
 NAME_IT = {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", *DOCS}  # of the template
 CHANGED = {  # defaults
     "conf/train.yaml": (("- optimizer: keras_rmsprop", "- optimizer: adam"), ("seed: 0", "seed: 1")),

@@ -43,7 +43,7 @@ def test_means_of_an_epoch_survive_a_kill_within_it(train, tmp_path, mnist_root,
 def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F811
     page = (ROOT / "docs" / "tasks.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (typed,) = re.findall(r"`(task=own \S+ \+task\.smoothing=\S+)`", page)
+    (typed,) = re.findall(r"(task=own \S+ \+task\.smoothing=\S+)", page)
     (tmp_path / "of_the_page.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     target, smoothing = typed.removeprefix("task=own ").split()

@@ -1,0 +1,35 @@
+"""A hook of mkdocs: writes the pages of the reference, which are docstrings, while the site is built.
+
+A page has what a researcher derives from, calls or configures: some modules of the engine, and all that the packages
+beside it have in the folder of the same name.
+"""
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from leyden.config.paths import SRC, own_packages
+
+PAGES = {
+    "tasks": ("Tasks", "task outcome classification regression autoencoder language freeze parameter_groups"),
+    "data": ("Data", "contract facts in_memory streamed tensors table text folder datasets augment normalize"),
+    "models": ("Networks", ""),
+    "optimizers": ("Optimizers", ""),
+    "callbacks": (
+        "Callbacks",
+        "showing evaluation checkpoint averaging values monitor fingerprint preemption curves confusion errors "
+        "pr_curves predicted reconstructions generated samples weights histograms graph layout texts",
+    ),
+    "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
+    "runs": ("Runs", "run.directory run.contents run.result run.bundle training.trained training.predictions"),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page per kind."""
+    for kind, (title, names) in PAGES.items():
+        modules = [f"leyden.{name if '.' in name else f'{kind}.{name}'}" for name in names.split()]
+        for own in own_packages(kind):
+            modules += [f"{own}.{kind}.{path.stem}" for path in sorted((SRC / own / kind).glob("[!_]*.py"))]
+        text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
+        files.append(File.generated(config, f"reference/{kind}.md", content=text))
+    return files
