@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard bench schema new-model new-task new-data rename check format clean
+.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard docs bench schema new-model new-task new-data rename check format clean
 
 help: ## list the commands
 	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -23,6 +23,10 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.train
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@ $(VENV)/.train
 
 ### Train, and look at it
@@ -77,12 +81,17 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The variable silences an advertisement of the theme.
+docs: $(VENV)/.docs ## build the pages and the reference as a site that works offline: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "to read it:  $(BIN)/python -m http.server --bind localhost --directory site"
+
 ### Check on what must be installed, or for longer
 
 test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
-test-browser: $(VENV)/.dev ## look at TensorBoard and optuna-dashboard in Chromium (Debian: apt install chromium fonts-dejavu)
+test-browser: $(VENV)/.dev ## look at TensorBoard, optuna-dashboard and the docs in Chromium (Debian: apt install chromium fonts-dejavu)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
@@ -105,5 +114,5 @@ endif
 setup: $(VENV)/.dev schema ## make .venv and install everything, development tools too
 
 clean: ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site src/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

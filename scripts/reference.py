@@ -1,9 +1,13 @@
-"""A hook of mkdocs: writes the pages of the reference, which are docstrings, while the site is built.
+"""Hooks of mkdocs: the pages of the reference, which are docstrings, are written while the site is built.
 
 A page has what a researcher derives from, calls or configures: some modules of the engine, and all that the packages
 beside it have in the folder of the same name.
 """
 
+import re
+from typing import Any
+
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -33,3 +37,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"reference/{kind}.md", content=text))
     return files
+
+
+class Examples(griffe.Extension):
+    """`Example:` is a heading of Google's style, but mkdocstrings reads code below `Examples:` only."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Read it so."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)

@@ -193,12 +193,12 @@ def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
 # As in a notebook, where warnings are none of the template's business.
 @pytest.mark.filterwarnings("default")
 def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
-    (text,) = re.findall(r"```python\n(import lightning.+?)```", (ROOT / "README.md").read_text(), re.S)
+    (text,) = re.findall(r"```python\n(import lightning.+?)```", (ROOT / "docs" / "yours.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(mnist_root)
     assert len(ast.parse(text).body) <= 7 + 6  # imports and statements
     found = {}
-    exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
+    exec(text.replace("from project.", f"from {OWN}.").replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
     assert found["trainer"].callback_metrics["test/acc"] > 0.9
 
 
@@ -329,7 +329,7 @@ class Digits(MNIST):
         """The files are those of MNIST."""
         return f"{{self.root}}/MNIST/raw"
 '''
-DOCS = {"docs/data.md", "docs/tasks.md", "docs/security.md"}
+DOCS = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} | {"docs/images/house.svg"}
 NAME_IT = {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", *DOCS}  # of the template
 CHANGED = {  # defaults
     "conf/train.yaml": (("- optimizer: keras_rmsprop", "- optimizer: adam"), ("seed: 0", "seed: 1")),

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from leyden.config.paths import SRC, own_packages
+from leyden.config.paths import ROOT, SRC, own_packages
 
 ENGINE = SRC / "leyden"
 PLUGINS = SRC / "hydra_plugins"
@@ -51,6 +51,12 @@ def floor(name):
 def test_every_folder_has_its_floor():
     folders = {path.parent.relative_to(ENGINE).as_posix() for path in MODULES} - {"."}
     assert folders == set(FLOORS[:-1])
+
+
+def test_the_drawing_of_the_house_has_these_floors():
+    drawing = (ROOT / "docs" / "images" / "house.svg").read_text()
+    floors = re.findall(r'class="floor" x="\d+" y="(\d+)"[^>]*>([^<]+)<', drawing)
+    assert [name for _, name in sorted(floors, key=lambda floor: -int(floor[0]))] == FLOORS
 
 
 @pytest.mark.parametrize("path", [*MODULES, *PLUGINS.rglob("*.py")], ids=lambda path: str(path.relative_to(SRC)))

@@ -61,9 +61,9 @@ def test_a_page_opens_whole_on_a_screen_and_on_a_phone(page, address, asked, nam
         page.goto(f"{address}{name}.html", wait_until="networkidle")
         assert page.locator("h1").first.inner_text().strip()
         pictures = page.locator("article img")
-        for number in range(pictures.count()):
-            pictures.nth(number).scroll_into_view_if_needed()
-            wait_until(page, lambda n=number: pictures.nth(n).evaluate("i => i.complete && i.naturalWidth > 100"))
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            wait_until(page, lambda p=picture: p.evaluate("image => image.complete && image.naturalWidth > 100"))
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert not errors
     assert {urlsplit(url).hostname for url in urls if not url.startswith("data:")} == {"localhost"}

@@ -1,0 +1,223 @@
+"""A copy of the project that is short: small data sets, two batches per epoch. Pages are run in it."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from leyden.config.paths import ROOT
+from tests.data import folders, small
+from tests.example import MNIST, OWN, Diamonds, FashionMNIST
+from tests.pages.commands import VARIABLE, Step
+from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
+
+PAGES_OWN = "project"  # what the pages call the package that make rename renames
+VERBS = {path.stem for path in (ROOT / "src" / "leyden").glob("[!_]*.py")}
+
+
+class Server:
+    """The process of served.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "output.txt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        command = [sys.executable, str(Path(__file__).with_name("served.py"))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+        )
+
+    def run(self, words: list[str], cwd: Path) -> tuple[int, str]:
+        """The exit code of a command of Python, and all that it says."""
+        print(json.dumps({"words": words, "cwd": str(cwd), "output": str(self.output)}), file=self.process.stdin)
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline()), self.output.read_text()
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.communicate()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git says."""
+    return subprocess.check_output(["git", *arguments], cwd=folder, text=True)
+
+
+def copy_to(folder: Path) -> None:
+    """Write the copy, with what the pages take as given: files of the reader's own."""
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
+    for file in filter(lambda file: (ROOT / file).exists(), listed):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    for file, changes in SHORT.items():
+        _replace(folder / file, changes)
+    small.write(folder / "data")
+    for made, part in ((MNIST, "MNIST/raw/"), (FashionMNIST, "FashionMNIST/raw/"), (Diamonds, "")):
+        sums = {
+            old: hashlib.sha256((folder / f"data/{part}{name}").read_bytes()).hexdigest()
+            for name, old in made.sha256.items()
+        }
+        _replace(folder / "src" / f"{made.__module__.replace('.', '/')}.py", sums)
+    folders.write(folder / "flowers")
+    (folder / "digits").mkdir()
+    for path in ("digits/1.png", "a.png"):
+        Image.new("L", (28, 28)).save(folder / path)
+    for path in ("tables/houses.csv", "books/book.txt"):
+        (folder / path).parent.mkdir()
+        shutil.copy(folder / "data" / Path(path).name, folder / path)
+    mine = (ROOT / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(Plain):\n    pass\n"
+    (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
+    git(folder, "init", "-q")
+    (folder / ".git" / "info" / "exclude").write_text("flowers\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
+    for key, value in (("user.name", "me"), ("user.email", "me@here")):
+        git(folder, "config", key, value)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "the template")
+
+
+def _replace(path: Path, changes: dict[str, str]) -> None:
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, f"{path}: {old}"
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+class Project:
+    """A copy, and what its pages have made so far.
+
+    Args:
+        folder: Of the copy.
+        server: Runs its commands.
+        really: Train, else check what would be trained; what other commands need is trained all the same.
+    """
+
+    def __init__(self, folder: Path, server: Server, really: bool) -> None:
+        self.folder, self.server, self.really = folder, server, really
+
+    def do(self, step: Step) -> str:
+        """Do it; fails with what was said.
+
+        Returns:
+            What it printed.
+        """
+        if step.path:
+            path = self.folder / step.path.replace(f"src/{PAGES_OWN}/", f"src/{OWN}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text.replace(f"{PAGES_OWN}.", f"{OWN}."))
+            return ""
+        if step.text:
+            return self.python(["-c", step.text.replace(f"{PAGES_OWN}.", f"{OWN}.")])
+        return self.command([word.replace(f"={PAGES_OWN}.", f"={OWN}.") for word in step.words])
+
+    def command(self, words: list[str]) -> str:
+        """Run a command, or check it if it is one of those that are not run."""
+        while VARIABLE.fullmatch(words[0]):
+            words = words[1:]
+        program, *rest = words
+        if program in ("python", ".venv/bin/python"):
+            if rest[0].startswith("scripts/") and not rest[0].endswith(("new.py", "rename.py")):
+                return self.script(*rest)
+            return self.verb(rest[1].removeprefix("leyden."), rest[2:]) if rest[0] == "-m" else self.python(rest)
+        if program == "leyden":
+            return self.verb(rest[0], rest[1:])
+        if program == "make":
+            return self.make(rest)
+        if program == "pip":
+            return self.extras(rest)
+        if program == "sbatch":
+            if rest[0].startswith("--"):
+                return ""
+            assert (self.folder / rest[0]).is_file()
+            return self.verb("train", [*rest[1:], "dry_run=true"])
+        typed = " ".join(words)
+        if program == "git" and not typed.startswith(tuple(NOT_RUN)):
+            return git(self.folder, *rest)
+        assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: is of no kind that is known here"
+        return ""
+
+    def make(self, words: list[str]) -> str:
+        """What a target would do, of which the commands of Python are run."""
+        text = (self.folder / "Makefile").read_text()
+        for word in words:
+            name, sign, _ = word.partition("=")
+            assert not sign or re.search(rf"^{name} \?=|{name}=", text, re.MULTILINE), (
+                f"{word}: is no variable of make"
+            )
+        said = subprocess.run(["make", "-n", *words], cwd=self.folder, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        output = ""
+        if f"make {words[0]} ".startswith(tuple(NOT_RUN)):
+            return output
+        for line in said.stdout.splitlines():
+            found = re.match(r"\.venv/bin/python (-m leyden\.\w+|scripts/(new|rename)\.py) ?(.*)", line)
+            if found:
+                output += self.command(["python", *shlex.split(line)[1:]])
+        assert output, f"make {' '.join(words)}: runs nothing that is known here"
+        return output
+
+    def extras(self, words: list[str]) -> str:
+        """`pip install -e '.[a,b]'`: there are such extras."""
+        text = (self.folder / "pyproject.toml").read_text()
+        assert words[:2] == ["install", "-e"]
+        for name in re.fullmatch(r"\.\[(.+)\]", words[2])[1].split(","):
+            assert re.search(rf"^{name} = \[", text, re.MULTILINE), f"{name}: is no extra"
+        return ""
+
+    def script(self, path: str, *options: str) -> str:
+        """A script that takes long: it is there, and has these options."""
+        text = (self.folder / path).read_text()
+        for option in options:
+            assert not option.startswith("--") or f'"{option}"' in text, f"{path}: has no {option}"
+        return ""
+
+    def verb(self, verb: str, words: list[str]) -> str:
+        """A command of Leyden."""
+        assert verb in VERBS, f"{verb}: is no verb"
+        if not words and verb not in ("train", "runs"):
+            words = ["--help"]  # a page that only names the verb
+        for word in words:
+            if not word.startswith(("run_dir=", "output=")):
+                self.provide(word)
+        elsewhere = [word for word in words if word.startswith(tuple(NOT_HERE))]
+        if verb == "train" and not {"--help", "dry_run=true"} & {*words}:
+            is_parent = any(word.startswith("run_dir=") for word in words) and "-m" not in words
+            if "trainer=gpu" in elsewhere:
+                words = [*words, "trainer.accelerator=cpu"]
+            if elsewhere or not (self.really or is_parent):
+                words = [*words, "dry_run=true"]
+        if verb == "export" and not self.really or "compile=true" in words:
+            words = [*words, "--cfg", "job"]  # takes long: is only composed
+        if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
+            return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
+        if verb == "reproduce" and not any(word.startswith("against=") for word in words) and not self.really:
+            words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
+            return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
+        return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if verb == "reproduce" else (0,))
+
+    def provide(self, word: str) -> None:
+        """A run or a bundle in each place that a command names, if no command before has made it."""
+        for place in re.findall(r"outputs/[\w./-]+", word):
+            path = self.folder / place
+            if path.exists():
+                continue
+            if path.name == "cnn":
+                self.python(["-m", "leyden.train", "experiment=cnn", f"run_dir={place}"])
+            else:
+                of_many = place.startswith("outputs/sweeps/") or place == "outputs/mnist_mlp"
+                shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
+        if word.startswith("bundle=") and not (self.folder / word[7:]).exists():
+            self.python(["-m", "leyden.export", "run=outputs/seed", "format=bundle", f"output={word[7:]}"])
+
+    def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
+        """Run Python in the copy."""
+        code, said = self.server.run(words, self.folder)
+        assert code in codes, said
+        assert says in said, said
+        return said

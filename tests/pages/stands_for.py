@@ -1,0 +1,62 @@
+"""What on the pages stands for something else, what is run shorter than it is typed, and what can't be run, with why."""
+
+# What is typed, as a pattern of a whole word or of its value: what is run.
+STANDS_FOR = {
+    r"…": "",
+    r"(?<==)DIR\b|^DIR$": "outputs/mnist_mlp/a",
+    r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
+    r"^B$|(?<=,)B(?=\])": "outputs/mnist_mlp/b",
+    r"outputs/mnist_mlp/2026-11-24_12-00-00_000000": "outputs/mnist_mlp/a",
+    r"^VERB$": "runs",
+    r"\+cluster\.options\.KEY=VALUE": "+cluster.options.nodelist=node1",
+    r"(?<=NAME=)myproject$": "my_own",
+}
+# Typed values that only make a command longer: what is run instead.
+SHORTER = {
+    "hydra.sweeper.num_trials=50": "hydra.sweeper.num_trials=2",
+    "hydra.sweeper.num_trials=8": "hydra.sweeper.num_trials=2",
+    "hydra.sweeper.size=8": "hydra.sweeper.size=4",
+    "trainer.max_epochs=10": "trainer.max_epochs=6",
+}
+# Defaults of the copy in which the commands run, as file: {what stands there: what the copy has}.
+SHORT = {
+    "conf/trainer/auto.yaml": {
+        "limit_train_batches: 1.0": "limit_train_batches: 2",
+        "limit_val_batches: 1.0": "limit_val_batches: 1",
+        "limit_test_batches: 1.0": "limit_test_batches: 1",
+    },
+    "conf/experiment/finetune.yaml": {
+        "val_size: 59000": "val_size: 5000",
+        "limit_val_batches: 5": "limit_val_batches: 1",
+    },
+    "conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
+}
+# Beginnings of commands that are not run; their words are checked as far as that can be without running them.
+NOT_RUN = {
+    "git clone": "the copy in which the commands run is the clone",
+    "git remote": "tests/test_extend.py merges a newer engine with git",
+    "git fetch": "as git remote",
+    "git merge": "as git remote",
+    "cd ": "commands run in the copy's folder",
+    "source ": "python is that of the tests",
+    "pip install": "needs the package index; the extra is looked up",
+    "sbatch ": "needs a cluster, tests/cluster has one; its overrides are composed",
+    "make setup": "needs the package index; .ci/run starts with what it does",
+    "make tensorboard": "serves until it is ended; tests/browser looks at it",
+    "make bench": "takes 25 minutes",
+    "make test": "is what runs this",
+    "make check": "is a step of .ci/run",
+    "make format": "is what make check looks for",
+    "make docs": "is a step of .ci/run",
+    "make help": "prints the Makefile",
+    "python scripts/": "takes long; its options are looked up",
+    "python -m leyden.train … trainer=gpu": "needs a GPU; is composed",
+}
+# Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
+NOT_HERE = {
+    "trainer=gpu": "needs a GPU",
+    "trainer=ddp": "is several processes: tests/test_command.py and tests/sweep run them",
+    "cluster=": "needs a cluster: tests/cluster has one",
+    "compile=true": "needs a C++ compiler: tests/models compile each network",
+    "env=true": "needs the package index",
+}
