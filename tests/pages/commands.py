@@ -1,4 +1,4 @@
-"""The commands and files of README.md and docs/*.md, in the order of a page."""
+"""The commands and files of README.md, CONTRIBUTING.md and docs/*.md, in the order of a page."""
 
 import re
 import shlex
@@ -7,7 +7,10 @@ from typing import NamedTuple
 from leyden.config.paths import ROOT
 from tests.pages.stands_for import SHORTER, STANDS_FOR
 
-PAGES = {path.stem: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {
+    path.stem: path
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
 # A block of code with its language, or code within a line.
 CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("python", ".venv/bin/python", "leyden", "make", "pip", "sbatch", "git", "sh")

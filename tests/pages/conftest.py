@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from tests.pages.project import Project, Server, copy_to
+from tests.pages.short import Project, Server, copy_to
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ HEAVY = (
 def run(words: list[str], cwd: str) -> None:
     """What Python would do with these words; the project's packages are those below `cwd`."""
     os.chdir(cwd)
-    sys.path[:0] = [cwd, f"{cwd}/src", f"{cwd}/scripts"]
+    sys.path[0:1] = [cwd, f"{cwd}/src", f"{cwd}/scripts"]
     os.environ["PYTHONPATH"] = f"{cwd}/src"
     sys.orig_argv = [sys.executable, *words]
     if words[0] == "-m":

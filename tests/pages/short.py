@@ -19,6 +19,7 @@ from tests.pages.commands import VARIABLE, Step
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
 PAGES_OWN = "project"  # what the pages call the package that make rename renames
+OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these name, a page may have made
 VERBS = {path.stem for path in (ROOT / "src" / "leyden").glob("[!_]*.py")}
 
 
@@ -27,6 +28,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.output = folder / "output.txt"
+        self.said: dict[tuple[str, ...] | None, str] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         command = [sys.executable, str(Path(__file__).with_name("served.py"))]
         self.process = subprocess.Popen(
@@ -71,7 +73,7 @@ def copy_to(folder: Path) -> None:
     for path in ("tables/houses.csv", "books/book.txt"):
         (folder / path).parent.mkdir()
         shutil.copy(folder / "data" / Path(path).name, folder / path)
-    mine = (ROOT / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(Plain):\n    pass\n"
+    mine = (ROOT / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
     (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
     git(folder, "init", "-q")
     (folder / ".git" / "info" / "exclude").write_text("flowers\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
@@ -101,6 +103,12 @@ class Project:
     def __init__(self, folder: Path, server: Server, really: bool) -> None:
         self.folder, self.server, self.really = folder, server, really
 
+    @property
+    def own(self) -> str:
+        """The package beside the engine, which a page may have renamed."""
+        (models,) = self.folder.glob("src/*/models")
+        return models.parent.name
+
     def do(self, step: Step) -> str:
         """Do it; fails with what was said.
 
@@ -108,13 +116,13 @@ class Project:
             What it printed.
         """
         if step.path:
-            path = self.folder / step.path.replace(f"src/{PAGES_OWN}/", f"src/{OWN}/")
+            path = self.folder / step.path.replace(f"src/{PAGES_OWN}/", f"src/{self.own}/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(step.text.replace(f"{PAGES_OWN}.", f"{OWN}."))
+            path.write_text(step.text.replace(f"{PAGES_OWN}.", f"{self.own}."))
             return ""
         if step.text:
-            return self.python(["-c", step.text.replace(f"{PAGES_OWN}.", f"{OWN}.")])
-        return self.command([word.replace(f"={PAGES_OWN}.", f"={OWN}.") for word in step.words])
+            return self.python(["-c", step.text.replace(f"{PAGES_OWN}.", f"{self.own}.")])
+        return self.command([word.replace(f"={PAGES_OWN}.", f"={self.own}.") for word in step.words])
 
     def command(self, words: list[str]) -> str:
         """Run a command, or check it if it is one of those that are not run."""
@@ -129,6 +137,8 @@ class Project:
             return self.verb(rest[0], rest[1:])
         if program == "make":
             return self.make(rest)
+        if program == "eval":  # eval "$(leyden completion bash)"
+            return self.command(shlex.split(re.fullmatch(r"\$\((.+)\)", rest[0])[1]))
         if program == "pip":
             return self.extras(rest)
         if program == "sbatch":
@@ -139,7 +149,7 @@ class Project:
         typed = " ".join(words)
         if program == "git" and not typed.startswith(tuple(NOT_RUN)):
             return git(self.folder, *rest)
-        assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: is of no kind that is known here"
+        assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: how is it checked? See stands_for.py"
         return ""
 
     def make(self, words: list[str]) -> str:
@@ -159,7 +169,7 @@ class Project:
             found = re.match(r"\.venv/bin/python (-m leyden\.\w+|scripts/(new|rename)\.py) ?(.*)", line)
             if found:
                 output += self.command(["python", *shlex.split(line)[1:]])
-        assert output, f"make {' '.join(words)}: runs nothing that is known here"
+        assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"
         return output
 
     def extras(self, words: list[str]) -> str:
@@ -188,18 +198,28 @@ class Project:
         elsewhere = [word for word in words if word.startswith(tuple(NOT_HERE))]
         if verb == "train" and not {"--help", "dry_run=true"} & {*words}:
             is_parent = any(word.startswith("run_dir=") for word in words) and "-m" not in words
-            if "trainer=gpu" in elsewhere:
-                words = [*words, "trainer.accelerator=cpu"]
             if elsewhere or not (self.really or is_parent):
-                words = [*words, "dry_run=true"]
-        if verb == "export" and not self.really or "compile=true" in words:
+                return self.dry(words)
+            if not self.really:
+                words = ["callbacks=bare", *words]
+        if verb == "export" and not self.really:
             words = [*words, "--cfg", "job"]  # takes long: is only composed
         if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
             return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
         if verb == "reproduce" and not any(word.startswith("against=") for word in words) and not self.really:
+            words = [re.sub("^bundle=.*", "run=outputs/seed", word) for word in words]
             words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
             return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if verb == "reproduce" else (0,))
+
+    def dry(self, words: list[str]) -> str:
+        """What would be trained; pages have commands in common, of which one is checked."""
+        composed = ["--cfg", "job"] if "compile=true" in words else []  # to compile takes long
+        words = ["-m", "leyden.train", *words, "dry_run=true", *composed]
+        key = None if any(word.startswith(OF_A_PAGE) for word in words) else tuple(words)
+        if key not in self.server.said or key is None:
+            self.server.said[key] = self.python(words)
+        return self.server.said[key]
 
     def provide(self, word: str) -> None:
         """A run or a bundle in each place that a command names, if no command before has made it."""
@@ -208,11 +228,11 @@ class Project:
             if path.exists():
                 continue
             if path.name == "cnn":
-                self.python(["-m", "leyden.train", "experiment=cnn", f"run_dir={place}"])
+                self.python(["-m", "leyden.train", "experiment=cnn", "callbacks=bare", f"run_dir={place}"])
             else:
                 of_many = place.startswith("outputs/sweeps/") or place == "outputs/mnist_mlp"
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
-        if word.startswith("bundle=") and not (self.folder / word[7:]).exists():
+        if self.really and word.startswith("bundle=") and not (self.folder / word[7:]).exists():
             self.python(["-m", "leyden.export", "run=outputs/seed", "format=bundle", f"output={word[7:]}"])
 
     def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
