@@ -198,7 +198,12 @@ def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(mnist_root)
     assert len(ast.parse(text).body) <= 7 + 6  # imports and statements
     found = {}
-    exec(text.replace("from project.", f"from {OWN}.").replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
+    exec(
+        text.replace("from project.", f"from {OWN}.").replace(
+            "max_epochs=5", "max_epochs=1, enable_progress_bar=False"
+        ),
+        found,
+    )
     assert found["trainer"].callback_metrics["test/acc"] > 0.9
 
 

@@ -1,5 +1,6 @@
 """Text on its way to a terminal: what a name or a message holds can't steer it."""
 
+import os
 import re
 import shlex
 import shutil
@@ -44,6 +45,8 @@ def typed(key: str, value: object) -> str:
 
 def python() -> str:
     """How one calls this Python in this terminal: `python`, if that is the one, else by its path, as `.venv/bin/python`."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:  # within `uv run`, whose path is not that of the terminal
+        return "uv run python"
     this = Path(sys.executable)
     if (found := shutil.which("python")) and Path(found).parent == this.parent:
         return "python"
