@@ -202,8 +202,8 @@ class Project:
                 return self.dry(words)
             if not self.really:
                 words = ["callbacks=bare", *words]
-        if verb == "export" and not self.really:
-            words = [*words, "--cfg", "job"]  # takes long: is only composed
+        if verb == "export" and not self.really and not any(word.startswith("output=") for word in words):
+            words = [*words, "--cfg", "job"]  # takes long: is only composed, unless a later command needs the file
         if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
             return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
         if verb == "reproduce" and not any(word.startswith("against=") for word in words) and not self.really:
