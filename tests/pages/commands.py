@@ -13,7 +13,7 @@ PAGES = {
 }
 # A block of code with its language, or code within a line.
 CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("python", ".venv/bin/python", "leyden", "make", "pip", "sbatch", "git", "sh")
+PROGRAMS = ("python", ".venv/bin/python", "leyden", ".venv/bin/leyden", "uv", "make", "pip", "sbatch", "git", "sh")
 VARIABLE = re.compile(r"[A-Z][A-Z_0-9]*=\S*")
 
 
@@ -46,7 +46,7 @@ def steps(page: str) -> list[Step]:
             while words and VARIABLE.fullmatch(words[0]):
                 words = words[1:]
             if len(words) > 1 and words[0] in PROGRAMS:
-                found += _commands(match["inline"], line)
+                found += _commands(match["inline"].replace("\\|", "|"), line)  # as it is written in a table
     return found
 
 
@@ -54,7 +54,7 @@ def _commands(typed: str, line: int) -> list[Step]:
     """The commands of a line of shell, without comments, by what is run for them."""
     found: list[list[str]] = [[]]
     for word in shlex.split(typed, comments=True):
-        if word == "&&":
+        if word in ("&&", "|"):
             found.append([])
         else:
             found[-1].append(_run_for(word))

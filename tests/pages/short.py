@@ -128,12 +128,21 @@ class Project:
         """Run a command, or check it if it is one of those that are not run."""
         while VARIABLE.fullmatch(words[0]):
             words = words[1:]
+        if words[:2] == ["uv", "run"]:
+            words = words[2:]
         program, *rest = words
+        typed = " ".join(words)
+        if (
+            typed.startswith(tuple(NOT_RUN))
+            and program not in ("git", "make", "pip", "sbatch")
+            and "scripts/" not in typed
+        ):
+            return ""
         if program in ("python", ".venv/bin/python"):
             if rest[0].startswith("scripts/") and not rest[0].endswith(("new.py", "rename.py")):
                 return self.script(*rest)
             return self.verb(rest[1].removeprefix("leyden."), rest[2:]) if rest[0] == "-m" else self.python(rest)
-        if program == "leyden":
+        if program in ("leyden", ".venv/bin/leyden"):
             return self.verb(rest[0], rest[1:])
         if program == "make":
             return self.make(rest)
@@ -146,7 +155,6 @@ class Project:
                 return ""
             assert (self.folder / rest[0]).is_file()
             return self.verb("train", [*rest[1:], "dry_run=true"])
-        typed = " ".join(words)
         if program == "git" and not typed.startswith(tuple(NOT_RUN)):
             return git(self.folder, *rest)
         assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: how is it checked? See stands_for.py"
@@ -163,12 +171,13 @@ class Project:
         said = subprocess.run(["make", "-n", *words], cwd=self.folder, capture_output=True, text=True)
         assert said.returncode == 0, said.stderr
         output = ""
-        if f"make {words[0]} ".startswith(tuple(NOT_RUN)):
+        names_only = len(words) == 1 and (words[0].startswith("new-") or words[0] == "rename")
+        if names_only or f"make {words[0]} ".startswith(tuple(NOT_RUN)):
             return output
         for line in said.stdout.splitlines():
             found = re.match(r"\.venv/bin/python (-m leyden\.\w+|scripts/(new|rename)\.py) ?(.*)", line)
             if found:
-                output += self.command(["python", *shlex.split(line)[1:]])
+                output += self.command(["python", *shlex.split(line.removesuffix(" > /dev/null"))[1:]])
         assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"
         return output
 
