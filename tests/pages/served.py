@@ -1,24 +1,24 @@
-"""A process that has imported what takes long, and forks for each command: `python served.py`, one JSON a line.
+"""A process that has imported what takes long, and forks for each command: `python served.py PROJECT`, one JSON a line.
 
-A command is {"words": [...], "cwd": the project, "output": a file}; its exit code is the answer.
+A command is {"words": [...], "output": a file}; its exit code is the answer. The engine is that of the project, whose
+other packages are imported anew by each command.
 """
 
+import importlib
 import json
 import os
 import runpy
 import sys
 import traceback
+from pathlib import Path
 
 HEAVY = (
     "torch torchvision lightning torchmetrics hydra matplotlib.figure tensorboard optuna onnx onnxruntime PIL.Image"
 )
 
 
-def run(words: list[str], cwd: str) -> None:
-    """What Python would do with these words; the project's packages are those below `cwd`."""
-    os.chdir(cwd)
-    sys.path[0:1] = [cwd, f"{cwd}/src", f"{cwd}/scripts"]
-    os.environ["PYTHONPATH"] = f"{cwd}/src"
+def run(words: list[str]) -> None:
+    """What Python would do with these words."""
     sys.orig_argv = [sys.executable, *words]
     if words[0] == "-m":
         sys.argv = words[1:]
@@ -37,7 +37,7 @@ def child(task: dict) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     try:
-        run(task["words"], task["cwd"])
+        run(task["words"])
         code = 0
     except SystemExit as stop:
         if isinstance(stop.code, str):
@@ -53,10 +53,17 @@ def child(task: dict) -> int:
 
 def main() -> None:
     """Serve until the input ends."""
-    for name in HEAVY.split():
-        __import__(name)
+    project = sys.argv[1]
+    os.chdir(project)
+    sys.path[0:1] = [project, f"{project}/src", f"{project}/scripts"]
+    os.environ["PYTHONPATH"] = f"{project}/src"
+    engine = Path(project, "src", "leyden")
+    nouns = [path.relative_to(engine.parent).with_suffix("") for path in engine.glob("*/*.py")]
+    for name in [*HEAVY.split(), *(".".join(path.parts) for path in nouns if path.name != "__init__")]:
+        importlib.import_module(name)
     for line in sys.stdin:
         task = json.loads(line)
+        os.chdir(project)  # it may be another folder in the same place
         pid = os.fork()
         if pid == 0:
             os._exit(child(task))

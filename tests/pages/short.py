@@ -24,20 +24,25 @@ VERBS = {path.stem for path in (ROOT / "src" / "leyden").glob("[!_]*.py")}
 
 
 class Server:
-    """The process of served.py."""
+    """The process of served.py.
 
-    def __init__(self, folder: Path) -> None:
-        self.output = folder / "output.txt"
+    Args:
+        project: The place of the copy, with one in it.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.output = project.with_name("output.txt")
         self.said: dict[tuple[str, ...] | None, str] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        command = [sys.executable, str(Path(__file__).with_name("served.py"))]
+        command = [sys.executable, str(Path(__file__).with_name("served.py")), str(project)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, words: list[str], cwd: Path) -> tuple[int, str]:
+    def run(self, words: list[str]) -> tuple[int, str]:
         """The exit code of a command of Python, and all that it says."""
-        print(json.dumps({"words": words, "cwd": str(cwd), "output": str(self.output)}), file=self.process.stdin)
+        print(json.dumps({"words": words, "output": str(self.output)}), file=self.process.stdin)
         self.process.stdin.flush()
         return int(self.process.stdout.readline()), self.output.read_text()
 
@@ -95,13 +100,12 @@ class Project:
     """A copy, and what its pages have made so far.
 
     Args:
-        folder: Of the copy.
-        server: Runs its commands.
+        server: Runs its commands, in the copy.
         really: Train, else check what would be trained; what other commands need is trained all the same.
     """
 
-    def __init__(self, folder: Path, server: Server, really: bool) -> None:
-        self.folder, self.server, self.really = folder, server, really
+    def __init__(self, server: Server, really: bool) -> None:
+        self.folder, self.server, self.really = server.project, server, really
 
     @property
     def own(self) -> str:
@@ -246,7 +250,7 @@ class Project:
 
     def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
         """Run Python in the copy."""
-        code, said = self.server.run(words, self.folder)
+        code, said = self.server.run(words)
         assert code in codes, said
         assert says in said, said
         return said
