@@ -1,6 +1,7 @@
 """The run directory rule: continue, finished, refused."""
 
 import csv
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
     sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert start["git"]["sha"] == (sha or None)
     assert start["overrides"] == ["optimizer.lr=0.1"]
-    assert start["versions"]["torch"] == torch.__version__
+    assert start["versions"]["torch"] == importlib.metadata.version("torch")
     assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
     assert run.result is None
 

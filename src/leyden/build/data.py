@@ -1,6 +1,8 @@
 """The data of a run."""
 
+import multiprocessing
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +23,7 @@ def datamodule(cfg: DictConfig) -> L.LightningDataModule:
     Raises:
         UserError: They can't be had, or `cfg.data` makes something else.
     """
+    _fork_workers()
     data = instantiate(cfg.data, "data")
     if not isinstance(data, L.LightningDataModule):
         raise UserError(f"data: makes a {type(data).__name__}; must be a LightningDataModule")
@@ -35,6 +38,17 @@ def datamodule(cfg: DictConfig) -> L.LightningDataModule:
         if not divides_batches(data):
             make_resumable(data)
     return data
+
+
+def _fork_workers() -> None:
+    """Let a DataLoader copy this process for its workers, as by default on Linux before Python 3.14.
+
+    By the new default another process copies itself for them, and when this one is killed, neither that one nor they notice: PyTorch's workers ask
+    whether the process that has made them is alive, and that one waits for them.
+    """
+    if sys.platform == "linux" and sys.version_info >= (3, 14):
+        if multiprocessing.get_start_method(allow_none=True) in (None, "forkserver"):
+            multiprocessing.set_start_method("fork", force=True)
 
 
 def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
