@@ -2,6 +2,7 @@
 
 # What is typed, as a pattern of a whole word or of its value: what is run.
 STANDS_FOR = {
+    r"…/outputs/proof/NAME": "outputs/proof/NAME",
     r"…": "",
     r"(?<==)DIR\b|^DIR$": "outputs/mnist_mlp/a",
     r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
