@@ -83,7 +83,7 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 
 # The variable silences an advertisement of the theme.
 docs: $(VENV)/.docs ## build the pages and the reference as a site that works offline: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "to read it:  $(BIN)/python -m http.server --bind localhost --directory site"
 
 ### Check on what must be installed, or for longer

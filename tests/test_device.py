@@ -5,7 +5,6 @@ host, for which a GPU is waited for, too, is written down here.
 """
 
 import contextlib
-from types import SimpleNamespace
 
 import hydra
 import lightning as L
@@ -17,7 +16,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 
 from leyden import build
 from leyden.build.instantiate import instantiate
@@ -28,7 +26,6 @@ from leyden.callbacks.samples import Samples
 from leyden.callbacks.texts import Texts
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
-from leyden.data.resumable import make_resumable
 from leyden.data.samples import Samples as Reads
 from leyden.data.stream import StreamLoader
 from leyden.data.transfer import Sending, send
@@ -259,15 +256,6 @@ def test_a_stream_sends_inputs_and_targets(monkeypatch):
     options = {"batch_size": 2, "num_workers": 0, "shuffle": False}
     assert len(list(StreamLoader(samples, torch.arange(4), device="cuda", **options))) == 2
     assert sent == 4 * [torch.device("cuda")]
-
-
-@pytest.mark.parametrize(("device", "is_pinned"), [("cuda", True), ("cpu", False)])
-def test_a_loader_of_pytorch_pins_where_cuda_trains(device, is_pinned):
-    data = L.LightningDataModule()
-    data.train_dataloader = lambda: DataLoader([1, 2])
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
-    make_resumable(data)
-    assert data.train_dataloader().pin_memory is is_pinned
 
 
 def test_lightning_copies_its_batches_in_the_background():

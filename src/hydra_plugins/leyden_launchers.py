@@ -104,6 +104,8 @@ class LocalLauncher(JobLauncher):
             self.runner is None
         ):  # each job has all devices that it asks for, and its share of the cores per process
             most = max(num_devices(each.devices, self.devices) for each in trainers)
+            if most > 1 and any(device.startswith("MIG-") for device in self.devices):
+                raise UserError(f"trainer.devices={most}: CUDA gives a process one part of a GPU (MIG) at most")
             environment = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
             if self.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)

@@ -1,9 +1,12 @@
 """Where Hydra looks for sweepers. The work is done in `leyden.sweep`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own sweeper has no public name
+from omegaconf import OmegaConf
 
+from leyden.config import hydra_versions
 from leyden.config.mistakes import UserError
 
 
@@ -18,7 +21,7 @@ class GridSweeper(BasicSweeper):
     """
 
     def __init__(
-        self, params: dict[str, str] | None = None, union: Any = None, exclude: Any = None, when: Any = None
+        self, params: dict[str, Any] | None = None, union: Any = None, exclude: Any = None, when: Any = None
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.union, self.exclude, self.when = union, exclude, when
@@ -65,12 +68,15 @@ class OptunaSweeper(BasicSweeper):
         sampler: Any,
         num_trials: int,
         batch_size: int | None,
-        params: dict[str, str] | None = None,
+        params: dict[str, Any] | None = None,
         when: Any = None,
         union: Any = None,
         exclude: Any = None,
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
+        if isinstance(sampler, Mapping):  # Hydra 1.4 makes nothing below a plugin
+            plain: Any = OmegaConf.to_container(OmegaConf.create(dict(sampler)), resolve=True)
+            sampler = hydra_versions.instantiate(plain)
         self.sampler, self.num_trials, self.batch_size, self.when = sampler, num_trials, batch_size, when
         self.of_grids = {"union": union, "exclude": exclude}
 
@@ -118,7 +124,7 @@ class PopulationSweeper(BasicSweeper):
         interval: int,
         share: float,
         factors: Any,
-        params: dict[str, str] | None = None,
+        params: dict[str, Any] | None = None,
         union: Any = None,
         exclude: Any = None,
         when: Any = None,

@@ -18,7 +18,7 @@ def main() -> None:
     shell, *line = sys.argv[1:] or ["--help"]
     if shell in ("-h", "--help"):
         print(USAGE)
-    elif shell not in SHELLS or len(line) > 1:
+    elif shell not in SHELLS or len(line) > 2:
         from leyden.config.terminal import warn  # which takes as long to import as all else
 
         warn(f"{' '.join(sys.argv[1:])}: must be one of {', '.join(SHELLS)}")
@@ -26,7 +26,7 @@ def main() -> None:
     elif not line:
         print((Path(__file__).parent / "editor" / f"completion.{shell}").read_text(), end="")
     else:
-        for word in complete(line[0], breaks="=:" if shell == "bash" else ""):
+        for word in complete(*line):
             print(word)
 
 

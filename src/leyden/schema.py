@@ -5,6 +5,7 @@ import json
 from leyden.config import arguments
 from leyden.config.importing import importing
 from leyden.config.paths import ROOT
+from leyden.run.files import write_whole
 
 USAGE = """\
 python -m leyden.schema
@@ -19,11 +20,13 @@ def main() -> None:
         arguments.read(USAGE, {}, most=0)
         with importing():
             from leyden.editor.schemas import schemas
+        made = schemas()
         FOLDER.mkdir(parents=True, exist_ok=True)
+        for name, schema in made.items():
+            write_whole(FOLDER / f"{name}.json", json.dumps(schema))
         for path in FOLDER.glob("*.json"):
-            path.unlink()
-        for name, schema in schemas().items():
-            (FOLDER / f"{name}.json").write_text(json.dumps(schema))
+            if path.stem not in made:
+                path.unlink()
         print(f"{FOLDER} is written")
 
 

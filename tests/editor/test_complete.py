@@ -104,7 +104,8 @@ def test_options_of_verbs_without_a_configuration():
 
 
 def test_a_shell_that_breaks_words():
-    assert complete(f"{RUN}logger=tens", breaks="=:") == ["tensorboard"]
+    assert complete(f"{RUN}logger=tens", "tens") == ["tensorboard"]
+    assert complete(f"{RUN}'logger=tens", "logger=tens") == ["logger=tensorboard"]
 
 
 def test_nothing_heavy_is_imported():
@@ -115,7 +116,7 @@ def test_nothing_heavy_is_imported():
     assert "model=" in done.stdout
 
 
-@pytest.mark.parametrize("typed", [["tcsh"], ["bash", "leyden", "train"]])
+@pytest.mark.parametrize("typed", [["tcsh"], ["bash", "leyden", "train", "model="]])
 def test_another_shell(typed, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["completion", *typed])
     with pytest.raises(SystemExit, match="2"):

@@ -132,6 +132,7 @@ def test_a_fact_is_no_key_of_a_network(written, path):
         assert errors(written["model"], {**content, fact: None})
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command")  # where Slurm is installed
 @pytest.mark.parametrize("name", TRAINERS)
 def test_what_the_program_gives_a_trainer_can_not_be_set(name):
     cfg = compose("trainer=cpu")

@@ -17,7 +17,7 @@ from tests.faults.commands import at_operation, call, in_forks, is_clean
 pytestmark = pytest.mark.faults
 
 SHAPES = ["[]", "{}", "null", '"x"', '{"status": 1}', "[[1]]", '{"name": []}', "0"]
-IMAGES = Path(__file__).parents[2] / ".github" / "images"
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LONGER = "trainer.max_epochs=3"
 
 

@@ -39,6 +39,9 @@ def steps(page: str) -> list[Step]:
         elif match["kind"] in ("python", "yaml"):
             head, _, rest = match["block"].partition("\n")
             path = head.removeprefix("# ") if re.fullmatch(r"# (src|conf)/\S+", head) else ""
+            named = re.search(r"in `((?:src|conf)/\S+)`:\n\n$", text[: match.start()])
+            if named:  # the file's first line is another one
+                path, rest = named[1], match["block"]
             if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_docs.py
                 found.append(Step(line, path=path, text=rest if path else match["block"]))
         elif match["inline"]:

@@ -16,8 +16,10 @@ def after(cli, tmp_path):
     def after(*arguments):
         code, out, err = cli("train", f"run_dir={tmp_path / 'run'}", *FEW, *arguments)
         assert code == 0, err
-        lines = out.partition("what next:\n")[2].splitlines()
-        return {purpose: command for command, purpose in (line.strip().split("  # ") for line in lines)}
+        lines = [line.strip() for line in out.partition("what next:\n")[2].splitlines()]
+        return {
+            purpose.removesuffix(":"): command for purpose, command in zip(lines[::2], lines[1::2], strict=True)
+        }
 
     return after
 
@@ -43,6 +45,7 @@ def test_they_can_be_pasted(cli, after):
     assert code == 0, err
     for rate in ("0.0003", "0.001", "0.003"):
         assert f"optimizer.lr={rate}" in out
+    assert "test=false" in longer[1]  # what was refused is not asked for
 
 
 def test_tensorboard_is_named_where_there_is_something_to_see(after, monkeypatch, tmp_path):

@@ -73,7 +73,7 @@ def test_it_is_evaluated_and_predicts(cli, small_root, old):
     code, out, err = cli("evaluate", f"run={old.directory}", f"data_root={small_root}")
     assert code == 0, err
     assert "test/acc" in out
-    images = Path(__file__).parents[2] / ".github" / "images"
+    images = Path(__file__).parents[2] / "docs" / "images"
     code, out, err = cli("predict", f"run={old.directory}", f"images={images}")
     assert code == 0, err
 

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.config import hydra_versions
 from leyden.config.mistakes import UserError, cause_of, is_mistake
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
 
 
 def instantiate(
@@ -66,6 +70,13 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
     return made
 
 
+def signature(made: Any) -> inspect.Signature:
+    """That of a class or function; what its annotations name need not be there, as what is imported for a type checker only."""
+    if sys.version_info >= (3, 14):  # which evaluates them when they are asked for
+        return inspect.signature(made, annotation_format=Format.FORWARDREF)
+    return inspect.signature(made)
+
+
 def argument_names(made: Any, *, needed: bool = False) -> set[str]:
     """The arguments that a class or function names; those of a base, too, where a class hands the rest on to that.
 
@@ -76,7 +87,7 @@ def argument_names(made: Any, *, needed: bool = False) -> set[str]:
     names: set[str] = set()
     for part in inspect.getmro(made) if inspect.isclass(made) else [made]:
         try:
-            parameters = inspect.signature(part).parameters.values()
+            parameters = signature(part).parameters.values()
         except ValueError:  # of a class that is written in C
             return names
         names |= {p.name for p in parameters if not needed or p.default is p.empty}
@@ -117,7 +128,7 @@ def check_keys(node: DictConfig, key: str) -> None:
     with user_errors(key, node):
         made = hydra.utils.get_object(node["_target_"])
         keys = map(str, node.keys())  # missing values, too
-        inspect.signature(made).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
+        signature(made).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
 
 
 @contextlib.contextmanager
@@ -151,7 +162,7 @@ def _meant(error: BaseException, node: DictConfig | None) -> str:
         return ""
     wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if wrong and isinstance(error, TypeError):
-        known = list(inspect.signature(hydra.utils.get_object(node["_target_"])).parameters)
+        known = list(signature(hydra.utils.get_object(node["_target_"])).parameters)
         close = difflib.get_close_matches(wrong[1], known, 1)
         return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(known)}"
     if isinstance(error, TypeError) and "missing" in str(error):

@@ -1,6 +1,7 @@
 """Whether others take the processors that a run computes on."""
 
 import os
+import time
 from pathlib import Path
 
 import lightning as L
@@ -16,38 +17,38 @@ NOTICED = 0.2  # of its time
 
 
 class Load(Showing):
-    """Says, once, that a run is slowed by other processes: after its first epoch, if it waited for a processor for a fifth of the time.
+    """Says, once, that a run is slowed by a busy machine: after its first epoch, if it waited for a processor for a fifth of the time.
 
     It is silent where the system does not tell (it is Linux that does).
     """
 
     def __init__(self) -> None:
-        self.before: tuple[int, int] | None = None
+        self.before: tuple[float, float] | None = None
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the clock."""
-        self.before = _computed_and_waited()
+        waited = _waited_s()
+        self.before = None if waited is None else (time.monotonic(), waited)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how long the first epoch has waited."""
-        before, now = self.before, _computed_and_waited()
+        before, now_s, waited_s = self.before, time.monotonic(), _waited_s()
         self.before = None
-        if before is None or now is None:
+        if before is None or waited_s is None:
             return
-        computed, waited = (new - old for old, new in zip(before, now, strict=True))
-        part = waited / max(1, computed + waited)
+        part = (waited_s - before[1]) / max(1e-9, now_s - before[0])
         if part > NOTICED:
             warn(
-                f"slowed by other processes: it waited {part:.0%} of its time for a processor "
+                f"slowed by a busy machine: the run waited {part:.0%} of its time for a processor "
                 f"(load {os.getloadavg()[0]:.1f} on {num_cores()} cores)"
             )
 
 
-def _computed_and_waited() -> tuple[int, int] | None:
+def _waited_s() -> float | None:
     try:
-        computed, waited, _ = SCHEDULE.read_text().split()
+        _, waited_ns, _ = SCHEDULE.read_text().split()
     except (OSError, ValueError):
         return None
-    return int(computed), int(waited)
+    return int(waited_ns) / 1e9

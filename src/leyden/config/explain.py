@@ -41,6 +41,8 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         if within.startswith(f"{key}."):  # of a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
+        if names := _choices(key):
+            return f"{key}: nothing is chosen there yet; +{key}=CHOICE adds one of {', '.join(names)}"
         return f"{key}: no such key{_nearest(key, [*_keys(_compose(config_name, others))])}"
     if found := re.search(r"Error merging override (.+)", text):
         key, _, value = found[1].partition("=")

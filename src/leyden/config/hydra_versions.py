@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -55,17 +56,21 @@ def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
 
 
 def instantiate(node: dict[str, Any], **settings: Any) -> Any:
-    """Make what a node names, and nothing that it does not name.
+    """Make what a node names.
 
     Whether it may name that is asked before, where the node comes from somebody else (`build/trust.py`). Hydra 1.4 wants to be told what may
-    be made: then a call that finds another target on its way is refused by Hydra, too.
+    be made: what the node names, and whatever a function gives that it names, but for Python's own.
 
     Args:
         node: Plain values, with `_target_`.
         settings: Hydra's, as `_partial_=True`.
     """
     if not IS_1_3:
-        settings["_execution_whitelist_"] = sorted({*_named(node)})
+        named = {*_named(node)}
+        if any(inspect.isroutine(_find(name)) for name in named):  # what it will give nobody can know
+            packages = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+            named |= {f"{package}.*" for package in packages}
+        settings["_execution_whitelist_"] = sorted(named)
     return hydra.utils.instantiate(node, _convert_="all", **settings)
 
 
@@ -80,6 +85,13 @@ def name_directory(node: DictConfig, overrides: Sequence[Override]) -> None:
         )
 
 
+def _find(name: str) -> Any:
+    try:
+        return pkgutil.resolve_name(name)
+    except Exception:  # there is no such thing, or its module does not run: Hydra says so
+        return None
+
+
 def _named(node: Any) -> Iterator[str]:
     """What a node names, and below it: as it is named, and by the module where it is defined, as Hydra asks for both."""
     if isinstance(node, dict):
@@ -87,8 +99,8 @@ def _named(node: Any) -> Iterator[str]:
         for key in ("_target_", "path") if finds else ("_target_",):
             if isinstance(name := node.get(key), str):
                 yield name
-                with contextlib.suppress(Exception):  # nothing of that name: Hydra says so
-                    found = pkgutil.resolve_name(name)
+                with contextlib.suppress(AttributeError):
+                    found = _find(name)
                     yield f"{found.__module__}.{found.__qualname__}"
         node = list(node.values())
     for value in node if isinstance(node, list) else []:

@@ -133,8 +133,6 @@ def make_resumable(data: L.LightningDataModule) -> None:
         for loader in flattened(loaders):
             if not hasattr(loader, "state_dict"):
                 _add(Resumable if isinstance(loader, DataLoader) else Late, loader)
-            if isinstance(loader, DataLoader) and _trains_on_cuda(data):
-                loader.pin_memory = True  # else Lightning's copy in the background is none; it changes no bit
             if isinstance(loader, DataLoader) and loader.persistent_workers:
                 # What workers draw would go on from epoch to epoch, in processes that no checkpoint reaches.
                 vars(loader)["persistent_workers"] = False  # PyTorch lets nobody set it
@@ -144,11 +142,6 @@ def make_resumable(data: L.LightningDataModule) -> None:
         return loaders
 
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]
-
-
-def _trains_on_cuda(data: L.LightningDataModule) -> bool:
-    trainer = getattr(data, "trainer", None)
-    return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
 
 def _add(mixin: type, loader: Any) -> None:

@@ -135,12 +135,15 @@ def find(name: str) -> Any:
 
 def _modules(package: str) -> Iterator[Any]:
     """A package and all modules below it; one that can't be imported is somebody's work in progress."""
-    yield (module := importlib.import_module(package))
-    for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{package}."):
+    names = [package]
+    for name in names:
         try:
-            yield importlib.import_module(each.name)
+            yield (module := importlib.import_module(name))
         except Exception as error:  # any code can stand there
-            warn(f"{each.name} is left out: {error}")
+            warn(f"{name} is left out: {error}")
+            continue
+        if name == package:
+            names += [each.name for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{package}.")]
 
 
 def choices() -> dict[str, dict[str, Any]]:
@@ -151,6 +154,10 @@ def choices() -> dict[str, dict[str, Any]]:
         text = path.read_text()
         header = re.match(r"# *@package +(\S+)", text)
         package = header[1] if header else group.replace("/", ".")
-        held = yaml.safe_load(text) or {}
+        try:
+            held = dict(yaml.safe_load(text) or {})
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            warn(f"{path.relative_to(CONF)} is left out: {' '.join(str(error).split())}")
+            continue
         found.setdefault(group, {})[path.stem] = {**held, "@package": "" if package == "_global_" else package}
     return found

@@ -16,12 +16,12 @@ FOLDERS = ("run", "run_dir", "fork", "init_from", "outputs", "data_root", "root"
 FILES = ("images", "table", "output", "picture", "bundle")  # or a folder
 
 
-def complete(line: str, breaks: str = "") -> list[str]:
+def complete(line: str, last: str | None = None) -> list[str]:
     """The words that the last one of a line can become: those that end in `=`, `.` or `/` go on.
 
     Args:
         line: What stands before the cursor, from the command on, as `leyden train model=c`.
-        breaks: Characters that end a word for the shell: what is given then goes on from the last of them.
+        last: What the shell takes for the last word, as `c` of `model=c`: what is given goes on from there. None: all of it.
     """
     words = split(line)
     *before, current = words
@@ -40,7 +40,7 @@ def complete(line: str, breaks: str = "") -> list[str]:
         found = overrides(name, arguments, current)
     else:
         found = options(name, current)
-    cut = max((current.rfind(each) + 1 for each in breaks), default=0)
+    cut = len(current) - len(last) if last is not None and current.endswith(last) else 0
     return sorted({each[cut:] for each in found if each.startswith(current)})
 
 
@@ -61,7 +61,9 @@ def split(line: str) -> list[str]:
 def options(verb: str, current: str) -> Iterator[str]:
     """The options of a verb that Hydra does not configure, by its usage, and folders."""
     path = SRC / "leyden" / f"{verb}.py"
-    usages = re.findall(rf"^python -m leyden\.{verb} (.*)", path.read_text() if path.exists() else "", re.M)
+    usages = re.findall(
+        rf"^python -m leyden\.{re.escape(verb)} (.*)", path.read_text() if path.exists() else "", re.M
+    )
     key, sign, value = current.partition("=")
     for name, allowed in re.findall(r"(\w+)=([\w|]*)", " ".join(usages)):
         if not sign:

@@ -5,7 +5,7 @@ function __leyden
     if test (path basename -- $words[1]) = leyden
         $words[1] completion fish "$line" 2>/dev/null
     else
-        $words[1] -m leyden.completion fish "$line" 2>/dev/null
+        $words[1] -I -m leyden.completion fish "$line" 2>/dev/null
     end
 end
 complete -c leyden -f -a '(__leyden)'

@@ -6,7 +6,7 @@ _leyden() {
     if [[ ${program:t} == leyden ]]; then
         call=($program completion)
     elif [[ $line == *' -m leyden'* ]]; then
-        call=($program -m leyden.completion)
+        call=($program -I -m leyden.completion)
     else
         _python 2>/dev/null || _default
         return

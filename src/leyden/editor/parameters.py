@@ -10,6 +10,8 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from leyden.build.instantiate import signature
+
 Schema = dict[str, Any]
 
 # An interpolation, or a value that is still to be given: both can stand for anything.
@@ -39,7 +41,7 @@ def schema_of(made: Any, node: Schema, given: Collection[str], nested: Mapping[s
     rest: Any = True
     for part in inspect.getmro(made) if inspect.isclass(made) else (made,):
         try:
-            parameters = inspect.signature(part).parameters
+            parameters = signature(part).parameters
         except (TypeError, ValueError):  # of a class that is written in C
             break
         told, hints = _told(part), _hints(part)
@@ -68,7 +70,7 @@ def schema_of(made: Any, node: Schema, given: Collection[str], nested: Mapping[s
 def needed(made: Any, given: Collection[str]) -> list[str]:
     """Arguments of a class or function that a configuration must have."""
     try:
-        parameters = inspect.signature(made).parameters.items()
+        parameters = signature(made).parameters.items()
     except (TypeError, ValueError):
         return []
     return [
@@ -119,9 +121,11 @@ def _hints(made: Any) -> dict[str, Any]:
     """The types of the arguments; one that names what only a type checker imports is left out."""
     function = inspect.unwrap(made.__init__ if inspect.isclass(made) else made)
     hints: dict[str, Any] = {}
-    for name, hint in getattr(function, "__annotations__", {}).items():
+    annotated = {name: each.annotation for name, each in signature(function).parameters.items()}
+    for name, hint in annotated.items():
         with contextlib.suppress(Exception):  # any code can stand in a hint
-            hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+            if hint is not inspect.Parameter.empty:
+                hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
     return hints
 
 

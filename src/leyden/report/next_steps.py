@@ -1,15 +1,18 @@
 """What one would do next with a run that has ended: commands to be pasted."""
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from leyden.config.paths import ROOT
 from leyden.config.terminal import python, typed
-from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
 from leyden.run.result import Result
+
+# What is typed for one start, and not for the next.
+OF_ONE_START = ("run_dir", "resume", "dry_run", "sweep_name", "trainer.max_epochs")
 
 
 def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
@@ -19,15 +22,11 @@ def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
 
 def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     where = run.directory.relative_to(Path.cwd()) if run.directory.is_relative_to(Path.cwd()) else run.directory
-    choices = {
-        key: override
-        for override in run.overrides
-        for key in typed_choices([override])
-        if key != "trainer.max_epochs"
-    }
+    typed_before = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
+    choices = {key: override for key, override in typed_before.items() if key not in OF_ONE_START}
     trainer = run.config["trainer"]
     if any(run.directory.glob("events.out.tfevents.*")):
-        if Path.cwd() == ROOT:
+        if Path.cwd() == ROOT and shutil.which("make"):
             yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
         else:
             yield f"{python()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
@@ -38,7 +37,7 @@ def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         yield f"{_verb('train')} {typed('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if isinstance(rate, float) and rate > 0:
-        others = [override for key, override in choices.items() if key != "optimizer.lr"]
+        others = [override for key, override in choices.items() if key not in ("optimizer.lr", "test")]
         swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
         yield f"{_verb('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
     yield _verb("runs"), "all runs so far"

@@ -34,4 +34,4 @@ def print_result(run: Run, result: Result, *, further: bool) -> None:
     if further and (steps := next_steps(run, result)):
         console.print("what next:")
         for command, purpose in steps:
-            console.print(f"  {command}  # {purpose}")
+            console.print(f"  {purpose}:\n    {command}")  # to be pasted; to zsh a comment would be words

@@ -1,6 +1,7 @@
 """The Python that a run is made anew by: this one, or one with the versions that the run had."""
 
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -50,7 +51,7 @@ def python_as_there(run: RunContents, tree: Path) -> Path:
     content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text(encoding="utf-8")])
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    python, whole = folder / "bin" / "python", folder / "whole"
+    python, whole = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "whole"
     with filelock.FileLock(folder.with_suffix(".lock")):
         if not whole.exists():  # or pip was interrupted
             print(f"installing what the run had, to {folder}", flush=True)

@@ -87,7 +87,7 @@ def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) 
     for number, overrides in enumerate(batch, start=first):
         composed = composer.compose(overrides)
         with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
+            composed.hydra.job.id, composed.hydra.job.num = str(number), number
         typed = list(composed.hydra.overrides.task)
         name = slug(typed, directory)
         jobs.append(Job(composed, typed, Run(directory / name), directory / "logs" / f"{name}.log"))
