@@ -24,7 +24,7 @@ def main() -> None:
         warn(f"{' '.join(sys.argv[1:])}: must be one of {', '.join(SHELLS)}")
         raise SystemExit(2)
     elif not line:
-        print((Path(__file__).parent / "editor" / f"completion.{shell}").read_text(), end="")
+        print((Path(__file__).parent / "editor" / f"completion.{shell}").read_text(encoding="utf-8"), end="")
     else:
         for word in complete(*line):
             print(word)

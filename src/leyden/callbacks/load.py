@@ -48,7 +48,7 @@ class Load(Showing):
 
 def _waited_s() -> float | None:
     try:
-        _, waited_ns, _ = SCHEDULE.read_text().split()
+        _, waited_ns, _ = SCHEDULE.read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return None
     return int(waited_ns) / 1e9

@@ -121,7 +121,7 @@ def aliases(made: Any) -> list[str]:
 @functools.cache
 def _targets(folder: str) -> list[str]:
     """All values of `_target_` in the files of a folder."""
-    texts = [path.read_text() for path in (CONF / folder).rglob("*.yaml")]
+    texts = [path.read_text(encoding="utf-8") for path in (CONF / folder).rglob("*.yaml")]
     return sorted({name for text in texts for name in re.findall(r"^[^#\n]*_target_: *([\w.]+)", text, re.M)})
 
 
@@ -151,7 +151,7 @@ def choices() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(CONF.glob("*/**/*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         header = re.match(r"# *@package +(\S+)", text)
         package = header[1] if header else group.replace("/", ".")
         try:

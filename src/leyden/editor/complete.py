@@ -62,7 +62,9 @@ def options(verb: str, current: str) -> Iterator[str]:
     """The options of a verb that Hydra does not configure, by its usage, and folders."""
     path = SRC / "leyden" / f"{verb}.py"
     usages = re.findall(
-        rf"^python -m leyden\.{re.escape(verb)} (.*)", path.read_text() if path.exists() else "", re.M
+        rf"^python -m leyden\.{re.escape(verb)} (.*)",
+        path.read_text(encoding="utf-8") if path.exists() else "",
+        re.M,
     )
     key, sign, value = current.partition("=")
     for name, allowed in re.findall(r"(\w+)=([\w|]*)", " ".join(usages)):
@@ -118,7 +120,7 @@ class Known:
     def schema(self) -> dict[str, Any]:
         """The schema of the whole configuration; empty where it is not written."""
         path = ROOT / ".vscode" / "schema" / f"{self.verb}.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     def keys(self, sign: str, start: str) -> Iterator[str]:
         """Keys as they go on after the last dot, and groups; those that `+` would add, or that there are."""

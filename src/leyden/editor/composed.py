@@ -85,7 +85,7 @@ class Composed:
         """The package of a file, empty for the root, and what it holds; nothing where there is no such file."""
         if name not in self.files:
             path = self.conf / f"{name}.yaml"
-            text = path.read_text() if path.is_file() else ""
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
             header = re.match(r"# *@package +(\S+)", text)
             package = header[1] if header else group.replace("/", ".")
             held = yaml.load(text, Loader)

@@ -70,7 +70,7 @@ class Document:
 
     def root(self, name: str) -> Schema:
         """The schema of the whole configuration of a command, or of a part of it, as recipes are."""
-        text = (CONF / f"{name}.yaml").read_text()
+        text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
         told = comments(text)
         properties: Schema = {}
         for key, hint in typing.get_type_hints(SCHEMAS[name]).items():
@@ -80,7 +80,9 @@ class Document:
                 properties[key]["description"] = told[key]
         if name == "train":
             properties |= {key: self.at(key) for key in PLACES if "." not in key}
-            texts = [path.read_text() for path in sorted((CONF / "cluster").glob("*.yaml"), reverse=True)]
+            texts = [
+                path.read_text(encoding="utf-8") for path in sorted((CONF / "cluster").glob("*.yaml"), reverse=True)
+            ]
             properties |= {"sweep": by_example("sweep", text), "cluster": by_example("cluster", *texts)}
             properties["objective"] = OBJECTIVE
         parts = {

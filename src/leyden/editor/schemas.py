@@ -79,7 +79,7 @@ def _of_inherited(document: Document, groups: Groups, group: str, place: str) ->
 def _of_chosen(document: Document, groups: Groups, of: str) -> Iterator[Schema]:
     """A part without a `_target_` has that of the choice in the defaults, or else of the choice in `conf/train.yaml`."""
     usual: dict[str, str] = {}
-    for entry in yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]:
+    for entry in yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]:
         usual |= entry if isinstance(entry, dict) else {}
     for place in PLACES:
         group = place.replace(".", "/")
