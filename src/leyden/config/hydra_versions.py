@@ -74,6 +74,13 @@ def instantiate(node: dict[str, Any], **settings: Any) -> Any:
     return hydra.utils.instantiate(node, _convert_="all", **settings)
 
 
+def written(override: Override, text: str) -> str:
+    """An override of a sweep with one of its values, as jobs get it: `~key` alone is `~key=null` to Hydra 1.3, and to 1.4 a null that is looked for."""
+    is_bare = override.is_delete() and "=" not in str(override.input_line)
+    name = override.get_key_element()
+    return name if is_bare and not IS_1_3 else f"{name}={text}"
+
+
 def name_directory(node: DictConfig, overrides: Sequence[Override]) -> None:
     """Set `hydra.job.override_dirname` for these overrides, as Hydra 1.3 does in what it has composed; 1.4 makes it by a resolver."""
     make: Any = getattr(config_loader_impl, "get_overrides_dirname", None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
+from leyden.config.hydra_versions import written
 from leyden.sweep.override_text import as_meant
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def plain(override: Override) -> str:
 def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:
     """The dimension of a key and its values."""
     name, key = override.get_key_element(), plain(override)
-    choices = {text(value): Choice((f"{name}={text(value)}",), {key: as_meant(value)}) for value in values}
+    choices = {text(value): Choice((written(override, text(value)),), {key: as_meant(value)}) for value in values}
     return Dimension(name, (key,), choices, **kwargs)
 
 
