@@ -29,6 +29,6 @@ def served(tmp_path_factory):
 def project(served):
     """A project as if it were just cloned; `project(really)` makes it."""
     server, template = served
-    shutil.rmtree(server.project)
-    shutil.copytree(template, server.project, symlinks=True)
+    shutil.rmtree(server.copy)
+    shutil.copytree(template, server.copy, symlinks=True)
     return lambda really: Project(server, really)

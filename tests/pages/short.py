@@ -27,15 +27,15 @@ class Server:
     """The process of served.py.
 
     Args:
-        project: The place of the copy, with one in it.
+        copy: The place of the copy, with one in it.
     """
 
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self.output = project.with_name("output.txt")
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self.output = copy.with_name("output.txt")
         self.said: dict[tuple[str, ...] | None, str] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        command = [sys.executable, str(Path(__file__).with_name("served.py")), str(project)]
+        command = [sys.executable, str(Path(__file__).with_name("served.py")), str(copy)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -105,7 +105,7 @@ class Project:
     """
 
     def __init__(self, server: Server, really: bool) -> None:
-        self.folder, self.server, self.really = server.project, server, really
+        self.folder, self.server, self.really = server.copy, server, really
 
     @property
     def own(self) -> str:

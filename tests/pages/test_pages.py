@@ -16,15 +16,15 @@ WITH_STEPS = [page for page in PAGES if steps(page)]
 TYPED = "\n".join(path.read_text() for path in PAGES.values())
 
 
-def do(project, page):
+def do(copy, page):
     """Do a page; what fails is named by its line."""
     for step in steps(page):
         try:
-            output = project.do(step)
+            output = copy.do(step)
         except AssertionError as error:
             raise AssertionError(f"{PAGES[page].name}:{step.line}: {step.typed or step.path}\n{error}") from None
         jobs = re.search(r"  # (\d+) jobs", step.typed)
-        if jobs and not project.really:
+        if jobs and not copy.really:
             assert len(output.splitlines()) == int(jobs[1]), step.typed
 
 
