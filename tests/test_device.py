@@ -24,6 +24,7 @@ from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.graph import Graph
 from leyden.callbacks.samples import Samples
 from leyden.callbacks.texts import Texts
+from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.samples import Samples as Reads
@@ -39,20 +40,19 @@ NOT_DETERMINISTIC = (
     "_adaptive_avg_pool2d_backward",
     "_adaptive_avg_pool3d_backward",
     "adaptive_max_pool2d_backward",
-)
-NOT_DETERMINISTIC += (
     "avg_pool3d_backward",
     "fractional_max_pool2d_backward",
     "max_unpool2d",
     "upsample_bilinear2d_backward",
-)
-NOT_DETERMINISTIC += (
     "upsample_bicubic2d_backward",
     "reflection_pad2d_backward",
     "_ctc_loss_backward",
     "grid_sampler_2d_backward",
+    "put_",
+    "histc",
+    "median",
+    "cumsum",
 )
-NOT_DETERMINISTIC += ("put_", "histc", "median", "cumsum")
 # Metrics for which a GPU is waited for at each batch: PyTorch can't do on `meta` what they do.
 WAITING = {"perplexity": "takes the tokens that count by a mask, however many these are"}
 # Made of a list, and then copied: PyTorch waits for the copy.
@@ -97,9 +97,8 @@ class Crossings(TorchDispatchMode):
         waits_for_nothing = "non_blocking" in str(func._schema) and (kwargs or {}).get("non_blocking")
         if len(devices) > 1 and not waits_for_nothing:
             self.found.append(f"{func} of tensors on {' and '.join(sorted(map(str, devices)))}")
-        is_sum = (
-            not func.__name__.startswith("nll_loss2d") or args[3]
-        )  # of which each number for itself is the same each time
+        # Without a reduction each number for itself is the same each time.
+        is_sum = not func.__name__.startswith("nll_loss2d") or args[3]
         if func.__name__.startswith(NOT_DETERMINISTIC) and is_sum:
             self.found.append(f"{func} is not deterministic on CUDA")
         return out
@@ -145,10 +144,7 @@ def on_meta(monkeypatch):
     )
 
 
-CASES = [f"experiment={name}" for name in names("experiment")]
-CASES += [f"data/augment={name}" for name in names("data/augment")] + [
-    f"scheduler={name}" for name in names("scheduler")
-]
+CASES = [f"{group}={name}" for group in ("experiment", "data/augment", "scheduler") for name in names(group)]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,7 +152,7 @@ def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path
     build.quiet()
     few = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1000", "data.batch_size=10", "data.eval_batch_size=5")
     arguments = [case, f"data.root={small_root}", "data.download=false", "trainer.accelerator=cpu", *few]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         cfg = hydra.compose("train", overrides=[*arguments, f"run_dir={tmp_path}"])
         if cfg.data.val_size and cfg.data.val_size > 5000:  # the small files have no more
             cfg.data.val_size = 5000

@@ -8,7 +8,6 @@ an order of its own per round. Figures are medians over the rounds.
 
 import contextlib
 import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,31 +36,20 @@ def beside(number: int) -> Iterator[None]:
             other.wait()
 
 
-def busy(measure: Callable[[list[str], dict[str, str]], dict[str, float]], num_rounds: int) -> str:
-    """Measure, and give the table in Markdown; ratios are medians over the rounds, each within its round.
+def busy(
+    measure: Callable[[list[str], dict[str, str]], dict[str, float]], num_rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of each round, `quiet_s` and `busy_s`, by the way of waiting.
 
     Args:
         measure: Runs a program, in an environment with further variables; gives seconds by name.
         num_rounds: Runs of each.
     """
-    lines = [
-        f"| threads wait by | quiet: fit s | ÷ {OURS} | busy: fit s | ÷ {OURS} | n |",
-        "|---|---|---|---|---|---|",
-    ]
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[str, list[dict[str, float]]] = {name: [{} for _ in range(num_rounds)] for name in WAYS}
     for number in range(num_rounds):
-        for others in (0, 1):
+        for others, key in enumerate(("quiet_s", "busy_s")):
             with beside(others):
                 for name in random.Random(number).sample(list(WAYS), len(WAYS)):
-                    seconds = measure(PROGRAM, WAYS[name])["fit_s"]
-                    found.setdefault((name, others), []).append(seconds)
+                    found[name][number][key] = seconds = measure(PROGRAM, WAYS[name])["fit_s"]
                     print(f"round {number}, {others} beside it: {name}: {seconds:.1f} s", flush=True)
-    for name in WAYS:
-        cells = [name]
-        for others in (0, 1):
-            values = found[name, others]
-            ratios = [a / b for a, b in zip(values, found[OURS, others], strict=True)]
-            cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-            cells.append(f"{statistics.median(ratios):.2f}")
-        lines.append(f"| {' | '.join([*cells, str(num_rounds)])} |")
-    return "\n".join(lines)
+    return found

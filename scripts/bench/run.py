@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from busy import busy
+from busy import OURS, busy
 from matplotlib.figure import Figure
 
 from leyden.config.paths import ROOT
@@ -70,16 +70,21 @@ def hardware() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Medians and ranges in Markdown; ratios are medians over the rounds, each within its round."""
-    ours = next(iter(found))
-    lines = [
-        f"| program | fit s | ÷ {BARE} | whole process s | ÷ {ours} | n |",
-        "|---|---|---|---|---|---|",
-    ]
+def table(
+    found: dict[str, list[dict[str, float]]], first: str, columns: tuple[tuple[str, str, str], tuple[str, str, str]]
+) -> str:
+    """Medians and ranges in Markdown; ratios are medians over the rounds, each within its round.
+
+    Args:
+        found: Seconds of each round, by the name of a row.
+        first: Head of those names.
+        columns: Two, each as what is shown, its head, and the row beside which it is set.
+    """
+    heads = [text for _, head, other in columns for text in (head, f"÷ {other}")]
+    lines = [f"| {' | '.join([first, *heads, 'n'])} |", "|---|---|---|---|---|---|"]
     for name, runs in found.items():
         cells = [name]
-        for key, other in (("fit_s", BARE), ("process_s", ours)):
+        for key, _, other in columns:
             values = [run[key] for run in runs]
             cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
             ratios = [run[key] / beside[key] for run, beside in zip(runs, found.get(other, []), strict=False)]
@@ -117,7 +122,8 @@ def main() -> None:
     print(hardware(), flush=True)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     if arguments.busy:
-        text = f"{hardware()}\n\n{busy(measure, arguments.rounds)}\n"
+        columns = (("quiet_s", "quiet: fit s", OURS), ("busy_s", "busy: fit s", OURS))
+        text = f"{hardware()}\n\n{table(busy(measure, arguments.rounds), 'threads wait by', columns)}\n"
         print(f"\n{text}")
         (OUTPUTS / "busy.md").write_text(text)
         return
@@ -134,7 +140,8 @@ def main() -> None:
                 of_keras = ({"KERAS_BACKEND": backend}, arguments.keras_python) if backend else ({},)
                 found[name].append(measure(program, *of_keras))
                 print(f"round {number}: {name}: {found[name][-1]}", flush=True)
-    text = f"{hardware()}\n\n{table(found)}\n"
+    columns = (("fit_s", "fit s", BARE), ("process_s", "whole process s", next(iter(found))))
+    text = f"{hardware()}\n\n{table(found, 'program', columns)}\n"
     print(f"\n{text}")
     (OUTPUTS / "bench.md").write_text(text)
     (OUTPUTS / "bench.json").write_text(json.dumps({"hardware": hardware(), "runs": found}, indent=2) + "\n")

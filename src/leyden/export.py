@@ -9,39 +9,38 @@ from omegaconf import DictConfig
 from leyden.config.checks import choice
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
-from leyden.config.schema import CHOICES
+from leyden.config.schema import EXPORTS
 from leyden.config.terminal import Terminal
 from leyden.run.bundle import pack
 from leyden.run.command import command
 from leyden.run.directory import Run
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
-NAMES = {"onnx": "model.onnx", "bundle": "bundle.zip"}
 
 
 @command
 def main(cfg: DictConfig) -> None:
     """Write a network that takes samples as they are in the data set: the normalisation is inside; or a bundle."""
-    choice(cfg, "format", *CHOICES["export.format"])
+    choice(cfg, "format", *EXPORTS)
     if cfg.format == "bundle" and cfg.checkpoint != "best":
         raise UserError(f"checkpoint={cfg.checkpoint}: must be best, which is what a bundle holds")
     if cfg.license is not None and not cfg.license.startswith(("https://", "http://")):
         raise UserError(f"license={cfg.license}: must be a URL, as https://creativecommons.org/licenses/by/4.0/")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
-    path = run.directory / NAMES[cfg.format] if cfg.output is None else Path(cfg.output)
-    suffix = Path(NAMES[cfg.format]).suffix
+    path = run.directory / EXPORTS[cfg.format] if cfg.output is None else Path(cfg.output)
+    suffix = Path(EXPORTS[cfg.format]).suffix
     if path.suffix != suffix or not path.parent.is_dir() or path.is_dir():
         raise UserError(f"output={path}: must be the name of a {suffix} file in a folder that is there")
     if cfg.format == "onnx":
         said = _export(run, checkpoint, path, cfg.data_root)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            onnx: Path | None = Path(folder) / NAMES["onnx"]
+            onnx: Path | None = Path(folder) / EXPORTS["onnx"]
             try:
-                said = _export(run, checkpoint, Path(folder) / NAMES["onnx"], cfg.data_root)
+                said = _export(run, checkpoint, Path(folder) / EXPORTS["onnx"], cfg.data_root)
             except Exception as error:  # whatever there is in a network that ONNX can't say
-                onnx, said = None, f"without {NAMES['onnx']}: {' '.join(str(error).split())}"
+                onnx, said = None, f"without {EXPORTS['onnx']}: {' '.join(str(error).split())}"
             pack(run, path, onnx=onnx, license_url=cfg.license)
     Terminal().print(f"{path}\n{said}")
 

@@ -5,13 +5,12 @@ import json
 import os
 import shutil
 
-import hydra
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from leyden.config.paths import CONF
+from leyden.config.hydra_versions import in_conf
 from leyden.run.directory import Run
 from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import compose
@@ -123,7 +122,7 @@ def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
 
 def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [], RunMode.MULTIRUN)
         (job,) = compose(Composer(loader, config), [["init_from=parent@last"]])

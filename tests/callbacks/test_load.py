@@ -4,7 +4,7 @@ import pytest
 
 from leyden.callbacks import load
 from leyden.run.directory import Run
-from tests.conftest import SMALL
+from tests.conftest import QUICK
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_system_that_does_not_tell(tmp_path, monkeypatch, text):
 
 def test_it_is_part_of_a_run(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "NOTICED", -1)
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, "callbacks=bare", "trainer.max_epochs=2")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=2")
     assert code == 0, err
     assert err.count("slowed by a busy machine") == 1
     assert Run(tmp_path / "run").result.status == "finished"

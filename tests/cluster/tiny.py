@@ -3,7 +3,7 @@
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from leyden.config.hydra_versions import register_resolver
+from leyden.config.hydra_versions import VERSION_BASE, register_resolver
 from leyden.config.paths import CONF
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
@@ -22,7 +22,7 @@ def task(cfg):
         run.end(Result("finished", (), {}, epochs=0, optimizer_steps=0, seconds=0, samples_per_second=0))
 
 
-main = hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)
+main = hydra.main(config_path=str(CONF), config_name="train", **VERSION_BASE)(task)
 main.task = task
 
 if __name__ == "__main__":

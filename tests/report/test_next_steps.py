@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.conftest import QUICK
 
-FEW = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1", "trainer.max_epochs=1")
+FEW = (*QUICK, "trainer.max_epochs=1")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shlex
 import hydra
 import pytest
 
+from leyden.config.hydra_versions import in_conf
 from leyden.config.paths import CONF, ROOT
 
 TEXT = (ROOT / "docs" / "proof.md").read_text()
@@ -20,6 +21,6 @@ def test_each_recipe_was_made_anew():
 
 @pytest.mark.parametrize(("name", "arguments"), [row[:2] for row in ROWS])
 def test_each_row_is_that_recipe(name, arguments):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with in_conf():
         composed = hydra.compose("train", overrides=shlex.split(arguments), return_hydra_config=True)
     assert composed.hydra.runtime.choices.experiment == (None if name == "default" else name)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
-from leyden.config.paths import SRC, own_packages
+from leyden.config.paths import SRC, own_folders, own_packages
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,6 @@ class Role:
     nested: dict[str, "Role"] = field(default_factory=dict)
 
 
-def _own(folder: str) -> tuple[str, ...]:
-    """The folders of this name in the packages that the project's owner writes."""
-    return tuple(f"{package}.{folder}" for package in own_packages(folder))
-
-
 def _listed(role: str) -> tuple[str, ...]:
     """What the project's owner allows for a role, in the `trust.yaml` of their packages."""
     names: list[str] = []
@@ -54,13 +49,13 @@ def _listed(role: str) -> tuple[str, ...]:
 
 # A class may load, write or fetch nothing when it is made, whatever its arguments: the test of
 # this list tries all of them.
-NETWORKS = Role(nn.Module, packages=(*_own("models"), "torch.nn.modules"), names=_listed("model"))
+NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), names=_listed("model"))
 NETWORKS.nested[""] = NETWORKS
 TRANSFORMS = Role(object, packages=(), names=_listed("transform"))
 TRANSFORMS.nested[""] = TRANSFORMS
 DATASETS = Role(
     Dataset,
-    packages=_own("data"),
+    packages=own_folders("data"),
     names=(
         *("leyden.data.table.Table", "leyden.data.text.Text"),
         *(f"torchvision.datasets.{name}" for name in ("KMNIST", "QMNIST", "CIFAR10", "CIFAR100")),
@@ -72,7 +67,7 @@ DATASETS = Role(
 )
 DATA = Role(
     L.LightningDataModule,
-    packages=(*_own("data"), "leyden.data"),
+    packages=(*own_folders("data"), "leyden.data"),
     names=_listed("data"),
     is_partial=False,
     not_its=("_args_",),
@@ -82,16 +77,16 @@ DATA = Role(
         **dict.fromkeys(("train", "val", "test"), replace(DATASETS, not_its=("_args_", "root", "download"))),
     },
 )
-LOSSES = Role(nn.Module, packages=(*_own("tasks"), "torch.nn.modules"), names=_listed("loss"))
+LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), names=_listed("loss"))
 METRICS = Role(
     Metric,
-    packages=("torchmetrics.classification", "torchmetrics.regression", *_own("tasks")),
+    packages=("torchmetrics.classification", "torchmetrics.regression", *own_folders("tasks")),
     names=("torchmetrics.text.Perplexity", *_listed("metric")),
 )
 METRICS.nested[""] = METRICS
 TASKS = Role(
     L.LightningModule,
-    packages=("leyden.tasks", *_own("tasks")),
+    packages=("leyden.tasks", *own_folders("tasks")),
     names=_listed("task"),
     is_partial=False,
     not_its=("_args_",),

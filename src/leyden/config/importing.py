@@ -31,9 +31,8 @@ def importing() -> Iterator[None]:
         if len(sys.modules) > num_before:  # else it would keep what an earlier job in this process has left
             gc.freeze()
         gc.enable()
-        if (
-            "triton" in sys.modules
-        ):  # comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched
+        # It comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched.
+        if "triton" in sys.modules:
             atexit.register(gc.unfreeze)
         if is_main:
             signal.signal(signal.SIGINT, before)

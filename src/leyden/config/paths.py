@@ -16,3 +16,8 @@ def own_packages(folder: str = "") -> list[str]:
     """
     packages = sorted(path.parent for path in SRC.glob("*/__init__.py") if path.parent.name not in ENGINE)
     return [package.name for package in packages if (package / folder).is_dir()]
+
+
+def own_folders(folder: str) -> tuple[str, ...]:
+    """The folders of this name in those packages, as Python names them."""
+    return tuple(f"{package}.{folder}" for package in own_packages(folder))

@@ -82,12 +82,14 @@ class ExportConfig:
     license: str | None = MISSING
 
 
+# The formats of an export, and the names of their files.
+EXPORTS = {"onnx": "model.onnx", "bundle": "bundle.zip"}
 # What values a key can have, where it is some words.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),
     "train.test": ("auto", True, False),
     "train.sweep.pictures": ("all", "best", "none"),
-    "export.format": ("onnx", "bundle"),
+    "export.format": (*EXPORTS,),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 

@@ -43,6 +43,11 @@ def typed(key: str, value: object) -> str:
     return shlex.quote(f"{key}={text}")
 
 
+def from_here(path: Path) -> Path:
+    """A path as one types it in this folder: relative, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def python() -> str:
     """How one calls this Python in this terminal: `python`, if that is the one, else by its path, as `.venv/bin/python`."""
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # within `uv run`, whose path is not that of the terminal
@@ -50,7 +55,7 @@ def python() -> str:
     this = Path(sys.executable)
     if (found := shutil.which("python")) and Path(found).parent == this.parent:
         return "python"
-    return shlex.quote(str(this.relative_to(Path.cwd()) if this.is_relative_to(Path.cwd()) else this))
+    return shlex.quote(str(from_here(this)))
 
 
 def warn(text: str) -> None:

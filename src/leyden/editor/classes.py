@@ -22,9 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.build import roles
 from leyden.build.roles import Role
-from leyden.config.paths import CONF, own_packages
+from leyden.config.paths import CONF, own_folders
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
+from leyden.editor.composed import package_of
 
 Groups = Mapping[str, Mapping[str, Any]]
 FACTS = tuple(sorted(Facts().lacking))
@@ -33,10 +34,6 @@ TRAINERS = (
     *("callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"),
     *("enable_progress_bar", "num_sanity_val_steps", "enable_model_summary"),
 )
-
-
-def _own(folder: str) -> tuple[str, ...]:
-    return tuple(f"{package}.{folder}" for package in own_packages(folder))
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,9 @@ PLACES = {
     "model": Place(roles.NETWORKS, FACTS),
     "task": Place(roles.TASKS, (*FACTS, "network", "optimizer", "scheduler")),
     "task.metrics": Place(roles.METRICS, FACTS, named=True),
-    "optimizer": Place(Role(Optimizer, packages=("torch.optim", *_own("optimizers"))), ("params",)),
+    "optimizer": Place(Role(Optimizer, packages=("torch.optim", *own_folders("optimizers"))), ("params",)),
     "scheduler": Place(
-        Role(LRScheduler, packages=("torch.optim.lr_scheduler", *_own("schedulers"))), ("optimizer",)
+        Role(LRScheduler, packages=("torch.optim.lr_scheduler", *own_folders("schedulers"))), ("optimizer",)
     ),
     "trainer": Place(Role(L.Trainer, packages=("lightning.pytorch.trainer.trainer",)), TRAINERS),
     "callbacks": Place(
@@ -72,7 +69,7 @@ PLACES = {
                 "leyden.callbacks",
                 "leyden.sweep.pruning",
                 "lightning.pytorch.callbacks",
-                *_own("callbacks"),
+                *own_folders("callbacks"),
             ),
             nested={"pruner": Role(BasePruner, packages=("optuna.pruners",))},
         ),
@@ -80,7 +77,7 @@ PLACES = {
         named=True,
     ),
     "logger": Place(
-        Role(Logger, packages=("leyden.loggers", "lightning.pytorch.loggers", *_own("loggers"))),
+        Role(Logger, packages=("leyden.loggers", "lightning.pytorch.loggers", *own_folders("loggers"))),
         ("save_dir",),
         named=True,
     ),
@@ -152,12 +149,10 @@ def choices() -> dict[str, dict[str, Any]]:
     for path in sorted(CONF.glob("*/**/*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
         text = path.read_text(encoding="utf-8")
-        header = re.match(r"# *@package +(\S+)", text)
-        package = header[1] if header else group.replace("/", ".")
         try:
             held = dict(yaml.safe_load(text) or {})
         except (yaml.YAMLError, TypeError, ValueError) as error:
             warn(f"{path.relative_to(CONF)} is left out: {' '.join(str(error).split())}")
             continue
-        found.setdefault(group, {})[path.stem] = {**held, "@package": "" if package == "_global_" else package}
+        found.setdefault(group, {})[path.stem] = {**held, "@package": package_of(text, group)}
     return found

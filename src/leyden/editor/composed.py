@@ -86,11 +86,16 @@ class Composed:
         if name not in self.files:
             path = self.conf / f"{name}.yaml"
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
-            header = re.match(r"# *@package +(\S+)", text)
-            package = header[1] if header else group.replace("/", ".")
             held = yaml.load(text, Loader)
-            self.files[name] = "" if package == "_global_" else package, held if isinstance(held, dict) else {}
+            self.files[name] = package_of(text, group), held if isinstance(held, dict) else {}
         return self.files[name]
+
+
+def package_of(text: str, group: str) -> str:
+    """Where the keys of a file land, by its text and its group; empty for the root."""
+    header = re.match(r"# *@package +(\S+)", text)
+    package = header[1] if header else group.replace("/", ".")
+    return "" if package == "_global_" else package
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from leyden.config.paths import ROOT
-from leyden.config.terminal import python, typed
+from leyden.config.terminal import from_here, python, typed
 from leyden.run.directory import Run
 from leyden.run.result import Result
 
@@ -21,7 +21,7 @@ def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
 
 
 def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
-    where = run.directory.relative_to(Path.cwd()) if run.directory.is_relative_to(Path.cwd()) else run.directory
+    where = from_here(run.directory)
     typed_before = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
     choices = {key: override for key, override in typed_before.items() if key not in OF_ONE_START}
     trainer = run.config["trainer"]

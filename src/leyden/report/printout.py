@@ -1,10 +1,8 @@
 """What a person sees of a result."""
 
-from pathlib import Path
-
 from rich.table import Table
 
-from leyden.config.terminal import Terminal
+from leyden.config.terminal import Terminal, from_here
 from leyden.report.next_steps import next_steps
 from leyden.run.directory import Run
 from leyden.run.result import Result
@@ -27,10 +25,7 @@ def print_result(run: Run, result: Result, *, further: bool) -> None:
         table.add_row("speed", f"{result.samples_per_second:,.0f} samples/s")
     console = Terminal()
     console.print(table)
-    where = run.directory
-    if where.is_relative_to(Path.cwd()):
-        where = where.relative_to(Path.cwd())
-    console.print(f"run directory: {where}")
+    console.print(f"run directory: {from_here(run.directory)}")
     if further and (steps := next_steps(run, result)):
         console.print("what next:")
         for command, purpose in steps:
