@@ -13,6 +13,9 @@ from leyden.config.paths import ROOT
 from tests.data import small
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+# What `make test ARGS="-m slow"` was told is not for a make that a test starts.
+for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(told, None)
 # Speed is never tested: the first use of torch, or a busy machine, is no failure.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
