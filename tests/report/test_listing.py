@@ -34,11 +34,14 @@ def listed(text):
 
 
 def test_each_run_is_a_line_with_what_was_typed(call, three):
+    result = three / "r2" / "result.json"
+    result.write_text(result.read_text().replace('"epochs": 3', '"epochs": 1'))
     text = call()
     assert "outputs/r0" in text
     assert "optimizer.lr=0.1 seed=0" in " ".join(text.split())
     assert "run_dir" not in text
     assert "3 epochs" in text
+    assert "1 epoch " in text
     assert "interrupted" in text
 
 

@@ -424,9 +424,14 @@ def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path):
     code, out, _ = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
     assert code == 0
-    assert len(out.splitlines()) == 3 * 2 * 3
-    assert "17: " in out
+    *jobs, last = out.splitlines()
+    assert len(jobs) == 3 * 2 * 3
+    assert jobs[17].startswith("17: ")
+    assert last == "These would run. dry_run=true: nothing was done."
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
+    code, out, _ = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("These are the ends of the space that would be searched.")
     code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert code == 0
     assert "nothing was done" in out

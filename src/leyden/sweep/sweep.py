@@ -88,6 +88,8 @@ class Sweep:
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
+            what = "would run" if identity is None else "are the ends of the space that would be searched"
+            print(f"These {what}. dry_run=true: nothing was done.")
             return False
         if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
             return False
