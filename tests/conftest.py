@@ -34,7 +34,13 @@ SMALL = (
 QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1")
 
 
+def _minutes(item):
+    slow = item.get_closest_marker("slow")
+    return slow.kwargs.get("minutes", 1) if slow else 0
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

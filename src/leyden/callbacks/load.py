@@ -14,12 +14,13 @@ from leyden.run.process import num_cores
 # Linux keeps here for how long a thread has computed, and for how long it could have, but others did, in nanoseconds.
 SCHEDULE = Path("/proc/thread-self/schedstat")
 NOTICED = 0.2  # of its time
+LEAST_S = 1.0  # what is over sooner is slow for nobody
 
 
 class Load(Showing):
     """Says, once, that a run is slowed by a busy machine: after its first epoch, if it waited for a processor for a fifth of the time.
 
-    It is silent where the system does not tell (it is Linux that does).
+    The first epoch is the first that ends a second or more after the run began to train. It is silent where the system does not tell (it is Linux that does).
     """
 
     def __init__(self) -> None:
@@ -34,11 +35,11 @@ class Load(Showing):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how long the first epoch has waited."""
-        before, now_s, waited_s = self.before, time.monotonic(), _waited_s()
-        self.before = None
-        if before is None or waited_s is None:
+        now_s, waited_s = time.monotonic(), _waited_s()
+        if self.before is None or waited_s is None or (took_s := now_s - self.before[0]) < LEAST_S:
             return
-        part = (waited_s - before[1]) / max(1e-9, now_s - before[0])
+        part = (waited_s - self.before[1]) / took_s
+        self.before = None
         if part > NOTICED:
             warn(
                 f"slowed by a busy machine: the run waited {part:.0%} of its time for a processor "

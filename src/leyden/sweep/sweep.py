@@ -89,7 +89,7 @@ class Sweep:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
             what = "would run" if identity is None else "are the ends of the space that would be searched"
-            print(f"These {what}. dry_run=true: nothing was done.")
+            print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
         if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
             return False
