@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_origin
 
 import lightning as L
 import torch
@@ -35,6 +35,11 @@ class Role:
     is_partial: bool | None = None
     not_its: tuple[str, ...] = ()
     nested: dict[str, "Role"] = field(default_factory=dict)
+
+    def is_class(self, made: Any) -> bool:
+        """Whether something is a class whose instances can play this role."""
+        # To Python 3.10, `tuple[int]` is a class, too.
+        return inspect.isclass(made) and get_origin(made) is None and issubclass(made, self.base)
 
 
 def _listed(role: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ loggers, the optimizer and the trainer of a stranger are never made. Hydra 1.4 h
 import contextlib
 import functools
 import importlib
-import inspect
 import sys
 from typing import Any
 
@@ -97,7 +96,7 @@ def _why_not(node: dict[str, Any], role: Role | None) -> str:
         return ""
     if any(found is _find(name, listed) for name in role.names):
         return ""
-    if not inspect.isclass(found) or not issubclass(found, role.base):
+    if not role.is_class(found):
         return f"it is no class of {role.base.__name__}"
     # Where it is defined: `MODULE.math.sqrt` is a way to `math`, as modules give away what they import.
     module = found.__module__

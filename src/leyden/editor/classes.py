@@ -92,14 +92,13 @@ def known(folder: str, role: Role) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in (*role.names, *_targets(folder)):
         made = find(name)
-        if issubclass(made, role.base) if inspect.isclass(made) else inspect.isroutine(made):
+        if role.is_class(made) or inspect.isroutine(made):
             found[name] = made
     for package in role.packages:
         for module in _modules(package):
             for name, made in vars(module).items():
                 if (
-                    inspect.isclass(made)
-                    and issubclass(made, role.base)
+                    role.is_class(made)
                     and made is not role.base
                     and made.__module__.startswith(package)
                     and not (name.startswith("_") or inspect.isabstract(made))
