@@ -263,8 +263,9 @@ def no_folder(root):
 def no_class(root):
     for path in [*root.glob("train/*/*")]:
         path.rename(root / "train" / f"{path.parent.name}{path.name}")
-    for path in root.glob("train/*/"):
-        path.rmdir()
+    for path in root.glob("train/*"):
+        if path.is_dir():
+            path.rmdir()
 
 
 def empty_class(root):

@@ -85,6 +85,7 @@ def test_what_is_wrong_is_named(tmp_path, changed, message):
         ("a,b\n1,2\n,4\n", "column a is '' in row 2, no number"),
         ("", "has no row; must"),
         ("a,b\n", "has no row; must have a line of names"),
+        ('a,b\n1,2\n"' + "3" * 140_000, "t.csv, line 3: field larger than field limit"),
     ],
 )
 def test_a_row_that_lacks_something_is_named(tmp_path, text, message):

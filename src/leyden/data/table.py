@@ -110,7 +110,11 @@ def read_columns(root: Path, file: str) -> dict[str, NDArray[Any]]:
 
 def _csv(path: Path) -> dict[str, NDArray[Any]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        names, *rows = [row for row in csv.reader(file) if row] or [[]]
+        lines = csv.reader(file)
+        try:
+            names, *rows = [row for row in lines if row] or [[]]
+        except csv.Error as error:  # a field without an end; to Python 3.10 a NUL, too
+            raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     if len({*names}) < len(names):
         raise ValueError(f"{path}: has two columns of one name")
     if not names or not rows:
