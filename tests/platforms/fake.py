@@ -6,9 +6,11 @@ since `pathlib` would make paths of another system; `os.O_NONBLOCK` too, which f
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 import warnings
+from types import SimpleNamespace
 
 import filelock  # noqa: F401
 import hydra  # noqa: F401
@@ -61,6 +63,8 @@ def fake(platform):
         signal_connector._IS_WINDOWS = True
         there = {signal.SIGINT, signal.SIGTERM, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
         signal.valid_signals = lambda: there
+        # From Python 3.12 on, `shutil.which` asks the system.
+        shutil._winapi = SimpleNamespace(NeedCurrentDirectoryForExePath=lambda name: False)
     # Texts are UTF-8 whatever the language of Windows is.
     warnings.filterwarnings("error", category=EncodingWarning, module=r"(leyden|project)\b")
 

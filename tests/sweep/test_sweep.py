@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -347,6 +348,12 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     folder.mkdir()
     process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder))
     output, _ = process.communicate(timeout=240)
+    if hasattr(
+        multiprocessing.util, "_get_base_temp_dir"
+    ):  # of Python 3.14, which looks for a shorter one by itself
+        assert process.returncode == 0
+        assert "2 finished" in output
+        return
     assert process.returncode == 2
     assert output == f"leyden: TMPDIR={folder}: no process can be started from there (AF_UNIX path too long)\n"
 
