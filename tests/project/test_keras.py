@@ -12,6 +12,9 @@ from project.optimizers.rmsprop import RMSprop
 
 keras = pytest.importorskip("keras", reason="needs keras: make setup installs it")
 
+# Keras 3.12, the last one for Python 3.10, does not know NumPy 2's way to ask for no copy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 KERAS_RMSPROP = functools.partial(RMSprop, lr=1e-3, rho=0.9, eps=1e-7)
 TORCH_RMSPROP = functools.partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-7)
 
@@ -27,6 +30,12 @@ def keras_model(seed=0):
     )
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """The first model of a process imports more of Keras, which draws random numbers: its weights are others."""
+    keras_model()
 
 
 def dense_layers(network):
