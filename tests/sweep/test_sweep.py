@@ -348,9 +348,8 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     folder.mkdir()
     process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder))
     output, _ = process.communicate(timeout=240)
-    if hasattr(
-        multiprocessing.util, "_get_base_temp_dir"
-    ):  # of Python 3.14, which looks for a shorter one by itself
+    # Python 3.14 looks for a shorter one by itself.
+    if hasattr(multiprocessing.util, "_get_base_temp_dir"):
         assert process.returncode == 0
         assert "2 finished" in output
         return

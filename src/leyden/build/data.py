@@ -46,11 +46,8 @@ def _fork_workers() -> None:
     By the new default another process copies itself for them, and when this one is killed, neither that one nor they notice: PyTorch's workers ask
     whether the process that has made them is alive, and that one waits for them.
     """
-    by_default = sys.version_info >= (3, 14) and multiprocessing.get_start_method(allow_none=True) in (
-        None,
-        "forkserver",
-    )
-    if sys.platform == "linux" and by_default:
+    method = multiprocessing.get_start_method(allow_none=True)
+    if sys.platform == "linux" and sys.version_info >= (3, 14) and method in (None, "forkserver"):
         multiprocessing.set_start_method("fork", force=True)
 
 

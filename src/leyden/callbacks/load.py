@@ -20,7 +20,8 @@ LEAST_S = 1.0  # what is over sooner is slow for nobody
 class Load(Showing):
     """Says, once, that a run is slowed by a busy machine: after its first epoch, if it waited for a processor for a fifth of the time.
 
-    The first epoch is the first that ends a second or more after the run began to train. It is silent where the system does not tell (it is Linux that does).
+    The first epoch is the first that ends a second or more after the run began to train. It is silent where the system
+    does not tell (it is Linux that does).
     """
 
     def __init__(self) -> None:
@@ -35,8 +36,9 @@ class Load(Showing):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how long the first epoch has waited."""
-        now_s, waited_s = time.monotonic(), _waited_s()
-        if self.before is None or waited_s is None or (took_s := now_s - self.before[0]) < LEAST_S:
+        if self.before is None or (took_s := time.monotonic() - self.before[0]) < LEAST_S:
+            return
+        if (waited_s := _waited_s()) is None:
             return
         part = (waited_s - self.before[1]) / took_s
         self.before = None

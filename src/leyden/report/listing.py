@@ -92,16 +92,13 @@ def _is_there(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _epochs(num: int) -> str:
-    return f"{num} epoch{'' if num == 1 else 's'}"
-
-
 def _line(record: Record, own: dict[str, Any], asked: Sequence[str]) -> Line:
+    num = record.result.epochs if record.result else None
     return Line(
         directory=record.run.directory,
         status=own["status"],
         age_s=own["age"],
-        far=_epochs(record.result.epochs) if record.result else position(record) or "not begun",
+        far=position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
         objective=own["objective"],
         typed=" ".join(f"{key}={value}" for key, value in record.typed.items()),
         asked={key: own[key] for key in asked if key in own},

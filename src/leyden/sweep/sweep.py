@@ -67,7 +67,7 @@ class Sweep:
 
         Args:
             jobs: That are to run.
-            identity: What makes this sweep another one, beside name and objective.
+            identity: What makes this sweep another one, beside name and objective; None: a grid, these are all of its jobs.
             facts: To be written down about the sweep.
 
         Raises:
