@@ -1,3 +1,4 @@
+import functools
 import importlib
 import os
 import random
@@ -11,6 +12,7 @@ import torch
 
 from leyden.config.paths import ROOT
 from tests.data import small
+from tests.forks import Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
@@ -44,6 +46,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_sessionfinish():
+    if server.cache_info().currsize:
+        server().stop()
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -110,16 +117,23 @@ def cli(monkeypatch, capfd, tmp_path, mnist_root):
     return run
 
 
-def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, **environment):
-    """A command as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, *script, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **environment},
-    )
+@functools.cache
+def server():
+    """What `start` makes copies of."""
+    return Server()
+
+
+def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **environment):
+    """A command as a process of its own: a copy of one that has imported what takes long.
+
+    With `anew` it is a Python that begins: where it matters what is imported, as in the first process of a sweep.
+    """
+    words, environment = [*script, *arguments], {**os.environ, **environment}
+    # A process that has looked for a GPU can't use it in a copy, and macOS wants no copies of one that has loaded much.
+    if sys.platform == "linux" and not torch.cuda.is_available() and not anew:
+        return Forked(server(), words, cwd, environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **pipes)
 
 
 def finish(process):

@@ -2,12 +2,10 @@
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,7 +18,7 @@ from leyden.config.paths import CONF, ROOT
 from leyden.data.augment import Augment
 from leyden.data.facts import Facts
 from tests.conf.test_conf import compose
-from tests.conftest import weights
+from tests.conftest import start, weights
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
@@ -229,9 +227,9 @@ def git(folder, *arguments):
 
 def call(folder, *arguments):
     """Python in a copy; returns its exit code and all it says."""
-    env = {**os.environ, "PYTHONPATH": str(folder / "src")}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+    process = start(script=arguments, cwd=folder, PYTHONPATH=str(folder / "src"))
+    said, _ = process.communicate()
+    return process.returncode, said
 
 
 def test_a_new_model_is_three_files_and_is_searched(copy, mnist_root):

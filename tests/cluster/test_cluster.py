@@ -35,7 +35,7 @@ NODES = (*NODES, "trainer.accelerator=cpu")
 def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s"):
     """A sweep on the cluster as a process."""
     where = (f"outputs={tmp_path}", f"sweep_name={name}")
-    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments)
+    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments, anew=True)
 
 
 def runs(tmp_path, name="s"):

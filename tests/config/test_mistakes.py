@@ -79,7 +79,7 @@ def run(tmp_path, mnist_root):
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         small = [override for override in SMALL if not override.startswith("model")]
         more = (*small, f"outputs={tmp_path / 'outputs'}", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1")
-        process = start(*arguments, *more, script=script, PYTHONPATH=path)
+        process = start(*arguments, *more, script=script, anew=script[0] == "-c", PYTHONPATH=path)
         output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
@@ -141,15 +141,15 @@ def test_a_mistake_is_a_line(run, tmp_path, arguments, message):
 
 def test_ctrl_c_while_modules_are_imported_is_told_by_a_word():
     command = "import sys; sys.orig_argv[1:3] = ['-m', 'leyden.train']; import leyden; raise "
-    process = start(script=("-c", f"{command} KeyboardInterrupt"))
+    process = start(script=("-c", f"{command} KeyboardInterrupt"), anew=True)
     output, _ = process.communicate()
     assert (process.returncode, output) == (-signal.SIGINT, "Interrupted.\n")
-    process = start(script=("-c", f"{command} ValueError('x')"))
+    process = start(script=("-c", f"{command} ValueError('x')"), anew=True)
     assert "Traceback" in process.communicate()[0]
 
 
 def test_a_program_of_ones_own_keeps_its_hook():
-    process = start(script=("-c", "import leyden; raise KeyboardInterrupt"))
+    process = start(script=("-c", "import leyden; raise KeyboardInterrupt"), anew=True)
     assert "Traceback" in process.communicate()[0]
 
 

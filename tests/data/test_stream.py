@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from leyden.config.mistakes import UserError
+from leyden.data.find_facts import find_facts
 from leyden.data.loader import BatchLoader
 from leyden.data.samples import Samples
 from leyden.data.stream import StreamLoader
@@ -206,6 +207,25 @@ def test_a_mistake_in_a_data_set_shows_its_line(num_workers):
     stream.close()
 
 
+class Pixels(Dataset):
+    def __init__(self, fails_at):
+        self.fails_at = fails_at
+
+    def __getitem__(self, index):
+        if index == self.fails_at:
+            raise KeyError("pixels")
+        return torch.zeros(3, 2, 2, dtype=torch.uint8), 0
+
+
+@pytest.mark.parametrize("fails_at", [0, 13])
+def test_facts_that_are_not_found_leave_no_process(fails_at):
+    first, every = (loader(1, num, dataset=Pixels(fails_at), shuffle=False) for num in (1, 23))
+    with pytest.raises(KeyError) as raised:
+        find_facts(Pixels(fails_at), first=first, every=every, normalize="standardize")
+    assert multiprocessing.active_children() == []
+    assert raised  # which holds all that was under way
+
+
 class FailingElsewhere(Noisy):
     home = os.getpid()
 
@@ -319,7 +339,7 @@ def is_there(pid):
     [("wait", signal.SIGKILL, -9), ("wait", signal.SIGTERM, -15), ("wait", signal.SIGINT, 1), ("end", None, 0)],
 )
 def test_workers_end_with_the_process_that_has_them(how, by, code):
-    process = start(how, script=("-m", "tests.data.test_stream"))
+    process = start(how, script=("-m", "tests.data.test_stream"), anew=True)
     assert process.stdout.readline() == "ready\n"
     workers = workers_of(process)
     assert len(workers) == 2

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from tests.pages.short import Project, Server, copy_to
+from tests.pages.short import Copy, Project, copy_to
 
 
 @pytest.fixture(scope="session")
@@ -10,8 +10,8 @@ def served(tmp_path_factory):
     """What runs commands in the copy, and a template of it, with a run of three epochs in outputs/seed."""
     folder = tmp_path_factory.mktemp("pages")
     copy_to(folder / "project")
-    server = Server(folder / "project")
-    code, said = server.run(
+    copy = Copy(folder / "project")
+    code, said = copy.run(
         [
             "-m",
             "leyden.train",
@@ -21,14 +21,14 @@ def served(tmp_path_factory):
         ]
     )
     assert code == 0, said
-    yield server, shutil.copytree(folder / "project", folder / "template", symlinks=True)
-    server.stop()
+    yield copy, shutil.copytree(folder / "project", folder / "template", symlinks=True)
+    copy.server.stop()
 
 
 @pytest.fixture
 def project(served):
     """A project as if it were just cloned; `project(really)` makes it."""
-    server, template = served
-    shutil.rmtree(server.copy)
-    shutil.copytree(template, server.copy, symlinks=True)
-    return lambda really: Project(server, really)
+    copy, template = served
+    shutil.rmtree(copy.folder)
+    shutil.copytree(template, copy.folder, symlinks=True)
+    return lambda really: Project(copy, really)

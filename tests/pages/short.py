@@ -1,13 +1,11 @@
 """A copy of the project that is short: small data sets, two batches per epoch. Pages are run in it."""
 
 import hashlib
-import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +13,7 @@ from PIL import Image
 from leyden.config.paths import ROOT
 from tests.data import folders, small
 from tests.example import MNIST, OWN, Diamonds, FashionMNIST
+from tests.forks import Forked, Server
 from tests.pages.commands import VARIABLE, Step
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
@@ -23,32 +22,24 @@ OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these nam
 VERBS = {path.stem for path in (ROOT / "src" / "leyden").glob("[!_]*.py")}
 
 
-class Server:
-    """The process of served.py.
+class Copy:
+    """Runs commands of Python in a copy.
 
     Args:
-        copy: The place of the copy, with one in it.
+        folder: The place of the copy, with one in it.
     """
 
-    def __init__(self, copy: Path) -> None:
-        self.copy = copy
-        self.output = copy.with_name("output.txt")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.said: dict[tuple[str, ...] | None, str] = {}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        command = [sys.executable, str(Path(__file__).with_name("served.py")), str(copy)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(folder / "src")}
+        self.server = Server()
 
     def run(self, words: list[str]) -> tuple[int, str]:
-        """The exit code of a command of Python, and all that it says."""
-        print(json.dumps({"words": words, "output": str(self.output)}), file=self.process.stdin)
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline()), self.output.read_text()
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.communicate()
+        """The exit code of a command, and all that it says."""
+        process = Forked(self.server, words, self.folder, {**os.environ, **self.environment})
+        said, _ = process.communicate()
+        return process.returncode, said
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -100,12 +91,12 @@ class Project:
     """A copy, and what its pages have made so far.
 
     Args:
-        server: Runs its commands, in the copy.
+        copy: Runs its commands.
         really: Train, else check what would be trained; what other commands need is trained all the same.
     """
 
-    def __init__(self, server: Server, really: bool) -> None:
-        self.folder, self.server, self.really = server.copy, server, really
+    def __init__(self, copy: Copy, really: bool) -> None:
+        self.folder, self.copy, self.really = copy.folder, copy, really
 
     @property
     def own(self) -> str:
@@ -230,9 +221,9 @@ class Project:
         composed = ["--cfg", "job"] if "compile=true" in words else []  # to compile takes long
         words = ["-m", "leyden.train", *words, "dry_run=true", *composed]
         key = None if any(word.startswith(OF_A_PAGE) for word in words) else tuple(words)
-        if key not in self.server.said or key is None:
-            self.server.said[key] = self.python(words)
-        return self.server.said[key]
+        if key not in self.copy.said or key is None:
+            self.copy.said[key] = self.python(words)
+        return self.copy.said[key]
 
     def provide(self, word: str) -> None:
         """A run or a bundle in each place that a command names, if no command before has made it."""
@@ -250,7 +241,7 @@ class Project:
 
     def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
         """Run Python in the copy."""
-        code, said = self.server.run(words)
+        code, said = self.copy.run(words)
         assert code in codes, said
         assert says in said, said
         return said

@@ -59,11 +59,11 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    output, _ = start(script=("-c", code)).communicate(timeout=240)
+    output, _ = start(script=("-c", code), anew=True).communicate(timeout=240)
     assert output.splitlines()[-1] == "False"
     assert "2/2 jobs, 0 failed" in output
     buggy = ("~model.hidden_sizes", "~model.dropout", "+model.hidden=1", "model._target_=tests.sweep.buggy.NotMade")
-    process = start(*buggy, script=("-c", code))
+    process = start(*buggy, script=("-c", code), anew=True)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 1
     assert output.count("Traceback") == 1
@@ -84,6 +84,7 @@ def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
         f"+data.dataset.threads={threads}",
         "data.val_size=10",
         "cluster.num_jobs=2",
+        anew=True,
     )
     output, _ = process.communicate(timeout=240)
     assert "8/8 jobs, 0 failed" in output

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import filelock
 import optuna
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
+from leyden.config.hydra_versions import instantiate
 from leyden.config.mistakes import UserError
 from leyden.config.objective import Objective
 from leyden.config.paths import CONF
@@ -372,7 +372,7 @@ def test_a_run_finds_its_trial(tmp_path):
 def test_every_sampler_searches(tmp_path, path):
     if path.stem == "gp":
         pytest.importorskip("scipy", reason="needs scipy: pip install -e '.[gp]'")
-    sampler = instantiate(OmegaConf.load(path), seed=0)
+    sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path)), "seed": 0})
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
     mine = searches(tmp_path, 12, space("a=choice(1,2,3)", "b=range(0,5)", *third))
     study = mine.study
@@ -390,7 +390,7 @@ def test_every_sampler_of_optunas_can_be_named(tmp_path):
     cube = {"_target_": "optuna.samplers.GridSampler", "search_space": {"a": ["1", "2"], "b": ["x", "y"]}}
     mine = searches(tmp_path, 4, space("a=1,2", "b=x,y"))
     study = mine.study
-    study.sampler = instantiate(cube, _convert_="all")
+    study.sampler = instantiate(cube)
     with mine.opened():
         for trial in ask(mine, 3):
             study.tell(trial, 1.0)
@@ -459,7 +459,7 @@ def trials(tmp_path):
 
 
 def start_search(tmp_path, *arguments):
-    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments)
+    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=True)
 
 
 def test_any_launcher_of_hydras_runs_the_seeds_of_trials(cli, tmp_path):

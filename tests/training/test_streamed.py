@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from leyden.config.mistakes import UserError
 from leyden.run.directory import Run
 from leyden.training import prediction_files, predictions
+from leyden.training.trained import trained_task
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.training.test_exact import kill_at
@@ -145,7 +147,11 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     code, _, err = cli("predict", *arguments, "invert=true")
     assert code == 2
     assert "invert=true: the data set of" in err
+    _, facts = trained_task(run, run.checkpoint("best"))
+    with pytest.raises(UserError) as raised:
+        list(predictions.read_files(run, facts, sorted(images.iterdir()), invert=False))
     assert multiprocessing.active_children() == []
+    assert raised  # which holds all that was under way
 
 
 def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):

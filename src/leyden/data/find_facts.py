@@ -3,6 +3,7 @@
 Shapes: N samples, C channels, H rows and W columns of an image.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,8 +32,8 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
     Raises:
         ValueError: `standardize` is asked for of what are no pixels.
     """
-    inputs, target = next(iter(first))
-    first.close()
+    with contextlib.closing(first):
+        inputs, target = next(iter(first))
     has_pixels = inputs.dtype == torch.uint8 and inputs.ndim == 4
     if normalize == "standardize" and not has_pixels:
         raise ValueError(f"normalize=standardize: is for pixels, uint8; the data set gives {inputs.dtype}")
@@ -40,8 +41,8 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
     if normalize == "standardize":
         if is_main_process():
             warn(f"data.normalize=standardize: all {len(every.indices_N):,} training images are read once for it")
-        scale = standardize(inputs_NCHW for inputs_NCHW, _ in every)
-        every.close()
+        with contextlib.closing(every):
+            scale = standardize(inputs_NCHW for inputs_NCHW, _ in every)
     classes = getattr(dataset, "classes", None)
     vocabulary = getattr(dataset, "vocabulary", None)
     is_number = classes is None and isinstance(target, Tensor) and target.is_floating_point() and target.ndim <= 2

@@ -1,5 +1,6 @@
 """What a trained network makes of image files, batch by batch: of any number of them."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -122,14 +123,14 @@ def read_files(
     )
     light: list[str] = []
     num_light = 0
-    for pixels_NCHW, indices_N in loader:
-        names = [files.path(index) for index in indices_N.tolist()]
-        if not own:
-            is_light_N = pixels_NCHW.float().mean((1, 2, 3)) > 127
-            num_light += int(is_light_N.sum())
-            light = [*light, *(name for name, is_light in zip(names, is_light_N, strict=True) if is_light)][:5]
-        yield names, pixels_NCHW
-    loader.close()
+    with contextlib.closing(loader):
+        for pixels_NCHW, indices_N in loader:
+            names = [files.path(index) for index in indices_N.tolist()]
+            if not own:
+                is_light_N = pixels_NCHW.float().mean((1, 2, 3)) > 127
+                num_light += int(is_light_N.sum())
+                light = [*light, *(name for name, is_light in zip(names, is_light_N, strict=True) if is_light)][:5]
+            yield names, pixels_NCHW
     if light:
         more = f" and {num_light - len(light)} more" * (num_light > len(light))
         warn(f"mostly light, did you mean invert={str(not invert).lower()}? {', '.join(light)}{more}")

@@ -1,0 +1,151 @@
+"""Commands as processes of their own: copies of one that has imported the libraries, which takes seconds.
+
+`python tests/forks.py` is that one: it reads tasks, one JSON a line, and forks for each.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HEAVY = "torchvision lightning torchmetrics hydra matplotlib.figure tensorboard optuna onnx onnxruntime PIL.Image"
+
+
+class Forked:
+    """A command, used as `subprocess.Popen`.
+
+    Args:
+        server: What it is a copy of.
+        words: What Python is told, as `["-m", "leyden.train", "seed=1"]`.
+        cwd: The working directory.
+        environment: All of it.
+    """
+
+    def __init__(self, server: "Server", words: list[str], cwd: Path, environment: dict[str, str]) -> None:
+        self._server, self._words = server, words
+        self.returncode: int | None = None
+        with tempfile.NamedTemporaryFile() as file:
+            self._output = Path(file.name).open(errors="replace")  # noqa: SIM115 - closed when all is read
+            task = {"words": words, "cwd": str(cwd), "environment": environment, "output": file.name}
+            self.pid = server.ask(task)
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask({"ended": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        """The same, when it has ended."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(self._words, timeout, self._output.read())
+            time.sleep(0.01)
+        return self.returncode
+
+    def communicate(self, timeout: float = float("inf")) -> tuple[str, None]:
+        """Wait, and return what it has said."""
+        self.wait(timeout)
+        with self._output:
+            return self._output.read(), None
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """By SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Server:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([sys.executable, __file__], **pipes)
+
+    def ask(self, task: dict) -> int | None:
+        """Its answer."""
+        print(json.dumps(task), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        """End it; what it has started goes on."""
+        self._process.communicate()
+
+
+def next_task() -> dict:
+    """In a copy: what it has to do. The process that is copied never returns."""
+    for line in sys.stdin:
+        task = json.loads(line)
+        if "ended" in task:
+            pid, status = os.waitpid(task["ended"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+            continue
+        output = os.open(task["output"], os.O_WRONLY | os.O_APPEND)
+        pid = os.fork()
+        if pid == 0:
+            for descriptor, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+                os.dup2(file, descriptor)
+            return task
+        os.close(output)
+        print(pid, flush=True)
+    raise SystemExit
+
+
+def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> None:
+    """What Python would do with these words."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[0:1] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if "OMP_NUM_THREADS" in environment:  # which is read when PyTorch is loaded
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.orig_argv = [sys.executable, *words]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
+    else:
+        sys.argv = words
+        sys.path[0] = str(Path(words[0]).resolve().parent)
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    for name in HEAVY.split():
+        importlib.import_module(name)
+    task = next_task()
+    code: Any = None
+    try:
+        run(**task)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without what C++ libraries do at the end: they wait for threads that no copy has.
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    main()
