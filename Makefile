@@ -89,7 +89,7 @@ docs: $(VENV)/.docs ## build the pages and the reference as a site that works of
 ### Check on what must be installed, or for longer
 
 test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
-	$(BIN)/python -m pytest -m cluster $(ARGS)
+	$(BIN)/python -m pytest -m cluster --numprocesses 2 $(ARGS)
 
 test-browser: $(VENV)/.dev ## look at TensorBoard, optuna-dashboard and the docs in Chromium (Debian: apt install chromium fonts-dejavu)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'

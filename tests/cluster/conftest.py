@@ -2,7 +2,7 @@
 
 It needs root and Debian's `slurm-wlm` and `munge`. Outside its folder only /etc/hosts changes: the ranks of a job
 find each other by the name of a node, so `127.0.0.1 n1 n2` is added where n1 is missing. After a failure the folder
-stays, for its logs. The ports are fixed: one such session a machine.
+stays, for its logs. Each process of pytest-xdist has a cluster of its own. The ports are fixed: one such session per machine.
 """
 
 import os
@@ -109,8 +109,11 @@ def slurm(request):
         (root / name).mkdir(parents=True)
     conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
-    # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own.
-    conf = conf.format(root=root, host=host, first_job_id=random.randrange(1000, 9000))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = dict(zip(("port", "port_1", "port_2"), range(6817 + 3 * number, 6820 + 3 * number), strict=True))
+    # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own, nor the port of another one.
+    first_job_id = random.randrange(1000, 4000) + 4000 * number
+    conf = conf.format(root=root, host=host, first_job_id=first_job_id, **ports)
     (root / "etc/slurm.conf").write_text(conf)
     (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
     (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
