@@ -44,19 +44,15 @@ class Forked:
             self.returncode = self._server.ask({"ended": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float = float("inf")) -> int:
-        """The same, when it has ended."""
-        end = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(self._words, timeout, self._output.read())
-            time.sleep(0.01)
-        return self.returncode
-
     def communicate(self, timeout: float = float("inf")) -> tuple[str, None]:
-        """Wait, and return what it has said."""
-        self.wait(timeout)
+        """Wait, and return what it has said; it is killed if it takes longer."""
+        end = time.monotonic() + timeout
         with self._output:
+            while self.poll() is None:
+                if time.monotonic() > end:
+                    self.kill()
+                    raise subprocess.TimeoutExpired(self._words, timeout, self._output.read())
+                time.sleep(0.01)
             return self._output.read(), None
 
     def send_signal(self, number: int) -> None:

@@ -21,8 +21,7 @@ def served(tmp_path_factory):
         ]
     )
     assert code == 0, said
-    yield copy, shutil.copytree(folder / "project", folder / "template", symlinks=True)
-    copy.server.stop()
+    return copy, shutil.copytree(folder / "project", folder / "template", symlinks=True)
 
 
 @pytest.fixture

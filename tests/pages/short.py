@@ -1,7 +1,6 @@
 """A copy of the project that is short: small data sets, two batches per epoch. Pages are run in it."""
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -11,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from leyden.config.paths import ROOT
+from tests.conftest import start
 from tests.data import folders, small
 from tests.example import MNIST, OWN, Diamonds, FashionMNIST
-from tests.forks import Forked, Server
 from tests.pages.commands import VARIABLE, Step
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
@@ -32,12 +31,11 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.said: dict[tuple[str, ...] | None, str] = {}
-        self.environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(folder / "src")}
-        self.server = Server()
 
     def run(self, words: list[str]) -> tuple[int, str]:
         """The exit code of a command, and all that it says."""
-        process = Forked(self.server, words, self.folder, {**os.environ, **self.environment})
+        environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(self.folder / "src")}
+        process = start(script=words, cwd=self.folder, **environment)
         said, _ = process.communicate()
         return process.returncode, said
 
