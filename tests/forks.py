@@ -4,9 +4,11 @@
 """
 
 import importlib
+import io
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -33,9 +35,11 @@ class Forked:
     def __init__(self, server: "Server", words: list[str], cwd: Path, environment: dict[str, str]) -> None:
         self._server, self._words = server, words
         self.returncode: int | None = None
-        with tempfile.NamedTemporaryFile() as file:
-            self._output = Path(file.name).open(errors="replace")  # noqa: SIM115 - closed when all is read
-            task = {"words": words, "cwd": str(cwd), "environment": environment, "output": file.name}
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "output"
+            os.mkfifo(pipe)
+            self._output = io.FileIO(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+            task = {"words": words, "cwd": str(cwd), "environment": environment, "output": str(pipe)}
             self.pid = server.ask(task)
 
     def poll(self) -> int | None:
@@ -44,16 +48,19 @@ class Forked:
             self.returncode = self._server.ask({"ended": self.pid})
         return self.returncode
 
-    def communicate(self, timeout: float = float("inf")) -> tuple[str, None]:
-        """Wait, and return what it has said; it is killed if it takes longer."""
-        end = time.monotonic() + timeout
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Wait for it and for what it has started, and return what they have said; it is killed if that takes longer."""
+        end = None if timeout is None else time.monotonic() + timeout
+        said = b""
         with self._output:
-            while self.poll() is None:
-                if time.monotonic() > end:
-                    self.kill()
-                    raise subprocess.TimeoutExpired(self._words, timeout, self._output.read())
-                time.sleep(0.01)
-            return self._output.read(), None
+            while select.select([self._output], [], [], end and max(0, end - time.monotonic()))[0]:
+                if not (part := self._output.read(2**16)):  # the last of them has ended
+                    while self.poll() is None:
+                        time.sleep(0.01)
+                    return said.decode(errors="replace"), None
+                said += part
+            self.kill()
+        raise subprocess.TimeoutExpired(self._words, timeout, said)
 
     def send_signal(self, number: int) -> None:
         """Unless it has ended."""
@@ -90,7 +97,7 @@ def next_task() -> dict:
             pid, status = os.waitpid(task["ended"], os.WNOHANG)
             print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
             continue
-        output = os.open(task["output"], os.O_WRONLY | os.O_APPEND)
+        output = os.open(task["output"], os.O_WRONLY)
         pid = os.fork()
         if pid == 0:
             for descriptor, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):

@@ -88,7 +88,8 @@ class LocalLauncher(JobLauncher):
         self.devices = visible_devices() if self.config.trainer.accelerator in USES_CUDA else []
         self.slots = slots(self.num_jobs, self.devices, self.num_cores)
         self.num_at_once = len(self.slots)
-        warm_up(self.config.data)
+        if not self.config.dry_run:
+            warm_up(self.config.data)
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that the jobs can be run here."""
