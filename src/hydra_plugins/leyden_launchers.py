@@ -78,7 +78,7 @@ class LocalLauncher(JobLauncher):
         self.num_jobs = num_jobs
 
     def setup(self, **kwargs: Any) -> None:
-        """Start the process that workers are copies of: it imports while the jobs are checked."""
+        """Start the process that workers are copies of: it imports while the jobs are checked. A dry run has no workers."""
         from leyden.sweep.gpus import USES_CUDA, visible_devices
         from leyden.sweep.launcher import slots
         from leyden.sweep.processes import warm_up
