@@ -7,7 +7,7 @@ import hydra
 import pytest
 import torch
 
-from leyden import build
+from leyden import assembly
 from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
@@ -80,7 +80,7 @@ def config(model, task, *overrides):
 def make(model, case, *, seed=0, overrides=()):
     """The task with the network, for data of a kind."""
     torch.manual_seed(seed)
-    return build.task_module(config(model, case.task, *overrides), case.facts)
+    return assembly.task_module(config(model, case.task, *overrides), case.facts)
 
 
 def why_not(model, case):

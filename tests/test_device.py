@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from leyden import build
-from leyden.build.instantiate import instantiate
-from leyden.build.task import make_optimizer
+from leyden import assembly
+from leyden.assembly.instantiate import instantiate
+from leyden.assembly.task import make_optimizer
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.graph import Graph
 from leyden.callbacks.samples import Samples
@@ -149,21 +149,21 @@ CASES = [f"{group}={name}" for group in ("experiment", "data/augment", "schedule
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path, on_meta, capfd):
-    build.quiet()
+    assembly.quiet()
     few = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1000", "data.batch_size=10", "data.eval_batch_size=5")
     arguments = [case, f"data.root={small_root}", "data.download=false", "trainer.accelerator=cpu", *few]
     with in_conf():
         cfg = hydra.compose("train", overrides=[*arguments, f"run_dir={tmp_path}"])
         if cfg.data.val_size and cfg.data.val_size > 5000:  # the small files have no more
             cfg.data.val_size = 5000
-    data = build.datamodule(cfg)
+    data = assembly.datamodule(cfg)
     stages = ["fit", "validate", "test"]
     if "val" not in data.sizes:
         cfg.trainer.limit_val_batches = 0
         stages.remove("validate")
-    trainer = build.run_trainer(cfg, Run(tmp_path / "run"), data, None, lambda: "").trainer
+    trainer = assembly.run_trainer(cfg, Run(tmp_path / "run"), data, None, lambda: "").trainer
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DRAW)] + [watch := Watch()]
-    module = build.task(cfg, data, trainer)
+    module = assembly.task(cfg, data, trainer)
     for stage in stages:
         with pytest.raises(EnoughError):
             getattr(trainer, stage)(module, datamodule=data)

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from leyden import build
+from leyden import assembly
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.data.augment import Augment
@@ -51,26 +51,26 @@ def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(gives, take
     cfg = compose()
     cfg.model = {"_target_": f"{__name__}.WrongShape", "gives": gives, "takes": takes}
     with pytest.raises(kind, match=message):
-        build.task_module(cfg, FACTS)
+        assembly.task_module(cfg, FACTS)
     with pytest.raises(kind, match=message), torch.device("meta"):
-        build.task_module(cfg, FACTS)
+        assembly.task_module(cfg, FACTS)
 
 
 def test_a_network_that_is_none():
     cfg = compose()
     cfg.model = {"_target_": "builtins.dict"}
     with pytest.raises(UserError, match=r"model: makes a dict; must be a torch\.nn\.Module"):
-        build.network(cfg, FACTS)
+        assembly.network(cfg, FACTS)
 
 
 def test_a_network_for_other_images_says_so():
     with pytest.raises(UserError, match="model: images of 64×64: ResNet is for sides from 28 to 32"):
-        build.network(compose("model=resnet"), Facts((3, 64, 64), 10, (), (), ()))
+        assembly.network(compose("model=resnet"), Facts((3, 64, 64), 10, (), (), ()))
 
 
 def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
-    data = build.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"))
-    plain = build.datamodule(compose(f"data.root={mnist_root}"))
+    data = assembly.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"))
+    plain = assembly.datamodule(compose(f"data.root={mnist_root}"))
 
     def first(loader):
         torch.manual_seed(3)
@@ -396,8 +396,8 @@ def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_pa
     code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
     assert code == 0, said
     # Those that name what is the project's, and take two minutes; all of `make test` takes twenty.
-    some = ("conf", "run", "models", "data", "build", "test_imports.py", "config/test_bad_input.py", "project")
-    tests = ["pytest", "-q", "-n", "2", *(f"tests/{name}" for name in some), "--ignore=tests/build/test_fork.py"]
+    some = ("conf", "run", "models", "data", "assembly", "test_imports.py", "config/test_bad_input.py", "project")
+    tests = ["pytest", "-q", "-n", "2", *(f"tests/{name}" for name in some), "--ignore=tests/assembly/test_fork.py"]
     for check in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],

@@ -35,11 +35,11 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
         result = run.result
         if result is None or not run.is_finished(choices):
             with importing():
-                from leyden import build
+                from leyden import assembly
                 from leyden.training.start import start
             if cfg.dry_run:
-                build.quiet()
-                build.check(cfg, {}, test=test)
+                assembly.quiet()
+                assembly.check(cfg, {}, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return None
             overrides = list(hydra_cfg.overrides.task)

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from leyden import build
-from leyden.build.instantiate import check_keys
-from leyden.build.task import make_optimizer, make_schedule
-from leyden.build.trainer import callbacks_of
+from leyden import assembly
+from leyden.assembly.instantiate import check_keys
+from leyden.assembly.task import make_optimizer, make_schedule
+from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import check
 from leyden.config.hydra_versions import in_conf
 from leyden.config.paths import CONF
@@ -56,16 +56,16 @@ def test_a_choice_composes_resolves_and_passes_the_checks(path):
 
 @pytest.mark.parametrize("path", [p for p in CHOICES if p.parts[0] in NODES], ids=str)
 def test_a_choice_makes_what_it_names(path):
-    build.quiet()
+    assembly.quiet()
     cfg = compose(override(path))
     if path.parts[0] == "model":
         case = suited(path.stem)[0]
         facts, cfg.task = case.facts, compose(f"task={case.task}").task
     else:
         facts = FACTS
-    network = build.network(cfg, facts)
+    network = assembly.network(cfg, facts)
     if path.stem != "own":  # which names nothing itself
-        assert isinstance(build.task_module(cfg, facts), L.LightningModule)
+        assert isinstance(assembly.task_module(cfg, facts), L.LightningModule)
     optimizer = make_optimizer(cfg.optimizer)(network.named_parameters())
     assert optimizer.param_groups[0]["lr"] == cfg.optimizer.lr
     if cfg.scheduler:
@@ -75,7 +75,7 @@ def test_a_choice_makes_what_it_names(path):
     callbacks, _ = callbacks_of(cfg, ALL_FACTS)
     assert len(callbacks) == len([node for node in cfg.callbacks.values() if node])
     cfg.trainer.accelerator = "cpu"
-    assert build.plain_trainer(cfg, callbacks, logger=False).max_epochs == cfg.trainer.max_epochs
+    assert assembly.plain_trainer(cfg, callbacks, logger=False).max_epochs == cfg.trainer.max_epochs
     for name, node in cfg.logger.items():  # that of W&B wants a login, and MLflow's makes a database
         check_keys(node, f"logger.{name}")
 

@@ -14,7 +14,7 @@ import torch
 import torchvision
 import yaml
 
-from leyden import build
+from leyden import assembly
 from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
@@ -51,7 +51,7 @@ def compose(choose):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_gives_samples_and_its_facts(compose, name):
-    data = build.datamodule(compose(name))
+    data = assembly.datamodule(compose(name))
     data.setup("test")
     facts = data.facts
     assert isinstance(data, DataModule)
@@ -95,7 +95,7 @@ def learned(facts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
-    more = learned(build.datamodule(compose(name)).facts)
+    more = learned(assembly.datamodule(compose(name)).facts)
     code, _, err = cli("train", *choose(name), *more, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
     assert code == 0, err
     (run,) = (tmp_path / "outputs").glob("*/*")
@@ -106,11 +106,11 @@ def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path
 
 
 def test_emnist_has_a_choice_of_splits(compose):
-    letters = build.datamodule(compose("emnist", "data.dataset.split=letters"))
+    letters = assembly.datamodule(compose("emnist", "data.dataset.split=letters"))
     assert letters.facts.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
     assert sorted(set(letters.held[True].targets.tolist())) == list(range(26))
     with pytest.raises(UserError, match=r"data: Unknown value 'words' for argument split"):
-        build.datamodule(compose("emnist", "data.dataset.split=words"))
+        assembly.datamodule(compose("emnist", "data.dataset.split=words"))
 
 
 def test_emnist_is_upright(small_root):

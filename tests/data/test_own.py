@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from leyden import build
-from leyden.build import trust
+from leyden import assembly
+from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.conf.test_conf import compose
 from tests.conftest import assert_same_bits, finish, start
@@ -142,14 +142,14 @@ def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
 
 def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
     """Nobody knows what an argument of a data module that somebody else wrote changes; of ours some change nothing."""
-    build.quiet()
+    assembly.quiet()
     for choice, key, num in (("own", "+data.batch_size", 2), ("mnist", "data.batch_size", 1)):
         read = {}
         for value in (10, 20):
             where = (
                 [f"data.root={mnist_root}"] if choice == "mnist" else ["data._target_=tests.data.own.Plain", *TASK]
             )
-            build.check(compose(f"data={choice}", f"{key}={value}", *where), read)
+            assembly.check(compose(f"data={choice}", f"{key}={value}", *where), read)
         assert len(read) == num
 
 

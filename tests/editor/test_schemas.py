@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 from omegaconf import OmegaConf
 
-from leyden import build, schema
-from leyden.build.instantiate import argument_names
+from leyden import assembly, schema
+from leyden.assembly.instantiate import argument_names
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.data.facts import Facts
@@ -139,7 +139,7 @@ def test_what_the_program_gives_a_trainer_can_not_be_set(name):
     OmegaConf.update(cfg, f"trainer.{name}", True, force_add=True)
     given = dict.fromkeys(("logger", "default_root_dir"))  # of a run
     with pytest.raises(UserError, match=f"trainer.{name}=True: is given by the program"):
-        build.plain_trainer(cfg, [], **given)
+        assembly.plain_trainer(cfg, [], **given)
 
 
 def test_keys_are_told_of(written):

@@ -6,7 +6,7 @@ import re
 import pytest
 from lightning.pytorch.strategies import Strategy
 
-from leyden.build import trust
+from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
 from tests.data import folders, small

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from leyden.build import trust
+from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.callbacks.events import texts
 from tests.conftest import assert_same_bits, finish, start

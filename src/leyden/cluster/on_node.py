@@ -62,7 +62,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
             f"requeued {num_requeues()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
         )
     with importing():
-        from leyden import build  # noqa: F401 - and PyTorch: what is checked is checked in this process
+        from leyden import assembly  # noqa: F401 - and PyTorch: what is checked is checked in this process
     with in_conf():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task

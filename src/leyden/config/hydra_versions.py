@@ -58,7 +58,7 @@ def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
 def instantiate(node: dict[str, Any], **settings: Any) -> Any:
     """Make what a node names.
 
-    Whether it may name that is asked before, where the node comes from somebody else (`build/trust.py`). Hydra 1.4 wants to be told what may
+    Whether it may name that is asked before, where the node comes from somebody else (`assembly/trust.py`). Hydra 1.4 wants to be told what may
     be made: what the node names, and whatever a function gives that it names, but for Python's own.
 
     Args:

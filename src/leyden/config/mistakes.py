@@ -18,7 +18,7 @@ from leyden.config.paths import ROOT, SRC
 _AT_WORK = (
     "config",
     "run",
-    "build",
+    "assembly",
     "report",
     "images",
     "loggers",

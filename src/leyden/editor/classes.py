@@ -20,8 +20,8 @@ from optuna.samplers import BaseSampler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from leyden.build import roles
-from leyden.build.roles import Role
+from leyden.assembly import roles
+from leyden.assembly.roles import Role
 from leyden.config.paths import CONF, own_folders
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
@@ -29,7 +29,7 @@ from leyden.editor.composed import package_of
 
 Groups = Mapping[str, Mapping[str, Any]]
 FACTS = tuple(sorted(Facts().lacking))
-# What `build/` gives beside facts; a configuration that sets one of these is refused.
+# What `assembly/` gives beside facts; a configuration that sets one of these is refused.
 TRAINERS = (
     *("callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"),
     *("enable_progress_bar", "num_sanity_val_steps", "enable_model_summary"),

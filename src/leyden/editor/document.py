@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import yaml
 
-from leyden.build.roles import Role
+from leyden.assembly.roles import Role
 from leyden.config.paths import CONF
 from leyden.config.schema import CHOICES, SCHEMAS
 from leyden.editor.classes import FACTS, PLACES, Groups, aliases, find, known

@@ -16,13 +16,13 @@ with importing():
     import torch
     from omegaconf import OmegaConf
 
-    from leyden import build
+    from leyden import assembly
 
 
 def _read(node: str) -> None:
-    build.quiet()
+    assembly.quiet()
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the checks, which come next
-        build.datamodule(OmegaConf.create({"data": json.loads(node)}))
+        assembly.datamodule(OmegaConf.create({"data": json.loads(node)}))
 
 
 def _num_threads() -> int:

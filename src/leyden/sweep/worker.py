@@ -42,12 +42,12 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
     with importing():
         import torch
 
-        from leyden import build
+        from leyden import assembly
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
     die_with_parent()  # the sweep, started again, would find the job's directory in use
     setup_globals()
-    build.quiet()
+    assembly.quiet()
     while True:
         try:
             function, arguments, log = connection.recv()
@@ -146,12 +146,12 @@ def check(configs: Sequence[tuple[str, DictConfig]]) -> None:
         UserError: Names the configuration and the mistake.
     """
     with importing():
-        from leyden import build
-    build.quiet()
+        from leyden import assembly
+    assembly.quiet()
     facts: dict[str, Any] = {}
     for name, config in configs:
         try:
-            build.check(config, facts)
+            assembly.check(config, facts)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import lightning as L
 
-from leyden.build import RunTrainer, restoring
-from leyden.build.length import whole_batches
+from leyden.assembly import RunTrainer, restoring
+from leyden.assembly.length import whole_batches
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
 from leyden.config.mistakes import UserError
 from leyden.data.contract import has_split, sizes_of

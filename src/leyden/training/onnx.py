@@ -7,7 +7,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from leyden import build
+from leyden import assembly
 from leyden.config.mistakes import UserError
 from leyden.data.contract import num_samples, sizes_of
 from leyden.data.normalize import FromRaw
@@ -32,7 +32,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     Raises:
         UserError: The file would give something else, or can't be written; or the data don't give their samples.
     """
-    build.quiet()
+    assembly.quiet()
     task, facts = trained_task(run, checkpoint)
     network = FromRaw(task.network, facts.normalize).eval()
     data = trained_data(run, facts, data_root, world_size=1)

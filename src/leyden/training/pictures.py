@@ -4,9 +4,9 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from leyden import build
-from leyden.build.instantiate import switched_on
-from leyden.build.trainer import callbacks_of
+from leyden import assembly
+from leyden.assembly.instantiate import switched_on
+from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.showing import Showing
@@ -24,19 +24,19 @@ def draw(cfg: DictConfig) -> None:
     Raises:
         UserError: The data or the checkpoints can't be had.
     """
-    build.quiet()
+    assembly.quiet()
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
-    last = build.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
+    last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # of any number of processes
-    data = build.datamodule(cfg)
+    data = assembly.datamodule(cfg)
     callbacks, _ = callbacks_of(cfg, facts_of(data))
     drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, Showing) and each.at_end]
     loggers: list[Logger] = []
     if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
-    trainer = build.plain_trainer(cfg, callbacks=drawing, logger=loggers, default_root_dir=cfg.run_dir)
-    module = build.task(cfg, data, trainer)
+    trainer = assembly.plain_trainer(cfg, callbacks=drawing, logger=loggers, default_root_dir=cfg.run_dir)
+    module = assembly.task(cfg, data, trainer)
     module.load_state_dict(best["state_dict"])
     trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
     for callback in drawing:

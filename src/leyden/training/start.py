@@ -10,7 +10,7 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from leyden import build
+from leyden import assembly
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import typed, warn
 from leyden.report.hparams import write_hparams
@@ -48,31 +48,31 @@ def start(
     Raises:
         UserError: Something is wrong with a part, or the run has failed by what is no bug.
     """
-    build.quiet()
+    assembly.quiet()
     L.seed_everything(cfg.seed, verbose=False)
-    fork = build.read_fork(cfg, run)
+    fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
-    content = fork.content if fork else build.read_checkpoint(checkpoint) if checkpoint else None
-    data = build.datamodule(cfg)
-    trainer = build.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
-    build.check_world_size(data, trainer.trainer.world_size)
-    module = build.task(cfg, data, trainer.trainer)
-    test = build.evaluates(cfg, module, data, test=test)
-    build.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
+    content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
+    data = assembly.datamodule(cfg)
+    trainer = assembly.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
+    assembly.check_world_size(data, trainer.trainer.world_size)
+    module = assembly.task(cfg, data, trainer.trainer)
+    test = assembly.evaluates(cfg, module, data, test=test)
+    assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
         # Else somebody has given a whole configuration, as `reproduce` does.
         if HydraConfig.get().job.config_name == "train":
             check_given(fork.parent, overrides)
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
-        build.check_fits(content, path, module, data)
+        assembly.check_fits(content, path, module, data)
         del content
         parent = fork.origin if fork else None
     else:
-        parent = build.inherit(cfg, module)
+        parent = assembly.inherit(cfg, module)
     if is_main_process():
         try:
-            build.trusted(choices.config)
+            assembly.trusted(choices.config)
         except UserError as error:
             warn(
                 f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it"

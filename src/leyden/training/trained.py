@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import OmegaConf
 
-from leyden.build.data import check_world_size, datamodule
-from leyden.build.instantiate import instantiate
-from leyden.build.resume import kept_facts, read_checkpoint
-from leyden.build.task import task_module
-from leyden.build.trainer import plain_trainer, quiet
-from leyden.build.trust import trusted_config
+from leyden.assembly.data import check_world_size, datamodule
+from leyden.assembly.instantiate import instantiate
+from leyden.assembly.resume import kept_facts, read_checkpoint
+from leyden.assembly.task import task_module
+from leyden.assembly.trainer import plain_trainer, quiet
+from leyden.assembly.trust import trusted_config
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.contract import facts_of, has_split

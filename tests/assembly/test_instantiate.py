@@ -3,8 +3,8 @@
 import lightning as L
 import pytest
 
-from leyden import build
-from leyden.build.trainer import callbacks_of
+from leyden import assembly
+from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.showing import Showing
 from leyden.data.facts import Facts
 from tests.conf.test_conf import FACTS, compose
@@ -40,7 +40,7 @@ def _nothing_is_made_yet():
 def test_a_node_within_a_task_is_made_once():
     cfg = compose()
     cfg.task = node("Own")
-    module = build.task_module(cfg, FACTS)
+    module = assembly.task_module(cfg, FACTS)
     assert module.parts == made
     assert len(made) == 1
     assert module.num_classes == 10

@@ -8,13 +8,13 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.build.data import check_world_size, datamodule, divides_batches, goes_on_within
-from leyden.build.fork import check_fork
-from leyden.build.init import check_parent
-from leyden.build.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
-from leyden.build.length import limited, max_batches, num_batches, validates
-from leyden.build.task import task
-from leyden.build.trainer import callbacks_of, check_strategy, plain_trainer
+from leyden.assembly.data import check_world_size, datamodule, divides_batches, goes_on_within
+from leyden.assembly.fork import check_fork
+from leyden.assembly.init import check_parent
+from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
+from leyden.assembly.length import limited, max_batches, num_batches, validates
+from leyden.assembly.task import task
+from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.build.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, TASKS, TRAINER, Role
+from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, TASKS, TRAINER, Role
 from leyden.config.mistakes import UserError
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run

@@ -8,9 +8,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.build.data import divides_batches, goes_on_within
-from leyden.build.instantiate import check_extra, instantiate, switched_on, user_errors
-from leyden.build.trainer import callbacks_of, check_strategy, plain_trainer
+from leyden.assembly.data import divides_batches, goes_on_within
+from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
+from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.hyperparameters import Hyperparameters

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.build.resume import num_epochs
+from leyden.assembly.resume import num_epochs
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.config.mistakes import UserError

@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 
-from leyden.build.instantiate import user_errors
-from leyden.build.run_trainer import RunTrainer
+from leyden.assembly.instantiate import user_errors
+from leyden.assembly.run_trainer import RunTrainer
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import chosen_buffers
 from leyden.config.mistakes import UserError

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from leyden.build.changes import check_changes
-from leyden.build.resume import kept_facts, num_epochs, read_checkpoint
+from leyden.assembly.changes import check_changes
+from leyden.assembly.resume import kept_facts, num_epochs, read_checkpoint
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives

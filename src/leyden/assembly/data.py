@@ -11,7 +11,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.build.instantiate import instantiate, user_errors
+from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
 from leyden.data.resumable import flattened, make_resumable

@@ -14,7 +14,7 @@ from leyden.config.hydra_versions import in_conf
 from leyden.run.directory import Run
 from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import compose
-from tests.build.test_trust import poison
+from tests.assembly.test_trust import poison
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
 from tests.tasks.test_own import PLAIN
 from tests.training.test_exact import kill_at

@@ -20,8 +20,8 @@ import yaml
 from hydra.utils import get_object
 from PIL import Image
 
-from leyden.build import roles
-from leyden.build.trust import trusted_config
+from leyden.assembly import roles
+from leyden.assembly.trust import trusted_config
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import FETCHING
@@ -120,7 +120,7 @@ TARGETS = [
     "lightning.pytorch.callbacks.nothing",
     "leyden.train.main",
     "hydra.utils.instantiate",
-    "leyden.build.trust.hydra.utils.call",
+    "leyden.assembly.trust.hydra.utils.call",
     "",
     "${oc.env:HOME}",
     None,

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from leyden.build.data import divides_batches
+from leyden.assembly.data import divides_batches
 from leyden.config.mistakes import UserError
 from leyden.data.resumable import flattened
 

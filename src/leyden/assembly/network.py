@@ -5,7 +5,7 @@ import contextlib
 import torch
 from omegaconf import DictConfig
 
-from leyden.build.instantiate import instantiate, user_errors
+from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.mistakes import UserError
 from leyden.data.facts import Facts
 from leyden.tasks.task import Task

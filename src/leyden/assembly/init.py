@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from leyden.build.instantiate import user_errors
+from leyden.assembly.instantiate import user_errors
 from leyden.callbacks.hyperparameters import chosen_buffers
 from leyden.config.mistakes import UserError
 from leyden.run.contents import RunContents

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from leyden import compare as compare_command
-from leyden.build import fork as forks
+from leyden.assembly import fork as forks
 from leyden.config.paths import ROOT
 from leyden.report.comparison import compare
 from leyden.run.directory import Run

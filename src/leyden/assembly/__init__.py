@@ -1,0 +1,35 @@
+"""From configuration to objects."""
+
+from leyden.assembly.check import check, check_run, evaluates
+from leyden.assembly.data import check_world_size, datamodule
+from leyden.assembly.fork import read_fork
+from leyden.assembly.init import inherit
+from leyden.assembly.instantiate import instantiate
+from leyden.assembly.network import network
+from leyden.assembly.resume import check_fits, read_checkpoint, restoring
+from leyden.assembly.run_trainer import RunTrainer, run_trainer
+from leyden.assembly.task import task, task_module
+from leyden.assembly.trainer import plain_trainer, quiet
+from leyden.assembly.trust import trusted
+
+__all__ = [
+    "RunTrainer",
+    "check",
+    "check_fits",
+    "check_run",
+    "check_world_size",
+    "datamodule",
+    "evaluates",
+    "inherit",
+    "instantiate",
+    "network",
+    "plain_trainer",
+    "quiet",
+    "read_checkpoint",
+    "read_fork",
+    "restoring",
+    "run_trainer",
+    "task",
+    "task_module",
+    "trusted",
+]
