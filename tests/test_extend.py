@@ -182,7 +182,7 @@ def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, monkeypatc
 def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
     searches = "hydra/sweeper: optuna" in (CONF / "sweep" / f"{name}.yaml").read_text()
     more = ("hydra.sweeper.num_trials=2",) if searches else ()
-    more = ("seed=0,1",) if name == "given" else ("logger=csv",) if name == "pbt" else more
+    more = ("seed=0,1",) if name == "given" else more
     code, _, err = cli("train", "-m", f"sweep={name}", "sweep_name=s", *QUICK, *more)
     assert code == 0, err
     assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").exists()

@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 from leyden.cluster.slurm import ENDED, states
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
-from leyden.run.fingerprints import read_fingerprints
 from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
@@ -425,15 +424,3 @@ def test_many_tiny_jobs(slurm, tmp_path, mnist_root):
     assert [run.result.status for run in runs(tmp_path)] == 40 * ["finished"]
     assert "40/40 jobs, 0 failed" in output
     print(f"40 jobs: {time.monotonic() - started:.0f} s\n{slurm.run('sdiag')}")
-
-
-def test_a_population_is_the_same_on_a_cluster(slurm, tmp_path, mnist_root):
-    search = ("sweep=pbt", "hydra.sweeper.size=2", "trainer.max_epochs=2", "sweep.pictures=none", "callbacks=bare")
-    there = finish(submit(tmp_path / "there", *SMALL, *search))
-    here = (f"outputs={tmp_path / 'here'}", "sweep_name=s", *SMALL, *search, "trainer.accelerator=cpu")
-    finish(start("-m", *here, OMP_NUM_THREADS="1"))
-    assert len(runs(tmp_path / "there")) == 4
-    for one, other in zip(runs(tmp_path / "there"), runs(tmp_path / "here"), strict=True):
-        assert one.submission
-        assert read_fingerprints(one.directory) == read_fingerprints(other.directory)
-    assert "as one run, bit for bit" in there

@@ -145,5 +145,5 @@ def _watches(key: str, flat: Mapping[str, Any]) -> bool:
     """Whether a key is of a callback that only watches: the engine's do, but for those that change weights or values, and some of Lightning's."""
     target = str(flat.get(".".join([*key.split(".")[:2], "_target_"])))
     if target.startswith("leyden.callbacks."):
-        return not target.startswith(("leyden.callbacks.averaging.", "leyden.callbacks.values."))
+        return not target.startswith("leyden.callbacks.averaging.")
     return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in WATCHING
