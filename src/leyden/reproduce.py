@@ -25,7 +25,7 @@ the fingerprints of both. With against= nothing is trained. Exit code 0: equal, 
   threads=N        another number of threads than the run had
   env=true         installs the versions that the run had, in an environment of its own
   apply_diff=true  you trust the changes of the code that are in no commit; they are executed
-  trust=true       you trust what config.yaml makes, if conf/ does not name it"""
+  trust=true       you trust all that config.yaml makes, where no role allows it (docs/security.md)"""
 CONSENTS = ("apply_diff", "trust", "env")
 
 

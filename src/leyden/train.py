@@ -1,5 +1,7 @@
 """Train a network: one run."""
 
+from pathlib import Path
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -27,6 +29,11 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
     if not is_job and (chosen := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={chosen}: needs -m; without it there is one run")
+    # The jobs of a sweep have their parents' settings by now, and `reproduce` gives a whole configuration.
+    if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
+        with importing():
+            from leyden.assembly.inherited import inherit_settings
+        inherit_settings(cfg, hydra_cfg.overrides.task, Path(cfg.run_dir))
     choices = Choices.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir)

@@ -1,23 +1,26 @@
 """A run starts from the exact state of another one, and parts from it by what is changed alone."""
 
 import hashlib
-import json
 import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from leyden import compare as compare_command
 from leyden.assembly import fork as forks
+from leyden.assembly.inherited import inherit_settings
+from leyden.config.hydra_versions import in_conf
 from leyden.config.paths import ROOT
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
-from leyden.run.fork import inherit
+from leyden.run.fork import inherit_groups
 from leyden.run.points import points
 from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.tasks.test_own import PLAIN
@@ -163,25 +166,36 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
 
 
 def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
-    found = inherit([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"])
+    found = inherit_groups([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"])
     assert "+callbacks/averaging=swa" in found
     assert sum("averaging" in each for each in found) == 1
 
 
-@pytest.mark.parametrize("typed", ["seed=1,2", "data.seed=3", "sweep.seeds=2"])
+def inherited(*arguments):
+    """The configuration of a fork as its command composes it, with the settings of its parent."""
+    arguments = inherit_groups(arguments)
+    with in_conf():
+        cfg = hydra.compose("train", overrides=arguments)
+    inherit_settings(cfg, arguments, Path("nowhere"))
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("typed", ["seed=1", "data.seed=3"])
 def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
     for name in ("first_best", "averaged"):
-        assert "data.split_seed=0" in inherit([f"fork={parents / name}@1", typed])
-        assert "data.split_seed=0" not in inherit([f"fork={parents / name}@1", typed, "data.split_seed=1"])
-    assert not any("split" in each for each in inherit([f"fork={parents / 'averaged'}@1"]))
+        found = inherited(f"fork={parents / name}@1", typed)
+        assert found["data"]["seed"] == int(typed[-1])
+        assert found["data"]["split_seed"] == 0
+        assert inherited(f"fork={parents / name}@1", typed, "data.split_seed=1")["data"]["split_seed"] == 1
 
 
-def test_what_is_typed_comes_after_what_is_taken_over(parents):
-    fork = f"fork={parents / 'first_best'}@1"
-    arguments = inherit(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
-    assert arguments[0] == "-m"
-    assert arguments[-3:] == ["objective.mode=min", fork, "optimizer.lr=1,2"]
-    assert "objective.metric=val/loss" in arguments[1:-3]
+def test_files_that_the_parent_was_composed_by_come_before_what_is_typed(parents):
+    fork = f"fork={parents / 'stochastic'}@1"
+    arguments = inherit_groups(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
+    assert arguments == [
+        *("-m", "callbacks=bare", "data/augment=affine_erasing", "optimizer=sgd", "scheduler=cosine"),
+        *("objective.mode=min", fork, "optimizer.lr=1,2"),
+    ]
 
 
 @pytest.mark.parametrize("nth", range(1, 6))
@@ -283,11 +297,6 @@ def test_other_groups_of_parameters_are_refused(train, parents):  # noqa: F811
     assert "the optimizer's groups have other parameters" in err
 
 
-def test_a_fork_that_no_command_line_names_is_refused(train, parents):  # noqa: F811
-    _, _, err = train("fork", f"+fork={parents / 'first_best'}@1", "seed=0", code=2)
-    assert "this run was not; type fork=... yourself" in err
-
-
 def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path):  # noqa: F811
     parent = Run(shutil.copytree(parents / "own", tmp_path / "parent"))
     content = checkpoint(parent, "epoch_1")
@@ -295,44 +304,6 @@ def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path)
     torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
     _, _, err = train("fork", f"fork={parent.directory}@1", PLAIN[1], code=2)
     assert "was made by an older version" in err
-
-
-def test_what_a_parent_was_given_is_taken_over_with_its_paths(train, parents, tmp_path, monkeypatch):  # noqa: F811
-    parent = Run(shutil.copytree(parents / "own", tmp_path / "parent"))
-    starts = parent.starts
-    starts[0]["overrides"] += ["data.root=somewhere", "logger=none", "test=false"]
-    (parent.directory / "provenance.json").write_text(json.dumps(starts))
-    run, *_ = train("fork", f"fork={parent.directory}@2", PLAIN[1])
-    assert f"data.root={parent.config['data']['root']}" in run.overrides
-    assert "task=own" in run.overrides
-    assert not [each for each in run.overrides if each.startswith(("test", "callbacks.checkpoint"))]
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "+callbacks.evil={_target_:os.system,command:id}",
-        "model=../../evil",
-        "--config-dir=/",
-        "hydra.searchpath=[/]",
-        "+model.a=${oc.env:HOME}",
-        "data.root=/there/is/no/such/place",
-    ],
-)
-def test_of_a_stranger_nothing_is_taken_over_that_could_make_anything(train, parents, tmp_path, override):  # noqa: F811
-    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "parent"))
-    starts = parent.starts
-    starts[0]["overrides"].append(override)
-    (parent.directory / "provenance.json").write_text(json.dumps(starts))
-    if override.startswith("data.root"):
-        config = (parent.directory / "config.yaml").read_text()
-        (parent.directory / "config.yaml").write_text(
-            re.sub("  root: .*", "  root: /there/is/no/such/place", config)
-        )
-    for more in ((), ("-m",)):
-        _, _, err = train("fork", *more, f"fork={parent.directory}@1", code=2)
-        assert f"was given {override}, which is not taken over" in err
-    assert not (tmp_path / "fork").exists()
 
 
 def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):

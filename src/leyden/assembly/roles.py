@@ -1,5 +1,6 @@
-"""What may be made for each part of a configuration that can come from anybody."""
+"""Roles: what may be made for each part of a configuration that can come from anybody."""
 
+import functools
 import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, get_origin
@@ -7,11 +8,13 @@ from typing import Any, get_origin
 import lightning as L
 import torch
 import torchvision
-from omegaconf import OmegaConf
+import yaml
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
+from leyden.config.mistakes import UserError
 from leyden.config.paths import SRC, own_folders, own_packages
 
 
@@ -23,15 +26,17 @@ class Role:
         base: Class that what is made is an instance of.
         packages: Its class is defined in or below one of these.
         names: Further classes, one by one.
+        listed: Key of `trust.yaml` whose names the project's owner allows, too; empty for none.
         is_partial: Whether the node must have `_partial_: true`: then the program calls what is made, with arguments
-            of its own. None: as it likes.
-        not_its: Keys that are the program's to give.
+            of its own. None: both are allowed.
+        not_its: Keys that only the program may set.
         nested: Roles of nodes below it, by their key; an empty key stands for any.
     """
 
     base: type
     packages: tuple[str, ...]
     names: tuple[str, ...] = ()
+    listed: str = ""
     is_partial: bool | None = None
     not_its: tuple[str, ...] = ()
     nested: dict[str, "Role"] = field(default_factory=dict)
@@ -41,22 +46,49 @@ class Role:
         # To Python 3.10, `tuple[int]` is a class, too.
         return inspect.isclass(made) and get_origin(made) is None and issubclass(made, self.base)
 
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The classes that are allowed one by one, the owner's among them.
 
-def _listed(role: str) -> tuple[str, ...]:
-    """What the project's owner allows for a role, in the `trust.yaml` of their packages."""
-    names: list[str] = []
+        Raises:
+            UserError: A `trust.yaml` is not as it must be.
+        """
+        return (*self.names, *allowed_by_owner().get(self.listed, ()))
+
+
+@functools.cache
+def allowed_by_owner() -> dict[str, tuple[str, ...]]:
+    """The names in the `trust.yaml` of the project's packages, by role.
+
+    Raises:
+        UserError: The file is no mapping from roles to lists of names.
+    """
+    found: dict[str, tuple[str, ...]] = {}
     for package in own_packages():
-        if (path := SRC / package / "trust.yaml").exists():
-            listed: Any = OmegaConf.load(path)
-            names += map(str, listed.get(role) or ())
-    return tuple(names)
+        path = SRC / package / "trust.yaml"
+        if not path.exists():
+            continue
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
+        if not isinstance(content, dict) or (unknown := [key for key in content if key not in LISTS]):
+            what = f"{unknown[0]}: no such role" if isinstance(content, dict) else "is no mapping"
+            raise UserError(f"{path}: {what}; it has the keys {', '.join(LISTS)}")
+        for role, names in content.items():
+            if not isinstance(names or [], list) or not all(isinstance(name, str) for name in names or []):
+                raise UserError(
+                    f"{path}: {role}: {names}: must be a list of dotted names, as [timm.models.resnet.ResNet]"
+                )
+            found[role] = (*found.get(role, ()), *(names or []))
+    return found
 
 
 # A class may load, write or fetch nothing when it is made, whatever its arguments: the test of
 # this list tries all of them.
-NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), names=_listed("model"))
+NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), listed="model")
 NETWORKS.nested[""] = NETWORKS
-TRANSFORMS = Role(object, packages=(), names=_listed("transform"))
+TRANSFORMS = Role(object, packages=(), listed="transform")
 TRANSFORMS.nested[""] = TRANSFORMS
 DATASETS = Role(
     Dataset,
@@ -64,39 +96,113 @@ DATASETS = Role(
     names=(
         *("leyden.data.table.Table", "leyden.data.text.Text"),
         *(f"torchvision.datasets.{name}" for name in ("KMNIST", "QMNIST", "CIFAR10", "CIFAR100")),
-        *_listed("dataset"),
     ),
+    listed="dataset",
     is_partial=True,
     not_its=("_args_", "root", "train", "download"),
     nested=dict.fromkeys(("transform", "target_transform"), TRANSFORMS),
 )
+# Changes of training images: classes whose instances are called with a batch.
+AUGMENT = Role(
+    object,
+    packages=(),
+    names=("leyden.data.augment.Augment",),
+    listed="transform",
+    nested={"": Role(nn.Module, packages=("torchvision.transforms.v2",), listed="transform")},
+)
 DATA = Role(
     L.LightningDataModule,
     packages=(*own_folders("data"), "leyden.data"),
-    names=_listed("data"),
+    listed="data",
     is_partial=False,
     not_its=("_args_",),
     nested={
         "dataset": DATASETS,
+        "augment": AUGMENT,
         # Nobody tells these which part they are: each has a node of its own.
         **dict.fromkeys(("train", "val", "test"), replace(DATASETS, not_its=("_args_", "root", "download"))),
     },
 )
-LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), names=_listed("loss"))
+LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), listed="loss")
 METRICS = Role(
     Metric,
     packages=("torchmetrics.classification", "torchmetrics.regression", *own_folders("tasks")),
-    names=("torchmetrics.text.Perplexity", *_listed("metric")),
+    names=("torchmetrics.text.Perplexity",),
+    listed="metric",
 )
 METRICS.nested[""] = METRICS
 TASKS = Role(
     L.LightningModule,
     packages=("leyden.tasks", *own_folders("tasks")),
-    names=_listed("task"),
+    listed="task",
     is_partial=False,
     not_its=("_args_",),
     nested={"loss": LOSSES, "metrics": METRICS},
 )
+OPTIMIZERS = Role(
+    torch.optim.Optimizer,
+    packages=("torch.optim", *own_folders("optimizers")),
+    listed="optimizer",
+    is_partial=True,
+    not_its=("_args_", "params"),
+)
+SCHEDULERS = Role(
+    LRScheduler,
+    packages=("torch.optim.lr_scheduler", *own_folders("optimizers")),
+    listed="scheduler",
+    is_partial=True,
+    not_its=("_args_", "optimizer"),
+)
+# Callbacks of Lightning that write nowhere but to the run's logger.
+LIGHTNING_CALLBACKS = (
+    "DeviceStatsMonitor",
+    "EarlyStopping",
+    "EMAWeightAveraging",
+    "GradientAccumulationScheduler",
+    "LearningRateMonitor",
+    "ModelSummary",
+    "RichModelSummary",
+    "RichProgressBar",
+    "StochasticWeightAveraging",
+    "Timer",
+    "TQDMProgressBar",
+)
+CALLBACK = Role(
+    L.Callback,
+    packages=("leyden.callbacks", *own_folders("callbacks")),
+    names=(
+        "leyden.sweep.pruning.Pruning",
+        *(f"lightning.pytorch.callbacks.{name}" for name in LIGHTNING_CALLBACKS),
+    ),
+    listed="callback",
+    is_partial=False,
+    not_its=("_args_",),
+    nested={
+        "pruner": Role(object, packages=(), names=("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner"))
+    },
+)
+# A group of callbacks, by names that somebody chose.
+CALLBACKS = Role(L.Callback, packages=(), nested={"": CALLBACK})
+# The trainer is Lightning's, of plain values; none of them names a place, and what the program makes is not theirs.
+TRAINERS = Role(
+    L.Trainer,
+    packages=(),
+    names=("lightning.pytorch.Trainer",),
+    is_partial=False,
+    not_its=("_args_", "default_root_dir", "logger", "callbacks", "plugins", "model_registry"),
+)
+# The role of each part that a run is made of.
+ROLES = {
+    "model": NETWORKS,
+    "data": DATA,
+    "task": TASKS,
+    "optimizer": OPTIMIZERS,
+    "scheduler": SCHEDULERS,
+    "callbacks": CALLBACKS,
+    "trainer": TRAINERS,
+}
+# The keys of trust.yaml.
+LISTS = ("model", "dataset", "transform", "data", "task", "loss", "metric", "optimizer", "scheduler", "callback")
 # Functions that make networks are those of torchvision's registry for images; with weights they would fetch them.
 BUILDERS = frozenset(
     map(torchvision.models.get_model_builder, torchvision.models.list_models(module=torchvision.models))

@@ -1,8 +1,8 @@
-"""What the configuration of a run directory, which can come from anybody, may make: it depends on the part it plays.
+"""The configuration of a run directory, which can come from anybody: what its nodes may make depends on their role.
 
-Evaluating a run makes its data, its network and its task, so these nodes alone are looked at, and taken over; callbacks,
-loggers, the optimizer and the trainer of a stranger are never made. Hydra 1.4 has a list like those here,
-`execution_whitelist`; it knows no roles.
+Evaluating a run makes its data, its network and its task, so these nodes alone are taken over; what it recorded of
+callbacks, loggers, the optimizer and the trainer is not made. `reproduce` makes all but loggers, by the same roles.
+Hydra 1.4 has a list like these, `execution_whitelist`; it knows no roles.
 """
 
 import contextlib
@@ -13,14 +13,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, TASKS, TRAINER, Role
+from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, ROLES, TASKS, TRAINER, Role
 from leyden.config.mistakes import UserError
+from leyden.config.terminal import warn
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run
 
 
 def trusted_config(run: Run) -> DictConfig:
-    """What evaluating a run needs of its configuration: `name`, `model`, `data` without augmentation, `task`, `trainer`.
+    """Return what evaluating a run needs of its configuration: `name`, `model`, `data` without augmentation, `task`, `trainer`.
 
     Raises:
         UserError: A node names a target that its role does not allow; nothing of it was executed.
@@ -35,7 +36,7 @@ def trusted_config(run: Run) -> DictConfig:
 
 
 def trusted(config: dict[str, Any]) -> DictConfig:
-    """The same of a configuration.
+    """Return the same of a configuration.
 
     Raises:
         UserError: As above.
@@ -50,24 +51,39 @@ def trusted(config: dict[str, Any]) -> DictConfig:
     parts["data"] = {key: None if key == "augment" else value for key, value in parts["data"].items()}
     parts["trainer"] = {key: parts["trainer"][key] for key in TRAINER if parts["trainer"].get(key)}
     for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
-        if problem := _problem(parts[key], key, role):
+        if problem := problem_of(parts[key], key, role):
             raise UserError(problem)
     return OmegaConf.create({"name": config.get("name"), "compile": False, **parts})
 
 
-def _problem(node: Any, key: str, role: Role | None) -> str:
-    """What is wrong with a node that has this role, or none; empty for nothing."""
+def problem_of_run(config: dict[str, Any]) -> str:
+    """Return what a whole configuration names that no role allows; empty for nothing.
+
+    Args:
+        config: Of a run, without its logger and its places.
+    """
+    return next(filter(None, (problem_of(value, key, ROLES.get(key)) for key, value in config.items())), "")
+
+
+def problem_of(node: Any, key: str, role: Role | None) -> str:
+    """Return what is wrong with a node that has this role; empty for nothing.
+
+    Args:
+        node: Plain values.
+        key: Of the node, for the message.
+        role: None where nothing may be made.
+    """
     if isinstance(node, str):  # a stored configuration is resolved; an interpolation could make a target later
         return f"{key}={node} is refused: it holds an interpolation" if "${" in node else ""
     if isinstance(node, list):
-        return next(filter(None, (_problem(value, f"{key}[{n}]", role) for n, value in enumerate(node))), "")
+        return next(filter(None, (problem_of(value, f"{key}[{n}]", role) for n, value in enumerate(node))), "")
     if not isinstance(node, dict):
         return ""
     if "_target_" in node and (why := _why_not(node, role)):
         return f"{key}._target_={node['_target_']} is refused: {why}"
     for name, value in node.items():
         nested = role.nested.get(name, role.nested.get("")) if role else None
-        if "${" in str(name) or (problem := _problem(value, f"{key}.{name}", nested)):
+        if "${" in str(name) or (problem := problem_of(value, f"{key}.{name}", nested)):
             return problem if "${" not in str(name) else f"{key}.{name} is refused: it holds an interpolation"
     return ""
 
@@ -78,7 +94,7 @@ def _why_not(node: dict[str, Any], role: Role | None) -> str:
         return "nothing may be made here"
     if not isinstance(target, str):
         return "it is no name"
-    listed = tuple(name.rpartition(".")[0] for name in role.names)
+    listed = tuple(name.rpartition(".")[0] for name in role.all_names)
     try:
         found = _find(target, (*role.packages, *listed))
     except (ImportError, AttributeError) as error:
@@ -92,9 +108,9 @@ def _why_not(node: dict[str, Any], role: Role | None) -> str:
         if keys or "_args_" in node:
             return f"{' and '.join(keys) or '_args_'} can make it fetch weights"
         return ""
-    if role is LOSSES and found in FUNCTIONS:
+    if role is LOSSES and any(found is function for function in FUNCTIONS):
         return ""
-    if any(found is _find(name, listed) for name in role.names):
+    if any(found is _allowed(name) for name in role.all_names):
         return ""
     if not role.is_class(found):
         return f"it is no class of {role.base.__name__}"
@@ -105,8 +121,18 @@ def _why_not(node: dict[str, Any], role: Role | None) -> str:
     return "it is not on the list"
 
 
+@functools.cache
+def _allowed(name: str) -> Any:
+    """The class of a name on a list; a name of the owner's that is not found allows nothing, and a line says so."""
+    try:
+        return _find(name, (name.rpartition(".")[0],))
+    except (ImportError, AttributeError) as error:
+        warn(f"trust.yaml: {name} can't be found ({' '.join(str(error).split())}); it allows nothing")
+        return object()
+
+
 def _find(target: str, packages: tuple[str, ...]) -> Any:
-    """What a dotted name stands for; a module is imported only if it is one of these packages, or below one."""
+    """Return what a dotted name stands for; a module is imported only if it is one of these packages, or below one."""
     parts = target.split(".")
     for number in range(len(parts), 0, -1):
         name = ".".join(parts[:number])

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -34,6 +34,11 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
     here = cfg.copy()
     OmegaConf.update(here, key, values[key], force_add=True)
     return dict(flatten(OmegaConf.to_container(here, resolve=True)))[key]
+
+
+def composed_values(groups: Sequence[str]) -> dict[str, Any]:
+    """Return what `conf/` holds for these choices of its files, flat, with its interpolations."""
+    return _composed(tuple(groups))[0]
 
 
 @functools.cache  # it takes a while, an older run can lack many keys, and `conf/` is what it was when the process began

@@ -3,26 +3,36 @@
 from collections.abc import Iterator
 from typing import Any
 
+Path = tuple[Any, ...]  # keys from the root on; whole numbers are places in a list
 
-def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a plain configuration: `optimizer.lr`; a list of plain values is one value.
 
-    No two configurations give the same: what would be mistaken for another key stands in brackets.
+def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield the plain values of a configuration with their paths; a list of plain values is one value."""
+    if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
+        pairs: Any = enumerate(node)
+    elif isinstance(node, dict) and node:
+        pairs = node.items()
+    else:
+        yield path, node
+        return
+    for key, value in pairs:
+        yield from leaves(value, (*path, key))
+
+
+def dotted(path: Path) -> str:
+    """Return a path as text: `optimizer.lr`; what would be mistaken for another key stands in brackets."""
+    return ".".join(key if isinstance(key, str) and not {".", "["} & {*key} else f"[{key!r}]" for key in path)
+
+
+def flatten(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and the plain values of a configuration: `optimizer.lr`; no two configurations give the same.
 
     Example:
         >>> dict(flatten({"optimizer": {"lr": 0.1}, "x": [{"y": 1}], "a.b": 2}))
         {'optimizer.lr': 0.1, 'x.[0].y': 1, "['a.b']": 2}
     """
-    if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
-        pairs = [(f"[{number}]", value) for number, value in enumerate(node)]
-    elif isinstance(node, dict) and node:
-        is_plain_key = {key: isinstance(key, str) and not {".", "["} & {*key} for key in node}
-        pairs = [(key if is_plain_key[key] else f"[{key!r}]", value) for key, value in node.items()]
-    else:
-        yield prefix, node
-        return
-    for key, value in pairs:
-        yield from flatten(value, f"{prefix}.{key}" if prefix else key)
+    for path, value in leaves(node):
+        yield dotted(path), value
 
 
 MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40

@@ -20,6 +20,9 @@ from leyden.run.directory import Run
 from leyden.run.fingerprints import NAME, read_fingerprints
 from leyden.run.process import end_with_parent
 
+# Signals that end a process, and by which Python would clean nothing up; SIGHUP comes when a terminal is closed.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+
 
 @dataclass(frozen=True)
 class How:
@@ -30,7 +33,7 @@ class How:
         data_root: Takes the place of `data.root`; empty for the recorded one.
         threads: Of each process; None for as many as the run had.
         apply_diff: Whether the user trusts changes of the code that are in no commit.
-        trust: Whether the user trusts what is made, if `conf/` does not name it.
+        trust: Whether the user trusts all that is made, whatever role it has.
         env: Whether the versions of the run are installed.
     """
 
@@ -64,7 +67,7 @@ def reproduce(run: Run, how: How) -> Run:
     code, by = code_of(run), accelerator(run)
     number = how.threads or threads(run)
     # Whatever ends this process, the work tree is removed.
-    before = signal.signal(signal.SIGTERM, _end)
+    before = {number: signal.signal(number, _end) for number in ENDING}
     try:
         with checked_out(code, apply_diff=how.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:
             root = recipe(run, tree, how.data_root, trust=how.trust)
@@ -73,7 +76,8 @@ def reproduce(run: Run, how: How) -> Run:
             python = python_as_there(run, tree) if how.env else python_here(run)
             _train(str(python), tree, folder, _environment(tree, number))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return Run(directory)
 
 

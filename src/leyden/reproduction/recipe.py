@@ -1,6 +1,8 @@
 """The configuration of a run, as one that `leyden.train` of its own code takes."""
 
-import re
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,10 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
         run: That is to be made anew.
         tree: The project with the run's code.
         data_root: Takes the place of `data.root`; empty for the recorded one.
-        trust: Whether the user trusts what is made, if `conf/` does not name it.
+        trust: Whether the user trusts all that is made, whatever role it has.
 
     Raises:
-        UserError: The configuration is none, or makes what is not trusted.
+        UserError: The configuration is none, or makes what its roles do not allow.
     """
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL, "logger")}
     where = run.directory / "config.yaml"
@@ -40,13 +42,14 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
             raise UserError(
                 f"{where}: {value} holds an interpolation, and a configuration that is kept is resolved"
             )
-    if not trust and (strange := sorted({*_targets(config)} - _known(tree))):
+    if not trust and (problem := _problem(config, tree)):
         raise UserError(
-            f"{where}: conf/ of the run's commit does not name {', '.join(strange)}, which would be made, that is "
-            "executed; say trust=true if you trust it"
+            f"{where}: {problem}; it would be executed: say trust=true if you trust all of this configuration"
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
         data["root"] = _root(str(data["root"]), data_root)
+        if "download" in data:  # to a folder of the user's only
+            data["download"] = bool(data_root) or Path(data["root"]) == ROOT / "data"
     # `conf/train.yaml` gives what is not recorded; its groups would add keys to those that are.
     groups = [key for key in config if (tree / "conf" / key).is_dir()]
     result = run.result
@@ -110,18 +113,17 @@ def _plain_values(node: Any) -> Iterator[Any]:
         yield node
 
 
-def _targets(node: Any) -> Iterator[str]:
-    """All that would be made."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _known(tree: Path) -> set[str]:
-    """What stands in `conf/`."""
-    texts = (path.read_text(encoding="utf-8") for path in (tree / "conf").rglob("*.yaml"))
-    return {name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text)}
+def _problem(config: dict[str, Any], tree: Path) -> str:
+    """Return what a configuration names that no role allows, with the classes of the run's own code; empty for nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "leyden.reproduction.verify", str(tree)],
+        cwd=ROOT,
+        input=json.dumps(config),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(
+            f"the code of the run can't be imported: {(done.stderr.strip() or 'killed').splitlines()[-1]}"
+        )
+    return done.stdout.strip()

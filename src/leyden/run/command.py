@@ -21,7 +21,7 @@ from leyden.config.hydra_versions import VERSION_BASE, parse_options
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
-from leyden.run.fork import inherit
+from leyden.run.fork import inherit_groups
 from leyden.run.process import is_main_process
 
 # Hydra's options; argparse takes their beginnings, too.
@@ -94,7 +94,7 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                 )
             if is_main_process():  # Lightning starts the others with arguments of its own
                 _check_arguments(name, sys.argv[1:])
-                sys.argv[1:] = map(_lowered, inherit(sys.argv[1:]) if name == "train" else sys.argv[1:])
+                sys.argv[1:] = map(_lowered, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:])
             # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, **VERSION_BASE)(job)()

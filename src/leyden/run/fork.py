@@ -1,7 +1,12 @@
-"""A run that starts from the exact state of another one, its parent, with what that was given and changed values."""
+"""A run that starts from the exact state of another one, its parent: which, and by which files of `conf/` that was composed.
 
+Anybody may have made the parent's directory. Nothing of its text is parsed: an override counts only where it is, letter
+by letter, the choice of a file that `conf/` has. All other settings are taken over as values (`assembly/inherited.py`).
+"""
+
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from leyden.config.mistakes import UserError
-from leyden.config.values import flatten
-from leyden.run.choices import CONTROL, PLACES, deciding
+from leyden.config.paths import CONF
+from leyden.run.choices import CONTROL
 from leyden.run.contents import RunContents
-
-SEEDS = {"seed", "data.seed", "sweep.seeds"}
-SPLIT = "data.split_seed"  # by which the validation split is cut
 
 
 def point(text: str) -> tuple[RunContents, str]:
@@ -33,59 +35,53 @@ def point(text: str) -> tuple[RunContents, str]:
     return RunContents(directory), name
 
 
-# A key that can come from a directory which anybody may have made: no option of Hydra's, and nothing of its own configuration.
-KEY = re.compile(r"[+~]{0,2}(?!hydra)[A-Za-z_][\w./@-]*", re.ASCII)
-
-
 def key_of(override: str) -> str:
-    """The key that an override is about."""
+    """Return the key that an override is about."""
     return override.lstrip("+~").partition("=")[0]
 
 
-def taken_over(parent: RunContents) -> dict[str, str]:
-    """What a parent was given, by key, as it is given to a fork: a path that was relative is absolute.
+@functools.cache
+def group_choices() -> dict[str, str]:
+    """Each choice of a file in `conf/` as it is typed, with its group: `{"model=cnn": "model", "+model=cnn": "model", …}`.
+
+    Groups that say where and how a run starts, and what logs it, are left out.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group.split("/")[0] not in (".", "hydra", "logger", *CONTROL):
+            found |= {f"{plus}{group}={path.stem}": group for plus in ("", "+")}
+    return found
+
+
+def settings_source(fork: str, run_dir: Path) -> RunContents:
+    """Return the directory that a fork takes its settings from: its parent's; where that is gone, its own, if it has begun."""
+    parent, _ = point(fork)
+    has_begun = (run_dir / "provenance.json").exists()
+    return RunContents(run_dir) if has_begun and not (parent.directory / "config.yaml").exists() else parent
+
+
+def parent_groups(source: RunContents) -> list[str]:
+    """Return the choices of files in `conf/` that a parent was composed by, as they were typed.
 
     Raises:
-        UserError: The parent can't be read, or does not say.
+        UserError: The parent can't be read.
     """
-    config = dict(flatten(parent.config))
-    if not (starts := parent.starts):
-        raise UserError(f"fork={parent.directory}: has no provenance.json, which tells what it was given")
-    # What steers a start, or only watches, is the fork's own affair; a place is none of these.
-    own = ({*config} - {*deciding(config), *PLACES}) | {"fork"}
-    # The last start repeats what was given at the first one, and may go further.
-    given = {key_of(each): each for each in starts[-1]["overrides"]}
-    ours = {*CONTROL, "name", "logger"}
-    kept = {key: each for key, each in given.items() if key.split(".")[0] not in ours and key not in own}
-    for key, override in kept.items():
-        meant = config.get(key)
-        if isinstance(meant, str) and Path(meant).is_absolute():
-            kept[key] = f"{override.partition('=')[0]}={_quoted(meant)}"
-    return kept
+    # The last start repeats what was typed at the first one, and may go further.
+    return [
+        override for start in source.starts[-1:] for override in start["overrides"] if override in group_choices()
+    ]
 
 
-def check_given(parent: RunContents, overrides: Sequence[str]) -> None:
-    """Make sure that a fork was given what its parent was, or something else instead.
+def inherit_groups(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command that names a fork, with the files of `conf/` that its parent was composed by.
+
+    What is typed for a group takes the place of the parent's choice. All else follows in `inherit_settings`.
 
     Raises:
-        UserError: It was not: `fork` does not come from the command line.
+        UserError: A parent can't be read; or of several, each was composed by other files.
     """
-    own = {key_of(each) for each in overrides}
-    if lacking := [each for key, each in taken_over(parent).items() if key not in own]:
-        raise UserError(
-            f"fork: {parent.directory} was given {lacking[0]}, this run was not; type fork=... yourself"
-        )
-
-
-def inherit(arguments: Sequence[str]) -> list[str]:
-    """Arguments of the command line, where those name a fork: with what its parent was given, unless they say otherwise.
-
-    Of several parents what differs between them goes with each, as the rows of a zip.
-
-    Raises:
-        UserError: A parent can't be read, or parents were not given the same keys.
-    """
-    typed = next((each for each in arguments if each.startswith("fork=")), None)
+    typed = next((each for each in arguments if key_of(each) == "fork" and each[0] != "~"), None)
     if typed is None:
         return list(arguments)
     try:
@@ -95,79 +91,32 @@ def inherit(arguments: Sequence[str]) -> list[str]:
         return list(arguments)  # Hydra will say what is wrong with it
     if not all(isinstance(value, str) and value for value in values):
         return list(arguments)
-    points = [str(Path(value).absolute()) for value in values]
-    parents = [_giving(each, arguments) for each in points]
+    run_dir = Path(next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), ""))
+    sources = [settings_source(value, run_dir) for value in values]
     own = {key_of(each) for each in arguments}
-    taken = [taken_over(parent) for parent in parents]
+    of_each = [[each for each in parent_groups(source) if key_of(each) not in own] for source in sources]
+    for source, groups in zip(sources, of_each, strict=True):
+        if {*groups} != {*of_each[0]}:
+            (odd, *_) = sorted({*groups} ^ {*of_each[0]})
+            raise UserError(
+                f"fork: {odd} was typed for one of {sources[0].directory} and {source.directory}, not for the other; "
+                "sweep over them one by one, or type it"
+            )
     # A key that a parent was given by a plus is one that `conf/` does not have; here it is typed as any other.
-    added = {key for each in taken for key, override in each.items() if override.startswith("+")}
+    added = {
+        key_of(each)
+        for source in sources
+        for start in source.starts[-1:]
+        for each in start["overrides"]
+        if each[:1] == "+"
+    }
     arguments = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in arguments]
-    given = [{key: each for key, each in all_of_it.items() if key not in own} for all_of_it in taken]
-    if own & SEEDS:  # what the parent was trained on stays in the training split
-        for parent, each in zip(parents, given, strict=True):
-            cut = dict(flatten(parent.config)).get(SPLIT)
-            if isinstance(cut, int) and SPLIT not in own:
-                each.setdefault(SPLIT, f"{SPLIT}={cut}")
-    for parent, each in zip(parents, given, strict=True):
-        _check_trust(parent, each.values())
-    for key in dict.fromkeys(key for each in given for key in each):
-        for parent, each in zip(parents, given, strict=True):
-            if key not in each:
-                each[key] = _as_configured(parent, key)
-    first = given[0]
-    same = [each for key, each in first.items() if all(other[key] == each for other in given)]
-    apart = [key for key in first if first[key] not in same]
-    fork = f"fork={','.join(map(_quoted, points))}"
-    if apart:
-        columns = {
-            "fork": [*map(_quoted, points)],
-            **{first[key].partition("=")[0]: [each[key].partition("=")[2] for each in given] for key in apart},
-        }
-        members = (f"{key}=choice({','.join(column)})" for key, column in columns.items())
-        fork = f"forks=zip({','.join(members)})"
+    # Paths that hold wherever a job starts.
+    fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     # Before all that is typed, which can change a part of it.
     place = next(n for n, each in enumerate(arguments) if "=" in each and not each.startswith("-"))
     here = [fork if each == typed else each for each in arguments]
-    return [*here[:place], *same, *here[place:]]
-
-
-def _check_trust(parent: RunContents, overrides: Iterable[str]) -> None:
-    """Make sure that what a parent was given sets plain values and chooses files of `conf/`: anybody may have written it.
-
-    Raises:
-        UserError: It could make anything, or lead anywhere.
-    """
-    for override in overrides:
-        key, _, value = override.partition("=")
-        path = Path(value.strip("\"'"))
-        leads = not KEY.fullmatch(key) or ".." in override or (path.is_absolute() and not path.exists())
-        if leads or "_target_" in override or "${" in override:
-            raise UserError(
-                f"fork: {parent.directory} was given {override}, which is not taken over, as it could make anything or lead "
-                "anywhere; type it, or something else for its key"
-            )
-
-
-def _giving(fork: str, arguments: Sequence[str]) -> RunContents:
-    """What says what a fork is given: its parent; where that is gone, the fork itself, which has begun."""
-    parent, _ = point(fork)
-    run_dir = next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), "")
-    begun = RunContents(run_dir) if run_dir and (Path(run_dir) / "provenance.json").exists() else parent
-    return parent if (parent.directory / "config.yaml").exists() else begun
-
-
-def _as_configured(parent: RunContents, key: str) -> str:
-    """What a parent would have been given for a key, which it was not, to be as it is.
-
-    Raises:
-        UserError: That can't be told by one value.
-    """
-    value = dict(flatten(parent.config)).get(key)
-    if isinstance(value, bool | int | float):
-        return f"{key}={str(value).lower()}"
-    raise UserError(
-        f"fork: {key} was given to some of the parents, not to {parent.directory}; sweep over them one by one"
-    )
+    return [*here[:place], *of_each[0], *here[place:]]
 
 
 def _quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
+from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
@@ -90,6 +91,10 @@ def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) 
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
         typed = list(composed.hydra.overrides.task)
         name = slug(typed, directory)
+        if composed.fork is not None:
+            with importing():
+                from leyden.assembly.inherited import inherit_settings
+            inherit_settings(composed, typed, directory / name)
         jobs.append(Job(composed, typed, Run(directory / name), directory / "logs" / f"{name}.log"))
     return jobs
 

@@ -12,7 +12,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.schema import TrainConfig
 from leyden.run.choices import steers
 from leyden.run.directory import Run
-from leyden.run.fork import key_of, point, taken_over
+from leyden.run.fork import parent_groups, point
 
 MAX_LENGTH = 120
 ROOT_KEYS = "|".join(field.name for field in dataclasses.fields(TrainConfig))
@@ -78,7 +78,7 @@ def _of_fork(kept: Sequence[str]) -> list[str]:
         return list(kept)
     text = fork.partition("=")[2].strip("\"'")
     with contextlib.suppress(UserError):
-        inherited = taken_over(point(text)[0])
-        rest = [each for each in kept if each is not fork and inherited.get(key_of(each)) != each]
+        inherited = parent_groups(point(text)[0])
+        rest = [each for each in kept if each is not fork and each not in inherited]
         return [f"fork={Path(text).name}", *rest]
     return list(kept)

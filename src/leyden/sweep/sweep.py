@@ -79,6 +79,10 @@ class Sweep:
             raise UserError(
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
+        if jobs[0].config.fork is not None and not hasattr(self.launcher, "run_jobs"):
+            raise UserError(
+                "fork: a job of this launcher would not get its parent's settings; leave hydra/launcher as it is"
+            )
         choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import lightning as L
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden import assembly
@@ -16,7 +15,6 @@ from leyden.config.terminal import typed, warn
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
-from leyden.run.fork import check_given
 from leyden.run.looks import check_looks, record_look
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
@@ -60,9 +58,6 @@ def start(
     test = assembly.evaluates(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
-        # Else somebody has given a whole configuration, as `reproduce` does.
-        if HydraConfig.get().job.config_name == "train":
-            check_given(fork.parent, overrides)
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
         assembly.check_fits(content, path, module, data)

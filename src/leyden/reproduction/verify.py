@@ -1,0 +1,24 @@
+"""Check a configuration against the roles of this engine, with the classes of another work tree: a process of its own.
+
+`python -m leyden.reproduction.verify TREE` reads a configuration as JSON and prints what no role allows.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from leyden.config import paths
+
+
+def main() -> None:
+    """The command."""
+    tree = Path(sys.argv[1])
+    paths.SRC = tree / "src"  # the packages of the project, whose classes roles allow; `leyden` is imported by now
+    sys.path.insert(0, str(paths.SRC))
+    from leyden.assembly.trust import problem_of_run
+
+    print(problem_of_run(json.load(sys.stdin)))
+
+
+if __name__ == "__main__":
+    main()
