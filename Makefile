@@ -71,11 +71,8 @@ schema: $(VENV)/.train ## write .vscode/schema/, by which editors complete and c
 test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
-check: $(VENV)/.dev ## lint, formatting, types, and every YAML
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/conf
+check: $(VENV)/.dev ## lint, formatting and types, all findings at once
+	@failed=0; $(BIN)/ruff check . || failed=1; $(BIN)/ruff format --check . || failed=1; $(BIN)/mypy || failed=1; exit $$failed
 
 format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

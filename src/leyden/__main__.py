@@ -20,7 +20,7 @@ def main() -> None:
             print(f"  {verb:<12}{told.splitlines()[0]}")
         return
     if name not in verbs:
-        from leyden.config.terminal import warn  # slow to import, for a shell that asks at each TAB
+        from leyden.config.terminal import warn
 
         like = difflib.get_close_matches(name, verbs, 1)
         warn(f"{name}: no such verb{f'; did you mean {like[0]}?' if like else ''} There are {', '.join(verbs)}")

@@ -119,6 +119,7 @@ def test_emnist_is_upright(small_root):
     assert torch.equal(EMNIST(str(small_root), "balanced").data[0], first.T)
 
 
+@pytest.mark.system
 def test_fashion_mnist_comes_from_debians_package(tmp_path, monkeypatch):
     if not fashion_mnist.DEBIAN.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
@@ -241,6 +242,7 @@ def test_a_damaged_checksum_is_none(copied, content):
         load(FAMILY["KMNIST"], root, train=True, download=False)
 
 
+@pytest.mark.system
 def test_the_checksums_of_fashion_mnist_are_those_of_debians_files(tmp_path):
     if not fashion_mnist.DEBIAN.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")

@@ -139,7 +139,7 @@ class Project:
             return self.verb(rest[0], rest[1:])
         if program == "make":
             return self.make(rest)
-        if program == "eval":  # eval "$(leyden completion bash)"
+        if program == "eval":  # eval "$(python -m leyden.train -sc install=bash)"
             return self.command(shlex.split(re.fullmatch(r"\$\((.+)\)", rest[0])[1]))
         if program == "pip":
             return self.extras(rest)

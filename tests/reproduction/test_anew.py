@@ -137,7 +137,10 @@ def test_without_a_repository_there_is_no_code(call, make, repository, monkeypat
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model": {"_target_": "os.system", "command": "x"}}, "model._target_=os.system is refused: it is no class of Module"),
+        (
+            {"model": {"_target_": "os.system", "command": "x"}},
+            "model._target_=os.system is refused: it is no class of Module",
+        ),
         ({"task": {"loss": [{"_target_": "a.B"}]}}, "task.loss[0]._target_=a.B is refused: it can't be found"),
         ({"name": "${oc.env:HOME}"}, "holds an interpolation"),
         ({"task": {"${x}": 1}}, "holds an interpolation"),

@@ -84,6 +84,7 @@ def test_no_test_set_when_it_is_not_asked_for(train, tmp_path):
     assert not (tmp_path / "outputs" / "test_set_looks.csv").exists()
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
     plain, *_ = train("a", "trainer.max_epochs=1", "seed=3")

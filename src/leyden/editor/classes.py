@@ -25,7 +25,6 @@ from leyden.assembly.roles import Role
 from leyden.config.paths import CONF, own_folders
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
-from leyden.editor.composed import package_of
 
 Groups = Mapping[str, Mapping[str, Any]]
 FACTS = tuple(sorted(Facts().lacking))
@@ -155,3 +154,10 @@ def choices() -> dict[str, dict[str, Any]]:
             continue
         found.setdefault(group, {})[path.stem] = {**held, "@package": package_of(text, group)}
     return found
+
+
+def package_of(text: str, group: str) -> str:
+    """Where the keys of a file land, by its text and its group; empty for the root."""
+    header = re.match(r"# *@package +(\S+)", text)
+    package = header[1] if header else group.replace("/", ".")
+    return "" if package == "_global_" else package

@@ -1,0 +1,77 @@
+"""Each test is run by a command that `.ci/run` runs."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
+
+from leyden.config.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """The markers of all tests that pytest finds, by file."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "tests.collected"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("collected: "))
+    tests = [(path, frozenset(markers)) for _, path, markers in json.loads(line.partition(" ")[2])]
+    return {path: {markers for there, markers in tests if there == path} for path, _ in tests}
+
+
+@pytest.fixture(scope="module")
+def ci(tmp_path_factory):
+    """The commands of pytest that `.ci/run` comes to, by a `make` that says what it would do, and nothing else that does anything."""
+    place = tmp_path_factory.mktemp("ci")
+    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":"}.items():
+        (place / name).write_text(f"#!/bin/sh\n{line}\n")
+        (place / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    output = subprocess.run(
+        ["bash", ".ci/run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    return [words for words in map(split, output.splitlines()) if words[1:3] == ["-m", "pytest"]]
+
+
+def split(line):
+    """The words of a line of `make -n`, without the variables before a command."""
+    words = shlex.split(line, comments=True)
+    while words and "=" in words[0]:
+        words.pop(0)
+    return words
+
+
+def selected(words, markers, pyproject):
+    """Whether a command of pytest runs a test with these markers, by its last `-m`."""
+    given = [*shlex.split(pyproject), *words[3:]]
+    expression = [given[n + 1] for n, word in enumerate(given[:-1]) if word == "-m"][-1]
+    return Expression.compile(expression).evaluate(lambda name, **_: name in markers)
+
+
+def test_each_file_of_tests_is_collected(collected):
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*test_*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    there = {
+        str(ROOT / name) for name in names if name.rpartition("/")[2].startswith("test_") and (ROOT / name).exists()
+    }
+    assert len(there) > 90
+    assert there - {*collected} == set()
+
+
+def test_each_test_is_run_by_a_command_of_ci(collected, ci, request):
+    addopts = request.config.getini("addopts")
+    assert len(ci) > 4
+    assert not [words for words in ci if any(word.startswith(("--ignore", "--deselect", "-k")) for word in words)]
+    for path, kinds in collected.items():
+        for markers in kinds:
+            assert any(selected(words, markers, shlex.join(addopts)) for words in ci), f"{path}: {sorted(markers)}"
