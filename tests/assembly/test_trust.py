@@ -12,16 +12,18 @@ import sys
 import zipfile
 from dataclasses import replace
 
+import hydra
 import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 from PIL import Image
 
 from leyden.assembly import roles
-from leyden.assembly.trust import trusted_config
+from leyden.assembly.trust import _allowed, problem_of_run, trusted_config
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import FETCHING
@@ -275,7 +277,9 @@ def audit(event, arguments):
 
 def is_code(arguments):
     path, mode = str(arguments[0]), arguments[1]
-    return mode in (None, "r", "rb") and path.endswith((".py", ".pyc", ".so"))
+    # Versions of what is installed are asked for once, by whatever is made first.
+    of_code = (".py", ".pyc", ".so", ".dist-info/METADATA", f"python{sys.version_info[0]}{sys.version_info[1]}.zip")
+    return mode in (None, "r", "rb") and path.endswith(of_code)
 
 
 @pytest.fixture
@@ -284,16 +288,22 @@ def audited():
     if not hooked:  # one can't be taken out
         sys.addaudithook(audit)
         hooked = True
+    L.LightningModule()  # the first one asks for the versions of what is installed
     yield seen
     seen.clear()
 
 
-ROLES = ("NETWORKS", "DATASETS", "DATA", "TASKS", "LOSSES", "METRICS")
+ROLES = {
+    **{name: getattr(roles, name) for name in ("NETWORKS", "DATASETS", "DATA", "TASKS", "LOSSES", "METRICS")},
+    **{name: getattr(roles, name) for name in ("OPTIMIZERS", "SCHEDULERS", "AUGMENT", "CALLBACK")},
+    "AUGMENTATIONS": roles.AUGMENT.nested[""],
+    "PRUNERS": roles.CALLBACK.nested["pruner"],
+}
 
 
 def reachable():
     """All that the list allows: every class below its packages, the names on it, and the builders."""
-    for role in (getattr(roles, name) for name in ROLES):
+    for role in ROLES.values():
         for package in role.packages:
             root = importlib.import_module(package)
             below = pkgutil.walk_packages(getattr(root, "__path__", []), f"{package}.")
@@ -302,7 +312,7 @@ def reachable():
                 for key, found in vars(module).items():
                     if inspect.isclass(found) and issubclass(found, role.base) and found.__module__ == name:
                         yield role, f"{name}.{key}", found
-        for name in role.names:
+        for name in role.all_names:
             yield role, name, get_object(name)
     for builder in roles.BUILDERS:
         yield roles.NETWORKS, f"{builder.__module__}.{builder.__name__}", builder
@@ -319,7 +329,8 @@ def test_the_list_holds_what_it_should():
         "torch.nn.modules.linear.Linear",
         "torchvision.models.resnet.resnet18",
     } <= names
-    assert not any("Weights" in name or "detection" in name or "get_" in name for name in names)
+    networks = [name for role, name, _ in REACHABLE if role is roles.NETWORKS]
+    assert not any("Weights" in name or "detection" in name or "get_" in name for name in networks)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -330,7 +341,7 @@ def test_whatever_the_list_allows_loads_writes_and_fetches_nothing(tmp_path, aud
     (bait / "x.pt").write_bytes(b"")
     values = [f"file://{bait}/x.pt", str(bait / "new"), True, 1, {"url": f"file://{bait}/x.pt"}, [1, 2]]
     for its_role, name, made in REACHABLE:
-        if its_role is not getattr(roles, role):
+        if its_role is not ROLES[role]:
             continue
         kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
         known = [
@@ -358,6 +369,108 @@ def make(made, given):
 
 def test_what_the_project_itself_writes_is_allowed(run):
     assert trusted_config(run).model.hidden_sizes == [16]
+
+
+@pytest.fixture
+def owner(tmp_path, monkeypatch):
+    """Writes the trust.yaml of a package; gives its path."""
+    package = tmp_path / "src" / OWN
+    package.mkdir(parents=True)
+    monkeypatch.setattr(roles, "SRC", tmp_path / "src")
+    yield lambda content: (package / "trust.yaml").write_text(content)
+    roles.allowed_by_owner.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: 5", "model: 5: must be a list of dotted names"),
+        ("model: timm.models.resnet.ResNet", "must be a list of dotted names"),
+        ("model: [5]", "must be a list of dotted names"),
+        ("models: []", "models: no such role; it has the keys model, dataset"),
+        ("- model", "is no mapping"),
+        ("model: [", "can't be read"),
+        ("\0", "can't be read"),
+    ],
+)
+def test_a_wrong_list_of_the_owner_is_named_in_a_line(owner, tmp_path, content, message):
+    owner(content)
+    roles.allowed_by_owner.cache_clear()
+    with pytest.raises(UserError) as caught:
+        trusted_config(written(tmp_path, "model", {"_target_": f"{OWN}.models.mlp.MLP"}))
+    assert message in str(caught.value)
+    assert "trust.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_of_the_owner_that_is_not_found_allows_nothing_and_is_named(owner, tmp_path, capsys):
+    owner("model: [no.such.Network, torch.nn.modules.linear.Missing]\ndata:\n")
+    roles.allowed_by_owner.cache_clear()
+    _allowed.cache_clear()
+    trusted_config(written(tmp_path, "model", {"_target_": f"{OWN}.models.mlp.MLP"}))
+    with pytest.raises(UserError, match="it can't be found"):
+        trusted_config(written(tmp_path, "model", {"_target_": "no.such.Network"}))
+    with pytest.raises(UserError, match="it is not on the list"):
+        trusted_config(written(tmp_path, "model", {"_target_": "torch.nn.parallel.DistributedDataParallel"}))
+    assert "trust.yaml: no.such.Network can't be found (no module no); it allows nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["_global_forward_hooks", "_has_compile", "T", "__dict__", "__path__"])
+def test_whatever_a_module_holds_is_refused_in_a_line(tmp_path, name):
+    for place in ("model", "task.loss", "task.metrics.x"):
+        with pytest.raises(UserError, match="is refused"):
+            trusted_config(written(tmp_path, place, {"_target_": f"torch.nn.modules.module.{name}"}))
+
+
+# A whole run: what is made anew has a role, too.
+
+
+def test_each_recipe_and_choice_of_the_project_is_allowed():
+    from leyden.config.hydra_versions import in_conf
+
+    recipes = [(f"experiment={path.stem}",) for path in (ROOT / "conf" / "experiment").glob("*.yaml")]
+    for group in ("optimizer", "scheduler", "data/augment", "callbacks", "trainer"):
+        recipes += [(f"{group}={path.stem}",) for path in (ROOT / "conf" / group).glob("*.yaml")]
+    for group in ("callbacks/averaging", "callbacks/pruning", "callbacks/stopping"):
+        recipes += [(f"+{group}={path.stem}",) for path in (ROOT / "conf" / group).glob("*.yaml")]
+    assert len(recipes) > 30
+    for overrides in recipes:
+        with in_conf():
+            config = OmegaConf.to_container(hydra.compose("train", overrides=[*overrides]), resolve=True)
+        parts = {key: value for key, value in config.items() if key in roles.ROLES}
+        assert problem_of_run(parts) == "", overrides
+
+
+@pytest.mark.parametrize(
+    ("place", "node"),
+    [
+        ("optimizer", {"_target_": "torch.load", "f": "x.pt", "weights_only": False}),
+        ("optimizer", {"_target_": "torch.optim.SGD", "_partial_": False}),
+        ("optimizer", {"_target_": "torch.optim.SGD", "_partial_": True, "params": {"_target_": "os.system"}}),
+        ("scheduler", {"_target_": "torch.optim.SGD", "_partial_": True}),
+        ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"}),
+        ("callbacks.mine", {"_target_": "leyden.sweep.pruning.Pruning", "pruner": {"_target_": "os.system"}}),
+        ("callbacks", {"_target_": "leyden.callbacks.errors.Errors"}),
+        ("data.augment", {"_target_": "leyden.data.augment.Augment", "x": {"_target_": "torch.nn.Linear"}}),
+        ("data.augment", {"_target_": "leyden.loggers.mlflow.MLflow", "tracking_uri": "sqlite:///elsewhere"}),
+        ("model.dropout", {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True}),
+        ("trainer.profiler", {"_target_": "lightning.pytorch.profilers.AdvancedProfiler", "dirpath": "/elsewhere"}),
+        ("trainer", {"_target_": "lightning.pytorch.Trainer", "default_root_dir": "/elsewhere"}),
+        ("trainer", {"_target_": "lightning.pytorch.Trainer", "plugins": ["x"]}),
+        ("sweep", {"x": {"_target_": "os.system"}}),
+        ("freeze", ["${oc.env:HOME}"]),
+    ],
+)
+def test_a_run_that_makes_something_else_is_refused(tmp_path, place, node):
+    config = written(tmp_path, "name", "x").recorded
+    config.pop("callbacks"), config.pop("logger")
+    assert problem_of_run(config) == ""
+    inner = config
+    *parents, last = place.split(".")
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = node
+    assert " is refused: " in problem_of_run(config)
 
 
 # What a run directory of somebody else makes of files outside.
