@@ -1,6 +1,7 @@
 """A run starts from the exact state of another one, and parts from it by what is changed alone."""
 
 import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from leyden import compare as compare_command
@@ -17,7 +19,9 @@ from leyden.assembly import fork as forks
 from leyden.assembly.inherited import inherit_settings
 from leyden.config.hydra_versions import in_conf
 from leyden.config.paths import ROOT
+from leyden.config.values import flatten
 from leyden.report.comparison import compare
+from leyden.run.choices import deciding
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
@@ -304,6 +308,153 @@ def test_the_checkpoint_of_an_older_version_is_refused(train, parents, tmp_path)
     torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
     _, _, err = train("fork", f"fork={parent.directory}@1", PLAIN[1], code=2)
     assert "was made by an older version" in err
+
+
+@pytest.fixture
+def evil(parents, tmp_path):
+    """Copies a parent, and lets its maker change what it was set to and what was typed for it."""
+
+    def make(place=None, value=None, *, overrides=(), name="first_best"):
+        parent = Run(shutil.copytree(parents / name, tmp_path / "evil"))
+        config, starts = parent.recorded, parent.starts
+        if place:
+            *above, last = place.split(".")
+            inner = config
+            for key in above:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+        starts[0]["overrides"] += overrides
+        (parent.directory / "config.yaml").write_text(yaml.safe_dump(config))
+        (parent.directory / "provenance.json").write_text(json.dumps(starts))
+        return f"fork={parent.directory}@1"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+callbacks.evil={_target_:os.system,command:id}",
+        "+callbacks.evil=$\\{oc.env:HOME\\}",
+        "+callbacks.evil=${oc.decode:'{_tar'}",
+        "model=../../evil",
+        "model=cnn,mlp",
+        "experiment=[cnn]",
+        "--config-dir=/",
+        "hydra.searchpath=[/]",
+        "hydra/launcher=basic",
+        "run_dir=/elsewhere",
+        "~model",
+        "x\ny",
+    ],
+)
+def test_nothing_of_what_was_typed_for_a_parent_is_parsed(train, parents, evil, override):  # noqa: F811
+    run, *_ = train("fork", evil(overrides=[override]), "callbacks.fingerprint.every_n_steps=1")
+    assert override not in run.overrides
+    assert_same_bits(run.directory, parents / "first_best")
+    decided = [deciding(dict(flatten(config))) for config in (run.config, Run(parents / "first_best").config)]
+    assert {**decided[0], "fork": None} == {**decided[1], "fork": None}
+
+
+SECRET = "${oc.env:SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        (
+            "model.dropout",
+            SECRET,
+            "model.dropout=${oc.env:SECRET}, which is not taken over: it holds an interpolation",
+        ),
+        ("optimizer.eps", SECRET, "it holds an interpolation"),
+        ("freeze", [SECRET], "it holds an interpolation"),
+        ("freeze", [{"a": [SECRET]}], "it holds an interpolation"),
+        ("trainer.precision", "${oc.decode:'{_tar'}", "it holds an interpolation"),
+        ("model._target_", "os.system", "model._target_=os.system is refused"),
+        (
+            "model.dropout",
+            {"_target_": "os.system", "command": "id"},
+            "model.dropout._target_=os.system is refused",
+        ),
+        ("model.extra", [{"_target_": "os.system"}], "model.extra[0]._target_=os.system is refused"),
+        ("task.loss", {"_target_": "torch.load", "f": "x", "weights_only": False}, "torch.load is refused"),
+        ("data._target_", "leyden.loggers.mlflow.MLflow", "data._target_=leyden.loggers.mlflow.MLflow is refused"),
+        (
+            "data.root",
+            "/there/is/no/such/place",
+            "data.root=/there/is/no/such/place, which is not taken over: there is no",
+        ),
+        ("data.dataset.root", "/elsewhere", "root can't be set here"),
+        ("optimizer._target_", "torch.load", "optimizer._target_=torch.load is refused"),
+        ("optimizer._args_", ["x"], "_args_ can't be set here"),
+        ("scheduler._target_", "os.system", "scheduler._target_=os.system is refused"),
+        ("callbacks.evil._target_", "os.system", "callbacks.evil._target_=os.system is refused"),
+        (
+            "callbacks.evil",
+            {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"},
+            "ModelCheckpoint is refused",
+        ),
+        ("trainer.default_root_dir", "/elsewhere", "default_root_dir can't be set here"),
+        ("trainer.plugins", {"_target_": "os.system"}, "plugins can't be set here"),
+        ("trainer.strategy", {"_target_": "os.system"}, "nothing may be made here"),
+        ("trainer._target_", "os.system", "trainer._target_=os.system is refused"),
+        ("seed", "many", "seed="),
+        ("objective", {"_target_": "os.system"}, "objective"),
+        ("evil", 1, "evil"),
+    ],
+)
+def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
+    cli,
+    evil,
+    monkeypatch,
+    tmp_path,
+    place,
+    value,
+    why,
+):
+    monkeypatch.setenv("SECRET", "hunter2")
+    fork = evil(place, value)
+    for arguments in ((f"run_dir={tmp_path / 'fork'}",), ("dry_run=true",), ("-m", "sweep_name=s")):
+        code, out, err = cli("train", *arguments, *SMALL, fork)
+        assert code == 2
+        assert why in err
+        assert "hunter2" not in out + err
+    assert not list(tmp_path.glob("outputs/**/config.yaml"))
+    assert not (tmp_path / "fork").exists()
+
+
+def test_of_code_that_is_typed_numbers_are_taken_over_and_texts_are_typed(train, evil):  # noqa: F811
+    run, *_ = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1])
+    assert run.config["task"]["dropout"] == 0.5
+    shutil.rmtree(run.directory)
+    config = run.directory.parent / "evil" / "config.yaml"
+    config.write_text(config.read_text().replace("dropout: 0.5", "dropout: /elsewhere"))
+    _, _, err = train("a", fork, PLAIN[1], code=2)
+    assert "task.dropout=/elsewhere, which is not taken over: task._target_=tests.tasks.own.Plain is refused" in err
+    assert "\ntype task.dropout=..." in err
+
+
+def test_nothing_is_fetched_to_a_folder_that_a_parent_names(train, evil, tmp_path):  # noqa: F811
+    (tmp_path / "theirs").mkdir()
+    _, _, err = train("fork", evil("data.root", str(tmp_path / "theirs")), code=2)
+    assert "download=false" in err
+    assert not list((tmp_path / "theirs").iterdir())
+
+
+def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(parents, train):  # noqa: F811
+    stopping = (
+        "+callbacks/stopping=early",
+        "objective.metric=val/loss",
+        "objective.mode=min",
+        "scheduler=onecycle",
+    )
+    parent, *_ = train("parent", "callbacks=bare", *KEPT, *stopping)
+    fork = f"fork={parent.directory}@1"
+    assert inherited(fork)["scheduler"]["max_lr"] == 0.001
+    found = inherited(fork, "optimizer.lr=0.5", "objective.metric=val/acc", "objective.mode=max")
+    assert found["scheduler"]["max_lr"] == 0.5
+    assert found["callbacks"]["stopping"]["monitor"] == "val/acc"
 
 
 def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
