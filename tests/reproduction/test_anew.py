@@ -6,11 +6,13 @@ import signal
 
 import pytest
 
+from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
-from leyden.reproduction import anew
+from leyden.reproduction import anew, recipe
 from leyden.run.bundle import pack
 from leyden.run.directory import Run
 from tests.conftest import SMALL
+from tests.example import OWN
 from tests.reproduction.conftest import git, start
 
 SHORT = ("model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare", "callbacks.fingerprint.every_n_steps=5")
@@ -247,16 +249,60 @@ def test_what_the_processor_has_computed_is_not_given_to_a_gpu(make, given, monk
     assert given["root"]["trainer"]["accelerator"] == "cpu"
 
 
-def test_what_conf_does_not_name_needs_trust(make, given):
-    reproduce(make(config={"task": {"_target_": "mine.Task"}}), trust=True)
-    assert given["root"]["task"]["_target_"] == "mine.Task"
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"task": {"_target_": "mine.Task"}},
+        {"model": {"dropout": {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True}}},
+        {"callbacks": {"x": {"_target_": "leyden.loggers.mlflow.MLflow", "tracking_uri": "sqlite:////elsewhere"}}},
+        {"trainer": {"accelerator": "cpu", "devices": 1, "default_root_dir": {"_target_": "builtins.open"}}},
+        {"optimizer": {"_target_": f"{OWN}.optimizers.rmsprop.RMSprop", "_partial_": False}},
+    ],
+)
+def test_what_no_role_allows_needs_trust(make, given, config):
+    with pytest.raises(UserError, match=r"is refused: .*; it would be executed: say trust=true"):
+        reproduce(run := make(config=config))
+    reproduce(run, trust=True)
+    assert {key: given["root"][key] for key in config}.keys() == config.keys()
 
 
-def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch):
-    monkeypatch.setattr(anew, "_train", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+def test_roles_hold_for_the_classes_of_the_code_of_the_run(tmp_path):
+    """Its package had another name then; what is imported by one of its modules is not its own."""
+    module = tmp_path / "src" / "older" / "models" / "net.py"
+    module.parent.mkdir(parents=True)
+    (tmp_path / "src" / "older" / "__init__.py").touch()
+    module.write_text("import os\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    pass\n")
+    (tmp_path / "src" / "older" / "trust.yaml").write_text("model: [torch.nn.parallel.DistributedDataParallel]\n")
+    allowed = ("older.models.net.Net", "torch.nn.parallel.DistributedDataParallel")
+    for target in (*allowed, "older.models.net.os.system", f"{OWN}.models.mlp.MLP"):
+        problem = recipe._problem({"model": {"_target_": target}}, tmp_path)
+        assert (problem == "") is (target in allowed), problem
+    module.write_text("raise RuntimeError('a bug')")
+    with pytest.raises(UserError, match="can't be imported: RuntimeError: a bug"):
+        recipe._problem({"model": {"_target_": allowed[0]}}, tmp_path)
+
+
+@pytest.mark.parametrize(("typed", "fetches"), [("", False), ("theirs", True), ("data", True)])
+def test_data_are_fetched_only_to_a_folder_of_the_users(make, given, tmp_path, typed, fetches):
+    """The folder that a run directory names is read, no more; that of the project and one that is typed are the user's."""
+    (tmp_path / "theirs").mkdir()
+    root = tmp_path / ("data" if typed == "data" else "theirs")
+    root.mkdir(exist_ok=True)
+    reproduce(
+        make(config={"data": {"root": str(root), "download": True}}),
+        data_root=str(tmp_path / "theirs") if typed == "theirs" else "",
+    )
+    assert given["root"]["data"]["download"] is fetches
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch, number):
+    monkeypatch.setattr(anew, "_train", lambda *arguments: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
         reproduce(make())
-    assert stop.value.code == 128 + signal.SIGTERM
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
 
 
 def test_other_code_is_never_taken_for_that_of_the_run(make, repository, tmp_path, monkeypatch):
