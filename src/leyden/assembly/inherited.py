@@ -44,7 +44,12 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     if not cfg.fork:
         return
     source = settings_source(cfg.fork, run_dir)
-    there = _settings(source.config)
+    config = source.config
+    if wrong := next((part for part in ROLES if not isinstance(config.get(part), dict)), None):
+        raise UserError(
+            f"fork: {source.directory}/config.yaml: {wrong}={config.get(wrong)}: must have keys of its own"
+        )
+    there = _settings(config)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw: Any = OmegaConf.to_container(own)
     written, here = dict(_values(raw)), dict(_values(OmegaConf.to_container(own, resolve=True)))

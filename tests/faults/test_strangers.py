@@ -1,0 +1,205 @@
+"""A run directory of a stranger, as parent of a fork or to be made anew: nothing of its maker's is executed, read or written.
+
+What its configuration and its provenance say is drawn at random; what is not refused in a line or two must be as it says.
+"""
+
+import json
+import os
+import random
+import secrets
+import shutil
+import subprocess
+
+import pytest
+import torch
+import yaml
+
+from leyden.config.paths import ROOT
+from leyden.config.values import flatten, leaves
+from leyden.run.choices import deciding
+from leyden.run.directory import Run
+from tests.conftest import QUICK
+from tests.example import OWN
+from tests.faults.commands import call, is_clean
+
+pytestmark = pytest.mark.faults
+
+SECRET = secrets.token_hex(8)  # what stands here would be in the diff that a run keeps
+HEAD = "trainer.max_epochs=2"
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, mnist_root):
+    place = tmp_path_factory.mktemp("parent")
+    typed = ("run_dir=run", "outputs=outputs", *QUICK, "callbacks.checkpoint.keep=every", "model.dropout=0.2")
+    code, output = call("train", *typed, "trainer.max_epochs=1", "test=false", directory=place)
+    assert code == 0, output
+    return place / "run"
+
+
+def poison(rng, bait):
+    """A value that would do something, if anything of it were made, resolved or parsed."""
+    new = str(bait / "new")
+    nodes = [
+        {"_target_": "builtins.open", "file": new, "mode": "w"},
+        {"_target_": "os.mkdir", "path": new},
+        {"_target_": "torch.load", "f": str(bait / "x.pt"), "weights_only": False},
+        {"_target_": "torch.serialization.load", "f": str(bait / "x.pt"), "weights_only": False, "_partial_": True},
+        {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": new}},
+        {"_target_": "leyden.loggers.mlflow.MLflow", "tracking_uri": f"sqlite:///{new}", "save_dir": new},
+        {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": new, "every_n_train_steps": 1},
+        {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": new},
+        {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": new, "filename": "x"},
+        {"_target_": f"{OWN}.data.mnist.MNIST", "root": new, "train": True, "download": True},
+        {"_target_": f"{OWN}.models.mlp.nn.modules.module.torch.load", "f": str(bait / "x.pt")},
+        {"_args_": [new, "w"], "_target_": "builtins.open"},
+    ]
+    texts = [
+        *(
+            "${oc.env:SECRET}",
+            "$\\{oc.env:SECRET\\}",
+            "\\${oc.env:SECRET}",
+            "x${oc.env:SECRET}y",
+            "${oc.env:SECRET",
+        ),
+        *(
+            "${oc.create:'{_target_: os.mkdir, path: " + new + "}'}",
+            "???",
+            "${seed}",
+            "${now:%Y}",
+            "\x1b[31m",
+            "a\nb",
+        ),
+        *(
+            new,
+            f"../../{new}",
+            f"file://{new}",
+            "os.mkdir",
+            "builtins.open",
+            "advanced",
+            "true",
+            "1e3",
+            "",
+            "=",
+            "~",
+        ),
+    ]
+    value = rng.choice(
+        [rng.choice(nodes), rng.choice(nodes), rng.choice(texts), rng.choice([0, 1, -1, 0.5, 10**30, None])]
+    )
+    for _ in range(rng.choice([0, 0, 0, 1, 2])):
+        value = rng.choice(
+            [[value], {"a": value}, {"_target_": value}, {"_target_": "torch.nn.Identity", "x": value}]
+        )
+    return value
+
+
+def hostile(rng, run, bait):
+    """Change one or two places of a run's configuration, and what was typed for it."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for _ in range(rng.choice([1, 1, 2])):
+        path = list(rng.choice([keys for keys, _ in leaves(config)]))
+        path = path[: rng.randint(1, len(path))]
+        if rng.random() < 0.4:
+            path.append(rng.choice(["evil", "_target_", "_args_", "x.y", "root", "dirpath", "${seed}", 5]))
+        inner = config
+        for key in path[:-1]:
+            inner = (
+                inner[key]
+                if isinstance(inner[key], dict | list) and inner[key]
+                else inner.update({key: {}}) or inner[key]
+            )
+        if isinstance(inner, dict):
+            inner[path[-1]] = poison(rng, bait)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    starts = json.loads((run / "provenance.json").read_text())
+    value = poison(rng, bait)
+    text = value if isinstance(value, str) else json.dumps(value)
+    starts[-1]["overrides"] += rng.choice(
+        [
+            [],
+            [f"+callbacks.evil={text}"],
+            [f"model={text}"],
+            [text],
+            [f"++x={text}", "experiment=resnet"],
+            ["hydra/launcher=basic"],
+        ]
+    )
+    (run / "provenance.json").write_text(json.dumps(starts))
+
+
+def drawn(n, seed, parent, tmp_path):
+    """A hostile copy of a run, and where nothing may come to be."""
+    rng = random.Random(f"{seed} {n}")
+    run, bait = tmp_path / f"run{n}", tmp_path / "bait"
+    shutil.copytree(parent, run)
+    bait.mkdir(exist_ok=True)
+    torch.save(Payload(str(bait / "new")), bait / "x.pt")
+    hostile(rng, run, bait)
+    return run, bait
+
+
+def check(n, seed, code, output, bait, places):
+    """Make sure that nothing was executed, written elsewhere, or told."""
+    told = f"FAULTS_SEED={seed}, trial {n}:\n{output}"
+    assert [path.name for path in bait.iterdir()] == ["x.pt"], told
+    assert SECRET not in output, told
+    for path in (path for place in places for path in place.rglob("*") if path.is_file()):
+        assert SECRET.encode() not in path.read_bytes(), told
+    assert is_clean(code, output), told
+
+
+def test_a_fork_of_a_stranger(parent, seed, trials, tmp_path):
+    os.environ["SECRET"] = SECRET
+    forked = 0
+    for n in range(trials * 2):
+        run, bait = drawn(n, seed, parent, tmp_path)
+        typed = (f"fork={run}@1", HEAD, "run_dir=fork", "outputs=outputs", "trainer.limit_train_batches=2")
+        code, output = call("train", *typed, directory=tmp_path)
+        check(n, seed, code, output, bait, [tmp_path / "fork", tmp_path / "outputs"])
+        if code == 0:
+            forked += 1
+            there, here = (
+                {key: repr(value) for key, value in deciding(dict(flatten(Run(each).config))).items()}
+                for each in (run, tmp_path / "fork")
+            )
+            apart = {key for key in {**there, **here} if there.get(key) != here.get(key)}
+            assert apart <= {"fork", "trainer.max_epochs", "trainer.limit_train_batches"} | told_apart(output), (
+                n,
+                seed,
+                apart,
+            )
+        shutil.rmtree(run)
+        shutil.rmtree(tmp_path / "fork", ignore_errors=True)
+    print(f"{trials * 2} strangers, {forked} forked")
+
+
+def told_apart(output):
+    """The settings that a fork's first line names as different."""
+    line = next(line for line in output.splitlines() if line.startswith("fork of "))
+    return {part.partition(":")[0].strip() for part in line.partition(", with ")[2].split(";")}
+
+
+def test_a_stranger_is_made_anew(parent, seed, trials, tmp_path):
+    os.environ["SECRET"] = SECRET
+    status = subprocess.run(
+        ["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for n in range(max(2, trials // 4)):
+        run, bait = drawn(n, seed, parent, tmp_path)
+        starts = json.loads((run / "provenance.json").read_text())
+        starts[-1]["git"] = {**starts[-1]["git"], "dirty": False, "diff": ""}  # else that is what is refused
+        (run / "provenance.json").write_text(json.dumps(starts))
+        code, output = call("reproduce", f"run={run}", f"output={tmp_path / 'anew'}", directory=tmp_path)
+        check(n, seed, 0 if code == 1 else code, output, bait, [tmp_path / "anew"])
+        shutil.rmtree(run)
+        shutil.rmtree(tmp_path / "anew", ignore_errors=True)
+    assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True).stdout == status
