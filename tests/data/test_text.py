@@ -38,6 +38,24 @@ def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
         encode("y", ["x"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_the_mark_of_an_encoding_is_no_part_of_a_text(root, encoding):
+    expected = text(root)
+    (root / "t.txt").write_bytes((root / "t.txt").read_text(encoding="utf-8").encode(encoding))
+    assert text(root).vocabulary == expected.vocabulary
+    assert torch.equal(text(root).data, expected.data)
+
+
+def test_no_character_is_replaced_by_another_one(root):
+    (root / "t.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.txt, line 5: byte 0xe4 is no UTF-8; save it as UTF-8"):
+        text(root)
+    assert text(root, unit="bytes", train=False).data[-1].tolist()
+    (root / "t.txt").write_bytes("abcdefgh".encode("utf-16-le") * 4)
+    with pytest.raises(ValueError, match=r"t\.txt: holds NUL characters"):
+        text(root)
+
+
 def test_bytes_have_a_vocabulary_of_256(root):
     made = text(root, unit="bytes")
     assert len(made.vocabulary) == 256

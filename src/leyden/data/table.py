@@ -1,7 +1,7 @@
 """Tables: named columns of a file. Shapes: N rows, F columns that are inputs, T that are targets."""
 
-import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-SUFFIXES = (".csv", ".parquet", ".npz")
+from leyden.data.columns import columns_of, content_of, read_columns
+from leyden.data.files import digest_of
+
+INDICES = ("", "__index_level_0__")  # names that pandas gives the numbers of its rows, in CSV and in Parquet
+WHOLE = re.compile("0|-?[1-9][0-9]{0,99}")  # a whole number that is written in one way only
 
 
 class Table(Dataset[None]):
@@ -25,7 +29,8 @@ class Table(Dataset[None]):
         test_size: Part of the rows of `file` that is cut off as test set, always the same, in (0, 1).
         inputs: Names of columns; None: all that are no targets.
         targets: Name of the column that is predicted, or a list of those.
-        classes: Whether the target is a class, a text or a whole number, and no number.
+        classes: Whether the target is a class: a text, a whole number or a truth value. In a CSV each cell is a text, and `01`
+            is another class than `1`. Classes that all are whole numbers are sorted as such, others as texts.
 
     Raises:
         OSError: There is no such file.
@@ -50,131 +55,115 @@ class Table(Dataset[None]):
         names = [targets] if isinstance(targets, str) else list(targets)
         if not names or (classes and len(names) > 1):
             raise ValueError(f"targets={targets}: must be a name, or several where they are no classes")
-        first = read_columns(Path(root), file)
-        inputs = [name for name in first if name not in names] if inputs is None else list(inputs)
+        place = Path(root)
+        content = content_of(place, file)
+        first = columns_of(place / file, content)
+        self.digests = {file: digest_of(content)}
+        if inputs is None:
+            inputs = [name for name in first if name not in names]
+            if index := [name for name in inputs if name in INDICES]:
+                raise ValueError(
+                    f"{place / file}: column {index[0]!r} is pandas' index; save without it, or inputs names those to take"
+                )
+        inputs = list(inputs)
         if not inputs:
-            raise ValueError(f"{file}: has no column but the targets")
+            raise ValueError(f"{place / file}: has no column but the targets")
         for name in (*inputs, *names):
             if name not in first:
-                raise ValueError(f"{file}: has no column {name}; it has {', '.join(first)}")
-        here = file if train or test_file is None else test_file
-        columns = first if here == file else read_columns(Path(root), here)
+                raise ValueError(f"{place / file}: has no column {name}; it has {', '.join(first)}")
+        other = file if train or test_file is None else test_file
+        here, columns = place / other, first if other == file else read_columns(place, other)
         rows = np.arange(len(columns[names[0]]))
         if test_file is None:
             order = np.random.default_rng(0).permutation(rows)
             num_test = max(1, round(test_size * len(order)))
+            if num_test >= len(order):
+                raise ValueError(
+                    f"{place / file}: test_size={test_size} of {len(order)} rows leaves nothing to train on"
+                )
             rows = np.sort(order[num_test:] if train else order[:num_test])
         numbers = np.stack([numbers_of(here, name, columns[name]) for name in inputs], axis=1)
         self.data = torch.from_numpy(numbers[rows])
         self.facts = {"column_names": inputs}
         if classes:
-            _check_classes(file, names[0], first[names[0]])
-            _check_classes(here, names[0], columns[names[0]])
-            known = np.unique(first[names[0]])
-            values = columns[names[0]][rows]
-            if strange := sorted(map(str, {*values.tolist()} - {*known.tolist()})):
-                raise ValueError(f"{test_file}: {names[0]} is {strange[0]}, which {file} does not have")
-            self.classes = [str(name) for name in known]
-            self.targets = torch.from_numpy(np.searchsorted(known, values))
+            self.classes = _in_order({*_class_names(place / file, names[0], first[names[0]])})
+            number_of = {name: number for number, name in enumerate(self.classes)}
+            values = _class_names(here, names[0], columns[names[0]])
+            if strange := sorted({*values} - {*number_of}):
+                raise ValueError(f"{here}: {names[0]} is {strange[0]}, which {file} does not have")
+            self.targets = torch.tensor([number_of[values[row]] for row in rows.tolist()])
         else:
             numbers = np.stack([numbers_of(here, name, columns[name]) for name in names], axis=1)[rows]
             self.target_names = names
             self.targets = torch.from_numpy(numbers[:, 0] if len(names) == 1 else numbers)
 
 
-def read_columns(root: Path, file: str) -> dict[str, NDArray[Any]]:
-    """The columns of a table by name, each of numbers or of texts, shape (N,).
-
-    Raises:
-        OSError: There is no such file.
-        ValueError: It is none of these, or lies elsewhere.
-    """
-    path = root / file
-    if path.suffix not in SUFFIXES or not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"file={file}: must be the name of a {', '.join(SUFFIXES)} file in root={root}")
-    if not path.is_file():
-        raise FileNotFoundError(f"root={root}: there is no {file}")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            columns: Mapping[str, Any] = dict(arrays)
-    elif path.suffix == ".parquet":
-        columns = _parquet(path)
-    else:
-        columns = _csv(path)
-    if not all(len(values) for values in columns.values()):
-        raise ValueError(f"{path}: has no row")
-    if len({values.shape for values in columns.values()}) != 1 or any(v.ndim != 1 for v in columns.values()):
-        raise ValueError(f"{path}: must have columns of one length")
-    return dict(columns)
-
-
-def _csv(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        try:
-            names, *rows = [row for row in lines if row] or [[]]
-        except csv.Error as error:  # a field without an end; to Python 3.10 a NUL, too
-            raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
-    if len({*names}) < len(names):
-        raise ValueError(f"{path}: has two columns of one name")
-    if not names or not rows:
-        raise ValueError(f"{path}: has no row; must have a line of names, and one per sample")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
-            raise ValueError(f"{path}, line {number}: has {len(row)} values for {len(names)} columns")
-    return {name: _typed(np.array(column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-def _typed(texts: NDArray[Any]) -> NDArray[Any]:
-    for kind in (np.int64, np.float64):
-        try:
-            return texts.astype(kind)
-        except (ValueError, OverflowError):
-            continue
-    return texts
-
-
-def _parquet(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{path}: pyarrow is not installed; pip install -e '.[parquet]' installs it") from error
-    table = parquet.read_table(path)
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def numbers_of(file: str, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-    """A column as float32.
+def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a column as float32; texts are decimal numbers.
 
     Raises:
         ValueError: A row of it holds no finite number.
     """
-    if values.dtype.kind not in "iufb":
-        found = ((row, value) for row, value in enumerate(values, start=1) if not _is_number(value))
-        row, wrong = next(found, (1, values[0]))
+    numbers = _parsed(path, name, values) if values.dtype.kind in "OU" else values
+    if numbers.dtype.kind not in "iufb":
+        raise ValueError(f"{path}: column {name} is {values.dtype}, no numbers; inputs names those to take")
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        found: NDArray[np.float32] = numbers.astype(np.float32)
+    if strange := np.flatnonzero(~np.isfinite(found)).tolist():
         raise ValueError(
-            f"{file}: column {name} is {str(wrong)!r} in row {row}, no number; inputs names those to take"
+            f"{path}: column {name} is {values[strange[0]]} in row {strange[0] + 1}; must be a number, of float32"
         )
-    numbers = values.astype(np.float32)
-    if strange := np.flatnonzero(~np.isfinite(numbers)).tolist():
-        raise ValueError(f"{file}: column {name} is {values[strange[0]]} in row {strange[0] + 1}; must be a number")
+    return found
+
+
+def _parsed(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the numbers that a column of texts holds."""
+    cells = values.tolist()
+    try:
+        return _as_numbers(cells)
+    except ValueError:
+        begin, end = 0, len(cells)  # the first wrong cell is between the two
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            try:
+                _as_numbers(cells[begin:middle])
+                begin = middle
+            except ValueError:
+                end = middle
+    wrong = cells[begin]
+    hint = "; decimals are written with a point" if isinstance(wrong, str) and "," in wrong else ""
+    raise ValueError(
+        f"{path}: column {name} is {str(wrong)!r} in row {begin + 1}, no number{hint}; inputs names those to take"
+    )
+
+
+def _as_numbers(cells: list[Any]) -> NDArray[np.float64]:
+    """Return numbers as NumPy's reader of texts takes them: ASCII digits, no underscores, unlike `float`."""
+    if not all(isinstance(cell, str) and cell for cell in cells):
+        raise ValueError("an empty cell, which the reader would leave out")
+    numbers = np.loadtxt(cells, dtype=np.float64, comments=None, delimiter="\x1f", ndmin=1)
+    if numbers.shape != (len(cells),):
+        raise ValueError("a cell with a delimiter")
     return numbers
 
 
-def _check_classes(file: str, name: str, values: NDArray[Any]) -> None:
-    """Make sure that each row has a class.
+def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
+    """Return the name of each row's class.
 
     Raises:
-        ValueError: One has none.
+        ValueError: A row has none.
     """
-    for row, value in enumerate(values.tolist(), start=1):
-        if value is None or value == "" or value != value:
-            raise ValueError(f"{file}: column {name} is {value!r} in row {row}; must be a class")
+    names, cells = [], values.tolist() if values.dtype.kind in "iufbOU" else list(values)
+    for row, value in enumerate(cells, start=1):
+        is_whole = isinstance(value, float) and value.is_integer()
+        if not (isinstance(value, str | int) or is_whole) or value == "":
+            raise ValueError(
+                f"{path}: column {name} is {value!r} in row {row}; must be a class: a text, a whole number, true or false"
+            )
+        names.append(str(int(value)) if is_whole else str(value))
+    return names
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _in_order(names: set[str]) -> list[str]:
+    """Return names of classes sorted: by number where all are whole numbers that can be written in one way only."""
+    return sorted(names, key=int if all(map(WHOLE.fullmatch, names)) else None)

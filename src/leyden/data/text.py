@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from leyden.data.files import decode, digest_of, read_file
+
 UNKNOWN = "\ufffd"  # what the training part does not have
 Unit = Literal["characters", "bytes"]
 BYTES = tuple(map(chr, range(256)))  # each written as the character of its number
@@ -21,7 +23,7 @@ class Text(Dataset[None]):
         root: Folder of the file.
         train: Whether it is the training part.
         download: Not used: a file of one's own is there.
-        file: Name in that folder, UTF-8.
+        file: Name in that folder; characters are UTF-8, or what a mark at its beginning names.
         unit: What a token is: one of the `characters`, or of the `bytes`.
         context: T.
         stride: Tokens from the start of one window to that of the next.
@@ -29,7 +31,7 @@ class Text(Dataset[None]):
 
     Raises:
         OSError: There is no such file.
-        ValueError: An argument is out of its range, or the text is too short.
+        ValueError: An argument is out of its range, the text is too short, or it is in another encoding.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Text(Dataset[None]):
         if not isinstance(test_size, float) or not 0 < test_size < 1:
             raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         content = self.read(Path(root), file)
-        text = content.decode("latin-1") if unit == "bytes" else content.decode(errors="replace")
+        text = content.decode("latin-1") if unit == "bytes" else decode(Path(root, file), content)
+        self.digests = {file: digest_of(content)}
         end = len(text) - round(test_size * len(text))
         self.vocabulary = [*BYTES] if unit == "bytes" else sorted({*text[:end], UNKNOWN})
         tokens = encode(text[:end] if train else text[end:], self.vocabulary)
@@ -63,18 +66,13 @@ class Text(Dataset[None]):
         self.overlap = context // stride  # with the token that follows
 
     def read(self, root: Path, file: str) -> bytes:
-        """The text.
+        """Return the content of the file.
 
         Raises:
             OSError: There is no such file.
             ValueError: It lies elsewhere.
         """
-        path = root / file
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"file={file}: must be the name of a file in root={root}")
-        if not path.is_file():
-            raise FileNotFoundError(f"root={root}: there is no {file}")
-        return path.read_bytes()
+        return read_file(root, file)
 
 
 def encode(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from leyden.config.mistakes import UserError
+from leyden.data.columns import read_columns
 from leyden.data.facts import Facts
-from leyden.data.table import numbers_of, read_columns
+from leyden.data.table import numbers_of
 from leyden.run.directory import Run
 from leyden.training.trained import trained_task
 
@@ -35,11 +36,9 @@ def predict_table(run: Run, checkpoint: Path, path: Path) -> list[dict[str, floa
             raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
         if len(names) != (facts.input_shape or ())[0]:
             raise ValueError(f"{path}: has {len(names)} columns; the network takes {(facts.input_shape or ())[0]}")
-        inputs_NF = torch.from_numpy(
-            np.stack([numbers_of(path.name, name, columns[name]) for name in names], axis=1)
-        )
+        inputs_NF = torch.from_numpy(np.stack([numbers_of(path, name, columns[name]) for name in names], axis=1))
     except (OSError, ValueError) as error:
-        raise UserError(f"table={path}: {error}") from error
+        raise UserError(f"table: {error}") from error
     with torch.inference_mode():
         parts = [task.network(facts.normalize(part)) for part in torch.split(inputs_NF, BATCH_SIZE)]
     rows = zip(inputs_NF.tolist(), torch.cat(parts), strict=True)

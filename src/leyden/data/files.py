@@ -1,0 +1,117 @@
+"""Files that users bring: read whole, decoded, and identified by their SHA-256."""
+
+import codecs
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# A mark at the beginning of a text names its encoding; that of UTF-32 begins as that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+ZIP = b"PK\x03\x04"
+AS_UTF_8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
+# Up to so much, a folder is identified by the contents of its files, not by their names and sizes alone.
+MAX_FILES, MAX_BYTES = 1000, 2**25
+
+
+def read_file(root: Path, file: str) -> bytes:
+    """Return the content of a file in a folder.
+
+    Raises:
+        OSError: There is no such file, or it can't be read.
+        ValueError: It lies elsewhere.
+    """
+    path = root / file
+    # Not Path.resolve, which raises RuntimeError for a link to itself.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"file={file}: must be the name of a file in root={root}")
+    if not path.is_file():
+        problem = f"{file} is no regular file" if os.path.lexists(path) else f"there is no {file}"
+        raise OSError(f"root={root}: {problem}")  # no FileNotFoundError: a file of one's own is never fetched
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def decode(path: Path, content: bytes) -> str:
+    """Return the text of a file: UTF-8, or what a mark at its beginning names; the mark is no part of the text.
+
+    Args:
+        path: The file, for messages.
+        content: Its content.
+
+    Raises:
+        ValueError: It is in another encoding, or no text.
+    """
+    if content.startswith(ZIP):
+        raise ValueError(f"{path}: is a zip archive, as .xlsx and .docx are, and no text; {AS_UTF_8}")
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise ValueError(
+                f"{path}: is cut or damaged: its mark says {encoding.upper()}, its bytes are not"
+            ) from None
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is no UTF-8; {AS_UTF_8}"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path}: holds NUL characters, as binary files and UTF-16 without a mark do; {AS_UTF_8}")
+    return text
+
+
+def digest_of(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_tensor(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and values, in hexadecimal digits.
+
+    Of overlapping windows the memory that they share is hashed, and the strides.
+    """
+    described = f"{values.dtype} {tuple(values.shape)}"
+    if values.untyped_storage().nbytes() < values.numel() * values.element_size():
+        described += f" {values.stride()} {values.storage_offset()}"
+        values = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())
+    sha256 = hashlib.sha256(described.encode())
+    sha256.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def digest_of_folder(folder: Path, names: Sequence[str]) -> str:
+    """Return the SHA-256 of files by their names and sizes, and where they are few and small by their contents.
+
+    Args:
+        folder: The folder.
+        names: Relative names of the files, in a fixed order.
+
+    Raises:
+        ValueError: A file can't be read.
+    """
+    sha256, path = hashlib.sha256(), folder
+    try:
+        sizes = []
+        for name in names:
+            path = folder / name
+            sizes.append(path.stat().st_size)
+        has_contents = len(names) <= MAX_FILES and sum(sizes) <= MAX_BYTES
+        for name, size in zip(names, sizes, strict=True):
+            path = folder / name
+            sha256.update(os.fsencode(name) + b"\0%d\0" % size)
+            if has_contents:
+                sha256.update(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read ({error.strerror})") from error
+    return sha256.hexdigest() + ("" if has_contents else " (names and sizes)")
