@@ -1,7 +1,11 @@
 """Images in a folder per class: what is found, how it is read, and what is told of mistakes."""
 
+import errno
 import itertools
 import os
+import re
+import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from leyden.data.augment import Augment
 from leyden.data.contract import DataModule, Loader
 from leyden.data.folder import FolderDataModule
 from leyden.data.normalize import Normalize
-from leyden.images.read import read_cut
+from leyden.images.read import find_images, read_cut
 from tests.data import folders
 
 
@@ -245,6 +249,78 @@ def test_links_are_followed_and_those_to_nothing_are_told(root, tmp_path):
     (root / "train" / "dog" / "lost.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"train/dog/lost\.png: is a link to nothing"):
         module(root).setup("fit")
+
+
+def linked_image(root):
+    (path := root / "train" / "cat" / "x.png").symlink_to(path.name)
+
+
+def linked_class(root):
+    (path := root / "train" / "bird").symlink_to(path.name)
+
+
+def linked_split(root):
+    shutil.rmtree(root / "train")
+    (root / "train").symlink_to("train")
+
+
+def linked_in_a_circle(root):
+    (root / "train" / "cat" / "x.png").symlink_to("y.png")
+    (root / "train" / "cat" / "y.png").symlink_to("x.png")
+
+
+def not_ours(root):
+    patch = pytest.MonkeyPatch()
+
+    def scandir(path, original=os.scandir):
+        if str(path).endswith("train/cat"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)
+
+    patch.setattr(os, "scandir", scandir)
+    return patch
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (linked_image, r"pets/train/cat/x\.png: is a link to itself"),
+        (linked_in_a_circle, r"pets/train/cat/[xy]\.png: is a link to itself"),
+        (linked_class, r"pets/train/bird: is a link to itself"),
+        (linked_split, r"pets/train: there is no such folder"),
+        (not_ours, r"pets/train/cat: can't be read \(Permission denied\)"),
+    ],
+)
+def test_what_can_not_be_listed_is_named_in_a_line(root, cli, damage, message):
+    patch = damage(root)
+    try:
+        code, _, err = cli("train", "data=folder", f"data.root={root}", "data.image_size=[8,8]", "callbacks=bare")
+    finally:
+        if patch:
+            patch.undo()
+    assert (code, err.count("\n")) == (2, 1), err
+    assert re.search(message, err), err
+
+
+def test_odd_entries_are_left_out_or_named_and_nobody_waits_for_them(root, tmp_path, capfd):
+    cat = root / "train" / "cat"
+    os.mkfifo(cat / "pipe.png")
+    (cat / "loop").symlink_to("..")
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(os.path.relpath(cat / "socket.png"))
+    data = module(root)
+    data.setup("fit")
+    assert data.sizes["train"] == 24
+    assert "3 entries are left out, as loop" in capfd.readouterr().err
+    (cat / "self.png").symlink_to("self.png")
+    for name in ("pipe.png", "self.png"):
+        with pytest.raises(UserError, match=rf"cat/{name}: not a PNG, JPEG or WebP image that can be read"):
+            read_cut(cat / name, (3, 8, 8))
+    (tmp_path / "folder.png").mkdir()
+    for odd in (tmp_path / "folder.png", cat / "self.png"):
+        with pytest.raises(UserError, match=rf"images={odd}: no"):
+            find_images(str(odd))
+    assert cat / "self.png" in find_images(str(cat))  # and is named when it is read
 
 
 def test_a_class_without_test_images_is_one_without_test_images(root):

@@ -1,5 +1,7 @@
 """Images in a folder per class, streamed from the disk."""
 
+import errno
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
+from leyden.data.files import digest_of_folder
 from leyden.data.streamed import StreamedDataModule
 from leyden.images.read import SUFFIXES, read_cut
 from leyden.run.process import is_main_process
@@ -50,6 +53,12 @@ class FolderDataModule(StreamedDataModule):
         self.root = root
         self.input_shape = (channels, image_size[0], image_size[1])
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """What identifies the images of training and validation: a SHA-256 by the folder of the split."""
+        opened = [dataset for split, (dataset, _) in self.splits.items() if split != "test"]
+        return {name: found for each in opened if isinstance(each, Folder) for name, found in each.digests.items()}
+
     def read_image(self, path: Path) -> Tensor:
         """Pixels of a file as training sees them, shape (C, H, W), uint8."""
         return read_cut(path, self.input_shape)
@@ -81,7 +90,7 @@ class Folder(Dataset[tuple[Tensor, int]]):
         input_shape: Shape of the images that it gives, (C, H, W).
 
     Raises:
-        ValueError: There is no image, one of another class, or a link to nothing.
+        ValueError: There is no image, one of another class, a link to nothing, or something that can't be listed.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
@@ -101,11 +110,18 @@ class Folder(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """What identifies the images: a SHA-256 of their names and sizes, and of the contents of a small folder."""
+        names = [str(self._relative(index)) for index in range(len(self))]
+        return {f"{self.folder.name}/": digest_of_folder(self.folder, names)}
+
+    def _relative(self, index: int) -> Path:
+        return Path(self.classes[self.targets[index]], os.fsdecode(self.names[index]))
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Pixels, shape (C, H, W), uint8, and the class."""
-        target = int(self.targets[index])
-        path = self.folder / self.classes[target] / os.fsdecode(self.names[index])
-        return read_cut(path, self.input_shape), target
+        return read_cut(self.folder / self._relative(index), self.input_shape), int(self.targets[index])
 
 
 NO_NAMES = np.array([], dtype=np.bytes_)
@@ -113,17 +129,22 @@ NO_NAMES = np.array([], dtype=np.bytes_)
 
 def _names(folder: Path, *, folders: bool = False) -> NDArray[np.bytes_]:
     """Names of the image files in a folder, sorted, or of its folders; what else lies there, but hidden, is told."""
-    names, others = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir() if folders else entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                names.append(os.fsencode(entry.name))
-            elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - a Path takes longer
-                raise ValueError(f"{entry.path}: is a link to nothing")
-            else:
-                others.append(entry.name)
+    names, others, path = [], [], str(folder)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = entry.path
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir() if folders else entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    names.append(os.fsencode(entry.name))
+                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - a Path takes longer
+                    raise ValueError(f"{entry.path}: is a link to nothing")
+                else:
+                    others.append(entry.name)
+    except OSError as error:  # of a link to itself, a folder that is not ours to list
+        problem = "is a link to itself" if error.errno == errno.ELOOP else f"can't be read ({error.strerror})"
+        raise ValueError(f"{path}: {problem}") from error
     if others and is_main_process():
         kind = "folders of classes" if folders else f"images, which end in {', '.join(SUFFIXES)}"
         warn(f"{folder}: {len(others)} entries are left out, as {min(others)}; they are no {kind}")
