@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.reproduction.conftest import call, commit, make  # noqa: F401 - fixtures
+from leyden.report.difference import show_difference
+from tests.reproduction.conftest import call, commit, make, start  # noqa: F401 - fixtures
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,21 @@ def test_it_says_so(call, make, a, b, code, told):  # noqa: F811
     found, text = call(f"run={make('a', **a)}", f"against={make('b', **b)}")
     assert told in text
     assert found == code
+
+
+def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
+    def write(name, data, fingerprints="1"):
+        return make(name, starts=[start("a" * 40, data=data)], fingerprints=fingerprints)
+
+    a, b = write("a", {"t.csv": "1", "u.csv": "1"}), write("b", {"t.csv": "2", "u.csv": "1"}, "2")
+    code, told = call(f"run={a}", f"against={b}")
+    assert code == 1
+    assert "the data differ: t.csv\n" in told
+    show_difference(str(a), str(b))
+    table = " ".join(capfd.readouterr().out.split())
+    assert 'data t.csv "1" "2"' in table
+    assert "u.csv" not in table
+    older = write("c", None)
+    assert "the data differ" not in call(f"run={a}", f"against={older}")[1]
+    show_difference(str(a), str(older))
+    assert "t.csv" not in capfd.readouterr().out

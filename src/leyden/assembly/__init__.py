@@ -4,7 +4,7 @@ from leyden.assembly.check import check, check_run, evaluates
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.fork import read_fork
 from leyden.assembly.init import inherit
-from leyden.assembly.instantiate import instantiate
+from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.assembly.network import network
 from leyden.assembly.resume import check_fits, read_checkpoint, restoring
 from leyden.assembly.run_trainer import RunTrainer, run_trainer
@@ -32,4 +32,5 @@ __all__ = [
     "task",
     "task_module",
     "trusted",
+    "user_errors",
 ]

@@ -54,6 +54,16 @@ def known_sums(dataset: Callable[..., Any]) -> dict[str, str]:
     return dict(getattr(getattr(dataset, "func", dataset), "sha256", {}))
 
 
+def expected(dataset: Callable[..., Any], root: str | Path) -> dict[str, str]:
+    """Return the checksums that `check` holds the files against, by their names below `root`; none of a class not known here."""
+    folder = _folder(dataset, root)
+    if folder is None:
+        return {}
+    known = known_sums(dataset)
+    sums = {name: known.get(name) or _kept(folder / (name + SUFFIX)) for name in known or _names(dataset, folder)}
+    return {f"{folder.relative_to(root).as_posix()}/{name}": value for name, value in sums.items() if value}
+
+
 def _folder(dataset: Callable[..., Any], root: str | Path) -> Path | None:
     """Where torchvision keeps the files of a data set in the format of MNIST; None for others."""
     made = getattr(dataset, "func", dataset)

@@ -1,5 +1,6 @@
 """What the engine asks of the data of a run: the least, and what they gain by having more."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +10,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from leyden.data.facts import Facts
+from leyden.data.files import digest_of
 from leyden.data.resumable import flattened
+
+MAX_DIGESTS = 20
 
 
 @runtime_checkable
@@ -40,6 +44,7 @@ class DataModule(Protocol):
     - `sizes`: the number of samples of splits whose loaders don't tell;
     - `inputs`: pictures of samples, and export;
     - `check_world_size`: its loaders divide batches among processes themselves; else Lightning's sampler does;
+    - `digests`: a text per file or tensor that identifies it, as its SHA-256: a run on changed data is not resumed;
     - loaders with `state_dict`: a run goes on within an epoch; PyTorch's `DataLoader` is given one.
 
     Splits are called `train`, `val` and `test`; the test set is read only when `setup("test")` asks for it.
@@ -96,6 +101,19 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     further = {name: value for name, value in found.items() if name not in known}
     state = Facts(**{name: value for name, value in found.items() if name in known}, further=further).to_state()
     return Facts.from_state(state)  # as a checkpoint will have them
+
+
+def digests_of(data: L.LightningDataModule) -> dict[str, str]:
+    """Return what identifies the data that a run trains on, by the name of a file or tensor; nothing where that is not known.
+
+    Of more than `MAX_DIGESTS` one for all is made.
+    """
+    found = getattr(data, "digests", None)
+    if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        return {}
+    if len(found) > MAX_DIGESTS:
+        return {f"all {len(found)} files": digest_of(json.dumps(dict(found), sort_keys=True).encode())}
+    return dict(found)
 
 
 def sizes_of(data: L.LightningDataModule) -> dict[str, int | None]:

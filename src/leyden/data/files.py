@@ -90,7 +90,7 @@ def digest_of_tensor(values: Tensor) -> str:
     return sha256.hexdigest()
 
 
-def digest_of_folder(folder: Path, names: Sequence[str]) -> str:
+def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
     """Return the SHA-256 of files by their names and sizes, and where they are few and small by their contents.
 
     Args:
@@ -100,18 +100,15 @@ def digest_of_folder(folder: Path, names: Sequence[str]) -> str:
     Raises:
         ValueError: A file can't be read.
     """
-    sha256, path = hashlib.sha256(), folder
+    place = os.fsencode(folder)
     try:
-        sizes = []
+        # Not by pathlib, which takes eight times as long: there can be a million files.
+        sizes = [os.stat(os.path.join(place, name)).st_size for name in names]  # noqa: PTH116, PTH118
+        sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
+        if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
+            return f"{sha256.hexdigest()} (names and sizes)"
         for name in names:
-            path = folder / name
-            sizes.append(path.stat().st_size)
-        has_contents = len(names) <= MAX_FILES and sum(sizes) <= MAX_BYTES
-        for name, size in zip(names, sizes, strict=True):
-            path = folder / name
-            sha256.update(os.fsencode(name) + b"\0%d\0" % size)
-            if has_contents:
-                sha256.update(path.read_bytes())
+            sha256.update(Path(folder, os.fsdecode(name)).read_bytes())
     except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error.strerror})") from error
-    return sha256.hexdigest() + ("" if has_contents else " (names and sizes)")
+        raise ValueError(f"{os.fsdecode(error.filename)}: can't be read ({error.strerror})") from error
+    return sha256.hexdigest()

@@ -113,15 +113,16 @@ class Folder(Dataset[tuple[Tensor, int]]):
     @functools.cached_property
     def digests(self) -> dict[str, str]:
         """What identifies the images: a SHA-256 of their names and sizes, and of the contents of a small folder."""
-        names = [str(self._relative(index)) for index in range(len(self))]
+        folders = [os.fsencode(name) for name in self.classes]
+        pairs = zip(self.targets.tolist(), self.names.tolist(), strict=True)
+        names = [folders[target] + b"/" + name for target, name in pairs]
         return {f"{self.folder.name}/": digest_of_folder(self.folder, names)}
-
-    def _relative(self, index: int) -> Path:
-        return Path(self.classes[self.targets[index]], os.fsdecode(self.names[index]))
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Pixels, shape (C, H, W), uint8, and the class."""
-        return read_cut(self.folder / self._relative(index), self.input_shape), int(self.targets[index])
+        target = int(self.targets[index])
+        path = self.folder / self.classes[target] / os.fsdecode(self.names[index])
+        return read_cut(path, self.input_shape), target
 
 
 NO_NAMES = np.array([], dtype=np.bytes_)

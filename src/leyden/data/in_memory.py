@@ -1,6 +1,6 @@
 """Data in memory: fetched, split, normalised, in batches. Shapes: N samples, C channels, H rows and W columns of an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -109,6 +109,12 @@ class InMemoryDataModule(L.LightningDataModule):
             further=held.further,
         )
         self.held[True] = held
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What identifies the training set: a SHA-256 by the name of a file or tensor."""
+        self.setup("fit")
+        return self.held[True].digests
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -3,12 +3,15 @@
 import functools
 import json
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from leyden.data.checksums import expected
 from leyden.data.fetch import load
+from leyden.data.files import digest_of_tensor
 from leyden.data.resumable import random_states
 from leyden.data.tensors import Tensors, tensors
 
@@ -34,13 +37,23 @@ def read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         if changes == _changes(there):
             return there
     before = _random()
-    found = tensors(load(dataset, root, train=train, download=download))
+    source = load(dataset, root, train=train, download=download)
+    found = tensors(source)
+    if train:  # what `load` has just checked, or a data set has read, is not hashed again
+        digests = (
+            getattr(source, "digests", None) or expected(dataset, root) or _hashed(type(source).__name__, found)
+        )
+        found = replace(found, digests=digests)
     # What is drawn at random depends on the seed of the job.
     if _kept is not None and same is not None and before == _random():
         for key in [key for key in _kept if key[0] != same]:  # type: ignore[index]
             del _kept[key]  # there is room for one data set
         _kept[same, train] = found, _changes(found)
     return found
+
+
+def _hashed(name: str, found: Tensors) -> dict[str, str]:
+    return {f"{name}.data": digest_of_tensor(found.inputs), f"{name}.targets": digest_of_tensor(found.targets)}
 
 
 def _changes(held: Tensors) -> int:

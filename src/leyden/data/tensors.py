@@ -1,7 +1,7 @@
 """What a data set holds, as tensors of samples and targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Tensors:
         overlap: Where neighbours are alike, as windows of one text: how many on each side share something with a sample;
             None: they have nothing to do with each other.
         further: Further facts, plain values by name.
+        digests: What identifies the data, a SHA-256 by the name of a file or tensor.
     """
 
     inputs: Tensor
@@ -34,6 +35,7 @@ class Tensors:
     vocabulary: tuple[str, ...] | None
     overlap: int | None
     further: Mapping[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def tensors(source: Any) -> Tensors:

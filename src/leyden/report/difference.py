@@ -12,6 +12,7 @@ from leyden.config.terminal import Terminal, grid
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.run.trained_on import trained_on
 
 
 def show_difference(*directories: str) -> None:
@@ -34,12 +35,20 @@ def show_difference(*directories: str) -> None:
         Terminal().print(f"fingerprints, at {len(both)} steps that both have: {said}")
 
 
-def differences(*runs: Run, parts: Sequence[str] = ("configuration", "code", "machine", "result")) -> Table:
+def differences(*runs: Run, parts: Sequence[str] = ("configuration", "data", "code", "machine", "result")) -> Table:
     """What two runs don't have in common: a row per key."""
-    read = {"configuration": _configuration, "code": _code, "machine": _machine, "result": _result}
+    read = {
+        "configuration": _configuration,
+        "data": trained_on,
+        "code": _code,
+        "machine": _machine,
+        "result": _result,
+    }
     table = grid("", "", *(run.directory.name for run in runs))
     for part in parts:
-        add_rows(table, part, *(read[part](run) for run in runs))
+        values = [read[part](run) for run in runs]
+        if part != "data" or all(values):  # older runs have not recorded them
+            add_rows(table, part, *values)
     return table
 
 

@@ -8,6 +8,7 @@ from leyden.config.terminal import Terminal
 from leyden.report.difference import differences
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.run.trained_on import changed, trained_on
 
 
 def show_equality(there: Run, here: Run) -> bool:
@@ -24,7 +25,7 @@ def show_equality(there: Run, here: Run) -> bool:
     Raises:
         UserError: One is no run, or there are no fingerprints to compare.
     """
-    table = differences(there, here, parts=("configuration", "code", "machine"))
+    table = differences(there, here, parts=("configuration", "data", "code", "machine"))
     a, b = (read_fingerprints(run.directory) for run in (there, here))
     both = sorted({*a} & {*b})
     if not both:
@@ -44,6 +45,8 @@ def show_equality(there: Run, here: Run) -> bool:
     for run, only in ((there, {*a} - {*b}), (here, {*b} - {*a})):
         if only:
             say(f"only in {run.directory}: {_count(only)}, from step {min(only)} to {max(only)}")
+    if names := changed(trained_on(there), trained_on(here)):
+        say(f"the data differ: {', '.join(names)}")
     apart, is_as_long = _metrics_apart(there, here), max(b) >= max(a)
     if not is_as_long:
         say(f"{here.directory} ends before the other run, at step {max(b)}")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.reproduction.code import checked_out, code_of
+from leyden.reproduction.data import check_data
 from leyden.reproduction.environment import python_as_there, python_here
 from leyden.reproduction.hardware import accelerator, threads
 from leyden.reproduction.recipe import check_parent, recipe, write
@@ -72,6 +73,7 @@ def reproduce(run: Run, how: How) -> Run:
         with checked_out(code, apply_diff=how.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:
             root = recipe(run, tree, how.data_root, trust=how.trust)
             root["trainer"]["accelerator"] = by
+            check_data(run, root.get("data"))
             write({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")
             python = python_as_there(run, tree) if how.env else python_here(run)
             _train(str(python), tree, folder, _environment(tree, number))

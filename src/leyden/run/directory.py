@@ -103,6 +103,7 @@ class Run(RunContents):
         overrides: list[str],
         parent: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,
+        data: dict[str, str] | None = None,
     ) -> None:
         """Write down what this run is, and that it starts or goes on now.
 
@@ -111,11 +112,12 @@ class Run(RunContents):
             overrides: What the user has typed.
             parent: As `origin` has it.
             machine: As `origin` has it.
+            data: As `origin` has it.
         """
         if is_main_process():
             starts = [
                 *self.starts,
-                origin(overrides, parent, machine),
+                origin(overrides, parent, machine, data),
             ]  # what can be refused is, before anything changes
             if (archived := self._archive_result()) is not None:
                 self._before = archived, (self.directory / "config.yaml").read_bytes()

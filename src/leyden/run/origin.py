@@ -31,7 +31,10 @@ VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 
 def origin(
-    overrides: list[str], parent: dict[str, Any] | None = None, machine: dict[str, Any] | None = None
+    overrides: list[str],
+    parent: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+    data: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that tells how this process was started.
 
@@ -39,6 +42,7 @@ def origin(
         overrides: What the user has typed.
         parent: The checkpoint of another run that this start has taken weights from: `checkpoint` and its `sha256`.
         machine: As `leyden.run.machine` tells it; None for a start that trains nothing.
+        data: What identifies the data that are trained on, a SHA-256 by name; None for a start that trains nothing.
     """
     return {
         "time": now(),
@@ -48,6 +52,7 @@ def origin(
         "parent": parent,
         "host": platform.node(),
         "machine": machine,
+        "data": data,
         "pid": os.getpid(),
         "slurm_job": job_id(),
         "git": state_of_code(),

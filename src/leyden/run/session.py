@@ -67,6 +67,7 @@ def session(
     overrides: list[str],
     *,
     parent: dict[str, Any] | None = None,
+    data: dict[str, str] | None = None,
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:
@@ -79,6 +80,7 @@ def session(
         choices: Of the run.
         overrides: What the user has typed.
         parent: As `origin` has it.
+        data: As `origin` has it.
         position: Tells how far the training has come.
         before_end: Is called with the result before that is written.
 
@@ -87,7 +89,7 @@ def session(
         SystemExit: It was stopped from outside, and can go on.
     """
     begun = Session(run, choices, before_end)
-    run.begin(choices, overrides, parent, machine())
+    run.begin(choices, overrides, parent, machine(), data)
     try:
         yield begun
     except Exception as error:

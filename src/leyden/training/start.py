@@ -12,13 +12,16 @@ from omegaconf import DictConfig
 from leyden import assembly
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import typed, warn
+from leyden.data.contract import digests_of
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
+from leyden.run.contents import RunContents
 from leyden.run.directory import Run
 from leyden.run.looks import check_looks, record_look
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
 from leyden.run.session import session
+from leyden.run.trained_on import changed, check_resumable, trained_on
 from leyden.training.fit import fit
 
 
@@ -52,6 +55,7 @@ def start(
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
     data = assembly.datamodule(cfg)
+    digests = _digests(data, run if checkpoint else None, fork.parent if fork else None)
     trainer = assembly.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
     module = assembly.task(cfg, data, trainer.trainer)
@@ -87,6 +91,7 @@ def start(
                 choices,
                 overrides,
                 parent=parent,
+                data=digests,
                 position=lambda: trainer.position,
                 before_end=write_hparams,
             )
@@ -110,3 +115,14 @@ def start(
             result = replace(result, look=look)
         result = begun.end(result)
     return result  # noqa: RET504 - now that the loggers are closed
+
+
+def _digests(data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None) -> dict[str, str]:
+    """Return what identifies the data; those of a run that is resumed must be the same, and for a fork a line names others."""
+    with assembly.user_errors("data"):
+        digests = digests_of(data)
+    if resumed:
+        check_resumable(resumed, digests)
+    if parent and (names := changed(trained_on(parent), digests)) and is_main_process():
+        warn(f"fork: the data differ from those of {parent.directory}: {', '.join(names)}")
+    return digests

@@ -1,0 +1,67 @@
+"""Files that users bring are identified by their contents, tensors by their values."""
+
+import os
+
+import pytest
+import torch
+
+from leyden.data import contract, files
+from leyden.data.files import digest_of_folder, digest_of_tensor
+from tests.data import own
+
+
+def test_a_tensor_is_identified_by_type_shape_and_values():
+    values = torch.arange(6)
+    same = digest_of_tensor(values)
+    assert digest_of_tensor(values.clone()) == digest_of_tensor(torch.arange(12)[::2] // 2) == same
+    others = [values.int(), values.reshape(2, 3), values.flip(0), values[:5], torch.empty(0)]
+    assert len({same, *map(digest_of_tensor, others)}) == 6
+
+
+def test_windows_that_overlap_are_not_copied_and_are_not_those_of_another_text():
+    text = torch.arange(100)
+    digests = {
+        digest_of_tensor(each)
+        for each in (text.unfold(0, 50, 1), text.unfold(0, 50, 2), (text + 1).unfold(0, 50, 1))
+    }
+    assert len(digests) == 3
+    assert digest_of_tensor(text.unfold(0, 50, 1)) in digests
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(files, "MAX_FILES", 1 if large else 1000)
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"1")
+    same = digest_of_folder(tmp_path, [b"a", b"b"])
+    os.utime(tmp_path / "a", (0, 0))
+    assert digest_of_folder(tmp_path, [b"a", b"b"]) == same
+    assert same.endswith("(names and sizes)") == large
+    (tmp_path / "a").write_bytes(b"2")
+    assert (digest_of_folder(tmp_path, [b"a", b"b"]) == same) == large
+    (tmp_path / "a").write_bytes(b"11")
+    assert digest_of_folder(tmp_path, [b"a", b"b"]) != same
+    with pytest.raises(ValueError, match=r"c: can't be read \(No such file"):
+        digest_of_folder(tmp_path, [b"a", b"c"])
+
+
+def test_of_data_that_do_not_say_nothing_is_recorded():
+    data = own.Plain()
+    assert contract.digests_of(data) == {}
+    for found, expected in (
+        ({"a": "1"}, {"a": "1"}),
+        (["a"], {}),
+        ({"a": 1}, {}),
+    ):
+        data.digests = found
+        assert contract.digests_of(data) == expected
+
+
+def test_many_digests_are_one():
+    data = own.Plain()
+    data.digests = {str(n): "x" for n in range(21)}
+    (first,) = contract.digests_of(data).items()
+    assert first[0] == "all 21 files"
+    data.digests |= {"0": "y"}
+    (second,) = contract.digests_of(data).items()
+    assert first != second
