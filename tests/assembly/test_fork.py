@@ -193,6 +193,19 @@ def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
         assert inherited(f"fork={parents / name}@1", typed, "data.split_seed=1")["data"]["split_seed"] == 1
 
 
+def test_settings_that_change_no_bit_are_the_forks_own(parents):
+    fork = inherited(f"fork={parents / 'stochastic'}@1")
+    there, here = (dict(flatten(config)) for config in (Run(parents / "stochastic").config, fork))
+    for key, of_parent, of_conf in (
+        ("trainer.log_every_n_steps", 3, 50),
+        ("callbacks.checkpoint.every_n_steps", 4, None),
+        ("callbacks.checkpoint.keep", "every", None),
+        ("callbacks.fingerprint.every_n_steps", 1, None),
+    ):
+        assert (there[key], here[key]) == (of_parent, of_conf)
+    assert here["optimizer.momentum"] == 0.5
+
+
 def test_files_that_the_parent_was_composed_by_come_before_what_is_typed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
     arguments = inherit_groups(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
