@@ -158,3 +158,86 @@ def test_out_of_memory_is_a_line():
         with pytest.raises((RuntimeError, MemoryError)) as raised:
             allocate()
         assert is_mistake(raised.value)
+
+
+HANDS_ON = """
+from torch import nn
+from leyden.tasks.classification import Classification
+from torchvision.datasets import FashionMNIST
+from project.models.mlp import MLP
+
+
+class Mine(Classification):
+    def __init__(self, **mine):
+        super().__init__(**mine)
+
+
+class Net(MLP):
+    def __init__(self, *, num_classes, input_shape, **mine):
+        super().__init__(num_classes=num_classes, input_shape=input_shape, **mine)
+
+
+class Own(FashionMNIST):
+    def __init__(self, root, train, download, **mine):
+        super().__init__(root=root, train=train, download=download, **mine)
+
+
+def inner(a):
+    pass
+
+
+def build(**mine):
+    inner(**mine)
+
+
+class Buggy(nn.Module):
+    def __init__(self, *, input_shape, num_classes):
+        super().__init__()
+        build(a=1, typo=2)
+
+
+class Refusing(nn.Module):
+    def __init__(self, *, input_shape, num_classes):
+        super().__init__()
+        raise ValueError(
+            "too long for "
+            "a line"
+        )
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("+task.nope=1", "unexpected keyword argument 'nope'; it takes "),
+        ("+task.labelsmoothing=1", "did you mean label_smoothing?"),
+        ("task._target_=hands_on.Mine +task.nope=1", "task: "),
+        ("model._target_=hands_on.Net +model.nope=1", "model: "),
+        ("model._target_=hands_on.Net +model.num_class=1", "did you mean num_classes?"),
+        ("data=folder data.root=. +data.nope=1", "data: "),
+        ("data.dataset._target_=hands_on.Own +data.dataset.nope=1", "data: "),
+    ],
+)
+def test_a_key_that_no_class_takes_is_a_line_whoever_hands_it_on(arguments, message, run, tmp_path):
+    (tmp_path / "hands_on.py").write_text(HANDS_ON)
+    code, output = run(*arguments.split(), "~model.hidden_sizes" if "folder" in arguments else "seed=0")
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_wrong_key_between_two_functions_of_a_researcher_is_a_bug(run, tmp_path):
+    (tmp_path / "hands_on.py").write_text(HANDS_ON)
+    code, output = run(*["model._target_=hands_on.Buggy", "~model.hidden_sizes", "~model.dropout"])
+    assert code == 1, output
+    assert "inner(**mine)" in output
+
+
+def test_what_is_raised_on_purpose_needs_no_source_and_can_take_several_lines(tmp_path):
+    path = tmp_path / "hands_on.py"
+    made = {}
+    exec(compile(HANDS_ON, path, "exec"), made)  # there is no such file
+    for name, mistake in (("Refusing", True), ("Buggy", False)):
+        with pytest.raises((ValueError, TypeError)) as raised:
+            made[name](input_shape=(1, 2, 3), num_classes=2)
+        assert is_mistake(raised.value) is mistake

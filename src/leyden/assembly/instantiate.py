@@ -5,9 +5,9 @@ import difflib
 import functools
 import importlib.util
 import inspect
-import re
+import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -53,7 +53,7 @@ def instantiate(
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is given by the program, it can't be set")
     if node.get("_partial_") and not given:  # somebody else calls it, as a loss that is a function
         return functools.partial(made, **named)
-    with user_errors(key, node):
+    with user_errors(key, node, given={*named, *given}):
         return made(**named, **given)
 
 
@@ -84,16 +84,27 @@ def argument_names(made: Any, *, needed: bool = False) -> set[str]:
         made: The class or function.
         needed: Whether it is about those only that have no default.
     """
-    names: set[str] = set()
+    parameters = itertools.chain.from_iterable(_parameters(made))
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {p.name for p in parameters if p.kind not in kinds and (not needed or p.default is p.empty)}
+
+
+def _takes_any(made: Any) -> bool:
+    """Whether a class or function takes keywords that neither it nor a base of it names."""
+    *_, last = [[], *_parameters(made)]
+    return not last or any(parameter.kind == parameter.VAR_KEYWORD for parameter in last)
+
+
+def _parameters(made: Any) -> Iterator[list[inspect.Parameter]]:
+    """The parameters of a class or function, and of its bases up to one that hands nothing on."""
     for part in inspect.getmro(made) if inspect.isclass(made) else [made]:
         try:
-            parameters = signature(part).parameters.values()
+            parameters = list(signature(part).parameters.values())
         except ValueError:  # of a class that is written in C
-            return names
-        names |= {p.name for p in parameters if not needed or p.default is p.empty}
+            return
+        yield parameters
         if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
-            return names
-    return names
+            return
 
 
 def _plain(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
@@ -132,12 +143,15 @@ def check_keys(node: DictConfig, key: str) -> None:
 
 
 @contextlib.contextmanager
-def user_errors(key: str, node: DictConfig | None = None, *, runs: bool = False) -> Iterator[None]:
+def user_errors(
+    key: str, node: DictConfig | None = None, *, given: Collection[str] = (), runs: bool = False
+) -> Iterator[None]:
     """Name the part of the configuration to which a mistake belongs; a bug in somebody's code keeps its traceback.
 
     Args:
         key: Of the part.
         node: Of the part, for a guess at what was meant.
+        given: Arguments that the program gives besides.
         runs: Whether what was made is used here: then a mistake in the configuration is known already.
     """
     try:
@@ -153,21 +167,23 @@ def user_errors(key: str, node: DictConfig | None = None, *, runs: bool = False)
                 raise
             raise cause from None
         text = " ".join(str(cause).split()) or type(cause).__name__
-        raise UserError(f"{key}: {text}{_meant(cause, node)}") from error
+        raise UserError(f"{key}: {text}{_meant(cause, node, given)}") from error
 
 
-def _meant(error: BaseException, node: DictConfig | None) -> str:
+def _meant(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
     """A guess at an argument that was misspelled; for an error that names none, those that there are."""
     if node is None:
         return ""
-    wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if wrong and isinstance(error, TypeError):
-        known = list(signature(hydra.utils.get_object(node["_target_"])).parameters)
-        close = difflib.get_close_matches(wrong[1], known, 1)
-        return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(known)}"
-    if isinstance(error, TypeError) and "missing" in str(error):
-        return "; they stand in conf/, or are facts, which these data don't tell"
+    keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
+    if isinstance(error, TypeError):
+        made = hydra.utils.get_object(node["_target_"])
+        known = argument_names(made)
+        wrong = [] if _takes_any(made) else [key for key in keys if key not in known]
+        if wrong:
+            close = difflib.get_close_matches(wrong[0], sorted(known), 1)
+            return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(sorted(known))}"
+        if argument_names(made, needed=True) - {*keys, *given}:
+            return "; they stand in conf/, or are facts, which these data don't tell"
     if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
-        keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
         return f" (with {', '.join(f'{key}={node[key]}' for key in keys)})"
     return ""

@@ -1,14 +1,17 @@
 """Whose mistake an error is: one of the configuration is told in a line, one of somebody's code by its traceback."""
 
+import dis
 import errno
-import linecache
-import re
+import inspect
+import itertools
+import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import hydra
 from hydra.errors import HydraException
 
 from leyden.config.paths import ROOT, SRC
@@ -36,6 +39,7 @@ _ENGINE = (
     *map(str, (SRC / "leyden").glob("*.py")),
     str(SRC / "hydra_plugins"),
 )
+_HYDRA = str(Path(hydra.__file__).parent)
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
 
@@ -53,8 +57,9 @@ def cause_of(error: BaseException) -> BaseException:
     """What Hydra's errors were raised from: the error itself in other cases."""
     while isinstance(error, HydraException) and error.__cause__:
         error = error.__cause__
-    # An import that failed: Hydra says so by another error, raised from that of the module.
-    if isinstance(error, ImportError) and "Error loading" in str(error) and error.__cause__:
+    # An import that failed: Hydra says so by an error of its own, raised from that of the module.
+    raised_in = [frame.path for frame in _frames(error.__traceback__)][-1:]
+    if isinstance(error, ImportError) and error.__cause__ and raised_in and raised_in[0].startswith(_HYDRA):
         inner = error.__cause__
         own = (frame for frame in _frames(inner.__traceback__) if not _is_library(frame.path))
         if isinstance(inner, SyntaxError) or any(own):
@@ -78,7 +83,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     cause = cause_of(error)
     if isinstance(cause, SyntaxError):
         return False
-    if isinstance(cause, MemoryError) or re.search("not enough memory|out of memory|t allocate memory", str(cause)):
+    if _is_out_of_memory(cause):
         return True
     if isinstance(cause, OSError) and cause.errno in _OF_THE_DISK:
         return True
@@ -87,10 +92,13 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     is_engine = not ours or ours[-1].path.startswith(_ENGINE)
     if not frames or (isinstance(cause, OSError) and is_engine):
         return True  # of a file that the engine reads or writes: the error names it
-    if ours and frames[-1] is ours[-1]:
-        line = linecache.getline(frames[-1].path, frames[-1].line)
-        was_meant = isinstance(cause, _MEANT) and re.search(r"\braise\b", line) is not None
-        return was_meant and (is_engine or not runs)
+    is_ours = bool(ours) and frames[-1] is ours[-1]
+    if is_ours and isinstance(cause, _MEANT) and frames[-1].instruction == "RAISE_VARARGS":
+        return is_engine or not runs
+    if isinstance(cause, TypeError) and not runs and _are_handed_on(frames):
+        return True
+    if is_ours:
+        return False
     if isinstance(cause, ValueError) and not runs and ours:
         # A class that hands its arguments on to that of a library, which does not take them.
         after = frames[frames.index(ours[-1]) :][:2]
@@ -110,18 +118,59 @@ def where(error: BaseException) -> str:
 
 
 class Frame(NamedTuple):
-    """A call on the way to an error."""
+    """A call on the way to an error.
+
+    Args:
+        path: File of its code.
+        line: Line that was executed.
+        function: Name of what was called.
+        instruction: Instruction of the bytecode that was executed; unlike the line it is known without the file.
+        takes_any: Whether it takes keywords that it does not name.
+    """
 
     path: str
     line: int
     function: str
+    instruction: str
+    takes_any: bool
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether a call of another one with these keywords was under way: there they are merged, here they are bound."""
+        return self.takes_any and self.instruction in ("CALL_FUNCTION_EX", "DICT_MERGE")
+
+
+def _are_handed_on(frames: Sequence[Frame]) -> bool:
+    """Whether somebody's code did nothing but hand on keywords that the program has given, from class to base.
+
+    Then a keyword that the last one does not take stands in the configuration. Where the first of them was called by
+    code that is no library's and not the engine's, the keyword stands there.
+    """
+    calls = list(itertools.dropwhile(lambda frame: _is_library(frame.path), reversed(frames)))
+    before = list(itertools.dropwhile(lambda frame: frame.hands_on, calls))
+    return len(before) < len(calls) and (
+        not before or _is_library(before[0].path) or before[0].path.startswith(str(SRC / "leyden"))
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is full: the computer's, or that of an accelerator."""
+    torch = sys.modules.get("torch")  # an error of its own does not come before it is imported
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # These two allocators raise a RuntimeError that nothing but its words tells from others.
+    said = str(error)
+    return type(error) is RuntimeError and ("DefaultCPUAllocator: " in said or "MPS backend out of memory" in said)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[Frame]:
     """The calls, from the outermost one to the innermost."""
     while traceback:
         code = traceback.tb_frame.f_code
-        yield Frame(code.co_filename, traceback.tb_lineno, code.co_name)
+        at = traceback.tb_lasti
+        instruction = dis.opname[code.co_code[at]] if at >= 0 else ""
+        takes_any = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        yield Frame(code.co_filename, traceback.tb_lineno, code.co_name, instruction, takes_any)
         traceback = traceback.tb_next
 
 
