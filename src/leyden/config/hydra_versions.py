@@ -22,15 +22,21 @@ VERSION_BASE = {"version_base": "1.3"} if IS_1_3 else {}  # the defaults that Hy
 
 
 class _ArgumentParser(argparse.ArgumentParser):
-    """Since Python 3.14 argparse refuses a help that is no string, and Hydra 1.3.8 gives it one that becomes a string when it is shown."""
+    """The parser of Hydra 1.3 with two things that 1.4 has: options after and between overrides, and Python 3.14.
+
+    That refuses a help that is no string, and Hydra 1.3 gives it one that becomes a string when it is shown.
+    """
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         if settings.get("help") is not None:
             settings["help"] = str(settings["help"])
         return super().add_argument(*names, **settings)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
 
-if sys.version_info >= (3, 14) and IS_1_3:
+
+if IS_1_3:
     # Hydra makes its parser itself, so this is what it finds under the name of the module.
     hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined]
         **{**vars(argparse), "ArgumentParser": _ArgumentParser}
@@ -41,7 +47,7 @@ def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> Non
     """Look at Hydra's own options as Hydra will, but say what is wrong by `refuse`, where argparse would print all options."""
     parser = hydra._internal.utils.get_args_parser()  # there is no public one
     parser.error = refuse  # type: ignore[method-assign, assignment]
-    (parser.parse_args if IS_1_3 else parser.parse_intermixed_args)(argv)
+    parser.parse_intermixed_args(argv)
 
 
 def in_conf() -> contextlib.AbstractContextManager[Any]:
