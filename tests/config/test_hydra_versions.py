@@ -57,7 +57,10 @@ def test_an_option_can_stand_between_overrides_and_after_them(cli, arguments):
     code, out, err = cli("train", *arguments, "dry_run=true", "optimizer=adam")
     assert code == 0, err
     jobs = [line.split() for line in out.splitlines()]
-    assert [("optimizer.lr=0.1" in job, "optimizer.lr=0.2" in job) for job in jobs] == [(True, False), (False, True)]
+    assert [("optimizer.lr=0.1" in job, "optimizer.lr=0.2" in job) for job in jobs] == [
+        (True, False),
+        (False, True),
+    ]
     assert all("seed=1" in job and "optimizer=adam" in job for job in jobs)
 
 

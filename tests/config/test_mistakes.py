@@ -9,6 +9,7 @@ import torch
 
 from leyden.config.mistakes import is_mistake
 from tests.conftest import SMALL, start
+from tests.example import OWN
 
 MINE = """
 import lightning as L
@@ -160,11 +161,11 @@ def test_out_of_memory_is_a_line():
         assert is_mistake(raised.value)
 
 
-HANDS_ON = """
+HANDS_ON = f"""
 from torch import nn
 from leyden.tasks.classification import Classification
 from torchvision.datasets import FashionMNIST
-from project.models.mlp import MLP
+from {OWN}.models.mlp import MLP
 
 
 class Mine(Classification):

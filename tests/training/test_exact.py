@@ -3,10 +3,14 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
+from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from leyden.run.fingerprints import read_fingerprints
 from tests.conftest import QUICK, assert_same_bits, finish, start, weights
@@ -81,9 +85,9 @@ def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(trai
     assert_same_bits(run.directory, whole.directory)
 
 
-def kill_at(step, *arguments, by=signal.SIGKILL, module="leyden.tasks.classification:Classification"):
+def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks.classification:Classification"):
     """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
-    kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module}
+    kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module, "KILL_TIMES": str(times)}
     return start(*arguments, script=("-m", "tests.training.test_exact"), **kill)
 
 
@@ -146,15 +150,19 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root):
     assert torch.equal(again[1], second)
 
 
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
 @pytest.mark.parametrize(
-    ("processes", "stop"), [((), 3), (("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"), 9)]
+    ("processes", "stop", "by"),
+    [((), 3, signal.SIGTERM), ((), 3, signal.SIGINT), (DDP, 9, signal.SIGTERM), (DDP, 9, signal.SIGINT)],
 )
-def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop):
+def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop, by):
     arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
-    process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGTERM)
+    process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=by)
     output, _ = process.communicate(timeout=240)
-    assert process.returncode == 128 + signal.SIGTERM, output
+    assert process.returncode == 128 + by, output
     assert output.count("Interrupted. The same command with") == 1
     # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
     # epoch is saved with its end.
@@ -163,6 +171,76 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
     assert_same_bits(tmp_path / "whole", tmp_path / "told")
     assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "told"))
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_saves_nothing(tmp_path, mnist_root):
+    arguments = (f"run_dir={tmp_path / 'told'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=2")
+    process = kill_at(3, *arguments, by=signal.SIGINT, times=2)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert "starts over, nothing was saved yet" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "told" / "checkpoints" / "last.ckpt").exists()
+    finish(start(*arguments))
+
+
+def test_ctrl_c_in_the_last_step_ends_it_when_it_has_trained(tmp_path, mnist_root):
+    arguments = (f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
+    process = kill_at(9, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGINT)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert Run(tmp_path / "told").result is None
+    finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
+    assert_same_bits(tmp_path / "whole", tmp_path / "told")
+    assert Run(tmp_path / "whole").result.metrics == Run(tmp_path / "told").result.metrics
+
+
+LOADS = """
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from leyden.data.facts import Facts
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return 4000
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return torch.rand(1, 28, 28), index % 10
+
+
+class Loads(L.LightningDataModule):
+    facts = Facts((1, 28, 28), 10, None, None, None)
+
+    def train_dataloader(self):
+        return DataLoader(Pairs(), batch_size=4, num_workers=2)
+"""
+
+
+def test_ctrl_c_of_a_terminal_lets_a_run_with_data_workers_of_its_own_save(tmp_path):
+    (tmp_path / "loads.py").write_text(LOADS)
+    data = ("data=own", "data._target_=loads.Loads", "objective=null", "callbacks=bare")
+    arguments = (*data, f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leyden.train", *arguments, "model.hidden_sizes=[4]", "trainer.max_epochs=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    )
+    while process.poll() is None and not (tmp_path / "run" / "metrics.csv").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert "Traceback" not in output
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists(), output
 
 
 if __name__ == "__main__":
@@ -180,7 +258,8 @@ if __name__ == "__main__":
     def killing_step(self, *batch):
         if self.global_step >= step and self.global_rank == 0 and not told:
             told.append(step)
-            os.kill(os.getpid(), int(os.environ["KILL_BY"]))
+            for _ in range(int(os.environ["KILL_TIMES"])):
+                os.kill(os.getpid(), int(os.environ["KILL_BY"]))
         return training_step(self, *batch)
 
     module.training_step = killing_step

@@ -32,11 +32,13 @@ class RunTrainer:
         trainer: Lightning's.
         checkpoint: Keeps the checkpoints, and the metrics of the best one.
         timer: Knows the seconds of training, over all starts.
+        preemption: Ends it when it is told to.
     """
 
     trainer: L.Trainer
     checkpoint: RunCheckpoint
     timer: Timer
+    preemption: Preemption
 
     @property
     def callbacks(self) -> list[L.Callback]:
@@ -116,6 +118,7 @@ def run_trainer(
         given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         check_extra(node, f"logger.{name}")
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
+    preemption = Preemption(checkpoint.save_last, checkpoint.commit, requeue)
     made = plain_trainer(
         cfg,
         callbacks=[
@@ -123,7 +126,7 @@ def run_trainer(
             *([] if timers else [timer]),
             RunState(facts, cfg.seed),
             Hyperparameters(is_fork=cfg.fork is not None),
-            Preemption(checkpoint.save_last, checkpoint.commit, requeue),
+            preemption,
         ],
         logger=loggers,
         default_root_dir=str(run.directory),
@@ -135,4 +138,4 @@ def run_trainer(
             f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
             "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
         )
-    return RunTrainer(made, checkpoint, timer)
+    return RunTrainer(made, checkpoint, timer, preemption)

@@ -1,26 +1,28 @@
 """Saves and ends a run that is told to stop, at a step boundary, so that it can go on where it was."""
 
+import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from torch import distributed
 
-from leyden.run.process import job_id
+from leyden.run.process import is_main_process, job_id
 
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, and blocks no signals
 
 
 class Preemption(L.Callback):
-    """Ends the run after the next optimizer step when SIGTERM or SIGUSR1 has come.
+    """Ends the run after the next optimizer step when SIGTERM, SIGUSR1 or a first SIGINT (Ctrl-C) has come.
 
     Slurm sends SIGUSR1 some time before the time limit, or when another job needs the nodes: then this asks for a
     requeue. SIGTERM comes with `scancel` and `scontrol requeue`, and from whoever wants a process to end: then what
-    follows is their business. A SIGUSR1 that was blocked while Python was importing is found when training starts.
+    follows is their business. A second Ctrl-C ends it at once, and saves nothing. A SIGUSR1 that was blocked while Python was importing is found when training starts.
 
     Args:
         save: Prepares the newest checkpoint.
@@ -43,6 +45,47 @@ class Preemption(L.Callback):
         self._step = 0
         self._asked: Any = None
         self._answer = torch.tensor(0)
+
+    @contextlib.contextmanager
+    def interruptible(self, trainer: L.Trainer) -> Iterator[None]:
+        """Let Ctrl-C end a training within this context as SIGTERM does.
+
+        It begins before the training: processes that load data are started there, and a terminal sends the signal to
+        all. They are copies that have this handler.
+
+        Raises:
+            SystemExit: The training was interrupted, and has saved what it had to.
+        """
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT)
+        if not is_main_thread or before == signal.SIG_IGN:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+            stopped: BaseException | None = None
+        except Exception as error:
+            if self._signal != signal.SIGINT:
+                raise
+            stopped = error  # as of a process that loads data, which the terminal has interrupted, too
+        finally:
+            signal.signal(signal.SIGINT, before)
+        # After the last step there was no other one at which it could end; all is saved by now.
+        if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
+            raise SystemExit(128 + signal.SIGINT) from stopped
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        """Remember the first Ctrl-C.
+
+        Raises:
+            KeyboardInterrupt: It is the second one.
+        """
+        if self._signal:
+            raise KeyboardInterrupt
+        self._remember(number, frame)
+        if is_main_process():  # unbuffered: the signal can have come within a print
+            os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen; Lightning takes the handlers back after training."""
@@ -73,6 +116,8 @@ class Preemption(L.Callback):
             print(f"requeue of job {job_id()}: {problem or 'asked for'}", file=sys.stderr)
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would end the first process with the others
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
         raise SystemExit(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

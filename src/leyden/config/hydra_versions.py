@@ -38,7 +38,7 @@ class _ArgumentParser(argparse.ArgumentParser):
 
 if IS_1_3:
     # Hydra makes its parser itself, so this is what it finds under the name of the module.
-    hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined]
+    hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, assignment]
         **{**vars(argparse), "ArgumentParser": _ArgumentParser}
     )
 

@@ -41,7 +41,7 @@ def fit(
         UserError: The objective was never logged, or the checkpoint can't be gone on from.
     """
     lightning, kept = trainer.trainer, trainer.checkpoint
-    with restoring(trainer, checkpoint):
+    with restoring(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not kept.best:
         raise UserError(f"objective.metric={kept.metric} was never logged")
