@@ -60,8 +60,7 @@ new-data: $(VENV)/.train ## write a new data set: NAME=birds makes data/birds.py
 
 rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/project/ and what names it
 	@$(BIN)/python scripts/rename.py "$(NAME)"
-	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
-	@$(BIN)/python -m leyden.schema
+	-@$(BIN)/python -m leyden.schema
 
 schema: $(VENV)/.train ## write .vscode/schema/, by which editors complete and check conf/ (docs/editors.md)
 	@$(BIN)/python -m leyden.schema

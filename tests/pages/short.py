@@ -16,7 +16,7 @@ from tests.example import MNIST, OWN, Diamonds, FashionMNIST
 from tests.pages.commands import VARIABLE, Step
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
-PAGES_OWN = "project"  # what the pages call the package that make rename renames
+PAGES_OWN = OWN  # what the pages call the package, until one of them has renamed it
 OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these name, a page may have made
 VERBS = {path.stem for path in (ROOT / "src" / "leyden").glob("[!_]*.py")}
 
