@@ -55,7 +55,8 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
                 cfg, choices, run, test=test, pictures=pictures, overrides=overrides, requeue=slurm.requeue
             )
         if is_main_process():
-            print_result(run, result, further=not is_job)
+            # A command that is given another configuration, as by `reproduce`, is none that holds later.
+            print_result(run, result, further=not is_job and hydra_cfg.job.config_name == "train")
     values = tuple(float(objective.value) for objective in result.objectives if objective.value is not None)
     return (values[0] if len(values) == 1 else values) if values else None
 

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from leyden import assembly, schema
-from leyden.assembly.instantiate import argument_names
+from leyden.assembly.signatures import argument_names
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.data.facts import Facts

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.reproduction import anew, recipe
+from leyden.reproduction.overrides import keep_overrides
 from leyden.run.bundle import pack
 from leyden.run.directory import Run
 from tests.conftest import SMALL
+from tests.data import folders
 from tests.example import OWN
 from tests.reproduction.conftest import git, start
 
@@ -71,6 +74,62 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert "parted: step 5 is the first fingerprint that differs, in weights, optimizer" in told
     assert "val/loss: " in told
     assert " apart" in told
+
+
+def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
+    pictures = folders.write(tmp_path / "pictures")
+    other = (
+        "data=folder",
+        f"data.root={pictures}",
+        "data.image_size=[28,28]",
+        "data.num_workers=0",
+        "data.batch_size=4",
+    )
+    code, _, err = cli(
+        "train", f"run_dir={tmp_path / 'other'}", *other, *SHORT, "model.hidden_sizes=[4]", "test=false"
+    )
+    assert code == 0, err
+    set_code(Run(tmp_path / "other"), {"sha": commit[1], "dirty": False, "diff": "", "left_out": []})
+    code, told = call(f"run={tmp_path / 'other'}", f"output={tmp_path / 'again'}")
+    assert code == 0, told
+    assert told.count("what next:") == 1
+    lines = [line.strip() for line in told.partition("what next:\n")[2].splitlines() if line.startswith("  ")]
+    steps = {purpose: shlex.split(command) for purpose, command in zip(lines[::2], lines[1::2], strict=True)}
+    assert "train on:" in steps
+    for purpose, words in steps.items():
+        if words[1:3] == ["-m", "tensorboard.main"] or words[0] == "make":
+            continue
+        verb = words[2].removeprefix("leyden.")
+        code, out, err = cli(verb, *words[3:], *(("dry_run=true",) if "-m" in words[3:] else ()))
+        assert code == 0, (purpose, words, err)
+        assert purpose != "train on:" or "epoch 2/2" in out
+
+
+def test_a_run_of_which_no_overrides_are_known_is_told_by_its_values(cli, trained, tmp_path):
+    path = trained.directory / "provenance.json"
+    starts = json.loads(path.read_text())
+    starts[0]["overrides"] = []
+    path.write_text(json.dumps(starts))
+    arguments = (f"run_dir={trained.directory}", *(each for each in (*SMALL, *SHORT) if "dropout" not in each))
+    code, _, err = cli("train", *arguments, "+model.bias=false", "trainer.max_epochs=2")
+    assert code == 2
+    told = shlex.split(err.partition("type what that run has: ")[2])
+    assert told == ["model.dropout=0.2", "~model.bias"]
+    code, _, err = cli("train", *arguments, "trainer.max_epochs=2", told[0])
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer.lr=0.5", "hydra.verbose=true", "+logger.x._target_=os.getcwd", "nothing.of=this", "++"]
+)
+def test_overrides_of_a_stranger_are_repeated_only_where_they_lead_to_what_was_trained(trained, override):
+    there = Run(trained.directory)
+    starts = json.loads((trained.directory / "provenance.json").read_text())
+    starts[0]["overrides"].append(override)
+    (trained.directory / "provenance.json").write_text(json.dumps(starts))
+    keep_overrides(there, trained)
+    kept = trained.starts[-1]["overrides"]
+    assert kept == starts[0]["overrides"] or (override not in kept and "model.dropout=0.2" in kept)
 
 
 def test_a_fork_is_made_anew_from_a_file_that_was_handed_on(call, cli, trained, tmp_path):

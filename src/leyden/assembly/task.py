@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden.assembly.data import divides_batches
-from leyden.assembly.instantiate import argument_names, instantiate, target, user_errors
+from leyden.assembly.instantiate import instantiate, target, user_errors
 from leyden.assembly.length import num_steps
 from leyden.assembly.network import check_logits, check_step, network
+from leyden.assembly.signatures import argument_names
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
 from leyden.data.contract import facts_of, sizes_of

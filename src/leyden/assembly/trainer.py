@@ -13,7 +13,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import argument_names, instantiate, switched_on, target, user_errors
+from leyden.assembly.instantiate import instantiate, switched_on, target, user_errors
+from leyden.assembly.signatures import argument_names
 from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from leyden.assembly.instantiate import signature
+from leyden.assembly.signatures import signature
 
 Schema = dict[str, Any]
 

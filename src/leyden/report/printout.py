@@ -26,7 +26,14 @@ def print_result(run: Run, result: Result, *, further: bool) -> None:
     console = Terminal()
     console.print(table)
     console.print(f"run directory: {from_here(run.directory)}")
-    if further and (steps := next_steps(run, result)):
+    if further:
+        print_next_steps(run, result)
+
+
+def print_next_steps(run: Run, result: Result) -> None:
+    """Print what one would do next with a run that has ended well."""
+    if steps := next_steps(run, result):
+        console = Terminal()
         console.print("what next:")
         for command, purpose in steps:
             console.print(f"  {purpose}:\n    {command}")  # to be pasted; to zsh a comment would be words

@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
+from leyden.report.printout import print_next_steps
 from leyden.reproduction.code import checked_out, code_of
 from leyden.reproduction.data import check_data
 from leyden.reproduction.environment import python_as_there, python_here
 from leyden.reproduction.hardware import accelerator, threads
+from leyden.reproduction.overrides import keep_overrides
 from leyden.reproduction.recipe import check_parent, recipe, write
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -80,7 +82,10 @@ def reproduce(run: Run, how: How) -> Run:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    return Run(directory)
+    here = Run(directory)
+    if keep_overrides(run, here) and (result := here.result):
+        print_next_steps(here, result)
+    return here
 
 
 def _train(python: str, tree: Path, folder: str, environment: dict[str, str]) -> None:

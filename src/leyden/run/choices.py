@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -118,11 +119,34 @@ class Choices:
                 found.append(f"{key}: {a} there, {b} here")
         return found
 
+    def corrections(self, there: dict[str, Any]) -> list[str]:
+        """What is to be typed besides, so that nothing makes this another run than that of a stored configuration."""
+        old, new = (dict(flatten(config)) for config in (there, self.config))
+        keys = [difference.partition(":")[0] for difference in self.differences(there)]
+        return [
+            f"~{key}" if key not in old else f"{'' if key in new else '+'}{key}={as_typed(old[key])}"
+            for key in keys
+        ]
+
     def _is_default(self, key: str, value: Any) -> bool:
         try:
             return repr(self.default(key)) == repr(value)
         except (KeyError, HydraException):  # there is none, or `conf/` has changed under a job that waits
             return False
+
+
+def as_typed(value: Any) -> str:
+    """A plain value as Hydra reads it.
+
+    Example:
+        >>> as_typed([None, True, 1e-3, "a b", "x.y/z"])
+        '[null,true,0.001,"a b","x.y/z"]'
+    """
+    if isinstance(value, str):
+        return QuotedString(value.replace("${", "\\${"), Quote.double).with_quotes()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def deciding(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,10 +82,12 @@ class Run(RunContents):
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
         if differences := choices.differences(self.config):
-            typed = shlex.join(self.overrides) or "nothing"
+            told = f"repeat what that run was started with: {shlex.join(self.overrides)}"
+            if not self.overrides:
+                told = f"type what that run has: {shlex.join(choices.corrections(self.config))}"
             raise UserError(
                 f"{self.directory} holds a run with other choices: {'; '.join(differences)}\n"
-                f"choose another run_dir, or repeat what that run was started with: {typed}"
+                f"choose another run_dir, or {told}"
             )
 
     def is_finished(self, choices: Choices) -> bool:
