@@ -5,9 +5,13 @@ make new-task NAME=ranking     # then: python -m leyden.train task=ranking
 make new-data NAME=birds       # then: python -m leyden.train data=birds
 """
 
+import ast
 import keyword
 import re
 import sys
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from leyden.config.paths import ROOT, own_packages
 from leyden.config.terminal import python
@@ -185,6 +189,10 @@ def main(kind: str, module: str) -> None:
         sys.exit(
             f"NAME={module}: must be a name for a Python module: a-z, 0-9 and _, as make new-{kind} NAME=capsule"
         )
+    # As `model=NAME` on the command line, and in a list of defaults.
+    read = OverridesParser.create().parse_override(f"{kind}={module}").value(), yaml.safe_load(module)
+    if strange := [value for value in read if not isinstance(value, str)]:
+        sys.exit(f"NAME={module}: is read as {strange[0]} by {kind}={module}, not as a name; choose another one")
     words = module.strip("_").split("_")
     names = {
         "own": OWN,
@@ -193,7 +201,12 @@ def main(kind: str, module: str) -> None:
         "title": " ".join(words).capitalize(),
     }
     files = {path.format(**names): text.format(**names) for path, text in FILES[kind].items()}
-    for path in files:
+    for path, text in files.items():
+        if path.endswith(".py") and (used := {names["name"], module} & _used(text)):
+            sys.exit(
+                f"NAME={module}: the file calls something else {min(used)}, which would not be found any more; "
+                "choose another name"
+            )
         if (ROOT / path).exists():
             sys.exit(f"NAME={module}: {path} is there already; choose another name")
     for path, text in files.items():
@@ -202,6 +215,21 @@ def main(kind: str, module: str) -> None:
     print("what next:")
     for command in THEN[kind].format(python=python(), **names).splitlines():
         print(f"  {command}")
+
+
+def _used(text: str) -> set[str]:
+    """Names that the code of a module uses: what it imports, from where, and whatever else it calls by a name."""
+    used = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            used |= {alias.asname or alias.name for alias in node.names}
+            froms = (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            )
+            used |= {name.partition(".")[0] for name in froms}
+        elif isinstance(node, ast.Name):
+            used.add(node.id)
+    return used
 
 
 if __name__ == "__main__":

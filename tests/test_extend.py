@@ -278,6 +278,39 @@ def test_a_new_model_needs_a_name(name):
     assert f"NAME={name}: must be a name for a Python module" in said
 
 
+@pytest.mark.parametrize("name", ["null", "true", "false", "nan", "inf", "on", "off", "yes", "no"])
+@pytest.mark.parametrize("kind", ["model", "task", "data"])
+def test_a_name_that_is_read_as_something_else_is_refused(kind, name):
+    code, said = call(ROOT, "scripts/new.py", kind, name)
+    assert code == 1
+    assert f"NAME={name}: is read as " in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("task", name) for name in ("outcome", "f", "task", "tensor", "torch", "leyden")),
+        *(("model", name) for name in ("tensor", "torch", "nn", "super", "int")),
+        *(("data", name) for name in ("dataset", "any", "math", "torch", "typing")),
+    ],
+)
+def test_a_new_class_takes_no_name_that_its_file_uses(kind, name):
+    code, said = call(ROOT, "scripts/new.py", kind, name)
+    assert code == 1, said
+    assert f"NAME={name}: the file calls something else " in said
+
+
+def test_a_choice_that_is_read_as_no_text_is_told(copy):
+    text = (copy / "conf" / "model" / "mlp.yaml").read_text()
+    (copy / "conf" / "model" / "null.yaml").write_text(text)
+    code, said = call(copy, "-m", "leyden.train", "model=null", "dry_run=true")
+    assert code == 2, said
+    (told,) = re.findall("the choice of that name is (.+)", said)
+    assert len(said.splitlines()) == 1
+    code, said = call(copy, "-m", "leyden.train", *shlex.split(told), "dry_run=true", f"data.root={ROOT / 'data'}")
+    assert code == 0, said
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -48,7 +48,12 @@ CHOICES = [
     ("task=language", "task: Language learns text"),
     ("task=autoencoder", "outputs of shape (2, 10) for inputs of (2, 1, 28, 28)"),
 ]
+DEEP = "[" * 3000 + "]" * 3000
 VALUES = [
+    *((f"trainer.{key}=null", f"trainer.{key}=null: must be ") for key in ("num_nodes", "max_epochs")),
+    *((f"+trainer.{key}=null", f"trainer.{key}=null: must be ") for key in ("max_steps", "overfit_batches")),
+    *((f"{key}={DEEP}", f"{key}=[[[") for key in ("model.hidden_sizes", "optimizer.lr", "name")),
+    (f"-m seed={DEEP},1", "seed=[[["),
     ("seed=abc", "could not be converted to Integer"),
     ("seed=-1", "seed=-1: must be"),
     ("name=a/b", "name=a/b: must be letters"),

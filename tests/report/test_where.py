@@ -84,3 +84,10 @@ def test_whatever_is_typed_is_a_condition_or_a_line(text):
         return
     assert condition({}) in (True, False)
     assert condition(dict.fromkeys(keys, 0.5)) in (True, False)
+
+
+@pytest.mark.parametrize("text", ["(" * 5000, f"a={'[' * 5000}{']' * 5000}", "not " * 5000 + "a=1"])
+def test_whatever_is_nested_deeply_is_a_line(text):
+    with pytest.raises(UserError, match=r"too long|too deeply") as raised:
+        parse(text)
+    assert len(str(raised.value)) < 500

@@ -66,6 +66,7 @@ def test_row_by_row(columns):
         ("zip(a=[1,2])", "must have two members or more"),
         ("zip()", "nothing: a member is written"),
         ("zip(a=[1,2],)", "nothing: a member is written"),
+        ("zip(seed=choice(1,2),=choice(1,2))", r"=choice\(1,2\): a member is written KEY=choice"),
         ("zip([1,2],b=[1,2])", r"\[1,2\]: a member is written KEY=choice"),
         ("zip(a=[1,2],b=[1,2,3])", "b has 3 values, a 2; each member needs as many"),
         ("zip(a=[1,2],a=[1,2])", "a is there twice"),

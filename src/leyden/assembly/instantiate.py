@@ -48,7 +48,7 @@ def instantiate(
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is given by the program, it can't be set")
     if node.get("_partial_") and not given:  # somebody else calls it, as a loss that is a function
         return functools.partial(made, **named)
-    with user_errors(key, node, given={*named, *given}):
+    with user_errors(key, node, given={*named, *given, *without}):
         return made(**named, **given)
 
 
@@ -136,7 +136,7 @@ def _meant(error: BaseException, node: DictConfig | None, given: Collection[str]
     if isinstance(error, TypeError):
         made = hydra.utils.get_object(node["_target_"])
         known = argument_names(made)
-        wrong = [] if takes_any(made) else [key for key in keys if key not in known]
+        wrong = [] if takes_any(made) else [key for key in keys if key not in {*known, *given}]
         if wrong:
             close = difflib.get_close_matches(wrong[0], sorted(known), 1)
             return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(sorted(known))}"

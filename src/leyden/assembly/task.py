@@ -40,7 +40,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
-        with user_errors("optimizer", cfg.optimizer):
+        with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
             made = optimizer(module.named_parameters())  # a value that it refuses shows now, not in training
         if scheduler:
             _try_schedule(cfg, scheduler, made, steps)

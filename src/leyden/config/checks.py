@@ -18,6 +18,8 @@ from leyden.config.values import MAX_VALUES, is_plain
 # Root keys that are groups with keys of their own, and numbers that must be there.
 PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
 NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches")
+# Numbers that need not be there, but then have a default of Lightning's, which null is none of.
+NOT_NULL_IF_THERE = ("trainer.num_nodes", "trainer.max_steps", "trainer.overfit_batches")
 
 
 def check(cfg: DictConfig) -> None:
@@ -65,7 +67,8 @@ def _check_trainer(cfg: DictConfig) -> None:
     """Find what Lightning would take, or stumble over when it trains."""
     choice(cfg, "trainer.deterministic", True, False, "warn", None)
     choice(cfg, "data.download", True, False, None)
-    nodes = () if "nodes" in cfg.cluster else ("num_nodes",)  # else it follows from them
+    follows = "nodes" in cfg.cluster and cfg.trainer.get("num_nodes") is not None
+    nodes = () if follows else ("num_nodes",)
     for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
         _number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
     if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # else it is a time
@@ -94,7 +97,9 @@ def _number(
 ) -> None:
     """Raise a `UserError` unless there is a number at `key`, and such a one; or nothing, or null."""
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
-    if value is None and key not in NOT_NULL:
+    parent, _, name = key.rpartition(".")
+    is_there = name in OmegaConf.select(cfg, parent)
+    if value is None and key not in NOT_NULL and not (is_there and key in NOT_NULL_IF_THERE):
         return
     types = (int,) if whole else (int, float)
     if type(value) not in types or not math.isfinite(value) or not is_allowed(value):

@@ -1,5 +1,6 @@
 """What is wrong with what somebody has typed, in one or two lines."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -15,6 +17,7 @@ from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import cause_of
 from leyden.config.paths import CONF
 from leyden.config.terminal import typed
+from leyden.config.values import MAX_DEPTH
 
 
 def explain(error: Exception, config_name: str, argv: list[str]) -> str:
@@ -26,10 +29,10 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     ):
         group, name, _ = found.groups()
         return f"{group}={name}: no such choice; there are {', '.join(_choices(group))}"
-    if "Config group override must be" in text:
-        pairs = [argument.partition("=") for argument in argv]
-        group, _, name = next(pair for pair in pairs if (there := _choices(pair[0])) and pair[2] not in there)
-        return f"{group}={name}: no such choice; there are {', '.join(_choices(group))}"
+    if type(error) is ValueError and (wrong := _no_name(argv)):
+        return wrong
+    if isinstance(error, RecursionError) and (deepest := max(argv, key=_num_brackets, default="")):
+        return f"{deepest[:40]}...: is nested too deeply" if _num_brackets(deepest) > MAX_DEPTH else text
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
         key, _, value = found[1].partition("=")
         return (
@@ -65,6 +68,29 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     ):  # it is of what was made, not of what was typed
         return said
     return next((f"{argument}: {said}" for argument in argv if _fails(config_name, argument)), said)
+
+
+def _num_brackets(argument: str) -> int:
+    return sum(argument.count(bracket) for bracket in "([{")
+
+
+def _no_name(argv: Sequence[str]) -> str:
+    """What is wrong with the choice of a group that Hydra reads as a number or as null; empty if there is none."""
+    for argument in argv:
+        group, has_value, name = argument.partition("=")
+        choices = _choices(group) if has_value else []
+        if not choices:
+            continue
+        with contextlib.suppress(HydraException):
+            override = OverridesParser.create().parse_override(argument)
+            if override.is_sweep_override() or isinstance(override.value(), str | list):
+                continue
+            if name in choices:
+                return (
+                    f"{argument}: is read as no text; the choice of that name is {typed(group, name, quoted=True)}"
+                )
+            return f"{argument}: no such choice; there are {', '.join(choices)}"
+    return ""
 
 
 def _explain_syntax(override: str, found: str) -> str:

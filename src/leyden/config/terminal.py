@@ -29,15 +29,20 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def typed(key: str, value: object) -> str:
+def typed(key: str, value: object, *, quoted: bool = False) -> str:
     r"""An override as one types it, with the quotes that Hydra and the shell need.
+
+    Args:
+        key: Of the override.
+        value: Of the override.
+        quoted: Whether it needs quotes to be a text, as `null` does.
 
     Example:
         >>> typed("run", "outputs/mnist_mlp"), typed("run", "it's")
         ('run=outputs/mnist_mlp', '\'run="it\'"\'"\'s"\'')
     """
     text = str(value)
-    if not re.fullmatch(r"[A-Za-z0-9_./-]+", text):
+    if quoted or not re.fullmatch(r"[A-Za-z0-9_./-]+", text):
         # Hydra takes a backslash for itself, but for those before a quote.
         text = '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"') + '"'
     return shlex.quote(f"{key}={text}")

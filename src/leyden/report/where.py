@@ -1,6 +1,5 @@
 """Conditions as a person types them: `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`. Nothing is executed."""
 
-import contextlib
 import difflib
 import operator
 import re
@@ -22,6 +21,7 @@ OPERATORS = {
     ">": operator.gt,
 }
 MAX_WORDS = 200
+MAX_SHOWN = 200  # characters
 DIGITS = 4
 TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
 
@@ -103,7 +103,17 @@ class _Parser:
         if sign not in OPERATORS:
             raise self._error(f"{sign} must be one of {' '.join(OPERATORS)}")
         self.keys.add(key)
-        return lambda values: key in values and _compare(OPERATORS[sign], values[key], value)
+        listed = self._list(value)
+        return lambda values: key in values and _compare(OPERATORS[sign], values[key], value, listed)
+
+    def _list(self, value: str) -> Any:
+        """The list that a value stands for; None for none."""
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return None
+        except RecursionError:
+            raise self._error("it is nested too deeply") from None
 
     def _takes(self, word: str) -> bool:
         if self.tokens and self.tokens[0] == (word, False):
@@ -117,16 +127,13 @@ class _Parser:
         return self.tokens.pop(0)[0]
 
     def _error(self, why: str) -> UserError:
-        return UserError(
-            f"{self.option}={self.text}: {why}; as {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-        )
+        shown = self.text if len(self.text) <= MAX_SHOWN else f"{self.text[:MAX_SHOWN]}..."
+        return UserError(f"{self.option}={shown}: {why}; as {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'")
 
 
-def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str) -> bool:
+def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str, listed: Any) -> bool:
     if isinstance(found, list):
-        with contextlib.suppress(yaml.YAMLError):
-            return sign(found, yaml.safe_load(typed)) if sign in (operator.eq, operator.ne) else False
-        return False
+        return listed is not None and sign in (operator.eq, operator.ne) and sign(found, listed)
     if found is None or isinstance(found, bool):
         if sign not in (operator.eq, operator.ne):
             return False

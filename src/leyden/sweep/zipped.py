@@ -66,7 +66,7 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
 def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, list[Any]]:
     """A key and its values."""
     key, has_value, value = (text.strip() for text in part.partition("="))
-    if not has_value:
+    if not has_value or not key:
         raise UserError(f"{name}=zip(...): {part.strip() or 'nothing'}: a member is written KEY=choice(...)")
 
     def refused(why: str) -> UserError:
