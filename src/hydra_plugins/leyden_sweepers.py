@@ -29,6 +29,7 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.cluster import slurm
+        from leyden.sweep.dimension import check_few
         from leyden.sweep.grid import settings, spaces
         from leyden.sweep.jobs import shared
         from leyden.sweep.seeds import further_seeds, num_seeds
@@ -40,7 +41,9 @@ class GridSweeper(BasicSweeper):
             typed = Typed(loader, sweep.config, is_search=False)
             grids = spaces(typed, self.params, self.union, self.when, arguments)
             num = num_seeds(sweep.config, grids)
-            jobs = sweep.compose(settings(grids, self.exclude))
+            found = settings(grids, self.exclude)
+            check_few(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
+            jobs = sweep.compose(found)
             further = [overrides for job in jobs for overrides in further_seeds(job, num)]
             jobs += sweep.compose(further, first=len(jobs))
             if sweep.check(jobs):

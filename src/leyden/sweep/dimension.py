@@ -8,18 +8,21 @@ trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from leyden.config.hydra_versions import written
+from leyden.config.mistakes import UserError
 from leyden.sweep.override_text import as_meant
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
+MAX_JOBS = 100_000  # of a sweep; each is composed and checked before the first one starts
 MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
 
 
@@ -102,6 +105,23 @@ def ends(texts: list[str]) -> list[str]:
 def plain(override: Override) -> str:
     """The key of an override without its prefix, as a condition names it."""
     return override.get_key_element().lstrip("+~")
+
+
+def check_few(what: str, num: float) -> None:
+    """Raise a `UserError` if something would be more jobs than a sweep can have; it is counted, not made."""
+    if not num <= MAX_JOBS:
+        told = f"{num:,.0f}" if math.isfinite(num) else "no end of"
+        raise UserError(f"{what}: {told} jobs; a sweep has {MAX_JOBS:,} at most, a search (sweep=tpe) draws some")
+
+
+def check_range(line: str, sweep: Any) -> None:
+    """Raise a `UserError` if a sweep over a key is a range of more numbers than there can be jobs."""
+    if isinstance(sweep, RangeSweep) and sweep.step and None not in (sweep.start, sweep.stop):
+        try:
+            num = (sweep.stop - sweep.start) / sweep.step  # type: ignore[operator]
+        except OverflowError:
+            num = math.inf
+        check_few(line, num)
 
 
 def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:

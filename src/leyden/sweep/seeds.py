@@ -6,6 +6,7 @@ from omegaconf import DictConfig, ListConfig
 
 from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
+from leyden.sweep.dimension import check_few
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
 
@@ -14,11 +15,12 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
     """With how many seeds each setting of a sweep runs.
 
     Raises:
-        UserError: It is no number of seeds, or the seed is tried itself.
+        UserError: It is no number of seeds, too many, or the seed is tried itself.
     """
     num = config.sweep.get("seeds")
     if type(num) is not int or num < 1:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number")
+    check_few(f"sweep.seeds={num}", num)
     keys = config.sweep.get("average_over")
     if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
         raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} lacks seed, over which the mean is")

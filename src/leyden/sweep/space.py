@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.config.mistakes import UserError
 from leyden.run.choices import deciding, typed_choices
 from leyden.sweep.conditions import Conditions, hold
-from leyden.sweep.dimension import Dimension
+from leyden.sweep.dimension import Dimension, check_few
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -98,9 +98,15 @@ class Space:
         return set(there) == set(setting) and all(each.has(setting[name]) for name, each in there.items())
 
     def settings(self, dimensions: Iterable[Dimension] | None = None) -> list[dict[str, Any]]:
-        """All combinations of choices; of some dimensions, with all that those depend on."""
+        """All combinations of choices; of some dimensions, with all that those depend on.
+
+        Raises:
+            UserError: There are more than a sweep can have.
+        """
         found: list[dict[str, Any]] = [{}]
         for each in self.free if dimensions is None else dimensions:
+            there = sum(self.is_there(each, one) for one in found)
+            check_few(" x ".join(one.name for one in self.free), there * len(each.choices) + len(found) - there)
             found = [
                 further
                 for one in found

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from leyden.config.mistakes import UserError
 from leyden.run.choices import steers
-from leyden.sweep.dimension import Dimension, check_tags, of_interval, of_values
+from leyden.sweep.dimension import Dimension, check_range, check_tags, of_interval, of_values
 from leyden.sweep.override_text import as_typed
 from leyden.sweep.zipped import is_zip, zipped
 
@@ -75,6 +75,7 @@ class Typed:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep) and not self.is_search:
             raise UserError(f"{line}: a grid takes lists, as 0.1,0.01; use sweep=tpe for intervals")
+        check_range(line or "", sweep)
         try:
             if isinstance(sweep, IntervalSweep):
                 return of_interval(override, sweep)

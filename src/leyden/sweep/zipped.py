@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from leyden.config.mistakes import UserError
 from leyden.run.choices import steers
 from leyden.run.command import ZIP
-from leyden.sweep.dimension import Choice, Dimension, check_tags, plain
+from leyden.sweep.dimension import Choice, Dimension, check_range, check_tags, plain
 from leyden.sweep.override_text import as_meant, in_quotes
 
 AS = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
@@ -92,6 +92,7 @@ def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, li
         raise refused("must be choice(...), range(...), glob(...) or a list of values, one per row")
     if getattr(sweep := override.value(), "shuffle", False):
         raise refused("a member that is shuffled alone no longer fits the others")
+    check_range(f"{name}=zip(...): {key}={value}", sweep)
     try:
         if not isinstance(sweep, Glob):
             check_tags(sweep.tags)  # type: ignore[union-attr]
