@@ -2,7 +2,7 @@
 
 import pytest
 
-from leyden.sweep.dimension import MAX_JOBS
+from leyden.config.checks import MAX_JOBS
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,11 @@ def test_more_jobs_than_a_sweep_can_have_are_a_line(cli, tmp_path, arguments, me
 def test_a_large_number_that_is_no_number_of_jobs_starts(cli, arguments):
     code, _, err = cli("train", *arguments, "dry_run=true")
     assert code == 0, err
+
+
+def test_more_jobs_at_once_than_there_can_be_are_a_line(cli):
+    code, _, err = cli("train", "-m", "seed=0,1", "cluster.num_jobs=1000000000")
+    assert (code, err) == (
+        2,
+        "leyden: cluster.num_jobs=1000000000: must be a positive whole number, 100000 at most, or null\n",
+    )

@@ -15,6 +15,7 @@ from leyden.config.objective import objectives
 from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain
 
+MAX_JOBS = 100_000  # of a sweep; each is composed and checked before the first one starts
 # Root keys that are groups with keys of their own, and numbers that must be there.
 PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
 NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches")
@@ -59,8 +60,9 @@ def check(cfg: DictConfig) -> None:
 
 def check_num_jobs(num_jobs: Any) -> None:
     """Raise a `UserError` unless it is a number of jobs at once, or null for as many as there is room for."""
-    if num_jobs is not None and (type(num_jobs) is not int or num_jobs < 1):
-        raise UserError(f"cluster.num_jobs={_text(num_jobs)}: must be a positive whole number, or null")
+    if num_jobs is not None and (type(num_jobs) is not int or not 1 <= num_jobs <= MAX_JOBS):
+        allowed = f"a positive whole number, {MAX_JOBS} at most, or null"
+        raise UserError(f"cluster.num_jobs={_text(num_jobs)}: must be {allowed}")
 
 
 def _check_trainer(cfg: DictConfig) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
+from leyden.config.checks import MAX_JOBS
 from leyden.config.hydra_versions import written
 from leyden.config.mistakes import UserError
 from leyden.sweep.override_text import as_meant
@@ -22,7 +23,6 @@ from leyden.sweep.override_text import as_meant
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-MAX_JOBS = 100_000  # of a sweep; each is composed and checked before the first one starts
 MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
 
 
