@@ -16,6 +16,7 @@ from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.run_state import RunState
+from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.callbacks.showing import Showing
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
@@ -32,12 +33,14 @@ class RunTrainer:
         trainer: Lightning's.
         checkpoint: Keeps the checkpoints, and the metrics of the best one.
         timer: Knows the seconds of training, over all starts.
+        seen: Counts samples and completed epochs, over all starts.
         preemption: Ends it when it is told to.
     """
 
     trainer: L.Trainer
     checkpoint: RunCheckpoint
     timer: Timer
+    seen: SamplesSeen
     preemption: Preemption
 
     @property
@@ -50,7 +53,7 @@ class RunTrainer:
     def position(self) -> Position:
         """How far it has come."""
         has_trained = self.timer.start_time() is not None
-        return Position(self.trainer.current_epoch, self.trainer.global_step, has_trained)
+        return Position(self.seen.num_epochs, self.trainer.global_step, has_trained)
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
         """Whether something is drawn from the evaluation of a module at the end."""
@@ -124,6 +127,7 @@ def run_trainer(
         callbacks=[
             *callbacks,
             *([] if timers else [timer]),
+            seen := SamplesSeen(),
             RunState(facts, cfg.seed),
             Hyperparameters(is_fork=cfg.fork is not None),
             preemption,
@@ -138,4 +142,4 @@ def run_trainer(
             f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
             "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
         )
-    return RunTrainer(made, checkpoint, timer, preemption)
+    return RunTrainer(made, checkpoint, timer, seen, preemption)

@@ -44,10 +44,10 @@ class Result:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for one that was only tried.
         objectives: What it was selected on, with what was reached.
         metrics: Those of the best epoch by name; with a test also `test/…`; and `num_parameters`.
-        epochs: That have ended.
+        epochs: That were completed: trained on all batches that the trainer's limits leave.
         optimizer_steps: Over all starts.
         seconds: Of training with validation, over all starts; None where it is not known.
-        samples_per_second: Of training; None where it is not known.
+        samples_per_second: Of training: the samples of all batches, over all starts, by `seconds`; None where it is not known.
         checkpoint: The one that was evaluated, relative to the run directory; None where there is none.
         requeues: How often the job of a cluster had been started again.
         error: None for a run that has not failed.

@@ -21,7 +21,7 @@ class Position(NamedTuple):
     """How far a training has come.
 
     Args:
-        epochs: That have ended, over all starts.
+        epochs: That were completed, over all starts.
         num_steps: Optimizer steps, over all starts.
         has_trained: Whether a step can have been taken in this start; not so while a checkpoint is restored.
     """
@@ -47,9 +47,11 @@ class Session:
     def end(self, result: Result) -> Result:
         """Write the result, with what was reached of the objectives; it is the last thing that is written."""
         result = result.reached(self.choices.objectives)
-        if self.before and self.before.optimizer_steps == result.optimizer_steps:  # it was only tested
+        before = self.before
+        # Nothing was trained in this start, as for a first test evaluation: the checkpoint is a little older than the end.
+        if before and before.has_ended_well and before.optimizer_steps == result.optimizer_steps:
             names = ("epochs", "seconds", "samples_per_second")
-            result = replace(result, **{name: value for name in names if (value := getattr(self.before, name))})
+            result = replace(result, **{name: value for name in names if (value := getattr(before, name))})
         self.write(result)
         return result
 

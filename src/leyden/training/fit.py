@@ -1,15 +1,13 @@
 """Training and evaluation of what was built."""
 
-import math
 from pathlib import Path
 
 import lightning as L
 
 from leyden.assembly import RunTrainer, restoring
-from leyden.assembly.length import whole_batches
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
 from leyden.config.mistakes import UserError
-from leyden.data.contract import has_split, sizes_of
+from leyden.data.contract import has_split
 from leyden.run.directory import Run
 from leyden.run.process import num_requeues
 from leyden.run.result import Result
@@ -47,22 +45,15 @@ def fit(
         raise UserError(f"objective.metric={kept.metric} was never logged")
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
-    num_samples = sizes_of(data)["train"]
-    whole = whole_batches(lightning, data)
-    if num_samples is not None and whole < math.inf:  # of an epoch that a limit ends, a part
-        num_samples = (
-            round(min(1.0, lightning.num_training_batches / whole) * num_samples) * lightning.current_epoch
-        )
-    else:
-        num_samples = None
+    num_samples = trainer.seen.num_samples
     result = Result(
         status=trainer.status,
         objectives=(),
         metrics=metrics,
-        epochs=lightning.current_epoch,
+        epochs=trainer.seen.num_epochs,
         optimizer_steps=lightning.global_step,
         seconds=seconds,
-        samples_per_second=None if num_samples is None else num_samples / seconds,
+        samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
         checkpoint="checkpoints/best.ckpt",
         requeues=num_requeues(),
     )
