@@ -18,10 +18,7 @@ from tests.report.test_summary import write
 def add(folder, name, *overrides, tested=True, named="x", value=0.5):
     """A run, which has looked at the test set in the end."""
     directory = folder / name
-    write(directory, list(overrides), value=value)
-    with (directory / "config.yaml").open("a") as file:
-        seed = dict(o.split("=") for o in overrides).get("seed", 0)
-        file.write(f"name: {named}\ndata:\n  seed: {seed}\n")
+    write(directory, [f"name={named}", *overrides], value=value)
     if tested:
         path = directory / "result.json"
         result = json.loads(path.read_text())
@@ -63,7 +60,7 @@ def test_runs_that_have_not_looked_are_told_nothing(said, tmp_path):
 
 def test_how_often_the_experiment_has_looked(said, tmp_path):
     for n in range(2):
-        add(tmp_path, f"x{n}", f"optimizer.lr={n}")
+        add(tmp_path, f"x{n}", f"optimizer.lr={n + 1}")
     add(tmp_path, "y", named="y")
     assert said(summarize, "x0") == [f"Looks at the test set so far: x 2 ({tmp_path / NAME})"]
     assert said(compare, "x0", "x1") == [f"Looks at the test set so far: x 2 ({tmp_path / NAME})"]
@@ -80,7 +77,7 @@ def test_a_job_of_a_sweep_that_was_evaluated_later(said, tmp_path):
 @pytest.mark.parametrize(("edit", "at"), [(lambda lines: lines.pop(1), 2), (lambda lines: lines.reverse(), 1)])
 def test_a_list_that_was_edited(said, tmp_path, edit, at):
     for n in range(3):
-        add(tmp_path, f"x{n}", f"optimizer.lr={n}")
+        add(tmp_path, f"x{n}", f"optimizer.lr={n + 1}")
     lines = lines_of(tmp_path / NAME)
     edit(lines)
     (tmp_path / NAME).write_bytes(b"".join(lines))
@@ -91,7 +88,7 @@ def test_a_list_that_was_edited(said, tmp_path, edit, at):
 @pytest.mark.parametrize("num", [0, 3])  # of lines that are left: the list is gone, or its last line
 def test_a_run_whose_line_is_gone(said, tmp_path, num):
     for n in range(3):
-        add(tmp_path, f"x{n}", f"optimizer.lr={n}")
+        add(tmp_path, f"x{n}", f"optimizer.lr={n + 1}")
     missing = f"{tmp_path / NAME}: a line is missing, of the look by x2"
     assert missing not in said(summarize, "x2")
     lines = lines_of(tmp_path / NAME)
@@ -137,6 +134,14 @@ def test_a_lottery_of_seeds(said, tmp_path):
     assert any(line.startswith("3 to 4 seeds of each of 2 settings were") for line in said(summarize, "."))
 
 
+def test_a_number_that_is_a_seed_by_chance_parts_no_setting_and_joins_none(said, tmp_path):
+    for n in range(3):
+        add(tmp_path, f"s{n}", f"seed={n}", "data.split_seed=1")  # the same split for all
+        add(tmp_path, f"o{n}", f"seed={n}", f"data.split_seed={n + 7}")  # a split for each, by no rule
+    assert not any("each of" in line for line in said(summarize, "."))
+    assert any(line.startswith("3 seeds of one setting were evaluated") for line in said(summarize, "."))
+
+
 def test_seeds_that_did_not_look_are_no_lottery(said, tmp_path):
     add(tmp_path, "s0", "seed=0")
     for n in range(1, 5):
@@ -166,5 +171,5 @@ LINES = re.findall(r"^python -m leyden\.(\w+) (.*)$", (ROOT / "docs" / "test_set
 @pytest.mark.parametrize(("verb", "typed"), LINES)
 def test_the_commands_of_the_page(called, tmp_path, verb, typed):
     for n, name in enumerate("ab"):
-        add(tmp_path / "outputs" / "mnist_mlp", name, f"optimizer.lr={n}")
+        add(tmp_path / "outputs" / "mnist_mlp", name, f"optimizer.lr={n + 1}")
     assert "Looks at the test set so far" in called(importlib.import_module(f"leyden.{verb}"), *typed.split())

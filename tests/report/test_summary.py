@@ -1,34 +1,46 @@
 import csv
+import functools
 import json
 import os
 import shutil
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from leyden import summarize as command
+from leyden.config.checks import PARTS
 from leyden.config.mistakes import UserError
 from leyden.report import plot, summary
 from leyden.report.ranking import merge, varied
 from leyden.report.records import read_records
 from leyden.run import files
+from leyden.run.choices import Choices
+from tests.conf.test_conf import compose
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
 
 
+@functools.cache
+def of_groups(*groups):
+    return compose("optimizer.lr=0.1", *groups)
+
+
+@functools.cache
+def composed(overrides):
+    """What a run of these overrides keeps as its configuration; Hydra composes once for each choice of groups."""
+    groups = [text for text in overrides if text.partition("=")[0] in PARTS]
+    cfg = of_groups(*groups).copy()
+    for key, _, value in (text.partition("=") for text in overrides if text not in groups):
+        OmegaConf.update(cfg, key, yaml.safe_load(value))
+    return Choices.of(cfg, {}).kept
+
+
 def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE):
-    """A run directory as `run.py` writes it."""
+    """A run directory as a run writes it."""
     directory.mkdir(parents=True)
-    flat = dict(override.split("=") for override in overrides)
-    config = {
-        "optimizer": {"lr": float(flat.get("optimizer.lr", 0.1))},
-        "model": {"hidden_sizes": yaml.safe_load(flat.get("model.hidden_sizes", "[512]"))},
-        "seed": int(flat.get("seed", 0)),
-        "objective": objective,
-    }
-    if "+data.fold" in flat:
-        config["data"] = {"fold": int(flat["+data.fold"])}
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    config = {**composed(tuple(overrides)), "objective": objective}
+    (directory / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
     (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides}]))
     if status:
         result = {
@@ -79,7 +91,7 @@ def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
     minimum = {"metric": "val/loss", "mode": "min"}
     for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
         for fold, value in enumerate(values):
-            typed = [f"optimizer.lr={lr}", f"+data.fold={fold}", "seed=0"]
+            typed = [f"optimizer.lr={lr}", f"data.fold={fold}", "seed=0"]
             write(tmp_path / f"{lr}_{fold}", typed, value=value, objective=minimum)
     summarize(tmp_path)
     found = rows(tmp_path)
@@ -107,7 +119,7 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     found = rows(tmp_path)
     columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
     assert list(found[0]) == columns
-    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1.0", "10.0", "2.0"]
+    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1", "10", "2"]
     assert float(found[1]["objective"]) == pytest.approx(0.4)
     assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
     assert found[1]["status"] == "2 finished"
@@ -172,12 +184,12 @@ def gaps(tmp_path):
     """Runs of two optimizers, of which one has a momentum, which one run has set to null."""
     for number, momentum in enumerate((0.5, 0.9, None, "absent")):
         here = tmp_path / f"r{number}"
-        typed = [] if momentum == "absent" else ["optimizer=sgd", f"optimizer.momentum={momentum}"]
+        typed = (
+            []
+            if momentum == "absent"
+            else ["optimizer=sgd", f"optimizer.momentum={yaml.safe_dump(momentum).split()[0]}"]
+        )
         write(here, [*typed, "seed=0"], value=0.1 * (number + 1))
-        if momentum != "absent":
-            config = yaml.safe_load((here / "config.yaml").read_text())
-            config["optimizer"]["momentum"] = momentum
-            (here / "config.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
 
 
@@ -224,7 +236,7 @@ def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, 
             path = tmp_path / str(seed) / "config.yaml"
             config = yaml.safe_load(path.read_text())
             config["optimizer"]["lr"] = 0.7
-            config["data"] = {"seed": seed, "root": f"/{seed}"}  # follows the seed; a place
+            config["data"]["root"] = f"/{seed}"  # a place
             path.write_text(yaml.safe_dump(config))
     summarize(tmp_path)
     found = rows(tmp_path)
@@ -376,7 +388,7 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monk
         summarize(place)
         err = capsys.readouterr().err
         found = {row["optimizer.lr"]: row for row in rows(place)}
-        assert {"0.01", "10.0"} <= set(found), (name, content)
+        assert {"0.01", "10"} <= set(found), (name, content)
         assert found["0.01"]["objective"] == "0.3"
         assert len(err.splitlines()) == (len(found) == 2), (name, content, err)
         if err:

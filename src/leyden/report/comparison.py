@@ -9,7 +9,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.objective import Objective
 from leyden.report.listing import values
 from leyden.report.looked import looked
-from leyden.report.ranking import Row, described, merge, varied
+from leyden.report.ranking import Row, described, following, merge, varied
 from leyden.report.record import Record
 from leyden.report.records import States, fill_choices, read_each
 from leyden.report.verdict import LEVEL, Group, Verdict, improvement, verdict
@@ -100,9 +100,11 @@ def compare(directories: Sequence[Path], conditions: Sequence[str], states: Stat
 
 
 def _configs(*sides: Side) -> tuple[dict[str, Any], ...]:
-    """Of each side, without what varies within one of them."""
+    """Of each side, without what varies within one of them, and what follows from what the means are over."""
     configs = [[record.config for record in side.row.finished] for side in sides]
-    varying = {key for same in configs for key in varied(same)} | {key for side in sides for key in side.averaged}
+    averaged = {key for side in sides for key in side.averaged}
+    varying = {key for same in configs for key in varied(same)} | averaged
+    varying |= following([config for same in configs for config in same], [*averaged])
     return tuple({key: value for key, value in same[0].items() if key not in varying} for same in configs)
 
 

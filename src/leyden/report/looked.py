@@ -1,20 +1,19 @@
 """What is said of the looks at the test set: how many there were, whether their list is whole, whether one of many seeds was picked."""
 
 import contextlib
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from leyden.config.mistakes import UserError
 from leyden.config.terminal import warn
+from leyden.config.values import flatten
 from leyden.report.record import Record
-from leyden.run.contents import MAX_CONFIG_BYTES
-from leyden.run.files import read_text
+from leyden.run.choices import deciding
+from leyden.run.directory import Run
 from leyden.run.looks import NAME, Looks, as_field, read_looks
 
 MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
-_SEED = re.compile(
-    r"^( *seed:).*$", re.MULTILINE
-)  # that of the run, and what takes its value from it, as that of the data
 
 
 def looked(records: Sequence[Record]) -> list[str]:
@@ -76,16 +75,10 @@ def _lotteries(seen: Sequence[Record], lists: Mapping[Path, Looks], names: Colle
     """What is said where many seeds of one setting were evaluated on the test set."""
     rows = (row for found in lists.values() for row in found.rows if len(row) > 2 and row[1] in names)
     here = dict.fromkeys(record.run.directory for record in seen)
-    settings: dict[str, dict[str, Path]] = {}  # runs by the setting, and by the seed
-    for directory in dict.fromkeys([*here, *(Path(row[2]) for row in rows)]):  # those that are here come first
-        try:
-            text = read_text(directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
-        except (OSError, ValueError):  # it is gone
-            continue
-        if seed := re.search(r"^seed:.*$", text, re.MULTILINE):
-            settings.setdefault(_SEED.sub(r"\1", text), {}).setdefault(seed[0], directory)
+    # Those that are here come first.
+    settings = _by_setting(dict.fromkeys([*here, *(Path(row[2]) for row in rows)]))
     lines, whole = [], []
-    for runs in settings.values():
+    for runs in settings:
         ours = [directory.name for directory in runs.values() if directory in here]
         if len(runs) < MANY or not ours:
             continue
@@ -102,6 +95,33 @@ def _lotteries(seen: Sequence[Record], lists: Mapping[Path, Looks], names: Colle
         of = "one setting were" if len(whole) == 1 else f"each of {len(whole)} settings were"
         lines.append(f"{nums} seeds of {of} evaluated on the test set: report their mean, not the best of them")
     return lines
+
+
+def _by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
+    """Group runs that differ in the seed alone, and in what takes its value from it: per setting, a run for each seed."""
+    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but whole numbers
+    for directory in directories:
+        try:
+            config = deciding(dict(flatten(Run(directory).config)))
+        except (UserError, ValueError):  # it is gone, or no path
+            continue
+        if type(seed := config.get("seed")) is not int:
+            continue
+        numbers = {key: value for key, value in config.items() if type(value) is int}
+        rest = repr({key: value for key, value in config.items() if key not in numbers})
+        for other, runs in alike.setdefault(rest, []):
+            if _differ_by_seed(numbers, other):
+                runs.setdefault(seed, directory)
+                break
+        else:
+            alike[rest].append((numbers, {seed: directory}))
+    return [runs for same in alike.values() for _, runs in same]
+
+
+def _differ_by_seed(a: Mapping[str, int], b: Mapping[str, int]) -> bool:
+    return a.keys() == b.keys() and all(
+        value == b[key] or (value == a["seed"] and b[key] == b["seed"]) for key, value in a.items()
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -111,13 +111,26 @@ def _same(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str,
 def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
     """Keys that vary among runs and can change a bit of them; but those that a mean is over, and what takes its value from them."""
     configs = [deciding(record.config) for record in records] if len(records) > 1 else []
+    followers = following(configs, averaged)
     return [
         key
         for key in varied(configs)
         if key not in averaged
+        and key not in followers
         and all(key in config for config in configs)  # else one of the runs is older than the key
-        and not all(config[key] in [config.get(name) for name in averaged] for config in configs)
     ]
+
+
+def following(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
+    """Return the keys that vary, and take their value from one that a mean is over, as `data.split_seed` from `seed`."""
+    return {
+        key
+        for key in varied(configs)
+        if any(
+            name != key and all(key in config and config[key] == config.get(name, config) for config in configs)
+            for name in averaged
+        )
+    }
 
 
 def _differ_by_parent_alone(records: Sequence[Record], averaged: Sequence[str]) -> bool:
