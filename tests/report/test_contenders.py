@@ -1,5 +1,6 @@
 """The rows that are marked: they hold the truly best one, nearly always."""
 
+import math
 import random
 
 import pytest
@@ -98,6 +99,27 @@ def test_pruned_runs_and_copies_do_not_count():
         record.config["seed"] = 0
     for second in (pruned, copies):
         assert contenders([row([0.9, 0.91, 0.92]), second], ["seed"], "max").like_best == [None, None]
+
+
+@pytest.mark.parametrize("lost", ["failed", "nan", "interrupted"])
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("other", "claim"),
+    [
+        ([0.5, 0.51, 0.53], "Of the runs that finished, those of the first row are the best (95 % confidence);"),
+        ([0.895, 0.915, 0.9], f"{MARK} may be as good as the first row: of the runs that finished, the best row"),
+    ],
+)
+def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(lost, at, other, claim):
+    rows = [row([0.9, 0.91, 0.92]), row(other)]
+    gone = row([math.nan] * 5, status="finished" if lost == "nan" else lost).records[3:]
+    rows[at].records += gone
+    said = contenders(rows, ["seed"], "max").remarks[0]
+    assert said.startswith(claim)
+    assert said.endswith("2 runs of the rows compared did not finish, and count for nothing.")
+    assert "truly" not in said
+    rows[at].records += row([0.9] * 5).records[3:]  # the same seeds once more, to their end
+    assert "did not finish" not in contenders(rows, ["seed"], "max").remarks[0]
 
 
 def test_runs_of_folds_are_told_apart_less_easily():

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.mistakes import UserError
@@ -257,6 +258,32 @@ def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
         assert "more seeds per row" in text
         assert text.count("of rows with n >= 3 alone") == 1
     assert "| 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+
+
+@pytest.mark.parametrize("status", ["failed", "finished"])  # by an exception, or with an objective that is NaN
+def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeypatch, status):
+    for seed in range(5):
+        for lr, values in (("1", (0.3, 0.31, 0.32, None, None)), ("2", (1.3, 1.4, 1.6, 1.5, 1.4))):
+            ends = {"value": values[seed]}
+            if values[seed] is None:
+                ends = {"value": None if status == "failed" else float("nan"), "status": status}
+            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], **ends)
+    told = "failed" if status == "failed" else "diverged"
+    summarize(tmp_path)
+    out = capsys.readouterr().out
+    for text in (out, (tmp_path / "summary.md").read_text()):
+        assert "3 of 5" in text
+        assert f"3 finished, 2 {told}" in text
+        assert "5 finished" in text  # of the other row
+        assert "truly" not in text
+        assert "2 runs of the rows compared did not finish" in text
+        assert f"{told}: 1_3" in text
+    assert [row["n"] for row in rows(tmp_path)] == ["3", "5"]
+    monkeypatch.setattr("sys.argv", ["leyden.compare", str(tmp_path), "a=optimizer.lr=1", "b=optimizer.lr=2"])
+    compare.main()
+    out = capsys.readouterr().out
+    assert "Verdict: A is better" in out
+    assert "Of the runs that finished alone: 2 of A and 0 of B did not" in out
 
 
 def test_several_objectives_have_no_verdict(tmp_path, capsys):

@@ -68,6 +68,12 @@ def _lines(comparison: Comparison) -> list[str]:
     """The verdict, and what it rests on."""
     found = comparison.verdict
     lines = [f"Verdict: {found.in_words('A', 'B')}" + f", it takes {LEAST} of each" * (min(found.nums) < LEAST)]
+    nums = [
+        side.row.num_all(side.averaged) - len(group.values)
+        for side, group in zip(comparison.sides, comparison.groups, strict=True)
+    ]
+    if any(nums):
+        lines.append(f"Of the runs that finished alone: {nums[0]} of A and {nums[1]} of B did not")
     if found.interval:
         low, high = found.interval
         same = " and ".join(comparison.averaged)
@@ -92,6 +98,7 @@ def _for_programs(comparison: Comparison) -> dict[str, Any]:
             "choices": side.row.choices,
             "num_settings": side.num_rows,
             "n": len(values),
+            "num_runs": side.row.num_all(side.averaged),
             "mean": statistics.fmean(values),
             "deviation": deviation(values),
             "runs": [str(record.run.directory) for record in side.row.finished],

@@ -51,11 +51,8 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Conte
     like_best[0] = True
     for number, found in told.items():
         like_best[number] = found.better != "a"
-    remarks = ["The first row is truly the best one (95 % confidence)."]
-    if any(like_best[1:]):
-        remarks = [
-            f"{MARK} may be as good as the first row: the truly best row is the first or one of these (95 % confidence)."
-        ]
+    num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in (0, *others))
+    remarks = [_claim(marks=any(like_best[1:]), num_lost=num_lost)]
     if not all(enough):
         remarks.append(f"That is said of rows with n >= {LEAST} alone; of others nothing can be told.")
     further = told[1].further() if 1 in told else None
@@ -64,3 +61,19 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Conte
     if any(group.overlap for group in groups):
         remarks.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003).")
     return Contenders(like_best, further, remarks)
+
+
+def _claim(*, marks: bool, num_lost: int) -> str:
+    """Return the claim on the best row, which is one on the runs that have finished alone, where others have not."""
+    sure = "(95 % confidence)"
+    lost = f"{num_lost} run{'s' * (num_lost > 1)} of the rows compared did not finish, and count{'s' * (num_lost == 1)} for nothing."
+    if marks:
+        of = "of the runs that finished, the best" if num_lost else "the truly best"
+        claim = f"{MARK} may be as good as the first row: {of} row is the first or one of these {sure}"
+    else:
+        claim = (
+            f"Of the runs that finished, those of the first row are the best {sure}"
+            if num_lost
+            else f"The first row is truly the best one {sure}"
+        )
+    return f"{claim}; {lost}" if num_lost else f"{claim}."

@@ -36,6 +36,10 @@ class Row:
         """The runs that have finished, and reached something."""
         return [record for record in self.records if record.values and record.status == "finished"]
 
+    def num_all(self, averaged: Sequence[str]) -> int:
+        """Return the number of runs, whatever became of them; repetitions count once, as in the means."""
+        return len(_same(self.records, averaged))
+
     def group(self, averaged: Sequence[str]) -> Group:
         """What those that have finished have reached, by the values of what the mean is over."""
         values = {

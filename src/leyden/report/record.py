@@ -20,7 +20,7 @@ class Record:
         choices: By key; one that its configuration does not have is not there.
         typed: Those that were typed at its first start.
         config: Its resolved configuration, flat.
-        status: That of its result; or `running`, `queued`, `interrupted`.
+        status: That of its result, but `diverged` where an objective is NaN; or `running`, `queued`, `interrupted`.
         objectives: With what was reached.
         result: Its result; None if it has none.
         starts: As `Run` has them.

@@ -1,5 +1,6 @@
 """The runs below a folder, read."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
 from leyden.run.fork import point
 from leyden.run.lock import is_held
+from leyden.run.result import Result
 
 T = TypeVar("T")
 # Tells of each job of a cluster, by its id, whether it is `queued`, `running` or `interrupted`; nothing where it can't be
@@ -98,6 +100,12 @@ def _status(run: Run, starts: list[dict[str, Any]], states: Mapping[str, str]) -
     return state
 
 
+def _ended(result: Result) -> str:
+    """Return the status of a run with a result: one whose objective is NaN has finished nothing that could be compared."""
+    is_nan = any(aim.value is not None and math.isnan(aim.value) for aim in result.objectives)
+    return "diverged" if is_nan and result.has_ended_well else result.status
+
+
 def read_record(run: Run, states: Mapping[str, str]) -> Record:
     """A run with the overrides of its first start as choices.
 
@@ -119,7 +127,7 @@ def read_record(run: Run, states: Mapping[str, str]) -> Record:
         choices=dict(typed),
         typed=typed,
         config=config,
-        status=result.status if result else _status(run, starts, states),
+        status=_ended(result) if result else _status(run, starts, states),
         objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
         result=result,
         starts=starts,

@@ -36,9 +36,9 @@ def remarks(
         )
     if (study := directory / "study.journal").is_file():
         lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
-    for state in ("failed", "pruned", "queued", "running", "interrupted"):
+    for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:
-                more = record.error or ("" if state == "pruned" else position(record))
+                more = record.error or ("" if state in ("diverged", "pruned") else position(record))
                 lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
     return lines

@@ -64,7 +64,10 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     once = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
     said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *looks]
     head = [*keys, *metrics, *HEAD]
-    shown = [_texts(row, keys, metrics, is_first=not number) for number, row in enumerate(cells)]
+    shown = [
+        _texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
+        for number, (cell, row) in enumerate(zip(cells, rows, strict=True))
+    ]
     lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
     lines.insert(1, "|" + "---|" * len(head))
     _write(directory / "summary.md", "\n".join([*lines, "", *said, ""]).encode(errors="surrogateescape"))
@@ -106,13 +109,16 @@ def _write(path: Path, content: bytes) -> None:
 HEAD = ("n", "epochs", "seconds", "status")
 
 
-def _texts(cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool) -> list[str]:
+def _texts(
+    cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool, num_all: int
+) -> list[str]:
     value, deviation = cells["objective"], cells["deviation"]
     objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
     objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_first)
     further = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
-    return [*(text(cells[key]) for key in keys), objective, *further, str(cells["n"]), *numbers, cells["status"]]
+    num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
+    return [*(text(cells[key]) for key in keys), objective, *further, num, *numbers, cells["status"]]
 
 
 def _for_programs(
