@@ -11,12 +11,12 @@ from leyden.run.directory import Run
 
 @command
 def main(cfg: DictConfig) -> None:
-    """Print the test metrics of a run, and write the look down."""
+    """Print the test metrics of a run, and record the evaluation."""
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
         from leyden.training.trained import evaluate
-    metrics, num_looks = evaluate(
+    metrics, num = evaluate(
         run, checkpoint, outputs=cfg.outputs, data_root=cfg.data_root, accelerator=cfg.accelerator
     )
     table = Table(show_header=False, box=None)
@@ -24,7 +24,8 @@ def main(cfg: DictConfig) -> None:
         table.add_row(name, f"{value:.4f}")
     console = Terminal()
     console.print(table)
-    console.print(f"{checkpoint}\nlooks at the test set by {run.config.get('name')} so far: {num_looks}")
+    said = num if isinstance(num, str) else f"test evaluations by {run.config.get('name')} so far: {num}"
+    console.print(f"{checkpoint}\n{said}")
 
 
 if __name__ == "__main__":

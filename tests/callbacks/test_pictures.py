@@ -130,7 +130,7 @@ def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train,
     assert [step for step, *_ in found["errors/val"]] == [20]
     assert not [tag for tag in [*found, *scalars(run)] if "test" in tag]
     assert [step for step, name, _ in curves(run) if name == "val/acc"] == [9, 19]
-    assert not (tmp_path / "outputs" / "test_set_looks.csv").exists()
+    assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
 
 
 def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # noqa: F811

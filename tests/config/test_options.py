@@ -154,11 +154,11 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     assert tested.result.metrics == whole.result.metrics
     assert "test/acc" in out
     assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
-    with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
+    with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [str(tested.directory), str(whole.directory)]
-    assert before.look is None
-    assert [run.result.look.chain for run in (tested, whole)] == [row["chain"] for row in rows]
+    assert not before.is_tested
+    assert all(run.result.is_tested for run in (tested, whole))
     # Once is enough.
     train("a", *arguments, "test=true")
     assert len(tested.starts) == 2

@@ -99,7 +99,7 @@ def train(directory, *arguments, at=None, after=False, setup=None):
 def shown(directory):
     """All that a finished run shows, less what differs from start to start: to be compared, and each point once."""
     run = Run(directory / "run")
-    result = replace(run.result, seconds=None, samples_per_second=None, look=None)
+    result = replace(run.result, seconds=None, samples_per_second=None)
     curves = points(run.directory / "metrics.csv")
     events, values = Counter(), {}
     for path in sorted(run.directory.glob("events.out.tfevents.*")):
@@ -124,13 +124,13 @@ def shown(directory):
         "values": values,
         "texts": {tag for tag, _ in events if tag.startswith("run/")},
         "row": hparams(run),
-        "looks": looks(directory / "test_set_looks.csv"),
+        "test_evaluations": test_evaluations(directory / "test_evaluations.csv"),
         "checkpoints": {name: checkpoint(run.directory, name) for name in ("last", "best")},
     }
 
 
-def looks(path):
-    """What the table of looks at the test set says of them: a run that is killed after one may look again."""
+def test_evaluations(path):
+    """The test evaluations in the list: a run that is killed after one may make it again."""
     with path.open(newline="") as file:
         return {(row["experiment"], row["checkpoint"], row["metrics"]) for row in csv.DictReader(file)}
 

@@ -179,8 +179,8 @@ def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials
             code, output = call("train", *arguments, directory=tmp_path, cwd=place, before=limit_memory)
             assert is_clean(code, output), f"{typed}: {code}\n{output[-3000:]}"
             left = {path.name for path in place.iterdir()} - {
-                "test_set_looks.csv",
-                "test_set_looks.lock",
+                "test_evaluations.csv",
+                "test_evaluations.lock",
                 "mlflow.db",
             }
             assert code == 0 or not left, f"{typed}: {left} is left"

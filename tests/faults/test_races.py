@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.run.directory import Run
-from leyden.run.looks import record_look
+from leyden.run.test_evaluations import record_test_evaluation
 from tests.faults.commands import Started, at_operation, call, in_forks
 
 pytestmark = pytest.mark.faults
@@ -68,7 +68,7 @@ def test_one_sweep(tmp_path, data, trials, seed):
         assert [run.result.status for run in runs] == ["finished", "finished"]
 
 
-def test_looks_at_the_test_set(tmp_path, data):
+def test_each_test_evaluation_is_recorded(tmp_path, data):
     arguments = (f"run_dir={tmp_path}/run", f"outputs={tmp_path}", *data)
     code, output = call("train", *arguments, directory=tmp_path)
     assert code == 0, output
@@ -78,12 +78,12 @@ def test_looks_at_the_test_set(tmp_path, data):
             code = 1
             try:
                 for k in range(20):
-                    record_look(str(tmp_path), run, f"{n} {k}", {"test/acc": 0.5})
+                    record_test_evaluation(str(tmp_path), run, f"{n} {k}", {"test/acc": 0.5})
                 code = 0
             finally:
                 os._exit(code)
         pids.append(pid)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
-    with Path(tmp_path / "test_set_looks.csv").open(newline="") as file:
-        looks = Counter(row["checkpoint"] for row in csv.DictReader(file))
-    assert looks == {**{f"{n} {k}": 1 for n in range(8) for k in range(20)}, "best": 1}
+    with Path(tmp_path / "test_evaluations.csv").open(newline="") as file:
+        recorded = Counter(row["checkpoint"] for row in csv.DictReader(file))
+    assert recorded == {**{f"{n} {k}": 1 for n in range(8) for k in range(20)}, "best": 1}

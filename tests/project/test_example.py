@@ -35,7 +35,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path):
     ):
         assert text in out
     assert list(directory.glob("events.out.tfevents.*"))
-    with (tmp_path / "outputs" / "test_set_looks.csv").open() as file:
+    with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
         (look,) = csv.DictReader(file)
     assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}
     assert {step for step, metric, _ in curves(Run(directory)) if metric == "val/acc"} == {

@@ -387,7 +387,7 @@ DAMAGED = [
     *((name, content) for name in FILES for content in CONTENTS),
     *(
         ("result.json", damaged_result(key, value))
-        for key in ("status", "epochs", "seconds", "error", "look")
+        for key in ("status", "epochs", "seconds", "error")
         for value in WRONG
     ),
     *(("result.json", damaged_result("objective", value)) for value in WRONG),

@@ -44,8 +44,8 @@ def set_code(run, told):
 
 
 def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, repository, tmp_path):
-    looks = tmp_path / "outputs" / "test_set_looks.csv"
-    assert len(looks.read_text().splitlines()) == 2
+    recorded = tmp_path / "outputs" / "test_evaluations.csv"
+    assert len(recorded.read_text().splitlines()) == 2
     # Changes that are in no commit are a stranger's code.
     code, told = call(f"run={trained.directory}")
     assert code == 2
@@ -60,7 +60,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert again.starts[-1]["git"]["sha"] == trained.starts[-1]["git"]["sha"]
     assert again.starts[-1]["git"]["dirty"] is True
     assert again.starts[-1]["machine"]["threads"] == trained.starts[-1]["machine"]["threads"]
-    assert len(looks.read_text().splitlines()) == 3, "it looked at the test set, which must be written down"
+    assert len(recorded.read_text().splitlines()) == 3, "it was evaluated on the test set, which must be recorded"
 
     # The same by a commit whose network starts with other weights.
     path = next(repository.glob("src/*/models/mlp.py"))

@@ -17,8 +17,8 @@ from leyden.config.paths import ROOT
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.lock import check_held
-from leyden.run.looks import record_look
 from leyden.run.result import Result
+from leyden.run.test_evaluations import record_test_evaluation
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
 FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
@@ -223,13 +223,13 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
         run.newest_checkpoint()
 
 
-def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
-    assert record_look(str(tmp_path), run, "best", {"test/acc": 0.5})[0] == 1
-    assert record_look(str(tmp_path), run, "last", {"test/acc": 0.6})[0] == 2
+def test_test_evaluations_are_counted_by_experiment(run, tmp_path):
+    assert record_test_evaluation(str(tmp_path), run, "best", {"test/acc": 0.5}) == 1
+    assert record_test_evaluation(str(tmp_path), run, "last", {"test/acc": 0.6}) == 2
     other = Run(tmp_path / "other")
     reopen(other, with_value("name", "y"))
-    assert record_look(str(tmp_path), other, "best", {"test/acc": 0.7})[0] == 1
-    with (tmp_path / "test_set_looks.csv").open() as file:
+    assert record_test_evaluation(str(tmp_path), other, "best", {"test/acc": 0.7}) == 1
+    with (tmp_path / "test_evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["experiment"] for row in rows] == ["x", "x", "y"]
     assert json.loads(rows[1]["metrics"]) == {"test/acc": 0.6}
@@ -237,13 +237,13 @@ def test_looks_at_the_test_set_are_counted_by_experiment(run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff\xfe", b'"', b"half a line, x"])
-def test_a_damaged_list_of_looks_counts_what_can_be_read(run, tmp_path, damage):
-    assert record_look(str(tmp_path), run, "best", {})[0] == 1
-    path = tmp_path / "test_set_looks.csv"
+def test_a_damaged_list_of_test_evaluations_counts_what_can_be_read(run, tmp_path, damage):
+    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 1
+    path = tmp_path / "test_evaluations.csv"
     path.write_bytes(path.read_bytes() + damage)
-    assert record_look(str(tmp_path), run, "best", {})[0] == 2
+    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 2
     path.write_bytes(path.read_bytes().replace(b"experiment", b"experience"))
-    assert record_look(str(tmp_path), run, "best", {})[0] == 3
+    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 3
 
 
 @pytest.mark.parametrize("replaced", [lambda path: None, Path.mkdir, Path.touch])

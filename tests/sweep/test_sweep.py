@@ -80,7 +80,7 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert "seed" not in rows[0]
     assert "trainer.max_epochs" not in rows[0]
     assert not any("test/acc" in run.result.metrics for run in found.values())
-    assert not (tmp_path / "test_set_looks.csv").exists()
+    assert not (tmp_path / "test_evaluations.csv").exists()
     winner = found[0.01, values.index(max(values))].directory
     assert f"python -m leyden.evaluate run={winner}" in output
     assert "4/4 jobs, 0 failed" in output

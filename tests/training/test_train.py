@@ -81,7 +81,7 @@ def test_the_best_epoch_is_kept_and_tested(train):
 def test_no_test_set_when_it_is_not_asked_for(train, tmp_path):
     run, *_ = train("a", "trainer.max_epochs=1", "test=false")
     assert not any(name.startswith("test/") for name in run.result.metrics)
-    assert not (tmp_path / "outputs" / "test_set_looks.csv").exists()
+    assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
 
 
 @pytest.mark.system

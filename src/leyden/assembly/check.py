@@ -108,7 +108,7 @@ def check_run(
         raise UserError(f"trainer.limit_val_batches={limit}: leaves none of {whole:.0f} batches of validation")
     if test:
         with user_errors("data"):
-            data.setup("test")  # it is there, and is counted; nothing looks at it
+            data.setup("test")  # it is there, and is counted; nothing is evaluated on it
     limit = trainer.limit_test_batches
     if test and isinstance(limit, float) and limited(whole := max_batches(data.test_dataloader()), limit) < 1:
         raise UserError(f"trainer.limit_test_batches={limit}: leaves none of {whole:.0f} batches of the test set")

@@ -69,6 +69,19 @@ def limited(whole: float, limit: float | int | None) -> float:
     return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
 
 
+def tested_part(trainer: L.Trainer) -> str:
+    """Return why the trainer's test was no evaluation on the test set; empty where it took every batch in earnest."""
+    whole, taken = map(max_batches, flattened(trainer.test_dataloaders)), trainer.num_test_batches
+    pairs = list(zip(taken, whole, strict=True))
+    fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if not fast and all(num >= of for num, of in pairs):
+        return ""
+    key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
+    num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
+    whole_text = f" of {of:.0f}" if of < math.inf else ""
+    return f"trainer.{key}: {num:.0f}{whole_text} batches of the test set are no test evaluation, and not recorded as one"
+
+
 def validates(trainer: L.Trainer, batches: float) -> bool:
     """Whether a run of epochs of so many batches validates at the end of any of them, where the best one is chosen."""
     interval = getattr(trainer, "val_check_interval", None)  # none where validation goes by time

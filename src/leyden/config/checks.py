@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -48,6 +49,10 @@ def check(cfg: DictConfig) -> None:
     for key in ("outputs", "run_dir", "data.root"):
         if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
             raise UserError(f"{key}: is empty; must be the path of a folder")
+        if any(unicodedata.category(each) == "Cc" for each in str(OmegaConf.select(cfg, key))):
+            raise UserError(
+                f"{key}={OmegaConf.select(cfg, key)!r}: holds a control character, as a line feed; rename the folder"
+            )
     for key in ("init_from", "fork"):
         if cfg[key] == "":
             raise UserError(f"{key}: is empty; must be a run directory, or null")

@@ -8,10 +8,10 @@ from typing import Any
 from leyden.config.mistakes import UserError
 from leyden.config.objective import Objective
 from leyden.report.listing import values
-from leyden.report.looked import looked
 from leyden.report.ranking import Row, described, following, merge, varied
 from leyden.report.record import Record
 from leyden.report.records import States, fill_choices, read_each
+from leyden.report.tested import tested
 from leyden.report.verdict import LEVEL, Group, Verdict, improvement, verdict
 from leyden.report.where import check_known, parse
 
@@ -47,7 +47,7 @@ class Comparison:
         verdict: Which is better.
         improvement: The probability that a run of the first is better than one of the second.
         configs: Of each side, flat, without what varies within one of them.
-        looks: What is said of their looks at the test set.
+        test_evaluations: Remarks on them.
     """
 
     objective: Objective
@@ -57,7 +57,7 @@ class Comparison:
     verdict: Verdict
     improvement: float
     configs: tuple[dict[str, Any], ...]
-    looks: list[str]
+    test_evaluations: list[str]
 
 
 def compare(directories: Sequence[Path], conditions: Sequence[str], states: States) -> Comparison:
@@ -95,7 +95,7 @@ def compare(directories: Sequence[Path], conditions: Sequence[str], states: Stat
         verdict=verdict(*groups, aim.mode, LEVEL / (sides[0].num_rows * sides[1].num_rows)),
         improvement=improvement(first, second, aim.mode),
         configs=_configs(*sides),
-        looks=looked([record for side in sides for record in side.row.records]),
+        test_evaluations=tested([record for side in sides for record in side.row.records]),
     )
 
 

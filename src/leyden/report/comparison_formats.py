@@ -39,8 +39,8 @@ def show(comparison: Comparison, form: str) -> None:
     console.print("")
     aside = f", {' and '.join(comparison.averaged)} left aside" if comparison.averaged else ""
     console.print(table if table.row_count else f"Nothing differs in the configuration{aside}.")
-    if comparison.looks:
-        console.print("\n".join(["", *comparison.looks]))
+    if comparison.test_evaluations:
+        console.print("\n".join(["", *comparison.test_evaluations]))
 
 
 def _setting(side: Side) -> str:
@@ -114,7 +114,7 @@ def _for_programs(comparison: Comparison) -> dict[str, Any]:
         "further_seeds": found.further(),
         "better": found.better or None,
         "verdict": found.in_words("a", "b"),
-        "looks": comparison.looks,
+        "test_evaluations": comparison.test_evaluations,
         "differs": {
             key: {name: config[key] for name, config in zip("ab", comparison.configs, strict=True) if key in config}
             for key in differing(*comparison.configs)

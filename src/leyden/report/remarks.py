@@ -22,12 +22,10 @@ def remarks(
     """
     lines = []
     if len(aims) == 1 and winners:
-        lines.append(f"Best: {winners[0].run.directory.name}. Its look at the test set:")
+        lines.append(f"Best: {winners[0].run.directory.name}. Its test evaluation:")
     elif winners:
         names = ", ".join(f"{aim.metric} ({aim.mode})" for aim in aims)
-        lines.append(
-            f"Pareto front of {names}: {len(winners)} of {len(records)} runs. A look at the test set by one:"
-        )
+        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs. The test evaluation of one:")
     for winner in winners:
         reached = ", ".join(f"{value:.6g}" for value in winner.values)
         lines.append(

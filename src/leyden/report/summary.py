@@ -12,11 +12,11 @@ from leyden.config.terminal import Terminal, grid
 from leyden.report import search
 from leyden.report.contenders import MARK, Contenders, contenders
 from leyden.report.formats import as_json, text
-from leyden.report.looked import looked
 from leyden.report.plot import draw
 from leyden.report.ranking import Row, described, front, merge, varied
 from leyden.report.records import States, read_records
 from leyden.report.remarks import remarks
+from leyden.report.tested import tested
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
@@ -59,10 +59,10 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
     # Of several seeds the best is that of the best row, not the luckiest of all.
     winners = front(rows[0].records if is_single else records)
-    looks = looked(records)
+    evaluations = tested(records)
     repeats = any(cell["n"] < len(row.counted) for cell, row in zip(cells, rows, strict=True))
     once = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
-    said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *looks]
+    said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *evaluations]
     head = [*keys, *metrics, *HEAD]
     shown = [
         _texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
@@ -83,7 +83,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     if form == "json":
         best = str(winners[0].run.directory) if is_single and winners else None
         print(
-            json.dumps(_for_programs(rows, metrics, averaged, like, best, looks), indent=2)
+            json.dumps(_for_programs(rows, metrics, averaged, like, best, evaluations), indent=2)
         )  # as ASCII: it steers no terminal
         return [winner.run for winner in winners]
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
@@ -127,7 +127,7 @@ def _for_programs(
     averaged: Sequence[str],
     like: Contenders,
     best: str | None,
-    looks: list[str],
+    evaluations: list[str],
 ) -> Any:
     """The table as JSON has it; a row has no choice where there is a gap."""
     lines = []
@@ -135,5 +135,5 @@ def _for_programs(
         cells = {key: value for key, value in row.cells(metrics, averaged).items() if key not in row.choices}
         runs = [str(record.run.directory) for record in row.records]
         lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
-    told = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further, "looks": looks}
-    return as_json(told)
+    told = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further}
+    return as_json({**told, "test_evaluations": evaluations})

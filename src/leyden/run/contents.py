@@ -55,6 +55,8 @@ class RunContents:
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
             raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration of a run")
+        if not (name := config.get("name", "")).isprintable():  # it would forge lines of lists and terminals
+            raise UserError(f"{self.directory}: not a run directory, its name in config.yaml is {name!r}")
         return config
 
     @property

@@ -24,19 +24,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the line of a look at the test set is found by.
-
-    Args:
-        outputs: Folder of the list of looks.
-        chain: Of the line.
-    """
-
-    outputs: str
-    chain: str
-
-
-@dataclass(frozen=True)
 class Result:
     """What came of a run.
 
@@ -51,7 +38,6 @@ class Result:
         checkpoint: The one that was evaluated, relative to the run directory; None where there is none.
         requeues: How often the job of a cluster had been started again.
         error: None for a run that has not failed.
-        look: At the test set, if it was evaluated on it; None also in results of older engines.
     """
 
     status: str
@@ -64,7 +50,6 @@ class Result:
     checkpoint: str | None = None
     requeues: int = 0
     error: Failure | None = None
-    look: Look | None = None
 
     @classmethod
     def failed(
@@ -80,7 +65,7 @@ class Result:
 
     @property
     def is_tested(self) -> bool:
-        """Whether it was evaluated on the test set."""
+        """Whether it was evaluated on the test set, and not on a part of it alone."""
         return any(name.startswith("test/") for name in self.metrics)
 
     def reached(self, objectives: tuple[Objective, ...]) -> "Result":
@@ -110,8 +95,7 @@ class Result:
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
-            look = Look(**look) if (look := values.pop("look", None)) else None
-            result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error, look=look)
+            result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
         except (TypeError, KeyError, ValueError) as wrong:
             raise ValueError("is no result of a run") from wrong
         if not _is_sound(result):
@@ -133,9 +117,7 @@ def _is_sound(result: Result) -> bool:
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
         and all(_is_number(value) or (value is None and not result.has_ended_well) for value in reached)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
-        and all(
-            isinstance(text, str) for part in (result.error, result.look) if part for text in vars(part).values()
-        )
+        and all(isinstance(text, str) for text in (vars(result.error).values() if result.error else ()))
     )
 
 

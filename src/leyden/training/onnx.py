@@ -24,7 +24,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
 
     Pixels, shape (N, C, H, W), uint8, are called `pixels`, other samples `inputs`; logits, shape (N, K), `logits`, another
     output `outputs`. What it gives for all samples of the test set is compared with the run's network. No target is looked
-    at, so this is no look at the test set.
+    at, so this is no test evaluation.
 
     Returns:
         The number of samples, and the largest difference of a number.

@@ -4,12 +4,12 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import lightning as L
 from omegaconf import DictConfig
 
 from leyden import assembly
+from leyden.assembly.length import tested_part
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import typed, warn
 from leyden.data.contract import digests_of
@@ -17,10 +17,10 @@ from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
 from leyden.run.contents import RunContents
 from leyden.run.directory import Run
-from leyden.run.looks import check_looks, record_look
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
 from leyden.run.session import session
+from leyden.run.test_evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.trained_on import changed, check_resumable, trained_on
 from leyden.training.fit import fit
 
@@ -77,7 +77,7 @@ def start(
                 f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it"
             )
         if test:
-            check_looks(cfg.outputs)  # now, before training, not after it
+            check_test_evaluations(cfg.outputs)  # now, before training, not after it
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes by these arguments: the time in a name would be another one.
         sys.argv += shlex.split(typed("run_dir", run.directory))
@@ -110,9 +110,11 @@ def start(
             del fork  # and with it the content of a checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
-            measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
-            _, look = record_look(cfg.outputs, run, "best", measured)
-            result = replace(result, look=look)
+            if part := tested_part(trainer.trainer):
+                print(part)
+            else:
+                measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+                record_test_evaluation(cfg.outputs, run, "best", measured)
         result = begun.end(result)
     return result  # noqa: RET504 - now that the loggers are closed
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate
+from leyden.assembly.length import tested_part
 from leyden.assembly.resume import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, quiet
@@ -20,7 +21,7 @@ from leyden.config.paths import ROOT
 from leyden.data.contract import facts_of, has_split
 from leyden.data.facts import Facts
 from leyden.run.directory import Run
-from leyden.run.looks import check_looks, record_look
+from leyden.run.test_evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
 
 
@@ -109,18 +110,18 @@ def evaluator(run: Run, accelerator: str) -> L.Trainer:
 
 def evaluate(
     run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str
-) -> tuple[dict[str, float], int]:
-    """Evaluate a checkpoint on the test set, and write the look down.
+) -> tuple[dict[str, float], int | str]:
+    """Evaluate a checkpoint on the test set, and record that, unless the run's trainer takes a part of the set alone.
 
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
-        outputs: Folder of the list of looks.
+        outputs: Folder of the list of test evaluations.
         data_root: Where the data set lies, if not where it was in training.
         accelerator: As Lightning names it.
 
     Returns:
-        The metrics, and how often the experiment has looked.
+        The metrics, and the number of the experiment's test evaluations, or why this is none.
 
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data can't be had.
@@ -133,8 +134,9 @@ def evaluate(
     data = trained_data(run, facts, data_root, trainer.world_size)
     if not has_split(data, "test"):
         raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
-    check_looks(outputs)
+    check_test_evaluations(outputs)
     measured = trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
-    num_looks, _ = record_look(outputs, run, checkpoint.stem, metrics)
-    return metrics, num_looks
+    if part := tested_part(trainer):
+        return metrics, part
+    return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)

@@ -1,6 +1,5 @@
-"""What is said of the looks at the test set: how many there were, whether their list is whole, whether one of many seeds was picked."""
+"""What the commands report of test evaluations: their number, and that one of many tested seeds was picked."""
 
-import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,37 +10,34 @@ from leyden.config.values import flatten
 from leyden.report.record import Record
 from leyden.run.choices import deciding
 from leyden.run.directory import Run
-from leyden.run.looks import NAME, Looks, as_field, read_looks
+from leyden.run.test_evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
 
 MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
 
 
-def looked(records: Sequence[Record]) -> list[str]:
-    """The lines; none, if none of the runs has looked at the test set as far as is known.
+def tested(records: Sequence[Record]) -> list[str]:
+    """Return the lines; none, if none of the runs was evaluated on the test set as far as is known.
 
     Args:
-        records: All runs that are told of.
+        records: All runs that are reported on.
     """
-    lists: dict[Path, Looks] = {}
+    lists: dict[Path, list[list[str]]] = {}
     for folder in dict.fromkeys(filter(None, map(_folder, records))):
         try:
-            lists[folder] = read_looks(folder)
+            lists[folder] = read_test_evaluations(folder)
         except OSError as error:
             warn(f"{folder / NAME} can't be read ({error.strerror})")
-    named = {row[2] for found in lists.values() for row in found.rows if len(row) > 2}
-    seen = [record for record in records if _is_tested(record) or as_field(record.run.directory) in named]
+    named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
+    seen = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
     if not seen:
         return []
     names = dict.fromkeys(str(record.config.get("name")) for record in seen)
     lines = []
-    for folder, found in lists.items():
-        nums = [f"{name} {num}" for name in names if (num := found.count(name))]
+    for folder, rows in lists.items():
+        nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
-            lines.append(f"Looks at the test set so far: {', '.join(nums)} ({folder / NAME})")
-        if found.broken:
-            more = f", and {len(found.broken) - 1} more" if len(found.broken) > 1 else ""
-            lines.append(f"{folder / NAME}: a line was removed or changed at line {found.broken[0]}{more}")
-    return [*lines, *_missing(seen, lists), *_lotteries(seen, lists, names)]
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / NAME})")
+    return [*lines, *_lotteries(seen, [row for rows in lists.values() for row in rows], names)]
 
 
 def _is_tested(record: Record) -> bool:
@@ -49,34 +45,17 @@ def _is_tested(record: Record) -> bool:
 
 
 def _folder(record: Record) -> Path | None:
-    """Where the list with a run's looks is: by its result, or above its directory; None where that is not known."""
-    look = record.result.look if record.result else None
-    with contextlib.suppress(OSError):  # of a path that can't be one
-        if look and Path(look.outputs).is_dir():
-            return Path(look.outputs)
-    return next((folder for folder in record.run.directory.parents if (folder / NAME).is_file()), None)
+    """Return the folder above a run's directory that has a list; None where there is none."""
+    return next((folder for folder in record.run.directory.parents if (folder / NAME).exists()), None)
 
 
-def _missing(seen: Sequence[Record], lists: Mapping[Path, Looks]) -> list[str]:
-    """Runs that have test metrics, but no line where their result says that it is.
-
-    Nothing is said of a run that comes from another place, whose list is not here, nor of an older one.
-    """
-    lines = []
-    for folder, found in lists.items():
-        told = [(record.run.directory.name, record.result.look) for record in seen if record.result]
-        here = [(name, look.chain) for name, look in told if look and Path(look.outputs) == folder]
-        if names := [name for name, chain in here if chain not in found.chains]:
-            lines.append(f"{folder / NAME}: a line is missing, of the look by {_some(names)}")
-    return lines
-
-
-def _lotteries(seen: Sequence[Record], lists: Mapping[Path, Looks], names: Collection[str]) -> list[str]:
-    """What is said where many seeds of one setting were evaluated on the test set."""
-    rows = (row for found in lists.values() for row in found.rows if len(row) > 2 and row[1] in names)
+def _lotteries(seen: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
+    """Return the warnings where many seeds of one setting were evaluated on the test set."""
     here = dict.fromkeys(record.run.directory for record in seen)
     # Those that are here come first.
-    settings = _by_setting(dict.fromkeys([*here, *(Path(row[2]) for row in rows)]))
+    settings = _by_setting(
+        dict.fromkeys([*here, *(Path(row[2]) for row in rows if len(row) > 2 and row[1] in names)])
+    )
     lines, whole = [], []
     for runs in settings:
         ours = [directory.name for directory in runs.values() if directory in here]

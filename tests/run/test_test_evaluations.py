@@ -1,0 +1,166 @@
+"""The list of test evaluations: one record each, whatever a name holds and wherever a process is killed."""
+
+import csv
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.config.mistakes import UserError
+from leyden.run.directory import Run
+from leyden.run.test_evaluations import (
+    HEADER,
+    NAME,
+    num_test_evaluations,
+    read_test_evaluations,
+    record_test_evaluation,
+)
+from tests.conftest import QUICK
+
+
+def made(folder, name="x"):
+    """A run directory; of its configuration the list needs the name alone."""
+    run = Run(folder / "run")
+    run.directory.mkdir(exist_ok=True, parents=True)
+    (run.directory / "config.yaml").write_text(yaml.safe_dump({"name": name}))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("runs"))
+
+
+def record(folder, run, value=0.5):
+    return record_test_evaluation(str(folder), run, "best", {"test/acc": value})
+
+
+def recorded_after(content, run):
+    """The checkpoint, metrics of each record in a list that held `content`, once another evaluation was recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / NAME).write_bytes(content)
+        record(folder, run, 0.75)
+        rows = read_test_evaluations(Path(folder))
+        assert (Path(folder) / NAME).read_bytes().startswith(",".join(HEADER).encode() + b"\r\n")
+        return [row[3:] for row in rows if len(row) == len(HEADER)]
+
+
+def test_the_columns_of_the_list(run, tmp_path):
+    assert [record(tmp_path, run, value) for value in (0.5, 0.25)] == [1, 2]
+    with (tmp_path / NAME).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 2
+    assert [row["metrics"] for row in rows] == ['{"test/acc": 0.5}', '{"test/acc": 0.25}']
+
+
+def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_those_after(run, tmp_path):
+    sizes = [0]
+    for n in range(3):
+        record(tmp_path, run, n)
+        sizes.append((tmp_path / NAME).stat().st_size)
+    whole = (tmp_path / NAME).read_bytes()
+    for end in range(len(whole) + 1):
+        found = recorded_after(whole[:end], run)
+        kept = [
+            ["best", f'{{"test/acc": {n}}}'] for n in range(3) if end >= sizes[n + 1] - 2
+        ]  # but for the line's end
+        assert [row for row in found if row in kept] == kept, end
+        assert found[-1] == ["best", '{"test/acc": 0.75}'], end
+
+
+@given(st.binary(max_size=40))
+def test_whatever_stands_in_the_list_the_next_evaluation_is_read(run, damage):
+    assert recorded_after(",".join(HEADER).encode() + b"\r\n" + damage, run)[-1] == ["best", '{"test/acc": 0.75}']
+
+
+@pytest.mark.parametrize("name", ["a\nb,\udcff", 'a"\r\nb', "a\x1b[2J", "a\u202eb"])
+def test_a_run_with_a_strange_path_has_one_line_that_steers_no_terminal(tmp_path, name):
+    run = made(tmp_path / name)
+    assert [record(tmp_path, run) for _ in range(2)] == [1, 2]
+    content = (tmp_path / NAME).read_bytes().decode()
+    assert len(content.splitlines()) == 3
+    assert not re.search("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", content)
+    assert {len(row) for row in read_test_evaluations(tmp_path)} == {len(HEADER)}
+
+
+def test_a_newline_within_a_quoted_field_is_part_of_the_field(run, tmp_path):
+    line = ["2026", "x\r\n2026,y,/r,best,{}", "/r", "best", "{}"]
+    with (tmp_path / NAME).open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, line])
+    assert read_test_evaluations(tmp_path) == [line]
+    assert num_test_evaluations(read_test_evaluations(tmp_path), "y") == 0
+
+
+@pytest.mark.parametrize("name", ["x\n2026,y,/r,best,{}", "x\r", "x\x1b[2J", "x\u2028y"])
+def test_a_strangers_name_that_would_forge_a_line_is_refused(cli, tmp_path, name):
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", "test=false")
+    assert code == 0, err
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "name": name}))
+    with pytest.raises(UserError, match=r"its name in config\.yaml is"):
+        record(tmp_path / "outputs", Run(tmp_path / "run"))
+    code, out, err = cli("evaluate", f"run={tmp_path / 'run'}")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert name not in out + err
+    assert not (tmp_path / "outputs" / NAME).exists()
+
+
+@pytest.mark.parametrize("key", ["name", "sweep_name", "run_dir"])
+def test_a_control_character_is_refused_where_a_name_is_typed(cli, tmp_path, key):
+    code, _, err = cli("train", f'{key}="{tmp_path if key == "run_dir" else ""}/a\nb"', "dry_run=true")
+    assert code == 2
+    assert err.startswith(f"leyden: {key}=")
+
+
+def test_there_is_no_list(tmp_path):
+    assert read_test_evaluations(tmp_path) == []
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    def train(*arguments):
+        given = (f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000")
+        code, out, err = cli("train", *given, *arguments)
+        assert code == 0, err
+        return Run(tmp_path / "run"), out
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("+debug=fast", "trainer.fast_dev_run=3: 3 of 10 batches"),
+        ("trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1: 1 of 10 batches"),
+        ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 batches"),
+    ],
+)
+def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
+    said += " of the test set are no test evaluation, and not recorded as one\n"
+    run, out = train(argument)
+    assert said in out
+    assert not run.result.is_tested
+    assert not any(name.startswith("test/") for name in run.result.metrics)
+    assert read_test_evaluations(tmp_path / "outputs") == []
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    if "fast" in argument:  # a try's weights are evaluated on the whole test set, as those of any run
+        assert "test evaluations by mnist_mlp so far: 1\n" in out
+    else:
+        assert said in out
+        assert read_test_evaluations(tmp_path / "outputs") == []
+
+
+@pytest.mark.parametrize("limit", ["10", "1.0", "11"])
+def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, tmp_path, limit):
+    run, _ = train(f"trainer.limit_test_batches={limit}")
+    assert run.result.is_tested
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert "test evaluations by mnist_mlp so far: 2\n" in out
+    assert len(read_test_evaluations(tmp_path / "outputs")) == 2
