@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.mistakes import UserError
-from leyden.run.process import num_cores
+from leyden.run.process import num_cores, num_threads
 
 
 class JobLauncher(Launcher):
@@ -107,7 +107,7 @@ class LocalLauncher(JobLauncher):
             most = max(num_devices(each.devices, self.devices) for each in trainers)
             if most > 1 and any(device.startswith("MIG-") for device in self.devices):
                 raise UserError(f"trainer.devices={most}: CUDA gives a process one part of a GPU (MIG) at most")
-            environment = {"OMP_NUM_THREADS": str(max(1, self.num_cores // most))}
+            environment = {"OMP_NUM_THREADS": str(num_threads(self.num_cores // most))}
             if self.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
             self.runner = Pool([environment], self.module, run_as_command)

@@ -6,10 +6,33 @@ from leyden.sweep.launcher import slots
 from leyden.sweep.slug import slug
 
 
+@pytest.fixture(autouse=True)
+def _nothing_exported(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_cores_are_divided_among_the_jobs():
     assert slots(None, [], 4) == 4 * [{"OMP_NUM_THREADS": "1"}]
     assert slots(2, [], 8) == 2 * [{"OMP_NUM_THREADS": "4"}]
     assert slots(3, [], 2) == 3 * [{"OMP_NUM_THREADS": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("exported", "threads"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, "3"),
+        ({"MKL_NUM_THREADS": "2"}, "2"),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, "2"),  # as PyTorch itself has it
+        ({"OMP_NUM_THREADS": ""}, "4"),
+        ({"OMP_NUM_THREADS": "0"}, "4"),
+        ({"OMP_NUM_THREADS": "many"}, "4"),
+    ],
+)
+def test_threads_that_the_user_has_exported_are_those_of_each_job(monkeypatch, exported, threads):
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    assert slots(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
 
 def test_each_job_has_a_gpu_of_its_own():

@@ -99,6 +99,16 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_path, mnist_root, monkeypatch, name):
+    for each in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(each, raising=False)
+    arguments = ("seed=0,1", "trainer.max_epochs=1", f"outputs={tmp_path}", "sweep_name=s")
+    finish(start("-m", *QUICK, *arguments, **{name: "3"}))
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert [run.starts[-1]["machine"]["threads"] for run in runs] == [3, 3]
+
+
 def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
     def drawn():
         folders = (tmp_path / "sweeps" / "s").glob("*/result.json")

@@ -38,6 +38,18 @@ def num_cores() -> int:
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
+def num_threads(share: int) -> int:
+    """Return the threads of a process that has a share of the cores: those that the user has exported, else one per core.
+
+    `MKL_NUM_THREADS` comes before `OMP_NUM_THREADS`, as in PyTorch.
+    """
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text.isdecimal() and int(text) > 0:
+            return int(text)
+    return max(1, share)
+
+
 def die_with_parent() -> None:
     """Let this process of `multiprocessing` end at once when the one that has started it does, however that ends."""
     parent = multiprocessing.parent_process()

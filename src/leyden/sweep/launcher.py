@@ -6,13 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from leyden.run.process import num_threads
 from leyden.sweep.jobs import Job
 from leyden.sweep.processes import Process
 from leyden.sweep.worker import run
 
 
 def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
-    """The environment of each worker: its device, and its share of the cores.
+    """The environment of each worker: its device, and its share of the cores, or the threads that the user has exported.
 
     Args:
         num_jobs: Number of workers; None for one per device, or one per core where there is no device.
@@ -20,12 +21,12 @@ def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[
         num_cores: Of this machine.
 
     Example:
-        >>> slots(None, [], 2)
-        [{'OMP_NUM_THREADS': '1'}, {'OMP_NUM_THREADS': '1'}]
+        >>> [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3, ["0", "1"], 8)]
+        ['0', '1', '0']
     """
     if num_jobs is None:
         num_jobs = len(devices) or num_cores
-    threads = {"OMP_NUM_THREADS": str(max(1, num_cores // num_jobs))}
+    threads = {"OMP_NUM_THREADS": str(num_threads(num_cores // num_jobs))}
     return [
         {**threads, "CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else dict(threads)
         for n in range(num_jobs)

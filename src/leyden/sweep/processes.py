@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.mistakes import UserError
-from leyden.run.process import num_cores
+from leyden.run.process import num_cores, num_threads
 from leyden.sweep.worker import serve
 
 # A copy of a process that has imported PyTorch is safe on Linux alone: elsewhere each one imports it for itself.
@@ -108,7 +108,7 @@ def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None)
             contextlib.redirect_stdout(file),
         ):
             return function(*arguments)
-    process = Process({"OMP_NUM_THREADS": str(num_cores())})
+    process = Process({"OMP_NUM_THREADS": str(num_threads(num_cores()))})
     try:
         process.give(function, *arguments, log=log)
         return process.answer()
