@@ -21,7 +21,7 @@ the fingerprints of both. With against= nothing is trained. Exit code 0: equal, 
 
   bundle=FILE      a run as one file, as leyden.export format=bundle writes it
   output=DIR       the new run directory; else one below outputs/reproduced/
-  data_root=DIR    where the data are, if not where the run had them
+  data_root=DIR    where the data are, if not in data/ of the project
   threads=N        another number of threads than the run had
   env=true         installs the versions that the run had, in an environment of its own
   apply_diff=true  you trust the changes of the code that are in no commit; they are executed

@@ -18,6 +18,7 @@ from leyden import compare as compare_command
 from leyden.assembly import fork as forks
 from leyden.assembly.inherited import inherit_settings
 from leyden.config.hydra_versions import in_conf
+from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.config.values import flatten
 from leyden.report.comparison import compare
@@ -393,11 +394,6 @@ SECRET = "${oc.env:SECRET}"
         ("model.extra", [{"_target_": "os.system"}], "model.extra[0]._target_=os.system is refused"),
         ("task.loss", {"_target_": "torch.load", "f": "x", "weights_only": False}, "torch.load is refused"),
         ("data._target_", "leyden.loggers.mlflow.MLflow", "data._target_=leyden.loggers.mlflow.MLflow is refused"),
-        (
-            "data.root",
-            "/there/is/no/such/place",
-            "data.root=/there/is/no/such/place, which is not taken over: there is no",
-        ),
         ("data.dataset.root", "/elsewhere", "root can't be set here"),
         ("optimizer._target_", "torch.load", "optimizer._target_=torch.load is refused"),
         ("optimizer._args_", ["x"], "_args_ can't be set here"),
@@ -437,22 +433,112 @@ def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
     assert not (tmp_path / "fork").exists()
 
 
-def test_of_code_that_is_typed_numbers_are_taken_over_and_texts_are_typed(train, evil):  # noqa: F811
-    run, *_ = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1])
+def test_what_is_given_to_code_that_is_typed_is_typed_too(train, evil):  # noqa: F811
+    _, _, err = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1], code=2)
+    assert "task.dropout=0.5, which is not taken over: task._target_=tests.tasks.own.Plain is refused" in err
+    assert "\n  type task.dropout=..." in err
+    run, *_ = train("a", fork, PLAIN[1], "task.dropout=0.5")
     assert run.config["task"]["dropout"] == 0.5
-    shutil.rmtree(run.directory)
-    config = run.directory.parent / "evil" / "config.yaml"
-    config.write_text(config.read_text().replace("dropout: 0.5", "dropout: /elsewhere"))
-    _, _, err = train("a", fork, PLAIN[1], code=2)
-    assert "task.dropout=/elsewhere, which is not taken over: task._target_=tests.tasks.own.Plain is refused" in err
-    assert "\ntype task.dropout=..." in err
 
 
-def test_nothing_is_fetched_to_a_folder_that_a_parent_names(train, evil, tmp_path):  # noqa: F811
+def test_the_folder_of_the_data_is_the_forks_own(train, evil, tmp_path):  # noqa: F811
+    """That of a stranger could be one of anything, as /proc/self, whose content a run would write down."""
     (tmp_path / "theirs").mkdir()
-    _, _, err = train("fork", evil("data.root", str(tmp_path / "theirs")), code=2)
+    run, _, err = train("fork", fork := evil("data.root", str(tmp_path / "theirs")))
+    assert run.config["data"]["root"] == str(ROOT / "data")
+    assert f"fork: data are read from {ROOT / 'data'}; the parent's were in {tmp_path / 'theirs'}" in err
+    _, _, err = train("other", fork, f"data.root={tmp_path / 'theirs'}", "data.download=false", code=2)
     assert "download=false" in err
-    assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        # A node that names nothing is merged into the one that is composed here.
+        ({"data.dataset": {"root": "/elsewhere"}}, "root can't be set here"),
+        ({"data.dataset.download": True}, "download can't be set here"),
+        ({"trainer": {"max_epochs": 3, "model_registry": "evil/model"}}, "model_registry can't be set here"),
+        (
+            {"model": {"network": {"_target_": "torchvision.models.resnet18", "pretrained": True}}},
+            "can make it fetch",
+        ),
+        ({"hydra": {"job_logging": {}}}, "hydra is no key of a run"),
+        ({"a\nleyden: all is well": 1}, "a\\nleyden: all is well is no key of a run"),
+        (
+            {"optimizer._target_": "x\nleyden: all is well"},
+            "optimizer._target_=x\\nleyden: all is well, which is not",
+        ),
+        ({"model": None}, "model=None: must have keys of its own"),
+    ],
+)
+def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, why):
+    fork = evil()
+    path = tmp_path / "evil" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for place, value in changes.items():
+        *above, last = place.split(".")
+        inner = config
+        for key in above:
+            inner = inner[key]
+        inner[last] = value
+    path.write_text(yaml.safe_dump(config))
+    for more in (("dry_run=true",), ("-m",)):
+        code, _, err = cli("train", *more, fork, "model.hidden_sizes=[16]", "data.val_size=59000")
+        assert code == 2
+        assert why in err
+        assert not [line for line in err.splitlines()[1:] if line.startswith("leyden")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "gone"),
+    [
+        (("+callbacks/stopping=early", "callbacks.stopping=null"), "callbacks.stopping"),
+        (("+callbacks/averaging=ema", "callbacks.averaging=null"), "callbacks.averaging"),
+        (("~optimizer.groups", "optimizer=sgd", "~optimizer.momentum"), "optimizer.momentum"),
+    ],
+)
+def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
+    code, _, err = cli(
+        "train", f"run_dir={tmp_path / 'parent'}", *SMALL, *KEPT, *typed, "callbacks.fingerprint=null"
+    )
+    assert code == 0, err
+    found = dict(flatten(inherited(f"fork={tmp_path / 'parent'}@1")))
+    assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
+
+
+def test_settings_that_no_parent_had_are_named(train, evil):  # noqa: F811
+    """What was typed for a parent can choose a file of `conf/` that sets more than the parent's configuration says."""
+    _, out, _ = train("fork", evil(overrides=["+debug=anomaly"]))
+    assert "with trainer.detect_anomaly: absent there, True here" in out
+
+
+def test_a_file_that_the_parent_had_changes_nothing_and_another_one_all_below(parents):
+    fork = f"fork={parents / 'stochastic'}@1"
+    assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5
+    assert inherited(fork, "model=mlp")["model"]["dropout"] == 0.2
+    assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
+
+
+def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
+    added = (
+        "+trainer.gradient_clip_val=1.0",
+        "++optimizer.lr=0.01",
+        "+optimizer.groups.b={match: '*.bias', lr: 0.1}",
+    )
+    code, _, err = cli("train", f"run_dir={tmp_path / 'parent'}", *SMALL, *KEPT, "callbacks=bare", *added)
+    assert code == 0, err
+    fork = f"fork={tmp_path / 'parent'}@1"
+    found = inherited(fork, "trainer.gradient_clip_val=0.5", "optimizer.lr=0.1", "optimizer.groups.b.lr=0.2")
+    assert found["trainer"]["gradient_clip_val"] == 0.5
+    assert found["optimizer"]["lr"] == 0.1
+    assert found["optimizer"]["groups"] == {"b": {"match": "*.bias", "lr": 0.2}}
+
+
+def test_an_element_of_a_list_is_no_setting_of_its_own(parents):
+    with pytest.raises(
+        UserError, match=r"model.hidden_sizes is a list: type all of it, as model.hidden_sizes=\[16\]"
+    ):
+        inherited(f"fork={parents / 'first_best'}@1", "model.hidden_sizes.0=7")
 
 
 def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(parents, train):  # noqa: F811

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from leyden.config.paths import ROOT
-from leyden.config.values import flatten, leaves
+from leyden.config.values import flatten
 from leyden.run.choices import deciding
 from leyden.run.directory import Run
 from tests.conftest import QUICK
@@ -102,38 +102,97 @@ def poison(rng, bait):
     return value
 
 
+# Keys that only the program may set, or that make a class fetch, load or write.
+NOT_ITS = [
+    "root",
+    "download",
+    "train",
+    "_args_",
+    "_partial_",
+    "_recursive_",
+    "params",
+    "weights",
+    "pretrained",
+    "dirpath",
+]
+NOT_ITS += [
+    "default_root_dir",
+    "model_registry",
+    "plugins",
+    "logger",
+    "callbacks",
+    "_target_",
+    "evil",
+    "x.y",
+    "a\nleyden: b",
+]
+# What a maker says was typed: files of `conf/` that the configuration does not follow from, and what is none.
+CHOSEN = [
+    "+debug=overfit",
+    "+debug=anomaly",
+    "+callbacks/stopping=early",
+    "+callbacks/averaging=ema",
+    "model=cnn",
+    "data=folder",
+]
+CHOSEN += [
+    "experiment=resnet",
+    "optimizer=sgd",
+    "scheduler=cosine",
+    "~model.dropout",
+    "~optimizer.lr",
+    "+optimizer.lr=3",
+    "+-m",
+]
+CHOSEN += ["+run_dir=3", "hydra/launcher=basic", "--config-dir=/", "model=../../evil", "++seed=5"]
+
+
 def hostile(rng, run, bait):
     """Change one or two places of a run's configuration, and what was typed for it."""
     config = yaml.safe_load((run / "config.yaml").read_text())
-    for _ in range(rng.choice([1, 1, 2])):
-        path = list(rng.choice([keys for keys, _ in leaves(config)]))
-        path = path[: rng.randint(1, len(path))]
-        if rng.random() < 0.4:
-            path.append(rng.choice(["evil", "_target_", "_args_", "x.y", "root", "dirpath", "${seed}", 5]))
-        inner = config
-        for key in path[:-1]:
-            inner = (
-                inner[key]
-                if isinstance(inner[key], dict | list) and inner[key]
-                else inner.update({key: {}}) or inner[key]
+    for _ in range(rng.choice([1, 1, 1, 2])):
+        nodes = [config, *(node for _, node in all_nodes(config))]
+        node = rng.choice([config[key] for key in ("model", "data", "task", "optimizer", "trainer")] + nodes)
+        keys = list(node) or ["x"]
+        kind = rng.choice(["value", "number", "remove", "add", "twin", "root"])
+        if kind == "value":
+            node[rng.choice(keys)] = poison(rng, bait)
+        elif kind == "number":
+            numbers = [key for key in keys if type(node.get(key)) in (int, float)] or keys
+            node[rng.choice(numbers)] = rng.choice([0, 1, 2, 3, 0.5, 0.25, 1e-5, None, True, False])
+        elif kind == "remove":
+            node.pop(rng.choice(["_target_", *keys]), None)
+        elif kind == "add":
+            node[rng.choice(NOT_ITS)] = rng.choice([True, 1, poison(rng, bait), poison(rng, bait)])
+        elif kind == "twin":
+            node[rng.choice([1, 5, "1", "5"])] = poison(rng, bait)
+        else:
+            config[rng.choice(["hydra", "defaults", "hydra/launcher", "../conf", "evil", "sweep", "cluster"])] = (
+                poison(rng, bait)
             )
-        if isinstance(inner, dict):
-            inner[path[-1]] = poison(rng, bait)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     starts = json.loads((run / "provenance.json").read_text())
     value = poison(rng, bait)
     text = value if isinstance(value, str) else json.dumps(value)
-    starts[-1]["overrides"] += rng.choice(
-        [
-            [],
-            [f"+callbacks.evil={text}"],
-            [f"model={text}"],
-            [text],
-            [f"++x={text}", "experiment=resnet"],
-            ["hydra/launcher=basic"],
-        ]
-    )
+    typed = [
+        [],
+        [],
+        [rng.choice(CHOSEN)],
+        rng.sample(CHOSEN, 2),
+        [f"+callbacks.evil={text}"],
+        [f"model={text}"],
+        [text],
+    ]
+    starts[-1]["overrides"] += rng.choice(typed)
     (run / "provenance.json").write_text(json.dumps(starts))
+
+
+def all_nodes(node, path=()):
+    """The dictionaries within a configuration."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield (*path, key), value
+            yield from all_nodes(value, (*path, key))
 
 
 def drawn(n, seed, parent, tmp_path):
@@ -155,6 +214,7 @@ def check(n, seed, code, output, bait, places):
     for path in (path for place in places for path in place.rglob("*") if path.is_file()):
         assert SECRET.encode() not in path.read_bytes(), told
     assert is_clean(code, output), told
+    assert not [line for line in output.splitlines() if line.startswith("leyden: b")], told
 
 
 def test_a_fork_of_a_stranger(parent, seed, trials, tmp_path):
@@ -202,4 +262,10 @@ def test_a_stranger_is_made_anew(parent, seed, trials, tmp_path):
         check(n, seed, 0 if code == 1 else code, output, bait, [tmp_path / "anew"])
         shutil.rmtree(run)
         shutil.rmtree(tmp_path / "anew", ignore_errors=True)
-    assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True).stdout == status
+    assert work_trees() == before
+
+
+def work_trees():
+    """How many there are of this repository."""
+    listed = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return len(listed.stdout.splitlines())

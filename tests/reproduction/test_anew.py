@@ -6,6 +6,7 @@ import shlex
 import signal
 
 import pytest
+from omegaconf import OmegaConf
 
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
@@ -51,12 +52,12 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert code == 2
     assert "changes that are in no commit, of new file.py;" in told
     assert "apply_diff=true" in told
-    code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", "apply_diff=true")
+    data = f"data_root={ROOT / 'data'}"
+    code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", "apply_diff=true", data)
     assert code == 0, told
     assert "equal, bit for bit, over all 2 fingerprints, up to step 10" in told
     again = Run(tmp_path / "again")
-    # Nothing is fetched to a folder that a run directory names.
-    assert again.recorded == {**trained.recorded, "data": {**trained.recorded["data"], "download": False}}
+    assert again.recorded == trained.recorded
     assert again.starts[-1]["git"]["sha"] == trained.starts[-1]["git"]["sha"]
     assert again.starts[-1]["git"]["dirty"] is True
     assert again.starts[-1]["machine"]["threads"] == trained.starts[-1]["machine"]["threads"]
@@ -69,7 +70,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert path.read_text() != before
     git(repository, "commit", "-q", "-a", "-m", "second")
     set_code(trained, {"sha": git(repository, "rev-parse", "HEAD"), "dirty": False, "diff": "", "left_out": []})
-    code, told = call(f"run={trained.directory}", "threads=1")
+    code, told = call(f"run={trained.directory}", "threads=1", data)
     assert code == 1, told
     assert "parted: step 5 is the first fingerprint that differs, in weights, optimizer" in told
     assert "val/loss: " in told
@@ -90,7 +91,7 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     )
     assert code == 0, err
     set_code(Run(tmp_path / "other"), {"sha": commit[1], "dirty": False, "diff": "", "left_out": []})
-    code, told = call(f"run={tmp_path / 'other'}", f"output={tmp_path / 'again'}")
+    code, told = call(f"run={tmp_path / 'other'}", f"output={tmp_path / 'again'}", f"data_root={pictures}")
     assert code == 0, told
     assert told.count("what next:") == 1
     lines = [line.strip() for line in told.partition("what next:\n")[2].splitlines() if line.startswith("  ")]
@@ -139,7 +140,12 @@ def test_a_fork_is_made_anew_from_a_file_that_was_handed_on(call, cli, trained, 
     fork = Run(tmp_path / "fork")
     set_code(fork, trained.starts[-1]["git"])
     pack(fork, tmp_path / "fork.zip", onnx=None, license_url=None)
-    code, told = call(f"bundle={tmp_path / 'fork.zip'}", f"output={tmp_path / 'again'}", "apply_diff=true")
+    code, told = call(
+        f"bundle={tmp_path / 'fork.zip'}",
+        f"output={tmp_path / 'again'}",
+        "apply_diff=true",
+        f"data_root={ROOT / 'data'}",
+    )
     assert code == 0, told
     assert "equal, bit for bit, over all 4 fingerprints, up to step 20" in told
     assert [path.name for path in tmp_path.iterdir() if "fork" in path.name] == ["fork", "fork.zip"]
@@ -277,7 +283,7 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, tmp_path):
 def test_a_place_that_is_not_here_is_told(make, given, capsys, tmp_path):
     reproduce(run := make(config={"data": {"root": "/nowhere"}}))
     assert given["root"]["data"]["root"] == str(tmp_path / "data")
-    assert "data.root=/nowhere: is not on this machine" in capsys.readouterr().err
+    assert "data.root=/nowhere is not taken over" in capsys.readouterr().err
     reproduce(run, data_root="there")
     assert given["root"]["data"]["root"].endswith("/there")
     assert not capsys.readouterr().err
@@ -341,17 +347,36 @@ def test_roles_hold_for_the_classes_of_the_code_of_the_run(tmp_path):
         recipe._problem({"model": {"_target_": allowed[0]}}, tmp_path)
 
 
-@pytest.mark.parametrize(("typed", "fetches"), [("", False), ("theirs", True), ("data", True)])
-def test_data_are_fetched_only_to_a_folder_of_the_users(make, given, tmp_path, typed, fetches):
-    """The folder that a run directory names is read, no more; that of the project and one that is typed are the user's."""
+def test_the_folder_of_the_data_is_the_users(make, given, tmp_path, capsys):
+    """The one that a run directory names can be anything, as /proc/self."""
     (tmp_path / "theirs").mkdir()
-    root = tmp_path / ("data" if typed == "data" else "theirs")
-    root.mkdir(exist_ok=True)
-    reproduce(
-        make(config={"data": {"root": str(root), "download": True}}),
-        data_root=str(tmp_path / "theirs") if typed == "theirs" else "",
-    )
-    assert given["root"]["data"]["download"] is fetches
+    run = make(config={"data": {"root": str(tmp_path / "theirs"), "download": True}})
+    reproduce(run)
+    assert given["root"]["data"]["root"] == str(tmp_path / "data")
+    assert f"data.root={tmp_path / 'theirs'} is not taken over" in capsys.readouterr().err
+    reproduce(run, data_root=str(tmp_path / "theirs"))
+    assert given["root"]["data"]["root"] == str(tmp_path / "theirs")
+
+
+def test_what_is_checked_is_what_is_read(make, given, tmp_path):
+    """A key that is a number is not the text of the same digits, and a text that looks like a number is none."""
+    metrics = {
+        1: {"_target_": "os.mkdir", "path": "x"},
+        "1": {"_target_": "torchmetrics.classification.MulticlassF1Score"},
+    }
+    task = {"_target_": "leyden.tasks.classification.Classification", "metrics": metrics}
+    with pytest.raises(UserError, match=r"os\.mkdir is refused"):
+        reproduce(make(config={"task": task}))
+    odd = ["1e5", "1e-3", "on", "???", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b"]
+    for tree in ({"a": odd, "1e5": 1, 1: odd, "b": [1e5, 1, True, None, 1e-7, {"c": [[]]}]},):
+        recipe.write(tree, path := tmp_path / "config.yaml")
+        assert repr(OmegaConf.to_container(OmegaConf.load(path))) == repr(tree)
+
+
+@pytest.mark.parametrize("key", ["hydra", "defaults", "hydra/launcher", "../conf", "/etc", "a\nleyden: b", "a b"])
+def test_root_keys_that_are_none_of_a_run_are_refused(make, given, key):
+    with pytest.raises(UserError, match="is no key of a run"):
+        reproduce(make(config={key: {}}))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

@@ -1,11 +1,12 @@
 """Settings that a fork takes over from its parent, whose directory anybody may have made: plain values, set as data.
 
-They are set key by key in what was composed here. What a role allows (`roles.py`) is taken over as it is. Of anything
-else, classes must be those that are composed here, and numbers alone are taken over: no number names a file or a class.
+They are set key by key in what was composed here. A part that its role then allows (`roles.py`) is as in the parent. Of any
+other part, classes must be those that are composed here, and numbers of keys that are there alone are taken over.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.assembly.roles import ROLES
 from leyden.assembly.trust import problem_of
-from leyden.config.defaults import composed_values
+from leyden.config.defaults import composed_choices, composed_values
 from leyden.config.mistakes import UserError
+from leyden.config.schema import TrainConfig
+from leyden.config.terminal import one_line, warn
 from leyden.config.values import dotted
 from leyden.run.choices import deciding
 from leyden.run.contents import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
+from leyden.run.process import is_main_process
 
 Keys = tuple[Any, ...]  # from the root of a configuration to one of its values
-DATA_ROOT, DOWNLOAD = ("data", "root"), ("data", "download")
+DATA_ROOT = ("data", "root")
 SPLIT = ("data", "split_seed")  # what the parent was trained on stays in the training split, whatever the seed
 # Keys of a node that say what is made and how it is called; all others are arguments.
 OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
@@ -31,7 +35,8 @@ OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
     """Set a fork's configuration, in place, to the settings of its parent, but for those that were typed for the fork.
 
-    Settings that change no bit of weights or metrics (the logger, pictures, intervals of checkpoints) are the fork's own.
+    Settings that change no bit of weights or metrics (the logger, pictures, intervals of checkpoints) are the fork's own,
+    and so is the folder of its data.
 
     Args:
         cfg: As it was composed, with its interpolations.
@@ -45,10 +50,7 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
         return
     source = settings_source(cfg.fork, run_dir)
     config = source.config
-    if wrong := next((part for part in ROLES if not isinstance(config.get(part), dict)), None):
-        raise UserError(
-            f"fork: {source.directory}/config.yaml: {wrong}={config.get(wrong)}: must have keys of its own"
-        )
+    _check_parts(source, config)
     there = _settings(config)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw: Any = OmegaConf.to_container(own)
@@ -58,63 +60,115 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     for keys in differing:
         if any(map(_is_interpolation, _texts(there[keys]))):
             raise _refusal(
-                source, keys, there[keys], "it holds an interpolation, and a configuration that is kept is resolved"
+                source, keys, there[keys], "it holds an interpolation, and a kept configuration is resolved"
             )
+        if isinstance(there[keys], list) and typed.below(keys):
+            raise UserError(f"fork: {dotted(keys)} is a list: type all of it, as {dotted(keys)}={there[keys]}")
     following = _following(raw, here, {keys: there[keys] for keys in differing})
     changed = [keys for keys in differing if keys not in following and not typed(keys)]
-    _check(source, changed, there)
-    replaced = {keys[:-1] for keys in changed if keys[-1] == "_target_"}
-    deleted = {key_of(each) for each in _typed_for(source) if each.startswith("~")}
-    for keys in here.keys() - there.keys():
-        is_of_another = any(keys[:n] in replaced for n in range(1, len(keys)))
-        if (is_of_another or {dotted(keys[:n]) for n in range(1, len(keys) + 1)} & deleted) and not typed(keys):
-            _node(raw, keys[:-1]).pop(keys[-1], None)
     for keys in changed:
         _node(raw, keys[:-1])[keys[-1]] = there[keys]
-    if DATA_ROOT in changed and DOWNLOAD in here and not typed(DOWNLOAD):
-        raw["data"]["download"] = False  # nothing is fetched to a folder that somebody else has named
-    for key in {keys[0] for keys in changed} | {*ROLES}:
+    _remove_others(raw, here, config, changed, typed, source)
+    _check(source, changed, there, here, raw)
+    _keep_root(config, here, typed)
+    for key in sorted({str(keys[0]) for keys in changed} | {*ROLES}):
         try:
             cfg[key] = raw[key]
         except OmegaConfBaseException as error:
             raise _refusal(source, (key,), raw[key], " ".join(str(error.args[0]).split())) from error
 
 
-def _check(source: RunContents, changed: Sequence[Keys], there: dict[Keys, Any]) -> None:
-    """Make sure that settings make nothing that no role allows, and lead nowhere.
+def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
+    """Make sure that a parent's configuration has the parts of one, and no other root keys.
 
     Raises:
-        UserError: One does.
+        UserError: It has not.
     """
+    where = f"fork: {source.directory}/config.yaml"
+    for part in ROLES:
+        if not isinstance(config.get(part), dict):
+            raise UserError(f"{where}: {part}={one_line(config.get(part))}: must have keys of its own")
+    known = {field.name for field in fields(TrainConfig)}
+    if unknown := [key for key in config if key not in known]:
+        raise UserError(f"{where}: {one_line(unknown[0])} is no key of a run")
+
+
+def _check(
+    source: RunContents, changed: Sequence[Keys], there: dict[Keys, Any], here: dict[Keys, Any], raw: Any
+) -> None:
+    """Make sure that what is made by the settings together is what roles allow.
+
+    Raises:
+        UserError: It is not.
+    """
+    config: Any = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     for part, role in ROLES.items():
         of_part = [keys for keys in changed if keys[0] == part]
-        node = source.config.get(part)
-        if part == "callbacks" and isinstance(node, dict):  # those that only watch are not taken over
-            node = {name: inner for name, inner in node.items() if any(keys[:2] == (part, name) for keys in there)}
+        node = config[part]
+        if part == "callbacks":  # those that only watch are as they are composed here
+            node = {name: inner for name, inner in node.items() if any(keys[1:2] == (name,) for keys in of_part)}
         if of_part and (problem := problem_of(node, part, role)):
             for keys in of_part:
-                if {*keys} & OF_HYDRA or not _is_number(there[keys]):
+                if {*keys} & OF_HYDRA or keys not in here or not _is_number(there[keys]):
                     raise _refusal(source, keys, there[keys], problem)
-    if DATA_ROOT in changed and not Path(str(there[DATA_ROOT])).is_dir():
-        raise _refusal(source, DATA_ROOT, there[DATA_ROOT], "there is no such folder")
+
+
+def _remove_others(
+    raw: Any,
+    here: dict[Keys, Any],
+    config: dict[str, Any],
+    changed: Sequence[Keys],
+    typed: "_Typed",
+    source: RunContents,
+) -> None:
+    """Remove what is composed here, and was not in the parent: of a class in whose place there is another one, deleted, a callback."""
+    replaced = {keys[:-1] for keys in changed if keys[-1] == "_target_"}
+    deleted = {key_of(each) for each in _overrides_of(source) if each.startswith("~")}
+    kept = dict(_values(config))
+    for keys in here.keys() - kept.keys():
+        is_of_another = any(keys[:n] in replaced for n in range(1, len(keys)))
+        is_deleted = bool({dotted(keys[:n]) for n in range(1, len(keys) + 1)} & deleted)
+        if (is_of_another or is_deleted) and not typed(keys):
+            _node(raw, keys[:-1]).pop(keys[-1], None)
+            for n in range(len(keys) - 1, 1, -1):  # what is empty by that
+                if _node(raw, keys[:n]) == {} and keys[:n] not in kept:
+                    _node(raw, keys[: n - 1]).pop(keys[n - 1])
+    there = {keys[1] for keys in _settings(config) if keys[0] == "callbacks" and len(keys) > 1}
+    for keys in _settings(raw):
+        if keys[0] == "callbacks" and len(keys) > 1 and keys[1] not in there and not typed(keys[:2]):
+            raw["callbacks"][keys[1]] = None
+
+
+def _keep_root(config: dict[str, Any], here: dict[Keys, Any], typed: "_Typed") -> None:
+    """Say that data are read from the fork's own folder, where the parent's is another one: anybody may have named that.
+
+    Raises:
+        UserError: The fork has none.
+    """
+    there, own = config["data"].get("root"), here.get(DATA_ROOT)
+    if there is None or there == own or typed(DATA_ROOT):
+        return
+    if own in (None, "???"):
+        raise UserError(
+            f"fork: data.root={there} is not taken over, as anybody may have named it; type data.root=DIR"
+        )
+    if is_main_process():
+        warn(f"fork: data are read from {own}; the parent's were in {there}, which data.root=DIR would name")
 
 
 def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:
+    key = one_line(dotted(keys))
     return UserError(
-        f"fork: {source.directory} was set to {dotted(keys)}={value}, which is not taken over: {why}\n"
-        f"type {dotted(keys)}=..., that or something else"
+        f"fork: {source.directory} was set to {key}={one_line(value)}, which is not taken over: {one_line(why)}\n"
+        f"type {key}=..., that or something else"
     )
 
 
 def _settings(config: dict[str, Any]) -> dict[Keys, Any]:
-    """The settings that make a run another one, and the place of its data."""
+    """The settings that make a run another one."""
     values = dict(_values(config))
     kept = deciding({dotted(keys): value for keys, value in values.items()})
-    return {
-        keys: value
-        for keys, value in values.items()
-        if keys == DATA_ROOT or (dotted(keys) in kept and keys != ("fork",))
-    }
+    return {keys: value for keys, value in values.items() if dotted(keys) in kept and keys != ("fork",)}
 
 
 def _values(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -143,10 +197,10 @@ def _following(raw: Any, here: dict[Keys, Any], there: dict[Keys, Any]) -> set[K
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number, true, false, null, or a list of such."""
-    return (
-        all(map(_is_number, value)) if isinstance(value, list) else value is None or isinstance(value, int | float)
-    )
+    """Whether a value is a number, null, or a list of such; true and false can switch something on."""
+    if isinstance(value, list):
+        return all(map(_is_number, value))
+    return value is None or type(value) in (int, float)
 
 
 def _node(root: Any, keys: Keys) -> Any:
@@ -171,17 +225,23 @@ def _is_interpolation(text: str) -> bool:
     return OmegaConf.is_interpolation(OmegaConf.create([text]), 0)
 
 
-def _typed_for(source: RunContents) -> list[str]:
+def _overrides_of(source: RunContents) -> list[str]:
     """The overrides of a run's last start, which repeats those of the first one, and may go further."""
     return [override for start in source.starts[-1:] for override in start["overrides"]]
 
 
 class _Typed:
-    """Whether a setting was typed for the fork: itself, a part that holds it, or a file of `conf/` that sets it."""
+    """Whether a setting was typed for the fork: itself, a part that holds it, or a file of `conf/` that sets it.
+
+    The file that the parent was composed by is nothing new.
+    """
 
     def __init__(self, source: RunContents, overrides: Sequence[str]) -> None:
         inherited = parent_groups(source)
-        typed = [each for each in overrides if each not in inherited]
+        chosen = {
+            f"{plus}{group}={name}" for group, name in composed_choices(inherited).items() for plus in ("", "+")
+        }
+        typed = [each for each in overrides if each not in chosen]
         self.keys = [tuple(key_of(each).partition("@")[0].replace("/", ".").split(".")) for each in typed]
         self.of_files: set[str] = set()
         if files := [each for each in typed if each in group_choices()]:
@@ -191,5 +251,9 @@ class _Typed:
             self.of_files = {key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))}
 
     def __call__(self, keys: Keys) -> bool:
-        below_or_above = any(keys[: len(key)] == key or key[: len(keys)] == keys for key in self.keys)
-        return below_or_above or dotted(keys) in self.of_files
+        is_above = any(keys[: len(key)] == key for key in self.keys)
+        return is_above or self.below(keys) or dotted(keys) in self.of_files
+
+    def below(self, keys: Keys) -> bool:
+        """Whether a key within this setting was typed."""
+        return any(len(key) > len(keys) and key[: len(keys)] == keys for key in self.keys)

@@ -41,10 +41,16 @@ def composed_values(groups: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(groups))[0]
 
 
+def composed_choices(groups: Sequence[str]) -> dict[str, str]:
+    """Return the choice of each group where these files are chosen."""
+    return {group: name for group, name in _composed(tuple(groups))[1].items() if name is not None}
+
+
 @functools.cache  # it takes a while, an older run can lack many keys, and `conf/` is what it was when the process began
-def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], set[str]]:
-    """What `conf/` holds for these choices, flat and as it is written there, and the groups that there are."""
+def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `conf/` holds for these choices, flat and as it is written there, and the choice of each group."""
     is_composing = GlobalHydra.instance().is_initialized()  # in a command; not in a job of a sweep
     with contextlib.nullcontext() if is_composing else in_conf():
         composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
-    return dict(flatten(OmegaConf.to_container(composed))), {*composed.hydra.runtime.choices}
+    choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
+    return dict(flatten(OmegaConf.to_container(composed))), choices

@@ -29,6 +29,16 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: object) -> str:
+    r"""Return a text of somebody else for a message of one line.
+
+    Example:
+        >>> one_line("a\nleyden: b")
+        'a\\nleyden: b'
+    """
+    return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def typed(key: str, value: object, *, quoted: bool = False) -> str:
     r"""An override as one types it, with the quotes that Hydra and the shell need.
 
@@ -64,8 +74,9 @@ def python() -> str:
 
 
 def warn(text: str) -> None:
-    """Say something beside the run's own output, on stderr."""
-    print(f"leyden: {printable(text)}", file=sys.stderr)
+    """Print a message of one or more lines on stderr; those after the first are indented, so that no name can forge a message."""
+    lines = printable(text).replace("\n", "\n  ")
+    print(f"leyden: {lines}", file=sys.stderr)
 
 
 class Terminal(Console):

@@ -9,6 +9,8 @@ from leyden.run.contents import RunContents
 from leyden.run.machine import machine
 from leyden.run.process import num_cores
 
+MOST = 1024  # threads of a process that are believed
+
 
 def accelerator(run: RunContents) -> str:
     """What the run is to be computed by, for `trainer.accelerator`.
@@ -44,7 +46,7 @@ def threads(run: RunContents) -> int | None:
     """
     there, devices = _machine(run), _trainer(run).get("devices", 1)
     number, cores = there.get("threads"), there.get("cores")
-    if type(number) is not int or type(cores) is not int or number < 1:
+    if type(number) is not int or type(cores) is not int or not 1 <= number <= MOST:
         warn("the run has not written down its number of threads, on which bits can depend; threads=N sets one")
         return None
     if type(devices) is int and devices > 1 and not there.get("threads_are_set"):

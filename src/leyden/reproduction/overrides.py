@@ -46,9 +46,9 @@ def _leading_to(run: Run, given: list[str]) -> list[str] | None:
     configuration's values, so that nothing of a stranger's text is parsed.
     """
     kept = [each for each in given if each in group_choices()]
-    if root := dict(flatten(run.config)).get("data.root"):
-        kept.append(f"data.root={as_typed(root)}")
     try:
+        if root := dict(flatten(run.config)).get("data.root"):
+            kept.append(f"data.root={as_typed(root)}")
         kept += _choices(run, kept).corrections(run.config)
         if any({*"$\\"} & {*each} for each in kept):  # a text that Hydra could read as something else
             return None

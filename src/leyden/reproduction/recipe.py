@@ -1,17 +1,18 @@
 """The configuration of a run, as one that `leyden.train` of its own code takes."""
 
-import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
-from leyden.config.terminal import warn
+from leyden.config.terminal import one_line, warn
 from leyden.run.choices import CONTROL
 from leyden.run.contents import RunContents
 from leyden.run.files import digest
@@ -35,21 +36,19 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
     where = run.directory / "config.yaml"
     if not isinstance(config.get("trainer"), dict):
         raise UserError(f"{where}: trainer is missing")
-    if named := {"defaults", "hydra"} & {*config}:
-        raise UserError(f"{where}: {min(named)} is no key of a run")
+    if strange := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
+        raise UserError(f"{where}: {one_line(strange[0])} is no key of a run")
     for value in _plain_values(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
-                f"{where}: {value} holds an interpolation, and a configuration that is kept is resolved"
+                f"{where}: {one_line(value)} holds an interpolation, and a configuration that is kept is resolved"
             )
     if not trust and (problem := _problem(config, tree)):
         raise UserError(
-            f"{where}: {problem}; it would be executed: say trust=true if you trust all of this configuration"
+            f"{where}: {one_line(problem)}; it would be executed: say trust=true if you trust all of this configuration"
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
         data["root"] = _root(str(data["root"]), data_root)
-        if "download" in data:  # to a folder of the user's only
-            data["download"] = bool(data_root) or Path(data["root"]) == ROOT / "data"
     # `conf/train.yaml` gives what is not recorded; its groups would add keys to those that are.
     groups = [key for key in config if (tree / "conf" / key).is_dir()]
     result = run.result
@@ -62,9 +61,22 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes texts in quotes: by its own rules a bare 1e5 is a text, by those of who reads it a number."""
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
 def write(root: dict[str, Any], path: Path) -> None:
-    """Write a configuration to a file."""
-    path.write_text(yaml.safe_dump(root, sort_keys=False), encoding="utf-8")
+    """Write a configuration to a file, of which OmegaConf reads the same.
+
+    Raises:
+        UserError: It would read something else.
+    """
+    path.write_text(yaml.dump(root, Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if repr(OmegaConf.to_container(OmegaConf.load(path))) != repr(root):
+        raise UserError("the configuration of the run can't be written so that Hydra reads the same")
 
 
 def check_parent(run: RunContents) -> None:
@@ -90,14 +102,11 @@ def check_parent(run: RunContents) -> None:
 
 
 def _root(recorded: str, typed: str) -> str:
-    if typed:
-        return str(Path(typed).absolute())
-    if Path(recorded).is_dir():
-        return recorded
-    warn(
-        f"data.root={recorded}: is not on this machine; {ROOT / 'data'} takes its place, data_root=DIR names another"
-    )
-    return str(ROOT / "data")
+    """Return the folder of the data: the project's own or one that is typed, since anybody may have named the recorded one."""
+    own = str(ROOT / "data")
+    if not typed and recorded != own:
+        warn(f"data.root={recorded} is not taken over: {own} takes its place, data_root=DIR names another")
+    return str(Path(typed).absolute()) if typed else own
 
 
 def _plain_values(node: Any) -> Iterator[Any]:
@@ -115,13 +124,10 @@ def _plain_values(node: Any) -> Iterator[Any]:
 
 def _problem(config: dict[str, Any], tree: Path) -> str:
     """Return what a configuration names that no role allows, with the classes of the run's own code; empty for nothing."""
-    done = subprocess.run(
-        [sys.executable, "-m", "leyden.reproduction.verify", str(tree)],
-        cwd=ROOT,
-        input=json.dumps(config),
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        write(config, path := Path(folder) / "config.yaml")  # what is checked is what will be read
+        command = [sys.executable, "-m", "leyden.reproduction.verify", str(tree), str(path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(
             f"the code of the run can't be imported: {(done.stderr.strip() or 'killed').splitlines()[-1]}"

@@ -1,11 +1,13 @@
 """Check a configuration against the roles of this engine, with the classes of another work tree: a process of its own.
 
-`python -m leyden.reproduction.verify TREE` reads a configuration as JSON and prints what no role allows.
+`python -m leyden.reproduction.verify TREE FILE` reads a configuration as Hydra does, and prints what no role allows.
 """
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from leyden.config import paths
 
@@ -17,7 +19,8 @@ def main() -> None:
     sys.path.insert(0, str(paths.SRC))
     from leyden.assembly.trust import problem_of_run
 
-    print(problem_of_run(json.load(sys.stdin)))
+    config: Any = OmegaConf.to_container(OmegaConf.load(sys.argv[2]))
+    print(problem_of_run(config))
 
 
 if __name__ == "__main__":

@@ -101,17 +101,23 @@ class Choices:
         old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
         return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
 
-    def differences(self, there: dict[str, Any]) -> list[str]:
+    def differences(self, there: dict[str, Any], *, defaults_count: bool = False) -> list[str]:
         """What makes this another run than that of a stored configuration.
 
         A key that only this one has is no difference while it has its default. More epochs are none either, unless a
         schedule of the learning rate ends with the run that it was made for.
+
+        Args:
+            there: The stored configuration.
+            defaults_count: Whether keys that only this one has count though they have their defaults.
         """
         old, new = (deciding(dict(flatten(config))) for config in (there, self.config))
         found = []
         for key in [*old, *(key for key in new if key not in old)]:
             may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
-            if (may_grow and self.is_longer_than(there)) or (key not in old and self._is_default(key, new[key])):
+            if (may_grow and self.is_longer_than(there)) or (
+                key not in old and not defaults_count and self._is_default(key, new[key])
+            ):
                 continue
             # As they are written: 1 is one batch and 1.0 all of them, true is neither.
             a, b = (repr(flat[key]) if key in flat else "absent" for flat in (old, new))

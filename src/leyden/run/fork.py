@@ -14,8 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from leyden.config.defaults import composed_values
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
+from leyden.config.values import flatten
 from leyden.run.choices import CONTROL
 from leyden.run.contents import RunContents
 
@@ -102,21 +104,28 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
                 f"fork: {odd} was typed for one of {sources[0].directory} and {source.directory}, not for the other; "
                 "sweep over them one by one, or type it"
             )
-    # A key that a parent was given by a plus is one that `conf/` does not have; here it is typed as any other.
-    added = {
-        key_of(each)
-        for source in sources
-        for start in source.starts[-1:]
-        for each in start["overrides"]
-        if each[:1] == "+"
-    }
-    arguments = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in arguments]
+    if any(source.directory.exists() for source in sources):
+        arguments = [_added(each, sources, of_each[0]) for each in arguments]
     # Paths that hold wherever a job starts.
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     # Before all that is typed, which can change a part of it.
     place = next(n for n, each in enumerate(arguments) if "=" in each and not each.startswith("-"))
     here = [fork if each == typed else each for each in arguments]
     return [*here[:place], *of_each[0], *here[place:]]
+
+
+def _added(argument: str, sources: Sequence[RunContents], groups: Sequence[str]) -> str:
+    """Return an argument with a plus if it sets what a parent has and `conf/` has not: it is typed as any other key."""
+    key, has_value, _ = argument.partition("=")
+    if not has_value or argument[0] in "+~-":
+        return argument
+    if "/" in key:
+        typed = {key_of(each) for source in sources for each in parent_groups(source) if each.startswith("+")}
+        return f"+{argument}" if key in typed else argument
+    known = composed_values(groups)
+    of_parents = [name for source in sources for name in dict(flatten(source.config))]
+    has = [any(name == key or name.startswith(f"{key}.") for name in names) for names in (known, of_parents)]
+    return f"+{argument}" if has == [False, True] else argument
 
 
 def _quoted(text: str) -> str:

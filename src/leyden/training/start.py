@@ -105,7 +105,8 @@ def start(
             checkpoint = run.directory / "checkpoints" / "last.ckpt"
             if is_main_process():
                 fork.begin(run)
-                changed = [each for each in choices.differences(fork.parent.config) if not each.startswith("fork:")]
+                found = choices.differences(fork.parent.config, defaults_count=True)
+                changed = [each for each in found if not each.startswith("fork:")]
                 print(f"fork of {fork.path}, with {'; '.join(changed) or 'nothing changed'}")
             del fork  # and with it the content of a checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
