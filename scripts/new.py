@@ -185,7 +185,9 @@ make test ARGS='tests/conf tests/data -k {module}'""",
 
 def main(kind: str, module: str) -> None:
     """Write the files; exits with an error if the name is none or one of them is there."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
+    words = module.strip("_").split("_")
+    class_name = "".join(map(str.capitalize, words))
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module) or keyword.iskeyword(class_name):
         sys.exit(
             f"NAME={module}: must be a name for a Python module: a-z, 0-9 and _, as make new-{kind} NAME=capsule"
         )
@@ -193,11 +195,10 @@ def main(kind: str, module: str) -> None:
     read = OverridesParser.create().parse_override(f"{kind}={module}").value(), yaml.safe_load(module)
     if strange := [value for value in read if not isinstance(value, str)]:
         sys.exit(f"NAME={module}: is read as {strange[0]} by {kind}={module}, not as a name; choose another one")
-    words = module.strip("_").split("_")
     names = {
         "own": OWN,
         "module": module,
-        "name": "".join(map(str.capitalize, words)),
+        "name": class_name,
         "title": " ".join(words).capitalize(),
     }
     files = {path.format(**names): text.format(**names) for path, text in FILES[kind].items()}

@@ -71,6 +71,10 @@ def task_module(
     module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
     if not isinstance(module, L.LightningModule):
         raise UserError(f"task: makes a {type(module).__name__}; must be a LightningModule")
+    if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
+        raise UserError(
+            f"task.loss={loss}: must be made by a _target_, as task.loss={{_target_: torch.nn.NLLLoss}}"
+        )
     if isinstance(module, Task) and module.kind == facts.kind == "classes":
         check_logits(module.network, facts)
     if cfg.compile and "network" in offered:

@@ -1,0 +1,184 @@
+"""Whatever is typed as NAME of a new network, task or data set is refused in a line, or what is written works at once."""
+
+import builtins
+import importlib.util
+import keyword
+import random
+import sys
+
+import pytest
+import torch
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from torch import nn
+
+from leyden.config.paths import ROOT
+
+pytestmark = pytest.mark.faults
+
+WORDS = [
+    *keyword.kwlist,
+    *keyword.softkwlist,
+    *(name.lower() for name in dir(builtins)),
+    *sys.stdlib_module_names,
+    *(
+        "null",
+        "true",
+        "false",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "nan",
+        "inf",
+        "none",
+        "y",
+        "n",
+        "e1",
+        "o7",
+        "x1",
+        "b1",
+        "1e3",
+        "0x1",
+        "1_0",
+    ),
+    *(
+        "nn",
+        "f",
+        "torch",
+        "tensor",
+        "task",
+        "outcome",
+        "dataset",
+        "network",
+        "math",
+        "any",
+        "shapes",
+        "module",
+        "linear",
+        "self",
+    ),
+    *(
+        "tests",
+        "conf",
+        "src",
+        "data",
+        "models",
+        "tasks",
+        "__init__",
+        "_",
+        "__",
+        "a_b",
+        "a__b",
+        "_a",
+        "a_",
+        "mlp",
+        "cnn",
+        "mnist",
+        "none",
+    ),
+    *(
+        "",
+        " ",
+        ".",
+        "..",
+        "a.b",
+        "a/b",
+        "../a",
+        "a-b",
+        "a b",
+        "a\\nb",
+        "a\nb",
+        "ä",
+        "ａ",
+        "A",
+        "Mlp",
+        "$x",
+        "${x}",
+        "a'b",
+        'a"b',
+        "a:b",
+        "a{b}",
+    ),
+    *(
+        "a" * 200,
+        "classification",
+        "regression",
+        "choice",
+        "range",
+        "interval",
+        "glob",
+        "tag",
+        "sort",
+        "shuffle",
+        "int",
+        "float",
+        "str",
+    ),
+]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def works(kind, module, folder, own):
+    """Use what was written, as its first command would."""
+    assert OverridesParser.create().parse_override(f"{kind}={module}").value() == module
+    place = {"model": "models", "task": "tasks", "data": "data"}[kind]
+    config = yaml.safe_load((folder / "conf" / kind / f"{module}.yaml").read_text())
+    target = {"model": config, "task": config.get("task"), "data": config.get("dataset")}[kind]["_target_"]
+    package, _, name = target.rpartition(".")
+    assert package == f"{own}.{place}.{module}"
+    spec = importlib.util.spec_from_file_location("written", folder / "src" / own / place / f"{module}.py")
+    spec.loader.exec_module(code := importlib.util.module_from_spec(spec))
+    made = getattr(code, name)
+    if kind == "model":
+        logits = made(input_shape=(1, 4, 4), num_classes=3, hidden_size=2)(torch.zeros(5, 1, 4, 4))
+        assert logits.shape == (5, 3)
+    elif kind == "task":
+        outcome = made(network=nn.Linear(4, 3)).step((torch.zeros(5, 4), torch.zeros(5, dtype=torch.long)))
+        assert outcome.loss.shape == ()
+    else:
+        assert made(root="x", train=False, download=False).data.shape == (1000, 32, 32)
+
+
+def test_a_new_file_works_or_is_refused(seed, trials, tmp_path, monkeypatch, capsys):
+    new = script("new")
+    monkeypatch.setattr(new, "ROOT", tmp_path)
+    for folder in ("models", "tasks", "data"):
+        (tmp_path / "src" / new.OWN / folder).mkdir(parents=True)
+    for folder in ("model", "task", "data", "sweep"):
+        (tmp_path / "conf" / folder).mkdir(parents=True)
+    rng = random.Random(seed)
+    written = 0
+    for n in range(trials * 10):
+        word = rng.choice(WORDS)
+        kind, name = (
+            rng.choice(["model", "task", "data"]),
+            word if rng.random() < 0.8 else f"{word}_{rng.choice(WORDS)}",
+        )
+        told = f"FAULTS_SEED={seed}, trial {n}: make new-{kind} NAME={name!r}"
+        before = {path for path in tmp_path.rglob("*") if path.is_file()}
+        try:
+            new.main(kind, name)
+        except SystemExit as stop:
+            refusal = stop.code
+        except Exception as error:
+            raise AssertionError(told) from error
+        else:
+            refusal = ""
+        if refusal:
+            assert str(refusal).startswith("NAME="), told
+            assert {path for path in tmp_path.rglob("*") if path.is_file()} == before, told
+            continue
+        written += 1
+        try:
+            works(kind, name, tmp_path, new.OWN)
+        except Exception as error:
+            raise AssertionError(told) from error
+    capsys.readouterr()
+    print(f"{trials * 10} names, {written} written")
