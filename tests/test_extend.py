@@ -137,7 +137,7 @@ def recipes(folder):
 
 
 QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-QUICK = (*QUICK, "trainer.limit_test_batches=1", "callbacks=bare", "logger=none")
+QUICK = (*QUICK, "data.eval_batch_size=10000", "callbacks=bare", "logger=none")
 
 
 @pytest.fixture

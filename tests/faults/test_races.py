@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.run.directory import Run
-from leyden.run.test_evaluations import record_test_evaluation
+from leyden.run.evaluations import record_test_evaluation
 from tests.faults.commands import Started, at_operation, call, in_forks
 
 pytestmark = pytest.mark.faults

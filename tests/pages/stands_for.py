@@ -15,7 +15,6 @@ STANDS_FOR = {
 SHORTER = {
     "hydra.sweeper.num_trials=50": "hydra.sweeper.num_trials=2",
     "hydra.sweeper.num_trials=8": "hydra.sweeper.num_trials=2",
-    "hydra.sweeper.size=8": "hydra.sweeper.size=4",
     "trainer.max_epochs=10": "trainer.max_epochs=6",
 }
 # Defaults of the copy in which the commands run, as file: {what stands there: what the copy has}.

@@ -11,7 +11,7 @@ from leyden import compare, summarize
 from leyden.config.paths import ROOT
 from leyden.report import summary
 from leyden.run.directory import Run
-from leyden.run.test_evaluations import NAME, record_test_evaluation
+from leyden.run.evaluations import NAME, record_test_evaluation
 from tests.report.test_summary import write
 
 

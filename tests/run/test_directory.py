@@ -16,9 +16,9 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
+from leyden.run.evaluations import record_test_evaluation
 from leyden.run.lock import check_held
 from leyden.run.result import Result
-from leyden.run.test_evaluations import record_test_evaluation
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
 FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)

@@ -19,7 +19,6 @@ from leyden.config.checks import MAX_JOBS
         (("sweep.seeds=50000", "optimizer.lr=1,2,3"), "sweep.seeds=50000 of 3 settings: 150,000 jobs"),
         (("sweep=random", "sweep.seeds=1000000000"), "sweep.seeds=1000000000"),
         (("sweep=random", "data.batch_size=range(1,1000000000)"), "data.batch_size=range(1,1000000000)"),
-        (("sweep=pbt", "hydra.sweeper.size=1000000000"), "hydra.sweeper.size=1000000000"),
     ],
 )
 def test_more_jobs_than_a_sweep_can_have_are_a_line(cli, tmp_path, arguments, message):

@@ -6,7 +6,7 @@ from leyden.config.paths import ROOT
 
 OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
 GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "objective.metric=val/critic")
-FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
+FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2")
 FEW = (*FEW, "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
 ROWS = {
     "`task=classification`": ("task=classification", "model.hidden_sizes=[16]", "model.dropout=0.2"),

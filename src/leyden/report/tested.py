@@ -10,7 +10,7 @@ from leyden.config.values import flatten
 from leyden.report.record import Record
 from leyden.run.choices import deciding
 from leyden.run.directory import Run
-from leyden.run.test_evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
+from leyden.run.evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
 
 MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
 

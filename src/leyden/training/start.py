@@ -17,10 +17,10 @@ from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
 from leyden.run.contents import RunContents
 from leyden.run.directory import Run
+from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
 from leyden.run.session import session
-from leyden.run.test_evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.trained_on import changed, check_resumable, trained_on
 from leyden.training.fit import fit
 
@@ -70,14 +70,7 @@ def start(
     else:
         parent = assembly.inherit(cfg, module)
     if is_main_process():
-        try:
-            assembly.trusted(choices.config)
-        except UserError as error:
-            warn(
-                f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it"
-            )
-        if test:
-            check_test_evaluations(cfg.outputs)  # now, before training, not after it
+        _check_evaluation(cfg, choices, test=test)
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes by these arguments: the time in a name would be another one.
         sys.argv += shlex.split(typed("run_dir", run.directory))
@@ -111,13 +104,28 @@ def start(
             del fork  # and with it the content of a checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
-            if part := tested_part(trainer.trainer):
-                print(part)
-            else:
-                measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
-                record_test_evaluation(cfg.outputs, run, "best", measured)
+            _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - now that the loggers are closed
+
+
+def _check_evaluation(cfg: DictConfig, choices: Choices, *, test: bool) -> None:
+    """Find, before training, what would be in the way of an evaluation after it."""
+    try:
+        assembly.trusted(choices.config)
+    except UserError as error:
+        warn(f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it")
+    if test:
+        check_test_evaluations(cfg.outputs)
+
+
+def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:
+    """Add the run's test evaluation to the list; that of a part of the test set is none, and a line says so."""
+    if part := tested_part(trainer):
+        print(part)
+    else:
+        measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+        record_test_evaluation(cfg.outputs, run, "best", measured)
 
 
 def _digests(data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None) -> dict[str, str]:

@@ -21,7 +21,7 @@ from leyden.config.paths import ROOT
 from leyden.data.contract import facts_of, has_split
 from leyden.data.facts import Facts
 from leyden.run.directory import Run
-from leyden.run.test_evaluations import check_test_evaluations, record_test_evaluation
+from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
 
 

@@ -88,6 +88,9 @@ def _end(content: bytes) -> bytes:
 
 
 def _parsed(content: bytes) -> list[list[str]]:
-    csv.field_size_limit(MAX_BYTES)  # else a damaged line, which can be a long field, would raise
     rows = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""))
-    return [row for row in rows if row and row[0] != HEADER[0]]
+    before = csv.field_size_limit(MAX_BYTES)  # else a damaged line, which can be a long field, would raise
+    try:
+        return [row for row in rows if row and row[0] != HEADER[0]]
+    finally:
+        csv.field_size_limit(before)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from leyden.config.mistakes import UserError
 from leyden.run.directory import Run
-from leyden.run.test_evaluations import (
+from leyden.run.evaluations import (
     HEADER,
     NAME,
     num_test_evaluations,
