@@ -187,7 +187,7 @@ def main(kind: str, module: str) -> None:
     """Write the files; exits with an error if the name is none or one of them is there."""
     words = module.strip("_").split("_")
     class_name = "".join(map(str.capitalize, words))
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module) or keyword.iskeyword(class_name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
         sys.exit(
             f"NAME={module}: must be a name for a Python module: a-z, 0-9 and _, as make new-{kind} NAME=capsule"
         )
@@ -195,6 +195,8 @@ def main(kind: str, module: str) -> None:
     read = OverridesParser.create().parse_override(f"{kind}={module}").value(), yaml.safe_load(module)
     if strange := [value for value in read if not isinstance(value, str)]:
         sys.exit(f"NAME={module}: is read as {strange[0]} by {kind}={module}, not as a name; choose another one")
+    if keyword.iskeyword(class_name):
+        sys.exit(f"NAME={module}: {class_name} is no name for a class; choose another one")
     names = {
         "own": OWN,
         "module": module,

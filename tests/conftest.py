@@ -2,8 +2,10 @@ import functools
 import importlib
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +20,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
 for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(told, None)
+# What is started in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Speed is never tested: the first use of torch, or a busy machine, is no failure.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

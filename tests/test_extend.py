@@ -375,7 +375,7 @@ def test_a_rename_finds_no_fault_with_the_code(copy):
 
 def test_a_rename_that_fails_leaves_the_tree_as_it_was(copy):
     (copy / f"src/{OWN}/models/broken.py").write_text(f"from {OWN}.models import (\n")
-    (copy / ".gitignore").write_text("*.aside\n")
+    (copy / ".gitignore").write_text("*.aside\n__pycache__/\n")
     git(copy, "add", "-A")
     git(copy, "commit", "-qm", "mine")
     (copy / f"src/{OWN}/mine.aside").write_text("that git does not know")

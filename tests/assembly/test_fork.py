@@ -12,17 +12,17 @@ import hydra
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from leyden import compare as compare_command
 from leyden.assembly import fork as forks
 from leyden.assembly.inherited import inherit_settings
 from leyden.config.hydra_versions import in_conf
 from leyden.config.mistakes import UserError
-from leyden.config.paths import ROOT
+from leyden.config.paths import CONF, ROOT
 from leyden.config.values import flatten
 from leyden.report.comparison import compare
-from leyden.run.choices import deciding
+from leyden.run.choices import Choices, deciding
 from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
@@ -506,10 +506,111 @@ def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
     assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
 
 
-def test_settings_that_no_parent_had_are_named(train, evil):  # noqa: F811
+def test_settings_that_no_parent_had_are_none_of_its_forks(train, evil):  # noqa: F811
     """What was typed for a parent can choose a file of `conf/` that sets more than the parent's configuration says."""
-    _, out, _ = train("fork", evil(overrides=["+debug=anomaly"]))
-    assert "with trainer.detect_anomaly: absent there, True here" in out
+    run, out, _ = train("fork", evil(overrides=["+debug=anomaly", "+callbacks/stopping=early"]))
+    assert "with nothing changed" in out
+    assert "detect_anomaly" not in run.config["trainer"]
+    assert run.config["callbacks"].get("stopping") is None
+
+
+def composed(place, *overrides):
+    """The directory of a run that was composed by these overrides, and has begun."""
+    overrides = inherit_groups(overrides)
+    with in_conf():
+        cfg = hydra.compose("train", overrides=[*overrides, f"run_dir={place}"], return_hydra_config=True)
+    groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    inherit_settings(cfg, overrides, place)
+    run = Run(place)
+    run.directory.mkdir()
+    run.begin(Choices.of(cfg, groups), overrides)
+    return run
+
+
+def decided(run):
+    return {key: repr(value) for key, value in deciding(dict(flatten(run.config))).items() if key != "fork"}
+
+
+PARENTS_TO_COMPOSE = [
+    ("optimizer=sgd", "~optimizer.momentum"),
+    ("scheduler=onecycle", "~scheduler.pct_start"),
+    ("~trainer.deterministic", "~task.label_smoothing"),
+    ("+callbacks/averaging=ema", "callbacks.averaging=null"),
+    (
+        "+callbacks/stopping=early",
+        "callbacks.stopping.patience=5",
+        "objective.metric=val/loss",
+        "objective.mode=min",
+    ),
+    ("optimizer=adam", "+optimizer.betas=[0.8,0.9]", "+optimizer.groups.b={match: '*.bias', lr: 0.1}"),
+    ("task.loss={_target_: torch.nn.CrossEntropyLoss}", "+task/metrics=f1", "freeze=['*.bias']"),
+    ("data=emnist", "data/augment=affine", "data.augment.num_draws=4", "data.num_folds=5", "data.fold=2"),
+    ("data=table", "data.root=/x", "data.dataset.file=a.csv", "data.dataset.targets=[b,'1e5']", "task=regression"),
+    (
+        "trainer=cpu",
+        "+trainer.gradient_clip_algorithm=value",
+        "trainer.gradient_clip_val=1",
+        "+trainer.max_steps=7",
+    ),
+    (
+        "scheduler=none",
+        "+scheduler._target_=torch.optim.lr_scheduler.StepLR",
+        "+scheduler._partial_=true",
+        "+scheduler.step_size=3",
+    ),
+    ("objective=null", "seed=5", "data.split_seed=2", "compile=false", "+debug=anomaly", "++optimizer.lr=0.3"),
+    *((f"experiment={path.stem}",) for path in sorted((CONF / "experiment").glob("*.yaml"))),
+]
+
+
+@pytest.mark.parametrize("typed", PARENTS_TO_COMPOSE, ids=" ".join)
+def test_with_nothing_typed_a_fork_and_its_forks_are_set_as_their_parent(tmp_path, typed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = [each for each in typed if each.startswith("data.root=")] + ["init_from=null"] * (
+        "experiment=finetune" in typed
+    )
+    parent = composed(tmp_path / "a", *typed)
+    fork = composed(tmp_path / "b", f"fork={tmp_path / 'a'}", *place)
+    again = composed(tmp_path / "c", f"fork={tmp_path / 'b'}", *place)
+    there = {key: value for key, value in decided(parent).items() if key != "init_from" or not place}
+    for run in (fork, again):
+        assert {key: value for key, value in decided(run).items() if key != "init_from" or not place} == there
+    shutil.rmtree(tmp_path / "a")  # begun, it is resumed by what it is
+    begun = inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}", *place)
+    assert {key: repr(value) for key, value in deciding(dict(flatten(begun))).items() if key != "fork"} == decided(
+        fork
+    )
+
+
+def inherited_in(place, *arguments):
+    arguments = inherit_groups([*arguments, f"run_dir={place}"])
+    with in_conf():
+        cfg = hydra.compose("train", overrides=arguments)
+    inherit_settings(cfg, arguments, place)
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
+    """Its parent may have been trained longer since."""
+    composed(tmp_path / "a", "trainer.max_epochs=5")
+    composed(tmp_path / "b", f"fork={tmp_path / 'a'}")
+    config = tmp_path / "a" / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 5", "max_epochs: 50"))
+    assert inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 5
+    assert inherited(f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 50
+
+
+def test_what_a_typed_file_sets_is_typed(tmp_path, capsys):
+    composed(tmp_path / "a", "model=cnn", "optimizer=sgd", "trainer.max_epochs=2", "scheduler=onecycle")
+    fork = f"fork={tmp_path / 'a'}"
+    with in_conf():
+        there = hydra.compose("train", overrides=["experiment=cnn"]).trainer.max_epochs
+    assert inherited(fork, "experiment=cnn")["trainer"]["max_epochs"] == there != 2
+    assert inherited(fork, "scheduler=onecycle", "scheduler.pct_start=0.2")["scheduler"]["pct_start"] == 0.2
+    assert "fork: scheduler=onecycle is the parent's already: its values stay" in capsys.readouterr().err
+    assert inherited(fork, "optimizer=rmsprop", "optimizer.weight_decay=0.1")["optimizer"]["weight_decay"] == 0.1
 
 
 def test_a_file_that_the_parent_had_changes_nothing_and_another_one_all_below(parents):

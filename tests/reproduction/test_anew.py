@@ -1,5 +1,6 @@
 """A run is made anew from its directory, and what is not the same any more is found."""
 
+import itertools
 import json
 import os
 import shlex
@@ -94,7 +95,8 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     code, told = call(f"run={tmp_path / 'other'}", f"output={tmp_path / 'again'}", f"data_root={pictures}")
     assert code == 0, told
     assert told.count("what next:") == 1
-    lines = [line.strip() for line in told.partition("what next:\n")[2].splitlines() if line.startswith("  ")]
+    after = told.partition("what next:\n")[2].splitlines()
+    lines = [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  "), after)]
     steps = {purpose: shlex.split(command) for purpose, command in zip(lines[::2], lines[1::2], strict=True)}
     assert "train on:" in steps
     for purpose, words in steps.items():

@@ -378,7 +378,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
 def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
     output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2").communicate(timeout=240)
     assert "2 of 2 jobs failed" in output
-    assert output.count(f"\n    at {PLACE_OF_BUG}\n    {tmp_path}/sweeps/s/logs/") == 2  # then the log
+    assert output.count(f"\n      at {PLACE_OF_BUG}\n      {tmp_path}/sweeps/s/logs/") == 2  # then the log
     for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():
         assert "Traceback" in log.read_text()
         assert "# the bug" in log.read_text()

@@ -17,8 +17,12 @@ from leyden.data.contract import facts_of
 from leyden.data.resumable import flattened, make_resumable
 
 
-def datamodule(cfg: DictConfig) -> L.LightningDataModule:
+def datamodule(cfg: DictConfig, *, prepare: bool = True) -> L.LightningDataModule:
     """The data of a run, fetched and read as far as training needs it.
+
+    Args:
+        cfg: The configuration.
+        prepare: Whether to call `prepare_data`, which can write to the folder of the data.
 
     Raises:
         UserError: They can't be had, or `cfg.data` makes something else.
@@ -28,7 +32,7 @@ def datamodule(cfg: DictConfig) -> L.LightningDataModule:
     if not isinstance(data, L.LightningDataModule):
         raise UserError(f"data: makes a {type(data).__name__}; must be a LightningDataModule")
     with user_errors("data"):
-        if is_overridden("prepare_data", data, L.LightningDataModule):
+        if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The processes of a run call it in turn.
             user = os.getuid() if hasattr(os, "getuid") else ""  # on Windows each has a folder of their own
             with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{user}.lock"):

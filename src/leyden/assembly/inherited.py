@@ -5,6 +5,7 @@ other part, classes must be those that are composed here, and numbers of keys th
 """
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.assembly.instantiate import target
 from leyden.assembly.roles import ROLES
+from leyden.assembly.signatures import argument_names
 from leyden.assembly.trust import problem_of
-from leyden.config.defaults import composed_choices, composed_values
+from leyden.config.defaults import composed_choices, composed_values, written_by
 from leyden.config.mistakes import UserError
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
@@ -68,8 +71,8 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     changed = [keys for keys in differing if keys not in following and not typed(keys)]
     for keys in changed:
         _node(raw, keys[:-1])[keys[-1]] = there[keys]
-    _remove_others(raw, here, config, changed, typed, source)
     _check(source, changed, there, here, raw)
+    _remove_others(raw, here, config, typed)
     _keep_root(config, here, typed)
     for key in sorted({str(keys[0]) for keys in changed} | {*ROLES}):
         try:
@@ -113,30 +116,32 @@ def _check(
                     raise _refusal(source, keys, there[keys], problem)
 
 
-def _remove_others(
-    raw: Any,
-    here: dict[Keys, Any],
-    config: dict[str, Any],
-    changed: Sequence[Keys],
-    typed: "_Typed",
-    source: RunContents,
-) -> None:
-    """Remove what is composed here, and was not in the parent: of a class in whose place there is another one, deleted, a callback."""
-    replaced = {keys[:-1] for keys in changed if keys[-1] == "_target_"}
-    deleted = {key_of(each) for each in _overrides_of(source) if each.startswith("~")}
-    kept = dict(_values(config))
-    for keys in here.keys() - kept.keys():
-        is_of_another = any(keys[:n] in replaced for n in range(1, len(keys)))
-        is_deleted = bool({dotted(keys[:n]) for n in range(1, len(keys) + 1)} & deleted)
-        if (is_of_another or is_deleted) and not typed(keys):
-            _node(raw, keys[:-1]).pop(keys[-1], None)
-            for n in range(len(keys) - 1, 1, -1):  # what is empty by that
-                if _node(raw, keys[:n]) == {} and keys[:n] not in kept:
-                    _node(raw, keys[: n - 1]).pop(keys[n - 1])
-    there = {keys[1] for keys in _settings(config) if keys[0] == "callbacks" and len(keys) > 1}
+def _remove_others(raw: Any, here: dict[Keys, Any], config: dict[str, Any], typed: "_Typed") -> None:
+    """Remove what is composed here and the parent did not have: it was made by the defaults of its classes.
+
+    An argument without a default stays: the parent's class did not have it yet.
+    """
+    there = dict(_values(config))
     for keys in _settings(raw):
-        if keys[0] == "callbacks" and len(keys) > 1 and keys[1] not in there and not typed(keys[:2]):
-            raw["callbacks"][keys[1]] = None
+        node = functools.reduce(lambda above, key: (above or {}).get(key), keys[:-1], raw)
+        if keys in there or keys[0] not in ROLES or typed(keys) or keys not in here or keys[-1] not in (node or {}):
+            continue
+        if keys[-1] == "_target_":  # the parent had nothing of the kind
+            above = _node(raw, keys[:-2])
+            if keys[0] == "callbacks":
+                above[keys[-2]] = None
+            elif len(keys) > 2:
+                above.pop(keys[-2])
+        elif not isinstance(node.get("_target_"), str) or keys[-1] not in _needed(node, keys):
+            node.pop(keys[-1])
+            for n in range(len(keys) - 1, 1, -1):  # what is empty by that
+                if _node(raw, keys[:n]) == {} and keys[:n] not in there:
+                    _node(raw, keys[: n - 1]).pop(keys[n - 1])
+
+
+def _needed(node: dict[str, Any], keys: Keys) -> set[str]:
+    """The arguments that what a node names must be given."""
+    return argument_names(target(OmegaConf.create({"_target_": node["_target_"]}), dotted(keys[:-1])), needed=True)
 
 
 def _keep_root(config: dict[str, Any], here: dict[Keys, Any], typed: "_Typed") -> None:
@@ -146,14 +151,16 @@ def _keep_root(config: dict[str, Any], here: dict[Keys, Any], typed: "_Typed") -
         UserError: The fork has none.
     """
     there, own = config["data"].get("root"), here.get(DATA_ROOT)
-    if there is None or there == own or typed(DATA_ROOT):
+    if not isinstance(there, str) or there == own or typed(DATA_ROOT):
         return
     if own in (None, "???"):
         raise UserError(
-            f"fork: data.root={there} is not taken over, as anybody may have named it; type data.root=DIR"
+            f"fork: data.root={one_line(there)} is not taken over, as anybody may have named it; type data.root=DIR"
         )
     if is_main_process():
-        warn(f"fork: data are read from {own}; the parent's were in {there}, which data.root=DIR would name")
+        warn(
+            f"fork: data are read from {own}; the parent's were in {one_line(there)}, which data.root=DIR would name"
+        )
 
 
 def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:
@@ -168,7 +175,12 @@ def _settings(config: dict[str, Any]) -> dict[Keys, Any]:
     """The settings that make a run another one."""
     values = dict(_values(config))
     kept = deciding({dotted(keys): value for keys, value in values.items()})
-    return {keys: value for keys, value in values.items() if dotted(keys) in kept and keys != ("fork",)}
+    places = (("fork",), DATA_ROOT)
+    return {
+        keys: value
+        for keys, value in values.items()
+        if dotted(keys) in kept and not any(keys[: len(each)] == each for each in places)
+    }
 
 
 def _values(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -225,11 +237,6 @@ def _is_interpolation(text: str) -> bool:
     return OmegaConf.is_interpolation(OmegaConf.create([text]), 0)
 
 
-def _overrides_of(source: RunContents) -> list[str]:
-    """The overrides of a run's last start, which repeats those of the first one, and may go further."""
-    return [override for start in source.starts[-1:] for override in start["overrides"]]
-
-
 class _Typed:
     """Whether a setting was typed for the fork: itself, a part that holds it, or a file of `conf/` that sets it.
 
@@ -249,6 +256,9 @@ class _Typed:
             others = [each for each in inherited if group_choices()[each] not in groups]
             before, after = composed_values(inherited), composed_values([*others, *files])
             self.of_files = {key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))}
+            self.of_files |= {
+                key for each in files for key in written_by(group_choices()[each], each.partition("=")[2])
+            }
 
     def __call__(self, keys: Keys) -> bool:
         is_above = any(keys[: len(key)] == key for key in self.keys)

@@ -41,6 +41,17 @@ def composed_values(groups: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(groups))[0]
 
 
+def written_by(group: str, name: str) -> set[str]:
+    """Return the keys that a file of `conf/` sets, dotted."""
+    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else in_conf():
+        loader: Any = GlobalHydra.instance().config_loader()
+        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public way to read one file
+    package = found.header.get("package") or group.replace("/", ".")
+    values = flatten(OmegaConf.to_container(found.config))
+    prefix = "" if package == "_global_" else f"{package}."
+    return {f"{prefix}{key}" for key, _ in values}
+
+
 def composed_choices(groups: Sequence[str]) -> dict[str, str]:
     """Return the choice of each group where these files are chosen."""
     return {group: name for group, name in _composed(tuple(groups))[1].items() if name is not None}

@@ -3,6 +3,7 @@
 `python -m leyden.reproduction.verify TREE FILE` reads a configuration as Hydra does, and prints what no role allows.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ def main() -> None:
     tree = Path(sys.argv[1])
     paths.SRC = tree / "src"  # the packages of the project, whose classes roles allow; `leyden` is imported by now
     sys.path.insert(0, str(paths.SRC))
-    from leyden.assembly.trust import problem_of_run
+    with contextlib.redirect_stdout(sys.stderr):  # a module of the project can print when it is imported
+        from leyden.assembly.trust import problem_of_run
 
-    config: Any = OmegaConf.to_container(OmegaConf.load(sys.argv[2]))
-    print(problem_of_run(config))
+        config: Any = OmegaConf.to_container(OmegaConf.load(sys.argv[2]))
+        problem = problem_of_run(config)
+    print(problem)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ by letter, the choice of a file that `conf/` has. All other settings are taken o
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from leyden.config.defaults import composed_values
+from leyden.config.defaults import composed_choices, composed_values
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
+from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.choices import CONTROL
 from leyden.run.contents import RunContents
@@ -57,10 +58,9 @@ def group_choices() -> dict[str, str]:
 
 
 def settings_source(fork: str, run_dir: Path) -> RunContents:
-    """Return the directory that a fork takes its settings from: its parent's; where that is gone, its own, if it has begun."""
-    parent, _ = point(fork)
-    has_begun = (run_dir / "provenance.json").exists()
-    return RunContents(run_dir) if has_begun and not (parent.directory / "config.yaml").exists() else parent
+    """Return the directory that a fork takes its settings from: its own, if it has begun, else its parent's."""
+    has_begun = all((run_dir / name).exists() for name in ("config.yaml", "provenance.json"))
+    return RunContents(run_dir) if has_begun else point(fork)[0]
 
 
 def parent_groups(source: RunContents) -> list[str]:
@@ -105,7 +105,20 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
                 "sweep over them one by one, or type it"
             )
     if any(source.directory.exists() for source in sources):
-        arguments = [_added(each, sources, of_each[0]) for each in arguments]
+        added = {key_of(each) for source in sources for each in parent_groups(source) if each.startswith("+")}
+        arguments = [
+            f"+{each}" if each in group_choices() and key_of(each) in added and each[0] != "+" else each
+            for each in arguments
+        ]
+        files = [each for each in arguments if each in group_choices()]
+        known = composed_values([*of_each[0], *files])
+        arguments = [_added(each, sources, known) for each in arguments]
+        chosen = composed_choices(parent_groups(sources[0]))
+        for each in files:
+            if chosen.get(group_choices()[each]) == each.partition("=")[2]:
+                warn(
+                    f"fork: {each} is the parent's already: its values stay as they were there, unless you type them"
+                )
     # Paths that hold wherever a job starts.
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     # Before all that is typed, which can change a part of it.
@@ -114,15 +127,11 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
     return [*here[:place], *of_each[0], *here[place:]]
 
 
-def _added(argument: str, sources: Sequence[RunContents], groups: Sequence[str]) -> str:
+def _added(argument: str, sources: Sequence[RunContents], known: Mapping[str, Any]) -> str:
     """Return an argument with a plus if it sets what a parent has and `conf/` has not: it is typed as any other key."""
     key, has_value, _ = argument.partition("=")
-    if not has_value or argument[0] in "+~-":
+    if not has_value or argument[0] in "+~-" or argument in group_choices():
         return argument
-    if "/" in key:
-        typed = {key_of(each) for source in sources for each in parent_groups(source) if each.startswith("+")}
-        return f"+{argument}" if key in typed else argument
-    known = composed_values(groups)
     of_parents = [name for source in sources for name in dict(flatten(source.config))]
     has = [any(name == key or name.startswith(f"{key}.") for name in names) for names in (known, of_parents)]
     return f"+{argument}" if has == [False, True] else argument

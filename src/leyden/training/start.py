@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from leyden import assembly
 from leyden.assembly.length import tested_part
 from leyden.config.mistakes import UserError
-from leyden.config.terminal import typed, warn
+from leyden.config.terminal import one_line, typed, warn
 from leyden.data.contract import digests_of
 from leyden.report.hparams import write_hparams
 from leyden.run.choices import Choices
@@ -100,7 +100,7 @@ def start(
                 fork.begin(run)
                 found = choices.differences(fork.parent.config, defaults_count=True)
                 changed = [each for each in found if not each.startswith("fork:")]
-                print(f"fork of {fork.path}, with {'; '.join(changed) or 'nothing changed'}")
+                print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
             del fork  # and with it the content of a checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():

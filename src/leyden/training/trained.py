@@ -79,7 +79,8 @@ def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> L
     """The data set that a run was trained on.
 
     It is read from `root`, if that is given, else from where it lay in training. It is fetched to `root` or to the
-    project's own folder only: a run directory of somebody else's decides nothing about other places.
+    project's own folder only, and prepared (`prepare_data`, which can write) in these only: a run directory of somebody else's decides nothing
+    about other places.
 
     Raises:
         UserError: It can't be had, or is another one than `facts` tell of.
@@ -87,10 +88,10 @@ def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> L
     cfg = trusted_config(run)
     own = str(ROOT / "data")
     there = root or str(cfg.data.get("root") or own)
-    given = {"root": there, "download": there == own or root is not None}
+    given: dict[str, Any] = {"root": there, "download": there == own or root is not None}
     cfg.data.update({key: value for key, value in given.items() if key in cfg.data})
     try:
-        data = datamodule(cfg)
+        data = datamodule(cfg, prepare="root" not in cfg.data or given["download"])
         check_world_size(data, world_size)
     except UserError as error:
         raise UserError(f"{error}; data_root=FOLDER tells where the data set is, or is to be") from error
