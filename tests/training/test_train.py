@@ -40,6 +40,15 @@ def test_a_finished_run_returns_its_result_at_once(train):
     assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
 
 
+def test_what_was_deleted_is_not_filled_in_by_a_default(train):
+    """The optimizer's own momentum is 0, that of conf/optimizer/sgd.yaml is not."""
+    choices = ("optimizer=sgd", "trainer.max_epochs=1", "callbacks=bare")
+    train("a", *choices, "~optimizer.momentum")
+    train("a", *choices, "~optimizer.momentum")
+    _, _, err = train("a", *choices, code=2)
+    assert "optimizer.momentum: absent there, 0.9 here" in err
+
+
 def test_training_longer_is_training_long(train):
     train("a", "trainer.max_epochs=2", "model.dropout=0.2")
     longer, *_ = train("a", "trainer.max_epochs=4", "model.dropout=0.2")

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,9 @@ class Choices:
         old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
         return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
 
-    def differences(self, there: dict[str, Any], *, defaults_count: bool = False) -> list[str]:
+    def differences(
+        self, there: dict[str, Any], *, defaults_count: bool = False, deleted: Collection[str] = ()
+    ) -> list[str]:
         """What makes this another run than that of a stored configuration.
 
         A key that only this one has is no difference while it has its default. More epochs are none either, unless a
@@ -110,13 +112,17 @@ class Choices:
         Args:
             there: The stored configuration.
             defaults_count: Whether keys that only this one has count though they have their defaults.
+            deleted: Keys that were deleted there on purpose, which a default is no excuse for.
         """
         old, new = (deciding(dict(flatten(config))) for config in (there, self.config))
         found = []
         for key in [*old, *(key for key in new if key not in old)]:
             may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
             if (may_grow and self.is_longer_than(there)) or (
-                key not in old and not defaults_count and self._is_default(key, new[key])
+                key not in old
+                and not defaults_count
+                and not any(key == each or key.startswith(f"{each}.") for each in deleted)
+                and self._is_default(key, new[key])
             ):
                 continue
             # As they are written: 1 is one batch and 1.0 all of them, true is neither.

@@ -81,7 +81,9 @@ class Run(RunContents):
             return
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        if differences := choices.differences(self.config):
+        typed = [override for start in self.starts for override in start["overrides"]]
+        deleted = {override[1:].partition("=")[0] for override in typed if override.startswith("~")}
+        if differences := choices.differences(self.config, deleted=deleted):
             told = f"repeat what that run was started with: {shlex.join(self.overrides)}"
             if not self.overrides:
                 told = f"type what that run has: {shlex.join(choices.corrections(self.config))}"
