@@ -475,8 +475,8 @@ def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_pa
     code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
     assert code == 0, said
     # Those that name what is the project's, and take two minutes; all of `make test` takes twenty.
-    some = ("conf", "run", "models", "data", "assembly", "test_imports.py", "config/test_bad_input.py", name)
-    tests = ["pytest", "-q", "-n", "2", *(f"tests/{name}" for name in some), "--ignore=tests/assembly/test_fork.py"]
+    some = ("conf", "run", "models", "data", "test_imports.py", "config/test_bad_input.py", name)
+    tests = ["pytest", "-q", "-n", "2", *(f"tests/{name}" for name in some)]
     for check in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],

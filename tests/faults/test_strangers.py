@@ -18,7 +18,7 @@ from leyden.config.paths import ROOT
 from leyden.config.values import flatten
 from leyden.run.choices import deciding
 from leyden.run.directory import Run
-from tests.conftest import QUICK
+from tests.conftest import QUICK, finish, start
 from tests.example import OWN
 from tests.faults.commands import call, is_clean
 
@@ -37,11 +37,21 @@ class Payload:
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory, mnist_root):
+def parent(tmp_path_factory, data):
+    """A run on small data, in a copy of this process."""
     place = tmp_path_factory.mktemp("parent")
-    typed = ("run_dir=run", "outputs=outputs", *QUICK, "callbacks.checkpoint.keep=every", "model.dropout=0.2")
-    code, output = call("train", *typed, "trainer.max_epochs=1", "test=false", directory=place)
+    typed = ("run_dir=run", "outputs=outputs", *data, "callbacks.checkpoint.keep=every", "trainer.max_epochs=1")
+    code, output = call("train", *typed, "test=false", directory=place)
     assert code == 0, output
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the example's data by a process that begins, as that which makes it anew."""
+    place = tmp_path_factory.mktemp("trained")
+    typed = (f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1", "test=false")
+    finish(start(*typed, anew=True))
     return place / "run"
 
 
@@ -217,12 +227,12 @@ def check(n, seed, code, output, bait, places):
     assert not [line for line in output.splitlines() if line.startswith("leyden: b")], told
 
 
-def test_a_fork_of_a_stranger(parent, seed, trials, tmp_path):
+def test_a_fork_of_a_stranger(parent, data, seed, trials, tmp_path):
     os.environ["SECRET"] = SECRET
     forked, unclear = 0, []
     for n in range(trials * 2):
         run, bait = drawn(n, seed, parent, tmp_path)
-        typed = (f"fork={run}@1", HEAD, "run_dir=fork", "outputs=outputs", "trainer.limit_train_batches=2")
+        typed = (f"fork={run}@1", HEAD, "run_dir=fork", "outputs=outputs", data[0], "trainer.limit_train_batches=2")
         code, output = call("train", *typed, directory=tmp_path)
         check(n, seed, code, output, bait, [tmp_path / "fork", tmp_path / "outputs"])
         if not is_clean(code, output):  # of no harm; `test_overrides.py` is about what can be typed
@@ -250,11 +260,11 @@ def told_apart(output):
     return {part.partition(":")[0].strip() for part in line.partition(", with ")[2].split(";")}
 
 
-def test_a_stranger_is_made_anew(parent, seed, trials, tmp_path):
+def test_a_stranger_is_made_anew(trained, seed, trials, tmp_path):
     os.environ["SECRET"] = SECRET
     before = work_trees()
     for n in range(max(2, trials // 4)):
-        run, bait = drawn(n, seed, parent, tmp_path)
+        run, bait = drawn(n, seed, trained, tmp_path)
         starts = json.loads((run / "provenance.json").read_text())
         starts[-1]["git"] = {**starts[-1]["git"], "dirty": False, "diff": ""}  # else that is what is refused
         (run / "provenance.json").write_text(json.dumps(starts))
