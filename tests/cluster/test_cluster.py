@@ -380,7 +380,7 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
     ).communicate(timeout=120)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
-    assert f"\n    at {PLACE_OF_BUG}\n    {run.submission['log']}" in output
+    assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
     assert "# the bug" in Path(run.submission["log"]).read_text()
 
 
