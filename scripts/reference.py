@@ -20,7 +20,7 @@ PAGES = {
     "optimizers": ("Optimizers", ""),
     "callbacks": (
         "Callbacks",
-        "showing evaluation checkpoint averaging values monitor fingerprint preemption curves confusion errors "
+        "showing evaluation checkpoint averaging monitor fingerprint preemption curves confusion errors "
         "pr_curves predicted reconstructions generated samples weights histograms graph layout texts",
     ),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
