@@ -241,6 +241,7 @@ def written(tmp_path, place, node):
         "data": {"_target_": "leyden.data.in_memory.InMemoryDataModule", "dataset": {}},
         "task": {"_target_": "leyden.tasks.classification.Classification", "loss": None, "metrics": {}},
         "trainer": {},
+        "seed": 0,
         "callbacks": {},
         "logger": {},
     }

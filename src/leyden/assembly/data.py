@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
+from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flattened, make_resumable
 
 
@@ -28,9 +29,11 @@ def datamodule(cfg: DictConfig, *, prepare: bool = True) -> L.LightningDataModul
         UserError: They can't be had, or `cfg.data` makes something else.
     """
     _fork_workers()
-    data = instantiate(cfg.data, "data")
+    with seeded(cfg.seed, "__init__"):
+        data = instantiate(cfg.data, "data")
     if not isinstance(data, L.LightningDataModule):
         raise UserError(f"data: makes a {type(data).__name__}; must be a LightningDataModule")
+    seed_stages(data, cfg.seed)
     with user_errors("data"):
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The processes of a run call it in turn.

@@ -19,7 +19,10 @@ from leyden.callbacks.run_state import RunState
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.callbacks.showing import Showing
 from leyden.config.mistakes import UserError
+from leyden.config.values import flatten
 from leyden.data.contract import facts_of
+from leyden.data.files import digest_of_content
+from leyden.run.choices import deciding
 from leyden.run.directory import Run
 from leyden.run.session import Position
 from leyden.tasks.task import Task
@@ -121,6 +124,7 @@ def run_trainer(
         given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         check_extra(node, f"logger.{name}")
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
+    settings = deciding(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
     preemption = Preemption(checkpoint.save_last, checkpoint.commit, requeue)
     made = plain_trainer(
         cfg,
@@ -128,7 +132,7 @@ def run_trainer(
             *callbacks,
             *([] if timers else [timer]),
             seen := SamplesSeen(),
-            RunState(facts, cfg.seed),
+            RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact),
             Hyperparameters(is_fork=cfg.fork is not None),
             preemption,
         ],

@@ -21,7 +21,7 @@ from leyden.run.directory import Run
 
 
 def trusted_config(run: Run) -> DictConfig:
-    """Return what evaluating a run needs of its configuration: `name`, `model`, `data` without augmentation, `task`, `trainer`.
+    """Return what evaluating a run needs of its configuration: `name`, `seed`, `model`, `data` without augmentation, `task`, `trainer`.
 
     Raises:
         UserError: A node names a target that its role does not allow; nothing of it was executed.
@@ -53,7 +53,9 @@ def trusted(config: dict[str, Any]) -> DictConfig:
     for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
         if problem := problem_of(parts[key], key, role):
             raise UserError(problem)
-    return OmegaConf.create({"name": config.get("name"), "compile": False, **parts})
+    if type(seed := config.get("seed")) is not int or seed < 0:
+        raise UserError(f"seed={seed}: must be a whole number, 0 or larger")
+    return OmegaConf.create({"name": config.get("name"), "seed": seed, "compile": False, **parts})
 
 
 def problem_of_run(config: dict[str, Any]) -> str:

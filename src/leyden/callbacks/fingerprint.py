@@ -1,16 +1,15 @@
 """Hashes of what a run is, as it trains."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
 
 from leyden.callbacks.showing import Showing
-from leyden.data.resumable import random_states
+from leyden.data.files import digest_of_content
+from leyden.data.random_state import random_states
 from leyden.run.fingerprints import (
     LENGTH,
     Fingerprint,
@@ -88,30 +87,5 @@ class Fingerprints(Showing):
 
 
 def digest(content: Any) -> str:
-    """A hash of tensors and plain values in dictionaries and lists: of every bit, with types and shapes.
-
-    Example:
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": -torch.zeros(2)})
-        False
-    """
-    sha = hashlib.sha256()
-    _feed(sha, content)
-    return sha.hexdigest()[:LENGTH]
-
-
-def _feed(sha: Any, content: Any) -> None:
-    if isinstance(content, Tensor):
-        whole = content.detach().cpu().contiguous()
-        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
-        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(content, dict):
-        sha.update(f"dict{len(content)}".encode())
-        for key, value in content.items():
-            _feed(sha, key)
-            _feed(sha, value)
-    elif isinstance(content, list | tuple):
-        sha.update(f"list{len(content)}".encode())
-        for value in content:
-            _feed(sha, value)
-    else:
-        sha.update(f"{type(content).__name__} {content!r} ".encode())
+    """Return the first digits of a hash of tensors and plain values."""
+    return digest_of_content(content)[:LENGTH]

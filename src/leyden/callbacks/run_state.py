@@ -1,23 +1,31 @@
 """What each process has of its own, in the checkpoint, so that a resumed run is the run that was never stopped."""
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from leyden.callbacks import logged
+from leyden.config.mistakes import UserError
+from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
-from leyden.data.resumable import random_states, restore_random_states
+from leyden.data.files import digest_of_content
+from leyden.data.object_state import ObjectState, is_generator
+from leyden.data.random_state import random_states, restore_random_states
+from leyden.data.resumable import PARTS, flattened
+from leyden.run.process import is_main_process
 
 
 class RunState(L.Callback):
-    """Keeps the facts of the data; and of each process its random states of Python, NumPy and PyTorch, and its means.
+    """Keeps the facts of the data; and of each process its random states, its means, and what else changes on its objects.
 
     Means over an epoch that is interrupted are those of `self.log(on_epoch=True)`, which Lightning forgets, and the states of
-    all metrics of torchmetrics in the module.
+    all metrics of torchmetrics in the module. Attributes of the module, of callbacks and of the data that change while a run
+    trains are kept where they are plain values (`ObjectState`); a line names the others.
 
     The network is made from the same numbers in all processes. From there on each one draws others, by its rank and
     the seed: its own dropout, its own augmentation. The first one goes on as if it were alone.
@@ -27,13 +35,22 @@ class RunState(L.Callback):
     Args:
         facts: Of the data.
         seed: Of the run.
+        data: Identifies the settings of the data; a fork can have others, whose batches are others.
+        exact: What happens where something changes that can't be kept: `report` prints a line, `require` ends the run, `off` neither.
     """
 
     state_key = "RankState"  # in the checkpoint, whatever the class is called
 
-    def __init__(self, facts: Facts, seed: int) -> None:
-        self.facts, self.seed = facts, seed
+    def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
+        self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
         self._logged: logged.Logged | None = None  # in the epoch that the checkpoint is of
+        self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
+        self._same_seed = self._same_data = True
+        self._loaders: list[Any] = []  # states of the loaders there
+        self._objects: ObjectState | None = None
+        self._accumulate = 1
+        self._requires_grad: dict[str, bool] = {}  # of each parameter at the start
+        self._lost: list[str] | None = None  # names of what can't be kept; None: not looked at yet
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remember the trainer, which knows the processes, and the module, which has the metrics; part the streams."""
@@ -51,10 +68,101 @@ class RunState(L.Callback):
         """Add the facts: with them the network can be built where the data are not."""
         checkpoint["facts"] = self.facts.to_state()
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember where the loaders were."""
+        self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the loaders be asked for anew, if a schedule has asked how long the run is: they would start an epoch anew.
+
+        Lightning gives loaders their states when it makes them, and has no public way to let it make them later.
+        """
+        if self._resumed:
+            trainer.fit_loop._combined_loader = None
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Lightning back what it had logged; it has just emptied that."""
+        """Give Lightning back what it had logged, which it has just emptied; all else when no hook of a start is left."""
         if self._logged:
             self._logged.restore()
+        strategy, then = trainer.strategy, trainer.strategy.on_train_start
+
+        def on_train_start() -> None:  # the last hook before the first batch
+            del strategy.on_train_start
+            then()
+            self._begin(trainer, pl_module)
+
+        strategy.on_train_start = on_train_start  # type: ignore[method-assign]
+
+    def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """See what is there before anything is trained; then take back what had changed."""
+        loaders = flattened(trainer.train_dataloader)
+        foreign = {
+            f"callbacks.{type(each).__name__}": each
+            for each in trainer.callbacks  # type: ignore[attr-defined]
+            if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
+        }
+        roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
+        of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
+        self._objects = ObjectState(roots, lambda: _kept_elsewhere(trainer, module, of_loaders))
+        self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
+        self._accumulate = trainer.accumulate_grad_batches
+        if not self._resumed:
+            return
+        divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]
+        is_within = trainer.fit_loop.restarting  # else Lightning begins an epoch, with loaders as they were made
+        for loader, state in zip(loaders, self._loaders, strict=True):
+            if hasattr(loader, "after_replay"):
+                loader.after_replay = self._after_replay
+                if not is_within and not loader.restore_owned(state, trainer.current_epoch - 1):
+                    self._refuse_other_batches()
+            if is_within and (hasattr(loader, "after_replay") or divides_batches):
+                _check_position(loader.state_dict(), state)
+        self._restore_objects()
+        if not is_within and module.automatic_optimization:
+            self._step_plateaus(trainer)
+        parameters = dict(module.named_parameters())
+        for name, value in self._resumed["requires_grad"].items():
+            parameters[name].requires_grad_(value)
+        for name, gradient in self._resumed["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
+        if self._same_seed:
+            restore_random_states(self._resumed)
+            if self._resumed["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._resumed["cuda"])
+            if self._resumed["mps"] is not None and torch.backends.mps.is_available():
+                torch.mps.set_rng_state(self._resumed["mps"])
+
+    def _restore_objects(self) -> None:
+        assert self._objects
+        kept = self._resumed["objects"]
+        self._objects.restore(kept if self._same_seed else [each for each in kept if not is_generator(each)])
+
+    def _after_replay(self, is_same: bool) -> None:
+        """Take back what reading the batches of the epoch again has changed; they must be what they were."""
+        self._restore_objects()
+        if not is_same:
+            self._refuse_other_batches()
+
+    def _refuse_other_batches(self) -> None:
+        """Refuse to train on samples twice or never; where it was announced, or in a fork on other data, that is no surprise."""
+        if not (self._same_seed and self._same_data):
+            return
+        found = "the batches of training are others, or come in another order, than before the run was stopped"
+        if self.exact == "require" or not (self._resumed["lost"] or self.exact == "off"):
+            raise UserError(f"{found}: samples would be trained on twice or never; exact=off resumes all the same")
+        if self.exact == "report" and is_main_process():
+            warn(f"{found}: samples are trained on twice or never")
+
+    def _step_plateaus(self, trainer: L.Trainer) -> None:
+        """Step the schedules that follow a metric, which Lightning does after the last checkpoint of an epoch, and not when it resumes."""
+        for config in trainer.lr_scheduler_configs:
+            value = self._resumed["monitored"].get(config.monitor)
+            is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+            if isinstance(config.scheduler, ReduceLROnPlateau) and is_due and value is not None:
+                config.scheduler.step(value)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget it: an epoch that is gone on with does not start, so this is a new one."""
@@ -68,46 +176,84 @@ class RunState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """A list with one state per process, of tensors and plain values."""
+        objects, lost = self._objects.changes() if self._objects else ([], [])
+        loaders = flattened(self._trainer.train_dataloader) if self._objects else []
+        lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
+        parameters = dict(self._module.named_parameters())
+        accumulate = self._trainer.accumulate_grad_batches
         mine = {
             **random_states(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
             "metrics": {name: logged.metric_state(metric) for name, metric in _metrics(self._module)},
             "logged": logged.state(self._trainer),
+            "objects": objects,
+            "lost": lost,
+            "requires_grad": {
+                name: parameters[name].requires_grad
+                for name, value in {**self._requires_grad, **self._resumed.get("requires_grad", {})}.items()
+                if name in self._resumed.get("requires_grad", {}) or parameters[name].requires_grad != value
+            },
+            # One that Lightning does not step can be under way.
+            "gradients": {
+                name: each.grad.cpu()
+                for name, each in parameters.items()
+                if not self._module.automatic_optimization and each.grad is not None and each.grad.any()
+            },
+            "monitored": {
+                each.monitor: self._trainer.callback_metrics[each.monitor].item()
+                for each in self._trainer.lr_scheduler_configs
+                if each.monitor in self._trainer.callback_metrics
+            },
+            "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
+        self._report(lost)
         every: list[Any] = [mine]
         if self._trainer.world_size > 1:
             every = [None] * self._trainer.world_size
             torch.distributed.all_gather_object(every, mine)
-        return {"processes": every, "seed": self.seed}
+        return {"processes": every, "seed": self.seed, "data": self.data}
+
+    def _report(self, lost: list[str]) -> None:
+        """Name, once, what changes and can't be kept."""
+        new = [name for name in lost if name not in (self._lost or [])]
+        self._lost = [*(self._lost or []), *new]
+        if not new or self.exact == "off":
+            return
+        text = f"{', '.join(map(one_line, new))} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint"
+        if self.exact == "require":
+            raise UserError(f"exact=require: {text}")
+        if is_main_process():
+            warn(f"exact resume is not promised: {text}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back the state of this process."""
+        """Take back the state of this process; what hooks of a start could change, after them."""
         every = state_dict["processes"]
-        mine = every[min(self._trainer.global_rank, len(every) - 1)]
-        if state_dict.get("seed", self.seed) == self.seed:  # older checkpoints don't have it
-            restore_random_states(mine)
-            if mine["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(mine["cuda"])
-            if mine.get("mps") is not None and torch.backends.mps.is_available():  # older checkpoints don't have it
-                torch.mps.set_rng_state(mine["mps"])
-        states = mine["metrics"] if "metrics" in mine else _of_older(mine["sums"])
+        self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
+        self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in _metrics(self._module):
-            if name in states:
-                logged.restore_metric(metric, states[name])
-        if "logged" in mine:  # older checkpoints don't have it
-            self._logged = logged.Logged(self._trainer, self._module, mine["logged"])
+            if name in self._resumed["metrics"]:
+                logged.restore_metric(metric, self._resumed["metrics"][name])
+        self._logged = logged.Logged(self._trainer, self._module, self._resumed["logged"])
+
+
+def _check_position(here: dict[str, Any], there: dict[str, Any]) -> None:
+    """Make sure that a loader is where the checkpoint left it.
+
+    Raises:
+        UserError: It is not.
+    """
+    if digest_of_content(here) != digest_of_content(there):
+        raise UserError("a loader of training is not where the checkpoint left it: the epoch would begin anew")
+
+
+def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
+    """What other parts of a checkpoint hold: weights, metrics, optimizers, schedules, and what belongs to loaders."""
+    weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
+    metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
+    optimizers = [*trainer.optimizers, *(each.scheduler for each in trainer.lr_scheduler_configs)]
+    return [trainer, *weights, *metrics, *optimizers, *others]
 
 
 def _metrics(module: L.LightningModule) -> list[tuple[str, Metric]]:
     return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]
-
-
-def _of_older(sums: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-    """The states of the means of a classification, from a checkpoint that has them as sums."""
-    names = {"loss_sum": "loss_sum", "num_correct": "acc_sum", "num_samples": "num_samples"}
-    means = [{names[name]: value for name, value in each.items()} for each in sums]
-    return {
-        name: {"states": state, "num_updates": 1}
-        for name, state in zip(("train_means", "logged_means"), means, strict=True)
-    }

@@ -35,6 +35,7 @@ class TrainConfig:
     compile: bool = MISSING
     test: Any = MISSING
     resume: str = MISSING
+    exact: str = MISSING
     outputs: str = MISSING
     run_dir: str = MISSING
     sweep_name: str = MISSING
@@ -88,6 +89,7 @@ EXPORTS = {"onnx": "model.onnx", "bundle": "bundle.zip"}
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),
     "train.test": ("auto", True, False),
+    "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
     "export.format": (*EXPORTS,),
 }

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,3 +113,33 @@ def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
     except OSError as error:
         raise ValueError(f"{os.fsdecode(error.filename)}: can't be read ({error.strerror})") from error
     return sha256.hexdigest()
+
+
+def digest_of_content(content: Any) -> str:
+    """Return the SHA-256 of tensors and plain values in dictionaries and lists: of every bit, with types and shapes.
+
+    Example:
+        >>> digest_of_content({"a": torch.zeros(2)}) == digest_of_content({"a": -torch.zeros(2)})
+        False
+    """
+    sha = hashlib.sha256()
+    _feed(sha, content)
+    return sha.hexdigest()
+
+
+def _feed(sha: Any, content: Any) -> None:
+    if isinstance(content, Tensor):
+        whole = content.detach().cpu().contiguous()
+        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
+        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        sha.update(f"dict{len(content)}".encode())
+        for key, value in content.items():
+            _feed(sha, key)
+            _feed(sha, value)
+    elif isinstance(content, list | tuple):
+        sha.update(f"list{len(content)}".encode())
+        for value in content:
+            _feed(sha, value)
+    else:
+        sha.update(f"{type(content).__name__} {content!r} ".encode())

@@ -99,7 +99,7 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Number of batches given in this epoch."""
-        return {"position": self._position}
+        return {"position": self._start or self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration start behind the batches that were given."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from leyden.data.checksums import expected
 from leyden.data.fetch import load
 from leyden.data.files import digest_of_tensor
-from leyden.data.resumable import random_states
+from leyden.data.random_state import random_states
 from leyden.data.tensors import Tensors, tensors
 
 # With the number of changes that were made to the tensors by then.

@@ -1,70 +1,71 @@
 """PyTorch's `DataLoader`s, made so that a run can go on within an epoch, bit for bit."""
 
 import contextlib
-import random
-from collections.abc import Iterator
+import copy
+import functools
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
-from torch import distributed
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from leyden.config.terminal import warn
+from leyden.data.object_state import ObjectState, entry_name, is_generator
+from leyden.data.random_state import random_states, restore_random_states
 from leyden.run.process import is_main_process
 
-
-def random_states() -> dict[str, Any]:
-    """The states of the random numbers of Python, NumPy and PyTorch (on the CPU), as tensors and plain values."""
-    _, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [np.asarray(keys).tolist(), *rest],
-        "torch": torch.get_rng_state(),
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Go on from what `random_states` gave."""
-    random.setstate(states["python"])
-    keys, *rest = states["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
+PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")  # of a loader
 
 
 class Resumable:
     """Added to a `DataLoader`: its state is the position, and the random states with which the epoch began.
 
-    An epoch is gone on with by beginning it anew from these and leaving out the batches that were given: so the order and all
-    that workers draw at random are what they were, at the price of reading those batches again. Random numbers that a data set
-    draws in the main process, from a generator of its own, are not kept.
+    An epoch is resumed by beginning it anew from these and leaving out the batches that were trained on: so the order and all
+    that workers draw at random are what they were, at the price of reading those batches again. What changes on its data set,
+    sampler and `collate_fn`, as random generators of their own, begins as it did, too. That the last of these batches is the one
+    that was trained on is checked.
     """
 
     _kind: type  # of the loader
+    _owned: Callable[
+        [], dict[str, ObjectState]
+    ]  # a method that returns what belongs to it, by the name of its part
     _start: dict[str, Any] | None = None  # the state that the next iteration starts from
     _begun: dict[str, Any] | None = None  # the random states with which this one did
     _ahead: dict[str, Any] | None = None  # those before the last batch, where Lightning takes it a step too early
     _position = 0  # batches given
+    _last: int | None = None  # the signature of the last one
+    _before: int | None = None  # and of the one before
+    _first: int | None = None  # and of the first one in the epoch
+    after_replay: Callable[[bool], None] | None = None  # is called with whether that batch is the same
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: all of this waits for the first batch, when Lightning has set epoch and state.
         start, self._start = self._start, None
         here = random_states()
+        owned = self._owned()
         if start and start["random"]:
             restore_random_states(start["random"])
-            for generator, state in zip(_generators(self), start["random"]["own"], strict=True):
-                generator.set_state(state)
-        self._begun = {**random_states(), "own": [generator.get_state() for generator in _generators(self)]}
+            for name, each in owned.items():
+                each.restore(start["random"]["objects"].get(name, []))
+        # What it holds may change in place in the epoch.
+        objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
+        self._begun = {**random_states(), "objects": objects}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
-        self._position = 0
+        self._position, self._first, self._last = 0, None, None
         ahead = None
         if start and start["random"]:
             for _ in range(start["position"]):
-                next(batches, None)
+                self._last = signature(next(batches, None))
+                self._first = self._last if self._first is None else self._first
             self._position, ahead = start["position"], start["ahead"]
             restore_random_states(ahead or here)
+            if self.after_replay:
+                self.after_replay(self._last == start["last"])
         while True:
             self._ahead = ahead or (None if _is_sized(self) else random_states())
             batch = next(batches, self)
@@ -75,12 +76,21 @@ class Resumable:
                 self._ahead = None
                 return
             self._position += 1
+            self._before, self._last = self._last, signature(batch)
+            self._first = self._last if self._position == 1 else self._first
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Of each process: number of batches used in this epoch, and random states."""
-        used = self._position - (self._ahead is not None)
-        mine = {"position": used, "random": self._begun, "ahead": self._ahead}
+        """Of each process: number of batches used in this epoch, the last one's signature, and random states."""
+        is_ahead = self._ahead is not None
+        mine = self._start or {
+            "position": self._position - is_ahead,
+            "first": self._first,
+            "last": self._before if is_ahead else self._last,
+            "random": self._begun,
+            "objects": {name: each.changes()[0] for name, each in self._owned().items()},
+            "ahead": self._ahead,
+        }
         every: list[Any] = [mine]
         if distributed.is_initialized():
             every = [None] * distributed.get_world_size()
@@ -89,14 +99,64 @@ class Resumable:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration start behind the batches that were given."""
-        self._start = state["processes"][distributed.get_rank() if distributed.is_initialized() else 0]
+        self._start = _of_this_process(state)
+
+    def restore_owned(self, state: dict[str, Any], epoch: int) -> bool:
+        """Take back what had changed on data set, sampler and `collate_fn`, after an epoch, for the next one.
+
+        Returns:
+            Whether the first batch of that epoch is what it was, read again.
+        """
+        mine, here, owned = _of_this_process(state), random_states(), self._owned()
+        is_same = True
+        if mine["random"]:
+            restore_random_states(mine["random"])
+            for name, each in owned.items():
+                each.restore(mine["random"]["objects"].get(name, []))
+            for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):  # type: ignore[attr-defined]
+                if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+                    set_epoch(epoch)
+            is_same = signature(next(iter(self._kind.__iter__(self)), None)) == mine["first"]  # type: ignore[attr-defined]
+            restore_random_states(here)
+        for name, each in owned.items():
+            each.restore(mine["objects"].get(name, []))
+        return is_same
+
+    def lost(self) -> list[str]:
+        """Return the names of what changes on data set, sampler and `collate_fn`, and can't be kept."""
+        found = []
+        for name, each in self._owned().items():
+            kept, lost = each.changes()
+            if self._ahead is not None:  # of a batch that is not used yet: what it has changed would change again
+                lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
+            found += [f"{name}.{path}" for path in lost]
+        return found
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
-    """Those of its own that a loader or its samplers draw from."""
-    owners = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    found = {id(owner): getattr(owner, "generator", None) for owner in owners}
-    return [generator for generator in found.values() if isinstance(generator, torch.Generator)]
+def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
+    mine: dict[str, Any] = state["processes"][distributed.get_rank() if distributed.is_initialized() else 0]
+    return mine
+
+
+def signature(batch: Any) -> int:
+    """Return a number that tells a batch from another one: a checksum of some of its values, spread evenly."""
+    if isinstance(batch, Tensor):
+        some = (
+            batch.detach()[:: max(1, len(batch) - 1)]
+            if batch.dim() and not batch.is_contiguous()
+            else batch.detach()
+        )
+        if some.device.type != "cpu" or some.is_sparse or some.is_quantized:
+            return zlib.crc32(str(batch.shape).encode())  # looking at it would wait for the GPU
+        flat = some.reshape(-1)
+        return zlib.crc32(flat[:: max(1, len(flat) // 64)].contiguous().view(torch.uint8).numpy().tobytes())
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        return zlib.crc32(repr([signature(part) for part in batch]).encode())
+    if hasattr(batch, "__dict__"):
+        return signature(vars(batch))
+    return zlib.crc32(repr(batch).encode()) if isinstance(batch, str | bytes | int | float) else 0
 
 
 def _is_sized(loader: Any) -> bool:
@@ -121,34 +181,46 @@ class Late:
 
 
 def make_resumable(data: L.LightningDataModule) -> None:
-    """Let the loaders that a data module gives for training be resumable, those that are `DataLoader`s without a state.
+    """Let the loaders that a data module returns for training be resumable, those that are `DataLoader`s without a state.
 
-    With another one that has no state, a run can go on from the end of an epoch.
+    With another one that has no state, a run can resume from the end of an epoch.
     """
     make = data.train_dataloader
     told: list[bool] = []
+    states: dict[int, ObjectState] = {}  # of an object, which it holds, as it was when the first loader began
+
+    def owned(loader: Any) -> dict[str, ObjectState]:
+        parts = {name: getattr(loader, name, None) for name in PARTS}
+        found, others = {}, list[Any]()
+        for name, part in parts.items():
+            if part is not None and not any(part is other for other in others):
+                if id(part) not in states:
+                    states[id(part)] = ObjectState({name: part}, functools.partial(list, tuple(others)))
+                found[name] = states[id(part)]
+                others.append(part)
+        return found
 
     def train_dataloader() -> Any:
         loaders = make()
         for loader in flattened(loaders):
             if not hasattr(loader, "state_dict"):
-                _add(Resumable if isinstance(loader, DataLoader) else Late, loader)
+                _add(Resumable if isinstance(loader, DataLoader) else Late, loader, _owned=owned)
             if isinstance(loader, DataLoader) and loader.persistent_workers:
                 # What workers draw would go on from epoch to epoch, in processes that no checkpoint reaches.
                 vars(loader)["persistent_workers"] = False  # PyTorch lets nobody set it
                 if not told and is_main_process():
                     told.append(True)
-                    warn("persistent_workers: each epoch has new ones, so that the run can go on bit for bit")
+                    warn("persistent_workers: each epoch has new ones, so that the run can resume bit for bit")
         return loaders
 
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
-def _add(mixin: type, loader: Any) -> None:
+def _add(mixin: type, loader: Any, **members: Any) -> None:
     """Let an object be of its own class with these methods, so that it is still what it was, to Lightning and its owner."""
     kind = type(loader)
     names = [name for name in vars(mixin) if name == "__iter__" or not name.startswith("__")]
-    members = {name: vars(mixin)[name] for name in names}
+    members = {name: vars(mixin)[name] for name in names} | members
     with contextlib.suppress(TypeError):  # one of Python's own, which draws nothing
         # Python lets an object change to a class with the same one base only.
         loader.__class__ = type(kind.__name__, (kind,), {**members, "_kind": kind})

@@ -83,7 +83,7 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Number of batches given in this epoch, and of samples in it."""
-        return {"position": self._position, "num_samples": len(self.indices_N)}
+        return {"position": self._start or self._position, "num_samples": len(self.indices_N)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration start behind the batches that were given.

@@ -16,7 +16,7 @@ from leyden.config.objective import Objective, objectives
 from leyden.config.values import flatten
 
 # Keys that steer a start of the program and are no part of what a run is.
-CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "test", "dry_run", "cluster", "sweep")
+CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
 PLACES = ("data.root", "data.download", "data.num_workers")  # may differ from start to start
 # What is said of a run and shown of it changes no bit of its weights and metrics.
 SHOWN = (

@@ -1,0 +1,360 @@
+"""State that no `state_dict` holds: attributes of somebody's objects that change while a run trains.
+
+A LightningModule with a replay buffer, a sampler with a NumPy generator, a callback that counts: PyTorch and Lightning save
+none of these. What has changed since the start is found by comparison, and kept where it is made of plain values.
+"""
+
+import argparse
+import collections
+import dataclasses
+import enum
+import functools
+import hashlib
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sized
+from pathlib import PurePath
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import data as torch_data
+
+from leyden.data.encoding import (
+    CLOSED,
+    ELSEWHERE,
+    GENERATORS,
+    KIND,
+    MAX_ITEMS,
+    PLAIN,
+    UnkeepableError,
+    decode,
+    encode,
+    has_state_dict,
+    names_of,
+)
+from leyden.data.files import digest_of_content
+
+MAX_COMPARED = 10_000  # items of a container: of a larger one a part is compared
+MAX_OPEN = 1000  # objects in a container that is looked into
+MAX_PICKLED = 2**26  # bytes
+
+# Attributes that PyTorch and Lightning keep for themselves; `training` is the one that a run changes.
+OF_MODULES = {*vars(nn.Module())} - {"training"}
+OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {*OF_MODULES, "training", "_hparams"}
+CONSTANTS = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    enum.Enum,
+    PurePath,
+    torch.dtype,
+    torch.device,
+    np.dtype,
+)
+# Objects of these are looked into, though their package is not somebody's own.
+OPEN = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
+
+Path = tuple[tuple[str, Any], ...]  # of ("attribute", name) and ("item", key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """A value as it was at the start, to be compared; what is compared by place is held, so that no other takes it."""
+
+    value: Any
+    digest: Hashable
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unseen:
+    """Of a value of which nothing more is seen."""
+
+    place: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Closure:
+    """The variables that a function has from where it was made."""
+
+    function: types.FunctionType
+
+    @property
+    def values(self) -> list[Any]:
+        """Those that are plain values, or containers."""
+        kinds = (*PLAIN, list, dict, set, collections.deque)
+        cells = [cell.cell_contents for cell in self.function.__closure__ or ()]
+        return [each for each in cells if isinstance(each, kinds)]
+
+
+class ObjectState:
+    """Attributes of objects, as they are now: from here on what changes can be kept.
+
+    Args:
+        roots: The objects by name; they are looked into, and so is what they hold.
+        known: Objects whose state is kept elsewhere, as parameters and metrics; they are left out.
+    """
+
+    def __init__(self, roots: Mapping[str, Any], known: Callable[[], list[Any]] = list) -> None:
+        self.roots, self.known = roots, known
+        self._owners: dict[Path, Any] = {}  # what was looked into at the start, and all else that it held
+        self._held: dict[Path, list[Any]] = {}
+        self._marks: dict[Path, _Mark] = {}
+        self._kept: set[Path] = set()  # restored, or kept once
+        for path, value in self._leaves(is_start=True):
+            self._marks[path] = _Mark(value, _digest(value))
+
+    def changes(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return what has changed, of tensors and plain values, and the names of what can't be kept."""
+        kept: list[dict[str, Any]] = []
+        lost, numbers = [], dict[int, int]()
+        for path, value in self._leaves():
+            mark = self._marks.get(path)
+            is_same = mark is not None and mark.value is value
+            try:
+                if not self._has_changed(path, value, mark):
+                    continue
+                entry = {
+                    "path": [list(step) for step in path],
+                    "in_place": is_same and not isinstance(value, PLAIN),
+                }
+                if id(value) in numbers:
+                    entry["same_as"] = numbers[id(value)]
+                else:
+                    entry["value"] = encode(value)
+                    if not isinstance(value, PLAIN):
+                        numbers[id(value)] = len(kept)
+                kept.append(entry)
+                self._kept.add(path)
+            except UnkeepableError:
+                lost.append(name_of(path))
+        return kept, lost
+
+    def restore(self, kept: list[dict[str, Any]]) -> None:
+        """Set what `changes` returned.
+
+        Raises:
+            ValueError: These objects have no such attributes.
+        """
+        made: list[Any] = []
+        for entry in kept:
+            path: Path = tuple((str(kind), key) for kind, key in entry["path"])
+            try:
+                if str(path[-1][1]).startswith("__"):
+                    raise AttributeError("it is Python's")
+                owner = self._owners[path[:-1]]  # a path leads to these alone, whoever has written it
+                if isinstance(owner, type | types.ModuleType) and path not in self._marks:
+                    raise AttributeError("it was no value")
+                here = _get(owner, path[-1], None)
+                value = made[entry["same_as"]] if "same_as" in entry else None
+                if value is None:
+                    value = decode(entry["value"], here, in_place=entry["in_place"])
+                made.append(value)
+                if value is not here:
+                    _set(owner, path[-1], value)
+            except (AttributeError, LookupError, TypeError) as error:
+                raise ValueError(f"{name_of(path)} can't be restored ({type(error).__name__}: {error})") from error
+            self._kept.add(path)
+
+    def _has_changed(self, path: Path, value: Any, mark: _Mark | None) -> bool:
+        if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
+            raise UnkeepableError("nobody sees how far an iterator is")
+        if mark and isinstance(mark.digest, _Unseen) and type(value).__module__.partition(".")[0] not in CLOSED:
+            raise UnkeepableError("nobody sees what it holds")
+        if isinstance(value, GENERATORS):  # it may have been seeded by the time of day
+            return True
+        return mark is None or path in self._kept or mark.digest != _digest(value)
+
+    def _leaves(self, *, is_start: bool = False) -> Iterator[tuple[Path, Any]]:
+        """Attributes that hold values, by path, of the roots and of all objects that they hold; each object once."""
+        known = self.known()  # held as long as their places count
+        seen = {id(each) for each in known}
+        open_: list[tuple[Path, Any]] = [((), self.roots)]
+        while open_:
+            path, owner = open_.pop(0)
+            if id(owner) in seen:
+                continue
+            seen.add(id(owner))
+            if is_start:
+                self._owners[path], self._held[path] = owner, _objects(owner)
+            open_ += [((("item", name),), each) for name, each in _namespaces(owner)]
+            for step, value in _parts(owner):
+                there = (*path, step)
+                if id(value) in seen and not isinstance(value, PLAIN):
+                    continue
+                if isinstance(value, types.FunctionType):
+                    open_ += [((("item", name),), each) for name, each in _namespaces(value)]
+                    if value.__closure__:
+                        yield there, _Closure(value)
+                elif _is_open(value) and (is_start or self._is_as_it_was(there, value)):
+                    open_.append((there, value))
+                elif not isinstance(value, (*CONSTANTS, *ELSEWHERE)) and not callable(value):
+                    yield there, value
+
+    def _is_as_it_was(self, path: Path, value: Any) -> bool:
+        """Whether an object is of the class that was there at the start; a container must hold the same objects."""
+        if path not in self._owners or type(self._owners[path]) is not type(value):
+            return False
+        then, now = self._held[path], _objects(value)
+        return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
+
+
+def _objects(owner: Any) -> list[Any]:
+    """Return what a container holds that is looked into; of another object nothing, whose attributes may be others."""
+    if not isinstance(owner, list | tuple | dict):
+        return []
+    return [each for each in (owner.values() if isinstance(owner, dict) else owner) if _is_apart(each)]
+
+
+def _is_open(value: Any) -> bool:
+    """Whether an object, or a container of objects, is looked into; else it is a value."""
+    if isinstance(value, list | tuple | dict) and 0 < len(value) <= MAX_ITEMS:
+        if isinstance(value, dict) and not all(isinstance(key, str | int) for key in value):
+            return False
+        return len(value) <= MAX_OPEN and any(map(_is_apart, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, types.MethodType | functools.partial):
+        return True
+    if isinstance(value, (*PLAIN, *CONSTANTS, *ELSEWHERE, *GENERATORS, Tensor, np.ndarray, Iterator)):
+        return False
+    if isinstance(value, OPEN):
+        return True
+    if has_state_dict(value):
+        return False
+    package = type(value).__module__.partition(".")[0]
+    return package not in CLOSED and bool(names_of(value)) and not isinstance(value, tuple | list | dict | set)
+
+
+def _is_apart(value: Any) -> bool:
+    """Whether a part of a container is looked at by itself, as its state can be restored in its place alone."""
+    return _is_open(value) or isinstance(value, GENERATORS) or has_state_dict(value)
+
+
+def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
+    """Return what an object or a function shares with others: its classes, and the modules that these are defined in."""
+    kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
+    for kind in kinds:
+        if kind.__module__.partition(".")[0] not in (CLOSED | {"leyden"}):
+            if kind is not owner:
+                yield f"{kind.__module__}.{kind.__qualname__}", kind
+            if module := sys.modules.get(kind.__module__):
+                yield kind.__module__, module
+
+
+def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
+    if isinstance(owner, dict):
+        yield from ((("item", key), value) for key, value in list(owner.items()) if isinstance(key, str | int))
+    elif isinstance(owner, list | tuple):
+        yield from ((("item", number), value) for number, value in enumerate(list(owner)))
+    elif isinstance(owner, type | types.ModuleType):
+        of_class = (property, classmethod, staticmethod, types.MemberDescriptorType, types.GetSetDescriptorType)
+        for name, value in list(vars(owner).items()):
+            if not name.startswith("__") and not isinstance(value, (*of_class, types.FunctionType)):
+                yield ("attribute", name), value
+    elif isinstance(owner, types.MethodType):
+        yield ("attribute", "__self__"), owner.__self__
+    elif isinstance(owner, functools.partial):
+        yield from ((("attribute", name), getattr(owner, name)) for name in ("func", "args", "keywords"))
+    else:
+        left_out = OF_MODULES if isinstance(owner, nn.Module) else set()
+        if isinstance(owner, L.LightningModule | L.LightningDataModule):
+            left_out = left_out | OF_LIGHTNING
+        for name in names_of(owner):
+            if name not in left_out and hasattr(owner, name):
+                yield ("attribute", name), getattr(owner, name)
+        if isinstance(owner, nn.Module):
+            for group in ("_parameters", "_buffers", "_modules"):
+                yield from ((("attribute", name), value) for name, value in getattr(owner, group).items())
+
+
+def _get(owner: Any, step: tuple[str, Any], *default: Any) -> Any:
+    kind, key = step
+    if kind == "attribute":
+        return getattr(owner, key, *default)
+    try:
+        return owner[key]
+    except (LookupError, TypeError):
+        if default:
+            return default[0]
+        raise
+
+
+def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
+    kind, key = step
+    if kind == "item":
+        owner[key] = value
+    elif isinstance(here := getattr(owner, key, None), nn.Parameter) and isinstance(value, Tensor):
+        here.data.copy_(value)
+    elif dataclasses.is_dataclass(owner) or not hasattr(owner, "__dict__"):
+        object.__setattr__(owner, key, value)  # it may be frozen
+    else:
+        setattr(owner, key, value)
+
+
+def entry_name(entry: dict[str, Any]) -> str:
+    """Return the name of what `ObjectState.changes` has kept."""
+    return name_of(tuple((str(kind), key) for kind, key in entry["path"]))
+
+
+def is_generator(entry: dict[str, Any]) -> bool:
+    """Return whether what was kept is the state of a random generator."""
+    value = entry.get("value")
+    return isinstance(value, dict) and value.get(KIND) == "generator"
+
+
+def name_of(path: Path) -> str:
+    """Return a path as a reader writes it, as `module.buffer`, `train.sampler.rng`."""
+    text = "".join(
+        f".{key}" if kind == "attribute" or n == 0 else f"[{key!r}]" for n, (kind, key) in enumerate(path)
+    )
+    return text.removeprefix(".")
+
+
+def _digest(value: Any) -> Hashable:
+    """Return what changes when a value does; of a tensor its place and PyTorch's count of changes."""
+    if isinstance(value, Tensor):
+        where = value.data_ptr() if value.device.type != "meta" else 0
+        return where, value._version, tuple(value.shape), str(value.dtype)
+    if isinstance(value, _Closure):
+        return tuple(map(_digest, value.values))
+    try:
+        return digest_of_content(encode(_sample(value)))
+    except UnkeepableError:
+        pass
+    sha = _Hash()
+    try:  # its buffers are not copied
+        pickle.Pickler(sha, 5, buffer_callback=lambda buffer: None).dump(value)
+    except Exception:  # it comes from somebody's code, and can be anything
+        if not sha.is_full:
+            return _Unseen(id(value), len(value) if isinstance(value, Sized) else 0)
+    return sha.digest.hexdigest()
+
+
+class _Hash:
+    """A file of which only a hash is kept, of the first bytes of what is large."""
+
+    def __init__(self) -> None:
+        self.digest, self.size, self.is_full = hashlib.sha256(), 0, False
+
+    def write(self, content: bytes) -> None:
+        self.digest.update(content)
+        self.size += len(content)
+        self.is_full = self.size > MAX_PICKLED
+        if self.is_full:
+            raise OverflowError
+
+
+def _sample(value: Any) -> Any:
+    """Return a part of what is large, evenly spread: a change of one item of many thousands is not seen."""
+    if isinstance(value, np.ndarray) and value.nbytes > MAX_COMPARED * 100:
+        return value.reshape(-1)[:: value.size // MAX_COMPARED]
+    if isinstance(value, list | tuple | set | frozenset | collections.deque) and len(value) > MAX_COMPARED:
+        return [len(value), *list(value)[:: len(value) // 1000]]
+    if isinstance(value, dict) and len(value) > MAX_COMPARED:
+        return [len(value), *list(value.items())[:: len(value) // 1000]]
+    return value

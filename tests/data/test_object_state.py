@@ -1,0 +1,179 @@
+"""Attributes of somebody's objects: what has changed is kept as a checkpoint can hold it, and restored where it was."""
+
+import collections
+import functools
+import io
+import random
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from leyden.data.object_state import ObjectState
+from tests.data import changing
+
+
+def kept_by(state):
+    """What has changed, written and read as a checkpoint is."""
+    kept, lost = state.changes()
+    file = io.BytesIO()
+    torch.save(kept, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True), lost
+
+
+def begin():
+    changing.TOTAL, changing.Learner.num_made = 0, 0
+    changing.LOG.clear()
+    changing.NUMBERS.bit_generator.state = np.random.default_rng(0).bit_generator.state
+    return changing.Learner()
+
+
+def test_what_changes_is_restored_where_it_was():
+    learner = begin()
+    state = ObjectState({"module": learner})
+    for _ in range(3):
+        learner.learn()
+    kept, lost = kept_by(state)
+    assert not lost
+    learner.learn()
+    expected = learner.seen()
+    other = begin()
+    there = ObjectState({"module": other})
+    there.restore(kept)
+    other.learn()
+    assert str(other.seen()) == str(expected)
+    assert other.alias is other.world.log  # one object still
+    assert kept_by(there)[0]  # what was restored is kept again, though it has not changed since
+
+
+def test_what_does_not_change_is_not_kept():
+    learner = begin()
+    kept, _ = kept_by(ObjectState({"module": learner}))
+    names = {str(entry["path"][-1][1]) for entry in kept}
+    assert names == {"NUMBERS", "rng"}  # generators: they may have been seeded by the time of day
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        2.5,
+        float("nan"),
+        True,
+        None,
+        "text",
+        b"bytes",
+        1 + 2j,
+        2**80,
+        (1, "a"),
+        {1, 2},
+        frozenset({3}),
+        collections.deque([1, 2], maxlen=2),
+        collections.OrderedDict(a=[1, {"b": (2,)}]),
+        {(1, 2): 3, "x": None},
+        np.float32(0.1),
+        np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::2],
+        np.array("2026-11-27", dtype="datetime64[D]"),
+        torch.tensor([1.5, float("inf")], dtype=torch.bfloat16),
+        torch.zeros(0, 3),
+        changing.Step(1, torch.ones(2)),
+        [changing.World(), changing.World()],
+        types.SimpleNamespace(a=1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_value_that_a_checkpoint_can_hold_is_what_it_was(value):
+    owner = types.SimpleNamespace(value="before")
+    state = ObjectState({"callback": owner})
+    owner.value = value
+    kept, lost = kept_by(state)
+    if isinstance(value, types.SimpleNamespace):  # a class of Python's, of which nobody knows how it is made
+        assert lost == ["callback.value"]
+        return
+    assert not lost
+    other = types.SimpleNamespace(value="before")
+    ObjectState({"callback": other}).restore(kept)
+    assert type(other.value) is type(value)
+    assert str(getattr(other.value, "__dict__", other.value)) == str(getattr(value, "__dict__", value)) or (
+        isinstance(value, list)
+        and [vars(each).keys() for each in other.value] == [vars(each).keys() for each in value]
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        (lambda: iter([1, 2]), None),
+        (lambda: (number for number in range(3)), None),
+        (lambda: changing.counter(), lambda owner: owner.value()),
+        (lambda: set(), lambda owner: owner.value.add(object())),
+        (lambda: None, lambda owner: setattr(owner, "value", [lambda: 1])),
+        (lambda: torch.zeros(0), lambda owner: setattr(owner, "value", torch.zeros(1, device="meta"))),
+    ],
+    ids=["iterator", "generator", "closure", "objects", "functions", "no values"],
+)
+def test_what_cant_be_kept_is_named(before, change):
+    owner = types.SimpleNamespace(value=before())
+    state = ObjectState({"module": owner})
+    if change:
+        change(owner)
+    assert state.changes()[1] == ["module.value"]
+
+
+def test_a_generator_within_what_is_handed_on_is_kept():
+    rng = np.random.default_rng(1)
+    state = ObjectState({"collate_fn": functools.partial(sorted, key=rng)})
+    first = rng.random()
+    kept, _ = kept_by(state)
+    second = rng.random()
+    other = np.random.default_rng(1)
+    ObjectState({"collate_fn": functools.partial(sorted, key=other)}).restore(kept)
+    assert other.random() == second != first
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["__class__"],
+        ["world", "__dict__"],
+        ["__init__", "__globals__", "TOTAL"],
+        ["learn", "__func__", "__code__"],
+        ["nowhere", "value"],
+    ],
+    ids=".".join,
+)
+def test_a_path_of_a_stranger_leads_nowhere_else(path):
+    entry = {"path": [["item", "module"], *(["attribute", name] for name in path)], "in_place": False, "value": 5}
+    with pytest.raises(ValueError, match="can't be restored"):
+        ObjectState({"module": begin()}).restore([entry])
+    assert changing.TOTAL == 0
+
+
+@pytest.mark.parametrize("name", ["Learner", "np", "random", "new"])
+def test_a_name_of_a_module_that_was_no_value_is_not_set(name):
+    entry = {"path": [["item", "tests.data.changing"], ["attribute", name]], "in_place": False, "value": 5}
+    with pytest.raises(ValueError, match="it was no value"):
+        ObjectState({"module": begin()}).restore([entry])
+    assert getattr(changing, name, None) != 5
+
+
+def test_a_class_that_makes_something_is_not_made():
+    owner = types.SimpleNamespace(value=None)
+    value = {"<kind>": "object", "class": "subprocess:Popen", "attributes": {}}
+    entry = {"path": [["item", "x"], ["attribute", "value"]], "in_place": False, "value": value}
+    ObjectState({"x": owner}).restore([entry])
+    assert vars(owner.value) == {}  # none of its code has run
+    value["class"] = "pathlib:Path"
+    with pytest.raises(ValueError, match="no plain class"):
+        ObjectState({"x": owner}).restore([entry])
+
+
+def test_the_state_of_pythons_own_generator_is_one_of_these():
+    owner = types.SimpleNamespace(rng=random.Random(3))
+    kept, _ = kept_by(ObjectState({"sampler": owner}))
+    expected = owner.rng.random()
+    other = types.SimpleNamespace(rng=random.Random())
+    ObjectState({"sampler": other}).restore(kept)
+    assert other.rng.random() == expected

@@ -1,0 +1,75 @@
+"""What data draw at random follows from the seed and the hook alone."""
+
+import random
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from leyden.data.files import digest_of_content
+from leyden.data.random_state import random_states, seed_stages, seeded
+
+
+def draw():
+    return random.random(), float(np.random.rand()), torch.rand(()).item()
+
+
+class Data(L.LightningDataModule):
+    """Draws wherever it is called."""
+
+    def prepare_data(self):
+        self.prepared = draw()
+
+    def setup(self, stage):
+        self.split = draw()
+
+    def train_dataloader(self):
+        return draw()
+
+
+def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes():
+    before = digest_of_content(random_states())
+    with seeded(3, "setup"):
+        first = draw()
+    assert digest_of_content(random_states()) == before
+    draw()
+    with seeded(3, "setup"):
+        assert draw() == first
+    for other in ((4, "setup", 0), (3, "prepare_data", 0), (3, "setup", 1)):
+        with seeded(*other):
+            assert draw() != first
+
+
+def test_it_is_put_back_though_something_fails():
+    before = digest_of_content(random_states())
+    with pytest.raises(ZeroDivisionError), seeded(3, "setup"):
+        1 / (draw()[0] * 0)
+    assert digest_of_content(random_states()) == before
+
+
+def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
+    one, other = Data(), Data()
+    for data in (one, other):
+        seed_stages(data, 5)
+    one.setup("fit")
+    for stage in ("test", "fit", "predict"):
+        draw()
+        other.setup(stage)
+        assert other.split == one.split
+    one.prepare_data()
+    other.prepare_data()
+    assert one.prepared == other.prepared != one.split
+    assert one.train_dataloader() == one.train_dataloader() == other.train_dataloader()
+
+
+def test_loaders_that_are_asked_for_anew_draw_anew():
+    data = Data()
+    seed_stages(data, 5)
+    data.trainer = trainer = SimpleNamespace(reload_dataloaders_every_n_epochs=2)
+    drawn = []
+    for epoch in range(4):
+        trainer.current_epoch = epoch
+        drawn.append(data.train_dataloader())
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
