@@ -24,7 +24,7 @@ PAGES = {
         "pr_curves predicted reconstructions generated samples weights histograms graph layout texts",
     ),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
-    "runs": ("Runs", "run.directory run.contents run.result run.bundle training.trained training.predictions"),
+    "runs": ("Runs", "run.directory run.contents run.result training.trained training.predictions"),
 }
 
 

@@ -1,25 +1,20 @@
 """Make a run anew, or compare two: equal bit for bit, or from which step on they differ."""
 
-import contextlib
-import tempfile
 from pathlib import Path
 
 from leyden.config import arguments
 from leyden.config.mistakes import UserError
 from leyden.report.equality import show_equality
 from leyden.reproduction.anew import How, reproduce
-from leyden.run.bundle import unpack
 from leyden.run.directory import Run
 
 USAGE = """\
 python -m leyden.reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N] [env=true] [apply_diff=true] [trust=true]
-python -m leyden.reproduce bundle=FILE [...]
 python -m leyden.reproduce run=A against=B
 
 Trains a run anew, by the commit, the configuration and the number of threads that it has written down, and compares
 the fingerprints of both. With against= nothing is trained. Exit code 0: equal, bit for bit; 1: not.
 
-  bundle=FILE      a run as one file, as leyden.export format=bundle writes it
   output=DIR       the new run directory; else one below outputs/reproduced/
   data_root=DIR    where the data are, if not in data/ of the project
   threads=N        another number of threads than the run had
@@ -31,18 +26,15 @@ CONSENTS = ("apply_diff", "trust", "env")
 
 def main() -> None:
     """The command."""
-    with arguments.command(), contextlib.ExitStack() as stack:
-        places = dict.fromkeys(("run", "bundle", "against", "output", "data_root", "threads"), "")
+    with arguments.command():
+        places = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
         _, options = arguments.read(USAGE, {**places, **dict.fromkeys(CONSENTS, "false")}, most=0)
-        if bool(options["run"]) == bool(options["bundle"]):
-            raise UserError("run=DIR or bundle=FILE: give one of the two, as run=outputs/a")
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        there = Run(options["run"] or folder / Path(options["bundle"]).stem)
-        if options["bundle"]:
-            unpack(Path(options["bundle"]), there.directory)
+        if not options["run"]:
+            raise UserError("run=DIR: is missing; name a run directory, as run=outputs/a")
+        there = Run(options["run"])
         if options["against"]:
             used = [key for key, value in options.items() if value not in ("", "false")]
-            if other := [key for key in used if key not in ("run", "bundle", "against")]:
+            if other := [key for key in used if key not in ("run", "against")]:
                 raise UserError(f"{other[0]}: is for a run that is trained, which against= does not do")
             here = Run(options["against"])
         else:

@@ -90,7 +90,7 @@ BAD = [
     ("train.yaml", {"sweep": {"pictures": "some"}}, "pictures"),
     ("evaluate.yaml", {"chekpoint": "best"}, "chekpoint"),
     ("predict.yaml", {"num_tokens": "many"}, "num_tokens"),
-    ("export.yaml", {"format": "pickle"}, "format"),
+    ("export.yaml", {"outptu": "x.onnx"}, "outptu"),
 ]
 
 

@@ -209,7 +209,6 @@ class Project:
         if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
             return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
         if verb == "reproduce" and not any(word.startswith("against=") for word in words) and not self.really:
-            words = [re.sub("^bundle=.*", "run=outputs/seed", word) for word in words]
             words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
             return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if verb == "reproduce" else (0,))
@@ -224,7 +223,7 @@ class Project:
         return self.copy.said[key]
 
     def provide(self, word: str) -> None:
-        """A run or a bundle in each place that a command names, if no command before has made it."""
+        """A run in each place that a command names, if no command before has made it."""
         for place in re.findall(r"outputs/[\w./-]+", word):
             path = self.folder / place
             if path.exists():
@@ -234,8 +233,6 @@ class Project:
             else:
                 of_many = place.startswith("outputs/sweeps/") or place == "outputs/mnist_mlp"
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
-        if self.really and word.startswith("bundle=") and not (self.folder / word[7:]).exists():
-            self.python(["-m", "leyden.export", "run=outputs/seed", "format=bundle", f"output={word[7:]}"])
 
     def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
         """Run Python in the copy."""

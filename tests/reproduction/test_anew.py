@@ -13,7 +13,6 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.reproduction import anew, recipe
 from leyden.reproduction.overrides import keep_overrides
-from leyden.run.bundle import pack
 from leyden.run.directory import Run
 from tests.conftest import SMALL
 from tests.data import folders
@@ -135,22 +134,20 @@ def test_overrides_of_a_stranger_are_repeated_only_where_they_lead_to_what_was_t
     assert kept == starts[0]["overrides"] or (override not in kept and "model.dropout=0.2" in kept)
 
 
-def test_a_fork_is_made_anew_from_a_file_that_was_handed_on(call, cli, trained, tmp_path):
+def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
     changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
     code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
     assert code == 0, err
     fork = Run(tmp_path / "fork")
     set_code(fork, trained.starts[-1]["git"])
-    pack(fork, tmp_path / "fork.zip", onnx=None, license_url=None)
     code, told = call(
-        f"bundle={tmp_path / 'fork.zip'}",
+        f"run={fork.directory}",
         f"output={tmp_path / 'again'}",
         "apply_diff=true",
         f"data_root={ROOT / 'data'}",
     )
     assert code == 0, told
     assert "equal, bit for bit, over all 4 fingerprints, up to step 20" in told
-    assert [path.name for path in tmp_path.iterdir() if "fork" in path.name] == ["fork", "fork.zip"]
     (trained.directory / "checkpoints" / "last.ckpt").write_bytes(b"another one")
     code, told = call(f"run={fork.directory}", "apply_diff=true")
     assert code == 2
@@ -237,9 +234,7 @@ def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, rep
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "run=DIR or bundle=FILE: give one of the two"),
-        (["run=RUN", "bundle=RUN"], "run=DIR or bundle=FILE: give one of the two"),
-        (["bundle=nowhere.zip"], "nowhere.zip: is no file"),
+        ([], "run=DIR: is missing; name a run directory"),
         (["run=nowhere"], "not a run directory"),
         (["somewhere"], "somewhere: must be one of run=, "),
         (["run=RUN", "threads=0"], "threads=0: must be a positive whole number"),

@@ -1,15 +1,9 @@
-import re
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from leyden.config.paths import ROOT
-from leyden.run.bundle import unpack
-from leyden.run.directory import Run
 from leyden.training import onnx
 from tests.test_extend import QUICK
 from tests.training.test_train import train  # noqa: F401 - a fixture
@@ -62,56 +56,6 @@ def test_it_says_what_to_install(cli, train, monkeypatch):  # noqa: F811
     code, _, err = cli("export", f"run={run.directory}")
     assert code == 2
     assert "no_such_package: not installed; pip install -e '.[export]' installs it" in err
-
-
-def test_a_bundle_is_a_run_again(cli, train, tmp_path, monkeypatch):  # noqa: F811
-    """As docs/bundle.md says, by its own lines."""
-    monkeypatch.chdir(tmp_path)
-    Image.new("L", (28, 28)).save("a.png")
-    run, *_ = train("outputs/mnist_mlp/a", "trainer.max_epochs=1")
-    page = (ROOT / "docs" / "bundle.md").read_text()
-    (reading,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    said = {}
-    for verb, typed in re.findall(r"^python -m leyden\.(\w+) (.*)$", page, re.MULTILINE):
-        if verb != "export" and run.directory.exists():
-            exec(reading, {})
-            first = (run.directory / "bundle.zip").read_bytes()
-            (run.directory / "bundle.zip").unlink()
-            assert cli("export", f"run={run.directory}", "format=bundle")[0] == 0
-            assert (run.directory / "bundle.zip").read_bytes() == first
-            shutil.rmtree(run.directory)
-        code, said[verb], err = cli(verb, *typed.split())
-        assert code == 0, err
-    assert "holds for 10000 test samples" in said["export"]
-    new = Run(tmp_path / "outputs" / "theirs")
-    assert {"model.onnx", "curves.png", "confusion.png", "errors.png"} < {
-        path.name for path in new.directory.iterdir()
-    }
-    assert f"{new.result.metrics['test/acc']:.4f}" in said["evaluate"]
-    assert "a.png" in said["predict"]
-    # What can't be exported is handed on without, in a line; and so it is where ONNX is not installed.
-    monkeypatch.setattr("leyden.export.NEEDS", ("no_such_package",))
-    code, out, err = cli("export", f"run={new.directory}", "format=bundle", f"output={tmp_path / 'x.zip'}")
-    assert code == 0, err
-    assert out.splitlines()[1].startswith("without model.onnx: no_such_package: not installed")
-    unpack(tmp_path / "x.zip", tmp_path / "third")
-    assert not (tmp_path / "third" / "model.onnx").exists()
-
-
-def test_what_can_not_be_said_of_a_bundle(cli, train, tmp_path):  # noqa: F811
-    run, *_ = train("run", "trainer.max_epochs=1", "callbacks=bare", "test=false")
-    for given, message in (
-        ("output=model.onnx", "output=model.onnx: must be the name of a .zip file"),
-        ("checkpoint=last", "checkpoint=last: must be best"),
-        ("license=MIT", "license=MIT: must be a URL"),
-        ("format=tar", "format=tar: must be one of onnx, bundle"),
-    ):
-        code, _, err = cli(
-            "export", f"run={run.directory}", *(["format=bundle"] if "format" not in given else []), given
-        )
-        assert code == 2
-        assert message in err
-    assert not list(run.directory.glob("*.zip"))
 
 
 def test_an_output_that_can_not_be(cli, train, tmp_path):  # noqa: F811

@@ -76,22 +76,17 @@ class ExportConfig:
     """Root keys of `conf/export.yaml`."""
 
     run: str = MISSING
-    format: str = MISSING
     output: str | None = MISSING
     checkpoint: str = MISSING
     data_root: str | None = MISSING
-    license: str | None = MISSING
 
 
-# The formats of an export, and the names of their files.
-EXPORTS = {"onnx": "model.onnx", "bundle": "bundle.zip"}
 # What values a key can have, where it is some words.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
-    "export.format": (*EXPORTS,),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 
