@@ -62,7 +62,7 @@ def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
     table = " ".join(capfd.readouterr().out.split())
     assert 'data t.csv "1" "2"' in table
     assert "u.csv" not in table
-    older = write("c", None)
-    assert "the data differ" not in call(f"run={a}", f"against={older}")[1]
-    show_difference(str(a), str(older))
+    unknown = write("c", None)
+    assert "the data differ" not in call(f"run={a}", f"against={unknown}")[1]
+    show_difference(str(a), str(unknown))
     assert "t.csv" not in capfd.readouterr().out

@@ -13,12 +13,13 @@ import torch
 import yaml
 
 from leyden.config.mistakes import UserError
-from leyden.config.paths import ROOT
+from leyden.config.paths import ROOT, SRC
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
 from leyden.run.lock import check_held
 from leyden.run.result import Result
+from tests.example import OWN
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
 FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
@@ -78,6 +79,18 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
 def test_the_same_config_goes_on_and_the_start_is_added(run):
     reopen(run, CONFIG)
     assert len(json.loads((run.directory / "provenance.json").read_text())) == 2
+
+
+def test_a_run_made_before_the_package_was_renamed_has_the_names_of_today(run):
+    module = sorted((SRC / OWN / "models").glob("[!_]*.py"))[0].stem
+    config = {
+        "model": {"_target_": f"name_of_before.models.{module}.Net", "blocks": [{"_target_": "torch.nn.Linear"}]},
+        "task": {"_target_": "name_of_before.tasks.no_such_module.Task"},
+        "name": f"name_of_before.models.{module}.Net",
+    }
+    (run.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run.recorded == config
+    assert run.config == {**config, "model": {**config["model"], "_target_": f"{OWN}.models.{module}.Net"}}
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume"])

@@ -11,7 +11,6 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from leyden.config.hydra_versions import instantiate
@@ -21,7 +20,7 @@ from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.sweep import optimize
 from leyden.sweep.search import Search
-from leyden.sweep.study import LOCK, Journal, find_trial, open_study
+from leyden.sweep.study import LOCK, find_trial, open_study
 from tests.conftest import QUICK, finish, start
 from tests.sweep.spaces import space
 
@@ -229,13 +228,8 @@ def test_the_runs_of_all_seeds_are_known(tmp_path):
         pass
 
 
-def test_a_study_has_one_name_and_an_older_one_keeps_its_own(tmp_path):
+def test_each_study_has_the_same_name(tmp_path):
     assert open_study(tmp_path).study_name == "study"  # Hyperband's brackets follow from it
-    (tmp_path / "old").mkdir()
-    storage = JournalStorage(Journal(tmp_path / "old" / "study.journal"))
-    optuna.create_study(storage=storage, study_name="leyden").add_trial(optuna.trial.create_trial(value=1.0))
-    found = open_study(tmp_path / "old")
-    assert (found.study_name, len(found.trials)) == ("leyden", 1)
 
 
 def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):

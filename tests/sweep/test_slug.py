@@ -1,7 +1,6 @@
 """The name of a job's directory: readable, and of one job alone."""
 
 import itertools
-import json
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -134,14 +133,3 @@ def test_no_two_lists_of_real_overrides_share_a_name(first, second):
     unique = len({key for key, _ in by_key[0]}) == len(by_key[0])
     same = sorted(first) == sorted(second) if unique else by_key[0] == by_key[1]
     assert (slug(first) == slug(second)) is same
-
-
-def test_a_run_that_an_older_program_named_keeps_its_name(tmp_path):
-    overrides, old = ["model.hidden_sizes=[512]", "seed=1"], tmp_path / "model.hidden_sizes-512_seed-1"
-    assert slug(overrides, tmp_path) == slug(overrides) != old.name
-    old.mkdir()
-    typed = ["sweep_name=s", *reversed(overrides)]
-    (old / "provenance.json").write_text(json.dumps([{"overrides": typed}]))
-    assert slug(overrides, tmp_path) == old.name
-    assert slug(["model.hidden_sizes=512", "seed=1"], tmp_path) == old.name  # refused there, as it should be
-    assert slug(["model.hidden_sizes='512'", "seed=1"], tmp_path) != old.name

@@ -394,6 +394,14 @@ def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
         claim(tmp_path, {"name": "a", "objective": None}, {})
 
 
+def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
+    grid = {"name": "a", "objective": None}
+    claim(tmp_path, grid, {})
+    with pytest.raises(UserError, match=r"holds another sweep: sweep\.seeds absent there, 1 here; choose another"):
+        claim(tmp_path, {**grid, "sweep.seeds": 1}, {})
+    claim(tmp_path, grid, {})
+
+
 @pytest.mark.parametrize("names", ["aa", "ab"])
 def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
     barrier = threading.Barrier(len(names))

@@ -90,7 +90,7 @@ def test_files_whose_checksums_are_known_and_tensors_are_recorded(cli, tmp_path,
     assert code == 2
     assert "was trained on: Elevation.targets; put the former data back" in err
 
-    # An older run has recorded none, and is resumed.
+    # Of one that has recorded none nothing is known, and it is resumed.
     del starts[0]["data"]
     path.write_text(json.dumps(starts))
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")

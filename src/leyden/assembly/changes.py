@@ -7,7 +7,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.resume import num_epochs
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
 from leyden.run.choices import deciding
@@ -33,8 +32,6 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     there, here = (deciding(dict(flatten(each))) for each in (parent.config, config))
     changed = [key for key in {**there, **here} if key != "fork" and repr(there.get(key)) != repr(here.get(key))]
     state = content["callbacks"]
-    if Hyperparameters.state_key not in state or "seed" not in state["RankState"]:
-        raise UserError(f"{where}: was made by an older version, and does not say what its optimizer was set to")
     for key in changed:
         was_averaged = "averaging" in f"{key}{here.get(key)}"
         if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):

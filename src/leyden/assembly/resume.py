@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.run_trainer import RunTrainer
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO
-from leyden.callbacks.hyperparameters import chosen_buffers
+from leyden.callbacks.hyperparameters import Hyperparameters, chosen_buffers
 from leyden.config.mistakes import UserError
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
@@ -36,6 +36,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = content["callbacks"].get("RankState")
         if not isinstance(state, dict) or not isinstance(state.get("processes"), list):
             raise ValueError("not the checkpoint of a run: it has no random states")
+        if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
+            raise ValueError("not the checkpoint of a run: it does not say what its optimizer was set to")
     return content
 
 
@@ -64,7 +66,7 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     both = state["param_groups"], optimizer.state_dict()["param_groups"]
     # What an optimizer has gathered is kept by number: another order would give it to other parameters.
     names_there, names_here = ([each.get("param_names") for each in groups] for groups in both)
-    if names_there != names_here and any(names_there):  # older checkpoints have no names
+    if names_there != names_here:
         raise ValueError("the optimizer's groups have other parameters")
     for there, here in zip(*both, strict=True):
         for key, value in here.items():
@@ -75,13 +77,13 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
 
 
 def kept_facts(content: dict[str, Any], path: Path) -> Facts:
-    """The facts of the data that a run was trained on; older checkpoints have them as the state of the data module.
+    """The facts of the data that a run was trained on.
 
     Raises:
         UserError: There are none.
     """
     try:
-        return Facts.from_state(content["facts"] if "facts" in content else content["ImageDataModule"])
+        return Facts.from_state(content["facts"])
     except Exception as error:  # it comes from anywhere, and can be wrong in any way
         raise UserError(f"{path}: has no facts of the data ({type(error).__name__})") from error
 

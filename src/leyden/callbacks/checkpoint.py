@@ -78,8 +78,8 @@ class RunCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over."""
         self.best = state_dict["best"]
-        self.last = state_dict.get("last", {})  # older checkpoints don't have these
-        self.is_over = state_dict.get("is_over", False)
+        self.last = state_dict["last"]
+        self.is_over = state_dict["is_over"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End at once what was stopped before; go on counting steps."""

@@ -1,5 +1,8 @@
 """Where things are, whatever folder a command is started in."""
 
+import functools
+import importlib.util
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project
@@ -21,3 +24,17 @@ def own_packages(folder: str = "") -> list[str]:
 def own_folders(folder: str) -> tuple[str, ...]:
     """The folders of this name in those packages, as Python names them."""
     return tuple(f"{package}.{folder}" for package in own_packages(folder))
+
+
+@functools.cache  # of thousands of runs most have the same
+def in_own_package(target: str) -> str:
+    """Return a target by the name of today, where its package is gone and one beside the engine has such a module.
+
+    Args:
+        target: What a configuration names, as `mine.models.mlp.MLP`.
+    """
+    package, _, rest = target.partition(".")
+    if not package.isidentifier() or package in sys.modules or importlib.util.find_spec(package):
+        return target
+    module = rest.rpartition(".")[0].replace(".", "/")
+    return next((f"{own}.{rest}" for own in own_packages() if (SRC / own / f"{module}.py").exists()), target)

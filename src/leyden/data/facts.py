@@ -81,7 +81,6 @@ class Facts:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
         }
-        values.setdefault("scale", 255.0)  # older checkpoints are of pixels
         facts = cls(**values)
         shape, names = facts.input_shape, facts.class_names
         if shape is not None and not all(type(size) is int and size > 0 for size in shape):

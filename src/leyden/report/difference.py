@@ -47,7 +47,7 @@ def differences(*runs: Run, parts: Sequence[str] = ("configuration", "data", "co
     table = grid("", "", *(run.directory.name for run in runs))
     for part in parts:
         values = [read[part](run) for run in runs]
-        if part != "data" or all(values):  # older runs have not recorded them
+        if part != "data" or all(values):  # of data that one has not recorded nothing is known
             add_rows(table, part, *values)
     return table
 
@@ -89,7 +89,7 @@ def _code(run: Run) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    """Where the last start was; an older run has written down the host alone."""
+    """Where the last start was."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     return {"host": start.get("host"), **_part(start, "machine")}
 

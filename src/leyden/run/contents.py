@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from leyden.config.mistakes import UserError
+from leyden.config.paths import in_own_package
 from leyden.config.terminal import warn
 from leyden.config.values import is_plain
 from leyden.run.files import damage, read_json, read_text, write_whole
-from leyden.run.moved import modern
 from leyden.run.result import Result
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
@@ -30,12 +30,13 @@ class RunContents:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, as it would be kept today.
+        """The resolved configuration as plain values, with the names of today: `make rename` may have renamed the owner's package.
 
         Raises:
             UserError: The directory is not that of a run.
         """
-        return modern(self.recorded)
+        config: dict[str, Any] = _with_names_of_today(self.recorded)
+        return config
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -146,3 +147,14 @@ class RunContents:
         if damaged:
             raise UserError(f"{self.directory}: no good checkpoint is left; choose another run_dir")
         return None
+
+
+def _with_names_of_today(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_names_of_today(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: in_own_package(value) if key == "_target_" and isinstance(value, str) else _with_names_of_today(value)
+        for key, value in node.items()
+    }

@@ -7,7 +7,7 @@ from leyden.run.contents import RunContents
 
 
 def trained_on(run: RunContents) -> dict[str, str]:
-    """Return what the run's last start recorded; empty where no start did, as of a run of an older Leyden.
+    """Return what the run's last start recorded; empty where no start did, as of data that nothing identifies.
 
     Raises:
         UserError: `provenance.json` is damaged.

@@ -9,8 +9,6 @@ from filelock import FileLock
 from leyden.config.mistakes import UserError
 from leyden.run.files import read_json, refuse_links, write_whole
 
-OLD = {"sweep.seeds": 1}  # what a sweep was that does not say so yet
-
 
 def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
     """Make a directory that of a sweep of this name and objective, and write down further facts about it.
@@ -29,7 +27,7 @@ def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> N
             differences = [
                 f"{key} {before} there, {here} here"
                 for key, here in identity.items()
-                if (before := there.get(key, OLD.get(key))) != here and (key in there or key != "fixed")
+                if (before := there.get(key, "absent")) != here
             ]
             if differences:
                 raise UserError(

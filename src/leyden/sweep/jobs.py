@@ -90,7 +90,7 @@ def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) 
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
         typed = list(composed.hydra.overrides.task)
-        name = slug(typed, directory)
+        name = slug(typed)
         if composed.fork is not None:
             with importing():
                 from leyden.assembly.inherited import inherit_settings

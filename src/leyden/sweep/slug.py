@@ -11,7 +11,6 @@ from pathlib import Path
 from leyden.config.mistakes import UserError
 from leyden.config.schema import TrainConfig
 from leyden.run.choices import steers
-from leyden.run.directory import Run
 from leyden.run.fork import parent_groups, point
 
 MAX_LENGTH = 120
@@ -25,7 +24,7 @@ PLAIN = re.compile(
 HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
-def slug(overrides: Sequence[str], directory: Path | None = None) -> str:
+def slug(overrides: Sequence[str]) -> str:
     """A job's overrides as a readable file name, the same in whatever order they were given.
 
     Overrides that steer a start, and the choice of the sweep or cluster itself, are left out. There is no `=` in
@@ -34,7 +33,6 @@ def slug(overrides: Sequence[str], directory: Path | None = None) -> str:
 
     Args:
         overrides: As they were typed.
-        directory: Of the sweep. A run in it that was made by these overrides keeps its name: there were fewer hashes.
 
     Example:
         >>> slug(["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]"])
@@ -55,8 +53,6 @@ def slug(overrides: Sequence[str], directory: Path | None = None) -> str:
             and len(BETWEEN.split(name)) == max(1, len(kept))
         )
         if tells_all and can_be_split and not HASH.search(clean):
-            return clean
-        if directory and clean == name and _kept(Run(directory / clean).overrides) == kept:
             return clean
     told = plain if can_be_split else json.dumps(kept)
     return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

@@ -66,8 +66,7 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
         raise UserError(f"{path}: is a link; what is written to a study must not change other files")
     try:
         storage = JournalStorage(Journal(path))
-        name, *_ = [*optuna.get_all_study_names(storage), STUDY]  # an older search has named it otherwise
-        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **kwargs)
+        return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
 
