@@ -16,38 +16,25 @@ from leyden.run.process import num_cores, num_threads
 
 
 class JobLauncher(Launcher):
-    """Runs jobs somewhere; one that has ended before is not run again."""
+    """Runs jobs somewhere; one that has ended before is not run again. A `leyden.sweep.sweep.JobRunner`."""
 
-    wait = True  # for the jobs to end
+    waits = True  # for the jobs to end
     runner: Any = None
     num_at_once: int
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what launching needs."""
         check_num_jobs(config.cluster.num_jobs)  # by it the work is shared out, before any job is checked
-        self.hydra_context, self.config = hydra_context, config
+        self.config = config
         module = sys.modules[task_function.__module__]
         self.module = module.__spec__.name if module.__spec__ else module.__name__
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run a batch; a job's return value is the list of its objectives, or the error that it ended with."""
-        from leyden.sweep.compose import Composer
-        from leyden.sweep.jobs import compose, shared
-        from leyden.sweep.status_line import StatusLine
-
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        jobs = compose(composer, job_overrides, initial_job_idx)
-        returns: dict[int, JobReturn] = {}
-        if self.check_jobs(jobs):
-            status = StatusLine(len(jobs), shared(jobs))
-            source = iter(jobs)
-
-            def ended(job: Any, returned: JobReturn) -> bool:
-                returns[job.number] = returned
-                return True
-
-            self.run_jobs(lambda: next(source, None), status, ended=ended)
-        return [returns[job.number] for job in jobs if job.number in returns]
+        """Refuse the sweeper: Leyden's own give composed jobs to `run_jobs`."""
+        raise UserError(
+            f"hydra/sweeper={self.config.hydra.runtime.choices['hydra/sweeper']}: must be grid or optuna, whose jobs are runs that are "
+            "checked and resumed"
+        )
 
     @abstractmethod
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
@@ -65,6 +52,9 @@ class JobLauncher(Launcher):
         from leyden.sweep import batch
 
         batch.run(ask, self.runner, status, at_once=at_once, ended=ended)
+
+    def close(self) -> None:
+        """End the workers, if there are any."""
 
 
 class LocalLauncher(JobLauncher):
@@ -127,7 +117,7 @@ class SlurmLauncher(JobLauncher):
     """
 
     def __init__(self, cluster: DictConfig) -> None:
-        self.cluster, self.wait = cluster, cluster.wait
+        self.cluster, self.waits = cluster, cluster.wait
 
     def setup(self, **kwargs: Any) -> None:
         """Find how many jobs there are at once."""
@@ -153,7 +143,7 @@ class SlurmLauncher(JobLauncher):
         """Submit, and wait unless that is not wanted."""
         from leyden.cluster.leave import leave_jobs
 
-        if self.wait:
+        if self.waits:
             if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that Slurm limits
                 at_once = min(at_once, self.cluster.num_jobs)
             super().run_jobs(ask, status, at_once=at_once, **further)

@@ -49,7 +49,7 @@ class GridSweeper(BasicSweeper):
             if sweep.check(jobs):
                 source = iter(jobs)
                 sweep.run(lambda: next(source, None), total=len(jobs), shared=shared(jobs))
-                if getattr(self.launcher, "wait", True):
+                if sweep.launcher.waits:
                     sweep.conclude()
 
 

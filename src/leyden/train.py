@@ -23,8 +23,8 @@ register_resolver("slug", slug)
 
 
 @command
-def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
-    """Train as configured, or return what the run directory holds already; the value is the objective's."""
+def main(cfg: DictConfig) -> None:
+    """Train as configured, or show the result that the run directory holds already."""
     hydra_cfg = HydraConfig.get()
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
     if not is_job and (chosen := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
                 assembly.quiet()
                 assembly.check(cfg, {}, test=test)
                 print("This would train. dry_run=true: nothing was done.")
-                return None
+                return
             overrides = list(hydra_cfg.overrides.task)
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
             result = start(
@@ -57,8 +57,6 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
         if is_main_process():
             # A command that is given another configuration, as by `reproduce`, is none that holds later.
             print_result(run, result, further=not is_job and hydra_cfg.job.config_name == "train")
-    values = tuple(float(objective.value) for objective in result.objectives if objective.value is not None)
-    return (values[0] if len(values) == 1 else values) if values else None
 
 
 if __name__ == "__main__":

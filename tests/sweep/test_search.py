@@ -456,16 +456,6 @@ def start_search(tmp_path, *arguments):
     return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=True)
 
 
-def test_any_launcher_of_hydras_runs_the_seeds_of_trials(cli, tmp_path):
-    further = ("hydra/launcher=basic", "hydra.sweeper.num_trials=2", "sweep.seeds=2", "trainer.max_epochs=1")
-    code, _, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK, "data.batch_size=100", *further)
-    assert code == 0, err
-    found, results = trials(tmp_path / "outputs")
-    assert [trial.state for trial in found] == 2 * [TrialState.COMPLETE]
-    values = [result.objectives[0].value for result in results]
-    assert sum(trial.value for trial in found) == pytest.approx(sum(values) / 2)
-
-
 def test_hyperband_stops_bad_trials(tmp_path, mnist_root):
     arguments = ("sweep=tpe", "callbacks/pruning=hyperband", "hydra/sweeper/sampler=grid", "trainer.max_epochs=3")
     lr = ("optimizer.lr=1e-6,1e-2", "seed=0,1,2", "optimizer=adam")

@@ -274,11 +274,21 @@ def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
     assert run.starts[0]["directory"] == str(tmp_path)
 
 
-def test_any_launcher_of_hydras_runs_the_jobs(cli, tmp_path):
-    arguments = ("-m", "sweep_name=s", "hydra/launcher=basic", *QUICK, "trainer.max_epochs=1", "seed=0,1")
-    code, out, _ = cli("train", *arguments)
-    assert code == 0
-    assert "2 finished" in out
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (("hydra/launcher=basic",), "hydra/launcher=basic: must be local or slurm"),
+        (("hydra/launcher=basic", "sweep=random"), "hydra/launcher=basic: must be local or slurm"),
+        (("hydra/sweeper=basic",), "hydra/sweeper=basic: must be grid or optuna"),
+        (("hydra/sweeper=basic", "hydra/launcher=basic"), "hydra/launcher=basic: must be local or slurm"),
+    ],
+)
+def test_launchers_and_sweepers_of_others_are_refused_in_a_line(cli, tmp_path, chosen, message):
+    code, _, err = cli("train", "-m", "sweep_name=s", *chosen, *QUICK, "trainer.max_epochs=1", "seed=0,1")
+    assert code == 2
+    assert err.startswith(f"leyden: {message}, ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("config.yaml"))
 
 
 @pytest.mark.slow(minutes=2)

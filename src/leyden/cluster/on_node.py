@@ -74,7 +74,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
 
 
 class InThisProcess:
-    """Runs jobs one after another in this process; as a launcher of Hydra's, and as a `batch.Runner`.
+    """Runs jobs one after another in this process; as a launcher, and as a `batch.Runner`.
 
     What tells the process to end, as Slurm before the time limit, is for the run that is under way: it saves, and asks that
     the job be started again, which then goes on with that run. Between two runs it waits for the next one to begin.
@@ -84,12 +84,17 @@ class InThisProcess:
         log: Where all of them print.
     """
 
+    waits = True
     num_at_once = 1
     room = 1
 
     def __init__(self, module: str, log: Path) -> None:
         self.module, self.log = module, log
         self.given: list[Job] = []
+
+    def check_jobs(self, jobs: Sequence[Job]) -> bool:
+        """Nothing: they were checked where the search was left."""
+        return True
 
     def run_jobs(
         self,
@@ -128,3 +133,5 @@ class InThisProcess:
 
     def stop(self) -> None:
         """Nothing: a job that is told of has ended."""
+
+    close = stop

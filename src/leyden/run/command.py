@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,13 +79,12 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
         def job(cfg: DictConfig) -> Any:
             _show_tracebacks(debug)
             try:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the launchers of a sweep run the task itself
+                    refuse_launcher(HydraConfig.get().runtime.choices)
                 return task(cfg)
             except Exception as error:
                 end(error)
                 raise
-            finally:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # in one process: more jobs follow
-                    _show_tracebacks(True)
 
         try:
             if sys.platform == "win32" and name == "train" and is_main_process():
@@ -110,6 +109,21 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
 
     main.task = task  # type: ignore[attr-defined]  # for the workers of a sweep
     return main
+
+
+def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
+    """Refuse a launcher that is none of Leyden's.
+
+    Args:
+        groups: The choice of each group, as Hydra's `runtime.choices`.
+
+    Raises:
+        UserError: Says which launchers there are.
+    """
+    raise UserError(
+        f"hydra/launcher={groups['hydra/launcher']}: must be local or slurm, whose jobs are runs that are checked and resumed; "
+        "cluster=local or cluster=slurm chooses"
+    )
 
 
 def _check_arguments(name: str, argv: list[str]) -> None:

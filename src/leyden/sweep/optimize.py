@@ -47,7 +47,7 @@ def search(
         # It would not miss it before the eleventh trial.
         raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install -e '.[gp]' installs it")
     if batch_size is None:
-        batch_size = getattr(sweep.launcher, "num_at_once", 1)
+        batch_size = sweep.launcher.num_at_once
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
@@ -90,7 +90,7 @@ def search(
         return next((job for each in its for job in composed(each.params) if job.run.directory == directory), None)
 
     looking = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
-    if not getattr(sweep.launcher, "wait", True) and (num_left := looking.num_left()):
+    if not sweep.launcher.waits and (num_left := looking.num_left()):
         sweep.launcher.leave_search(sweep.config, min(batch_size, num_left))  # type: ignore[attr-defined]
         return
 

@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from leyden.config.checks import choice
@@ -17,6 +15,7 @@ from leyden.config.reported import reported
 from leyden.config.terminal import printable, typed
 from leyden.report.records import States
 from leyden.report.summary import summarize
+from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.sweep.check import check
 from leyden.sweep.claim import claim
@@ -29,17 +28,51 @@ from leyden.sweep.status_line import StatusLine
 from leyden.sweep.worker import draw
 
 
+@runtime_checkable
+class JobRunner(Protocol):
+    """A launcher, as a sweep needs it: it gets jobs that are composed.
+
+    Args:
+        waits: Whether it waits for the jobs to end.
+        num_at_once: Number of jobs that run at once.
+    """
+
+    waits: bool
+    num_at_once: int
+
+    def check_jobs(self, jobs: Sequence[Job]) -> bool:
+        """Check that the jobs can be run; False if that was all that is wanted."""
+
+    def run_jobs(
+        self,
+        ask: Callable[[], Job | None],
+        status: StatusLine,
+        *,
+        at_once: int | None,
+        ended: Callable[[Job, JobReturn], bool],
+    ) -> None:
+        """Run jobs, as `batch.run` does."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
 class Sweep:
     """A sweep directory and the jobs that run in it by a launcher; a context that ends the launcher's workers.
 
     Args:
         loader: Composes the jobs' configurations.
         config: Of the sweep, Hydra's part included.
-        launcher: Any of Hydra's; one that has `run_jobs` gets jobs that are composed.
+        launcher: Runs the jobs.
         states: Tells the state of jobs of a cluster.
+
+    Raises:
+        UserError: The launcher is none of Leyden's.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Launcher, states: States) -> None:
+    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Any, states: States) -> None:
+        if not isinstance(launcher, JobRunner):
+            refuse_launcher(config.hydra.runtime.choices)
         self.config, self.launcher, self.states = config, launcher, states
         self.composer = Composer(loader, config)
         self.directory = Path(config.hydra.sweep.dir).absolute()
@@ -55,8 +88,7 @@ class Sweep:
         if kind is KeyboardInterrupt and self.status:
             named = typed("sweep_name", self.directory.name)
             print(f"{len(self.ended)} jobs have ended; the same command with {named} goes on", file=sys.stderr)
-        if hasattr(self.launcher, "close"):
-            self.launcher.close()
+        self.launcher.close()
 
     def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Jobs, one per list of overrides; `first` is the number of the first one."""
@@ -79,12 +111,8 @@ class Sweep:
             raise UserError(
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
-        if jobs[0].config.fork is not None and not hasattr(self.launcher, "run_jobs"):
-            raise UserError(
-                "fork: a job of this launcher would not get its parent's settings; leave hydra/launcher as it is"
-            )
         choice(self.config, "sweep.fail_fast", True, False)
-        if self.config.sweep.fail_fast and not getattr(self.launcher, "wait", True):
+        if self.config.sweep.fail_fast and not self.launcher.waits:
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
         config = jobs[0].choices.config
         facts["average_over"] = averaged(self.config, jobs[0])
@@ -95,7 +123,7 @@ class Sweep:
             what = "would run" if identity is None else "are the ends of the space that would be searched"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
-        if hasattr(self.launcher, "check_jobs") and not self.launcher.check_jobs(jobs):
+        if not self.launcher.check_jobs(jobs):
             return False
         both = {"name": self.config.name, "objective": config["objective"]}
         claim(self.directory, {**both, **(identity or {})}, facts)
@@ -132,16 +160,8 @@ class Sweep:
                 ended(job, returned)
             return not (self.failures and self.config.sweep.fail_fast)
 
-        if hasattr(self.launcher, "run_jobs"):
-            self.status = StatusLine(total, shared, num_before)
-            self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=told)
-            return
-        goes_on = True
-        while goes_on and (some := list(islice(iter(ask, None), at_once))):  # another one takes them together
-            launched = self.launcher.launch([job.overrides for job in some], initial_job_idx=self.num_jobs)
-            # One that does not wait returns nothing.
-            for job, returned in zip(some, launched, strict=False):
-                goes_on = told(job, returned) and goes_on
+        self.status = StatusLine(total, shared, num_before)
+        self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=told)
 
     def expect_less(self, num: int) -> None:
         """Let the status line know of jobs that will not be needed."""

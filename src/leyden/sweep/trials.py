@@ -86,8 +86,7 @@ class Trials:
         elif result and result.status == "pruned":
             one.state = one.state or TrialState.PRUNED
         else:
-            values = returned.return_value  # of one objective another launcher gives the value itself
-            one.values.append(values if isinstance(values, Sequence) else [values])
+            one.values.append(returned.return_value)
         if one.state is not None and one.waiting:
             self.dropped(len(one.waiting))
             one.waiting.clear()
