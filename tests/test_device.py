@@ -24,7 +24,7 @@ from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.graph import Graph
 from leyden.callbacks.samples import Samples
 from leyden.callbacks.texts import Texts
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.samples import Samples as Reads

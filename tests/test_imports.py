@@ -124,18 +124,13 @@ def test_verbs_and_functions_are_short():
 
 
 def test_one_module_instantiates():
-    # Hydra's function is called in one, and that in another, which has all of the checks.
-    may = {"hydra_versions.py": {"hydra.utils.instantiate"}, "instantiate.py": {"hydra_versions.instantiate"}}
-    may["leyden_sweepers.py"] = {"hydra_versions.instantiate"}  # the sampler, where Hydra makes none
     for path in SRC.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         used = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
         calls = {name for name in used if name.endswith((".instantiate", "utils.call"))}
-        assert calls == may.get(path.name, set()), path
+        assert calls == ({"hydra.utils.instantiate"} if path.name == "instantiate.py" else set()), path
         froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-        froms = [
-            node for node in froms if node.module.startswith("hydra") or node.module.endswith("hydra_versions")
-        ]
+        froms = [node for node in froms if node.module.startswith("hydra")]
         assert not {"instantiate", "call"} & {alias.name for node in froms for alias in node.names}, path
 
 

@@ -1,12 +1,9 @@
 """Where Hydra looks for sweepers. The work is done in `leyden.sweep`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own sweeper has no public name
-from omegaconf import OmegaConf
 
-from leyden.config import hydra_versions
 from leyden.config.mistakes import UserError
 
 
@@ -77,9 +74,6 @@ class OptunaSweeper(BasicSweeper):
         exclude: Any = None,
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
-        if isinstance(sampler, Mapping):  # Hydra 1.4 makes nothing below a plugin
-            plain: Any = OmegaConf.to_container(OmegaConf.create(dict(sampler)), resolve=True)
-            sampler = hydra_versions.instantiate(plain)
         self.sampler, self.num_trials, self.batch_size, self.when = sampler, num_trials, batch_size, when
         self.of_grids = {"union": union, "exclude": exclude}
 

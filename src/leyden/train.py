@@ -4,10 +4,9 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.cluster import slurm
-from leyden.config.hydra_versions import register_resolver
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.report.printout import print_result
@@ -19,7 +18,7 @@ from leyden.run.process import is_main_process
 from leyden.sweep.slug import slug
 
 # `${slug:${hydra.overrides.task}}` is the directory of a job of a sweep.
-register_resolver("slug", slug)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 @command

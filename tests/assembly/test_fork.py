@@ -17,7 +17,7 @@ from omegaconf import OmegaConf, open_dict
 from leyden import compare as compare_command
 from leyden.assembly import fork as forks
 from leyden.assembly.inherited import inherit_settings
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.config.values import flatten

@@ -10,7 +10,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.run.directory import Run
 from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import compose

@@ -427,7 +427,7 @@ def test_whatever_a_module_holds_is_refused_in_a_line(tmp_path, name):
 
 
 def test_each_recipe_and_choice_of_the_project_is_allowed():
-    from leyden.config.hydra_versions import in_conf
+    from leyden.config.hydra import in_conf
 
     recipes = [(f"experiment={path.stem}",) for path in (ROOT / "conf" / "experiment").glob("*.yaml")]
     for group in ("optimizer", "scheduler", "data/augment", "callbacks", "trainer"):

@@ -2,15 +2,16 @@
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
-from leyden.config.hydra_versions import VERSION_BASE, register_resolver
+from leyden.config.hydra import VERSION_BASE
 from leyden.config.paths import CONF
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from leyden.sweep.slug import slug
 
-register_resolver("slug", slug)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 def task(cfg):
@@ -22,7 +23,7 @@ def task(cfg):
         run.end(Result("finished", (), {}, epochs=0, optimizer_steps=0, seconds=0, samples_per_second=0))
 
 
-main = hydra.main(config_path=str(CONF), config_name="train", **VERSION_BASE)(task)
+main = hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)
 main.task = task
 
 if __name__ == "__main__":

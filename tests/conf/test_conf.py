@@ -14,7 +14,7 @@ from leyden.assembly.instantiate import check_keys
 from leyden.assembly.task import make_optimizer, make_schedule
 from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import check
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
 from tests.kinds import suited

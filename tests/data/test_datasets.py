@@ -15,7 +15,7 @@ import torchvision
 import yaml
 
 from leyden import assembly
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.checksums import check

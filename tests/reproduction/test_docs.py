@@ -6,7 +6,7 @@ import shlex
 import hydra
 import pytest
 
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.paths import CONF, ROOT
 
 TEXT = (ROOT / "docs" / "proof.md").read_text()

@@ -3,7 +3,7 @@
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.sweep.conditions import read_when
 from leyden.sweep.grid import settings, spaces
 from leyden.sweep.space import Space

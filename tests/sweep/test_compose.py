@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from leyden import train  # noqa: F401 - its resolver
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.sweep.compose import Composer
 
 CHOICES = {

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from leyden.cluster.leave import _for_elsewhere
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 
 
 @pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])

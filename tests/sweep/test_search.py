@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import filelock
 import optuna
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from leyden.config.hydra_versions import instantiate
 from leyden.config.mistakes import UserError
 from leyden.config.objective import Objective
 from leyden.config.paths import CONF

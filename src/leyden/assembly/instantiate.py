@@ -12,7 +12,6 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.signatures import argument_names, signature, takes_any
-from leyden.config import hydra_versions
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 
 
@@ -41,7 +40,7 @@ def instantiate(
             raise UserError(f"{key}.{name}={node[name]}: is given by the program, it can't be set")
     if not given and not facts:
         with user_errors(key, node):
-            return hydra_versions.instantiate(_plain(node, key, without))
+            return hydra.utils.instantiate(_plain(node, key, without), _convert_="all")
     made = _constructor(node, key, without=(*without, *given))
     named = {name: value for name, value in facts.items() if name in argument_names(made.func)}
     if both := sorted({*named} & {*made.keywords}):
@@ -61,7 +60,7 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
     """What a node names, with its keys as arguments, but for those `without`; it is not called yet."""
     plain = _plain(node, key, without)
     with user_errors(key, node):
-        made: functools.partial[Any] = hydra_versions.instantiate(plain, _partial_=True)
+        made: functools.partial[Any] = hydra.utils.instantiate(plain, _convert_="all", _partial_=True)
     return made
 
 

@@ -2,7 +2,6 @@
 
 Evaluating a run makes its data, its network and its task, so these nodes alone are taken over; what it recorded of
 callbacks, loggers, the optimizer and the trainer is not made. `reproduce` makes all but loggers, by the same roles.
-Hydra 1.4 has a list like these, `execution_whitelist`; it knows no roles.
 """
 
 import contextlib

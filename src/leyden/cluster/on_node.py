@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.importing import importing
 from leyden.config.mistakes import UserError
 from leyden.run.choices import Choices

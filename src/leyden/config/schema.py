@@ -8,7 +8,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from leyden.config.hydra_versions import register_resolver
 from leyden.config.paths import ROOT
 
 
@@ -93,7 +92,7 @@ SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictC
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # `${project:data}` is the folder data/ of this project, wherever the command is started.
-register_resolver("project", lambda path: str(ROOT / path))
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 
 
 def _short(key: str, _root_: Any) -> str:
@@ -115,5 +114,5 @@ def _name_of_data(data: Any) -> str:
     return re.sub("[^A-Za-z0-9_.-]", "-", name)
 
 
-register_resolver("short", _short)
-register_resolver("name_of_data", _name_of_data)
+OmegaConf.register_new_resolver("short", _short, replace=True)
+OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)

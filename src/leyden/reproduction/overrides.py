@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
 from leyden.run.choices import Choices, as_typed

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from leyden.config.explain import explain
-from leyden.config.hydra_versions import VERSION_BASE, parse_options
+from leyden.config.hydra import VERSION_BASE, parse_options
 from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
@@ -96,7 +96,7 @@ def command(task: Callable[[DictConfig], Any]) -> Any:
                 sys.argv[1:] = map(_lowered, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:])
             # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
             _show_tracebacks(True)
-            hydra.main(config_path=str(CONF), config_name=name, **VERSION_BASE)(job)()
+            hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
             print("Interrupted.", file=sys.stderr)

@@ -3,15 +3,13 @@
 import functools
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
-
-from leyden.config.hydra_versions import name_directory
 
 
 class Composer:
@@ -49,7 +47,10 @@ class Composer:
             return self._by_hydra(overrides)  # its message tells of the whole
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
-            name_directory(composed.hydra, parsed)
+            names = composed.hydra.job.config.override_dirname
+            composed.hydra.job.override_dirname = get_overrides_dirname(
+                parsed, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
+            )
         return composed
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:

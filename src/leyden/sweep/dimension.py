@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from leyden.config.checks import MAX_JOBS
-from leyden.config.hydra_versions import written
 from leyden.config.mistakes import UserError
 from leyden.sweep.override_text import as_meant
 
@@ -127,7 +126,7 @@ def check_range(line: str, sweep: Any) -> None:
 def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:
     """The dimension of a key and its values."""
     name, key = override.get_key_element(), plain(override)
-    choices = {text(value): Choice((written(override, text(value)),), {key: as_meant(value)}) for value in values}
+    choices = {text(value): Choice((f"{name}={text(value)}",), {key: as_meant(value)}) for value in values}
     return Dimension(name, (key,), choices, **kwargs)
 
 
