@@ -3,9 +3,8 @@
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -29,7 +28,7 @@ class JobLauncher(Launcher):
         module = sys.modules[task_function.__module__]
         self.module = module.__spec__.name if module.__spec__ else module.__name__
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
         """Refuse the sweeper: Leyden's own give composed jobs to `run_jobs`."""
         raise UserError(
             f"hydra/sweeper={self.config.hydra.runtime.choices['hydra/sweeper']}: must be grid or optuna, whose jobs are runs that are "
@@ -46,7 +45,7 @@ class JobLauncher(Launcher):
         status: Any,
         *,
         at_once: int | None = None,
-        ended: Callable[[Any, JobReturn], bool],
+        ended: Callable[[Any, str], bool],
     ) -> None:
         """Run jobs that are composed and checked, as `batch.run` says."""
         from leyden.sweep import batch

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,9 +83,9 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
             asked.append(one.number)
             yield one
 
-    def ended(one, returned):
+    def ended(one, error):
         told.append(one.number)
-        return returned.status == JobStatus.COMPLETED
+        return not error
 
     batch.run(asking(source()), runner, Silent(), at_once=at_once, ended=ended)
     assert sorted(told) == asked == [one.number for one in jobs]
@@ -108,8 +107,8 @@ def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
             known.append(list(told))
             yield job(number, seconds, error="KeyError: x" if number == 2 else "")
 
-    def ended(one, returned):
-        told.append((one.number, returned.status == JobStatus.FAILED))
+    def ended(one, error):
+        told.append((one.number, bool(error)))
         return True
 
     batch.run(asking(source()), Clock(2), Silent(), at_once=None, ended=ended)
@@ -121,9 +120,9 @@ def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypat
     told, runner = [], Clock(3)
     jobs = [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1, 1))]
 
-    def ended(one, returned):
+    def ended(one, error):
         told.append(one.number)
-        return returned.status == JobStatus.COMPLETED
+        return not error
 
     batch.run(asking(iter(jobs)), runner, Silent(), at_once=None, ended=ended)
     assert told == [1, 2]
@@ -135,7 +134,7 @@ def test_what_turns_up_late_is_run_too():
     """As a trial that another process has left meanwhile."""
     told, answers = [], [job(0, 1), None, None, job(1, 1), None, job(2, 1)]
 
-    def ended(one, returned):
+    def ended(one, error):
         told.append(one.number)
         return True
 

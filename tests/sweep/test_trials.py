@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -69,10 +68,10 @@ def run(trials, *, num_places, at_once, prunes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "record_failure", lambda *_: None)
 
-        def ended(job, returned):
+        def ended(job, error):
             job.is_over = True
-            assert (returned.status == JobStatus.FAILED) == (job.end == "failed")
-            found.trials.ended(job, returned)
+            assert bool(error) == (job.end == "failed")
+            found.trials.ended(job, error)
             return True
 
         batch.run(found.trials.ask, Clock(num_places), Silent(), at_once=None, ended=ended)

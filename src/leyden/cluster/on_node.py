@@ -13,7 +13,7 @@ import submitit
 from hydra._internal.callbacks import Callbacks  # Hydra has no public class of callbacks that do nothing
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, setup_globals
+from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -102,7 +102,7 @@ class InThisProcess:
         status: StatusLine,
         *,
         at_once: int | None,
-        ended: Callable[[Job, JobReturn], bool],
+        ended: Callable[[Job, str], bool],
     ) -> None:
         """Run jobs, as `batch.run` says, but one at once."""
         batch.run(ask, self, status, at_once=1, ended=ended)

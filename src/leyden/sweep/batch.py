@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hydra.core.utils import JobReturn, JobStatus
-
 from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.status_line import StatusLine
 
@@ -35,7 +33,7 @@ def run(
     status: StatusLine,
     *,
     at_once: int | None,
-    ended: Callable[[Job, JobReturn], bool],
+    ended: Callable[[Job, str], bool],
 ) -> None:
     """Run the jobs that have not ended before.
 
@@ -44,7 +42,7 @@ def run(
         runner: Runs them.
         status: Shows how far they are.
         at_once: How many, where that is less than what the runner takes; None: as many as it takes.
-        ended: Is told what came of each as it ends: the values of its objectives, or the error. False ends all.
+        ended: Is told the error of each as it ends, empty for none. False ends all.
     """
     num_given, goes_on = 0, True
 
@@ -55,7 +53,7 @@ def run(
         while goes_on and (not limits or len(found) < min(limits)) and (job := ask()):
             if job.run.is_finished(job.choices):
                 status.pass_over()
-                goes_on = ended(job, _returned(job, ""))
+                goes_on = ended(job, "")
             else:
                 found.append(job)
         return found
@@ -71,21 +69,9 @@ def run(
             over, num_running = runner.wait()
             num_given -= len(over)
             for job, error in over:
-                returned = _returned(job, error)
+                if error:
+                    record_failure(job.choices, job.overrides, error)
                 status.add(job, error)
-                goes_on = ended(job, returned) and goes_on
+                goes_on = ended(job, error) and goes_on
             status.show(num_running)
     runner.stop()
-
-
-def _returned(job: Job, error: str) -> JobReturn:
-    """What came of a job, as Hydra wants it."""
-    returned = JobReturn(overrides=job.overrides, cfg=job.task_config)
-    if error:
-        record_failure(job.choices, job.overrides, error)
-        returned.status, returned.return_value = JobStatus.FAILED, RuntimeError(error)
-    else:
-        result = job.run.result
-        reached = [objective.value for objective in result.objectives] if result else []
-        returned.status, returned.return_value = JobStatus.COMPLETED, reached
-    return returned

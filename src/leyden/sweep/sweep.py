@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from leyden.config.checks import choice
@@ -49,7 +48,7 @@ class JobRunner(Protocol):
         status: StatusLine,
         *,
         at_once: int | None,
-        ended: Callable[[Job, JobReturn], bool],
+        ended: Callable[[Job, str], bool],
     ) -> None:
         """Run jobs, as `batch.run` does."""
 
@@ -137,7 +136,7 @@ class Sweep:
         num_before: int = 0,
         shared: Collection[str],
         at_once: int | None = None,
-        ended: Callable[[Job, JobReturn], None] | None = None,
+        ended: Callable[[Job, str], None] | None = None,
     ) -> None:
         """Run jobs, and remember which of them failed.
 
@@ -147,17 +146,16 @@ class Sweep:
             num_before: How many of them there are of the latter.
             shared: Overrides that all of them have.
             at_once: How many at once; None: as the launcher has it.
-            ended: Is told what came of each.
+            ended: Is told the error of each, empty for none.
         """
 
-        def told(job: Job, returned: JobReturn) -> bool:
+        def told(job: Job, error: str) -> bool:
             self.num_jobs += 1
             self.ended[job.run.directory] = job
-            if returned.status == JobStatus.FAILED:
-                # `return_value` would raise it, and print a line of Hydra's besides.
-                self.failures[job.run.directory.name] = f"{returned._return_value}\n    {job.log}"
+            if error:
+                self.failures[job.run.directory.name] = f"{error}\n    {job.log}"
             if ended:
-                ended(job, returned)
+                ended(job, error)
             return not (self.failures and self.config.sweep.fail_fast)
 
         self.status = StatusLine(total, shared, num_before)

@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import Trial, TrialState
 
 from leyden.sweep.jobs import Job
@@ -76,17 +75,17 @@ class Trials:
         self.open.append(new := Open(trial, jobs, is_pruned=_is_pruned(jobs[0])))
         return new.next()
 
-    def ended(self, job: Job, returned: JobReturn) -> None:
-        """Take what came of a job."""
+    def ended(self, job: Job, error: str) -> None:
+        """Take what came of a job; its error, empty for none."""
         one = next(one for one in self.open if job.number in one.running)
         one.running.remove(job.number)
         result = job.run.result
-        if returned.status == JobStatus.FAILED:
+        if error:
             one.state = TrialState.FAIL
         elif result and result.status == "pruned":
             one.state = one.state or TrialState.PRUNED
         else:
-            one.values.append(returned.return_value)
+            one.values.append([objective.value for objective in result.objectives] if result else [])
         if one.state is not None and one.waiting:
             self.dropped(len(one.waiting))
             one.waiting.clear()
