@@ -101,19 +101,6 @@ def run_dir(trainer):
     return Run(trainer.default_root_dir).directory
 
 
-def test_a_run_of_todays_program_goes_on(train):  # noqa: F811
-    whole, *_ = train("whole", "trainer.max_epochs=2")
-    run, *_ = train("a", "trainer.max_epochs=1")
-    for name in ("last", "best"):  # it had no such entry
-        path = run.checkpoint(name)
-        content = torch.load(path, weights_only=True)
-        del content["callbacks"]["RunCheckpoint"]["last"]
-        torch.save(content, path)
-    run, *_ = train("a", "trainer.max_epochs=2")
-    assert_same_bits(run.directory, whole.directory)
-    assert run.result.metrics == whole.result.metrics
-
-
 def test_values_of_an_earlier_validation_are_none_of_the_last_epoch(train):  # noqa: F811
     run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null")
     assert {name.split("/")[0] for name in run.result.metrics} == {"train", "test", "num_parameters"}
