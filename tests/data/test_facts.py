@@ -27,8 +27,10 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint(facts):
 
 @pytest.mark.parametrize("name", [*FETCHING, "input_shape", "num_outputs", "vocab_size", "class_names"])
 def test_further_facts_have_names_of_their_own(name):
-    with pytest.raises(ValueError, match="further: must be facts of other names"):
+    with pytest.raises(ValueError, match=f"facts.{name}: "):
         Facts.from_state({**Facts((1, 2, 2)).to_state(), "further": {name: 3}})
+    with pytest.raises(ValueError, match=f"facts.{name}: "):
+        facts_of(SimpleNamespace(facts=Facts(further={name: 3})))
 
 
 def test_a_fact_that_is_known_comes_before_one_of_ones_own():

@@ -1,5 +1,6 @@
 """What is wrong with a configuration, found before it trains."""
 
+import contextlib
 from typing import Any
 
 import lightning as L
@@ -45,8 +46,7 @@ def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None
     made = plain_trainer(alone, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
     devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
     check_world_size(data, devices * cfg.trainer.num_nodes)
-    with torch.device("meta"):  # without memory or random numbers
-        module = task(cfg, data, made)
+    module = _task(cfg, data, made)
     check_run(cfg, module, data, made, checkpoint, test=evaluates(cfg, module, data, test=test))
     check_parent(cfg, module, facts)
     check_fork(cfg, module, data, facts)
@@ -70,6 +70,17 @@ def evaluates(cfg: DictConfig, module: L.LightningModule, data: L.LightningDataM
     if lacking and is_main_process():
         print(f"no evaluation on the test set: {lacking}")
     return not lacking
+
+
+def _task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
+    """The task, without memory or random numbers; on the CPU where its code asks for values, which are not known so.
+
+    Raises:
+        UserError: A part is wrong; or an error of somebody's code, as in training.
+    """
+    with contextlib.suppress(Exception), torch.device("meta"):
+        return task(cfg, data, trainer)
+    return task(cfg, data, trainer)  # a mistake is found again, by the error that training would show
 
 
 def _data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:

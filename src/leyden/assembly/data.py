@@ -11,8 +11,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import instantiate, user_errors
-from leyden.config.mistakes import UserError
+from leyden.assembly.instantiate import check_kind, instantiate, user_errors
 from leyden.data.contract import facts_of
 from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flattened, make_resumable
@@ -30,9 +29,8 @@ def datamodule(cfg: DictConfig, *, prepare: bool = True) -> L.LightningDataModul
     """
     _fork_workers()
     with seeded(cfg.seed, "__init__"):
-        data = instantiate(cfg.data, "data")
-    if not isinstance(data, L.LightningDataModule):
-        raise UserError(f"data: makes a {type(data).__name__}; must be a LightningDataModule")
+        data: L.LightningDataModule = instantiate(cfg.data, "data")
+    check_kind(data, L.LightningDataModule, "data")
     seed_stages(data, cfg.seed)
     with user_errors("data"):
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):

@@ -74,6 +74,23 @@ def _plain(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in plain.items() if name not in without}
 
 
+def check_kind(made: Any, kind: type, key: str) -> None:
+    """Make sure that a node has made an object of Lightning's kind.
+
+    Raises:
+        UserError: It has not; or the object is of `pytorch_lightning`, whose classes are others of the same names.
+    """
+    if isinstance(made, kind):
+        return
+    name = type(made).__name__
+    if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(made).__mro__):
+        raise UserError(
+            f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
+            "write `import lightning as L` in its file, and L for pytorch_lightning"
+        )
+    raise UserError(f"{key}: makes a {name}; must be a {kind.__name__}")
+
+
 def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
     """The nodes of a group of named parts; `NAME=null` switches one off."""
     nodes = [(str(name), node) for name, node in group.items() if node is not None]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden.assembly.data import divides_batches
-from leyden.assembly.instantiate import instantiate, target, user_errors
+from leyden.assembly.instantiate import check_kind, instantiate, target, user_errors
 from leyden.assembly.length import num_steps
 from leyden.assembly.network import check_logits, check_step, network
 from leyden.assembly.signatures import argument_names
@@ -69,8 +69,7 @@ def task_module(
     if "network" in names:
         offered["network"] = network(cfg, facts)
     module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
-    if not isinstance(module, L.LightningModule):
-        raise UserError(f"task: makes a {type(module).__name__}; must be a LightningModule")
+    check_kind(module, L.LightningModule, "task")
     if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
         raise UserError(
             f"task.loss={loss}: must be made by a _target_, as task.loss={{_target_: torch.nn.NLLLoss}}"

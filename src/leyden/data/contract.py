@@ -88,12 +88,13 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     """The facts of any data module: its `facts`, which may be a dictionary; without them none.
 
     Raises:
-        ValueError: They are something else.
+        ValueError: They are something else, or one has a name that is taken.
     """
     found = getattr(data, "facts", None)
     if found is None:
         return Facts()
     if isinstance(found, Facts):
+        found.check_names()
         return found
     if not isinstance(found, Mapping):
         raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")

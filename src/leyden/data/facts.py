@@ -9,6 +9,13 @@ from leyden.data.normalize import Normalize
 
 # What makes a function of torchvision fetch weights: no fact may be called so.
 FETCHING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+# Facts that follow from others: what to give instead.
+DERIVED = {
+    "vocab_size": "is the length of the fact vocabulary; give that, one text per token, or name yours otherwise, as num_tokens",
+    "num_outputs": (
+        "is num_classes, or the length of target_names or vocabulary; give one of these, or name yours otherwise, as out_size"
+    ),
+}
 MAX_NUMBERS = 2**28  # of a sample: a file from anybody must not fill the memory
 
 
@@ -102,9 +109,26 @@ class Facts:
                 raise ValueError(f"{key}: must be a number per channel")
         if facts.scale is not None and (type(facts.scale) is not float or not facts.scale > 0):
             raise ValueError("scale: must be a number")
-        if not isinstance(facts.further, dict) or {*facts._named, *FETCHING} & {*facts.further}:
-            raise ValueError("further: must be facts of other names")
+        if not isinstance(facts.further, dict):
+            raise ValueError("further: must be facts by name")
+        facts.check_names()
         return facts
+
+    def check_names(self) -> None:
+        """Make sure that no further fact has the name of another one, or one that is refused.
+
+        Raises:
+            ValueError: Names the fact, and what to give instead.
+        """
+        for name in self.further:
+            if name in DERIVED:
+                raise ValueError(f"facts.{name}: {DERIVED[name]}")
+            if name in self._named:
+                raise ValueError(f"facts.{name}: is read from the data; give your fact another name, as my_{name}")
+            if name in FETCHING:
+                raise ValueError(
+                    f"facts.{name}: would make a network of torchvision fetch weights; give your fact another name, as my_{name}"
+                )
 
     @property
     def normalize(self) -> Normalize:
