@@ -296,7 +296,7 @@ def audited():
 
 ROLES = {
     **{name: getattr(roles, name) for name in ("NETWORKS", "DATASETS", "DATA", "TASKS", "LOSSES", "METRICS")},
-    **{name: getattr(roles, name) for name in ("OPTIMIZERS", "SCHEDULERS", "AUGMENT", "CALLBACK")},
+    **{name: getattr(roles, name) for name in ("OPTIMIZERS", "SCHEDULERS", "AUGMENT", "CALLBACK", "PARTS")},
     "AUGMENTATIONS": roles.AUGMENT.nested[""],
     "PRUNERS": roles.CALLBACK.nested["pruner"],
 }

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from leyden import assembly
 from leyden.assembly.instantiate import check_keys
-from leyden.assembly.task import make_optimizer, make_schedule
+from leyden.assembly.schedule import make_schedule
+from leyden.assembly.task import make_optimizer
 from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import check
 from leyden.config.hydra import in_conf

@@ -1,6 +1,9 @@
 """LightningModules and data as strangers write them: each class has one trait that the engine must know, or refuse in a line."""
 
+import copy
+
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -66,6 +69,94 @@ class Broken(Plain):
         super().__init__()
         torch.ones(1).item()
         self.layer = nn.Linear(4, self.num_targets)
+
+
+class Tokenizer:
+    """What is made by a method of its class, as those of a well-known library are."""
+
+    @classmethod
+    def from_pretrained(cls, name: str):
+        assert name == "mine"
+        return cls()
+
+
+class Distilled(Plain):
+    """It has parts of its own: a tokenizer, and a network that teaches."""
+
+    def __init__(self, tokenizer, teacher):
+        super().__init__()
+        self.tokenizer, self.teacher = tokenizer, teacher
+
+
+class Saving(Plain):
+    """It saves its arguments, a network among them, and keeps arrays that it counts in."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = network
+        self.seen = {"num": np.int64(0), "sums": (np.zeros(4), [np.array(0.5, dtype=">f4")], np.array([True]))}
+
+    def training_step(self, batch, batch_idx):
+        self.seen["num"] += 1
+        self.seen["sums"][0][:] += batch[0].sum(dim=0).numpy()
+        return self.loss(batch)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["seen"] = copy.deepcopy(self.seen)
+
+    def on_load_checkpoint(self, checkpoint):
+        assert type(checkpoint["seen"]["sums"][0]) is np.ndarray
+        self.seen = checkpoint["seen"]
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/sum", float(self.seen["sums"][0].sum()))
+
+
+class Unreadable(Plain):
+    """It keeps an object."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.kept = {"layer": nn.Linear(1, 1), "function": lambda: 0, "object": object(), "names": np.array([{}])}[
+            name
+        ]
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["mine"] = {"plain": 1, "list": [1, self.kept]}
+
+
+class Scheduled(Plain):
+    """It takes a schedule, and has it stepped in one of many ways."""
+
+    def __init__(self, optimizer, scheduler, way: str):
+        super().__init__()
+        self.optimizer, self.scheduler, self.way = optimizer, scheduler, way
+        self.automatic_optimization = way != "by hand"
+
+    def training_step(self, batch, batch_idx):
+        rate = self.optimizers().param_groups[0]["lr"]
+        self.log("train/rate", rate, on_step=False, on_epoch=True, reduce_fx="min")
+        if self.way == "by hand":
+            self.optimizers().zero_grad()
+            self.manual_backward(self.loss(batch))
+            self.optimizers().step()
+            self.lr_schedulers().step()
+            return None
+        return self.loss(batch)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        schedule = self.scheduler(optimizer)
+        if self.way == "within":
+            warm_up = torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, 2)
+            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
+        if self.way == "lost":
+            return optimizer
+        if self.way in ("list", "by hand"):
+            return [optimizer], [schedule]
+        more = {"step": {"interval": "step"}, "seldom": {"interval": "step", "frequency": 5}}.get(self.way, {})
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
 
 
 class Peeking(nn.Module):

@@ -1,13 +1,23 @@
 """Modules that others wrote are trained as they are, or one line says what is in the way."""
 
+import re
 import sys
 import types
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+import yaml
 from torch import nn
 
+from leyden.assembly import roles, trust
+from leyden.assembly.trust import problem_of_run
+from leyden.callbacks.checkpoint_io import SafeCheckpointIO
 from leyden.run.directory import Run
-from tests.conftest import QUICK
+from tests.conftest import QUICK, assert_same_bits
+from tests.example import OWN
+from tests.training.test_train import curves
 
 DATA = ("data=own", "data._target_=tests.strangers.modules.Data", "trainer.max_epochs=2", "callbacks=bare")
 
@@ -99,3 +109,202 @@ def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypa
     assert f"data: facts.{name}: " in err
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+# Schedules.
+
+
+def scheduled(way, *more):
+    own = (f"+task.way={way}", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=8", "objective=null")
+    return module("Scheduled", *own, *more)
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # of epochs, which is right here
+@pytest.mark.parametrize("choice", ["cosine", "onecycle"])
+@pytest.mark.parametrize("way", ["list", "plain", "step"])
+def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, choice, way):
+    run, _, err = train(
+        "a", *scheduled(way, f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
+    )
+    rates = [value for _, name, value in curves(run) if name.startswith("lr")]
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    (state,) = content["lr_schedulers"]
+    assert state.get("T_max", state.get("total_steps")) == (80 if way == "step" else 8)
+    assert rates[-1] < 0.011
+    assert max(rates) > 0.09
+    assert "scheduler" not in err
+
+
+def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
+    from tests.strangers.modules import Scheduled
+
+    arguments = scheduled("plain", "scheduler=cosine")
+    whole, *_ = train("whole", *arguments)
+    training_step = Scheduled.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 33 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Scheduled, "training_step", stopping_step)
+    train("stopped", *arguments, code=130)
+    resumed, *_ = train("stopped", *arguments)
+    assert_same_bits(whole.directory, resumed.directory)
+    assert resumed.result.metrics == whole.result.metrics
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("seldom", "Scheduled has it stepped every 5 step; "),
+        ("within", "Scheduled has it stepped every 1 epoch, as a part of SequentialLR; "),
+    ],
+)
+def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, said):
+    run, _, err = train("a", *scheduled(way, "scheduler=cosine"), code=2)
+    assert f"scheduler: is made for 80 optimizer steps; {said}" in err
+    assert not run.result or run.result.optimizer_steps == 0
+
+
+@pytest.mark.parametrize("way", ["by hand", "lost"])
+def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
+    _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
+    assert (
+        "scheduler: is made for 80 steps, one per optimizer step; Scheduled steps it by hand, or not at all" in err
+    )
+
+
+def test_a_schedule_that_a_module_does_not_take_is_refused(train):
+    _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
+    assert "Plain has no argument of that name, and takes none; choose scheduler=none" in err
+
+
+def test_a_schedule_without_a_length_is_left_as_it_is(train):
+    fixed = ("+scheduler={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 2}",)
+    run, *_ = train("a", *scheduled("list", *fixed))
+    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+    assert state["step_size"] == 2
+
+
+# Checkpoints.
+
+
+SAVING = module("Saving", "model._target_=torch.nn.Identity", "~model.hidden_sizes", "~model.dropout")
+
+
+def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
+    from tests.strangers.modules import Saving
+
+    whole, *_ = train("whole", *SAVING)
+    content = torch.load(whole.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [key for key in content if "hparams" in key or "hyper_parameters" in key]
+    assert content["seen"]["num"] == 20
+    assert [type(each) for each in content["seen"]["sums"]] == [torch.Tensor, list, torch.Tensor]
+    read = SafeCheckpointIO().load_checkpoint(whole.directory / "checkpoints" / "last.ckpt")["seen"]["sums"]
+    assert [type(each) for each in (read[0], read[1][0], read[2])] == [np.ndarray] * 3
+    assert read[1][0] == np.float32(0.5)
+    assert read[2].dtype == bool
+    training_step = Saving.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 13 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Saving, "training_step", stopping_step)
+    train("stopped", *SAVING, code=130)
+    resumed, *_ = train("stopped", *SAVING)
+    assert_same_bits(whole.directory, resumed.directory)
+    assert resumed.result.metrics == whole.result.metrics
+
+
+def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli, monkeypatch):
+    """Of the best epoch, which is the first one here."""
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.modules.Saving",)))
+    monkeypatch.setattr(trust, "DATA", replace(trust.DATA, names=("tests.strangers.modules.Data",)))
+    run, *_ = train("a", *SAVING, "objective.mode=max")
+    best = SafeCheckpointIO().load_checkpoint(run.directory / "checkpoints" / "best.ckpt")
+    assert best["global_step"] == 10
+    expected = best["seen"]["sums"][0].sum()
+    assert run.result.metrics["test/sum"] == pytest.approx(expected)
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert f"{expected:.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("layer", "torch.nn.modules.linear.Linear"),
+        ("function", "builtins.function"),
+        ("object", "builtins.object"),
+        ("names", "numpy.ndarray"),
+    ],
+)
+def test_what_could_not_be_read_again_ends_the_run_at_its_first_checkpoint(train, name, kind):
+    run, _, err = train("a", *module("Unreadable", f"+task.name={name}"), code=2)
+    assert f"the checkpoint could not be read again: mine.list.1 is a {kind}; " in err
+    assert run.result.optimizer_steps == 10
+    assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
+
+
+@pytest.mark.parametrize("places", [5, [[5]], [["seen", 3]], [["global_step"]], [[{}]], "x"])
+def test_wrong_places_of_arrays_are_refused(tmp_path, places):
+    content = {"state_dict": {}, "global_step": 1, "callbacks": {}, "numpy_arrays": places}
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="not the checkpoint of a run: numpy_arrays names none"):
+        SafeCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+
+
+# Parts.
+
+
+PARTS = (
+    *("+task.tokenizer._target_=tests.strangers.modules.Tokenizer.from_pretrained", "+task.tokenizer.name=mine"),
+    *("+task.teacher._target_=torchvision.models.resnet18", "+task.teacher.num_classes=4"),
+)
+
+
+def test_what_a_refused_part_asks_for_allows_it(train, cli, tmp_path, monkeypatch):
+    """The message is followed to the letter, until the run is evaluated."""
+    package = tmp_path / "src" / OWN
+    package.mkdir(parents=True)
+    monkeypatch.setattr(roles, "SRC", tmp_path / "src")
+    run, _, err = train("a", *module("Distilled"), *PARTS, "trainer.max_epochs=1")
+    assert "evaluate, predict and export will refuse this run: data._target_=" in err
+    allowed = {}
+    for _ in range(3):
+        roles.allowed_by_owner.cache_clear()
+        code, _, err = cli("evaluate", f"run={run.directory}")
+        assert code == 2
+        (path, line) = re.findall(r"if you trust it, list it in (\S+): `(.+)`$", err.strip())[0]
+        for key, names in yaml.safe_load(line).items():
+            allowed.setdefault(key, []).extend(names)
+        (tmp_path / path).write_text(yaml.safe_dump(allowed))
+    roles.allowed_by_owner.cache_clear()
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    roles.allowed_by_owner.cache_clear()
+    assert code == 0, err
+    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
+    assert {*allowed} == {"data", "task", "part"}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.system", "command": "x"},
+        {"_target_": "torchvision.models.resnet18", "weights": "IMAGENET1K_V1"},
+        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system"}]},
+        {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True},
+    ],
+)
+def test_a_part_that_is_no_network_is_refused(node):
+    for part, key in (("task", "teacher"), ("data", "sampler"), ("optimizer", "x")):
+        config = {part: {key: node}}
+        assert f"{part}.{key}" in problem_of_run(config)
+        assert "is refused" in problem_of_run(config)

@@ -28,6 +28,15 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     return min(limits)
 
 
+def num_epochs(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+    """Epochs of a run, the last of which `max_steps` can end before its end; 0 where that is not known."""
+    batches = num_batches(trainer, data)
+    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
+    if trainer.max_steps > 0 and 0 < batches < math.inf:
+        epochs = min(epochs, math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
+    return int(epochs) if epochs < math.inf else 0
+
+
 def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
     """Training batches of an epoch, by all the trainer's limits; infinity where the data don't tell."""
     return limited(whole_batches(trainer, data), trainer.limit_train_batches)

@@ -88,6 +88,9 @@ def allowed_by_owner() -> dict[str, tuple[str, ...]]:
 # this list tries all of them.
 NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), listed="model")
 NETWORKS.nested[""] = NETWORKS
+# Whatever else is made for an argument, as a tokenizer or the teacher of a task: a network, or what the owner lists.
+PARTS = Role(nn.Module, packages=(*own_folders("models"), *own_folders("tasks"), "torch.nn.modules"), listed="part")
+PARTS.nested[""] = PARTS
 TRANSFORMS = Role(object, packages=(), listed="transform")
 TRANSFORMS.nested[""] = TRANSFORMS
 DATASETS = Role(
@@ -100,7 +103,7 @@ DATASETS = Role(
     listed="dataset",
     is_partial=True,
     not_its=("_args_", "root", "train", "download"),
-    nested=dict.fromkeys(("transform", "target_transform"), TRANSFORMS),
+    nested={"transform": TRANSFORMS, "target_transform": TRANSFORMS, "": PARTS},
 )
 # Changes of training images: classes whose instances are called with a batch.
 AUGMENT = Role(
@@ -121,9 +124,10 @@ DATA = Role(
         "augment": AUGMENT,
         # Nobody tells these which part they are: each has a node of its own.
         **dict.fromkeys(("train", "val", "test"), replace(DATASETS, not_its=("_args_", "root", "download"))),
+        "": PARTS,
     },
 )
-LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), listed="loss")
+LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), listed="loss", nested={"": PARTS})
 METRICS = Role(
     Metric,
     packages=("torchmetrics.classification", "torchmetrics.regression", *own_folders("tasks")),
@@ -137,7 +141,7 @@ TASKS = Role(
     listed="task",
     is_partial=False,
     not_its=("_args_",),
-    nested={"loss": LOSSES, "metrics": METRICS},
+    nested={"loss": LOSSES, "metrics": METRICS, "": PARTS},
 )
 OPTIMIZERS = Role(
     torch.optim.Optimizer,
@@ -145,6 +149,7 @@ OPTIMIZERS = Role(
     listed="optimizer",
     is_partial=True,
     not_its=("_args_", "params"),
+    nested={"": PARTS},
 )
 SCHEDULERS = Role(
     LRScheduler,
@@ -152,6 +157,7 @@ SCHEDULERS = Role(
     listed="scheduler",
     is_partial=True,
     not_its=("_args_", "optimizer"),
+    nested={"": PARTS},
 )
 # Callbacks of Lightning that write nowhere but to the run's logger.
 LIGHTNING_CALLBACKS = (
@@ -178,7 +184,13 @@ CALLBACK = Role(
     is_partial=False,
     not_its=("_args_",),
     nested={
-        "pruner": Role(object, packages=(), names=("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner"))
+        "pruner": Role(
+            object,
+            packages=(),
+            names=("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner"),
+            listed="part",
+        ),
+        "": PARTS,
     },
 )
 # A group of callbacks, by names that somebody chose.
@@ -202,7 +214,10 @@ ROLES = {
     "trainer": TRAINERS,
 }
 # The keys of trust.yaml.
-LISTS = ("model", "dataset", "transform", "data", "task", "loss", "metric", "optimizer", "scheduler", "callback")
+LISTS = (
+    *("model", "dataset", "transform", "data", "task", "loss", "metric", "part"),
+    *("optimizer", "scheduler", "callback"),
+)
 # Functions that make networks are those of torchvision's registry for images; with weights they would fetch them.
 BUILDERS = frozenset(
     map(torchvision.models.get_model_builder, torchvision.models.list_models(module=torchvision.models))

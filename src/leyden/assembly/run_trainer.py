@@ -12,6 +12,7 @@ from leyden.assembly.data import divides_batches, goes_on_within
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.checkpoint_io import load_weights
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.preemption import Preemption
@@ -64,13 +65,13 @@ class RunTrainer:
         return isinstance(module, Task) and module.kind in kinds
 
     def evaluate(
-        self, module: L.LightningModule, data: L.LightningDataModule, weights: Any, *, test: bool
+        self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], *, test: bool
     ) -> dict[str, float]:
-        """The metrics of these weights, as they are: on the test set, or else on the validation split."""
+        """The metrics of a checkpoint's weights, as they are: on the test set, or else on the validation split."""
         # An average of weights would swap in those of the last step.
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
-        module.load_state_dict(weights)
+        load_weights(module, content)
         evaluate = self.trainer.test if test else self.trainer.validate
         measured = evaluate(module, datamodule=data, verbose=False)
         return {name: value for each in measured for name, value in each.items()}  # one per loader

@@ -1,21 +1,20 @@
 """What is learned: a LightningModule, with its network, loss, metrics, optimizer and schedule."""
 
-import functools
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.assembly.data import divides_batches
 from leyden.assembly.instantiate import check_kind, instantiate, target, user_errors
-from leyden.assembly.length import num_steps
+from leyden.assembly.length import num_epochs, num_steps
 from leyden.assembly.network import check_logits, check_step, network
+from leyden.assembly.schedule import Schedule, ScheduleLength
 from leyden.assembly.signatures import argument_names
+from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
 from leyden.data.contract import facts_of, sizes_of
@@ -32,8 +31,16 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
     optimizer = make_optimizer(cfg.optimizer)
-    steps = num_steps(trainer, data) if cfg.scheduler else 0
-    scheduler = functools.partial(make_schedule, cfg.scheduler, steps) if cfg.scheduler else None
+    scheduler = Schedule(cfg.scheduler) if cfg.scheduler else None
+    if scheduler:
+        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs(trainer, data)
+        if "scheduler" not in argument_names(kind := target(cfg.task, "task")):
+            raise UserError(
+                f"scheduler={cfg.scheduler.get('_target_')}: {kind.__name__} has no argument of that name, and takes none; "
+                "choose scheduler=none"
+            )
+        if scheduler.has_length:
+            trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     module = task_module(cfg, facts_of(data), optimizer=optimizer, scheduler=scheduler)
     if isinstance(module, Task) and divides_batches(data):  # their batches are samples and targets
         check_step(module, facts_of(data))
@@ -43,7 +50,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
         with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
             made = optimizer(module.named_parameters())  # a value that it refuses shows now, not in training
         if scheduler:
-            _try_schedule(cfg, scheduler, made, steps)
+            scheduler.check(made)
         _check_objective(cfg, module, data)
     return module
 
@@ -114,25 +121,3 @@ def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
     if not groups:
         return made
     return lambda named: made(parameter_groups(named, groups))  # type: ignore[arg-type]
-
-
-def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
-    """The schedule that a node describes; its value that is missing there is the number of steps."""
-    given: dict[str, Any] = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
-    schedule: LRScheduler = instantiate(node, "scheduler", optimizer=optimizer, **given)
-    return schedule
-
-
-def _try_schedule(
-    cfg: DictConfig, scheduler: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, steps: int
-) -> None:
-    """Take a few steps of a schedule: some mistakes show only then."""
-    with user_errors("scheduler", cfg.scheduler), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer takes none
-        schedule = scheduler(optimizer)
-        for _ in range(min(3, steps - 1)):
-            rates = [float(group["lr"]) for group in optimizer.param_groups]
-            if not all(0 <= rate < math.inf for rate in rates):
-                raise ValueError(f"sets the learning rate to {rates[0]:g}; must be 0 or larger")
-            if not isinstance(schedule, ReduceLROnPlateau):
-                schedule.step()

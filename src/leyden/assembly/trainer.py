@@ -124,4 +124,5 @@ def quiet() -> None:
     )  # the objective is one of training
     warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # as `freeze` asks for
+    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # hyperparameters are in none
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means of epochs are logged anyway

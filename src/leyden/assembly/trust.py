@@ -8,12 +8,13 @@ import contextlib
 import functools
 import importlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, ROLES, TASKS, TRAINER, Role
+from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, PARTS, ROLES, TASKS, TRAINER, Role
 from leyden.config.mistakes import UserError
+from leyden.config.paths import own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run
@@ -29,9 +30,7 @@ def trusted_config(run: Run) -> DictConfig:
     try:
         return trusted(config)
     except UserError as error:
-        raise UserError(
-            f"{run.directory}/config.yaml: {error}; trust.yaml in your package lists what you allow"
-        ) from error
+        raise UserError(f"{run.directory}/config.yaml: {error}") from error
 
 
 def trusted(config: dict[str, Any]) -> DictConfig:
@@ -50,8 +49,8 @@ def trusted(config: dict[str, Any]) -> DictConfig:
     parts["data"] = {key: None if key == "augment" else value for key, value in parts["data"].items()}
     parts["trainer"] = {key: parts["trainer"][key] for key in TRAINER if parts["trainer"].get(key)}
     for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
-        if problem := problem_of(parts[key], key, role):
-            raise UserError(problem)
+        if problem := _problem(parts[key], key, role):
+            raise UserError(problem.text + _instead(problem))
     if type(seed := config.get("seed")) is not int or seed < 0:
         raise UserError(f"seed={seed}: must be a whole number, 0 or larger")
     return OmegaConf.create({"name": config.get("name"), "seed": seed, "compile": False, **parts})
@@ -74,62 +73,102 @@ def problem_of(node: Any, key: str, role: Role | None) -> str:
         key: Of the node, for the message.
         role: None where nothing may be made.
     """
+    problem = _problem(node, key, role)
+    return problem.text if problem else ""
+
+
+class Problem(NamedTuple):
+    """A node that is refused.
+
+    Args:
+        text: Names the node, and why it is refused.
+        target: What would be made, where the project's owner can allow that; else empty.
+        listed: Key of `trust.yaml` under which it is allowed.
+    """
+
+    text: str
+    target: str = ""
+    listed: str = ""
+
+
+def _problem(node: Any, key: str, role: Role | None) -> Problem | None:
     if isinstance(node, str):  # a stored configuration is resolved; an interpolation could make a target later
-        return f"{key}={node} is refused: it holds an interpolation" if "${" in node else ""
+        return Problem(f"{key}={node} is refused: it holds an interpolation") if "${" in node else None
     if isinstance(node, list):
-        return next(filter(None, (problem_of(value, f"{key}[{n}]", role) for n, value in enumerate(node))), "")
+        return next(filter(None, (_problem(value, f"{key}[{n}]", role) for n, value in enumerate(node))), None)
     if not isinstance(node, dict):
-        return ""
-    if "_target_" in node and (why := _why_not(node, role)):
-        return f"{key}._target_={node['_target_']} is refused: {why}"
+        return None
+    if "_target_" in node:
+        why, can_be_listed = _why_not(node, role)
+        if why:
+            text = f"{key}._target_={node['_target_']} is refused: {why}"
+            return Problem(text, node["_target_"], role.listed) if role and can_be_listed else Problem(text)
     for name, value in node.items():
         nested = role.nested.get(name, role.nested.get("")) if role else None
-        if "${" in str(name) or (problem := problem_of(value, f"{key}.{name}", nested)):
-            return problem if "${" not in str(name) else f"{key}.{name} is refused: it holds an interpolation"
-    return ""
+        if "${" in str(name):
+            return Problem(f"{key}.{name} is refused: it holds an interpolation")
+        if problem := _problem(value, f"{key}.{name}", nested):
+            return problem
+    return None
 
 
-def _why_not(node: dict[str, Any], role: Role | None) -> str:
+def _instead(problem: Problem) -> str:
+    """Return what the project's owner does to allow what was refused; empty where nothing does."""
+    if not problem.listed or not (packages := own_packages()):
+        return ""
+    return f"; if you trust it, list it in src/{packages[0]}/trust.yaml: `{problem.listed}: [{problem.target}]`"
+
+
+def _why_not(node: dict[str, Any], role: Role | None) -> tuple[str, bool]:
+    """Return why a target is refused, empty if it is not, and whether the project's owner can allow it by its name."""
     target = node["_target_"]
     if role is None:
-        return "nothing may be made here"
+        return "nothing may be made here", False
     if not isinstance(target, str):
-        return "it is no name"
+        return "it is no name", False
+    is_listed = target in role.all_names
     listed = tuple(name.rpartition(".")[0] for name in role.all_names)
     try:
-        found = _find(target, (*role.packages, *listed))
+        found = _find(target, _packages_of(target) if is_listed else (*role.packages, *listed))
     except (ImportError, AttributeError) as error:
-        return f"it can't be found, or its package is not allowed ({' '.join(str(error).split())})"
+        why = f"it can't be found, or its package is not allowed ({' '.join(str(error).split())})"
+        return why, bool(role.listed) and not is_listed
     if keys := sorted({*role.not_its} & {*node}):
-        return f"{' and '.join(keys)} can't be set here"
+        return f"{' and '.join(keys)} can't be set here", False
     if role.is_partial not in (None, node.get("_partial_", False)):
-        return f"_partial_ must be {str(role.is_partial).lower()}"
-    if role is NETWORKS and any(found is builder for builder in BUILDERS):
+        return f"_partial_ must be {str(role.is_partial).lower()}", False
+    if (role is NETWORKS or role is PARTS) and any(found is builder for builder in BUILDERS):
         keys = [key for key in FETCHING if node.get(key)]
         if keys or "_args_" in node:
-            return f"{' and '.join(keys) or '_args_'} can make it fetch weights"
-        return ""
+            return f"{' and '.join(keys) or '_args_'} can make it fetch weights", False
+        return "", False
     if role is LOSSES and any(found is function for function in FUNCTIONS):
-        return ""
-    if any(found is _allowed(name) for name in role.all_names):
-        return ""
+        return "", False
+    if is_listed or any(found is _allowed(name) for name in role.all_names):
+        return "", False
     if not role.is_class(found):
-        return f"it is no class of {role.base.__name__}"
+        return f"it is no class of {role.base.__name__}", bool(role.listed)
     # Where it is defined: `MODULE.math.sqrt` is a way to `math`, as modules give away what they import.
     module = found.__module__
     if any(module == name or module.startswith(f"{name}.") for name in role.packages):
-        return ""
-    return "it is not on the list"
+        return "", False
+    return "it is not on the list", bool(role.listed)
 
 
 @functools.cache
 def _allowed(name: str) -> Any:
     """The class of a name on a list; a name of the owner's that is not found allows nothing, and a line says so."""
     try:
-        return _find(name, (name.rpartition(".")[0],))
+        return _find(name, _packages_of(name))
     except (ImportError, AttributeError) as error:
         warn(f"trust.yaml: {name} can't be found ({' '.join(str(error).split())}); it allows nothing")
         return object()
+
+
+def _packages_of(name: str) -> tuple[str, ...]:
+    """Return all that a dotted name may lie in, the longest first: `a.B.make` can be a method of the class B of a."""
+    parts = name.split(".")
+    return tuple(".".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
 
 
 def _find(target: str, packages: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import yaml
 
-from leyden.assembly.roles import Role
+from leyden.assembly.roles import PARTS, Role
 from leyden.config.paths import CONF
 from leyden.config.schema import CHOICES, SCHEMAS
 from leyden.editor.classes import FACTS, PLACES, Groups, aliases, find, known
@@ -124,7 +124,9 @@ class Document:
             self.definitions[definition] = {}
             inner = FACTS if role.base is L.LightningModule else ()
             nested = {
-                argument: self.node(f"{key}.{argument}", below, inner) for argument, below in role.nested.items()
+                argument: self.node(f"{key}.{argument}", below, inner)
+                for argument, below in role.nested.items()
+                if below is not PARTS  # of these the owner can list anything
             }
             node = nested.pop("", None) or self.node("any", ANY, ())
             schema = schema_of(made, node, {*given, *role.not_its}, nested)

@@ -60,6 +60,6 @@ def fit(
     )
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
-        measured = trainer.evaluate(module, data, best["state_dict"], test=test)
+        measured = trainer.evaluate(module, data, best, test=test)
         metrics.update(measured if test and not tested_part(lightning) else {})
     return result

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from leyden import assembly
 from leyden.assembly.instantiate import switched_on
 from leyden.assembly.trainer import callbacks_of
-from leyden.callbacks.checkpoint_io import SafeCheckpointIO
+from leyden.callbacks.checkpoint_io import SafeCheckpointIO, load_weights
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.showing import Showing
 from leyden.data.contract import facts_of, has_split
@@ -37,7 +37,7 @@ def draw(cfg: DictConfig) -> None:
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
     trainer = assembly.plain_trainer(cfg, callbacks=drawing, logger=loggers, default_root_dir=cfg.run_dir)
     module = assembly.task(cfg, data, trainer)
-    module.load_state_dict(best["state_dict"])
+    load_weights(module, best)
     trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
     for callback in drawing:
         callback.on_fit_end(trainer, module)

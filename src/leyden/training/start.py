@@ -114,7 +114,7 @@ def _check_evaluation(cfg: DictConfig, choices: Choices, *, test: bool) -> None:
     try:
         assembly.trusted(choices.config)
     except UserError as error:
-        warn(f"evaluate, predict and export will refuse this run: {error}; trust.yaml in your package can allow it")
+        warn(f"evaluate, predict and export will refuse this run: {error}")
     if test:
         check_test_evaluations(cfg.outputs)
 

@@ -16,6 +16,7 @@ from leyden.assembly.resume import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, quiet
 from leyden.assembly.trust import trusted_config
+from leyden.callbacks.checkpoint_io import load_weights
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.contract import facts_of, has_split
@@ -36,7 +37,7 @@ def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts
     facts = kept_facts(content, checkpoint)
     module = task_module(cfg, facts)
     try:
-        module.load_state_dict(content["state_dict"])
+        load_weights(module, content)
     except Exception as error:  # it comes from anywhere, and can be wrong in any way
         why = " ".join(str(error).split())
         raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
