@@ -31,7 +31,7 @@ FAMILY = {
     "KMNIST": torchvision.datasets.KMNIST,
     "QMNIST": torchvision.datasets.QMNIST,
 }
-NAMES = sorted({path.stem for path in (CONF / "data").glob("*.yaml")} - {"own", "dataset", "folder"})
+NAMES = sorted({path.stem for path in (CONF / "data").glob("*.yaml")} - {"own", "dataset", "folder", "module"})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 
 def samples(num, seed):
@@ -157,6 +157,53 @@ class Scheduled(Plain):
             return [optimizer], [schedule]
         more = {"step": {"interval": "step"}, "seldom": {"interval": "step", "frequency": 5}}.get(self.way, {})
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
+
+
+class Whole(Plain):
+    """It brings its own data, as Lightning's examples of one file do."""
+
+    def __init__(self, num: int = 100, scheduler=None):
+        super().__init__()
+        self.num, self.scheduler = num, scheduler
+        self.drop = nn.Dropout(0.2)
+        self.calls = []
+
+    def loss(self, batch):
+        return super().loss((self.drop(batch[0]), batch[1]))
+
+    def prepare_data(self):
+        self.calls.append("prepare_data")
+
+    def setup(self, stage):
+        self.calls.append(stage)
+        if stage == "fit":
+            generator = torch.Generator().manual_seed(3)
+            self.train_set, self.val_set = random_split(samples(self.num, 0), [0.8, 0.2], generator)
+        else:
+            self.test_set = samples(30, 2)
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 10, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 10)
+
+    def test_dataloader(self):
+        return DataLoader(self.test_set, 10)
+
+    def on_train_start(self):
+        assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])  # each once
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
+
+
+class Validating(Plain):
+    """It has a loader for validation alone."""
+
+    def val_dataloader(self):
+        return DataLoader(samples(20, 1), 10)
 
 
 class Peeking(nn.Module):

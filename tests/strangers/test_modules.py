@@ -111,6 +111,80 @@ def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypa
     assert len(err.splitlines()) == 1
 
 
+# Loaders of its own.
+
+
+def whole(*more):
+    return (
+        "task=own",
+        "task._target_=tests.strangers.modules.Whole",
+        "trainer.max_epochs=2",
+        "callbacks=bare",
+        *more,
+    )
+
+
+def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli, monkeypatch):
+    from tests.strangers.modules import Whole
+
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.modules.Whole",)))
+    arguments = whole("data=module", "callbacks.checkpoint.every_n_steps=3")
+    run, out, err = train("whole", *arguments)
+    assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
+    assert "will refuse" not in err
+    assert run.result.optimizer_steps == 16
+    training_step = Whole.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 11 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Whole, "training_step", stopping_step)
+    train("stopped", *arguments, code=130)
+    resumed, *_ = train("stopped", *arguments)
+    assert_same_bits(run.directory, resumed.directory)
+    assert resumed.result.metrics == run.result.metrics
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
+
+
+def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
+    train("a", *whole("data=module"), "dry_run=true")
+    chosen = ("data=module", "scheduler=cosine", "+task.num=50,100")
+    code, _, err = cli("train", "-m", *whole(*chosen), "sweep_name=s")
+    assert code == 0, err
+    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]
+    assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
+    for run in runs:
+        (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+        assert state["T_max"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "loaders"),
+    [("Whole", "train_dataloader and val_dataloader and test_dataloader"), ("Validating", "val_dataloader")],
+)
+@pytest.mark.parametrize("data", ["mnist", "own"])
+def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, data, name, loaders):
+    own = () if data == "mnist" else DATA[1:2]
+    _, _, err = train(
+        "a", "task=own", f"task._target_=tests.strangers.modules.{name}", f"data={data}", *own, code=2
+    )
+    assert f"task: {name} has {loaders} of its own, which " in err
+    assert "data=module trains on what the module brings" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["Plain", "Validating"])
+def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
+    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.modules.{name}", "data=module", code=2)
+    assert f"data: {name} has no train_dataloader of its own; choose other data than data=module" in err
+
+
 # Schedules.
 
 

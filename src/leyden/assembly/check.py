@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.data import check_world_size, datamodule, divides_batches, goes_on_within
+from leyden.assembly.data import check_world_size, datamodule, goes_on_within
 from leyden.assembly.fork import check_fork
 from leyden.assembly.init import check_parent
 from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
@@ -20,7 +20,8 @@ from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.data.contract import facts_of, has_split, sizes_of
+from leyden.data.contract import divides_batches, facts_of, has_split, sizes_of
+from leyden.data.module import ModuleData
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
 
@@ -78,14 +79,17 @@ def _task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L
     Raises:
         UserError: A part is wrong; or an error of somebody's code, as in training.
     """
-    with contextlib.suppress(Exception), torch.device("meta"):
-        return task(cfg, data, trainer)
+    if not isinstance(data, ModuleData):  # which has made it
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return task(cfg, data, trainer)
     return task(cfg, data, trainer)  # a mistake is found again, by the error that training would show
 
 
 def _data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
     """The data, read once for all batch sizes and seeds: they change none that is checked."""
     here = instantiate(cfg.data, "data")
+    if isinstance(here, ModuleData):  # of a module of its own
+        return datamodule(cfg)
     same: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(here) else ()
     if same and cfg.fork is None:  # the facts of a fork must be those of its parent, to the last number
         same += ("seed", "split_seed", "fold")

@@ -12,17 +12,23 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_kind, instantiate, user_errors
-from leyden.data.contract import facts_of
+from leyden.assembly.task import new_module
+from leyden.data.contract import divides_batches, facts_of
+from leyden.data.facts import Facts
+from leyden.data.module import ModuleData
 from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flattened, make_resumable
 
 
-def datamodule(cfg: DictConfig, *, prepare: bool = True) -> L.LightningDataModule:
+def datamodule(
+    cfg: DictConfig, *, prepare: bool = True, module: L.LightningModule | None = None
+) -> L.LightningDataModule:
     """The data of a run, fetched and read as far as training needs it.
 
     Args:
         cfg: The configuration.
         prepare: Whether to call `prepare_data`, which can write to the folder of the data.
+        module: What is trained or evaluated, if it is made already: with `data=module` its own loaders are the data.
 
     Raises:
         UserError: They can't be had, or `cfg.data` makes something else.
@@ -31,8 +37,11 @@ def datamodule(cfg: DictConfig, *, prepare: bool = True) -> L.LightningDataModul
     with seeded(cfg.seed, "__init__"):
         data: L.LightningDataModule = instantiate(cfg.data, "data")
     check_kind(data, L.LightningDataModule, "data")
-    seed_stages(data, cfg.seed)
+    made = (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
     with user_errors("data"):
+        if isinstance(data, ModuleData) and made:
+            data.take(*made)
+        seed_stages(data, cfg.seed)
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The processes of a run call it in turn.
             user = os.getuid() if hasattr(os, "getuid") else ""  # on Windows each has a folder of their own
@@ -65,11 +74,6 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
     if divides_batches(data):
         with user_errors("data"):
             data.check_world_size(world_size)  # type: ignore[attr-defined]
-
-
-def divides_batches(data: L.LightningDataModule) -> bool:
-    """Whether its loaders divide their batches among processes themselves; else Lightning's sampler does."""
-    return hasattr(data, "check_world_size")
 
 
 def goes_on_within(data: L.LightningDataModule) -> bool:

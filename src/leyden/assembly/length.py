@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from leyden.assembly.data import divides_batches
 from leyden.config.mistakes import UserError
+from leyden.data.contract import divides_batches
 from leyden.data.resumable import flattened
 
 

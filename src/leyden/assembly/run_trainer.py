@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.assembly.data import divides_batches, goes_on_within
+from leyden.assembly.data import goes_on_within
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
@@ -21,7 +21,7 @@ from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.callbacks.showing import Showing
 from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
-from leyden.data.contract import facts_of
+from leyden.data.contract import divides_batches, facts_of
 from leyden.data.files import digest_of_content
 from leyden.run.choices import deciding
 from leyden.run.directory import Run

@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from leyden.assembly.data import divides_batches
 from leyden.assembly.instantiate import check_kind, instantiate, target, user_errors
 from leyden.assembly.length import num_epochs, num_steps
 from leyden.assembly.network import check_logits, check_step, network
@@ -17,8 +16,9 @@ from leyden.assembly.signatures import argument_names
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
-from leyden.data.contract import facts_of, sizes_of
+from leyden.data.contract import divides_batches, facts_of, sizes_of
 from leyden.data.facts import Facts
+from leyden.data.module import ModuleData, own_loaders
 from leyden.tasks.freeze import freeze
 from leyden.tasks.parameter_groups import parameter_groups
 from leyden.tasks.task import Task
@@ -30,29 +30,43 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     Raises:
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
-    optimizer = make_optimizer(cfg.optimizer)
-    scheduler = Schedule(cfg.scheduler) if cfg.scheduler else None
+    module, scheduler = data.made if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
         scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs(trainer, data)
-        if "scheduler" not in argument_names(kind := target(cfg.task, "task")):
-            raise UserError(
-                f"scheduler={cfg.scheduler.get('_target_')}: {kind.__name__} has no argument of that name, and takes none; "
-                "choose scheduler=none"
-            )
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
-    module = task_module(cfg, facts_of(data), optimizer=optimizer, scheduler=scheduler)
+    if not isinstance(data, ModuleData) and (own := own_loaders(module)):
+        raise UserError(
+            f"task: {type(module).__name__} has {' and '.join(own)} of its own, which {type(data).__name__} would take the place of; "
+            "data=module trains on what the module brings"
+        )
     if isinstance(module, Task) and divides_batches(data):  # their batches are samples and targets
         check_step(module, facts_of(data))
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
         with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
-            made = optimizer(module.named_parameters())  # a value that it refuses shows now, not in training
+            # A value that it refuses shows now, not in training.
+            made = make_optimizer(cfg.optimizer)(module.named_parameters())
         if scheduler:
             scheduler.check(made)
         _check_objective(cfg, module, data)
     return module
+
+
+def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedule | None]:
+    """The LightningModule that is to be trained, and what makes its schedule, whose length is not known yet; None for none.
+
+    Raises:
+        UserError: A part of the configuration is wrong.
+    """
+    scheduler = Schedule(cfg.scheduler) if cfg.scheduler else None
+    if scheduler and "scheduler" not in argument_names(kind := target(cfg.task, "task")):
+        raise UserError(
+            f"scheduler={cfg.scheduler.get('_target_')}: {kind.__name__} has no argument of that name, and takes none; "
+            "choose scheduler=none"
+        )
+    return task_module(cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler), scheduler
 
 
 def task_module(

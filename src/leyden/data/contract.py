@@ -127,6 +127,11 @@ def sizes_of(data: L.LightningDataModule) -> dict[str, int | None]:
     return sizes
 
 
+def divides_batches(data: L.LightningDataModule) -> bool:
+    """Whether its loaders divide their batches among processes themselves; else Lightning's sampler does."""
+    return hasattr(data, "check_world_size")
+
+
 def has_split(data: L.LightningDataModule, split: str) -> bool:
     """Whether a data module has a loader of this split."""
     if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):

@@ -35,7 +35,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     assembly.quiet()
     task, facts = trained_task(run, checkpoint)
     network = FromRaw(task.network, facts.normalize).eval()
-    data = trained_data(run, facts, data_root, world_size=1)
+    data = trained_data(run, facts, data_root, 1, task)
     if not hasattr(data, "inputs"):
         raise UserError(
             f"{run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"

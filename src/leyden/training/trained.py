@@ -76,8 +76,10 @@ def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
     return getattr(getattr(dataset, "func", dataset), "read_image", None)
 
 
-def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> L.LightningDataModule:
-    """The data set that a run was trained on.
+def trained_data(
+    run: Run, facts: Facts, root: str | None, world_size: int, module: L.LightningModule
+) -> L.LightningDataModule:
+    """The data set that a run was trained on; with `data=module` that of the module.
 
     It is read from `root`, if that is given, else from where it lay in training. It is fetched to `root` or to the
     project's own folder only, and prepared (`prepare_data`, which can write) in these only: a run directory of somebody else's decides nothing
@@ -92,7 +94,7 @@ def trained_data(run: Run, facts: Facts, root: str | None, world_size: int) -> L
     given: dict[str, Any] = {"root": there, "download": there == own or root is not None}
     cfg.data.update({key: value for key, value in given.items() if key in cfg.data})
     try:
-        data = datamodule(cfg, prepare="root" not in cfg.data or given["download"])
+        data = datamodule(cfg, prepare="root" not in cfg.data or given["download"], module=module)
         check_world_size(data, world_size)
     except UserError as error:
         raise UserError(f"{error}; data_root=FOLDER tells where the data set is, or is to be") from error
@@ -133,7 +135,7 @@ def evaluate(
     module, facts = trained_module(run, checkpoint)
     if not is_overridden("test_step", module):
         raise UserError(f"{run.directory}: {type(module).__name__} has no test_step")
-    data = trained_data(run, facts, data_root, trainer.world_size)
+    data = trained_data(run, facts, data_root, trainer.world_size, module)
     if not has_split(data, "test"):
         raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
     check_test_evaluations(outputs)
