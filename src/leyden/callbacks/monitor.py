@@ -5,8 +5,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch.optim import Optimizer
+
+from leyden.callbacks.samples_seen import batch_size
 
 
 class Monitor(L.Callback):
@@ -14,7 +15,7 @@ class Monitor(L.Callback):
 
     - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where the optimizer has several groups.
     - `grad_norm`: the Euclidean norm of all gradients, over all processes, before they are clipped.
-    - `time/samples_per_second`: training samples per second since the last such step of the epoch.
+    - `time/samples_per_second`: training samples per second since the last such step of the epoch; left out where batches do not show their size.
     - `time/epoch_seconds`: an epoch with its validation, over all starts.
 
     Times differ from run to run, so all of them have the prefix `time/`.
@@ -25,7 +26,7 @@ class Monitor(L.Callback):
     def __init__(self) -> None:
         self._before = 0.0  # seconds of this epoch in earlier starts
         self._start = self._since = time.monotonic()
-        self._num_samples = 0
+        self._num_samples: int | None = 0  # None where a batch does not show its size
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds of this epoch so far."""
@@ -49,7 +50,11 @@ class Monitor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count its samples."""
-        self._num_samples += extract_batch_size(batch) * trainer.world_size
+        num = batch_size(batch, trainer.train_dataloader)
+        if num is None or self._num_samples is None:
+            self._num_samples = None
+        else:
+            self._num_samples += num * trainer.world_size
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -62,7 +67,8 @@ class Monitor(L.Callback):
         values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
         values["grad_norm"] = torch.nn.utils.get_total_norm(gradients).item()
         now = time.monotonic()
-        values["time/samples_per_second"] = self._num_samples / (now - self._since)
+        if self._num_samples is not None:
+            values["time/samples_per_second"] = self._num_samples / (now - self._since)
         self._num_samples, self._since = 0, now
         self._log(trainer, values, trainer.global_step)
 

@@ -29,7 +29,7 @@ class Samples(Showing):
         """Draw the sheet from the very first batch."""
         if trainer.global_step != 0 or batch_idx != 0 or not (writer := tensorboard_writer(trainer)):
             return
-        if not (isinstance(batch, list | tuple) and len(batch) == 2 and batch[0].ndim == 4 and batch[1].ndim == 1):
+        if not isinstance(batch, list | tuple) or [getattr(part, "ndim", None) for part in batch] != [4, 1]:
             return
         images_NCHW, labels_N = (part[: self.num_images].cpu() for part in batch)
         low, high = images_NCHW.min(), images_NCHW.max()

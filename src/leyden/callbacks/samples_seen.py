@@ -1,11 +1,13 @@
 """Samples and epochs that a run was trained on, over all starts."""
 
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.data import extract_batch_size
+from torch.nn.utils.rnn import PackedSequence
 
 
 class SamplesSeen(L.Callback):
@@ -36,10 +38,9 @@ class SamplesSeen(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; before a checkpoint of this step."""
-        try:
-            self._here += extract_batch_size(batch)
-        except MisconfigurationException:  # it holds no tensor
-            self._is_known = False
+        num = batch_size(batch, trainer.train_dataloader)
+        self._here += num or 0
+        self._is_known = self._is_known and num is not None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count an epoch, if no batch of it is left."""
@@ -62,3 +63,65 @@ class SamplesSeen(L.Callback):
         self._has_state = True
         self._before, self.num_epochs = state_dict["num_samples"] or 0, state_dict["num_epochs"]
         self._is_known = state_dict["num_samples"] is not None
+
+
+def batch_size(batch: Any, loaders: Any = None) -> int | None:
+    """Return the samples in a batch, whatever it is made of; None where it does not show them.
+
+    Lightning's `extract_batch_size` fails on objects, and takes the first size where parts have several.
+
+    Args:
+        batch: Of one loader, or of several, in their structure.
+        loaders: What `train_dataloader` returned; the samples of several loaders are added.
+
+    Example:
+        >>> batch_size([torch.zeros(4, 3), torch.zeros(4)]), batch_size([{"boxes": torch.zeros(n, 4)} for n in (7, 5)])
+        (4, 2)
+        >>> batch_size({"nodes": torch.zeros(7, 3), "edges": torch.zeros(2, 9)})
+    """
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(loaders, Mapping) and isinstance(batch, Mapping) and loaders.keys() == batch.keys():
+        pairs = [(batch[name], loader) for name, loader in loaders.items()]
+    if isinstance(loaders, list | tuple) and isinstance(batch, list | tuple) and len(loaders) == len(batch):
+        pairs = list(zip(batch, loaders, strict=True))
+    if not pairs:  # one loader; or several whose batches a hook of the module has made one
+        sizes = _sizes(batch, is_part=False) or set()
+        return next(iter(sizes)) if len(sizes) == 1 else None
+    # One that has ended, where a longer one goes on, gives None.
+    found = [batch_size(part, loader) for part, loader in pairs if part is not None]
+    return None if None in found else sum(num for num in found if num is not None)
+
+
+def _sizes(batch: Any, *, is_part: bool = True) -> set[int] | None:
+    """Return the numbers of samples that something can stand for, none if its parts disagree; None if it has no part that shows one."""
+    if isinstance(batch, PackedSequence):
+        return {int(batch.batch_sizes[0])}
+    if isinstance(batch, torch.Tensor | np.ndarray):
+        return {int(batch.shape[0])} if batch.ndim else None
+    if batch is None or isinstance(batch, str | bytes | int | float):
+        return None
+    for name in ("num_graphs", "batch_size"):
+        try:
+            size = getattr(batch, name, None)
+        except Exception:  # a property of somebody else's, which can fail in any way
+            continue
+        if isinstance(size, torch.Size) and size:  # of a TensorDict
+            size = size[0]
+        if type(size) is int:
+            return {size}
+    if isinstance(batch, Mapping):
+        return _common(batch.values())
+    if dataclasses.is_dataclass(batch):
+        return _common(vars(batch).values())
+    if not isinstance(batch, list | tuple) or not batch:
+        return None
+    inner = _common(batch)
+    # Tensors side by side are inputs and targets; in a part of a batch they can be samples of different shapes.
+    has_columns = any(isinstance(each, torch.Tensor | np.ndarray | list | tuple) for each in batch)
+    return (inner or set()) | {len(batch)} if is_part or not has_columns else inner
+
+
+def _common(parts: Iterable[Any]) -> set[int] | None:
+    """Return the sizes that all parts can have which show any."""
+    sizes = [found for found in map(_sizes, parts) if found is not None]
+    return set.intersection(*sizes) if sizes else None

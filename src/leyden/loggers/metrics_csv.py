@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from leyden.run.lock import check_held
@@ -26,6 +27,11 @@ class MetricsCSV(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self.purge_step = purge_step
         self._started = False
+
+    @property
+    def experiment(self) -> Any:
+        """Take whatever a module adds to the experiment of each logger, as pictures; a table has no place for it."""
+        return DummyLogger().experiment
 
     @property
     def name(self) -> str:
