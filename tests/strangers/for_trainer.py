@@ -5,6 +5,7 @@ import dataclasses
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -140,3 +141,27 @@ class Pictured(AnyBatch):
         for logger in self.loggers:
             logger.experiment.add_image("all", torch.zeros(3, 4, 4), self.current_epoch)
         self.logger.experiment.add_image("first", torch.zeros(3, 4, 4), self.current_epoch)
+
+
+class Sometimes(AnyBatch):
+    """A layer of it gets no gradient in every other step; it draws its lots with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        inputs = F.dropout(inputs_of(batch), 0.2)
+        outputs = self.layer(inputs) + (self.other(inputs) if batch_idx % 2 else 0)
+        loss = (outputs - torch.rand_like(inputs)).square().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(inputs))
+        return loss
+
+
+class Forked(DDPStrategy):
+    """One that starts each process as a command; its name says something else."""
+
+
+def sharded():
+    """A strategy that a function makes."""
+    return FSDPStrategy()

@@ -6,7 +6,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leyden.run.directory import Run
+from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES
+from tests.training.test_exact import kill_at
 from tests.training.test_train import curves
 
 HERE = "tests.strangers.for_trainer"
@@ -31,10 +33,29 @@ def train(cli, tmp_path):
     return run
 
 
+OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
+
+
+def assert_resumes(tmp_path, module, step, *arguments, **environment):
+    """A run that is killed when it begins a step, and resumed, is the run that was never stopped."""
+    arguments = (*arguments, "callbacks.checkpoint.every_n_steps=2", f"outputs={tmp_path / 'outputs'}")
+    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments, **environment))
+    process = kill_at(step, f"run_dir={tmp_path / 'killed'}", *arguments, module=f"{HERE}:{module}")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0, output
+    assert Run(tmp_path / "killed").newest_checkpoint(), output
+    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments, **environment))
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    assert_same_bits(whole.directory, killed.directory)
+    assert killed.result.metrics == whole.result.metrics
+    assert curves(killed) == curves(whole)
+    return whole
+
+
 @pytest.mark.parametrize("task", ["AnyBatch", "AnyBatchTask"])
 @pytest.mark.parametrize("form", COLLATES)
 def test_batches_of_any_form_are_trained_on_and_counted_where_they_show_their_size(train, form, task):
-    more = ("objective.metric=val/loss", "objective.mode=min", f"+data.form={form!r}")
+    more = (*OBJECTIVE, f"+data.form={form!r}")
     run, _, err = train("a", *own(task, "Collated", *more))
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0
@@ -51,12 +72,73 @@ def test_batches_of_any_form_are_trained_on_and_counted_where_they_show_their_si
 
 
 def test_a_module_that_adds_pictures_to_all_loggers_is_trained(train):
-    more = ("objective.metric=val/loss", "objective.mode=min", "+data.form=dict")
+    more = (*OBJECTIVE, "+data.form=dict")
     run, *_ = train("a", *own("Pictured", "Collated", *more))
     events = EventAccumulator(str(run.directory)).Reload()
     assert {"all", "first"} <= set(events.Tags()["images"])
 
 
 def test_a_logger_that_is_chosen_alone_takes_pictures_and_drops_them(train):
-    more = ("objective.metric=val/loss", "objective.mode=min", "+data.form=dict", "logger=csv")
+    more = (*OBJECTIVE, "+data.form=dict", "logger=csv")
     train("a", *own("Pictured", "Collated", *more))
+
+
+SHARDED = [
+    *(("fsdp", "FSDPStrategy"), ("fsdp_cpu_offload", "FSDPStrategy"), ("deepspeed_stage_2", "DeepSpeedStrategy")),
+    ("{_target_: lightning.pytorch.strategies.ModelParallelStrategy}", "ModelParallelStrategy"),
+    ("{_target_: lightning.pytorch.strategies.DeepSpeedStrategy, stage: 3}", "DeepSpeedStrategy"),
+]
+
+
+@pytest.mark.parametrize("dry_run", ["false", "true"])
+@pytest.mark.parametrize(("strategy", "kind"), SHARDED)
+def test_strategies_that_divide_weights_are_refused_before_training(cli, tmp_path, strategy, kind, dry_run):
+    arguments = (f"trainer.strategy={strategy}", "trainer.accelerator=cpu", f"dry_run={dry_run}", *SMALL)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *arguments)
+    assert code == 2, err
+    assert f"{kind} may divide weights or optimizer states among processes" in err
+    assert "choose auto, ddp or ddp_find_unused_parameters_true" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_strategy_that_a_function_makes_is_refused_when_it_is_made(cli, tmp_path, monkeypatch):
+    from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+
+    # Lightning refuses this one itself where there is no GPU.
+    monkeypatch.setattr(_AcceleratorConnector, "_check_strategy_and_fallback", lambda self: None)
+    arguments = (f"trainer.strategy={{_target_: {HERE}.sharded}}", "trainer.accelerator=cpu", *SMALL)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *arguments)
+    assert code == 2, err
+    assert "FSDPStrategy may divide weights" in err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp_sharded", "null"])
+@pytest.mark.parametrize("dry_run", ["false", "true"])
+def test_a_strategy_that_does_not_exist_is_refused_also_by_a_dry_run(cli, tmp_path, strategy, dry_run):
+    code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", f"trainer.strategy={strategy}", f"dry_run={dry_run}")
+    assert code == 2, err
+    assert "must be auto, ddp or ddp_find_unused_parameters_true" in err
+
+
+def test_a_strategy_is_judged_by_what_it_is(train):
+    """A class that has `fork` in its name and starts each process as a command is none that copies the process."""
+    train("a", f"trainer.strategy={{_target_: {HERE}.Forked}}", "trainer.accelerator=cpu", *SMALL, "dry_run=true")
+    strategy = "{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: spawn}"
+    _, _, err = train("b", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", *SMALL, code=2)
+    assert "each process is started as a command of its own; choose ddp" in err
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp_find_unused_parameters_true",
+        "{_target_: lightning.pytorch.strategies.DDPStrategy, find_unused_parameters: true}",
+    ],
+)
+def test_two_processes_with_unused_parameters_resume_to_the_same_bits(tmp_path, mnist_root, strategy):
+    more = ("trainer.accelerator=cpu", "trainer.devices=2", f"trainer.strategy={strategy}", "+data.form=dict")
+    more = (*more, "+data.batch_size=5", *OBJECTIVE)
+    run = assert_resumes(tmp_path, "Sometimes", 7, *own("Sometimes", "Collated", *more), OMP_NUM_THREADS="1")
+    assert "test/loss" in run.result.metrics

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.data import goes_on_within
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
-from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
+from leyden.assembly.trainer import callbacks_of, check_strategy, check_whole, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.checkpoint_io import load_weights
 from leyden.callbacks.evaluation import OnEvaluation
@@ -141,6 +141,7 @@ def run_trainer(
         default_root_dir=str(run.directory),
         use_distributed_sampler=not divides_batches(data),
     )
+    check_whole(type(made.strategy), cfg.trainer.get("strategy", "auto"))
     num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else made.world_size
     if num_processes != made.world_size:
         raise UserError(

@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
 from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_kind, instantiate, switched_on, target, user_errors
@@ -30,6 +31,7 @@ HOOKS_OF_A_STEP = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+STRATEGIES = "auto, ddp or ddp_find_unused_parameters_true"  # for messages
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
@@ -60,10 +62,21 @@ def _wants_other_data(node: DictConfig, key: str, facts: Facts) -> bool:
 
 
 def check_strategy(cfg: DictConfig) -> None:
-    """Make sure that processes can be started, and will find each other."""
-    strategy = str(cfg.trainer.strategy)
-    if any(word in strategy for word in ("spawn", "fork", "notebook")):
+    """Make sure that processes can be started, will find each other, and that their checkpoints can be resumed from."""
+    strategy = cfg.trainer.get("strategy", "auto")
+    if strategy in StrategyRegistry:
+        kind, arguments = StrategyRegistry[strategy]["strategy"], StrategyRegistry[strategy]["init_params"]
+    elif isinstance(strategy, DictConfig):
+        kind, arguments = target(strategy, "trainer.strategy"), strategy
+        strategy = strategy.get("_target_")
+    elif strategy == "auto":
+        kind, arguments = SingleDeviceStrategy, {}
+    else:
+        raise UserError(f"trainer.strategy={strategy}: must be {STRATEGIES}, or a node with a _target_")
+    if arguments.get("start_method", "popen") != "popen":
         raise UserError(f"trainer.strategy={strategy}: each process is started as a command of its own; choose ddp")
+    if inspect.isclass(kind):  # else it is known when it is made
+        check_whole(kind, strategy)
     launched = (
         SLURMEnvironment.detect()
         or TorchElasticEnvironment.detect()
@@ -73,6 +86,19 @@ def check_strategy(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, and they would be "
             "waited for for ever; use cluster=slurm_multinode, or torchrun on each node"
+        )
+
+
+def check_whole(kind: type, strategy: Any) -> None:
+    """Make sure that each process of a strategy has all weights and states of optimizers, as the file of a checkpoint holds them.
+
+    Raises:
+        UserError: They may be divided among the processes.
+    """
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
+        raise UserError(
+            f"trainer.strategy={strategy}: {kind.__name__} may divide weights or optimizer states among processes; checkpoints "
+            f"hold them whole, so the run could not be resumed; choose {STRATEGIES}"
         )
 
 
