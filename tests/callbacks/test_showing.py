@@ -23,7 +23,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
     arguments = ("trainer.max_epochs=1", "callbacks.histograms.every_n_epochs=1", "model.dropout=0.2")
     whole, *_ = train("whole", *arguments)
     for module in [module for name, module in sys.modules.items() if name.startswith("leyden.callbacks.")]:
-        for name in ("tensorboard_writer", "render"):
+        for name in ("tensorboard_writer", "image_loggers", "render"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr("leyden.callbacks.summary.Table", broken)

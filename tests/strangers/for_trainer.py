@@ -1,11 +1,14 @@
 """Data and modules of strangers, for what the trainer and its callbacks do with them."""
 
 import dataclasses
+from pathlib import Path
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -156,6 +159,91 @@ class Sometimes(AnyBatch):
         loss = (outputs - torch.rand_like(inputs)).square().mean()
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(inputs))
         return loss
+
+
+class ByHand(AnyBatch):
+    """Three optimizers, stepped by hand in turns of unlike length, and a schedule that follows a metric."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
+
+    def training_step(self, batch, batch_idx):
+        inputs = F.dropout(inputs_of(batch), 0.2)
+        optimizers = self.optimizers()
+        for n, (optimizer, layer) in enumerate(zip(optimizers, self.layers, strict=True)):
+            loss = (layer(inputs) - torch.rand_like(inputs)).square().mean()
+            self.manual_backward(loss / (n + 1))
+            if (batch_idx + 1) % (n + 1) == 0 or self.trainer.is_last_batch:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.log(f"train/loss_{n}", loss, on_epoch=True, batch_size=len(inputs))
+
+    def on_train_epoch_end(self):
+        self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])
+
+    def configure_optimizers(self):
+        made = [torch.optim.Adam(layer.parameters(), lr=0.1 / (n + 1)) for n, layer in enumerate(self.layers)]
+        return made, [torch.optim.lr_scheduler.ReduceLROnPlateau(made[1], patience=0, threshold=10.0)]
+
+
+class Plateau(Sometimes):
+    """A schedule that follows a metric, which Lightning steps."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
+
+
+class Several(AnyBatch):
+    """It takes what several loaders give at once, and validates on two of them."""
+
+    def training_step(self, batch, batch_idx):
+        parts = batch.values() if "inputs" not in batch else [batch]
+        inputs = torch.cat([inputs_of(part) for part in parts if part is not None])
+        loss = (self.layer(F.dropout(inputs, 0.2)) - torch.rand_like(inputs)).square().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(inputs))
+        return loss
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val/loss", self.loss(batch), batch_size=len(inputs_of(batch)))
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("test/loss", inputs_of(batch).mean(), batch_size=len(inputs_of(batch)))
+
+
+class Combined(Collated):
+    """Two training loaders of unlike length, combined in a mode; two of validation and of the test set."""
+
+    def __init__(self, mode: str):
+        super().__init__("dict", 5)
+        self.mode = mode
+
+    def train_dataloader(self):
+        loaders = {"a": self.loader(50, shuffle=True), "b": self.loader(33, shuffle=True)}
+        return loaders if self.mode == "none" else CombinedLoader(loaders, self.mode)
+
+    def val_dataloader(self):
+        return [self.loader(30), self.loader(12)]
+
+    def test_dataloader(self):
+        return [self.loader(30), self.loader(12)]
+
+
+class Gallery(CSVLogger):
+    """A logger that takes images, as Lightning's WandbLogger does."""
+
+    def __init__(self, save_dir):
+        super().__init__(save_dir, name="gallery", version="")
+
+    def log_image(self, key, images, step=None):
+        for image in images:
+            assert image.dtype == "uint8"
+            assert image.shape[2] == 3
+            with (Path(self.save_dir) / "images.txt").open("a") as file:
+                file.write(f"{key} {step}\n")
 
 
 class Forked(DDPStrategy):

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leyden.run.directory import Run
-from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES
 from tests.training.test_exact import kill_at
 from tests.training.test_train import curves
@@ -83,6 +84,20 @@ def test_a_logger_that_is_chosen_alone_takes_pictures_and_drops_them(train):
     train("a", *own("Pictured", "Collated", *more))
 
 
+@pytest.mark.parametrize("logger", ["csv", "default"])
+def test_a_logger_that_takes_images_gets_the_pictures_that_tensorboard_gets(train, logger):
+    chosen = (f"logger={logger}", f"+logger.gallery._target_={HERE}.Gallery", *SMALL, "trainer.max_epochs=2")
+    run, _, err = train("a", *chosen)
+    assert "failed" not in err
+    taken = [line.split() for line in (run.directory / "images.txt").read_text().splitlines()]
+    steps = {"samples/train": [0], "weights/first_layer": [9, 19], "confusion/test": [20], "errors/test": [20]}
+    assert sorted(taken) == sorted([tag, str(step)] for tag, every in steps.items() for step in every)
+    if logger == "default":
+        events = EventAccumulator(str(run.directory), size_guidance={"images": 0}).Reload()
+        shown = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+        assert shown == steps
+
+
 SHARDED = [
     *(("fsdp", "FSDPStrategy"), ("fsdp_cpu_offload", "FSDPStrategy"), ("deepspeed_stage_2", "DeepSpeedStrategy")),
     ("{_target_: lightning.pytorch.strategies.ModelParallelStrategy}", "ModelParallelStrategy"),
@@ -142,3 +157,25 @@ def test_two_processes_with_unused_parameters_resume_to_the_same_bits(tmp_path, 
     more = (*more, "+data.batch_size=5", *OBJECTIVE)
     run = assert_resumes(tmp_path, "Sometimes", 7, *own("Sometimes", "Collated", *more), OMP_NUM_THREADS="1")
     assert "test/loss" in run.result.metrics
+
+
+def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cli, tmp_path):
+    from leyden.training.trained import check_accelerator
+
+    run, *_ = train("a", *QUICK, "trainer.accelerator=cpu", "trainer.max_epochs=1")
+    assert check_accelerator(run, None) == "cpu"
+    assert check_accelerator(run, "auto") == "auto"
+    picture = tmp_path / "a.png"
+    Image.new("L", (28, 28), 40).save(picture)
+    for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
+        for wrong, why in (("mps", "this machine has none"), ("gpus", "must be one of auto, cpu")):
+            code, _, err = cli(verb, f"run={run.directory}", *more, f"accelerator={wrong}")
+            assert code == 2, err
+            assert err.startswith(f"leyden: accelerator={wrong}: {why}")
+            assert err.count("\n") == 1
+    config = run.directory / "config.yaml"
+    config.write_text(config.read_text().replace("accelerator: cpu", "accelerator: mps"))
+    for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
+        code, _, err = cli(verb, f"run={run.directory}", *more)
+        assert code == 0, err
+        assert "was trained with trainer.accelerator=mps: this machine has none that PyTorch can use" in err

@@ -4,6 +4,10 @@ import csv
 import dataclasses
 
 import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
 
 from leyden.assembly import trust
 from leyden.run.directory import Run
@@ -107,14 +111,33 @@ def test_export(row, whole, owned, cli):
 
 def test_predict(row, whole, owned, cli, tmp_path):
     run, _ = whole
-    given = {
-        "images": lambda: f"images={image(tmp_path)}",
-        "table": lambda: f"table={table(tmp_path)}",
-        "prompt": lambda: "prompt=def",
-        "no": lambda: f"images={image(tmp_path)}",
-    }
-    code, out, err = cli("predict", f"run={run.directory}", given[TABLE[row]["predict"]]())
+    code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))
     assert code == (2 if TABLE[row]["predict"] == "no" else 0), out + err
+
+
+def test_predict_computes_on_the_device_of_the_trainer(row, whole, owned, cli, tmp_path, monkeypatch):
+    """Lightning takes `meta` for the processor, and what comes back from it are zeros."""
+    run, _ = whole
+    if TABLE[row]["predict"] == "no":
+        return
+    back, taken = Tensor.cpu, []
+
+    def cpu(self):
+        taken.append(self.is_meta)
+        return torch.zeros(self.shape, dtype=self.dtype) if self.is_meta else back(self)
+
+    monkeypatch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device("meta"))
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))
+    assert code == 0, out + err
+    assert any(taken)
+
+
+def asked(row, tmp_path):
+    if TABLE[row]["predict"] == "prompt":
+        return "prompt=def"
+    return f"table={table(tmp_path)}" if TABLE[row]["predict"] == "table" else f"images={image(tmp_path)}"
 
 
 def image(tmp_path):

@@ -20,6 +20,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
+from leyden.config.schema import ACCELERATORS
 from leyden.data.contract import divides_batches, facts_of, has_split, sizes_of
 from leyden.data.module import ModuleData
 from leyden.run.process import is_main_process
@@ -37,7 +38,7 @@ def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None
     Raises:
         UserError: Names the part and the mistake.
     """
-    choice(cfg, "trainer.accelerator", "auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    choice(cfg, "trainer.accelerator", *ACCELERATORS)
     check_strategy(cfg)
     data = _data(cfg, facts)
     # The machine that checks need not be the one that trains: on a CPU, as one process.

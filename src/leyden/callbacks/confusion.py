@@ -10,21 +10,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leyden.callbacks.classes import ClassEvaluation, OnClasses
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image
 from leyden.images.render import render
 
 MAX_WRITTEN = 20  # classes up to which the numbers are written into the cells
 
 
 class Confusion(OnClasses):
-    """Draws the confusion matrix of the evaluation at the end: `confusion.png`, and TensorBoard's images."""
+    """Draws the confusion matrix of the evaluation at the end: `confusion.png`, and the loggers' images."""
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Draw the matrix into both."""
         pixels = render(figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
-        if writer := tensorboard_writer(trainer):
-            tag = f"confusion/{evaluation.split}"
-            writer.add_image(tag, pixels, trainer.global_step, dataformats="HWC")
+        add_image(trainer, f"confusion/{evaluation.split}", pixels, trainer.global_step)
 
 
 def counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:

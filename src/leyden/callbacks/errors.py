@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leyden.callbacks.classes import ClassEvaluation, OnClasses
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image
 from leyden.data.contract import DataModule
 from leyden.images.render import render
 from leyden.images.sheet import sheet
 
 
 class Errors(OnClasses):
-    """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and TensorBoard's images.
+    """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and the loggers' images.
 
     Args:
         num_images: How many, at most.
@@ -44,8 +44,7 @@ class Errors(OnClasses):
             sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
             Path(trainer.default_root_dir) / "errors.png",
         )
-        if writer := tensorboard_writer(trainer):
-            writer.add_image(f"errors/{evaluation.split}", pixels, trainer.global_step, dataformats="HWC")
+        add_image(trainer, f"errors/{evaluation.split}", pixels, trainer.global_step)
 
 
 def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.evaluation import NAMES, OnEvaluation
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image
 from leyden.images.render import render
 
 MAX_PANELS = 6
@@ -18,7 +18,7 @@ MAX_POINTS = 2_000  # beyond that, a point is no longer seen: colours count them
 
 
 class Predicted(OnEvaluation):
-    """Draws predicted against true values of the evaluation at the end: `predicted.png`, and TensorBoard's images.
+    """Draws predicted against true values of the evaluation at the end: `predicted.png`, and the loggers' images.
 
     Args:
         target_names: Of the data.
@@ -36,8 +36,7 @@ class Predicted(OnEvaluation):
         )
         made = figure(predicted_NT, true_NT, self.target_names, f"{NAMES[split]}, {len(targets):,} samples")
         pixels = render(made, Path(trainer.default_root_dir) / "predicted.png")
-        if writer := tensorboard_writer(trainer):
-            writer.add_image(f"predicted/{split}", pixels, trainer.global_step, dataformats="HWC")
+        add_image(trainer, f"predicted/{split}", pixels, trainer.global_step)
 
 
 def figure(predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str) -> Figure:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from leyden.callbacks.evaluation import NAMES, OnEvaluation
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image
 from leyden.images.render import render
 from leyden.images.sheet import sheet
 
@@ -15,7 +15,7 @@ from leyden.images.sheet import sheet
 class Reconstructions(OnEvaluation):
     """Shows the first images of the evaluation at the end, each with its reconstruction: `reconstructions.png`.
 
-    The same stands in TensorBoard's images. What is no image has no such picture.
+    The same stands in the loggers' images. What is no image has no such picture.
 
     Args:
         num_images: How many.
@@ -38,5 +38,4 @@ class Reconstructions(OnEvaluation):
             sheet(pairs_NCHW.float().numpy(), ["image", "output"] * len(targets), title),
             Path(trainer.default_root_dir) / "reconstructions.png",
         )
-        if writer := tensorboard_writer(trainer):
-            writer.add_image(f"reconstructions/{split}", pixels, trainer.global_step, dataformats="HWC")
+        add_image(trainer, f"reconstructions/{split}", pixels, trainer.global_step)

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 
 from leyden.callbacks.showing import Showing
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image, image_loggers
 from leyden.images.render import render
 from leyden.images.sheet import sheet
 
@@ -27,7 +27,7 @@ class Samples(Showing):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw the sheet from the very first batch."""
-        if trainer.global_step != 0 or batch_idx != 0 or not (writer := tensorboard_writer(trainer)):
+        if trainer.global_step != 0 or batch_idx != 0 or not image_loggers(trainer):
             return
         if not isinstance(batch, list | tuple) or [getattr(part, "ndim", None) for part in batch] != [4, 1]:
             return
@@ -35,4 +35,4 @@ class Samples(Showing):
         low, high = images_NCHW.min(), images_NCHW.max()
         title = f"first training images, values from {low:.2f} to {high:.2f}"
         figure = sheet(images_NCHW.numpy(), [self.class_names[k] for k in labels_N.tolist()], title)
-        writer.add_image("samples/train", render(figure), 0, dataformats="HWC")
+        add_image(trainer, "samples/train", render(figure), 0)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leyden.callbacks.showing import Showing
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import add_image, image_loggers
 from leyden.tasks.task import network_of
 
 NUM_COLUMNS = 8
@@ -32,12 +32,12 @@ class Weights(Showing):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw those of the epoch."""
-        if not (writer := tensorboard_writer(trainer)):
+        if not image_loggers(trainer):
             return
         weights_NCHW = first_weights(network_of(pl_module), self.input_shape)
         if weights_NCHW is not None:
             tiles = mosaic(colours(weights_NCHW[: self.num_images].float().cpu().numpy()))
-            writer.add_image("weights/first_layer", tiles, trainer.global_step - 1, dataformats="HWC")
+            add_image(trainer, "weights/first_layer", tiles, trainer.global_step - 1)
 
 
 def first_weights(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor | None:

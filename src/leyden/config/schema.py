@@ -48,7 +48,7 @@ class EvaluateConfig:
 
     run: str = MISSING
     checkpoint: str = MISSING
-    accelerator: str = MISSING
+    accelerator: str | None = MISSING
     data_root: str | None = MISSING
     outputs: str = MISSING
 
@@ -68,6 +68,7 @@ class PredictConfig:
     output: str | None = MISSING
     picture: str | None = MISSING
     checkpoint: str = MISSING
+    accelerator: str | None = None  # a project's own conf/predict.yaml can be older
 
 
 @dataclass
@@ -80,6 +81,8 @@ class ExportConfig:
     data_root: str | None = MISSING
 
 
+# Of `trainer.accelerator`, and of what a trained run is put to use by.
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 # What values a key can have, where it is some words.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),

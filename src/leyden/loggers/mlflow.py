@@ -1,4 +1,4 @@
-"""Curves and configuration of a run for MLflow."""
+"""Curves, configuration and pictures of a run for MLflow."""
 
 import contextlib
 from pathlib import Path
@@ -30,14 +30,17 @@ class MLflow(MLFlowLogger):
         self.is_resumed = self.id_file.exists()
         self._last_steps: dict[str, int] = {}
         self._lock: Any = contextlib.nullcontext()
+        pictures = None  # where a server has them
         if tracking_uri.startswith("sqlite:///"):  # two jobs at once must not both make its tables
             file = Path(tracking_uri.removeprefix("sqlite:///"))
             file.parent.mkdir(parents=True, exist_ok=True)
+            pictures = file.with_name("mlflow_artifacts").absolute().as_uri()  # else below the working directory
             self._lock = filelock.FileLock(file.with_suffix(".lock"))
         with self._lock:
             super().__init__(
                 experiment_name=experiment_name,
                 run_name=directory.name,
+                artifact_location=pictures,
                 tracking_uri=tracking_uri,
                 run_id=self.id_file.read_text(encoding="utf-8") if self.is_resumed else None,
             )
@@ -66,6 +69,14 @@ class MLflow(MLFlowLogger):
         """Log the configuration at the first start; MLflow lets no value change, as that of more epochs."""
         if not self.is_resumed:
             super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int) -> None:
+        """Keep pictures as artifacts, named by their step: a resumed run writes the same file once more."""
+        for number, image in enumerate(images):
+            self.experiment.log_image(
+                self.run_id, image, artifact_file=f"{key}/{step}{f'_{number}' * (number > 0)}.png"
+            )
 
     def _last_step(self, name: str) -> int:
         if name not in self._last_steps:

@@ -45,12 +45,13 @@ def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pic
         if output:
             raise UserError(f"output={output}: is for images and tables; a text is printed")
         given = {"num_tokens": cfg.num_tokens, "temperature": cfg.temperature, "seed": cfg.seed}
+        given["accelerator"] = cfg.accelerator
         print(printable(continue_text(run, checkpoint, str(cfg.prompt), **given)))
     elif cfg.table is not None:
-        _show(predict_table(run, checkpoint, Path(cfg.table)), output)
+        _show(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
     else:
         paths = find_images(cfg.images)
-        task, facts = trained_task(run, checkpoint)
+        task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
         if task.kind == "reconstruction":
             made = reconstruct(task, facts, read_files(run, facts, paths, invert=cfg.invert))
             _show_reconstructions(made, len(paths), output, picture)

@@ -88,7 +88,8 @@ def classify(
     classes = facts.class_names or ()
     for names, pixels_NCHW in images:
         with torch.inference_mode():
-            probabilities_NK = task.network(facts.normalize(pixels_NCHW)).softmax(dim=1)
+            logits_NK = task.network(facts.normalize(pixels_NCHW.to(task.device)))
+            probabilities_NK = logits_NK.softmax(dim=1).cpu()
         yield (
             [
                 Prediction(name, dict(zip(classes, row, strict=True)))

@@ -24,9 +24,10 @@ def reconstruct(
     """
     for names, pixels_NCHW in images:
         with torch.inference_mode():
-            inputs_NCHW = facts.normalize(pixels_NCHW)
+            inputs_NCHW = facts.normalize(pixels_NCHW.to(task.device))
             made = task.network(inputs_NCHW)
-            outputs_NCHW = made[0] if isinstance(made, tuple) else made
+            outputs_NCHW = (made[0] if isinstance(made, tuple) else made).cpu()
+            inputs_NCHW = inputs_NCHW.cpu()
         errors_N = (outputs_NCHW - inputs_NCHW).square().flatten(1).mean(dim=1)
         rows = [
             {"image": name, "squared error": error} for name, error in zip(names, errors_N.tolist(), strict=True)

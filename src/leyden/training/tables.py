@@ -15,18 +15,21 @@ from leyden.training.trained import trained_task
 BATCH_SIZE = 10_000
 
 
-def predict_table(run: Run, checkpoint: Path, path: Path) -> list[dict[str, float | str]]:
+def predict_table(
+    run: Run, checkpoint: Path, path: Path, *, accelerator: str | None
+) -> list[dict[str, float | str]]:
     """The rows of a table with what is predicted: a number per target, or the class and its probability.
 
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
         path: A .csv, .parquet or .npz file, with the columns that the network was trained on.
+        accelerator: By which it computes; None: the run's.
 
     Raises:
         UserError: It is no such file, lacks a column, or the network was not trained on rows of numbers.
     """
-    task, facts = trained_task(run, checkpoint, "values", "classes")
+    task, facts = trained_task(run, checkpoint, "values", "classes", accelerator=accelerator)
     if len(facts.input_shape or ()) != 1:
         raise UserError(f"{run.directory}: was trained on samples of shape {facts.input_shape}, no rows of a table")
     try:
@@ -40,7 +43,9 @@ def predict_table(run: Run, checkpoint: Path, path: Path) -> list[dict[str, floa
     except (OSError, ValueError) as error:
         raise UserError(f"table: {error}") from error
     with torch.inference_mode():
-        parts = [task.network(facts.normalize(part)) for part in torch.split(inputs_NF, BATCH_SIZE)]
+        parts = [
+            task.network(facts.normalize(part.to(task.device))).cpu() for part in torch.split(inputs_NF, BATCH_SIZE)
+        ]
     rows = zip(inputs_NF.tolist(), torch.cat(parts), strict=True)
     return [dict(zip(names, row, strict=True)) | _predicted(outputs, facts) for row, outputs in rows]
 

@@ -10,14 +10,21 @@ from leyden.training.trained import trained_task
 
 
 def continue_text(
-    run: Run, checkpoint: Path, prompt: str, *, num_tokens: int, temperature: float, seed: int
+    run: Run,
+    checkpoint: Path,
+    prompt: str,
+    *,
+    num_tokens: int,
+    temperature: float,
+    seed: int,
+    accelerator: str | None,
 ) -> str:
     """A text that goes on from `prompt`, as `generate` says.
 
     Raises:
         UserError: The run has learned no language, or the prompt can't be written in its vocabulary.
     """
-    task, facts = trained_task(run, checkpoint, "text")
+    task, facts = trained_task(run, checkpoint, "text", accelerator=accelerator)
     vocabulary, shape = facts.vocabulary, facts.input_shape
     if vocabulary is None or shape is None:
         raise UserError(f"{run.directory}: its data tell no vocabulary, or not how much the network takes at once")
@@ -28,6 +35,11 @@ def continue_text(
     except ValueError as error:
         raise UserError(f"prompt={prompt}: {error}") from error
     chosen_T = generate(
-        task.network, tokens_T, num_tokens=num_tokens, max_context=shape[0], temperature=temperature, seed=seed
+        task.network,
+        tokens_T.to(task.device),
+        num_tokens=num_tokens,
+        max_context=shape[0],
+        temperature=temperature,
+        seed=seed,
     )
-    return text_of(chosen_T, vocabulary)
+    return text_of(chosen_T.cpu(), vocabulary)

@@ -19,6 +19,8 @@ from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint_io import load_weights
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
+from leyden.config.schema import ACCELERATORS
+from leyden.config.terminal import warn
 from leyden.data.contract import facts_of, has_split
 from leyden.data.facts import Facts
 from leyden.run.directory import Run
@@ -44,14 +46,21 @@ def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts
     return module.eval(), facts
 
 
-def trained_task(run: Run, checkpoint: Path, *kinds: str) -> tuple[Task, Facts]:
+def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | None = "cpu") -> tuple[Task, Facts]:
     """The same, of a run that has learned a task of one of these kinds; without them, any `Task`.
 
+    Args:
+        run: The run.
+        checkpoint: One of its checkpoints.
+        kinds: As `Task.kind` has them.
+        accelerator: To whose device the module is moved; None: the run's.
+
     Raises:
-        UserError: As above; or the run has learned something else.
+        UserError: As above; or the run has learned something else, or there is no such accelerator.
     """
+    device = evaluator(run, accelerator).strategy.root_device
     module, facts = trained_module(run, checkpoint)
-    return check_kind(run, module, *kinds), facts
+    return check_kind(run, module.to(device), *kinds), facts
 
 
 def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
@@ -103,8 +112,37 @@ def trained_data(
     return data
 
 
-def evaluator(run: Run, accelerator: str) -> L.Trainer:
-    """A trainer that evaluates a run on one device, and writes nothing."""
+def check_accelerator(run: Run, asked: str | None) -> str:
+    """Return the accelerator to compute by: the one that is asked for, else the run's; `auto` where this machine lacks that.
+
+    Raises:
+        UserError: There is none of the one that is asked for.
+    """
+    recorded = (run.config.get("trainer") or {}).get("accelerator")
+    chosen = asked or (recorded if recorded in ACCELERATORS else "auto")
+    if chosen not in ACCELERATORS:
+        raise UserError(f"accelerator={asked}: must be one of {', '.join(ACCELERATORS)}")
+    try:
+        L.Trainer(
+            accelerator=chosen, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except Exception as error:  # whatever Lightning or a driver raises
+        why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
+        if asked:
+            raise UserError(f"accelerator={asked}: {why}; choose auto or cpu") from error
+        warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto takes its place")
+        return "auto"
+    return chosen
+
+
+def evaluator(run: Run, accelerator: str | None) -> L.Trainer:
+    """A trainer that evaluates a run on one device, and writes nothing.
+
+    Raises:
+        UserError: The run's configuration is refused, or there is no such accelerator.
+    """
+    quiet()
+    accelerator = check_accelerator(run, accelerator)
     options: Any = OmegaConf.to_container(trusted_config(run).trainer)
     cfg = OmegaConf.create(
         {"trainer": {"_target_": "lightning.pytorch.Trainer", **options, "accelerator": accelerator}}
@@ -113,7 +151,7 @@ def evaluator(run: Run, accelerator: str) -> L.Trainer:
 
 
 def evaluate(
-    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str
+    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str | None
 ) -> tuple[dict[str, float], int | str]:
     """Evaluate a checkpoint on the test set, and record that, unless the run's trainer takes a part of the set alone.
 
@@ -122,7 +160,7 @@ def evaluate(
         checkpoint: One of its checkpoints.
         outputs: Folder of the list of test evaluations.
         data_root: Where the data set lies, if not where it was in training.
-        accelerator: As Lightning names it.
+        accelerator: As Lightning names it; None: the run's.
 
     Returns:
         The metrics, and the number of the experiment's test evaluations, or why this is none.
@@ -130,7 +168,6 @@ def evaluate(
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data can't be had.
     """
-    quiet()
     trainer = evaluator(run, accelerator)
     module, facts = trained_module(run, checkpoint)
     if not is_overridden("test_step", module):
