@@ -16,7 +16,8 @@ from leyden.assembly.instantiate import check_extra, check_keys, instantiate, sw
 from leyden.assembly.length import limited, max_batches, num_batches, validates
 from leyden.assembly.task import task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
-from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.checkpoint import NO_VALIDATION, RunCheckpoint
+from leyden.callbacks.stages import FollowsValidation
 from leyden.config.checks import choice
 from leyden.config.mistakes import UserError
 from leyden.config.objective import objectives
@@ -129,11 +130,11 @@ def check_run(
     if test and isinstance(limit, float) and limited(whole := max_batches(data.test_dataloader()), limit) < 1:
         raise UserError(f"trainer.limit_test_batches={limit}: leaves none of {whole:.0f} batches of the test set")
     aim = next(iter(objectives(cfg.objective)), None)
-    if aim and aim.metric.startswith("val/") and not validates(trainer, batches):
-        raise UserError(
-            f"objective.metric={aim.metric}: the run validates at the end of no epoch, where the best one is "
-            "chosen; mind trainer.max_steps, check_val_every_n_epoch and val_check_interval, or choose objective=null"
-        )
+    checkpoint.validates = (
+        has_split(data, "val") and is_overridden("validation_step", module) and validates(trainer, batches)
+    )
+    if aim and isinstance(module, Task) and aim.metric in module.names_in("val") and not checkpoint.validates:
+        raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
     if (checkpoint.metric, checkpoint.mode) != ((aim.metric, aim.mode) if aim else (None, None)):
         raise UserError(
             f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
@@ -148,6 +149,9 @@ def check_run(
         return  # what it logs is known when it does
     known = module.logged_on(sizes_of(data))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, FollowsValidation):
+            with user_errors("callbacks"):
+                callback.check_logged(module.names_in("val"))
         monitor = getattr(callback, "monitor", None)
         if isinstance(callback, EarlyStopping) and monitor not in known:
             raise UserError(

@@ -19,6 +19,7 @@ from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.run_state import RunState
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.callbacks.showing import Showing
+from leyden.callbacks.stages import Stages
 from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
 from leyden.data.contract import divides_batches, facts_of
@@ -39,6 +40,7 @@ class RunTrainer:
         timer: Knows the seconds of training, over all starts.
         seen: Counts samples and completed epochs, over all starts.
         preemption: Ends it when it is told to.
+        stages: Knows which stage has logged each metric.
     """
 
     trainer: L.Trainer
@@ -46,6 +48,7 @@ class RunTrainer:
     timer: Timer
     seen: SamplesSeen
     preemption: Preemption
+    stages: Stages
 
     @property
     def callbacks(self) -> list[L.Callback]:
@@ -130,6 +133,7 @@ def run_trainer(
     made = plain_trainer(
         cfg,
         callbacks=[
+            stages := Stages(),  # the first: others ask it
             *callbacks,
             *([] if timers else [timer]),
             seen := SamplesSeen(),
@@ -148,4 +152,4 @@ def run_trainer(
             f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
             "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
         )
-    return RunTrainer(made, checkpoint, timer, seen, preemption)
+    return RunTrainer(made, checkpoint, timer, seen, preemption, stages)

@@ -8,8 +8,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from leyden.callbacks.checkpoint_files import CheckpointFiles
+from leyden.callbacks.stages import stages_of
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import warn
+
+# What a refused objective is told, before training or when its stage is known.
+NO_VALIDATION = (
+    "the run validates at the end of no epoch, where the best one is chosen; mind trainer.max_steps, "
+    "check_val_every_n_epoch and val_check_interval, or choose objective=null"
+)
 
 
 class RunCheckpoint(Checkpoint):
@@ -66,29 +73,27 @@ class RunCheckpoint(Checkpoint):
         self.last: dict[str, float] = {}  # those of the last one
         self.is_over = False  # something has stopped the run, as early stopping does
         self.within_epochs = True  # whether a run can go on from there; else `last.ckpt` is that of the last epoch
-        self._validated = -1  # the step of the last validation
+        self.validates = True  # whether any epoch ends with a validation
+        self._stage = ""  # that has logged the objective in the best epoch
         self._step = 0
         self._was_best = False
         self._files = CheckpointFiles(self.state_key, round(max_kept_gib * 2**30) if keep else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The metrics of the best epoch so far, and of the last one; and whether that is the last one of all."""
-        return {"best": self.best, "last": self.last, "is_over": self.is_over}
+        return {"best": self.best, "last": self.last, "is_over": self.is_over, "stage": self._stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over."""
         self.best = state_dict["best"]
         self.last = state_dict["last"]
         self.is_over = state_dict["is_over"]
+        self._stage = state_dict["stage"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End at once what was stopped before; go on counting steps."""
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember of which weights the metrics of validation are."""
-        self._validated = trainer.global_step
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Believe what the best checkpoint says of itself; forget a best epoch of which the weights are lost."""
@@ -111,21 +116,17 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save as best, if it is the best epoch, then as last."""
-        # A module may log a mean over its own process only: all of them must decide alike.
-        metrics: dict[str, float] = trainer.strategy.broadcast(
-            {name: value.item() for name, value in trainer.callback_metrics.items()}
-        )
-        if self._validated != trainer.global_step:  # those of other weights
-            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
-        is_due = self.metric and (not self.metric.startswith("val/") or self._validated == trainer.global_step)
-        if is_due and self.metric not in metrics:
-            raise UserError(
-                f"objective.metric={self.metric}: is not logged; the run logs {', '.join(sorted(metrics)) or 'nothing'}"
-            )
-        self.last = {name: value for name, value in metrics.items() if not name.endswith("_step")}
+        metrics = stages_of(trainer).end_epoch(trainer)
+        for name in self.needed:
+            if name not in metrics:
+                self._check_missing(trainer, name)
+        # The value of a last step is no metric of an epoch that has a mean of it.
+        steps = {f"{name}_step" for name in metrics}
+        self.last = {name: value for name, value in metrics.items() if name not in steps}
         self.is_over = trainer.should_stop
-        if self._is_best(metrics):
-            self.best = self.last
+        stage = stages_of(trainer).names.get(self.metric or "", "")
+        if self._is_best(metrics, stage):
+            self.best, self._stage = self.last, stage
             self._save(trainer, "best.ckpt")
         self._save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
 
@@ -157,13 +158,40 @@ class RunCheckpoint(Checkpoint):
         """Drop what is prepared: its points are not written."""
         self._files.drop(trainer)
 
-    def _is_best(self, metrics: dict[str, float]) -> bool:
+    def _is_best(self, metrics: dict[str, float], stage: str) -> bool:
         if self.metric is None:
             return True
         if not {*self.needed} <= {*metrics}:  # an epoch without validation
             return False
         best = self.best.get(self.metric, math.nan)
-        return self._is_better(metrics[self.metric], best) or math.isnan(best)
+        if math.isnan(best) or self._stage not in ("", stage):  # older checkpoints don't have the stage
+            return True  # or the best so far was of training, before validation has logged the same name
+        return self._is_better(metrics[self.metric], best)
+
+    def _check_missing(self, trainer: L.Trainer, name: str) -> None:
+        """Make sure that an objective which this epoch has no value of can come in a later one.
+
+        Raises:
+            UserError: It can't.
+        """
+        stages = stages_of(trainer)
+        stage, logs = stages.names.get(name), ", ".join(sorted(stages.names)) or "nothing"
+        if stage is None and stages.has_validated:
+            raise UserError(f"objective.metric={name}: is not logged; the run logs {logs}")
+        if stage is None and not self.validates:
+            epoch = trainer.current_epoch + 1
+            raise UserError(f"objective.metric={name}: was not logged in epoch {epoch}, and {NO_VALIDATION}")
+        if stage == "val" and not self.validates:
+            raise UserError(f"objective.metric={name}: is logged in validation, and {NO_VALIDATION}")
+
+    def why_none_is_best(self, trainer: L.Trainer) -> str:
+        """Return why a run has ended without a best epoch."""
+        stages = stages_of(trainer)
+        name = next((name for name in self.needed if name not in stages.names), self.needed[0])
+        if stages.names.get(name) == "val":
+            return f"objective.metric={name}: the run has ended before an epoch ended with a validation"
+        before = "" if stages.has_validated or not self.validates else " before its first validation"
+        return f"objective.metric={name}: was not logged when the run ended{before}"
 
     def _save(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from matplotlib.figure import Figure
 
 from leyden.callbacks.layout import LABELS
 from leyden.callbacks.showing import Showing
+from leyden.callbacks.stages import panel, stages_of
 from leyden.images.render import render
 from leyden.run.points import points
 
 MAX_PANELS = 4
-# From back to front; `_epoch` is Lightning's name for a mean that is logged at steps, too.
-COLOURS = {"train/{}_step": "#c6d8ea", "train/{}_epoch": "#1f77b4", "train/{}": "#1f77b4", "val/{}": "#d95f02"}
+COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
+OF_STEPS = "#c6d8ea"  # beside a mean over the epoch, which is in front of it
 
 
 class Curves(Showing):
@@ -30,7 +32,7 @@ class Curves(Showing):
         """Draw the curves of all starts."""
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (found := read(directory / "metrics.csv")):
-            render(draw(found), directory / "curves.png")
+            render(draw(found, stages_of(trainer).names), directory / "curves.png")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Draw them, unless the run was stopped from outside and is to go on."""
@@ -47,29 +49,37 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def draw(found: dict[str, list[tuple[int, float]]]) -> Figure:
-    """One panel per metric, the loss first, of training and validation over optimizer steps."""
-    logged = [name.partition("/")[2] for name in found if name.startswith(("train/", "val/"))]
-    names = dict.fromkeys(name.removesuffix("_step").removesuffix("_epoch") for name in logged)
-    panels = sorted(names, key=lambda name: name != "loss")[:MAX_PANELS] or ["loss"]
-    figure = Figure(figsize=(max(9, 4.5 * len(panels)), 3.5))
+def draw(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
+    """One panel per metric, the loss first, of training and validation over optimizer steps.
+
+    Args:
+        found: Points of each curve, as `read` returns them.
+        stages: The stage that has logged each metric; the others are not drawn.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in found:
+        if name in stages:
+            panels.setdefault(panel(name), []).append(name)
+    titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
+    figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)  # a layout engine draws twice
-    for number, panel in enumerate(panels, start=1):
-        axes: Any = figure.add_subplot(1, len(panels), number)
-        curves = {curve.format(panel): colour for curve, colour in COLOURS.items()}
-        for name, colour in curves.items():
-            if name in found:
-                steps, values = zip(*sorted(found[name]), strict=True)
-                few = len(steps) <= 20 and not name.endswith("_step")
-                axes.plot(steps, values, color=colour, label=name, marker="o" if few else None, markersize=3)
-        if panel == "loss" and all(value > 0 for name in curves for _, value in found.get(name, [])):
+    for number, title in enumerate(titles, start=1):
+        axes: Any = figure.add_subplot(1, len(titles), number)
+        names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
+        for name in names:
+            steps, values = zip(*sorted(found[name]), strict=True)
+            is_step = name.endswith("_step") and len(names) > 1
+            few = len(steps) <= 20 and not is_step
+            colour = OF_STEPS if is_step else COLOURS[stages[name]]
+            axes.plot(steps, values, color=colour, label=name, marker="o" if few else None, markersize=3)
+        if title == "loss" and all(value > 0 for name in names for _, value in found[name]):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
             axes.tick_params(axis="y", which="both", labelsize=8)
         axes.set_xlabel("optimizer steps")
-        axes.set_ylabel(LABELS.get(panel, panel))
+        axes.set_ylabel(LABELS.get(title, title))
         axes.grid(alpha=0.3)
-        if any(name in found for name in curves):
+        if names:
             axes.legend()
     return figure

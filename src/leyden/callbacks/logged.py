@@ -42,6 +42,7 @@ def state(trainer: L.Trainer) -> dict[str, Any]:
             "reduce_fx": [result.meta.reduce_fx.__name__, result.meta.reduce_fx in (sum, max, min)],
             "sync": [result.meta.sync.should, result.meta.sync.rank_zero_only],
             "metric": metric_state(result),
+            "step": None if result._forward_cache is None else _to(result._forward_cache, torch.device("cpu")),
         }
         for key, result in results
         if result.is_tensor and result.meta.sync.group is None
@@ -84,6 +85,10 @@ def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
     meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)
     result = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
     restore_metric(result, kept["metric"])
+    if isinstance(
+        step := kept.get("step"), Tensor
+    ):  # the last step's value, which Lightning logs again at each step
+        result._forward_cache = _to(step, result.device)
     return result
 
 
@@ -122,3 +127,24 @@ def _to(value: Any, device: torch.device) -> Any:
 def _results(trainer: L.Trainer) -> _ResultCollection:
     results: _ResultCollection = trainer.fit_loop.epoch_loop._results
     return results
+
+
+def training_names(trainer: L.Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` of all that was logged in the epoch of training so far."""
+    return _names(_results(trainer), steps=True)
+
+
+def validation_names(trainer: L.Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` of all that the last validation within training has logged."""
+    return _names(trainer.fit_loop.epoch_loop.val_loop._results, steps=False)
+
+
+def _names(results: _ResultCollection, *, steps: bool) -> set[str]:
+    """Return the names of means over an epoch, with `steps` also those of values of a step, as Lightning builds them."""
+    return {
+        name
+        for result in results.values()
+        if not result.has_reset and (steps or result.meta.on_epoch)
+        for on_step in {False, steps}
+        for name in results._forked_name(result, on_step)  # with the number of the loader
+    }

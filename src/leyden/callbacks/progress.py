@@ -7,6 +7,8 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 
+from leyden.callbacks.stages import stages_of
+
 
 class Progress(RichProgressBar):
     """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
@@ -62,8 +64,9 @@ class Progress(RichProgressBar):
         super().on_train_end(trainer, pl_module)
 
     def _print_epoch(self, trainer: L.Trainer) -> None:
-        # The means over an epoch are logged after the callbacks' own hook at its end.
-        metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        # Lightning's own metrics have those of earlier epochs, too.
+        found = stages_of(trainer).epoch
+        metrics = {name: value for name, value in found.items() if name not in {f"{each}_step" for each in found}}
         if self.progress is not None and metrics:
             texts = (f"{name} {metrics[name]:.4f}" for name in sorted(metrics))
             seconds = time.monotonic() - self._start

@@ -1,7 +1,8 @@
 """What came of a run: `result.json`, which is written last of all."""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from leyden.config.objective import Objective
@@ -30,7 +31,7 @@ class Result:
     Args:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for one that was only tried.
         objectives: What it was selected on, with what was reached.
-        metrics: Those of the best epoch by name; with a test also `test/…`; and `num_parameters`.
+        metrics: Those of the best epoch by name; with a test evaluation also its own; and `num_parameters`.
         epochs: That were completed: trained on all batches that the trainer's limits leave.
         optimizer_steps: Over all starts.
         seconds: Of training with validation, over all starts; None where it is not known.
@@ -38,6 +39,8 @@ class Result:
         checkpoint: The one that was evaluated, relative to the run directory; None where there is none.
         requeues: How often the job of a cluster had been started again.
         error: None for a run that has not failed.
+        stages: The names among the metrics that each stage has logged: `train`, `val`, and `test` for a run that was evaluated
+            on the whole test set.
     """
 
     status: str
@@ -50,6 +53,7 @@ class Result:
     checkpoint: str | None = None
     requeues: int = 0
     error: Failure | None = None
+    stages: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def failed(
@@ -66,7 +70,20 @@ class Result:
     @property
     def is_tested(self) -> bool:
         """Whether it was evaluated on the test set, and not on a part of it alone."""
-        return any(name.startswith("test/") for name in self.metrics)
+        return "test" in self.stages
+
+    @property
+    def test_metrics(self) -> dict[str, float]:
+        """The metrics of its evaluation on the test set."""
+        return {name: self.metrics[name] for name in self.stages.get("test", ())}
+
+    def with_test(self, measured: Mapping[str, float]) -> "Result":
+        """Return the result with an evaluation on the test set.
+
+        A name that training or validation has logged, too, is that of their metric; the test's gets `test/` before it.
+        """
+        named = {f"test/{name}" if name in self.metrics else name: value for name, value in measured.items()}
+        return replace(self, metrics={**self.metrics, **named}, stages={**self.stages, "test": [*named]})
 
     def reached(self, objectives: tuple[Objective, ...]) -> "Result":
         """The same with what was reached of these objectives; None where there is no such metric."""
@@ -90,8 +107,10 @@ class Result:
             ValueError: It is none.
         """
         try:
-            known = {field.name for field in fields(cls)}  # a newer engine may write more
+            known = {each.name for each in fields(cls)}  # a newer engine may write more
             values = {name: value for name, value in dict(content).items() if name in known}
+            if "stages" not in values and (tests := [n for n in values["metrics"] if n.startswith("test/")]):
+                values["stages"] = {"test": tests}  # an older engine knew a test evaluation by these names alone
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
@@ -110,6 +129,8 @@ def _is_sound(result: Result) -> bool:
         isinstance(result.status, str)
         and isinstance(result.metrics, dict)
         and all(isinstance(name, str) and _is_number(value) for name, value in result.metrics.items())
+        and isinstance(result.stages, dict)
+        and all(isinstance(names, list) and {*names} <= {*result.metrics} for names in result.stages.values())
         and _is_number(result.epochs)
         and _is_number(result.optimizer_steps)
         and _is_number(result.requeues)

@@ -1,12 +1,17 @@
 """Stops a trial of a search early when others show that it will not win."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from optuna.pruners import BasePruner
 
+from leyden.assembly.instantiate import user_errors
+from leyden.callbacks.stages import stages_of
 from leyden.sweep.study import find_trial
+
+NEEDED = "pruning needs one objective, that validation logs, as val/acc; ~callbacks/pruning takes pruning out"
 
 
 class Pruning(L.Callback):
@@ -16,23 +21,31 @@ class Pruning(L.Callback):
     one with the directory's name.
 
     Args:
-        metric: The objective, one that validation logs.
+        metric: The objective, one that validation logs, by whatever name.
         pruner: One of Optuna's.
     """
 
     state_key = "Pruning"  # in the checkpoint, whatever the class is called
 
     def __init__(self, *, metric: Any, pruner: Any) -> None:
-        if not isinstance(metric, str) or not metric.startswith("val/"):
-            raise ValueError(
-                f"metric={metric}: pruning needs one objective, that validation logs, as val/acc; "
-                "~callbacks/pruning takes pruning out"
-            )
+        if not isinstance(metric, str) or metric == "num_parameters":
+            raise ValueError(f"metric={metric}: {NEEDED}")
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"pruner={pruner}: must be one of Optuna's pruners")
         self.metric, self.pruner = metric, pruner
         self.pruned = False
         self._trial: Any = None
+        self._is_in_search = False
+
+    def check_logged(self, names: Collection[str]) -> None:
+        """Make sure that the objective is one of the metrics that validation logs.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if self.metric not in names:
+            logs = ", ".join(sorted(names)) or "nothing"
+            raise ValueError(f"metric={self.metric}: {NEEDED}; validation logs {logs}")
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it has stopped the run."""
@@ -46,17 +59,21 @@ class Pruning(L.Callback):
         """Find the trial; end at once if it was stopped before."""
         trainer.should_stop = trainer.should_stop or self.pruned
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (directory.parent / "study.journal").exists():
+        self._is_in_search = (directory.parent / "study.journal").exists()
+        if trainer.is_global_zero and self._is_in_search:
             self._trial = find_trial(directory, self.pruner)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report, and stop if it is to be pruned."""
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or not self._is_in_search:
             return
+        found = stages_of(trainer).validation
+        with user_errors("callbacks"):
+            self.check_logged(found)
         epoch = trainer.current_epoch + 1
         prune = False
         if self._trial is not None:
-            self._trial.report(trainer.callback_metrics[self.metric].item(), epoch)
+            self._trial.report(found[self.metric].item(), epoch)
             prune = self._trial.should_prune()
         # The first of several processes decides for all. The last epoch is over anyway.
         if trainer.strategy.broadcast(prune) and epoch < (trainer.max_epochs or 0):

@@ -76,13 +76,16 @@ class Task(L.LightningModule):
     @property
     def metric_names(self) -> set[str]:
         """All that is logged per epoch."""
-        names = {*self.train_means.names, *(self.train_metrics.keys(keep_base=True) if self.train_metrics else ())}
-        return {f"{stage}/{name}" for stage in ("train", "val", "test") for name in names}
+        return self.logged_on(("train", "val", "test"))
+
+    def names_in(self, stage: str) -> set[str]:
+        """Return what is logged per epoch in a stage: `train`, `val` or `test`."""
+        metrics = self.train_metrics.keys(keep_base=True) if self.train_metrics else ()
+        return {f"{stage}/{name}" for name in (*self.train_means.names, *metrics)}
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
         """What of that is logged with data that have these splits."""
-        splits = {*splits}
-        return {name for name in self.metric_names if name.split("/")[0] in splits}
+        return set().union(*map(self.names_in, splits))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What the network gives."""

@@ -43,7 +43,7 @@ def fit(
     with restoring(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if not kept.best:
-        raise UserError(f"objective.metric={kept.metric} was never logged")
+        raise UserError(kept.why_none_is_best(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
     num_samples = trainer.seen.num_samples
@@ -57,9 +57,11 @@ def fit(
         samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
         checkpoint="checkpoints/best.ckpt",
         requeues=num_requeues(),
+        stages=trainer.stages.by_stage(kept.best),
     )
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
         measured = trainer.evaluate(module, data, best, test=test)
-        metrics.update(measured if test and not tested_part(lightning) else {})
+        if test and not tested_part(lightning):
+            return result.with_test(measured)
     return result

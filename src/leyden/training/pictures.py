@@ -10,6 +10,7 @@ from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO, load_weights
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.showing import Showing
+from leyden.callbacks.stages import Stages
 from leyden.data.contract import facts_of, has_split
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.run.directory import Run
@@ -35,7 +36,12 @@ def draw(cfg: DictConfig) -> None:
     loggers: list[Logger] = []
     if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
-    trainer = assembly.plain_trainer(cfg, callbacks=drawing, logger=loggers, default_root_dir=cfg.run_dir)
+    stages = Stages()
+    if state := last["callbacks"].get(Stages.state_key):  # older checkpoints don't have it
+        stages.load_state_dict(state)
+    trainer = assembly.plain_trainer(
+        cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
+    )
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
     trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended

@@ -124,8 +124,7 @@ def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Re
     if part := tested_part(trainer):
         print(part)
     else:
-        measured = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
-        record_test_evaluation(cfg.outputs, run, "best", measured)
+        record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
 
 
 def _digests(data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None) -> dict[str, str]:

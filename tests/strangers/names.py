@@ -1,0 +1,94 @@
+"""A LightningModule that logs under any names, and small data of its own."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def rows(num, seed):
+    inputs = torch.randn(num, 4, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
+
+
+class Data(L.LightningDataModule):
+    """Ten batches of training, two of validation, per loader, and two of a test."""
+
+    def __init__(self, num_val_loaders: int = 1):
+        super().__init__()
+        self.num_val_loaders = num_val_loaders
+
+    def train_dataloader(self):
+        return DataLoader(rows(40, 0), 4, shuffle=True)
+
+    def val_dataloader(self):
+        loaders = [DataLoader(rows(8, 1 + n), 4) for n in range(self.num_val_loaders)]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def test_dataloader(self):
+        return DataLoader(rows(8, 9), 4)
+
+
+class Named(L.LightningModule):
+    """A line through the data; the loss of each stage has the name that is given, an empty one is not logged."""
+
+    def __init__(self, train: str = "train_loss", val: str = "val_loss", test: str = "test_loss", lr: float = 0.01):
+        super().__init__()
+        self.train_name, self.val_name, self.test_name, self.lr = train, val, test, lr
+        self.layer = nn.Linear(4, 1)
+
+    def loss(self, batch):
+        inputs, targets = batch
+        return F.mse_loss(self.layer(inputs), targets)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        if self.train_name:
+            self.log(self.train_name, loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        if self.val_name:
+            self.log(self.val_name, self.loss(batch))
+
+    def test_step(self, batch, batch_idx):
+        if self.test_name:
+            self.log(self.test_name, self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+class Stepwise(Named):
+    """It logs as Lightning does by default, a value per step, and one of them at the first batch of an epoch alone."""
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        self.log("rows_per_step", float(len(batch[0])))
+        if batch_idx == 0:
+            self.log("first_loss", loss)
+        return loss
+
+
+class Plateau(Stepwise):
+    """Its schedule follows validation at the end of each epoch, in the midst of which it was measured."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+class TaskOfOwn(Named):
+    """One that needs nothing from the engine; `val_loss` is logged in each second validation."""
+
+    num_validations = 0
+
+    def on_validation_start(self):
+        self.num_validations += 1
+
+    def validation_step(self, batch, batch_idx):
+        if self.num_validations % 2:
+            self.log("val_loss", self.loss(batch))

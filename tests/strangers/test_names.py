@@ -1,0 +1,277 @@
+"""A metric's stage is where Lightning logged it, whatever its name is."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from leyden.callbacks.curves import draw
+from leyden.run.directory import Run
+from leyden.run.result import Result
+from tests.conftest import assert_same_bits, weights
+from tests.strangers import names
+from tests.training.test_train import curves
+
+MODULE = "tests.strangers.names"
+DATA = ("data=own", f"data._target_={MODULE}.Data")
+BASE = (
+    *DATA,
+    "name=named",
+    "callbacks=bare",
+    "logger=none",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def own(kind="Named", objective="val_loss", **given):
+    values = [f"+task.{key}={value}" for key, value in given.items()]
+    return (*BASE, "task=own", f"task._target_={MODULE}.{kind}", f"objective.metric={objective}", *values)
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    def run(name, *arguments, code=0):
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
+        assert found == code, err
+        return Run(tmp_path / name), out, err
+
+    return run
+
+
+def loss_on(run, dataset):
+    """The loss of a run's best weights."""
+    state = weights(run.directory, "best")
+    module = names.Named()
+    module.load_state_dict(state)
+    inputs, targets = dataset.tensors
+    return module.loss((inputs, targets)).item()
+
+
+def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(train):
+    run, *_ = train("a", *own(objective="train_loss"), "trainer.max_epochs=1", "+trainer.val_check_interval=4")
+    assert "train_loss" in run.result.metrics
+    assert "val_loss" not in run.result.metrics  # it is of the eighth step
+    run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=5")
+    assert run.result.metrics["val_loss"] == pytest.approx(loss_on(run, names.rows(8, 1)))
+    assert run.result.stages == {"train": ["train_loss"], "val": ["val_loss"], "test": ["test_loss"]}
+
+
+@pytest.mark.parametrize("test", ["test_loss", "quality", "''"])
+def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_called(train, tmp_path, test):
+    arguments = (*own(test=test), "trainer.max_epochs=1", "test=true")
+    run, *_ = train("a", *arguments)
+    assert run.result.is_tested
+    recorded = tmp_path / "outputs" / "test_evaluations.csv"
+    (row,) = csv.DictReader(recorded.read_text().splitlines())
+    expected = {} if test == "''" else {test: run.result.metrics[test]}
+    assert json.loads(row["metrics"]) == expected == run.result.test_metrics
+    if expected:
+        assert expected[test] == pytest.approx(loss_on(run, names.rows(8, 9)))
+    before = recorded.read_text()
+    train("a", *arguments)
+    assert recorded.read_text() == before  # the run is finished
+
+
+def test_a_metric_called_test_is_no_evaluation_on_the_test_set(train):
+    arguments = (*own(val="test/quality", objective="test/quality"), "trainer.max_epochs=1")
+    run, *_ = train("a", *arguments, "test=false")
+    assert "test/quality" in run.result.metrics
+    assert not run.result.is_tested
+    run, *_ = train("a", *arguments, "test=true")
+    assert run.result.test_metrics.keys() == {"test_loss"}
+
+
+def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_own(train):
+    arguments = own(train="loss", val="loss", test="loss", objective="loss")
+    every = "+trainer.check_val_every_n_epoch=2"
+    run, _, err = train("a", *arguments, "trainer.max_epochs=3", every)
+    assert (
+        err.count("loss: logged in training and in validation; the metrics of the run are those of validation") == 1
+    )
+    # The first epoch has the loss of training alone, which is not compared with that of validation.
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    assert run.result.metrics["loss"] == pytest.approx(loss_on(run, names.rows(8, 1)))
+    assert run.result.objectives[0].value == run.result.metrics["loss"]
+    assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, names.rows(8, 9)))
+    assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
+    # Neither where the run was stopped after it.
+    train("b", *arguments, "trainer.max_epochs=1", every, "test=false")
+    longer, *_ = train("b", *arguments, "trainer.max_epochs=3", every)
+    assert longer.result.metrics == run.result.metrics
+
+
+def test_the_objective_of_one_of_several_loaders_is_found(train):
+    run, *_ = train(
+        "a",
+        *own(val="val/loss", objective="val/loss/dataloader_idx_1"),
+        "+data.num_val_loaders=2",
+        "trainer.max_epochs=2",
+    )
+    assert run.result.objectives[0].value == pytest.approx(loss_on(run, names.rows(8, 2)))
+
+
+def test_an_epoch_without_validation_is_no_candidate(train):
+    run, *_ = train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    run, *_ = train("b", *own("TaskOfOwn"), "trainer.max_epochs=2")  # the second validation logs nothing
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "message"),
+    [
+        (
+            ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1"),
+            1,
+            "objective.metric=val_loss: was not logged in epoch 1, and the run validates at the end of no epoch",
+        ),
+        (
+            ("+trainer.val_check_interval=4", "trainer.max_epochs=9"),
+            1,
+            "objective.metric=val_loss: is logged in validation, and the run validates at the end of no epoch",
+        ),
+        (
+            ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=9", "objective.metric=f1"),
+            2,
+            "objective.metric=f1: is not logged; the run logs train_loss, val_loss",
+        ),
+        (
+            ("trainer.max_epochs=9", "objective.metric=[val_loss,f1]", "objective.mode=[min,max]"),
+            1,
+            "objective.metric=f1: is not logged; the run logs train_loss, val_loss",
+        ),
+        (
+            (
+                "trainer.max_epochs=9",
+                "+trainer.check_val_every_n_epoch=2",
+                "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping",
+                "+callbacks.es={monitor: train_loss, mode: min, stopping_threshold: 1e9, check_on_train_epoch_end: true}",
+            ),
+            1,
+            "objective.metric=val_loss: was not logged when the run ended before its first validation",
+        ),
+    ],
+)
+def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(train, arguments, epochs, message):
+    run, _, err = train("a", *own(), *arguments, code=2)
+    assert message in err
+    assert len(err.strip().splitlines()) <= 3
+    assert run.result.optimizer_steps == 10 * epochs
+
+
+def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, monkeypatch):
+    from rich.console import Console
+
+    lines = []
+    monkeypatch.setattr(Console, "print", lambda self, *texts, **_: lines.extend(map(str, texts)))
+    train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
+    shown = [line for line in lines if line.startswith("epoch ")]
+    assert ["val_loss" in line for line in shown] == [False, True, False]
+    assert all("train_loss" in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "more"),
+    [
+        ("Stepwise", {}, ("+trainer.val_check_interval=4", "objective.metric=train_loss")),
+        (
+            "Named",
+            {"train": "loss", "val": "loss"},
+            ("+trainer.check_val_every_n_epoch=2", "objective.metric=loss"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("step", [9, 13, 27])
+def test_a_run_that_was_stopped_within_an_epoch_has_the_same_metrics(train, kind, given, more, step):
+    logged = ("logger=default", "~logger.tensorboard")
+    arguments = (
+        *own(kind, **given),
+        *more,
+        *logged,
+        "trainer.max_epochs=3",
+        "callbacks.checkpoint.every_n_steps=1",
+    )
+    whole, *_ = train("whole", *arguments)
+    training_step = names.Named.loss
+
+    def stopping(self, batch):
+        if self.training and self.global_step == step:
+            raise KeyboardInterrupt
+        return training_step(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names.Named, "loss", stopping)
+        train("stopped", *arguments, code=130)
+    stopped, *_ = train("stopped", *arguments)
+    assert_same_bits(whole.directory, stopped.directory)
+    assert stopped.result.metrics == whole.result.metrics
+    assert curves(stopped) == curves(whole)
+    if kind == "Stepwise":
+        assert {"train_loss", "first_loss", "rows_per_step"} <= {*whole.result.metrics}
+
+
+def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = []
+    monkeypatch.setattr("leyden.callbacks.curves.render", lambda figure, _: found.append(figure))
+    for name, kind, given in (
+        ("a", "Named", {}),
+        ("b", "Named", {"train": "loss/train", "val": "loss/valid", "objective": "loss/valid"}),
+        ("c", "Stepwise", {"val": "val/loss", "objective": "val/loss"}),
+    ):
+        run, *_ = train(name, *own(kind, **given), "callbacks=default", "logger=default", "trainer.max_epochs=2")
+        labels = [{line.get_label() for line in axes.lines} for axes in found[-1].axes]
+        assert {*run.result.stages["val"], run.result.stages["train"][0]} == labels[0]
+        events = EventAccumulator(str(run.directory), size_guidance={"tensors": 0}).Reload()
+        (layout,) = events.Tensors("custom_scalars__config__")
+        (content,) = layout.tensor_proto.string_val
+        assert all(f"^{label}$".encode() in content for label in labels[0])
+
+
+def test_a_curve_of_another_stage_is_not_drawn():
+    figure = draw(
+        {"lr": [(0, 1.0)], "acc": [(0, 0.5)], "valid/acc": [(0, 0.4)]}, {"acc": "train", "valid/acc": "val"}
+    )
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["acc", "valid/acc"]
+
+
+PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_trials=3", "sweep_name=s")
+PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("objective", ["val_loss", "val/loss/dataloader_idx_0"])
+def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path, objective):
+    many = ("+data.num_val_loaders=2",) if "dataloader" in objective else ()
+    arguments = own(val=objective.removesuffix("/dataloader_idx_0"), objective=objective)
+    pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
+    code, out, err = cli("train", *PRUNED, *arguments, *many, *pruner)
+    assert code == 0, out + err
+    results = [Run(path.parent).result for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml")]
+    assert len(results) == 3
+    assert {"finished"} <= {result.status for result in results} <= {"finished", "pruned"}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, tmp_path):
+    code, out, err = cli("train", *PRUNED, *own(objective="train_loss"), "sweep.fail_fast=true")
+    assert code != 0
+    assert "metric=train_loss: pruning needs one objective, that validation logs" in out + err
+    assert "validation logs val_loss" in out + err
+
+
+def test_a_result_of_an_older_engine_is_tested_as_it_was():
+    content = {"status": "finished", "objective": None, "metrics": {"val/acc": 0.5}, "epochs": 1, "seconds": 1.0}
+    content |= {"optimizer_steps": 10, "samples_per_second": 1.0}
+    assert not Result.from_json(content).is_tested
+    content["metrics"]["test/acc"] = 0.4
+    assert Result.from_json(content).test_metrics == {"test/acc": 0.4}
+    content["stages"] = {"val": ["val/acc", "test/acc"]}
+    assert not Result.from_json(json.loads(Result.from_json(content).to_json())).is_tested
+    content["stages"] = {"test": ["gone"]}
+    with pytest.raises(ValueError, match="is no result of a run"):
+        Result.from_json(content)
