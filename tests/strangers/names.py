@@ -72,17 +72,8 @@ class Stepwise(Named):
         return loss
 
 
-class Plateau(Stepwise):
-    """Its schedule follows validation at the end of each epoch, in the midst of which it was measured."""
-
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
-
-
-class TaskOfOwn(Named):
-    """One that needs nothing from the engine; `val_loss` is logged in each second validation."""
+class EachSecond(Named):
+    """It logs `val_loss` in each second validation, beginning with the first."""
 
     num_validations = 0
 

@@ -115,7 +115,7 @@ def test_the_objective_of_one_of_several_loaders_is_found(train):
 def test_an_epoch_without_validation_is_no_candidate(train):
     run, *_ = train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    run, *_ = train("b", *own("TaskOfOwn"), "trainer.max_epochs=2")  # the second validation logs nothing
+    run, *_ = train("b", *own("EachSecond"), "trainer.max_epochs=2")  # the second validation logs nothing
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
 
 
@@ -159,6 +159,16 @@ def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(train, a
     assert message in err
     assert len(err.strip().splitlines()) <= 3
     assert run.result.optimizer_steps == 10 * epochs
+
+
+def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
+    arguments = own(train="''", val="''", test="''")
+    run, *_ = train("a", *arguments, "objective=null", "trainer.max_epochs=2")
+    assert run.result.status == "finished"
+    assert run.result.metrics == {"num_parameters": 5}
+    assert run.result.is_tested
+    _, _, err = train("b", *arguments, "objective.metric=num_parameters", "trainer.max_epochs=2", code=2)
+    assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
 
 
 def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, monkeypatch):

@@ -59,8 +59,10 @@ class RunCheckpoint(Checkpoint):
         if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
             raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
         every = metric if isinstance(metric, list) else [metric]
-        # By an epoch that is the best.
-        self.needed = [name for name in every if name not in (None, "num_parameters")]
+        # By an epoch that is the best; all epochs have their number of parameters in common.
+        self.needed = [
+            name for name in every if name is not None and (name != "num_parameters" or name == every[0])
+        ]
         if isinstance(metric, list):
             metric, mode = metric[0], mode[0]
         if metric is not None and mode not in ("min", "max"):

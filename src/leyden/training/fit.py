@@ -42,7 +42,7 @@ def fit(
     lightning, kept = trainer.trainer, trainer.checkpoint
     with restoring(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if not kept.best:
+    if kept.needed and not kept.best:
         raise UserError(kept.why_none_is_best(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
