@@ -19,11 +19,11 @@ from tests.conftest import QUICK, assert_same_bits
 from tests.example import OWN
 from tests.training.test_train import curves
 
-DATA = ("data=own", "data._target_=tests.strangers.modules.Data", "trainer.max_epochs=2", "callbacks=bare")
+DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
 
 
 def module(name, *more):
-    return ("task=own", f"task._target_=tests.strangers.modules.{name}", *DATA, *more)
+    return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_constructor_that_asks_a_tensor_for_its_value_passes_the_checks(train,
 
 
 def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
-    own = ("model._target_=tests.strangers.modules.Peeking", "~model.hidden_sizes", "~model.dropout")
+    own = ("model._target_=tests.strangers.brought.Peeking", "~model.hidden_sizes", "~model.dropout")
     code, _, err = cli("train", *QUICK[:3], *QUICK[4:], *own, "dry_run=true")
     assert code == 0, err
 
@@ -102,7 +102,7 @@ def test_what_is_no_callback_is_refused(train):
     ("name", "said"), [("vocab_size", "vocabulary"), ("num_outputs", "num_classes"), ("weights", "my_weights")]
 )
 def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypatch, name, said):
-    from tests.strangers.modules import Data
+    from tests.strangers.brought import Data
 
     monkeypatch.setattr(Data, "facts", {name: 100}, raising=False)
     _, _, err = train("a", *module("Plain"), code=2)
@@ -117,7 +117,7 @@ def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypa
 def whole(*more):
     return (
         "task=own",
-        "task._target_=tests.strangers.modules.Whole",
+        "task._target_=tests.strangers.brought.Whole",
         "trainer.max_epochs=2",
         "callbacks=bare",
         *more,
@@ -125,9 +125,9 @@ def whole(*more):
 
 
 def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli, monkeypatch):
-    from tests.strangers.modules import Whole
+    from tests.strangers.brought import Whole
 
-    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.modules.Whole",)))
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Whole",)))
     arguments = whole("data=module", "callbacks.checkpoint.every_n_steps=3")
     run, out, err = train("whole", *arguments)
     assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
@@ -172,7 +172,7 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
 def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, data, name, loaders):
     own = () if data == "mnist" else DATA[1:2]
     _, _, err = train(
-        "a", "task=own", f"task._target_=tests.strangers.modules.{name}", f"data={data}", *own, code=2
+        "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
     )
     assert f"task: {name} has {loaders} of its own, which " in err
     assert "data=module trains on what the module brings" in err
@@ -181,7 +181,7 @@ def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, da
 
 @pytest.mark.parametrize("name", ["Plain", "Validating"])
 def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
-    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.modules.{name}", "data=module", code=2)
+    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.brought.{name}", "data=module", code=2)
     assert f"data: {name} has no train_dataloader of its own; choose other data than data=module" in err
 
 
@@ -210,7 +210,7 @@ def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, 
 
 
 def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
-    from tests.strangers.modules import Scheduled
+    from tests.strangers.brought import Scheduled
 
     arguments = scheduled("plain", "scheduler=cosine")
     whole, *_ = train("whole", *arguments)
@@ -270,7 +270,7 @@ SAVING = module("Saving", "model._target_=torch.nn.Identity", "~model.hidden_siz
 
 
 def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
-    from tests.strangers.modules import Saving
+    from tests.strangers.brought import Saving
 
     whole, *_ = train("whole", *SAVING)
     content = torch.load(whole.directory / "checkpoints" / "last.ckpt", weights_only=True)
@@ -299,8 +299,8 @@ def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
 
 def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli, monkeypatch):
     """Of the best epoch, which is the first one here."""
-    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.modules.Saving",)))
-    monkeypatch.setattr(trust, "DATA", replace(trust.DATA, names=("tests.strangers.modules.Data",)))
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Saving",)))
+    monkeypatch.setattr(trust, "DATA", replace(trust.DATA, names=("tests.strangers.brought.Data",)))
     run, *_ = train("a", *SAVING, "objective.mode=max")
     best = SafeCheckpointIO().load_checkpoint(run.directory / "checkpoints" / "best.ckpt")
     assert best["global_step"] == 10
@@ -339,7 +339,7 @@ def test_wrong_places_of_arrays_are_refused(tmp_path, places):
 
 
 PARTS = (
-    *("+task.tokenizer._target_=tests.strangers.modules.Tokenizer.from_pretrained", "+task.tokenizer.name=mine"),
+    *("+task.tokenizer._target_=tests.strangers.brought.Tokenizer.from_pretrained", "+task.tokenizer.name=mine"),
     *("+task.teacher._target_=torchvision.models.resnet18", "+task.teacher.num_classes=4"),
 )
 

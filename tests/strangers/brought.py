@@ -1,0 +1,217 @@
+"""LightningModules and data as strangers write them: each class has one trait that the engine must know, or refuse in a line."""
+
+import copy
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+
+def samples(num, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand(num, 4, generator=generator)
+    return TensorDataset(inputs, inputs.sum(dim=1))
+
+
+class Data(L.LightningDataModule):
+    """Rows of four numbers, and their sum: 10 batches an epoch."""
+
+    def train_dataloader(self):
+        return DataLoader(samples(100, 0), 10, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(samples(20, 1), 10)
+
+    def test_dataloader(self):
+        return DataLoader(samples(20, 2), 10)
+
+
+class Plain(L.LightningModule):
+    """A regression of rows of four numbers, as short as can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def loss(self, batch):
+        inputs, targets = batch
+        return F.mse_loss(self.layer(inputs).squeeze(1), targets)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Item(Plain):
+    """Its constructor asks for a value of a tensor."""
+
+    def __init__(self, num_layers: int = 3):
+        super().__init__()
+        rates = [rate.item() for rate in torch.linspace(0, 0.1, num_layers)]  # as stochastic depth does
+        self.drop = nn.Dropout(rates[-1])
+
+
+class Broken(Plain):
+    """It asks for a value, and has a bug further down."""
+
+    def __init__(self):
+        super().__init__()
+        torch.ones(1).item()
+        self.layer = nn.Linear(4, self.num_targets)
+
+
+class Tokenizer:
+    """What is made by a method of its class, as those of a well-known library are."""
+
+    @classmethod
+    def from_pretrained(cls, name: str):
+        assert name == "mine"
+        return cls()
+
+
+class Distilled(Plain):
+    """It has parts of its own: a tokenizer, and a network that teaches."""
+
+    def __init__(self, tokenizer, teacher):
+        super().__init__()
+        self.tokenizer, self.teacher = tokenizer, teacher
+
+
+class Saving(Plain):
+    """It saves its arguments, a network among them, and keeps arrays that it counts in."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = network
+        self.seen = {"num": np.int64(0), "sums": (np.zeros(4), [np.array(0.5, dtype=">f4")], np.array([True]))}
+
+    def training_step(self, batch, batch_idx):
+        self.seen["num"] += 1
+        self.seen["sums"][0][:] += batch[0].sum(dim=0).numpy()
+        return self.loss(batch)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["seen"] = copy.deepcopy(self.seen)
+
+    def on_load_checkpoint(self, checkpoint):
+        assert type(checkpoint["seen"]["sums"][0]) is np.ndarray
+        self.seen = checkpoint["seen"]
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/sum", float(self.seen["sums"][0].sum()))
+
+
+class Unreadable(Plain):
+    """It keeps an object."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.kept = {"layer": nn.Linear(1, 1), "function": lambda: 0, "object": object(), "names": np.array([{}])}[
+            name
+        ]
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["mine"] = {"plain": 1, "list": [1, self.kept]}
+
+
+class Scheduled(Plain):
+    """It takes a schedule, and has it stepped in one of many ways."""
+
+    def __init__(self, optimizer, scheduler, way: str):
+        super().__init__()
+        self.optimizer, self.scheduler, self.way = optimizer, scheduler, way
+        self.automatic_optimization = way != "by hand"
+
+    def training_step(self, batch, batch_idx):
+        rate = self.optimizers().param_groups[0]["lr"]
+        self.log("train/rate", rate, on_step=False, on_epoch=True, reduce_fx="min")
+        if self.way == "by hand":
+            self.optimizers().zero_grad()
+            self.manual_backward(self.loss(batch))
+            self.optimizers().step()
+            self.lr_schedulers().step()
+            return None
+        return self.loss(batch)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        schedule = self.scheduler(optimizer)
+        if self.way == "within":
+            warm_up = torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, 2)
+            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
+        if self.way == "lost":
+            return optimizer
+        if self.way in ("list", "by hand"):
+            return [optimizer], [schedule]
+        more = {"step": {"interval": "step"}, "seldom": {"interval": "step", "frequency": 5}}.get(self.way, {})
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
+
+
+class Whole(Plain):
+    """It brings its own data, as Lightning's examples of one file do."""
+
+    def __init__(self, num: int = 100, scheduler=None):
+        super().__init__()
+        self.num, self.scheduler = num, scheduler
+        self.drop = nn.Dropout(0.2)
+        self.calls = []
+
+    def loss(self, batch):
+        return super().loss((self.drop(batch[0]), batch[1]))
+
+    def prepare_data(self):
+        self.calls.append("prepare_data")
+
+    def setup(self, stage):
+        self.calls.append(stage)
+        if stage == "fit":
+            generator = torch.Generator().manual_seed(3)
+            self.train_set, self.val_set = random_split(samples(self.num, 0), [0.8, 0.2], generator)
+        else:
+            self.test_set = samples(30, 2)
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, 10, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val_set, 10)
+
+    def test_dataloader(self):
+        return DataLoader(self.test_set, 10)
+
+    def on_train_start(self):
+        assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])  # each once
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
+
+
+class Validating(Plain):
+    """It has a loader for validation alone."""
+
+    def val_dataloader(self):
+        return DataLoader(samples(20, 1), 10)
+
+
+class Peeking(nn.Module):
+    """A network that asks for a value on its way."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.layer = nn.Linear(784, num_classes)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1) / max(1.0, images.max().item()))

@@ -1,0 +1,352 @@
+"""Runs of strangers' work, disturbed or not, and what a feature comes to with it."""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch.strategies import Strategy
+
+from leyden import train
+from leyden.assembly import roles
+from leyden.callbacks.fingerprint import digest
+from leyden.reproduction import anew, code, environment, recipe
+from leyden.run.directory import Run
+from leyden.run.fingerprints import read_fingerprints
+from tests.conftest import start
+from tests.faults.commands import call, in_forks
+from tests.strangers import callbacks, data, modules
+from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
+from tests.training.test_train import curves
+
+# Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
+FEW = (
+    "callbacks=bare",
+    "callbacks.progress.refresh_rate=0",
+    "callbacks.checkpoint.every_n_steps=3",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "trainer.max_epochs=3",
+)
+DIFFERS, CRASH = "differs silently", "crash"
+# Lines on stderr that tell nothing of bits.
+ASIDE = ("will refuse this run", "slowed by a busy machine", "persistent_workers", "the test set")
+# Those that do.
+ANNOUNCEMENTS = ("exact resume is not promised", "the run will go on from the end of the last one")
+
+
+class Outcome(NamedTuple):
+    """What a cell comes to, and the line that says so."""
+
+    kind: str
+    line: str = ""
+
+
+class Done(NamedTuple):
+    """What a command ended with."""
+
+    code: int | None
+    output: str
+
+    @property
+    def told(self):
+        return [line for line in self.output.splitlines() if line.startswith("leyden: ")]
+
+    @property
+    def announcements(self):
+        return [line for line in self.told if any(words in line for words in ANNOUNCEMENTS)]
+
+    @property
+    def failed(self):
+        """How it ended, if not well."""
+        if self.code == 0:
+            return None
+        if self.code == 2 and "Traceback" not in self.output:
+            told = [line for line in self.told if not any(words in line for words in ASIDE)]
+            return Outcome(REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1])
+        files = re.findall(
+            r'^\s*File "[^"]*?/(?:site-packages/|src/)?([\w./-]+)", line \d+', self.output, re.MULTILINE
+        )
+        lines = [
+            line
+            for line in self.output.strip().splitlines()
+            if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)
+        ]
+        where = "/".join((files or [""])[-1].rsplit("/", 3)[-3:])
+        return Outcome(
+            CRASH, f"code {self.code}, {where}: {(lines or self.output.strip().splitlines() or [''])[-1]}"
+        )
+
+
+def trust():
+    """Let the stand-ins be listed in the owner's `trust.yaml`."""
+    files = {"task": modules, "data": data, "callback": callbacks}
+    listed = {role: tuple(_classes(file)) for role, file in files.items()}
+    roles.allowed_by_owner = lambda: listed
+
+
+def _classes(file):
+    return [f"{file.__name__}.{name}" for name, each in vars(file).items() if isinstance(each, type)]
+
+
+@functools.cache
+def warm():
+    """Train once in this process: what is done for the first time takes its copies half of their time."""
+    argv, sys.argv = sys.argv, ["leyden.train", *FEW, *TRAITS["watching"].arguments]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        sys.argv += [f"outputs={folder}", f"run_dir={folder}/run"]
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+            train.main()
+    sys.argv = argv
+
+
+def kill_at(batch, by=signal.SIGKILL):
+    """Send this process a signal in the training step of a batch, counted over all starts."""
+    training_step, told = Strategy.training_step, []
+
+    @functools.wraps(training_step)
+    def killing_step(self, *args, **kwargs):
+        trainer = self.lightning_module.trainer
+        if trainer.fit_loop.total_batch_idx >= batch and trainer.is_global_zero and not told:
+            told.append(batch)
+            os.kill(os.getpid(), by)
+        return training_step(self, *args, **kwargs)
+
+    Strategy.training_step = killing_step
+
+
+class Row:
+    """The runs of one trait, which its cells share.
+
+    Args:
+        trait: The trait.
+        place: A folder.
+        commit: A function that gives a repository with this code, and its commit.
+    """
+
+    def __init__(self, trait, place, commit):
+        self.trait, self.place, self.commit, self._num = trait, place, commit, 0
+        place.mkdir(exist_ok=True)
+
+    def run(self, verb, *arguments, before=(), kill=None):
+        """A command; `before`: what its process does first."""
+        self._num += 1
+        outputs = () if verb == "reproduce" else (f"outputs={self.place}",)
+        if self.trait.anew and verb != "reproduce":
+            return self._begin(verb, (*arguments, *outputs), kill)
+
+        warm()
+
+        def prepare():
+            warnings.simplefilter("ignore")  # Lightning has some for strangers' work, and a user's are no errors
+            trust()
+            if kill:
+                kill_at(*kill)
+            for each in before:
+                each()
+
+        return Done(
+            *call(verb, *arguments, *outputs, directory=self.place, before=prepare, name=f"output{self._num}")
+        )
+
+    def _begin(self, verb, arguments, kill):
+        given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
+        given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
+        process = start(*arguments, script=("-m", "tests.strangers.begun"), anew=True, **given)
+        output, _ = process.communicate(timeout=120)
+        return Done(process.returncode, output)
+
+    def train(self, name, *more, **kwargs):
+        """A training into a directory of that name."""
+        return self.run("train", *self.typed(name), f"run_dir={self.place / name}", *more, **kwargs)
+
+    def typed(self, name):
+        """The settings of a run of that name."""
+        folder = self.place / f"{name} files"
+        folder.mkdir(exist_ok=True)
+        return (*FEW, *(each.replace("{place}", str(folder)) for each in self.trait.arguments), "name=stranger")
+
+    @functools.cached_property
+    def whole(self):
+        """The run that nothing disturbs; each checkpoint of it stays."""
+        return self.train("whole", "callbacks.checkpoint.keep=every")
+
+    @functools.cached_property
+    def other(self):
+        """One of another seed."""
+        return self.train("other", "seed=1")
+
+    def killed(self, *kills):
+        """A run that is killed at each of these batches, and trains to its end."""
+        name, told = f"killed {len(kills)}", []
+        for kill in kills:
+            done = self.train(name, kill=kill)
+            told += done.announcements
+            if done.code not in (-kill[-1], 128 + kill[-1]):
+                return done.failed or Outcome(CRASH, f"the signal did not end it: {done.output[-200:]}")
+        done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
+        if done.failed:
+            return done.failed
+        return self.compared("whole", name, told + done.announcements)
+
+    def compared(self, name, again, told):
+        """Two runs, of which the second one has told something."""
+        differing = differences(self.place / name, self.place / again, everything=True)
+        if not differing:
+            return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
+        if told and all(word in "".join(told) for word in self.trait.names):
+            return Outcome(ANNOUNCED, told[0])
+        return Outcome(DIFFERS, ", ".join(differing) + (f"; told: {told[0]}" if told else ""))
+
+    def resume(self):
+        return self.whole.failed or self.killed((self.trait.kill, signal.SIGKILL))
+
+    def resume_often(self):
+        """Killed in each epoch, and told to end once."""
+        return self.whole.failed or self.killed(
+            (4, signal.SIGKILL), (5, signal.SIGKILL), (10, signal.SIGTERM), (20, signal.SIGKILL)
+        )
+
+    def evaluate(self):
+        if self.whole.failed:
+            return self.whole.failed
+        for _ in range(3):
+            done = self.run("evaluate", f"run={self.place / 'whole'}")
+            if done.failed:
+                return done.failed
+        with (self.place / "test_evaluations.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["run"] == str(self.place / "whole")]
+        found = [json.loads(row["metrics"]) for row in rows]
+        if len(found) != 4 or any(each != found[0] for each in found) or not found[0]:
+            return Outcome(DIFFERS, "; ".join(map(str, found)))
+        metrics = Run(self.place / "whole").result.metrics
+        missing = [name for name in found[0] if metrics.get(name) != found[0][name]]
+        return Outcome(DIFFERS, f"not in the run's result: {', '.join(missing)}") if missing else Outcome(SAME)
+
+    def sweep(self):
+        """A sweep of two seeds: each job is the run of its seed."""
+        found = self._sweep("sweep", "-m", "seed=0,1")
+        if found:
+            return found
+        for single, job in (("whole", "seed=0"), ("other", "seed=1")):
+            paths = [path.parent for path in (self.place / "sweeps" / "sweep").glob("*/result.json")]
+            directory = next(path for path in paths if Run(path).config["seed"] == int(job[-1]))
+            if differing := differences(self.place / single, directory, everything=False):
+                return Outcome(DIFFERS, f"{job}: {', '.join(differing)}")
+        return Outcome(SAME)
+
+    def prune(self):
+        """A search with a pruner: as far as each trial came, it is the run of its seed."""
+        search = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.num_trials=2")
+        always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")
+        found = self._sweep("search", "-m", *search, "+callbacks/pruning=median", *always, "seed=choice(0,1)")
+        if found:
+            return found
+        paths = [path.parent for path in (self.place / "sweeps" / "search").glob("*/result.json")]
+        if len(paths) != 2 or {Run(path).result.status for path in paths} - {"finished", "pruned"}:
+            return Outcome(CRASH, f"trials: {[Run(path).result.status for path in paths]}")
+        for path in paths:
+            single = read_fingerprints(self.place / ("other" if Run(path).config["seed"] else "whole"))
+            trial = read_fingerprints(path)
+            parted = [step for step in trial if trial[step] != single.get(step)]
+            if parted or not trial:
+                return Outcome(DIFFERS, f"seed {Run(path).config['seed']}: from step {min(parted, default=0)}")
+        return Outcome(SAME)
+
+    def _sweep(self, name, *arguments):
+        """A sweep, and how it failed, if it did; its jobs are made by one process, one after the other."""
+        for run in (self.whole, self.other):
+            if run.failed:
+                return run.failed
+        given = (f"sweep_name={name}", "cluster.num_jobs=1", "sweep.pictures=none", *arguments)
+        done = self.run("train", *self.typed(name), *given, before=() if self.trait.anew else [in_forks])
+        if done.failed:
+            return done.failed
+        return None
+
+    def fork(self):
+        """A fork from the middle of an epoch with one changed setting, which changes no bit before the parent's end."""
+        if self.whole.failed:
+            return self.whole.failed
+        kept = [int(path.stem[5:]) for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")]
+        at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
+        given = [
+            each for each in self.trait.arguments if "callbacks.stranger" in each
+        ]  # Lightning's own are on no list
+        given += [f"fork={self.place / 'whole'}@{at}", f"run_dir={self.place / 'fork'}", self.trait.fork]
+        done = self.run("train", *FEW[:3], "trainer.log_every_n_steps=1", *given)
+        if done.failed:
+            return done.failed
+        parent, fork = (read_fingerprints(self.place / name) for name in ("whole", "fork"))
+        parted = [step for step in parent if step in fork and parent[step] != fork[step]]
+        told = (*self.whole.announcements, *done.announcements)
+        if max(fork) < max(parent):
+            return Outcome(CRASH, f"the fork ended at step {max(fork)}")
+        if parted and told and all(word in "".join(told) for word in self.trait.names):
+            return Outcome(ANNOUNCED, told[0])
+        if parted:
+            return Outcome(DIFFERS, f"from {at}: from step {min(parted)}")
+        return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
+
+    def reproduce(self):
+        if self.whole.failed:
+            return self.whole.failed
+        repository, sha = self.commit()
+        recorded = self.place / "recorded"
+        if not recorded.exists():
+            shutil.copytree(self.place / "whole", recorded)
+        path = recorded / "provenance.json"
+        starts = json.loads(path.read_text())
+        starts[-1]["git"] = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
+        path.write_text(json.dumps(starts))
+
+        def there():
+            code.ROOT = repository
+            anew.ROOT = recipe.ROOT = self.place
+            environment.ENVIRONMENTS = self.place / "environments"
+
+        again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
+        done = self.run("reproduce", *again, before=[there])
+        if done.code == 0 and "equal, bit for bit" in done.output:
+            return Outcome(SAME)
+        parted = [line for line in done.output.splitlines() if line.startswith("parted")]
+        return Outcome(DIFFERS, parted[0]) if parted else done.failed or Outcome(CRASH, done.output[-200:])
+
+
+def differences(a, b, *, everything):
+    """The parts in which two run directories differ; `everything`: also what belongs to the evaluation on the test set."""
+    found = []
+    there, here = Run(a).result.metrics, Run(b).result.metrics
+    if everything and set(there) != set(here):
+        found.append(f"names of metrics ({', '.join(sorted({*there} ^ {*here}))})")
+    for name in sorted({*there} & {*here}):
+        if repr(there[name]) != repr(here[name]) and (everything or "test" not in name):
+            found.append(f"{name} {there[name]:.6g} != {here[name]:.6g}")
+    for checkpoint in ("last", "best"):
+        contents = [_content(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)]
+        for key, name in (
+            ("state_dict", "weights"),
+            ("optimizer_states", "optimizer"),
+            ("lr_schedulers", "schedule"),
+        ):
+            if digest(contents[0][key]) != digest(contents[1][key]):
+                found.append(f"{name} of {checkpoint}.ckpt")
+    points = [[row for row in curves(Run(each)) if everything or "test" not in row[1]] for each in (a, b)]
+    if points[0] != points[1]:
+        first = next((x for x, y in zip(*points, strict=False) if x != y), ("its length",))
+        found.append(f"curves (from {first[1] if len(first) > 1 else first[0]} at {first[0]})")
+    return found
+
+
+def _content(path):
+    return torch.load(path, weights_only=True)
