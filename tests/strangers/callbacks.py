@@ -1,6 +1,7 @@
 """Callbacks as strangers write them, one per trait; each class says which."""
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 
@@ -63,6 +64,24 @@ class Noise(L.Callback):
     def on_after_backward(self, trainer, pl_module):
         for each in pl_module.parameters():
             each.grad.add_(torch.randn(each.shape, generator=self.rng), alpha=0.01)
+
+
+class Norms(L.Callback):
+    """A state that is an array, by which gradients are scaled."""
+
+    def __init__(self):
+        self.norm = np.ones(1)
+
+    def on_after_backward(self, trainer, pl_module):
+        for each in pl_module.parameters():
+            self.norm = 0.9 * self.norm + 0.1 * each.grad.norm().item()
+            each.grad.div_(float(self.norm[0]))
+
+    def state_dict(self):
+        return {"norm": self.norm}
+
+    def load_state_dict(self, state):
+        self.norm = np.asarray(state["norm"])
 
 
 class Watching(L.Callback):

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import Strategy
 from leyden import train
 from leyden.assembly import roles
 from leyden.callbacks.fingerprint import digest
+from leyden.config.mistakes import UserError
 from leyden.reproduction import anew, code, environment, recipe
 from leyden.run.directory import Run
 from leyden.run.fingerprints import read_fingerprints
@@ -163,7 +164,7 @@ class Row:
         given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
         given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
         process = start(*arguments, script=("-m", "tests.strangers.begun"), anew=True, **given)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=240)
         return Done(process.returncode, output)
 
     def train(self, name, *more, **kwargs):
@@ -280,9 +281,9 @@ class Row:
             return self.whole.failed
         kept = [int(path.stem[5:]) for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")]
         at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
-        given = [
-            each for each in self.trait.arguments if "callbacks.stranger" in each
-        ]  # Lightning's own are on no list
+        # What a fork does not take over: callbacks that are on no list, and intervals.
+        apart = ("+callbacks.stranger", "callbacks.checkpoint")
+        given = [each for each in self.trait.arguments if each.startswith(apart)]
         given += [f"fork={self.place / 'whole'}@{at}", f"run_dir={self.place / 'fork'}", self.trait.fork]
         done = self.run("train", *FEW[:3], "trainer.log_every_n_steps=1", *given)
         if done.failed:
@@ -314,6 +315,8 @@ class Row:
             code.ROOT = repository
             anew.ROOT = recipe.ROOT = self.place
             environment.ENVIRONMENTS = self.place / "environments"
+            if not self.trait.anew:
+                anew._train = self._in_a_copy
 
         again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
         done = self.run("reproduce", *again, before=[there])
@@ -321,6 +324,14 @@ class Row:
             return Outcome(SAME)
         parted = [line for line in done.output.splitlines() if line.startswith("parted")]
         return Outcome(DIFFERS, parted[0]) if parted else done.failed or Outcome(CRASH, done.output[-200:])
+
+    def _in_a_copy(self, python, tree, folder, environment):
+        """The training of a run that is made anew, in a copy of this process: a Python that begins takes ten times as long."""
+        told = ("--config-dir", folder, "--config-name", "recorded")
+        code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
+        print(output)
+        if code:
+            raise UserError(f"the run could not be made anew: its training ended with {code}")
 
 
 def differences(a, b, *, everything):

@@ -54,6 +54,16 @@ class Plain(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
+class Synced(Plain):
+    """Metrics that are means over processes."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch), batch_size=BATCH, sync_dist=True)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.loss(batch), batch_size=BATCH, sync_dist=True)
+
+
 # State in attributes of the module
 
 
@@ -516,6 +526,27 @@ class DropoutInValidation(Plain):
         self.net.train()
         super().validation_step(batch, batch_idx)
         self.net.eval()
+
+
+class Denoising(Plain):
+    """Random noise in validation and testing, from the global state, as diffusion models have."""
+
+    def loss(self, batch):
+        return super().loss((batch[0] + torch.randn_like(batch[0]), batch[1]))
+
+
+class Double(Plain):
+    """It sets PyTorch's default type for all that is made after it."""
+
+    def __init__(self):
+        torch.set_default_dtype(torch.float64)
+        super().__init__()
+
+    def forward(self, inputs):
+        return super().forward(inputs.double())
+
+    def loss(self, batch):
+        return super().loss((batch[0], batch[1].double()))
 
 
 class Growing(Plain):

@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits_or_says_so(r
 
 
 # By trait, then by feature: the cells of a row share its runs.
-@pytest.mark.slow(minutes=30)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "feature"), [(name, feature) for name in TRAITS for feature in FEATURES])
 def test_each_cell_is_the_same_bits_or_says_so(request, rows, name, feature):
     held(request, rows, name, feature, "resume_often" if feature == "resume" else feature)

@@ -227,6 +227,8 @@ TRAITS = {
     "unfreezing": Trait("`requires_grad` by a hook of its own", "Unfreezing"),
     "modes": Trait("layers that are set to `eval()` by the epoch", "Modes"),
     "validation_dropout": Trait("dropout in validation", "DropoutInValidation"),
+    "denoising": Trait("random numbers in testing, as diffusion models have", "Denoising"),
+    "default_dtype": Trait("`torch.set_default_dtype` in a constructor", "Double"),
     "growing": Trait(
         "a network that grows", "Growing", cells={"resume": REFUSED, "evaluate": REFUSED, "fork": REFUSED}
     ),
@@ -313,6 +315,7 @@ TRAITS = {
     "ema_callback_state": Trait("the same with `state_dict`", more=callback("EMAWithState")),
     "warmup_callback": Trait("a callback that counts steps", more=callback("Warmup")),
     "noise_callback": Trait("a callback with a generator", more=callback("Noise")),
+    "callback_arrays": Trait("a callback whose `state_dict` has an array", more=callback("Norms")),
     "watching": Trait("a callback that only watches", more=callback("Watching")),
     "swa": Trait(
         "`StochasticWeightAveraging`",
@@ -342,6 +345,7 @@ TRAITS = {
     ),
     "two_processes": Trait(
         "two processes",  # of four batches each
+        "Synced",
         more=("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=6"),
         fork="trainer.max_epochs=7",
         kill=15,
