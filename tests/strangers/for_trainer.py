@@ -214,6 +214,14 @@ class Several(AnyBatch):
         self.log("test/loss", inputs_of(batch).mean(), batch_size=len(inputs_of(batch)))
 
 
+class Listed(Several):
+    """It is tested on what several loaders give at once."""
+
+    def test_step(self, batch, batch_idx):
+        inputs = torch.cat([inputs_of(part) for part in batch if part is not None])
+        self.log("test/loss", inputs.mean(), batch_size=len(inputs))
+
+
 class Combined(Collated):
     """Two training loaders of unlike length, combined in a mode; two of validation and of the test set."""
 

@@ -2,13 +2,17 @@
 
 import json
 
+import lightning as L
 import pytest
+from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from leyden.assembly.length import num_batches, num_steps, tested_part
+from leyden.assembly.trainer import quiet
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
-from tests.strangers.for_trainer import COLLATES
+from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
 from tests.training.test_exact import kill_at
 from tests.training.test_train import curves
 
@@ -179,3 +183,78 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
         code, _, err = cli(verb, f"run={run.directory}", *more)
         assert code == 0, err
         assert "was trained with trainer.accelerator=mps: this machine has none that PyTorch can use" in err
+
+
+@pytest.mark.parametrize(
+    ("task", "step", "more"),
+    [
+        ("ByHand", 5, ("+data.batch_size=7",)),
+        ("ByHand", 17, ("+data.batch_size=7",)),
+        ("Plateau", 4, ("+data.batch_size=7", "trainer.accumulate_grad_batches=3")),  # 3, 3 and 2 batches
+    ],
+)
+def test_steps_by_hand_partial_accumulation_and_plateaus_resume_to_the_same_bits(
+    tmp_path, mnist_root, task, step, more
+):
+    run = assert_resumes(tmp_path, task, step, *own(task, "Collated", *OBJECTIVE, "+data.form=dict", *more))
+    assert run.result.optimizer_steps == {"ByHand": 2 * (8 + 4 + 3), "Plateau": 2 * 3}[task]
+
+
+def test_each_of_several_optimizers_has_its_curves(train):
+    more = (*OBJECTIVE, "+data.form=dict", "+data.batch_size=7", "trainer.log_every_n_steps=2")
+    run, *_ = train("a", *own("ByHand", "Collated", *more, "trainer.max_epochs=1"))
+    found = {}
+    for _, name, value in curves(run):
+        found.setdefault(name, []).append(value)
+    for n in range(3):
+        assert found[f"grad_norm_{n}"]
+        assert found[f"lr_{n}"] == pytest.approx([0.1 / (n + 1)] * len(found[f"lr_{n}"]))
+    assert not {"lr", "grad_norm"} & {*found}
+
+
+@pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle", "none"])
+def test_loaders_that_are_combined_resume_to_the_same_bits(tmp_path, mnist_root, mode):
+    objective = ("objective.metric=val/loss/dataloader_idx_0", "objective.mode=min")
+    run = assert_resumes(tmp_path, "Several", 9, *own("Several", "Combined", *objective, f"+data.mode={mode}"))
+    result = json.loads((run.directory / "result.json").read_text())
+    seen = {"min_size": 35 + 33, "max_size": 50 + 33}.get(mode, 50 + 33 + 15)
+    assert round(result["samples_per_second"] * result["seconds"]) == 2 * seen
+    assert run.result.optimizer_steps == 2 * (7 if mode == "min_size" else 10)
+    assert {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)} <= set(
+        run.result.metrics
+    )
+
+
+@pytest.mark.parametrize("dry_run", ["false", "true"])
+def test_training_loaders_in_sequence_are_refused_before_training(train, dry_run):
+    arguments = own("Several", "Combined", "objective=null", "+data.mode=sequential", f"dry_run={dry_run}")
+    run, _, err = train("a", *arguments, code=2)
+    assert "train_dataloader combines its loaders by mode=sequential" in err
+    assert not run.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "batches"), [("min_size", 7), ("max_size", 10), ("max_size_cycle", 10), ("none", 10)]
+)
+def test_the_length_of_an_epoch_of_combined_loaders_is_known_before_it(mode, batches):
+    quiet()
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=3)
+    assert num_batches(trainer, Combined(mode)) == batches
+    assert num_steps(trainer, Combined(mode)) == 3 * batches
+
+
+@pytest.mark.parametrize("mode", ["min_size", "max_size", "sequential"])
+@pytest.mark.parametrize("limit", [1.0, 2])
+def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
+    quiet()
+    trainer = L.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        limit_test_batches=limit,
+        enable_progress_bar=False,
+    )
+    data = Combined("none")
+    loaders = CombinedLoader(data.test_dataloader(), mode)
+    trainer.test(Listed() if mode != "sequential" else Several(), loaders, verbose=False)
+    assert bool(tested_part(trainer)) == (limit == 2)

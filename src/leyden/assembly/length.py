@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.config.mistakes import UserError
@@ -43,8 +44,17 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
 
 
 def whole_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
-    """Training batches of an epoch in one process, without limits; infinity where the data don't tell."""
+    """Training batches of an epoch in one process, without limits; infinity where the data don't tell.
+
+    Raises:
+        UserError: Lightning does not train on loaders that are combined in this way.
+    """
     loaders = data.train_dataloader()
+    if _mode(loaders) == "sequential":
+        raise UserError(
+            "data: train_dataloader combines its loaders by mode=sequential, which Lightning does for validation and test only; "
+            "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
+        )
     whole = max_batches(loaders)
     if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flattened(loaders))):
         whole = math.ceil(whole / trainer.world_size)
@@ -61,14 +71,22 @@ def _is_divided(loader: Any) -> bool:
 
 
 def max_batches(loaders: Any) -> float:
-    """Batches of the longest of some loaders, 0 for none; infinity where one does not tell."""
-    lengths = [0.0]
-    for loader in flattened(loaders):
-        try:
-            lengths.append(len(loader))
-        except (TypeError, NotImplementedError):
-            return math.inf
-    return max(lengths)
+    """Batches of the longest of some loaders, or of the shortest where they end together; 0 for none, infinity where it is not known."""
+    lengths = list(map(_length, flattened(loaders))) or [0.0]
+    return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
+
+
+def _mode(loaders: Any) -> str | None:
+    """Return how loaders are combined; None where Lightning combines them in its own way."""
+    # Lightning has no public way to it.
+    return loaders._mode if isinstance(loaders, CombinedLoader) else None
+
+
+def _length(loader: Any) -> float:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
 
 
 def limited(whole: float, limit: float | int | None) -> float:
@@ -80,7 +98,7 @@ def limited(whole: float, limit: float | int | None) -> float:
 
 def tested_part(trainer: L.Trainer) -> str:
     """Return why the trainer's test was no evaluation on the test set; empty where it took every batch in earnest."""
-    whole, taken = map(max_batches, flattened(trainer.test_dataloaders)), trainer.num_test_batches
+    whole, taken = map(_length, flattened(trainer.test_dataloaders)), trainer.num_test_batches
     pairs = list(zip(taken, whole, strict=True))
     fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
     if not fast and all(num >= of for num, of in pairs):

@@ -14,6 +14,7 @@ from leyden.assembly.trainer import callbacks_of, check_strategy, check_whole, p
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.checkpoint_io import load_weights
 from leyden.callbacks.evaluation import OnEvaluation
+from leyden.callbacks.gradients import Gradients
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.run_state import RunState
@@ -138,6 +139,7 @@ def run_trainer(
             *([] if timers else [timer]),
             seen := SamplesSeen(),
             RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact),
+            Gradients(),
             Hyperparameters(is_fork=cfg.fork is not None),
             preemption,
         ],

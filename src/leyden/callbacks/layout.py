@@ -30,7 +30,7 @@ def layout(stages: Mapping[str, str]) -> dict[str, Any]:
     of_steps = {"loss of the last steps": ["Multiline", [f"^{re.escape(name)}$" for name in steps]]}
     optimization = {
         **(of_steps if steps else {}),
-        "gradient norm": ["Multiline", ["^grad_norm$"]],
+        "gradient norm": ["Multiline", ["^grad_norm(_[0-9]+)?$"]],
         "learning rate": ["Multiline", ["^lr(_[0-9]+)?$"]],
     }
     return {"learning": learning, "optimization": optimization}

@@ -13,8 +13,9 @@ from leyden.callbacks.samples_seen import batch_size
 class Monitor(L.Callback):
     """Logs learning rate, gradient norm and speed, at the steps at which the classifier logs its loss.
 
-    - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where the optimizer has several groups.
-    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before they are clipped.
+    - `lr`: the learning rate of the coming update; `lr_0`, `lr_1` where there are several groups, in one optimizer or more.
+    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before they are clipped; `grad_norm_0`, `grad_norm_1` of the
+      parameters of each optimizer, where a module steps several by hand. These are logged in a batch of each `log_every_n_steps`.
     - `time/samples_per_second`: training samples per second since the last such step of the epoch; left out where batches do not show their size.
     - `time/epoch_seconds`: an epoch with its validation, over all starts.
 
@@ -60,12 +61,17 @@ class Monitor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Log, if it is time; before a checkpoint of this step, so that a resumed run does not log it again."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
+        several = len(trainer.optimizers) > 1
+        # By steps, which they take in turns, some of several optimizers would never be logged.
+        num = trainer.fit_loop.total_batch_idx if several else trainer.global_step
+        if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        groups = optimizer.param_groups
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in (owned if several else pl_module.parameters()) if p.grad is not None]
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
         values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
-        values["grad_norm"] = torch.nn.utils.get_total_norm(gradients).item()
+        position = f"_{_position(trainer, optimizer)}" if several else ""
+        values[f"grad_norm{position}"] = torch.nn.utils.get_total_norm(gradients).item()
         now = time.monotonic()
         if self._num_samples is not None:
             values["time/samples_per_second"] = self._num_samples / (now - self._since)
@@ -81,3 +87,8 @@ class Monitor(L.Callback):
         # Not by `pl_module.log`: that would make them metrics of the run, beside loss and accuracy.
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
+
+
+def _position(trainer: L.Trainer, optimizer: Optimizer) -> int:
+    """Return an optimizer's number; they are compared as objects, and Lightning may have wrapped it."""
+    return next(n for n, each in enumerate(trainer.optimizers) if each.param_groups is optimizer.param_groups)

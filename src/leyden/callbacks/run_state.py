@@ -125,8 +125,6 @@ class RunState(L.Callback):
         parameters = dict(module.named_parameters())
         for name, value in self._resumed["requires_grad"].items():
             parameters[name].requires_grad_(value)
-        for name, gradient in self._resumed["gradients"].items():
-            parameters[name].grad = gradient.to(parameters[name].device)
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
@@ -193,12 +191,6 @@ class RunState(L.Callback):
                 name: parameters[name].requires_grad
                 for name, value in {**self._requires_grad, **self._resumed.get("requires_grad", {})}.items()
                 if name in self._resumed.get("requires_grad", {}) or parameters[name].requires_grad != value
-            },
-            # One that Lightning does not step can be under way.
-            "gradients": {
-                name: each.grad.cpu()
-                for name, each in parameters.items()
-                if not self._module.automatic_optimization and each.grad is not None and each.grad.any()
             },
             "monitored": {
                 each.monitor: self._trainer.callback_metrics[each.monitor].item()
