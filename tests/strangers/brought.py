@@ -199,6 +199,18 @@ class Whole(Plain):
         return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
 
 
+class Untested(Plain):
+    """It has no test_step."""
+
+    test_step = L.LightningModule.test_step
+
+
+class Untestable(L.LightningDataModule):
+    """Data without a test set."""
+
+    train_dataloader, val_dataloader = Data.train_dataloader, Data.val_dataloader
+
+
 class Validating(Plain):
     """It has a loader for validation alone."""
 

@@ -382,3 +382,22 @@ def test_a_part_that_is_no_network_is_refused(node):
         config = {part: {key: node}}
         assert f"{part}.{key}" in problem_of_run(config)
         assert "is refused" in problem_of_run(config)
+
+
+# What next.
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [("task._target_=tests.strangers.brought.Untested",), ("data._target_=tests.strangers.brought.Untestable",)],
+)
+def test_no_test_evaluation_is_proposed_where_there_can_be_none(train, cli, lacking):
+    _, out, _ = train("a", *module("Plain"), "test=false")
+    assert "leyden.evaluate" in out
+    _, out, _ = train("b", *module("Plain"), *lacking)
+    assert "what next" in out
+    assert "leyden.evaluate" not in out
+    code, out, err = cli("train", "-m", *module("Plain"), *lacking, "seed=0,1", "sweep_name=s")
+    assert code == 0, err
+    assert "Best: " in out
+    assert "leyden.evaluate" not in out

@@ -30,7 +30,7 @@ def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
             yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
         else:
             yield f"{python()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
-    if not result.is_tested:
+    if result.can_be_tested and not result.is_tested:
         yield f"{_verb('evaluate')} {typed('run', where)}", "its accuracy, or what it has, on the test set"
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):  # a schedule ends with its run
         longer = [*choices.values(), f"trainer.max_epochs={2 * result.epochs}"]

@@ -21,12 +21,14 @@ def remarks(
         directory: Where the runs are.
     """
     lines = []
+    testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
     if len(aims) == 1 and winners:
-        lines.append(f"Best: {winners[0].run.directory.name}. Its test evaluation:")
+        lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
     elif winners:
         names = ", ".join(f"{aim.metric} ({aim.mode})" for aim in aims)
-        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs. The test evaluation of one:")
-    for winner in winners:
+        then = " The test evaluation of one:" if testable else ""
+        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
+    for winner in testable:
         reached = ", ".join(f"{value:.6g}" for value in winner.values)
         lines.append(
             f"    python -m leyden.evaluate {typed('run', winner.run.directory)}"

@@ -41,6 +41,7 @@ class Result:
         error: None for a run that has not failed.
         stages: The names among the metrics that each stage has logged: `train`, `val`, and `test` for a run that was evaluated
             on the whole test set.
+        can_be_tested: Whether the task has a `test_step`, and the data have a test set.
     """
 
     status: str
@@ -54,6 +55,7 @@ class Result:
     requeues: int = 0
     error: Failure | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
+    can_be_tested: bool = True
 
     @classmethod
     def failed(
@@ -135,6 +137,7 @@ def _is_sound(result: Result) -> bool:
         and _is_number(result.optimizer_steps)
         and _is_number(result.requeues)
         and isinstance(result.checkpoint, str | None)
+        and isinstance(result.can_be_tested, bool)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
         and all(_is_number(value) or (value is None and not result.has_ended_well) for value in reached)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)

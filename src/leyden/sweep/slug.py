@@ -41,14 +41,24 @@ def slug(overrides: Sequence[str]) -> str:
         'model.hidden_sizes-512-27faaab5'
     """
     kept = _kept(overrides)
-    plain = "_".join(kept)
-    shown = "_".join(_of_fork(kept))
+    shown = _of_fork(kept)
+    older = _name(kept, shown, directory)
+    short = [_of_class(each) for each in shown]
+    if short == shown or (directory and _kept(Run(directory / older).overrides) == kept):
+        return older
+    return _name(kept, short, directory)
+
+
+def _name(kept: Sequence[str], parts: Sequence[str], directory: Path | None) -> str:
+    """The file name that shows these parts of overrides, with a hash where they don't tell all of them."""
+    plain, shown = "_".join(kept), "_".join(parts)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
     can_be_split = (BETWEEN.split(plain) if plain else []) == kept
     if len(clean) <= MAX_LENGTH:
         tells_all = (
-            all(map(PLAIN.fullmatch, kept))
+            parts == kept
+            and all(map(PLAIN.fullmatch, kept))
             and kept == sorted(kept)
             and len(BETWEEN.split(name)) == max(1, len(kept))
         )
@@ -65,6 +75,15 @@ def _kept(overrides: Sequence[str]) -> list[str]:
     if len({key for key, _ in kept}) == len(kept):
         return sorted(override for _, override in kept)
     return [override for _, override in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _of_class(override: str) -> str:
+    """What a name shows of an override: of one that names a class, `task._target_=mine.gan.GAN`, its last word, `task=GAN`."""
+    key, _, value = override.partition("=")
+    above, _, last = key.rpartition(".")
+    if last != "_target_" or not all(word.isidentifier() for word in value.split(".")):
+        return override
+    return f"{above}={value.rpartition('.')[2]}"
 
 
 def _of_fork(kept: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.assembly import RunTrainer, restoring
 from leyden.assembly.length import tested_part
@@ -58,6 +59,7 @@ def fit(
         checkpoint="checkpoints/best.ckpt",
         requeues=num_requeues(),
         stages=trainer.stages.by_stage(kept.best),
+        can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
     )
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
