@@ -1,7 +1,6 @@
 """The name of a job's directory: readable, and of one job alone."""
 
 import itertools
-import json
 import re
 
 import pytest
@@ -33,16 +32,10 @@ def test_names_of_sweeps_that_there_are_stay(overrides, name):
     assert slug(overrides) == slug(list(reversed(overrides))) == name
 
 
-def test_a_class_is_shown_by_its_last_word_and_two_of_one_name_have_two_names(tmp_path):
+def test_a_class_is_shown_by_its_last_word_and_two_of_one_name_have_two_names():
     names = [slug(["task=own", f"task._target_=lab.{place}.models.GAN", "seed=1"]) for place in ("old", "new")]
     assert all(re.fullmatch("seed-1_task-GAN_task-own-[0-9a-f]{8}", name) for name in names), names
     assert names[0] != names[1]
-    typed = ["task=own", "task._target_=lab.old.models.GAN", "seed=1"]
-    old = tmp_path / "seed-1_task._target_-lab.old.models.GAN_task-own"  # as an older program has named it
-    old.mkdir()
-    (old / "provenance.json").write_text(json.dumps([{"overrides": typed}]))
-    assert slug(typed, tmp_path) == old.name
-    assert slug(["task=own", "task._target_=lab.new.models.GAN", "seed=1"], tmp_path) == names[1]
 
 
 KEYS = [

@@ -169,8 +169,9 @@ class RunState(L.Callback):
             self._logged = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """There are others from here on."""
+        """There are others from here on; and the epoch ends as one that was not stopped."""
         self._logged = None
+        trainer.fit_loop.restarting = False  # else Lightning leaves out the step of schedules that follow a metric
 
     def state_dict(self) -> dict[str, Any]:
         """A list with one state per process, of tensors and plain values."""

@@ -41,16 +41,7 @@ def slug(overrides: Sequence[str]) -> str:
         'model.hidden_sizes-512-27faaab5'
     """
     kept = _kept(overrides)
-    shown = _of_fork(kept)
-    older = _name(kept, shown, directory)
-    short = [_of_class(each) for each in shown]
-    if short == shown or (directory and _kept(Run(directory / older).overrides) == kept):
-        return older
-    return _name(kept, short, directory)
-
-
-def _name(kept: Sequence[str], parts: Sequence[str], directory: Path | None) -> str:
-    """The file name that shows these parts of overrides, with a hash where they don't tell all of them."""
+    parts = [_of_class(each) for each in _of_fork(kept)]
     plain, shown = "_".join(kept), "_".join(parts)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
