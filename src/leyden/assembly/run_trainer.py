@@ -110,7 +110,8 @@ def run_trainer(
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.
     """
-    step = content["global_step"] if content else 0
+    # Lightning logs by the batches after which an optimizer has stepped; several may have, and `global_step` counts each.
+    step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] if content else 0
     check_strategy(cfg)
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
     if not pictures:

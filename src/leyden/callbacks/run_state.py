@@ -13,11 +13,12 @@ from leyden.callbacks import logged
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
-from leyden.data.files import digest_of_content
 from leyden.data.object_state import ObjectState, is_generator
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.resumable import PARTS, flattened
 from leyden.run.process import is_main_process
+
+ANEW = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
 
 
 class RunState(L.Callback):
@@ -50,6 +51,9 @@ class RunState(L.Callback):
         self._objects: ObjectState | None = None
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # of each parameter at the start
+        self._stepping: ObjectState | None = None  # of optimizers and schedules, beside their states
+        self._versions: dict[str, int] = {}  # of each parameter, before the hooks of the start
+        self._set_at_start: list[str] = []
         self._lost: list[str] | None = None  # names of what can't be kept; None: not looked at yet
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -81,6 +85,8 @@ class RunState(L.Callback):
         """
         if self._resumed:
             trainer.fit_loop._combined_loader = None
+        # What a hook of the start sets is set again when the run resumes; PyTorch has no other name for a count of changes.
+        self._versions = {name: each._version for name, each in pl_module.named_parameters()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give Lightning back what it had logged, which it has just emptied; all else when no hook of a start is left."""
@@ -99,8 +105,8 @@ class RunState(L.Callback):
         """See what is there before anything is trained; then take back what had changed."""
         loaders = flattened(trainer.train_dataloader)
         foreign = {
-            f"callbacks.{type(each).__name__}": each
-            for each in trainer.callbacks  # type: ignore[attr-defined]
+            f"callbacks[{n}]": each
+            for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
             if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
         }
         roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
@@ -108,23 +114,39 @@ class RunState(L.Callback):
         self._objects = ObjectState(roots, lambda: _kept_elsewhere(trainer, module, of_loaders))
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
+        self._stepping = _beside_state(trainer)
+        self._set_at_start = [
+            f"module.{name}"
+            for name, version in self._versions.items()
+            if module.get_parameter(name)._version != version
+        ]
         if not self._resumed:
             return
         divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]
         is_within = trainer.fit_loop.restarting  # else Lightning begins an epoch, with loaders as they were made
-        for loader, state in zip(loaders, self._loaders, strict=True):
-            if hasattr(loader, "after_replay"):
-                loader.after_replay = self._after_replay
-                if not is_within and not loader.restore_owned(state, trainer.current_epoch - 1):
+        stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
+        if len(stateful) != len(self._loaders):
+            raise UserError(ANEW)
+        for loader, state in zip(stateful, self._loaders, strict=True):
+            if not hasattr(loader, "after_replay"):
+                if is_within and divides_batches and loader.state_dict()["position"] != state["position"]:
+                    raise UserError(ANEW)
+            elif not is_within:
+                if not loader.restore_owned(state, trainer.current_epoch - 1):
                     self._refuse_other_batches()
-            if is_within and (hasattr(loader, "after_replay") or divides_batches):
-                _check_position(loader.state_dict(), state)
+            elif loader.position != loader.position_in(state):
+                raise UserError(ANEW)
+            elif loader.is_same is None:  # it reads nothing before its first batch is asked for
+                loader.after_replay = self._after_replay
+            elif not loader.is_same:
+                self._refuse_other_batches()
         self._restore_objects()
         if not is_within and module.automatic_optimization:
             self._step_plateaus(trainer)
         parameters = dict(module.named_parameters())
         for name, value in self._resumed["requires_grad"].items():
-            parameters[name].requires_grad_(value)
+            if name in parameters:
+                parameters[name].requires_grad_(value)
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
@@ -177,6 +199,8 @@ class RunState(L.Callback):
         """A list with one state per process, of tensors and plain values."""
         objects, lost = self._objects.changes() if self._objects else ([], [])
         loaders = flattened(self._trainer.train_dataloader) if self._objects else []
+        if self._stepping:
+            lost += [*_beside_state(self._trainer).differing(self._stepping), *self._set_at_start]
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
         parameters = dict(self._module.named_parameters())
         accumulate = self._trainer.accumulate_grad_batches
@@ -189,9 +213,10 @@ class RunState(L.Callback):
             "objects": objects,
             "lost": lost,
             "requires_grad": {
-                name: parameters[name].requires_grad
-                for name, value in {**self._requires_grad, **self._resumed.get("requires_grad", {})}.items()
-                if name in self._resumed.get("requires_grad", {}) or parameters[name].requires_grad != value
+                name: each.requires_grad
+                for name, each in parameters.items()
+                if name in self._resumed.get("requires_grad", {})
+                or each.requires_grad != self._requires_grad.get(name, True)
             },
             "monitored": {
                 each.monitor: self._trainer.callback_metrics[each.monitor].item()
@@ -230,14 +255,16 @@ class RunState(L.Callback):
         self._logged = logged.Logged(self._trainer, self._module, self._resumed["logged"])
 
 
-def _check_position(here: dict[str, Any], there: dict[str, Any]) -> None:
-    """Make sure that a loader is where the checkpoint left it.
-
-    Raises:
-        UserError: It is not.
-    """
-    if digest_of_content(here) != digest_of_content(there):
-        raise UserError("a loader of training is not where the checkpoint left it: the epoch would begin anew")
+def _beside_state(trainer: L.Trainer) -> ObjectState:
+    """See what optimizers and schedules have beside their `state_dict`."""
+    of_optimizers = {*vars(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))}
+    optimizers = [{name: vars(each)[name] for name in {*vars(each)} - of_optimizers} for each in trainer.optimizers]
+    schedules = [
+        {name: value for name, value in vars(each.scheduler).items() if name == "lr_lambdas" or name not in kept}
+        for each in trainer.lr_scheduler_configs
+        for kept in [{*each.scheduler.state_dict(), "optimizer"}]
+    ]
+    return ObjectState({"optimizers": optimizers, "schedules": schedules}, lambda: trainer.optimizers)
 
 
 def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:

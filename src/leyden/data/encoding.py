@@ -20,7 +20,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 # Packages whose objects are not made of their attributes alone.
-CLOSED = {"torch", "lightning", "pytorch_lightning", "numpy", *sys.stdlib_module_names}
+CLOSED = {"torch", "lightning", "pytorch_lightning", "numpy", "omegaconf", "hydra", *sys.stdlib_module_names}
 # Objects that belong to the trainer, or whose parts are looked at by themselves.
 ELSEWHERE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
 

@@ -11,8 +11,10 @@ import enum
 import functools
 import hashlib
 import io
+import itertools
 import pickle
 import sys
+import sysconfig
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sized
 from pathlib import PurePath
@@ -60,6 +62,8 @@ CONSTANTS = (
 # Objects of these are looked into, though their package is not somebody's own.
 OPEN = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
 Path = tuple[tuple[str, Any], ...]  # of ("attribute", name) and ("item", key)
 
 
@@ -88,7 +92,7 @@ class _Closure:
     @property
     def values(self) -> list[Any]:
         """Those that are plain values, or containers."""
-        kinds = (*PLAIN, list, dict, set, collections.deque)
+        kinds = (*PLAIN, *GENERATORS, Iterator, list, dict, set, collections.deque)
         cells = [cell.cell_contents for cell in self.function.__closure__ or ()]
         return [each for each in cells if isinstance(each, kinds)]
 
@@ -162,11 +166,27 @@ class ObjectState:
                 raise ValueError(f"{name_of(path)} can't be restored ({type(error).__name__}: {error})") from error
             self._kept.add(path)
 
+    def differing(self, before: "ObjectState") -> list[str]:
+        """Return the names of what was of another value in an earlier state of the same objects."""
+        return [
+            name_of(path)
+            for path, mark in self._marks.items()
+            if before._marks.get(path, mark).digest != mark.digest
+        ]
+
     def _has_changed(self, path: Path, value: Any, mark: _Mark | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
             raise UnkeepableError("nobody sees how far an iterator is")
         if mark and isinstance(mark.digest, _Unseen) and type(value).__module__.partition(".")[0] not in CLOSED:
             raise UnkeepableError("nobody sees what it holds")
+        if isinstance(value, _Closure) and any(isinstance(each, Iterator) for each in value.values):
+            raise UnkeepableError("nobody sees how far an iterator is")
+        if (
+            mark is None
+            and path[:-1] in self._owners
+            and isinstance(self._owners[path[:-1]], type | types.ModuleType)
+        ):
+            raise UnkeepableError("it was no value at the start, and is not set anew in a class or a module")
         if isinstance(value, GENERATORS):  # it may have been seeded by the time of day
             return True
         return mark is None or path in self._kept or mark.digest != _digest(value)
@@ -192,7 +212,9 @@ class ObjectState:
                     open_ += [((("item", name),), each) for name, each in _namespaces(value)]
                     if value.__closure__:
                         yield there, _Closure(value)
-                elif _is_open(value) and (is_start or self._is_as_it_was(there, value)):
+                elif (isinstance(value, L.Callback) and not path) or (
+                    (_is_open(value) or _holds(value, seen)) and (is_start or self._is_as_it_was(there, value))
+                ):
                     open_.append((there, value))
                 elif not isinstance(value, (*CONSTANTS, *ELSEWHERE)) and not callable(value):
                     yield there, value
@@ -230,20 +252,37 @@ def _is_open(value: Any) -> bool:
     return package not in CLOSED and bool(names_of(value)) and not isinstance(value, tuple | list | dict | set)
 
 
+def _holds(value: Any, known: set[int]) -> bool:
+    """Whether a container holds objects that are kept elsewhere, as an LSTM lists its weights: it is not made anew with copies."""
+    if not isinstance(value, list | tuple | dict) or len(value) > MAX_OPEN:
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return any(id(part) in known for part in parts if not isinstance(part, PLAIN))
+
+
 def _is_apart(value: Any) -> bool:
     """Whether a part of a container is looked at by itself, as its state can be restored in its place alone."""
-    return _is_open(value) or isinstance(value, GENERATORS) or has_state_dict(value)
+    return (
+        _is_open(value)
+        or isinstance(value, types.FunctionType)
+        or isinstance(value, GENERATORS)
+        or has_state_dict(value)
+    )
 
 
 def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
-    """Return what an object or a function shares with others: its classes, and the modules that these are defined in."""
+    """Return what an object or a function shares with others: its classes, and the modules that these are defined in.
+
+    Those of installed packages are left out.
+    """
     kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
     for kind in kinds:
-        if kind.__module__.partition(".")[0] not in (CLOSED | {"leyden"}):
+        module = sys.modules.get(kind.__module__)
+        file = getattr(module, "__file__", None)
+        if file and not file.startswith(INSTALLED) and kind.__module__.partition(".")[0] != "leyden":
             if kind is not owner:
                 yield f"{kind.__module__}.{kind.__qualname__}", kind
-            if module := sys.modules.get(kind.__module__):
-                yield kind.__module__, module
+            yield kind.__module__, module
 
 
 def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
@@ -322,6 +361,8 @@ def _digest(value: Any) -> Hashable:
         return where, value._version, tuple(value.shape), str(value.dtype)
     if isinstance(value, _Closure):
         return tuple(map(_digest, value.values))
+    if isinstance(value, Iterator):
+        return repr(value) if isinstance(value, itertools.count) else _Unseen(id(value), 0)
     try:
         return digest_of_content(encode(_sample(value)))
     except UnkeepableError:

@@ -21,13 +21,29 @@ from leyden.run.process import is_main_process
 PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")  # of a loader
 
 
+class _Recorded:
+    """A sampler that remembers a checksum of what it has yielded, for each batch."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler, self.checksums = sampler, list[int]()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.checksums.clear()
+        for indices in self.sampler:
+            self.checksums.append(zlib.crc32(repr(indices).encode()))
+            yield indices
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 class Resumable:
     """Added to a `DataLoader`: its state is the position, and the random states with which the epoch began.
 
     An epoch is resumed by beginning it anew from these and leaving out the batches that were trained on: so the order and all
     that workers draw at random are what they were, at the price of reading those batches again. What changes on its data set,
-    sampler and `collate_fn`, as random generators of their own, begins as it did, too. That the last of these batches is the one
-    that was trained on is checked.
+    sampler and `collate_fn`, as random generators of their own, begins as it did, too. It is checked that these batches are of the
+    samples that were trained on, and that the first one is what it was; in later ones a data set may draw after the network has.
     """
 
     _kind: type  # of the loader
@@ -38,10 +54,10 @@ class Resumable:
     _begun: dict[str, Any] | None = None  # the random states with which this one did
     _ahead: dict[str, Any] | None = None  # those before the last batch, where Lightning takes it a step too early
     _position = 0  # batches given
-    _last: int | None = None  # the signature of the last one
-    _before: int | None = None  # and of the one before
-    _first: int | None = None  # and of the first one in the epoch
-    after_replay: Callable[[bool], None] | None = None  # is called with whether that batch is the same
+    _first: int | None = None  # the signature of the first one in the epoch
+    _indices: _Recorded | None = None  # of the samples of each batch; None where a data set has no indices
+    after_replay: Callable[[bool], None] | None = None  # is called with whether these batches are the same
+    is_same: bool | None = None  # whether they were; None before that is known
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: all of this waits for the first batch, when Lightning has set epoch and state.
@@ -56,16 +72,17 @@ class Resumable:
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
         self._begun = {**random_states(), "objects": objects}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
-        self._position, self._first, self._last = 0, None, None
+        self._position, self._first = 0, None
         ahead = None
         if start and start["random"]:
             for _ in range(start["position"]):
-                self._last = signature(next(batches, None))
-                self._first = self._last if self._first is None else self._first
+                batch = next(batches, None)
+                self._first = signature(batch) if self._first is None else self._first
             self._position, ahead = start["position"], start["ahead"]
             restore_random_states(ahead or here)
+            self.is_same = (self._first, self._order(start["position"])) == (start["first"], start["order"])
             if self.after_replay:
-                self.after_replay(self._last == start["last"])
+                self.after_replay(self.is_same)
         while True:
             self._ahead = ahead or (None if _is_sized(self) else random_states())
             batch = next(batches, self)
@@ -76,17 +93,16 @@ class Resumable:
                 self._ahead = None
                 return
             self._position += 1
-            self._before, self._last = self._last, signature(batch)
-            self._first = self._last if self._position == 1 else self._first
+            if self._position == 1:
+                self._first = signature(batch)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Of each process: number of batches used in this epoch, the last one's signature, and random states."""
-        is_ahead = self._ahead is not None
+        """Return, of each process, the number of batches used in this epoch, what identifies them, and the random states."""
         mine = self._start or {
-            "position": self._position - is_ahead,
+            "position": self.position,
             "first": self._first,
-            "last": self._before if is_ahead else self._last,
+            "order": self._order(self.position),
             "random": self._begun,
             "objects": {name: each.changes()[0] for name, each in self._owned().items()},
             "ahead": self._ahead,
@@ -121,6 +137,29 @@ class Resumable:
         for name, each in owned.items():
             each.restore(mine["objects"].get(name, []))
         return is_same
+
+    @property
+    def _index_sampler(self) -> Any:
+        """PyTorch's, which yields the indices of each batch, and has no public name; they are recorded."""
+        sampler = self._kind._index_sampler.__get__(self)  # type: ignore[attr-defined]
+        if self._indices is None or self._indices.sampler is not sampler:
+            self._indices = _Recorded(sampler)
+        return self._indices
+
+    def _order(self, position: int) -> int:
+        """A checksum of the indices of all samples up to a position."""
+        return zlib.crc32(repr(self._indices.checksums[:position] if self._indices else None).encode())
+
+    @property
+    def position(self) -> int:
+        """Number of batches that were trained on in this epoch, those before the next iteration included."""
+        return self._start["position"] if self._start else self._position - (self._ahead is not None)
+
+    @staticmethod
+    def position_in(state: dict[str, Any]) -> int:
+        """The same in a state of this loader."""
+        position: int = _of_this_process(state)["position"]
+        return position
 
     def lost(self) -> list[str]:
         """Return the names of what changes on data set, sampler and `collate_fn`, and can't be kept."""
