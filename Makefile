@@ -68,7 +68,7 @@ schema: $(VENV)/.train ## write .vscode/schema/, by which editors complete and c
 ### Check
 
 test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting and types, all findings at once
 	@failed=0; $(BIN)/ruff check . || failed=1; $(BIN)/ruff format --check . || failed=1; $(BIN)/mypy || failed=1; exit $$failed

@@ -11,9 +11,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from leyden.config.paths import ROOT
+from leyden.data import in_memory, reading
+from tests import composed
 from tests.data import small
+from tests.example import MNIST
 from tests.forks import Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -49,6 +53,11 @@ def _minutes(item):
 def pytest_collection_modifyitems(items):
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
+        # Tests that share something which is made once for their module share a process, too.
+        if not _minutes(item) and any(
+            made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
@@ -71,7 +80,6 @@ def pytest_terminal_summary(terminalreporter):
 def mnist_root():
     """The project's data folder with MNIST in it."""
     from leyden.data.fetch import load
-    from tests.example import MNIST
 
     root = ROOT / "data"
     try:
@@ -101,21 +109,46 @@ def drawn():
     return random.Random(seed)
 
 
-@pytest.fixture
-def cli(monkeypatch, capfd, tmp_path, mnist_root):
-    """Runs a command in this process; returns its exit code (0 for none), stdout and stderr."""
+def here(verb, *arguments, by_hydra=False):
+    """Run a command in this process, and return its exit code, 0 for none.
 
-    def run(verb, *arguments):
-        module = importlib.import_module(f"leyden.{verb}")
-        outputs = () if verb in ("predict", "export") else (f"outputs={tmp_path / 'outputs'}",)
-        monkeypatch.setattr(sys, "argv", [f"leyden.{verb}", *arguments, *outputs])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        capfd.readouterr()
+    It composes as a sweep does, and MNIST is read once; with `by_hydra` it is all as a person has it.
+    """
+    module = importlib.import_module(f"leyden.{verb}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"leyden.{verb}", *arguments])
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        if not by_hydra:
+            patch.setattr(ConfigLoaderImpl, "load_configuration", composed.load_configuration)
+            patch.setattr(in_memory, "read", functools.partial(read_once, in_memory.read))
         try:
             module.main()
-            code = 0
         except SystemExit as stop:
-            code = stop.code
+            return stop.code
+    return 0
+
+
+def read_once(read, dataset, root, *, train, download):
+    """What a run reads of its data, that of the project's MNIST at its first call."""
+    if getattr(dataset, "func", None) is MNIST and not dataset.keywords and Path(root) == ROOT / "data":
+        return mnist(train)
+    return read(dataset, root, train=train, download=download)
+
+
+@functools.cache
+def mnist(train):
+    """What a run reads of MNIST."""
+    return reading.read(MNIST, ROOT / "data", train=train, download=False)
+
+
+@pytest.fixture
+def cli(capfd, tmp_path, mnist_root):
+    """Runs a command in this process, as `here` does; returns its exit code, stdout and stderr."""
+
+    def run(verb, *arguments, by_hydra=False):
+        outputs = () if verb in ("predict", "export") else (f"outputs={tmp_path / 'outputs'}",)
+        capfd.readouterr()
+        code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
         out, err = capfd.readouterr()
         return code, out, err
 

@@ -3,7 +3,6 @@
 import functools
 from typing import NamedTuple
 
-import hydra
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
+from tests.composed import compose
 
 NUM = 10  # samples of a batch
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml") if path.stem != "own")
@@ -73,8 +73,7 @@ def cases(task):
 
 
 def config(model, task, *overrides):
-    with in_conf():
-        return hydra.compose("train", overrides=[f"model={model}", f"task={task}", *overrides])
+    return compose(f"model={model}", f"task={task}", *overrides)
 
 
 def make(model, case, *, seed=0, overrides=()):

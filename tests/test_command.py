@@ -1,9 +1,15 @@
 """`leyden VERB …` is `python -m leyden.VERB …`."""
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from PIL import Image
 
 from leyden import __main__ as command
+from leyden.config.hydra_versions import in_conf
 from leyden.run.directory import Run
+from tests import composed
 from tests.conftest import QUICK, finish, start
 from tests.test_imports import VERBS
 
@@ -22,6 +28,7 @@ def test_a_verb_that_there_is_not(monkeypatch, capsys):
     assert "trian: no such verb; did you mean train?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_several_processes_writes_down_a_command_that_starts_it_again(tmp_path, mnist_root):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
     output = finish(start("train", f"run_dir={tmp_path / 'a'}", *QUICK, *ddp, script=("-m", "leyden")))
@@ -29,3 +36,41 @@ def test_a_run_of_several_processes_writes_down_a_command_that_starts_it_again(t
     run = Run(tmp_path / "a")
     assert run.starts[0]["command"][1:4] == ["-m", "leyden.train", f"run_dir={tmp_path / 'a'}"]
     finish(start(*run.starts[0]["command"][3:]))  # finished: it has its result
+
+
+def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
+    """The other tests have what `tests/composed.py` composes."""
+    run = f"run={tmp_path / 'run'}"
+    image = tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(image)
+    commands = {
+        "train": (f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1"),
+        "evaluate": (run, "accelerator=cpu"),
+        "predict": (run, f"images={image}"),
+        "export": (run, f"output={tmp_path / 'model.onnx'}"),
+    }
+    for verb, arguments in commands.items():
+        code, out, err = cli(verb, *arguments, by_hydra=True)
+        assert code == 0, out + err
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("train", QUICK),
+        ("train", ("model=cnn", "optimizer=sgd", "~optimizer.momentum", "+trainer.max_steps=3", "seed=3")),
+        ("train", ("experiment=vae", "+callbacks/averaging=ema", "name='a b'", "run_dir=x", "fork=null")),
+        ("evaluate", ("run=x", "accelerator=cpu")),
+        ("predict", ("run=x", "images=y")),
+        ("export", ("run=x",)),
+    ],
+)
+def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments):
+    with in_conf():
+        loader = GlobalHydra.instance().config_loader()
+        theirs, ours = (
+            load(loader, verb, list(arguments), RunMode.RUN)
+            for load in (composed.Loader.load_configuration, composed.load_configuration)
+        )
+    assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
+    assert OmegaConf.is_struct(ours) == OmegaConf.is_struct(theirs)

@@ -99,7 +99,7 @@ def test_each_part_of_a_batch_has_a_draw_of_its_own():
     ],
 )
 def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  # noqa: F811
-    arguments = (f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
+    arguments = ("callbacks=default", f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
     run, *_ = train("run", *arguments, "trainer.max_epochs=2")
     rates = [value for _, metric, value in curves(run) if metric == "lr"]
     assert len(rates) == run.result.optimizer_steps == num_steps
@@ -169,12 +169,12 @@ def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, nam
 
 
 @pytest.mark.parametrize("name", recipes("experiment"))
-def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, monkeypatch, name):
+def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
     (*before, last), place = recipe(name)
     for command in before:
         assert cli("train", *command, *QUICK, *place)[0] == 0
     command = [f"experiment={name}"] if last[0] == "-m" else last
-    stop_and_resume(cli, monkeypatch, tmp_path, *command, *place, "data.batch_size=20", *FEW)
+    stop_and_resume(cli, tmp_path, *command, *place, "data.batch_size=20", *FEW)
 
 
 @pytest.mark.slow
@@ -428,7 +428,7 @@ CHANGED = {  # defaults
 }
 
 
-@pytest.mark.slow(minutes=6)
+@pytest.mark.slow(minutes=3)
 def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_path):
     """The whole way of somebody who makes it theirs, with the longest name that is allowed."""
     mine, name = tmp_path / "mine", "a_very_long_project_"
@@ -474,8 +474,8 @@ def test_a_project_that_has_grown_merges_a_newer_engine(copy, mnist_root, tmp_pa
     assert "test/acc" in said
     code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
     assert code == 0, said
-    # Those that name what is the project's, and take two minutes; all of `make test` takes twenty.
-    some = ("conf", "run", "models", "data", "test_imports.py", "config/test_bad_input.py", name)
+    # Those that find what is the project's by themselves.
+    some = ("conf", "models", "data/test_datasets.py", "test_imports.py", name)
     tests = ["pytest", "-q", "-n", "2", *(f"tests/{name}" for name in some)]
     for check in (
         ["ruff", "check", "."],

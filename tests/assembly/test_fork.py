@@ -27,7 +27,7 @@ from leyden.run.directory import Run
 from leyden.run.fingerprints import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
 from leyden.run.points import points
-from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.conftest import QUICK, assert_same_bits, here
 from tests.tasks.test_own import PLAIN
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -49,13 +49,12 @@ def parents(tmp_path_factory, mnist_root):
         arguments = (
             f"run_dir={place / name}",
             f"outputs={place}",
-            "callbacks=bare",
             "seed=0",
-            *SMALL,
+            *QUICK,
             *KEPT,
             *choices,
         )
-        finish(start(*arguments, "callbacks.fingerprint.every_n_steps=1", OMP_NUM_THREADS="1"))
+        assert here("train", *arguments, "callbacks.fingerprint.every_n_steps=1") == 0
     return place
 
 
@@ -425,7 +424,7 @@ def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
     monkeypatch.setenv("SECRET", "hunter2")
     fork = evil(place, value)
     for arguments in ((f"run_dir={tmp_path / 'fork'}",), ("dry_run=true",), ("-m", "sweep_name=s")):
-        code, out, err = cli("train", *arguments, *SMALL, fork)
+        code, out, err = cli("train", *arguments, *QUICK, fork)
         assert code == 2
         assert why in err
         assert "hunter2" not in out + err
@@ -499,7 +498,7 @@ def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, 
 )
 def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
     code, _, err = cli(
-        "train", f"run_dir={tmp_path / 'parent'}", *SMALL, *KEPT, *typed, "callbacks.fingerprint=null"
+        "train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *typed, "callbacks.fingerprint=null"
     )
     assert code == 0, err
     found = dict(flatten(inherited(f"fork={tmp_path / 'parent'}@1")))
@@ -626,7 +625,7 @@ def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
         "++optimizer.lr=0.01",
         "+optimizer.groups.b={match: '*.bias', lr: 0.1}",
     )
-    code, _, err = cli("train", f"run_dir={tmp_path / 'parent'}", *SMALL, *KEPT, "callbacks=bare", *added)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *added)
     assert code == 0, err
     fork = f"fork={tmp_path / 'parent'}@1"
     found = inherited(fork, "trainer.gradient_clip_val=0.5", "optimizer.lr=0.1", "optimizer.groups.b.lr=0.2")
@@ -660,7 +659,7 @@ def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(pare
 def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
     places = [tmp_path / f"p{number}" for number in range(3)]
     for more, place in zip(([], ["seed=11"], ["seed=12"]), places, strict=True):  # the first one has it by default
-        assert cli("train", f"run_dir={place}", "callbacks=bare", *SMALL, *KEPT, *more)[0] == 0
+        assert cli("train", f"run_dir={place}", *QUICK, *KEPT, *more)[0] == 0
     first = Run(places[0]).config["seed"]
     points = ",".join(f"{place}@2" for place in places)
     sweep = ("-m", f"fork={points}", "optimizer.lr=0.001,0.01", "sweep_name=s", "sweep.pictures=none")

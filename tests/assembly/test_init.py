@@ -15,9 +15,9 @@ from leyden.run.directory import Run
 from leyden.sweep.compose import Composer
 from leyden.sweep.jobs import compose
 from tests.assembly.test_trust import poison
-from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, here, start, weights
 from tests.tasks.test_own import PLAIN
-from tests.training.test_exact import kill_at
+from tests.training.test_exact import stopping
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
 # Weights that do not move: at the end they are what they were at the start.
@@ -29,9 +29,9 @@ HEAD = "init_skip=[network.layers.3.*]"
 def parents(tmp_path_factory, mnist_root):
     """A run of two epochs of which the first is the best, and another one."""
     place = tmp_path_factory.mktemp("parents")
-    worst = ("objective.metric=val/loss", "objective.mode=max", "trainer.max_epochs=2", "callbacks=bare")
+    worst = ("objective.metric=val/loss", "objective.mode=max", "trainer.max_epochs=2")
     for seed, name in enumerate("ab"):
-        finish(start(f"run_dir={place / name}", f"outputs={place}", *SMALL, *worst, f"seed={seed}"))
+        assert here("train", f"run_dir={place / name}", f"outputs={place}", *QUICK, *worst, f"seed={seed}") == 0
     return place
 
 
@@ -73,23 +73,22 @@ def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # n
     assert weights(run.directory)["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
 
 
-@pytest.mark.parametrize("module", ["leyden.tasks.classification:Classification", "tests.tasks.own:Plain"])
-def test_killed_within_an_epoch_it_goes_on_without_the_parent(train, cli, tmp_path, parent, module):  # noqa: F811
-    own = PLAIN if module.endswith("Plain") else ("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3")
+@pytest.mark.parametrize("own", [("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3"), PLAIN])
+def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, parent, own):  # noqa: F811
     if own is PLAIN:
         parent = train("plain", *PLAIN, "trainer.max_epochs=1")[0].directory
     tuning = (*own, f"init_from={parent}", HEAD.replace("network.", "*"), "trainer.max_epochs=2")
     whole, *_ = train("whole", *tuning)
-    arguments = (f"run_dir={tmp_path / 'killed'}", f"outputs={tmp_path}", *SMALL, *tuning)
-    kill_at(14, *arguments, module=module).communicate(timeout=240)
+    with stopping(14):
+        train("stopped", *tuning, code=1)
     shutil.rmtree(parent)
-    killed, out, _ = train("killed", *tuning, "resume=must")
+    stopped, out, _ = train("stopped", *tuning, "resume=must")
     assert "goes on from" in out
-    assert_same_bits(whole.directory, killed.directory)
-    assert killed.result.metrics == whole.result.metrics
-    assert [bool(each["parent"]) for each in killed.starts] == [True, False]
+    assert_same_bits(whole.directory, stopped.directory)
+    assert stopped.result.metrics == whole.result.metrics
+    assert [bool(each["parent"]) for each in stopped.starts] == [True, False]
     if own is not PLAIN:
-        assert cli("evaluate", f"run={killed.directory}")[0] == 0
+        assert cli("evaluate", f"run={stopped.directory}")[0] == 0
 
 
 def test_another_parent_is_another_run(train, parents):  # noqa: F811
@@ -98,10 +97,11 @@ def test_another_parent_is_another_run(train, parents):  # noqa: F811
     assert f"init_from: '{parents / 'a'}' there, '{parents / 'b'}' here" in err
 
 
+@pytest.mark.slow
 def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
     for name in "ab":
         shutil.copytree(parents / name, tmp_path / name)
-    arguments = ("-m", "init_from=a,b@last", f"outputs={tmp_path}", "sweep_name=s", *SMALL, *STILL)
+    arguments = ("-m", "init_from=a,b@last", f"outputs={tmp_path}", "sweep_name=s", *QUICK, *STILL)
     assert "Warning" not in finish(start(*arguments, cwd=tmp_path))  # of a picture that paths are too long for
     runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     jobs = {run.config["init_from"]: run for run in runs}

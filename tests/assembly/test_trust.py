@@ -28,7 +28,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run
-from tests.conftest import QUICK, finish, start
+from tests.conftest import QUICK, finish, here, start
 from tests.example import OWN
 
 VERBS = ("evaluate", "predict", "export")
@@ -45,7 +45,7 @@ class Payload:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, mnist_root):
     place = tmp_path_factory.mktemp("trained")
-    finish(start(f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1"))
+    assert here("train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1") == 0
     return place / "run"
 
 

@@ -1,16 +1,12 @@
 """With averages of weights, what was evaluated is what the checkpoint holds."""
 
-import signal
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from leyden.callbacks.averaging import EMAWeightAveraging, SWAWeightAveraging
-from leyden.run.directory import Run
-from tests.conftest import SMALL, assert_same_bits, finish, start
-from tests.training.test_exact import STOCHASTIC, StoppedError, kill_at
+from tests.conftest import assert_same_bits
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 
@@ -62,50 +58,11 @@ def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):
     seen = []
     monkeypatch.setattr(Confusion, "draw_classes", lambda self, trainer, evaluation: seen.append(evaluation.title))
     growing = ("optimizer=sgd", "optimizer.lr=0.9", "objective.metric=val/loss", "objective.mode=min")
-    run, *_ = train("a", "trainer.max_epochs=6", "test=false", *growing, *EMA)
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=6", "test=false", *growing, *EMA)
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] < 60, (
         "the last is best: another setting"
     )
     assert [title.split()[-1] for title in seen] == [f"{run.result.metrics['val/acc']:.4f}"]
-
-
-@pytest.mark.parametrize("averaging", [EMA, LATE_EMA_NORMED, SWA_NORMED], ids=["ema", "late", "swa"])
-def test_it_resumes_exactly(train, monkeypatch, averaging):  # noqa: F811
-    from leyden.tasks.classification import Classification
-
-    whole, *_ = train("whole", *STOCHASTIC, *averaging)
-    training_step = Classification.training_step
-    for stop in (4, 10, 16):
-
-        def stopping_step(self, batch):
-            if self.global_step == stop:  # noqa: B023 - used within this turn only
-                raise StoppedError
-            return training_step(self, batch)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Classification, "training_step", stopping_step)
-            train(f"stopped{stop}", *STOCHASTIC, *averaging, code=1)
-        run, *_ = train(f"stopped{stop}", *STOCHASTIC, *averaging, "resume=must")
-        for name in ("last", "best"):
-            assert_same_bits(whole.directory, run.directory, name)
-        assert run.result.metrics == whole.result.metrics
-        assert curves(run) == curves(whole)
-
-
-def test_killed_within_an_epoch_that_is_averaged_it_resumes_exactly(tmp_path, mnist_root):
-    arguments = (*SMALL, *STOCHASTIC, *SWA_NORMED, f"outputs={tmp_path}")
-    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
-    process = kill_at(17, f"run_dir={tmp_path / 'killed'}", *arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == -signal.SIGKILL, output
-    content = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (content["global_step"], content["averaging_state"]["n_averaged"]) == (15, 5)
-    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
-    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
-    for name in ("last", "best"):
-        assert_same_bits(whole.directory, killed.directory, name)
-    assert killed.result.metrics == whole.result.metrics
-    assert curves(killed) == curves(whole)
 
 
 def states_of(train, monkeypatch, averaging, name, *arguments):  # noqa: F811

@@ -121,7 +121,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
 
     monkeypatch.setattr(Path, "replace", watched)
     arguments = ("callbacks.checkpoint.every_n_steps=3", f"trainer.accumulate_grad_batches={accumulate}")
-    train("a", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", *arguments)
+    train("a", "callbacks=default", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", *arguments)
     expected = sorted({*range(3, 2 * epoch, 3), epoch, 2 * epoch})
     assert list(seen) == expected
     for step, (table, events) in seen.items():

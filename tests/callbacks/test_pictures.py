@@ -11,7 +11,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from leyden.callbacks.layout import layout
 from leyden.run.directory import Run
 from tests.callbacks.events import images, read, scalars, texts
-from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 
@@ -20,7 +20,12 @@ def run(tmp_path_factory, mnist_root):
     """Two epochs of ten steps, and the test set; all that there is, histograms included."""
     directory = tmp_path_factory.mktemp("pictures")
     all_of_it = ("callbacks.histograms.every_n_epochs=1", "trainer.max_epochs=2", "data.normalize=standardize")
-    finish(start(f"run_dir={directory / 'run'}", f"outputs={directory}", *SMALL, *all_of_it, "optimizer.lr=0.01"))
+    assert (
+        here(
+            "train", f"run_dir={directory / 'run'}", f"outputs={directory}", *SMALL, *all_of_it, "optimizer.lr=0.01"
+        )
+        == 0
+    )
     return Run(directory / "run")
 
 
@@ -124,7 +129,7 @@ def test_files_are_pictures(run):
 
 
 def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train, tmp_path):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=2", "test=false")
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", "test=false")
     found = images(run)
     assert [step for step, *_ in found["confusion/val"]] == [20]
     assert [step for step, *_ in found["errors/val"]] == [20]
@@ -135,7 +140,13 @@ def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train,
 
 def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # noqa: F811
     run, *_ = train(
-        "a", "trainer.max_epochs=1", "test=false", "data.val_size=0", "objective=null", "+trainer.max_steps=5"
+        "a",
+        "callbacks=default",
+        "trainer.max_epochs=1",
+        "test=false",
+        "data.val_size=0",
+        "objective=null",
+        "+trainer.max_steps=5",
     )
     assert not (run.directory / "errors.png").exists()
     assert (run.directory / "curves.png").exists()
@@ -144,7 +155,7 @@ def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # n
 def test_pictures_change_no_bit(train):  # noqa: F811
     dropout = ("model.dropout=0.2", "trainer.max_epochs=2", "data.normalize=standardize")
     bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
-    full, *_ = train("full", *dropout, "callbacks.histograms.every_n_epochs=1")
+    full, *_ = train("full", *dropout, "callbacks=default", "callbacks.histograms.every_n_epochs=1")
     assert_same_bits(bare.directory, full.directory)
     assert bare.result.metrics == full.result.metrics
     assert {path.name for path in bare.directory.iterdir()} == {
@@ -168,7 +179,7 @@ def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch): 
         return forward(self, images_NCHW)
 
     monkeypatch.setattr(MLP, "forward", untraceable)
-    run, out, _ = train("a", "trainer.max_epochs=1")
+    run, out, _ = train("a", "callbacks=default", "trainer.max_epochs=1")
     assert "no graph for TensorBoard: RuntimeError: no trace" in out
     assert run.result.status == "finished"
 
@@ -186,11 +197,13 @@ def test_what_a_network_draws_while_it_is_traced_changes_no_bit(train, monkeypat
 
     monkeypatch.setattr(MLP, "forward", drawing)
     bare, *_ = train("bare", "model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare")
-    full, *_ = train("full", "model.dropout=0.2", "trainer.max_epochs=1")
+    full, *_ = train("full", "callbacks=default", "model.dropout=0.2", "trainer.max_epochs=1")
     assert read(full).Tags()["graph"]
     assert_same_bits(bare.directory, full.directory)
 
 
 def test_a_run_that_fails_has_its_curves(train):  # noqa: F811
-    run, *_ = train("a", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1", code=2)
+    run, *_ = train(
+        "a", "callbacks=default", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1", code=2
+    )
     assert (run.directory / "curves.png").exists()

@@ -51,6 +51,7 @@ def test_a_result_counts_the_samples_and_the_completed_epochs_that_were_trained(
     assert seen(train(*arguments)) == (epochs, samples)
 
 
+@pytest.mark.slow
 def test_the_samples_of_all_processes_are_counted_over_all_starts(tmp_path, mnist_root):
     arguments = (*QUICK, "test=false", f"run_dir={tmp_path / 'a'}", "trainer.devices=2", "trainer.strategy=ddp")
     for num in (1, 2):

@@ -20,7 +20,12 @@ def broken(*args, **kwargs):
 
 
 def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  # noqa: F811
-    arguments = ("trainer.max_epochs=1", "callbacks.histograms.every_n_epochs=1", "model.dropout=0.2")
+    arguments = (
+        "callbacks=default",
+        "trainer.max_epochs=1",
+        "callbacks.histograms.every_n_epochs=1",
+        "model.dropout=0.2",
+    )
     whole, *_ = train("whole", *arguments)
     for module in [module for name, module in sys.modules.items() if name.startswith("leyden.callbacks.")]:
         for name in ("tensorboard_writer", "image_loggers", "render"):
@@ -40,7 +45,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
 def test_a_run_that_fails_tells_its_own_error(train, monkeypatch):  # noqa: F811
     monkeypatch.setattr("leyden.callbacks.curves.render", broken)
     diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
-    run, _, err = train("a", *diverging, code=2)
+    run, _, err = train("a", "callbacks=default", *diverging, code=2)
     assert run.result.error.type == "FloatingPointError"
     assert "Curves failed" in err
 

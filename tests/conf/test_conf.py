@@ -1,5 +1,7 @@
 """Every YAML in conf/ composes, and builds what it names: a new file needs no new test."""
 
+import copy
+import functools
 import re
 from dataclasses import replace
 
@@ -28,16 +30,25 @@ ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
 
 
 def compose(*overrides, config_name="train"):
+    return copy.deepcopy(composed(config_name, overrides))
+
+
+@functools.cache
+def composed(config_name, overrides):
     with in_conf():
         return hydra.compose(config_name, overrides=list(overrides))
 
 
+@functools.cache
+def chosen():
+    with in_conf():
+        return dict(hydra.compose("train", return_hydra_config=True).hydra.runtime.choices)
+
+
 def override(path):
     """Chooses a YAML, in a group that has a choice already or as an addition."""
-    with in_conf():
-        chosen = hydra.compose("train", return_hydra_config=True).hydra.runtime.choices
     group = path.parent.as_posix()
-    return f"{'' if group in chosen else '+'}{group}={path.stem}"
+    return f"{'' if group in chosen() else '+'}{group}={path.stem}"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])

@@ -1,14 +1,15 @@
 """A mistake in the configuration is a line; a bug in a researcher's own code is a traceback to their line."""
 
-import os
 import re
 import signal
+import sys
+import traceback
 
 import pytest
 import torch
 
 from leyden.config.mistakes import is_mistake
-from tests.conftest import SMALL, start
+from tests.conftest import QUICK, start
 from tests.example import OWN
 
 MINE = """
@@ -72,17 +73,17 @@ BUGS = {
 
 
 @pytest.fixture
-def run(tmp_path, mnist_root):
-    """Runs the command with the module `mine` at hand, as a process; its exit code and what it prints."""
+def run(cli, tmp_path, monkeypatch):
+    """Runs the command with the modules `mine` and `hands_on` at hand; its exit code and what it prints."""
     (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def run(*arguments, script=("-m", "leyden.train")):
-        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-        small = [override for override in SMALL if not override.startswith("model")]
-        more = (*small, f"outputs={tmp_path / 'outputs'}", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1")
-        process = start(*arguments, *more, script=script, anew=script[0] == "-c", PYTHONPATH=path)
-        output, _ = process.communicate(timeout=240)
-        return process.returncode, output
+    def run(*arguments):
+        for name in ("mine", "hands_on"):  # of another test
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        small = [override for override in QUICK if not override.startswith("model")]
+        code, out, err = cli("train", *arguments, *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1")
+        return code, out + err
 
     return run
 
@@ -95,12 +96,12 @@ def test_a_bug_shows_its_line(run, bug):
     assert f'mine.py", line {number}' in output
 
 
-@pytest.mark.parametrize("bug", ["KeyError", "ValueError", "training"])
-def test_so_it_does_under_a_debugger(run, bug):
-    code = "import sys; sys.settrace(lambda *_: None); from leyden.train import main; main()"
-    code, output = run(*BUGS[bug].split(), script=("-c", code))
-    assert code == 1, output
-    assert 'mine.py", line' in output
+@pytest.mark.parametrize("bug", ["KeyError", "training"])
+def test_so_it_does_under_a_debugger(run, monkeypatch, bug):
+    monkeypatch.setattr(sys, "gettrace", lambda: print)
+    with pytest.raises((KeyError, RuntimeError)) as raised:
+        run(*BUGS[bug].split())
+    assert 'mine.py", line' in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from leyden.config.mistakes import UserError
 from leyden.run.choices import Choices
 from leyden.run.directory import Run
-from tests.conftest import SMALL, assert_same_bits, finish, start
+from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 
@@ -66,7 +66,12 @@ def test_overfit_batches_are_the_same_in_each_epoch(train, monkeypatch):  # noqa
 
 def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
     run, *_ = train(
-        "a", "+trainer.max_steps=15", "trainer.max_epochs=5", "scheduler=cosine", "trainer.log_every_n_steps=1"
+        "a",
+        "callbacks=default",
+        "+trainer.max_steps=15",
+        "trainer.max_epochs=5",
+        "scheduler=cosine",
+        "trainer.log_every_n_steps=1",
     )
     assert run.result.optimizer_steps == 15
     rates = [value for _, metric, value in curves(run) if metric == "lr"]
@@ -164,8 +169,9 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     assert len(tested.starts) == 2
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
-    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *SMALL, "trainer.accelerator=cpu")
+    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *QUICK, "trainer.accelerator=cpu")
     arguments = (*arguments, "trainer.strategy=ddp")
     # The same configuration on a machine with another number of devices, as `devices: auto` is.
     finish(start(*arguments, "trainer.max_epochs=1", "trainer.devices=1"))
@@ -251,8 +257,9 @@ def test_the_best_epoch_of_several_objectives_has_them_all(train):  # noqa: F811
     assert all(objective.value is not None for objective in run.result.objectives)
 
 
+@pytest.mark.slow
 def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    arguments = (f"outputs={tmp_path}", *QUICK, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     finish(start(*arguments, "trainer.max_epochs=1"))
     (directory,) = (tmp_path / "mnist_mlp").iterdir()
     assert Run(directory).result.is_tested

@@ -9,7 +9,7 @@ from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.conf.test_conf import compose
 from tests.conftest import assert_same_bits, finish, start
-from tests.training.test_exact import kill_at
+from tests.training.test_exact import assert_same_run, kill_at, stopping
 from tests.training.test_train import curves
 
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
@@ -29,31 +29,6 @@ def train(cli, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [
-        ("Plain", ()),
-        ("Plain", ("+data.num_workers=2",)),
-        ("Plain", ("+data.num_workers=2", "+data.persistent=true")),
-        ("Streaming", ()),
-    ],
-)
-def test_a_kill_within_an_epoch_changes_no_bit(tmp_path, mnist_root, name, more):
-    arguments = own(name, *more, "trainer.max_epochs=2", f"outputs={tmp_path / 'outputs'}")
-    arguments = (*arguments, "callbacks.checkpoint.every_n_steps=3", f"name={name}")
-    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
-    for step in (5, 17):
-        directory = tmp_path / f"killed{step}"
-        process = kill_at(step, f"run_dir={directory}", *arguments, module="tests.tasks.own:Plain")
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode != 0, output
-        output = finish(start(f"run_dir={directory}", "resume=must", *arguments))
-        assert "not resumable" not in output
-        assert_same_bits(tmp_path / "whole", directory)
-        assert Run(directory).result.metrics == Run(tmp_path / "whole").result.metrics
-        assert curves(Run(directory)) == curves(Run(tmp_path / "whole"))
-
-
 def test_what_is_missing_costs_that_feature_only(train):
     run, out, err = train("a", *own("TrainingOnly"), "trainer.max_epochs=1", "objective.metric=train/acc")
     assert "no evaluation on the test set: the data have no test_dataloader" in out
@@ -64,17 +39,15 @@ def test_what_is_missing_costs_that_feature_only(train):
     assert "test=true: the data have no test_dataloader" in err
 
 
-def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train, tmp_path, mnist_root):
+def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train):
     _, _, err = train("a", *own("Homemade"), "callbacks.checkpoint.every_n_steps=3", code=2)
     assert "callbacks.checkpoint.every_n_steps=3: a run can't go on within an epoch of these data" in err
-    arguments = own("Homemade", "trainer.max_epochs=3", f"outputs={tmp_path / 'outputs'}")
+    arguments = own("Homemade", "trainer.max_epochs=3")
     whole, *_ = train("whole", *arguments)
-    process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments, module="tests.tasks.own:Plain")
-    process.communicate(timeout=240)
-    assert Run(tmp_path / "killed").newest_checkpoint()
-    killed, *_ = train("killed", *arguments)
-    assert_same_bits(whole.directory, killed.directory)
-    assert killed.result.metrics == whole.result.metrics
+    with stopping(15):
+        train("stopped", *arguments, code=1)
+    stopped, *_ = train("stopped", *arguments, "resume=must")
+    assert_same_run(whole, stopped)
 
 
 def test_facts_reach_a_network(train):
@@ -115,6 +88,7 @@ def test_it_is_evaluated_where_its_owner_trusts_it(train, cli, monkeypatch):
     assert "test/acc" in out
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_samples(tmp_path, mnist_root):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     arguments = (*own("Plain", "trainer.max_epochs=2"), f"outputs={tmp_path / 'outputs'}", *ddp)

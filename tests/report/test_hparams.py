@@ -7,6 +7,7 @@ from tests.callbacks.events import hparams, scalars
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
 SMALL_CHOICES = {
+    "callbacks": "default",
     "data.val_size": 59000,
     "data.batch_size": 100,
     "data.eval_batch_size": 10000,
@@ -23,6 +24,7 @@ def best(run):
 def test_choices_have_their_types_and_metrics_their_true_values(train):  # noqa: F811
     run, *_ = train(
         "a",
+        "callbacks=default",
         "optimizer=adam",
         "optimizer.lr=0.02",
         "seed=3",
@@ -67,12 +69,12 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Classification, "training_step", failing_step)
-        run, *_ = train("a", "trainer.max_epochs=2", code=2)
+        run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", code=2)
     chosen, status = hparams(run)
     assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2, "status": "failed"}
     assert status == api_pb2.STATUS_FAILURE
     assert not best(run)
-    run, *_ = train("a", "trainer.max_epochs=2")
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2")
     chosen, status = hparams(run)
     assert chosen["status"] == "finished"
     assert status == api_pb2.STATUS_SUCCESS
@@ -87,7 +89,7 @@ def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
         self.pruned = trainer.should_stop = True
 
     monkeypatch.setattr(Layout, "on_validation_end", prune)
-    run, *_ = train("a", "trainer.max_epochs=9", "test=false")
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=9", "test=false")
     chosen, status = hparams(run)
     assert chosen["status"] == "pruned"
     assert status == api_pb2.STATUS_SUCCESS

@@ -92,12 +92,12 @@ def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monke
             spoil(Path(trainer.default_root_dir) / "metrics.csv")
 
     monkeypatch.setattr(Layout, "on_validation_end", at_half_time)
-    run, _, err = train("a", "trainer.max_epochs=2")
+    run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2")
     assert run.result.status == "finished"
     assert "Traceback" not in err
     found = points(run.directory / "metrics.csv")
     assert [step for step, name, _ in found if name == "val/acc"][-1] == 19
     monkeypatch.undo()
-    run, *_ = train("a", "trainer.max_epochs=3")
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=3")
     assert (run.directory / "metrics.csv").read_text().startswith("step,metric,value\n")
     assert {point for point in found if point[0] < 20} < set(points(run.directory / "metrics.csv"))

@@ -4,15 +4,12 @@ import dataclasses
 import re
 
 import pytest
-from lightning.pytorch.strategies import Strategy
 
 from leyden.assembly import trust
 from leyden.run.directory import Run
-from tests.conftest import assert_same_bits
 from tests.data import folders, small
 from tests.tasks.rows import DATA
-from tests.training.test_exact import StoppedError
-from tests.training.test_train import curves
+from tests.training.test_exact import assert_same_run, stopping
 
 LEARNED = {
     "`task=classification`": ("model.hidden_sizes=[16]", "model.dropout=0.2"),
@@ -59,27 +56,17 @@ def pets(small_files):
     folders.write(small_files / "pets", train=20, val=5, test=6)
 
 
-def stop_and_resume(cli, monkeypatch, tmp_path, *arguments):
+def stop_and_resume(cli, tmp_path, *arguments):
     """Two runs that must have the same bits, of which one was stopped within its second epoch."""
-    training_step = Strategy.training_step
-
-    def stopping_step(self, *args, **kwargs):
-        if self.lightning_module.trainer.fit_loop.total_batch_idx == STOP:
-            raise StoppedError
-        return training_step(self, *args, **kwargs)
-
     whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
     code, out, err = cli("train", f"run_dir={whole.directory}", *arguments)
     assert code == 0, out + err
-    with monkeypatch.context() as patch:
-        patch.setattr(Strategy, "training_step", stopping_step)
+    with stopping(STOP):
         assert cli("train", f"run_dir={stopped.directory}", *arguments)[0] == 1
     code, out, err = cli("train", f"run_dir={stopped.directory}", "resume=must", *arguments)
     assert code == 0, out + err
     assert re.search(r"goes on from .*step 1\d", out + err), out + err
-    assert_same_bits(whole.directory, stopped.directory)
-    assert stopped.result.metrics == whole.result.metrics
-    assert curves(stopped) == curves(whole)
+    assert_same_run(whole, stopped)
     return whole
 
 
@@ -93,7 +80,7 @@ def test_a_task_and_data(cli, monkeypatch, tmp_path, small_root, pets, row, colu
         assert len(err.splitlines()) == 1
         return
     assert DATA[row][column] == "yes"
-    run = stop_and_resume(cli, monkeypatch, tmp_path, *arguments)
+    run = stop_and_resume(cli, tmp_path, *arguments)
     names = tuple(f"tests.data.own.{name}" for name in ("Given", *MADE.values(), "Named"))
     nested = {part: dataclasses.replace(role, names=role.names + names) for part, role in trust.DATA.nested.items()}
     monkeypatch.setattr(trust, "DATA", dataclasses.replace(trust.DATA, names=names, nested=nested))

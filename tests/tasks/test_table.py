@@ -12,10 +12,9 @@ from torch import Tensor
 from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.callbacks.events import texts
-from tests.conftest import assert_same_bits, finish, start
+from tests.conftest import here
 from tests.tasks.rows import FEW, MODULES, ROWS, TABLE
-from tests.training.test_exact import kill_at
-from tests.training.test_train import curves
+from tests.training.test_exact import assert_same_run, stopping
 
 
 def test_the_table_has_a_row_for_each():
@@ -32,7 +31,7 @@ def whole(row, tmp_path_factory, mnist_root):
     """A run of each kind."""
     place = tmp_path_factory.mktemp("whole")
     arguments = (*ROWS[row], *FEW, "callbacks.checkpoint.every_n_steps=3", f"outputs={place}")
-    finish(start(f"run_dir={place / 'run'}", *arguments))
+    assert here("train", f"run_dir={place / 'run'}", *arguments) == 0
     return Run(place / "run"), arguments
 
 
@@ -44,16 +43,14 @@ def owned(row, monkeypatch):
         monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=(name,)))
 
 
-def test_resume(row, whole, tmp_path):
+def test_resume(row, whole, cli, tmp_path):
     assert TABLE[row]["resume"] == "yes"
     run, arguments = whole
-    process = kill_at(14, f"run_dir={tmp_path / 'killed'}", *arguments, module=MODULES[row])
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode != 0, output
-    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
-    assert_same_bits(run.directory, tmp_path / "killed")
-    assert Run(tmp_path / "killed").result.metrics == run.result.metrics
-    assert curves(Run(tmp_path / "killed")) == curves(run)
+    with stopping(14):
+        assert cli("train", f"run_dir={tmp_path / 'stopped'}", *arguments)[0] == 1
+    code, _, err = cli("train", f"run_dir={tmp_path / 'stopped'}", "resume=must", *arguments)
+    assert code == 0, err
+    assert_same_run(run, Run(tmp_path / "stopped"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Stopped at any step and resumed is never stopped, bit for bit."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -9,80 +10,127 @@ import time
 
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from leyden.run.fingerprints import read_fingerprints
-from tests.conftest import QUICK, assert_same_bits, finish, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
+from tests.data import folders
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
 STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
 
 
+RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "task.label_smoothing=0.1")
+OWN = ("task=own", "callbacks.checkpoint.every_n_steps=3", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
+PLAIN = (*OWN, "task._target_=tests.tasks.own.Plain")
+GAN = ("task._target_=tests.tasks.own.GAN", "objective.metric=val/critic", "objective.mode=min", "test=false")
+FOLDER = (
+    "data=folder",
+    "data.root={pets}",
+    "data.image_size=[12,10]",
+    "data.batch_size=5",
+    "data.eval_batch_size=4",
+)
+FOLDER = (*FOLDER, "model.hidden_sizes=[16]", "data/augment=affine_erasing", "trainer.log_every_n_steps=3")
+NORMED = "model._target_=tests.callbacks.test_averaging.Normed"
+# What is trained; the batches at which it is stopped, each of which is a run; and what may be another when it is resumed.
+MATRIX = {
+    "random": ((*QUICK, *STOCHASTIC, "data.normalize=standardize"), (0, 2, 3, 9, 10, 16, 19), ()),
+    "accumulated": ((*QUICK, *STOCHASTIC, "trainer.accumulate_grad_batches=3"), (4, 9, 13), ()),
+    "recipe": ((*QUICK, *STOCHASTIC, *RECIPE, "trainer.gradient_clip_val=0.5"), (4, 10, 16), ()),
+    "drawn": ((*SMALL, *STOCHASTIC, "callbacks.histograms.every_n_epochs=1"), (13,), ()),
+    "ema": (
+        (*QUICK, *STOCHASTIC, "+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging"),
+        (10, 16),
+        (),
+    ),
+    "late ema": (
+        (*QUICK, *STOCHASTIC, NORMED, "+callbacks/averaging=ema", "callbacks.averaging.update_starting_at_step=11"),
+        (10, 16),
+        (),
+    ),
+    "swa": (
+        (*QUICK, *STOCHASTIC, NORMED, "+callbacks/averaging=swa", "callbacks.averaging.update_starting_at_epoch=1"),
+        (4, 17),
+        (),
+    ),
+    "module": ((*QUICK, *PLAIN), (4, 13), ()),
+    "optimizers by hand": ((*QUICK, *OWN, *GAN), (7, 13), ()),
+    "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (5, 17), ()),
+    "its workers": (
+        ("data=own", "data._target_=tests.data.own.Plain", "+data.num_workers=2", "+data.persistent=true", *PLAIN),
+        (17,),
+        (),
+    ),
+    "without a length": (("data=own", "data._target_=tests.data.own.Streaming", *PLAIN), (5, 17), ()),
+    "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (5, 17), ("data.num_workers=1",)),
+}
+
+
 class StoppedError(Exception):
     pass
 
 
-RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "task.label_smoothing=0.1")
+@contextlib.contextmanager
+def stopping(batch):
+    """Within it training ends by an error at a batch, counted from 0 over the epochs."""
+    training_step = Strategy.training_step
+
+    def stopping_step(self, *args, **kwargs):
+        if self.lightning_module.trainer.fit_loop.total_batch_idx == batch:
+            raise StoppedError
+        return training_step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Strategy, "training_step", stopping_step)
+        yield
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "stops", "more"),
-    [
-        (1, (0, 2, 3, 8, 9, 10, 16, 19), ("data.normalize=standardize",)),
-        (3, (4, 9, 10, 13, 19), ("data.normalize=standardize",)),
-        (1, (4, 10, 16), (*RECIPE, "trainer.gradient_clip_val=0.5")),
-    ],
-)
-def test_stopped_at_any_step(train, monkeypatch, accumulate, stops, more):  # noqa: F811
-    from leyden.tasks.classification import Classification
+def assert_same_run(whole, run):
+    """Two runs are one, but for the time they took."""
+    for name in ("last", "best"):
+        assert_same_bits(whole.directory, run.directory, name)
+    assert run.result.metrics == whole.result.metrics
+    assert read_fingerprints(run.directory) == read_fingerprints(whole.directory)
+    assert curves(run) == curves(whole)
 
-    arguments = (
-        *STOCHASTIC,
-        f"trainer.accumulate_grad_batches={accumulate}",
-        "callbacks.fingerprint.every_n_steps=1",
-        *more,
-    )
-    whole, *_ = train("whole", *arguments)
-    expected = [row for row in curves(whole) if "test" not in row[1]]
-    fingerprints = read_fingerprints(whole.directory)
-    assert [*fingerprints] == [*range(1, whole.result.optimizer_steps + 1)]
-    training_step = Classification.training_step
+
+@pytest.mark.parametrize("row", MATRIX)
+def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, row):
+    arguments, stops, then = MATRIX[row]
+    if row == "folder":
+        pets = folders.write(tmp_path / "pets", train=29, val=6, test=9)
+        arguments = [argument.format(pets=pets) for argument in arguments]
+
+    def start_run(name, *more, code=0):
+        found, out, err = cli(
+            "train", f"run_dir={tmp_path / name}", *arguments, "callbacks.fingerprint.every_n_steps=1", *more
+        )
+        assert found == code, err
+        return Run(tmp_path / name), out
+
+    whole, _ = start_run("whole")
     for stop in stops:
-
-        def stopping_step(self, batch):
-            if self.trainer.fit_loop.total_batch_idx == stop:  # noqa: B023 - used within this turn only
-                raise StoppedError
-            return training_step(self, batch)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Classification, "training_step", stopping_step)
-            train(f"stopped{stop}", *arguments, code=1)
-        run, out, _ = train(f"stopped{stop}", *arguments, "resume=must")
-        assert ("goes on from" in out) == (stop >= 3 * accumulate)
-        assert_same_bits(whole.directory, run.directory)
-        assert_same_bits(whole.directory, run.directory, "best")
-        assert run.result.metrics == whole.result.metrics
-        assert read_fingerprints(run.directory) == fingerprints
-        assert [row for row in curves(run) if "test" not in row[1]] == expected
+        with stopping(stop):
+            start_run(f"stopped{stop}", code=1)
+        had = Run(tmp_path / f"stopped{stop}").newest_checkpoint()
+        assert bool(had) == (stop >= (9 if row == "accumulated" else 3)), stop
+        run, out = start_run(f"stopped{stop}", "resume=must", *then)
+        assert ("goes on from" in out) == bool(had)
+        assert_same_run(whole, run)
 
 
-def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(train, monkeypatch):  # noqa: F811
-    from leyden.tasks.classification import Classification
-
-    def stop(self):
-        raise StoppedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classification, "on_train_epoch_end", stop)
-        run, *_ = train("stopped", code=1)
+def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(train):  # noqa: F811
+    with stopping(8):
+        run, *_ = train("stopped", "trainer.max_epochs=1", code=1)
     assert curves(run)
     assert run.newest_checkpoint() is None
-    run, *_ = train("stopped")
-    whole, *_ = train("whole")
-    assert curves(run) == curves(whole)
-    assert_same_bits(run.directory, whole.directory)
+    run, *_ = train("stopped", "trainer.max_epochs=1")
+    whole, *_ = train("whole", "trainer.max_epochs=1")
+    assert_same_run(whole, run)
 
 
 def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks.classification:Classification"):
@@ -91,6 +139,7 @@ def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks.c
     return start(*arguments, script=("-m", "tests.training.test_exact"), **kill)
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_root, drawn):
     big = ("data.val_size=50000", f"outputs={tmp_path}", *STOCHASTIC, "callbacks.checkpoint.every_n_steps=7")
     big = (*big, "trainer.log_every_n_steps=10")
@@ -111,6 +160,7 @@ def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_ro
     assert curves(Run(tmp_path / "a")) == curves(Run(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
@@ -130,6 +180,7 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
     assert f"{two.result.metrics['test/loss']:.4f}" in out
 
 
+@pytest.mark.slow
 def test_ddp_resumes_exactly(tmp_path, mnist_root):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *QUICK)
     arguments = (*arguments, *STOCHASTIC)
@@ -155,8 +206,9 @@ DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 @pytest.mark.parametrize(
     ("processes", "stop", "by"),
-    [((), 3, signal.SIGTERM), ((), 3, signal.SIGINT), (DDP, 9, signal.SIGTERM), (DDP, 9, signal.SIGINT)],
+    [((), 3, signal.SIGTERM), (DDP, 9, signal.SIGINT)],
 )
+@pytest.mark.slow
 def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop, by):
     arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
@@ -173,6 +225,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "told"))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once_and_saves_nothing(tmp_path, mnist_root):
     arguments = (f"run_dir={tmp_path / 'told'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=2")
     process = kill_at(3, *arguments, by=signal.SIGINT, times=2)
@@ -184,6 +237,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_saves_nothing(tmp_path, mnist_root)
     finish(start(*arguments))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_last_step_ends_it_when_it_has_trained(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
@@ -221,6 +275,7 @@ class Loads(L.LightningDataModule):
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_lets_a_run_with_data_workers_of_its_own_save(tmp_path):
     (tmp_path / "loads.py").write_text(LOADS)
     data = ("data=own", "data._target_=loads.Loads", "objective=null", "callbacks=bare")

@@ -15,7 +15,7 @@ from leyden.training import prediction_files, predictions
 from leyden.training.trained import trained_task
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
-from tests.training.test_exact import kill_at
+from tests.training.test_exact import kill_at, stopping
 from tests.training.test_train import curves
 
 # 12 updates an epoch; affine transforms draw random numbers, dropout does so beside them.
@@ -62,19 +62,7 @@ def test_the_number_of_workers_changes_no_bit_and_may_change_on_the_way(train):
     assert_same_bits(first.directory, other.directory)
 
 
-def test_killed_within_an_epoch_and_resumed_is_never_killed(train, tmp_path, root, drawn):
-    whole, *_ = train("whole", *STOCHASTIC)
-    for step in sorted(drawn.sample(range(24), 2)):
-        directory = tmp_path / "killed"
-        arguments = (f"run_dir={directory}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
-        process = kill_at(step, *arguments)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == -signal.SIGKILL, output
-    killed, *_ = train("killed", *STOCHASTIC, "data.num_workers=1")
-    assert_same_bits(whole.directory, killed.directory)
-    assert curves(whole) == curves(killed)
-
-
+@pytest.mark.slow
 def test_two_processes_of_ddp_are_one(train, tmp_path, root):
     # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
     sizes = ("data.batch_size=6", "data.eval_batch_size=17", "data/augment=affine")
@@ -234,18 +222,23 @@ OWN = (
 
 def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn):
     """It draws random numbers of Python, NumPy and PyTorch for each sample."""
+
+    def trained(name, *more, code=0):
+        found, _, err = cli("train", f"run_dir={tmp_path / name}", *OWN, *more)
+        assert found == code, err
+        return err
+
     for name, num_workers in (("a", 0), ("b", 3)):
-        code, _, err = cli("train", f"run_dir={tmp_path / name}", *OWN, f"data.num_workers={num_workers}")
-        assert code == 0, err
+        err = trained(name, f"data.num_workers={num_workers}")
     assert_same_bits(tmp_path / "a", tmp_path / "b")
     assert "evaluate, predict and export will refuse this run" in err  # it is no class of the owner's package
-    every = (*OWN, "callbacks.checkpoint.every_n_steps=2", f"outputs={tmp_path}")
-    kill_at(drawn.randrange(12), f"run_dir={tmp_path / 'c'}", *every).communicate(timeout=240)
-    code, _, err = cli("train", f"run_dir={tmp_path / 'c'}", *every[:-1])
-    assert code == 0, err
+    with stopping(drawn.randrange(12)):
+        trained("c", "callbacks.checkpoint.every_n_steps=2", code=1)
+    trained("c", "callbacks.checkpoint.every_n_steps=2")
     assert_same_bits(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
     arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", "seed=0,1", "cluster.num_jobs=2")
     output = finish(start("-m", "sweep_name=s", "trainer.max_epochs=1", *arguments))
@@ -253,6 +246,7 @@ def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
     assert [result["status"] for result in results] == ["finished"] * 2, output
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_cleanly(tmp_path, root):
     arguments = (f"run_dir={tmp_path / 'run'}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
     process = kill_at(15, *arguments, by=signal.SIGINT)

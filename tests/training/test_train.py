@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from leyden.run.directory import Run
-from tests.conftest import SMALL, assert_same_bits, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, start, weights
 
 
 @pytest.fixture
 def train(cli, tmp_path):
-    """Trains a small run in the directory named, and returns it."""
+    """Trains a small run in the directory named, and returns it; it draws nothing unless `callbacks=default` is among the arguments."""
 
     def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *SMALL, *arguments)
+        quick = SMALL if any(each.startswith("callbacks=") for each in arguments) else QUICK
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *quick, *arguments)
         assert found == code, err
         return Run(tmp_path / name), out, err
 
@@ -180,6 +181,7 @@ def test_an_epoch_without_validation_is_not_the_best(train):
     assert not never.directory.exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_an_error_code_and_can_go_on(tmp_path, mnist_root):
     process = start(f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", "trainer.max_epochs=50")
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
