@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from leyden import assembly
-from leyden.config.hydra import in_conf
 from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts

@@ -338,6 +338,7 @@ def is_there(pid):
     ("how", "by", "code"),
     [("wait", signal.SIGKILL, -9), ("wait", signal.SIGTERM, -15), ("wait", signal.SIGINT, 1), ("end", None, 0)],
 )
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_has_them(how, by, code):
     process = start(how, script=("-m", "tests.data.test_stream"), anew=True)
     assert process.stdout.readline() == "ready\n"

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from leyden.run.directory import Run
-from tests.conftest import ROOT, SMALL, finish, start
+from tests.conftest import QUICK, ROOT, finish, start
 from tests.training.test_exact import kill_at
 
 
@@ -17,10 +17,11 @@ def needs(package):
 
 @needs("mlflow")
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # MLflow on SQLAlchemy 2.1
+@pytest.mark.slow
 def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     from mlflow.tracking import MlflowClient
 
-    arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *SMALL)
+    arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *QUICK)
     kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments).communicate(timeout=240)
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     finish(start(f"run_dir={tmp_path / 'killed'}", *arguments, "trainer.max_epochs=3"))
@@ -62,8 +63,9 @@ def records(path):
 
 
 @needs("wandb")
+@pytest.mark.slow
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
+    arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *QUICK)
     finish(start("-m", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))
     directories = [path.parent for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     assert len(directories) == 2
@@ -83,8 +85,9 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
 
 
 @needs("wandb")
+@pytest.mark.slow
 def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", f"run_dir={tmp_path / 'run'}", "logger=wandb", *SMALL)
+    arguments = (f"outputs={tmp_path}", f"run_dir={tmp_path / 'run'}", "logger=wandb", *QUICK)
     process = start(*arguments, HOME=str(tmp_path), WANDB_API_KEY="")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2, output
@@ -100,7 +103,7 @@ def test_a_missing_extra_is_named_before_training(cli, tmp_path, monkeypatch, pa
         importlib.util, "find_spec", lambda name, *a: None if name == package else find_spec(name, *a)
     )
     run_dir = () if sweep else (f"run_dir={tmp_path / 'run'}",)
-    code, _, err = cli("train", *sweep, *run_dir, f"logger={package}", *SMALL)
+    code, _, err = cli("train", *sweep, *run_dir, f"logger={package}", *QUICK)
     assert code == 2
     assert f"logger.{package}: {package} is not installed; pip install -e '.[{package}]' installs it" in err
     assert not (tmp_path / "run").exists()

@@ -41,6 +41,7 @@ def on(platform, *arguments):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.slow
 def test_every_module_is_imported(platform):
     assert {"leyden.train", f"{OWN}.models.mlp", "hydra_plugins.leyden_launchers"} <= {*NAMES}
     assert f"imported {len(NAMES)}" in on(platform, *NAMES).stdout
@@ -52,6 +53,7 @@ def small(tmp_path, mnist_root):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.slow
 def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
     done = on(platform, "train", *small, f"run_dir={tmp_path / platform}")
     assert done.returncode == 0, done.stderr
@@ -62,6 +64,7 @@ def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, t
     assert_same_bits(tmp_path / platform, tmp_path / "linux")
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_in_processes_that_import_for_themselves(small, tmp_path):
     # On Windows by the same way; Python's own of starting processes here needs signals that are not there.
     done = on("darwin", "train", "-m", *small, "seed=0,1", "sweep_name=s", "cluster.num_jobs=2")

@@ -49,6 +49,7 @@ def test_of_many_jobs_the_one_that_is_wrong_is_found(cli, tmp_path, swept, wrong
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 def test_the_first_process_needs_no_pytorch_and_a_bug_is_shown_by_its_line(tmp_path, mnist_root):
     code = f"""
 import json, sys
@@ -72,6 +73,7 @@ finally:
 
 
 @pytest.mark.parametrize(("threads", "num"), [(False, 2), (True, 5)])
+@pytest.mark.slow
 def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
     """One that starts threads once per process: in one that checks, two that run the jobs, and one that draws."""
     process = start(

@@ -100,6 +100,7 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_path, mnist_root, monkeypatch, name):
     for each in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(each, raising=False)
@@ -109,6 +110,7 @@ def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_pat
     assert [run.starts[-1]["machine"]["threads"] for run in runs] == [3, 3]
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
     def drawn():
         folders = (tmp_path / "sweeps" / "s").glob("*/result.json")
@@ -137,6 +139,7 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
     assert sum(bool(pictures) for pictures in drawn().values()) == 3
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnist_root):
     arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1", "sweep.pictures=none")
     finish(sweep(tmp_path, *arguments))
@@ -208,6 +211,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
     arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", "cluster.num_jobs=1")
     process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
@@ -246,6 +250,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
     process = sweep(tmp_path, "model.hidden_sizes=[16],[1000000000000]", "trainer.max_epochs=1")
     output, _ = process.communicate(timeout=240)
@@ -258,6 +263,7 @@ def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
     assert "memory" in found[10**12].error.message
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
     arguments = ("seed=0,1,1,2", "optimizer.lr=0.001", "cluster.num_jobs=2")
     for process in [sweep(tmp_path, *arguments) for _ in range(2)]:
@@ -265,6 +271,7 @@ def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
     assert [len(run.starts) for run in runs(tmp_path).values()] == 3 * [1]
 
 
+@pytest.mark.slow
 def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
     (tmp_path / "here").symlink_to(mnist_root)
     arguments = ("-m", "sweep_name=s", "outputs=there", "data.root=here", "data.download=false", "seed=0,1")
@@ -293,12 +300,12 @@ def test_launchers_and_sweepers_of_others_are_refused_in_a_line(cli, tmp_path, c
 
 @pytest.mark.slow(minutes=2)
 def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root, drawn):
-    arguments = (*GRID, "trainer.max_epochs=12", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
+    arguments = (*GRID, "trainer.max_epochs=6", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
     started = time.monotonic()
     finish(sweep(tmp_path / "whole", *arguments))
     seconds = time.monotonic() - started
     expected = table(tmp_path / "whole")
-    for number in range(5):
+    for number in range(2):
         place = tmp_path / str(number)
         process = sweep(place, *arguments)
         moment = drawn.uniform(0.2, 0.95) * seconds
@@ -371,6 +378,7 @@ def test_a_mistake_of_a_slurm_sweep_is_found_without_slurm(cli):
         assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     folder = tmp_path / ("x" * 110)
     folder.mkdir()
@@ -385,6 +393,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     assert output == f"leyden: TMPDIR={folder}: no process can be started from there (AF_UNIX path too long)\n"
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
     output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2").communicate(timeout=240)
     assert "2 of 2 jobs failed" in output
@@ -413,6 +422,7 @@ def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
 
 
 @pytest.mark.parametrize("names", ["aa", "ab"])
+@pytest.mark.slow
 def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
     barrier = threading.Barrier(len(names))
 
