@@ -73,6 +73,8 @@ TODAY = {
     ("own_loaders", "fork"): "refused",
     ("own_loaders_unused", "resume"): "same bits",
     ("object_batches", "resume"): "crash",
+    ("object_batches", "prune"): "crash",
+    ("object_batches", "reproduce"): "crash",
     ("hidden", "resume"): "differs silently",
     ("counter", "resume"): "differs silently",
     ("reward", "resume"): "differs silently",
