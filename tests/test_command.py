@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from leyden.config.hydra_versions import in_conf
+from leyden.config.hydra import in_conf
 from omegaconf import OmegaConf
 from PIL import Image
 

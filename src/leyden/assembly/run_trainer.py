@@ -16,8 +16,9 @@ from leyden.callbacks.checkpoint_io import load_weights
 from leyden.callbacks.evaluation import OnEvaluation
 from leyden.callbacks.gradients import Gradients
 from leyden.callbacks.hyperparameters import Hyperparameters
+from leyden.callbacks.module_hooks import ModuleHooks
 from leyden.callbacks.preemption import Preemption
-from leyden.callbacks.run_state import RunState
+from leyden.callbacks.run_state import RunState, restore_module
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.callbacks.showing import Showing
 from leyden.callbacks.stages import Stages
@@ -25,6 +26,7 @@ from leyden.config.mistakes import UserError
 from leyden.config.values import flatten
 from leyden.data.contract import divides_batches, facts_of
 from leyden.data.files import digest_of_content
+from leyden.data.random_state import seeded
 from leyden.run.choices import deciding
 from leyden.run.directory import Run
 from leyden.run.session import Position
@@ -41,6 +43,7 @@ class RunTrainer:
         timer: Knows the seconds of training, over all starts.
         seen: Counts samples and completed epochs, over all starts.
         preemption: Ends it when it is told to.
+        state: Keeps what changes beside weights.
         stages: Knows which stage has logged each metric.
     """
 
@@ -49,6 +52,7 @@ class RunTrainer:
     timer: Timer
     seen: SamplesSeen
     preemption: Preemption
+    state: RunState
     stages: Stages
 
     @property
@@ -76,8 +80,10 @@ class RunTrainer:
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
         load_weights(module, content)
+        restore_module(module, content)
         evaluate = self.trainer.test if test else self.trainer.validate
-        measured = evaluate(module, datamodule=data, verbose=False)
+        with seeded(self.state.seed, "test"):  # what it draws, each evaluation draws
+            measured = evaluate(module, datamodule=data, verbose=False)
         return {name: value for each in measured for name, value in each.items()}  # one per loader
 
     @property
@@ -110,8 +116,7 @@ def run_trainer(
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.
     """
-    # Lightning logs by the batches after which an optimizer has stepped; several may have, and `global_step` counts each.
-    step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] if content else 0
+    step = num_logged(content) if content else 0
     check_strategy(cfg)
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
     if not pictures:
@@ -137,9 +142,10 @@ def run_trainer(
         callbacks=[
             stages := Stages(),  # the first: others ask it
             *callbacks,
+            ModuleHooks(),
             *([] if timers else [timer]),
             seen := SamplesSeen(),
-            RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact),
+            state := RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact),
             Gradients(),
             Hyperparameters(is_fork=cfg.fork is not None),
             preemption,
@@ -155,4 +161,15 @@ def run_trainer(
             f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
             "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
         )
-    return RunTrainer(made, checkpoint, timer, seen, preemption, stages)
+    return RunTrainer(made, checkpoint, timer, seen, preemption, state, stages)
+
+
+def num_logged(content: dict[str, Any]) -> int:
+    """Return the steps that a checkpoint's run has logged: batches after which an optimizer has stepped.
+
+    Several optimizers may have stepped in a batch, and `global_step` counts each. Lightning counts a batch after its last hook, so one
+    is added within an epoch.
+    """
+    loops = content["loops"]["fit_loop"]
+    is_within = not loops["epoch_loop.batch_progress"]["is_last_batch"]
+    return int(loops["epoch_loop.state_dict"]["_batches_that_stepped"]) + is_within

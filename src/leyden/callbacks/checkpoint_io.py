@@ -93,8 +93,15 @@ class SafeCheckpointIO(CheckpointIO):
 
 
 def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Give a module the weights of a checkpoint, and what it keeps there itself, as Lightning does."""
+    """Give a module the weights of a checkpoint, and what it keeps there itself, as Lightning does.
+
+    Raises:
+        ValueError: It has no place for some: PyTorch says nothing where a part is None, and may be made later.
+    """
+    module.configure_model()
     module.on_load_checkpoint(content)
+    if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
+        raise ValueError(f"there is no {lacking[0]}; make all parts in the constructor or in configure_model")
     module.load_state_dict(content["state_dict"])
 
 

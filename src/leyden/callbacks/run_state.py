@@ -69,8 +69,10 @@ class RunState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the facts: with them the network can be built where the data are not."""
+        """Add the facts: with them the network can be built where the data are not; name weights that are saved as others."""
         checkpoint["facts"] = self.facts.to_state()
+        others = sorted({*checkpoint["state_dict"]} ^ {*pl_module.state_dict()})
+        self._report([f"module.{name}" for name in others])
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -255,16 +257,30 @@ class RunState(L.Callback):
         self._logged = logged.Logged(self._trainer, self._module, self._resumed["logged"])
 
 
+def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
+    """Give a module the attributes that had changed when a checkpoint was written, beside its weights.
+
+    Raises:
+        ValueError: It has no such attributes.
+    """
+    kept = content["callbacks"][RunState.state_key]["processes"][0]["objects"]
+    of_module = [each for each in kept if each["path"][0][1] == "module"]
+    if of_module:
+        weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
+        ObjectState({"module": module}, lambda: weights).restore(of_module)
+
+
 def _beside_state(trainer: L.Trainer) -> ObjectState:
     """See what optimizers and schedules have beside their `state_dict`."""
     of_optimizers = {*vars(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))}
-    optimizers = [{name: vars(each)[name] for name in {*vars(each)} - of_optimizers} for each in trainer.optimizers]
-    schedules = [
-        {name: value for name, value in vars(each.scheduler).items() if name == "lr_lambdas" or name not in kept}
-        for each in trainer.lr_scheduler_configs
-        for kept in [{*each.scheduler.state_dict(), "optimizer"}]
-    ]
-    return ObjectState({"optimizers": optimizers, "schedules": schedules}, lambda: trainer.optimizers)
+    beside: dict[str, Any] = {}
+    for n, optimizer in enumerate(trainer.optimizers):
+        names = {*vars(optimizer)} - of_optimizers
+        beside |= {f"optimizers[{n}].{name}": vars(optimizer)[name] for name in names}
+    for n, config in enumerate(trainer.lr_scheduler_configs):
+        names = {*vars(config.scheduler)} - {*config.scheduler.state_dict(), "optimizer"} | {"lr_lambdas"}
+        beside |= {f"schedules[{n}].{name}": vars(config.scheduler).get(name) for name in names}
+    return ObjectState(beside, lambda: trainer.optimizers)
 
 
 def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:

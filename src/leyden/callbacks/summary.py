@@ -25,7 +25,8 @@ class Summary(Showing):
                 table.add_row(name, type(module).__name__, f"{own:,}")
         total = sum(parameter.numel() for parameter in network.parameters())
         table.add_row("total", type(network).__name__, f"{total:,}")
-        known = sizes_of(trainer.datamodule)  # type: ignore[attr-defined]
+        # The loaders that are used: others would be made with samplers of their own, that the data module then knows.
+        known = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
         sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in known.items())
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         console = Terminal()

@@ -117,13 +117,19 @@ def digests_of(data: L.LightningDataModule) -> dict[str, str]:
     return dict(found)
 
 
-def sizes_of(data: L.LightningDataModule) -> dict[str, int | None]:
-    """Number of samples of each split but the test set that a data module has; None where that is not known."""
+def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) -> dict[str, int | None]:
+    """Number of samples of each split but the test set that a data module has; None where that is not known.
+
+    Args:
+        data: The data module.
+        train: Its loaders of training, if they are made already; else it is asked for them.
+        val: The same of validation.
+    """
     if isinstance(found := getattr(data, "sizes", None), Mapping):
         return dict(found)
-    sizes = {"train": num_samples(data.train_dataloader())}
+    sizes = {"train": num_samples(data.train_dataloader() if train is None else train)}
     if has_split(data, "val"):
-        sizes["val"] = num_samples(data.val_dataloader())
+        sizes["val"] = num_samples(data.val_dataloader() if val is None else val)
     return sizes
 
 

@@ -84,6 +84,13 @@ class _Unseen:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Pickled:
+    """Of a value that is not made of plain ones, as it would be pickled."""
+
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
 class _Closure:
     """The variables that a function has from where it was made."""
 
@@ -167,12 +174,10 @@ class ObjectState:
             self._kept.add(path)
 
     def differing(self, before: "ObjectState") -> list[str]:
-        """Return the names of what was of another value in an earlier state of the same objects."""
-        return [
-            name_of(path)
-            for path, mark in self._marks.items()
-            if before._marks.get(path, mark).digest != mark.digest
-        ]
+        """Return the names of plain values, tensors and generators that were others in an earlier state of the same objects."""
+        pairs = ((path, mark.digest, before._marks.get(path, mark).digest) for path, mark in self._marks.items())
+        unseen = (_Pickled, _Unseen)  # scratch memory, for one
+        return [name_of(path) for path, now, then in pairs if now != then and not isinstance(now, unseen)]
 
     def _has_changed(self, path: Path, value: Any, mark: _Mark | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
@@ -262,12 +267,7 @@ def _holds(value: Any, known: set[int]) -> bool:
 
 def _is_apart(value: Any) -> bool:
     """Whether a part of a container is looked at by itself, as its state can be restored in its place alone."""
-    return (
-        _is_open(value)
-        or isinstance(value, types.FunctionType)
-        or isinstance(value, GENERATORS)
-        or has_state_dict(value)
-    )
+    return _is_open(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
 
 
 def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -373,7 +373,7 @@ def _digest(value: Any) -> Hashable:
     except Exception:  # it comes from somebody's code, and can be anything
         if not sha.is_full:
             return _Unseen(id(value), len(value) if isinstance(value, Sized) else 0)
-    return sha.digest.hexdigest()
+    return _Pickled(sha.digest.hexdigest())
 
 
 class _Hash:

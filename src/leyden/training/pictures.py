@@ -9,6 +9,7 @@ from leyden.assembly.instantiate import switched_on
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.checkpoint_io import SafeCheckpointIO, load_weights
 from leyden.callbacks.evaluation import OnEvaluation
+from leyden.callbacks.run_state import restore_module
 from leyden.callbacks.showing import Showing
 from leyden.callbacks.stages import Stages
 from leyden.data.contract import facts_of, has_split
@@ -44,6 +45,7 @@ def draw(cfg: DictConfig) -> None:
     )
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
+    restore_module(module, best)
     trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
     for callback in drawing:
         callback.on_fit_end(trainer, module)

@@ -17,12 +17,14 @@ from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, quiet
 from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint_io import load_weights
+from leyden.callbacks.run_state import restore_module
 from leyden.config.mistakes import UserError
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
 from leyden.data.contract import facts_of, has_split
 from leyden.data.facts import Facts
+from leyden.data.random_state import seeded
 from leyden.run.directory import Run
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
@@ -40,6 +42,7 @@ def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts
     module = task_module(cfg, facts)
     try:
         load_weights(module, content)
+        restore_module(module, content)
     except Exception as error:  # it comes from anywhere, and can be wrong in any way
         why = " ".join(str(error).split())
         raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
@@ -176,7 +179,8 @@ def evaluate(
     if not has_split(data, "test"):
         raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
     check_test_evaluations(outputs)
-    measured = trainer.test(module, datamodule=data, verbose=False)
+    with seeded(trusted_config(run).seed, "test"):  # as the run's own evaluation
+        measured = trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
     if part := tested_part(trainer):
         return metrics, part
