@@ -7,10 +7,10 @@ from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from leyden.config.hydra import in_conf
 from omegaconf import OmegaConf, open_dict
 
 from leyden import train  # noqa: F401 - its resolver
+from leyden.config.hydra import in_conf
 from leyden.sweep.compose import Composer
 
 

@@ -3,11 +3,11 @@
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from leyden.config.hydra import in_conf
 from omegaconf import OmegaConf
 from PIL import Image
 
 from leyden import __main__ as command
+from leyden.config.hydra import in_conf
 from leyden.run.directory import Run
 from tests import composed
 from tests.conftest import QUICK, finish, start
