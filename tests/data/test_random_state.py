@@ -61,6 +61,12 @@ def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
     one.prepare_data()
     other.prepare_data()
     assert one.prepared == other.prepared != one.split
+    third = Data()
+    seed_stages(third, 6)
+    third.prepare_data()
+    third.setup("fit")
+    assert third.prepared == one.prepared  # the files that it leaves are found by runs of all seeds
+    assert third.split != one.split
     assert one.train_dataloader() == one.train_dataloader() == other.train_dataloader()
 
 

@@ -117,11 +117,10 @@ class RunState(L.Callback):
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
         self._stepping = _beside_state(trainer)
-        self._set_at_start = [
-            f"module.{name}"
-            for name, version in self._versions.items()
-            if module.get_parameter(name)._version != version
-        ]
+        set_at_start = {
+            name for name, each in module.named_parameters() if self._versions.get(name) != each._version
+        }
+        self._set_at_start = [f"module.{name}" for name in sorted(set_at_start)]
         if not self._resumed:
             return
         divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]

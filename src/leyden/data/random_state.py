@@ -64,11 +64,14 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
     """Let each hook of a data module draw the same numbers in every process that trains, evaluates or resumes with this seed.
 
     A `setup` that splits at random splits alike for each stage, so no sample is in the test set of one and in the training set
-    of another. Loaders that Lightning asks for anew draw other numbers each time.
+    of another. Loaders that Lightning asks for anew draw other numbers each time. `prepare_data` draws the same for all seeds: it leaves
+    files that the next run finds, whatever its seed is.
     """
     for name in ("prepare_data", "setup", *LOADERS):
         if is_overridden(name, data, L.LightningDataModule):
-            setattr(data, name, _seeded_hook(data, name, getattr(data, name), seed))
+            setattr(
+                data, name, _seeded_hook(data, name, getattr(data, name), 0 if name == "prepare_data" else seed)
+            )
 
 
 def _seeded_hook(data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int) -> Callable[..., Any]:
