@@ -87,7 +87,7 @@ def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
         "on_fit_end",
         lambda self, trainer, module: lose(run_dir(trainer) / "checkpoints" / "best.ckpt"),
     )
-    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2", *NEVER_BETTER)
     assert err.count("best.ckpt is lost") == 1
     assert run.result.status == "finished"
     assert all(

@@ -15,7 +15,7 @@ from leyden.callbacks.run_state import RunState
 def drawn(rank, seed=0):
     L.seed_everything(seed, verbose=False)
     trainer = SimpleNamespace(global_rank=rank, world_size=1)
-    RunState(None, 0).setup(trainer, None, "fit")
+    RunState(None, 0, "", "report").setup(trainer, None, "fit")
     return [tuple(torch.rand(3).tolist()), tuple(np.random.rand(3).tolist()), tuple(random.random() for _ in "abc")]
 
 
@@ -39,10 +39,21 @@ def mac(monkeypatch):
 
 
 def callback(seed=0):
-    made = RunState(None, seed)
+    made = RunState(None, seed, "", "report")
     loops = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_results={})))
-    made.setup(SimpleNamespace(global_rank=0, world_size=1, **vars(loops)), L.LightningModule(), "fit")
+    trainer = SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1, **vars(loops))
+    trainer.lr_scheduler_configs = trainer.optimizers = trainer.callbacks = []
+    trainer.train_dataloader, trainer.datamodule = [], L.LightningDataModule()
+    made.setup(trainer, L.LightningModule(), "fit")
     return made
+
+
+def resume(made, kept):
+    """Load a state and begin, as after the last hook of a start."""
+    made.load_state_dict(kept)
+    trainer = made._trainer
+    trainer.fit_loop.restarting = True
+    made._begin(trainer, made._module)
 
 
 def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
@@ -50,14 +61,14 @@ def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
     monkeypatch.setattr("leyden.callbacks.logged.Logged", lambda *given: None)
     kept = callback().state_dict()
     before, mac["now"] = mac["now"], torch.tensor([4, 5, 6], dtype=torch.uint8)
-    callback(seed=1).load_state_dict(kept)  # a fork with another seed
+    resume(callback(seed=1), kept)  # a fork with another seed
     assert mac["now"].tolist() == [4, 5, 6]
-    callback().load_state_dict(kept)
+    resume(callback(), kept)
     assert torch.equal(mac["now"], before)
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)  # on another machine
     mac["now"] = None
-    callback().load_state_dict(kept)
+    resume(callback(), kept)
     assert mac["now"] is None
     assert callback().state_dict()["processes"][0]["mps"] is None
 

@@ -6,7 +6,7 @@ BIASES = '+optimizer.groups.biases={match: "*.bias", lr: 0.01}'
 
 
 def test_a_group_has_a_learning_rate_of_its_own(train):  # noqa: F811
-    run, *_ = train("a", BIASES, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    run, *_ = train("a", "callbacks=default", BIASES, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
     rates = {name: value for _, name, value in curves(run) if name.startswith("lr")}
     assert rates == {"lr_0": 0.001, "lr_1": 0.01}
 

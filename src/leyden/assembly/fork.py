@@ -1,12 +1,14 @@
 """The state that a fork starts from: a checkpoint of its parent, which becomes its own."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
+from torch import Tensor
 
 from leyden.assembly.changes import check_changes
 from leyden.assembly.resume import kept_facts, num_epochs, read_checkpoint
@@ -57,8 +59,8 @@ class Fork:
         Raises:
             UserError: They are not.
         """
-        there = {name: tuple(weight.shape) for name, weight in self.content["state_dict"].items()}
-        here = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+        there = _shapes(self.content["state_dict"])
+        here = _shapes(module.state_dict())
         if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
             name = apart[0]
             raise UserError(
@@ -178,3 +180,8 @@ def _best(path: Path, content: dict[str, Any]) -> Path | None:
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
     return None
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of each weight; a module's extra state has none."""
+    return {name: tuple(each.shape) if isinstance(each, Tensor) else () for name, each in state.items()}

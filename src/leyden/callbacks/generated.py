@@ -4,7 +4,7 @@ import lightning as L
 import torch
 
 from leyden.callbacks.showing import Showing
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import logged_steps, tensorboard_writer
 from leyden.data.text import text_of
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
@@ -55,5 +55,5 @@ class Generated(Showing):
         text = text_of(tokens_T, self.vocabulary)
         # Markdown shows what is indented as it is.
         writer.add_text(
-            "generated", "\n".join(f"    {line}" for line in text.splitlines()), trainer.global_step - 1
+            "generated", "\n".join(f"    {line}" for line in text.splitlines()), logged_steps(trainer) - 1
         )

@@ -4,7 +4,7 @@ import lightning as L
 from torch.optim import Optimizer
 
 from leyden.callbacks.showing import Showing
-from leyden.callbacks.writer import tensorboard_writer
+from leyden.callbacks.writer import logged_steps, tensorboard_writer
 from leyden.tasks.task import network_of
 
 
@@ -25,11 +25,11 @@ class Histograms(Showing):
     ) -> None:
         """Write those of the gradients, which are gone at the end of the epoch."""
         if trainer.is_last_batch:
-            self._write(trainer, pl_module, "gradients", trainer.global_step)
+            self._write(trainer, pl_module, "gradients", logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write those of the weights."""
-        self._write(trainer, pl_module, "weights", trainer.global_step - 1)
+        self._write(trainer, pl_module, "weights", logged_steps(trainer) - 1)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, kind: str, step: int) -> None:
         if self.every_n_epochs is None or (trainer.current_epoch + 1) % self.every_n_epochs != 0:

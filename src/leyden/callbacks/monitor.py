@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from leyden.callbacks.samples_seen import batch_size
+from leyden.callbacks.writer import logged_steps
 
 
 class Monitor(L.Callback):
@@ -76,12 +77,12 @@ class Monitor(L.Callback):
         if self._num_samples is not None:
             values["time/samples_per_second"] = self._num_samples / (now - self._since)
         self._num_samples, self._since = 0, now
-        self._log(trainer, values, trainer.global_step)
+        self._log(trainer, values, logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's time."""
         seconds = self._before + time.monotonic() - self._start
-        self._log(trainer, {"time/epoch_seconds": seconds}, trainer.global_step - 1)
+        self._log(trainer, {"time/epoch_seconds": seconds}, logged_steps(trainer) - 1)
 
     def _log(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:
         # Not by `pl_module.log`: that would make them metrics of the run, beside loss and accuracy.

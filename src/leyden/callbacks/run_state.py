@@ -111,6 +111,8 @@ class RunState(L.Callback):
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
             if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
         }
+        for each in (module, trainer.datamodule):  # type: ignore[attr-defined]
+            _ = each.hparams  # Lightning makes it when it is first asked for
         roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
         self._objects = ObjectState(roots, lambda: _kept_elsewhere(trainer, module, of_loaders))
@@ -141,6 +143,9 @@ class RunState(L.Callback):
                 loader.after_replay = self._after_replay
             elif not loader.is_same:
                 self._refuse_other_batches()
+        if not is_within:
+            # Else Lightning keeps an iterator that has drawn before the random states were restored; it has no public name for this.
+            trainer.fit_loop._resuming_from_checkpoint = False
         self._restore_objects()
         if not is_within and module.automatic_optimization:
             self._step_plateaus(trainer)
@@ -194,7 +199,8 @@ class RunState(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There are others from here on; and the epoch ends as one that was not stopped."""
         self._logged = None
-        trainer.fit_loop.restarting = False  # else Lightning leaves out the step of schedules that follow a metric
+        # Else Lightning leaves out the step of schedules that follow a metric; its public setter is of no use where steps are limited.
+        trainer.fit_loop._restarting = False
 
     def state_dict(self) -> dict[str, Any]:
         """A list with one state per process, of tensors and plain values."""
@@ -279,7 +285,13 @@ def _beside_state(trainer: L.Trainer) -> ObjectState:
     for n, config in enumerate(trainer.lr_scheduler_configs):
         names = {*vars(config.scheduler)} - {*config.scheduler.state_dict(), "optimizer"} | {"lr_lambdas"}
         beside |= {f"schedules[{n}].{name}": vars(config.scheduler).get(name) for name in names}
-    return ObjectState(beside, lambda: trainer.optimizers)
+    weights = [
+        each for optimizer in trainer.optimizers for group in optimizer.param_groups for each in group["params"]
+    ]
+    of_state = [
+        each for optimizer in trainer.optimizers for state in optimizer.state.values() for each in state.values()
+    ]
+    return ObjectState(beside, lambda: [*trainer.optimizers, *weights, *of_state])
 
 
 def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leyden.callbacks.showing import Showing
-from leyden.callbacks.writer import add_image, image_loggers
+from leyden.callbacks.writer import add_image, image_loggers, logged_steps
 from leyden.tasks.task import network_of
 
 NUM_COLUMNS = 8
@@ -37,7 +37,7 @@ class Weights(Showing):
         weights_NCHW = first_weights(network_of(pl_module), self.input_shape)
         if weights_NCHW is not None:
             tiles = mosaic(colours(weights_NCHW[: self.num_images].float().cpu().numpy()))
-            add_image(trainer, "weights/first_layer", tiles, trainer.global_step - 1)
+            add_image(trainer, "weights/first_layer", tiles, logged_steps(trainer) - 1)
 
 
 def first_weights(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor | None:

@@ -29,3 +29,11 @@ def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step:
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
         else:
             logger.log_image(key=tag, images=[pixels_HWC], step=step)  # type: ignore[attr-defined]
+
+
+def logged_steps(trainer: L.Trainer) -> int:
+    """Return the step at which `self.log` logs now: the batches after which an optimizer has stepped.
+
+    Where several optimizers step in a batch, `trainer.global_step` counts each. Lightning has no public name for the other one.
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

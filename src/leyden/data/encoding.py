@@ -30,8 +30,8 @@ class UnkeepableError(ValueError):
 
 
 def has_state_dict(value: Any) -> bool:
-    """Whether an object has a state of its own, as an optimizer; modules are looked into."""
-    return not isinstance(value, nn.Module) and all(
+    """Whether an object has a state of its own, as an optimizer; what Lightning keeps may have more, and is looked into."""
+    return not isinstance(value, nn.Module | L.LightningDataModule | L.Callback) and all(
         callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
     )
 

@@ -177,7 +177,10 @@ class ObjectState:
         """Return the names of plain values, tensors and generators that were others in an earlier state of the same objects."""
         pairs = ((path, mark.digest, before._marks.get(path, mark).digest) for path, mark in self._marks.items())
         unseen = (_Pickled, _Unseen)  # scratch memory, for one
-        return [name_of(path) for path, now, then in pairs if now != then and not isinstance(now, unseen)]
+        unset = _digest(None)  # it is worked out at the first use
+        return [
+            name_of(path) for path, now, then in pairs if then not in (now, unset) and not isinstance(now, unseen)
+        ]
 
     def _has_changed(self, path: Path, value: Any, mark: _Mark | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):

@@ -80,6 +80,9 @@ class Resumable:
                 self._first = signature(batch) if self._first is None else self._first
             self._position, ahead = start["position"], start["ahead"]
             restore_random_states(ahead or here)
+            if not ahead:  # what others have changed since; and what was drawn between the batches
+                for name, each in owned.items():
+                    each.restore(start["objects"].get(name, []))
             self.is_same = (self._first, self._order(start["position"])) == (start["first"], start["order"])
             if self.after_replay:
                 self.after_replay(self.is_same)
@@ -148,7 +151,7 @@ class Resumable:
 
     def _order(self, position: int) -> int:
         """A checksum of the indices of all samples up to a position."""
-        return zlib.crc32(repr(self._indices.checksums[:position] if self._indices else None).encode())
+        return zlib.crc32(repr(self._indices.checksums[:position] if self._indices is not None else None).encode())
 
     @property
     def position(self) -> int:
