@@ -147,16 +147,6 @@ class Seeded(Plain):
         super().setup(stage)
 
 
-class FromASet(Plain):
-    """The numbers of its words follow from a Python set, whose order another process has otherwise."""
-
-    def setup(self, stage):
-        super().setup(stage)
-        words = [f"word {n % 7}" for n in range(NUM)]
-        numbers = {word: n for n, word in enumerate(set(words))}
-        self.train.inputs[:, 0] = torch.tensor([float(numbers[word]) for word in words])
-
-
 # Samplers
 
 

@@ -69,22 +69,15 @@ TRAITS = {
         "`prepare_data` that draws when it makes its file", data="Prepared", more=("+data.folder={place}",)
     ),
     "seed_everything": Trait("`seed_everything` in a data module's `setup`", data="Seeded"),
-    "hash_order": Trait("numbers that follow from the order of a Python set of texts", data="FromASet", anew=True),
     # Samplers
     "numpy_sampler": Trait("a sampler with a NumPy generator of its own", data="SampledByNumPy"),
     "python_sampler": Trait("a sampler with a generator of `random`", data="SampledByPython"),
-    "in_place_sampler": Trait(
-        "a sampler that shuffles its own list", data="SampledInPlace", cells=UNKEPT, names=("order",)
-    ),
-    "counting_sampler": Trait(
-        "a sampler that counts its epochs", data="SampledByCount", cells=UNKEPT, names=("epoch",)
-    ),
+    "in_place_sampler": Trait("a sampler that shuffles its own list", data="SampledInPlace"),
+    "counting_sampler": Trait("a sampler that counts its epochs", data="SampledByCount"),
     "set_epoch": Trait("a sampler with `set_epoch`", data="SampledBySetEpoch"),
     "weighted_sampler": Trait("a `WeightedRandomSampler` with a generator", data="SampledByWeights"),
     "batch_sampler": Trait("a batch sampler with a generator of its own", data="SampledInBuckets"),
-    "hard_examples": Trait(
-        "sampler weights that the module changes by its losses", "Mining", "Mined", cells=UNKEPT, names=("weights",)
-    ),
+    "hard_examples": Trait("sampler weights that the module changes by its losses", "Mining", "Mined"),
     "changed_sampler": Trait(
         "a callback that changes the sampler when an epoch starts",
         data="Mined",
@@ -100,22 +93,16 @@ TRAITS = {
     ),
     "transform": Trait("a transform with a generator of `random`", data="WithTransform"),
     "collate": Trait("a `collate_fn` with a NumPy generator (mixup)", data="WithMixup"),
-    "cache": Trait("augmented samples in a cache", data="WithCache", cells=UNKEPT, names=("cache",)),
-    "drift": Trait("samples that change when they are read", data="WithDrift", cells=UNKEPT, names=("inputs",)),
-    "count": Trait(
-        "samples that depend on how many were read", data="WithCount", cells=UNKEPT, names=("num_read",)
-    ),
+    "cache": Trait("augmented samples in a cache", data="WithCache"),
+    "drift": Trait("samples that change when they are read", data="WithDrift"),
+    "count": Trait("samples that depend on how many were read", data="WithCount"),
     "count_workers": Trait("the same in worker processes", data="WithCount", more=("+data.num_workers=2",)),
     "curriculum": Trait(
         "a curriculum by `current_epoch`, that the module sets in the data set",
         "ByEpoch",
         "WithCurriculum",
-        cells=UNKEPT,
-        names=("epoch",),
     ),
-    "curriculum_callback": Trait(
-        "the same by a callback", data="WithCurriculum", more=callback("TellsEpoch"), cells=UNKEPT, names=("epoch",)
-    ),
+    "curriculum_callback": Trait("the same by a callback", data="WithCurriculum", more=callback("TellsEpoch")),
     "reload": Trait(
         "data by the epoch, `reload_dataloaders_every_n_epochs`",
         data="Rewritten",
@@ -126,11 +113,9 @@ TRAITS = {
         data="Redrawn",
         more=("+trainer.reload_dataloaders_every_n_epochs=1",),
     ),
-    "pseudo_labels": Trait("targets that the module writes over", "PseudoLabels", cells=UNKEPT, names=("targets",)),
+    "pseudo_labels": Trait("targets that the module writes over", "PseudoLabels"),
     "data_state": Trait("a data module with `state_dict`", data="Stateful"),
-    "data_without_state": Trait(
-        "a data module with a number that changes", data="Unkept", cells=UNKEPT, names=("level",)
-    ),
+    "data_without_state": Trait("a data module with a number that changes", data="Unkept"),
     "data_generator": Trait("a data module with a generator", data="Noisy"),
     # Streams and loaders
     "environment": Trait(
@@ -188,37 +173,35 @@ TRAITS = {
     "temperature": Trait("a temperature that falls by the epoch", "Annealed"),
     "order": Trait("a tensor that is drawn when an epoch starts", "Order"),
     "replay": Trait("a replay buffer, a deque of tensors", "Replay"),
-    "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects", cells=UNKEPT, names=("buffer",)),
-    "world": Trait("an environment in an attribute", "Agent", cells=UNKEPT, names=("world",)),
-    "dqn": Trait("DQN: environment, replay buffer, epsilon", "DQN", cells=UNKEPT, names=("world",)),
+    "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects"),
+    "world": Trait("an environment in an attribute", "Agent"),
+    "dqn": Trait("DQN: environment, replay buffer, epsilon", "DQN"),
     "module_numpy": Trait("a module with a NumPy generator", "NumPyGenerator"),
     "module_torch": Trait("a module with a `torch.Generator`", "TorchGenerator"),
     "module_python": Trait("a module with a `random.Random`", "PythonGenerator"),
     "set": Trait("a Python set in an attribute", "Seen"),
     "memory": Trait("a dictionary of arrays", "Memory"),
     "buffer": Trait("a buffer with `persistent=False`", "Buffer"),
-    "class_attribute": Trait("a number of the class", "Tried", cells=UNKEPT, names=("num",)),
-    "global": Trait("a variable of the file", "Global", cells=UNKEPT, names=("CALLS",)),
+    "class_attribute": Trait("a number of the class", "Tried"),
+    "global": Trait("a variable of the file", "Global"),
     "closure": Trait("a state in a closure", "Closed", cells=UNKEPT, names=("next",)),
     "hook": Trait("a forward hook that gathers in a list", "Hooked"),
     "layer": Trait("a number in a layer", "InALayer"),
-    "loss_object": Trait("a number in a loss that is no module", "InALoss", cells=UNKEPT, names=("criterion",)),
+    "loss_object": Trait("a number in a loss that is no module", "InALoss"),
     "dropout": Trait("a probability of dropout that falls", "FadingDropout"),
     "initialised": Trait("weights that are set from the first batch, by a flag", "Initialised"),
     "train_start": Trait("weights that are set in `on_train_start`", "ByHook", cells=UNKEPT),
-    "reseeding": Trait("`seed_everything` in `on_train_start`", "Reseeding", cells=UNKEPT),
+    "reseeding": Trait("`seed_everything` in `on_train_start`", "Reseeding"),
     "epoch_lists": Trait("outputs of an epoch in a list", "EpochLists"),
     "epoch_sums": Trait("sums of an epoch in plain numbers", "Sums", more=("objective.metric=train/mean",)),
     "plain_metrics": Trait(
         "metrics of torchmetrics in a plain dictionary",
         "PlainMetrics",
         more=("objective.metric=train/mean",),
-        cells=UNKEPT,
-        names=("metrics",),
     ),
     "global_numbers": Trait("the global random states in the training step", "Numbers"),
     # Copies of weights, and what is trained
-    "ema_list": Trait("an average of weights in a list", "EMAInAList", cells=UNKEPT, names=("ema",)),
+    "ema_list": Trait("an average of weights in a list", "EMAInAList"),
     "ema_dict": Trait("an average of weights in a dictionary of tensors", "EMAInADict"),
     "averaged_model": Trait("an `AveragedModel` of PyTorch", "Averaged"),
     "self_supervised": Trait("a momentum encoder and a queue", "Momentum"),
@@ -239,7 +222,9 @@ TRAITS = {
     ),
     "lazy": Trait("lazy layers", "Lazy"),
     "configure_model": Trait("a network that is made in `configure_model`", "Configured"),
-    "setup": Trait("a network that is made in `setup`", "MadeInSetup"),
+    "setup": Trait(
+        "a network that is made in `setup`", "MadeInSetup", cells={"evaluate": REFUSED, "fork": REFUSED}
+    ),
     "item": Trait("`.item()` in a constructor", "Item"),
     "compiled": Trait("`torch.compile` in a constructor", "Compiled"),
     "spectral": Trait("a spectral norm", "Spectral"),
@@ -270,7 +255,7 @@ TRAITS = {
     "bf16": Trait("`precision=bf16-mixed`", more=("trainer.precision=bf16-mixed",)),
     "three_optimizers": Trait("three optimizers by hand", "ThreeOptimizers"),
     "hand_schedules": Trait("optimizer and schedule by hand, each three batches", "HandSchedules"),
-    "pending": Trait("gradients that are under way at a checkpoint", "Pending", cells=UNKEPT),
+    "pending": Trait("gradients that are under way at a checkpoint", "Pending"),
     "gan": Trait("a GAN with pictures to `logger.experiment`", "GAN"),
     # Steps, names and intervals
     "skipping": Trait("training steps that return nothing", "Skipping"),
@@ -335,7 +320,10 @@ TRAITS = {
         "`ModelCheckpoint`", more=callback(f"{LIGHTNING}.ModelCheckpoint", "monitor=val/loss", "save_top_k=1")
     ),
     "model_pruning": Trait(
-        "`ModelPruning`", more=callback(f"{LIGHTNING}.ModelPruning", "pruning_fn=l1_unstructured", "amount=0.1")
+        "`ModelPruning`",
+        more=callback(f"{LIGHTNING}.ModelPruning", "pruning_fn=l1_unstructured", "amount=0.1"),
+        cells=UNKEPT,
+        names=("weight_mask",),
     ),
     "rate_finder": Trait(
         "`LearningRateFinder`",
