@@ -122,6 +122,16 @@ def test_what_cant_be_kept_is_named(before, change):
     assert state.changes()[1] == ["module.value"]
 
 
+def test_what_two_objects_hold_is_found_once():
+    shared = changing.World()
+    owner = types.SimpleNamespace(one=types.SimpleNamespace(held=shared), other=types.SimpleNamespace(held=shared))
+    state = ObjectState({"data": owner})
+    shared.step()
+    kept, lost = kept_by(state)
+    assert not lost
+    assert {entry["path"][1][1] for entry in kept if entry["path"][0][1] == "data"} == {"one"}
+
+
 def test_a_generator_within_what_is_handed_on_is_kept():
     rng = np.random.default_rng(1)
     state = ObjectState({"collate_fn": functools.partial(sorted, key=rng)})

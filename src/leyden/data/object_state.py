@@ -203,29 +203,34 @@ class ObjectState:
         """Attributes that hold values, by path, of the roots and of all objects that they hold; each object once."""
         known = self.known()  # held as long as their places count
         seen = {id(each) for each in known}
-        open_: list[tuple[Path, Any]] = [((), self.roots)]
-        while open_:
-            path, owner = open_.pop(0)
-            if id(owner) in seen:
-                continue
-            seen.add(id(owner))
+        found: list[tuple[Path, Any]] = [((), self.roots)]
+
+        def look_into(path: Path, owner: Any) -> None:
+            seen.add(id(owner))  # where two hold it, the first one that is found
+            found.append((path, owner))
+
+        while found:
+            path, owner = found.pop(0)
             if is_start:
                 self._owners[path], self._held[path] = owner, _objects(owner)
-            open_ += [((("item", name),), each) for name, each in _namespaces(owner)]
+            shared = [*_namespaces(owner)]
             for step, value in _parts(owner):
                 there = (*path, step)
                 if id(value) in seen and not isinstance(value, PLAIN):
                     continue
                 if isinstance(value, types.FunctionType):
-                    open_ += [((("item", name),), each) for name, each in _namespaces(value)]
+                    shared += _namespaces(value)
                     if value.__closure__:
                         yield there, _Closure(value)
                 elif (isinstance(value, L.Callback) and not path) or (
                     (_is_open(value) or _holds(value, seen)) and (is_start or self._is_as_it_was(there, value))
                 ):
-                    open_.append((there, value))
+                    look_into(there, value)
                 elif not isinstance(value, (*CONSTANTS, *ELSEWHERE)) and not callable(value):
                     yield there, value
+            for name, each in shared:
+                if id(each) not in seen:
+                    look_into((("item", name),), each)
 
     def _is_as_it_was(self, path: Path, value: Any) -> bool:
         """Whether an object is of the class that was there at the start; a container must hold the same objects."""
