@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from leyden.run.directory import Run
-from tests.conftest import QUICK, ROOT, finish, start
+from tests.conftest import QUICK, ROOT, SMALL, finish, start
 from tests.training.test_exact import kill_at
 
 
@@ -21,7 +21,7 @@ def needs(package):
 def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     from mlflow.tracking import MlflowClient
 
-    arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *QUICK)
+    arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *SMALL)
     kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments).communicate(timeout=240)
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     finish(start(f"run_dir={tmp_path / 'killed'}", *arguments, "trainer.max_epochs=3"))
@@ -65,7 +65,7 @@ def records(path):
 @needs("wandb")
 @pytest.mark.slow
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *QUICK)
+    arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
     finish(start("-m", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))
     directories = [path.parent for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     assert len(directories) == 2
