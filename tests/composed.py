@@ -6,6 +6,7 @@ from pathlib import Path
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
@@ -56,6 +57,7 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
         return None
     with open_dict(config.hydra):
         config.hydra.runtime.cwd = str(Path.cwd())
+        config.hydra.job.name = JobRuntime.instance().get("name")  # that of this command
     OmegaConf.clear_cache(config)  # the time in a name is that of this command
     return config
 

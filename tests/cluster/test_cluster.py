@@ -224,7 +224,8 @@ def trials(tmp_path):
 def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
-    arguments = (*LONG, *search, "cluster.wait=false", "cluster.num_jobs=2")
+    # Long enough that trials are left when both commands below have come.
+    arguments = (*LONG, "trainer.max_epochs=6", *search, "cluster.wait=false", "cluster.num_jobs=2")
     output = finish(submit(tmp_path, *arguments))
     first, second = re.search(r"2 jobs search: (\S+), (\S+)\n", output).groups()
     assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
