@@ -13,7 +13,7 @@ from leyden.callbacks import logged
 from leyden.config.mistakes import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
-from leyden.data.object_state import ObjectState, is_generator
+from leyden.data.object_state import ObjectState, entry_name, is_generator
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.resumable import PARTS, flattened
 from leyden.run.process import is_main_process
@@ -255,6 +255,7 @@ class RunState(L.Callback):
         """Take back the state of this process; what hooks of a start could change, after them."""
         every = state_dict["processes"]
         self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
+        _check_kept(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in _metrics(self._module):
             if name in self._resumed["metrics"]:
@@ -292,6 +293,31 @@ def _beside_state(trainer: L.Trainer) -> ObjectState:
         each for optimizer in trainer.optimizers for state in optimizer.state.values() for each in state.values()
     ]
     return ObjectState(beside, lambda: [*trainer.optimizers, *weights, *of_state])
+
+
+def _check_kept(mine: dict[str, Any]) -> None:
+    """Make sure that what is restored later can be, while nothing of the run directory has changed.
+
+    Raises:
+        TypeError, ValueError, KeyError: It is damaged.
+    """
+    here = random_states()
+    try:
+        restore_random_states(mine)
+    finally:
+        restore_random_states(here)
+    kinds = {"objects": list, "lost": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
+    for name, kind in kinds.items():
+        if not isinstance(mine[name], kind):
+            raise TypeError(f"{name} is no {kind}")
+    values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
+    if not all(isinstance(each, float | int) for each in values):
+        raise TypeError("a value of a schedule or a parameter is no number")
+    for entry in mine["objects"]:
+        entry_name(entry), entry["in_place"]
+    for name in ("cuda", "mps"):
+        if not isinstance(mine[name], torch.Tensor | None):
+            raise TypeError(f"the random state of {name} is no tensor")
 
 
 def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
