@@ -15,6 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from leyden.config.paths import ROOT
 from leyden.data import in_memory, reading
+from leyden.run.directory import Run
 from tests import composed
 from tests.data import small
 from tests.example import MNIST
@@ -151,6 +152,18 @@ def cli(capfd, tmp_path, mnist_root):
         code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
         out, err = capfd.readouterr()
         return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    """Trains in a directory of this name, and returns the run, and what was printed; test files have others of this name."""
+
+    def run(name, *arguments, code=0):
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
+        assert found == code, err
+        return Run(tmp_path / name), out, err
 
     return run
 

@@ -19,16 +19,6 @@ def own(name, *more):
     return ("data=own", f"data._target_=tests.data.own.{name}", *TASK, *more)
 
 
-@pytest.fixture
-def train(cli, tmp_path):
-    def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
-        assert found == code, err
-        return Run(tmp_path / name), out, err
-
-    return run
-
-
 def test_what_is_missing_costs_that_feature_only(train):
     run, out, err = train("a", *own("TrainingOnly"), "trainer.max_epochs=1", "objective.metric=train/acc")
     assert "no evaluation on the test set: the data have no test_dataloader" in out

@@ -26,18 +26,6 @@ def module(name, *more):
     return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
 
 
-@pytest.fixture
-def train(cli, tmp_path):
-    """Trains in a directory of this name; returns the run, stdout and stderr."""
-
-    def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
-        assert found == code, err
-        return Run(tmp_path / name), out, err
-
-    return run
-
-
 # What is known only by values.
 
 

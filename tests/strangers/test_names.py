@@ -30,16 +30,6 @@ def own(kind="Named", objective="val_loss", **given):
     return (*BASE, "task=own", f"task._target_={MODULE}.{kind}", f"objective.metric={objective}", *values)
 
 
-@pytest.fixture
-def train(cli, tmp_path):
-    def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
-        assert found == code, err
-        return Run(tmp_path / name), out, err
-
-    return run
-
-
 def loss_on(run, dataset):
     """The loss of a run's best weights."""
     state = weights(run.directory, "best")

@@ -27,18 +27,6 @@ def own(task, data="Collated", *more):
     )
 
 
-@pytest.fixture
-def train(cli, tmp_path):
-    """Trains on data and with a module of a stranger's, and returns the run, and what was printed."""
-
-    def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
-        assert found == code, err
-        return Run(tmp_path / name), out, err
-
-    return run
-
-
 OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
 
 

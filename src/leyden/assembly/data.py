@@ -11,7 +11,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import check_kind, instantiate, user_errors
+from leyden.assembly.instantiate import check_made, instantiate, user_errors
 from leyden.assembly.task import new_module
 from leyden.data.contract import divides_batches, facts_of
 from leyden.data.facts import Facts
@@ -36,7 +36,7 @@ def datamodule(
     _fork_workers()
     with seeded(cfg.seed, "__init__"):
         data: L.LightningDataModule = instantiate(cfg.data, "data")
-    check_kind(data, L.LightningDataModule, "data")
+    check_made(data, L.LightningDataModule, "data")
     made = (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
     with user_errors("data"):
         if isinstance(data, ModuleData) and made:

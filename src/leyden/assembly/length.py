@@ -29,7 +29,7 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     return min(limits)
 
 
-def num_epochs(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+def run_epochs(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     """Epochs of a run, the last of which `max_steps` can end before its end; 0 where that is not known."""
     batches = num_batches(trainer, data)
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from leyden.assembly.instantiate import check_kind, instantiate, target, user_errors
-from leyden.assembly.length import num_epochs, num_steps
+from leyden.assembly.instantiate import check_made, instantiate, target, user_errors
+from leyden.assembly.length import num_steps, run_epochs
 from leyden.assembly.network import check_logits, check_step, network
 from leyden.assembly.schedule import Schedule, ScheduleLength
 from leyden.assembly.signatures import argument_names
@@ -32,7 +32,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     """
     module, scheduler = data.made if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
-        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs(trainer, data)
+        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), run_epochs(trainer, data)
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
@@ -90,7 +90,7 @@ def task_module(
     if "network" in names:
         offered["network"] = network(cfg, facts)
     module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
-    check_kind(module, L.LightningModule, "task")
+    check_made(module, L.LightningModule, "task")
     if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
         raise UserError(
             f"task.loss={loss}: must be made by a _target_, as task.loss={{_target_: torch.nn.NLLLoss}}"

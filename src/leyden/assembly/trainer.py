@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import check_kind, instantiate, switched_on, target, user_errors
+from leyden.assembly.instantiate import check_made, instantiate, switched_on, target, user_errors
 from leyden.assembly.signatures import argument_names
 from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint
@@ -41,7 +41,7 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
         if _wants_other_data(node, f"callbacks.{name}", facts):
             continue
         callbacks.append(instantiate(node, f"callbacks.{name}", facts.by_name))
-        check_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
+        check_made(callbacks[-1], L.Callback, f"callbacks.{name}")
         with user_errors(f"callbacks.{name}"):
             check_averaging(callbacks[-1], cfg.trainer.max_epochs)
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]

@@ -3,8 +3,9 @@
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
+
+from leyden.data.resumable import of_all_processes
 
 
 class Gradients(L.Callback):
@@ -30,11 +31,7 @@ class Gradients(L.Callback):
             return {}
         parameters = self._module.named_parameters()
         mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
-        every: list[Any] = [mine]
-        if self._trainer.world_size > 1:
-            every = [None] * self._trainer.world_size
-            torch.distributed.all_gather_object(every, mine)
-        return {"processes": every}
+        return {"processes": of_all_processes(mine)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep those of this process until training starts."""

@@ -15,7 +15,7 @@ from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
 from leyden.data.object_state import ObjectState, entry_name, is_generator
 from leyden.data.random_state import random_states, restore_random_states
-from leyden.data.resumable import PARTS, flattened
+from leyden.data.resumable import PARTS, flattened, of_all_processes
 from leyden.run.process import is_main_process
 
 ANEW = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
@@ -54,7 +54,7 @@ class RunState(L.Callback):
         self._stepping: ObjectState | None = None  # of optimizers and schedules, beside their states
         self._versions: dict[str, int] = {}  # of each parameter, before the hooks of the start
         self._set_at_start: list[str] = []
-        self._lost: list[str] | None = None  # names of what can't be kept; None: not looked at yet
+        self._lost: list[str] = []  # names of what can't be kept, that were reported
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remember the trainer, which knows the processes, and the module, which has the metrics; part the streams."""
@@ -233,16 +233,12 @@ class RunState(L.Callback):
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
         self._report(lost)
-        every: list[Any] = [mine]
-        if self._trainer.world_size > 1:
-            every = [None] * self._trainer.world_size
-            torch.distributed.all_gather_object(every, mine)
-        return {"processes": every, "seed": self.seed, "data": self.data}
+        return {"processes": of_all_processes(mine), "seed": self.seed, "data": self.data}
 
     def _report(self, lost: list[str]) -> None:
         """Name, once, what changes and can't be kept."""
-        new = [name for name in lost if name not in (self._lost or [])]
-        self._lost = [*(self._lost or []), *new]
+        new = [name for name in lost if name not in self._lost]
+        self._lost += new
         if not new or self.exact == "off":
             return
         text = f"{', '.join(map(one_line, new))} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint"

@@ -47,9 +47,7 @@ class Resumable:
     """
 
     _kind: type  # of the loader
-    _owned: Callable[
-        [], dict[str, ObjectState]
-    ]  # a method that returns what belongs to it, by the name of its part
+    _owned: Callable[[], dict[str, ObjectState]]  # returns what belongs to it, by the name of its part
     _start: dict[str, Any] | None = None  # the state that the next iteration starts from
     _begun: dict[str, Any] | None = None  # the random states with which this one did
     _ahead: dict[str, Any] | None = None  # those before the last batch, where Lightning takes it a step too early
@@ -110,11 +108,7 @@ class Resumable:
             "objects": {name: each.changes()[0] for name, each in self._owned().items()},
             "ahead": self._ahead,
         }
-        every: list[Any] = [mine]
-        if distributed.is_initialized():
-            every = [None] * distributed.get_world_size()
-            distributed.all_gather_object(every, mine)
-        return {"processes": every}
+        return {"processes": of_all_processes(mine)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration start behind the batches that were given."""
@@ -173,6 +167,15 @@ class Resumable:
                 lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
             found += [f"{name}.{path}" for path in lost]
         return found
+
+
+def of_all_processes(mine: Any) -> list[Any]:
+    """Return what each process gives, by its rank; all of them must ask."""
+    if not distributed.is_initialized():
+        return [mine]
+    every: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(every, mine)
+    return every
 
 
 def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
