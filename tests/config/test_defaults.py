@@ -1,7 +1,7 @@
 """The default of a key is that of conf/, for the choices that were made."""
 
-import hydra
 import pytest
+from hydra import compose as hydra_compose
 
 from leyden.config import defaults
 from leyden.config.defaults import default_value
@@ -21,11 +21,11 @@ def test_many_keys_cost_as_much_as_one_and_each_choice_has_its_own(monkeypatch):
     defaults._composed.cache_clear()
     cfg, composed = compose(), []
 
-    def counting(*args, compose=hydra.compose, **kwargs):
+    def counting(*args, compose=hydra_compose, **kwargs):
         composed.append(kwargs["overrides"])
         return compose(*args, **kwargs)
 
-    monkeypatch.setattr(hydra, "compose", counting)
+    monkeypatch.setattr("hydra.compose", counting)
     for key in ("model.dropout", "optimizer.weight_decay", "seed", "compile", "data.normalize"):
         default_value(cfg, GROUPS, key)
     assert len(composed) == 2  # what there is, and these choices

@@ -86,7 +86,7 @@ def searches(directory, num_trials, searched):
     return Search(study, directory, searched, num_trials=num_trials, runs=runs)
 
 
-def search(directory, num_trials):
+def one_seed_search(directory, num_trials):
     return searches(directory, num_trials, space("lr=interval(0.0,1.0)"))
 
 
@@ -100,27 +100,27 @@ def ask(looking, most):
 
 
 def test_the_number_of_trials_is_a_total_over_restarts(tmp_path):
-    first = search(tmp_path, 5)
+    first = one_seed_search(tmp_path, 5)
     with first.opened():
         for trial in ask(first, 3):
             first.study.tell(trial, 1.0)
-    second = search(tmp_path, 5)
+    second = one_seed_search(tmp_path, 5)
     with second.opened():
         assert len(ask(second, 10)) == 2
         assert ask(second, 10) == []
 
 
 def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(tmp_path):
-    killed = search(tmp_path, 3)
+    killed = one_seed_search(tmp_path, 3)
     opened = killed.opened()
     opened.__enter__()
     left = ask(killed, 2)
-    neighbour = search(tmp_path, 3)
+    neighbour = one_seed_search(tmp_path, 3)
     with neighbour.opened():
         (new,) = ask(neighbour, 3)  # the others are in good hands
         neighbour.study.tell(new, 1.0)
     opened.gen.close()  # the lock goes with the process
-    heir = search(tmp_path, 3)
+    heir = one_seed_search(tmp_path, 3)
     with heir.opened():
         taken = ask(heir, 3)
         assert [trial.number for trial in taken] == [trial.number for trial in left]
@@ -128,19 +128,19 @@ def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(
 
 
 def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
-    first = search(tmp_path, 2)
+    first = one_seed_search(tmp_path, 2)
     with first.opened():
         bad, good = ask(first, 2)
         first.study.tell(bad, state=TrialState.FAIL)
         first.study.tell(good, 1.0)
         assert ask(first, 2) == []
-    second = search(tmp_path, 2)
+    second = one_seed_search(tmp_path, 2)
     with second.opened():
         (again,) = ask(second, 2)
         assert as_overrides(again) == as_overrides(bad)
         second.study.tell(again, 2.0)
-    with search(tmp_path, 2).opened():
-        assert ask(search(tmp_path, 2), 2) == []
+    with one_seed_search(tmp_path, 2).opened():
+        assert ask(one_seed_search(tmp_path, 2), 2) == []
 
 
 def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again(tmp_path):
@@ -209,7 +209,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
 
 
 def test_the_runs_of_all_seeds_are_known(tmp_path):
-    mine = search(tmp_path, 1)
+    mine = one_seed_search(tmp_path, 1)
     mine.runs = lambda trial: ["first", "second"]
     with mine.opened():
         (trial,) = ask(mine, 1)
@@ -217,13 +217,13 @@ def test_the_runs_of_all_seeds_are_known(tmp_path):
             (tmp_path / name).mkdir()
             (tmp_path / name / "config.yaml").touch()
         mine.study.tell(trial, 1.0)
-    with search(tmp_path, 1).opened():
+    with one_seed_search(tmp_path, 1).opened():
         pass
     (tmp_path / "third").mkdir()
     (tmp_path / "third" / "config.yaml").touch()
     with (
         pytest.raises(UserError, match="knows nothing of 1 of 3 runs here, as third"),
-        search(tmp_path, 1).opened(),
+        one_seed_search(tmp_path, 1).opened(),
     ):
         pass
 
@@ -256,7 +256,7 @@ def test_a_study_that_cannot_be_read(tmp_path):
 
 def finished_search(directory, num_trials):
     """A search that has run all its trials; what a run leaves is a folder with its configuration."""
-    mine = search(directory, num_trials)
+    mine = one_seed_search(directory, num_trials)
     with mine.opened():
         while trials := ask(mine, 2):
             for trial in trials:
@@ -307,7 +307,7 @@ def test_a_study_that_is_gone_is_said(tmp_path):
 
 
 def test_a_neighbour_of_a_process_killed_while_writing_goes_on(tmp_path):
-    mine = search(tmp_path, 3)
+    mine = one_seed_search(tmp_path, 3)
     with mine.opened():
         (trial,) = ask(mine, 1)
         with (tmp_path / "study.journal").open("ab") as file:
@@ -318,24 +318,24 @@ def test_a_neighbour_of_a_process_killed_while_writing_goes_on(tmp_path):
 
 
 def test_locks_of_processes_that_were_killed_are_removed(tmp_path):
-    neighbour = search(tmp_path, 8)
+    neighbour = one_seed_search(tmp_path, 8)
     with neighbour.opened():
         ask(neighbour, 1)
         for _ in range(3):
-            killed = search(tmp_path, 8)
+            killed = one_seed_search(tmp_path, 8)
             opened = killed.opened()
             opened.__enter__()
             ask(killed, 1)
             (tmp_path / "locks" / killed.owner).rename(tmp_path / "kept")
             opened.gen.close()
             (tmp_path / "kept").rename(tmp_path / "locks" / killed.owner)  # as kill -9 leaves it
-        heir = search(tmp_path, 8)
+        heir = one_seed_search(tmp_path, 8)
         with heir.opened():
             assert len(ask(heir, 3)) == 3
             held = {path.name for path in (tmp_path / "locks").iterdir()}
             assert held == {"ask", neighbour.owner, heir.owner}
             assert {trial.number for trial in heir.study.trials} == {0, 1, 2, 3}
-        with pytest.raises(ZeroDivisionError), search(tmp_path, 8).opened():
+        with pytest.raises(ZeroDivisionError), one_seed_search(tmp_path, 8).opened():
             1 / 0  # noqa: B018
     assert [path.name for path in (tmp_path / "locks").iterdir()] == ["ask"]
 
@@ -351,7 +351,7 @@ def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
 
 
 def test_a_run_finds_its_trial(tmp_path):
-    mine = search(tmp_path, 2)
+    mine = one_seed_search(tmp_path, 2)
     with mine.opened():
         trial, _ = ask(mine, 2)
         found = find_trial(tmp_path / trial.user_attrs["run"], optuna.pruners.MedianPruner())

@@ -51,17 +51,17 @@ class DatasetDataModule(StreamedDataModule):
     ) -> None:
         super().__init__(**further)
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
-        for split, source in self.sources.items():
-            if source is None and split != "train":
+        for name, source in self.sources.items():
+            if source is None and name != "train":
                 continue
             if callable(source):
                 made, keywords = getattr(source, "func", source), getattr(source, "keywords", {})
                 try:
                     inspect.signature(made).bind(**keywords, **self._given(source))
                 except TypeError as error:
-                    raise ValueError(f"{split}: {error}") from error
+                    raise ValueError(f"{name}: {error}") from error
             elif isinstance(source, str) or not hasattr(source, "__getitem__"):
-                raise ValueError(f"{split}={source}: must be made by a _target_, with _partial_: true")
+                raise ValueError(f"{name}={source}: must be made by a _target_, with _partial_: true")
 
     @property
     def read_image(self) -> Callable[..., Tensor] | None:

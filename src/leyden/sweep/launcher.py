@@ -7,9 +7,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from leyden.run.process import num_threads
+from leyden.sweep import worker
 from leyden.sweep.jobs import Job
 from leyden.sweep.processes import Process
-from leyden.sweep.worker import run
 
 
 def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
@@ -55,7 +55,10 @@ class Pool:
     """
 
     def __init__(
-        self, environments: Sequence[dict[str, str]], module: str, run: Callable[[str, DictConfig], str] = run
+        self,
+        environments: Sequence[dict[str, str]],
+        module: str,
+        run: Callable[[str, DictConfig], str] = worker.run,
     ) -> None:
         self.environments, self.module, self.run = environments, module, run
         self.processes: dict[int, Process] = {}  # by place
