@@ -80,7 +80,7 @@ Shapes: N samples of a batch, K classes.
 import torch.nn.functional as F
 from torch import Tensor
 
-from leyden.tasks.outcome import Outcome
+from leyden.tasks.task import Outcome
 from leyden.tasks.task import Task
 
 

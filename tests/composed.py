@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import in_conf
-from leyden.sweep.compose import Composer
+from leyden.sweep.jobs import Composer
 
 
 class Loader(ConfigLoaderImpl):

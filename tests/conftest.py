@@ -14,7 +14,7 @@ import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from leyden.config.paths import ROOT
-from leyden.data import in_memory, reading
+from leyden.data import in_memory, tensors
 from leyden.run.directory import Run
 from tests import composed
 from tests.data import small
@@ -139,7 +139,7 @@ def read_once(read, dataset, root, *, train, download):
 @functools.cache
 def mnist(train):
     """What a run reads of MNIST."""
-    return reading.read(MNIST, ROOT / "data", train=train, download=False)
+    return tensors.read(MNIST, ROOT / "data", train=train, download=False)
 
 
 @pytest.fixture

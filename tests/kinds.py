@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from leyden import assembly
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
 from tests.composed import compose

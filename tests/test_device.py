@@ -20,16 +20,16 @@ from torch.utils._pytree import tree_leaves
 from leyden import assembly
 from leyden.assembly.instantiate import instantiate
 from leyden.assembly.task import make_optimizer
-from leyden.callbacks.evaluation import OnEvaluation
-from leyden.callbacks.graph import Graph
-from leyden.callbacks.samples import Samples
-from leyden.callbacks.texts import Texts
+from leyden.config.errors import UserError
 from leyden.config.hydra import in_conf
-from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
-from leyden.data.samples import Samples as Reads
-from leyden.data.stream import StreamLoader
-from leyden.data.transfer import Sending, send
+from leyden.data.streamed import Samples as Reads
+from leyden.data.streamed import StreamLoader
+from leyden.data.transforms import Sending, send
+from leyden.pictures.base import OnEvaluation
+from leyden.pictures.monitor import Texts
+from leyden.pictures.network import Graph
+from leyden.pictures.outputs import Samples
 from leyden.run.directory import Run
 from tests.kinds import config, make, suited
 
@@ -247,7 +247,7 @@ def test_what_streams_is_sent_in_the_background_from_pinned_memory(device, done)
 
 def test_a_stream_sends_inputs_and_targets(monkeypatch):
     sent = []
-    monkeypatch.setattr("leyden.data.stream.send", lambda part, device: sent.append(device) or part)
+    monkeypatch.setattr("leyden.data.streamed.send", lambda part, device: sent.append(device) or part)
     samples = Reads([(torch.ones(2), n) for n in range(4)], 0, None)
     options = {"batch_size": 2, "num_workers": 0, "shuffle": False}
     assert len(list(StreamLoader(samples, torch.arange(4), device="cuda", **options))) == 2

@@ -13,10 +13,10 @@ import yaml
 from torch import nn
 
 from leyden import assembly
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF, ROOT
-from leyden.data.augment import Augment
 from leyden.data.facts import Facts
+from leyden.data.transforms import Augment
 from tests.conf.test_conf import compose
 from tests.conftest import start, weights
 from tests.example import OWN

@@ -78,7 +78,7 @@ def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch, seconds_a_step, re
     seen, clock = [], iter(range(1_000_000))
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: seen.append(args[-1]))
     time = SimpleNamespace(monotonic=lambda: seconds_a_step * next(clock))
-    monkeypatch.setattr("leyden.callbacks.progress.time", time)
+    monkeypatch.setattr("leyden.callbacks.display.time", time)
     few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false", "callbacks=bare", "logger=none")
     train("run", *few, "callbacks.progress.refresh_rate=10")
     assert abs(len(seen) - refreshes) <= 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden import train
-from leyden.config.importing import importing
+from leyden.run.process import importing
 
 with importing():  # as the command itself has it
     from lightning import Trainer

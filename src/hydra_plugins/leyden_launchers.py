@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from leyden.config.checks import check_num_jobs
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.process import num_cores, num_threads
 
 
@@ -48,9 +48,9 @@ class JobLauncher(Launcher):
         ended: Callable[[Any, str], bool],
     ) -> None:
         """Run jobs that are composed and checked, as `batch.run` says."""
-        from leyden.sweep import batch
+        from leyden.sweep.status import run_jobs
 
-        batch.run(ask, self.runner, status, at_once=at_once, ended=ended)
+        run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
 
     def close(self) -> None:
         """End the workers, if there are any."""
@@ -68,9 +68,8 @@ class LocalLauncher(JobLauncher):
 
     def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked. A dry run has no workers."""
-        from leyden.sweep.gpus import USES_CUDA, visible_devices
-        from leyden.sweep.launcher import slots
-        from leyden.sweep.processes import warm_up
+        from leyden.sweep.launcher import slots, warm_up
+        from leyden.sweep.worker import USES_CUDA, visible_devices
 
         super().setup(**kwargs)
         self.num_cores = num_cores()
@@ -127,7 +126,7 @@ class SlurmLauncher(JobLauncher):
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
         """Make sure that Slurm takes the jobs; False if the script for sbatch was all that is wanted."""
-        from leyden.cluster.resources import check_resources
+        from leyden.cluster.slurm import check_resources
         from leyden.cluster.submit import SlurmRunner
 
         for job in jobs:
@@ -140,7 +139,7 @@ class SlurmLauncher(JobLauncher):
 
     def run_jobs(self, ask: Callable[[], Any], status: Any, *, at_once: int | None = None, **further: Any) -> None:
         """Submit, and wait unless that is not wanted."""
-        from leyden.cluster.leave import leave_jobs
+        from leyden.cluster.submit import leave_jobs
 
         if self.waits:
             if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that Slurm limits
@@ -151,6 +150,6 @@ class SlurmLauncher(JobLauncher):
 
     def leave_search(self, config: DictConfig, num_jobs: int) -> None:
         """Submit jobs that go on with a search by themselves."""
-        from leyden.cluster.leave import leave_search
+        from leyden.cluster.submit import leave_search
 
         leave_search(config, self.runner, num_jobs)

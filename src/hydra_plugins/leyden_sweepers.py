@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own sweeper has no public name
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 
 
 class GridSweeper(BasicSweeper):
@@ -26,12 +26,10 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.cluster import slurm
-        from leyden.sweep.dimension import check_few
-        from leyden.sweep.grid import settings, spaces
+        from leyden.sweep.grid import Typed, settings, spaces
         from leyden.sweep.jobs import shared
-        from leyden.sweep.seeds import further_seeds, num_seeds
-        from leyden.sweep.sweep import Sweep
-        from leyden.sweep.typed import Typed
+        from leyden.sweep.space import check_few
+        from leyden.sweep.sweep import Sweep, further_seeds, num_seeds
 
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
@@ -80,9 +78,9 @@ class OptunaSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Search the space that the arguments span."""
         from leyden.cluster import slurm
-        from leyden.sweep import optimize
+        from leyden.sweep.grid import Typed
+        from leyden.sweep.search import run_search
         from leyden.sweep.sweep import Sweep
-        from leyden.sweep.typed import Typed
 
         for key, value in self.of_grids.items():
             if value is not None:
@@ -91,7 +89,7 @@ class OptunaSweeper(BasicSweeper):
                 )
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
-            optimize.search(
+            run_search(
                 sweep,
                 Typed(loader, sweep.config, is_search=True).dimensions(self.params, arguments),
                 self.when,

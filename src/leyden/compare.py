@@ -2,9 +2,8 @@
 
 from leyden.cluster import slurm
 from leyden.config import arguments
-from leyden.config.mistakes import UserError
-from leyden.report.comparison import compare
-from leyden.report.comparison_formats import show
+from leyden.config.errors import UserError
+from leyden.report.comparison import compare, show
 
 USAGE = """\
 python -m leyden.compare A B [a=CONDITION] [b=CONDITION] [format=table|json]

@@ -3,10 +3,10 @@
 from omegaconf import DictConfig
 from rich.table import Table
 
-from leyden.config.importing import importing
 from leyden.config.terminal import Terminal
 from leyden.run.command import command
 from leyden.run.directory import Run
+from leyden.run.process import importing
 
 
 @command

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.importing import importing
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.terminal import Terminal
 from leyden.run.command import command
 from leyden.run.directory import Run
+from leyden.run.process import importing
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 

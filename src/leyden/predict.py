@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.importing import importing
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.command import command
 from leyden.run.directory import Run
+from leyden.run.process import importing
 
 ASKED = ("images", "table", "prompt")
 
@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
-        from leyden.training.answers import answer
+        from leyden.training.predict import answer
     answer(cfg, run, checkpoint, output, picture)
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from leyden.config import arguments
-from leyden.config.mistakes import UserError
-from leyden.report.equality import show_equality
+from leyden.config.errors import UserError
+from leyden.report.difference import show_equality
 from leyden.reproduction.anew import How, reproduce
 from leyden.run.directory import Run
 

@@ -4,11 +4,10 @@ import sys
 
 from leyden.cluster import slurm
 from leyden.config import arguments
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.report.difference import show_difference
-from leyden.report.formats import show
-from leyden.report.listing import lines
+from leyden.report.listing import lines, show
 
 USAGE = """\
 python -m leyden.runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]

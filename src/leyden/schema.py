@@ -3,9 +3,9 @@
 import json
 
 from leyden.config import arguments
-from leyden.config.importing import importing
 from leyden.config.paths import ROOT
 from leyden.run.files import write_whole
+from leyden.run.process import importing
 
 USAGE = """\
 python -m leyden.schema

@@ -2,7 +2,7 @@
 
 from leyden.cluster import slurm
 from leyden.config import arguments
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.report.summary import summarize
 
 USAGE = """\

@@ -7,15 +7,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.cluster import slurm
-from leyden.config.importing import importing
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.report.printout import print_result
-from leyden.run.choices import Choices
 from leyden.run.command import command
 from leyden.run.directory import Run
+from leyden.run.identity import Choices
 from leyden.run.lock import LOCK_TIMEOUT_S
-from leyden.run.process import is_main_process
-from leyden.sweep.slug import slug
+from leyden.run.process import importing, is_main_process
+from leyden.sweep.jobs import slug
 
 # `${slug:${hydra.overrides.task}}` is the directory of a job of a sweep.
 OmegaConf.register_new_resolver("slug", slug, replace=True)

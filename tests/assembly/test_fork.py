@@ -15,18 +15,18 @@ import yaml
 from omegaconf import OmegaConf, open_dict
 
 from leyden import compare as compare_command
-from leyden.assembly import fork as forks
+from leyden.assembly import start_from as forks
 from leyden.assembly.inherited import inherit_settings
+from leyden.config.errors import UserError
 from leyden.config.hydra import in_conf
-from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.config.values import flatten
 from leyden.report.comparison import compare
-from leyden.run.choices import Choices, deciding
 from leyden.run.directory import Run
-from leyden.run.fingerprints import first_difference, read_fingerprints
+from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
-from leyden.run.points import points
+from leyden.run.identity import Choices, deciding
+from leyden.run.result import points
 from tests.conftest import QUICK, assert_same_bits, here
 from tests.tasks.test_own import PLAIN
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture

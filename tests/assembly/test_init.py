@@ -12,8 +12,7 @@ from hydra.types import RunMode
 
 from leyden.config.hydra import in_conf
 from leyden.run.directory import Run
-from leyden.sweep.compose import Composer
-from leyden.sweep.jobs import compose
+from leyden.sweep.jobs import Composer, compose
 from tests.assembly.test_trust import poison
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, here, start, weights
 from tests.tasks.test_own import PLAIN

@@ -5,7 +5,7 @@ import pytest
 
 from leyden import assembly
 from leyden.assembly.trainer import callbacks_of
-from leyden.callbacks.showing import Showing
+from leyden.callbacks.display import Showing
 from leyden.data.facts import Facts
 from tests.conf.test_conf import FACTS, compose
 

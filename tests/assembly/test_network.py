@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from leyden.assembly.network import check_step
+from leyden.assembly.task import check_step
 from leyden.data.facts import Facts
 from leyden.tasks.classification import Classification
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from leyden.assembly import roles
 from leyden.assembly.trust import _allowed, problem_of_run, trusted_config
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import FETCHING
 from leyden.run.directory import Run
@@ -102,7 +102,7 @@ TARGETS = [
     "torch.nn.modules.module.torch.hub.load",  # by way of a module that has imported torch
     "leyden.run.os.system",
     f"{OWN}.models.mlp.math.sqrt",
-    "leyden.run.git.git",
+    "leyden.run.provenance.git",
     f"{OWN}.data.mnist._from_package_index",
     "torchvision.datasets.utils.download_url",
     "torchvision.datasets.Caltech101",  # makes folders
@@ -451,8 +451,8 @@ def test_each_recipe_and_choice_of_the_project_is_allowed():
         ("scheduler", {"_target_": "torch.optim.SGD", "_partial_": True}),
         ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"}),
         ("callbacks.mine", {"_target_": "leyden.sweep.pruning.Pruning", "pruner": {"_target_": "os.system"}}),
-        ("callbacks", {"_target_": "leyden.callbacks.errors.Errors"}),
-        ("data.augment", {"_target_": "leyden.data.augment.Augment", "x": {"_target_": "torch.nn.Linear"}}),
+        ("callbacks", {"_target_": "leyden.pictures.classification.Errors"}),
+        ("data.augment", {"_target_": "leyden.data.transforms.Augment", "x": {"_target_": "torch.nn.Linear"}}),
         ("data.augment", {"_target_": "leyden.loggers.mlflow.MLflow", "tracking_uri": "sqlite:///elsewhere"}),
         ("model.dropout", {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True}),
         ("trainer.profiler", {"_target_": "lightning.pytorch.profilers.AdvancedProfiler", "dirpath": "/elsewhere"}),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.run.points import points
+from leyden.run.result import points
 from tests.conftest import assert_same_bits, weights
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -80,7 +80,7 @@ def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(tra
 
 
 def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
-    from leyden.callbacks.layout import Layout
+    from leyden.pictures.curves import Layout
 
     monkeypatch.setattr(
         Layout,

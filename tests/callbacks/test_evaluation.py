@@ -2,12 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.callbacks.classes import ClassEvaluation
-from leyden.callbacks.confusion import counts
-from leyden.callbacks.confusion import figure as confusion_figure
-from leyden.callbacks.errors import most_confident
-from leyden.callbacks.evaluation import gather, interleave
-from leyden.images.render import render
+from leyden.pictures.base import gather, interleave
+from leyden.pictures.classification import ClassEvaluation, counts, most_confident
+from leyden.pictures.classification import figure as confusion_figure
+from leyden.pictures.figures import render
 
 NAMES = ("cat", "dog", "eel")
 PROBABILITIES_NK = np.array(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leyden.callbacks.fingerprint import Fingerprints, digest
-from leyden.run.fingerprints import Fingerprint, append_fingerprint, first_difference, read_fingerprints
+from leyden.run.files import Fingerprint, append_fingerprint, first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
 from tests.training.test_train import train  # noqa: F401 - a fixture
 

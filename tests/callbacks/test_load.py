@@ -2,7 +2,7 @@
 
 import pytest
 
-from leyden.callbacks import load
+from leyden.pictures import monitor
 from leyden.run.directory import Run
 from tests.conftest import QUICK
 
@@ -13,9 +13,9 @@ def first_epoch(tmp_path, monkeypatch, capsys):
 
     def first_epoch(waited_s, *sooner):
         schedule, clock = tmp_path / "schedstat", iter((100.0, *sooner, 110.0, 120.0))
-        monkeypatch.setattr(load, "SCHEDULE", schedule)
-        monkeypatch.setattr(load.time, "monotonic", lambda: next(clock))
-        callback = load.Load()
+        monkeypatch.setattr(monitor, "SCHEDULE", schedule)
+        monkeypatch.setattr(monitor.time, "monotonic", lambda: next(clock))
+        callback = monitor.Load()
         schedule.write_text("5000000000 7000000000 12\n")
         callback.on_train_start(None, None)
         schedule.write_text(f"5100000000 {7 + waited_s}000000000 99\n")
@@ -46,15 +46,15 @@ def test_a_quiet_machine_is_not_spoken_of(first_epoch):
 
 @pytest.mark.parametrize("text", [None, "", "something else"])
 def test_a_system_that_does_not_tell(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(load, "SCHEDULE", tmp_path / "schedstat")
+    monkeypatch.setattr(monitor, "SCHEDULE", tmp_path / "schedstat")
     if text is not None:
-        load.SCHEDULE.write_text(text)
-    assert load._waited_s() is None
+        monitor.SCHEDULE.write_text(text)
+    assert monitor._waited_s() is None
 
 
 def test_it_is_part_of_a_run(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "NOTICED", -1)
-    monkeypatch.setattr(load, "LEAST_S", 0)
+    monkeypatch.setattr(monitor, "NOTICED", -1)
+    monkeypatch.setattr(monitor, "LEAST_S", 0)
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=2")
     assert code == 0, err
     assert err.count("slowed by a busy machine") == 1

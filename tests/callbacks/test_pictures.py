@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from leyden.callbacks.layout import layout
+from leyden.pictures.curves import layout
 from leyden.run.directory import Run
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, here

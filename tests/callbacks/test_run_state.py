@@ -57,8 +57,8 @@ def resume(made, kept):
 
 
 def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
-    monkeypatch.setattr("leyden.callbacks.logged.state", lambda trainer: {})
-    monkeypatch.setattr("leyden.callbacks.logged.Logged", lambda *given: None)
+    monkeypatch.setattr("leyden.callbacks.logged_metrics.logged_state", lambda trainer: {})
+    monkeypatch.setattr("leyden.callbacks.logged_metrics.Logged", lambda *given: None)
     kept = callback().state_dict()
     before, mac["now"] = mac["now"], torch.tensor([4, 5, 6], dtype=torch.uint8)
     resume(callback(seed=1), kept)  # a fork with another seed

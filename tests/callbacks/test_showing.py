@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from leyden.callbacks.evaluation import OnEvaluation
-from leyden.callbacks.showing import Showing
-from leyden.config.reported import reported
+from leyden.callbacks.display import Showing
+from leyden.config.errors import reported
+from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
@@ -31,7 +31,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
         for name in ("tensorboard_writer", "image_loggers", "render"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
-    monkeypatch.setattr("leyden.callbacks.summary.Table", broken)
+    monkeypatch.setattr("leyden.pictures.network.Table", broken)
     monkeypatch.setattr("leyden.report.hparams.choices", broken)
     run, _, err = train("broken", *arguments)
     assert run.result.status == "finished"
@@ -43,7 +43,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
 
 
 def test_a_run_that_fails_tells_its_own_error(train, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("leyden.callbacks.curves.render", broken)
+    monkeypatch.setattr("leyden.pictures.curves.render", broken)
     diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
     run, _, err = train("a", "callbacks=default", *diverging, code=2)
     assert run.result.error.type == "FloatingPointError"

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.callbacks.weights import colours, first_weights, mosaic
+from leyden.pictures.network import colours, first_weights, mosaic
 
 
 def test_a_dense_layer_on_pixels_is_seen_as_images():

@@ -6,10 +6,10 @@ from omegaconf import OmegaConf
 
 from leyden.config.hydra import VERSION_BASE
 from leyden.config.paths import CONF
-from leyden.run.choices import Choices
 from leyden.run.directory import Run
+from leyden.run.identity import Choices
 from leyden.run.result import Result
-from leyden.sweep.slug import slug
+from leyden.sweep.jobs import slug
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 

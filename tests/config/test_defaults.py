@@ -3,8 +3,8 @@
 import pytest
 from hydra import compose as hydra_compose
 
-from leyden.config import defaults
-from leyden.config.defaults import default_value
+from leyden.config import hydra
+from leyden.config.hydra import default_value
 from tests.conf.test_conf import compose
 
 GROUPS = {"data": "mnist", "data/augment": "none", "model": "mlp", "optimizer": "adam", "experiment": None}
@@ -18,7 +18,7 @@ def test_it_is_that_of_the_choices():
 
 
 def test_many_keys_cost_as_much_as_one_and_each_choice_has_its_own(monkeypatch):
-    defaults._composed.cache_clear()
+    hydra._composed.cache_clear()
     cfg, composed = compose(), []
 
     def counting(*args, compose=hydra_compose, **kwargs):

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > 0))
-from leyden.config.importing import importing
+from leyden.run.process import importing
 with importing():
     import wave; {first}
 """
@@ -22,7 +22,7 @@ def test_at_the_exit(first, frozen):
 
 AGAIN = """
 import gc
-from leyden.config.importing import importing
+from leyden.run.process import importing
 with importing():
     import wave
 class Job: pass

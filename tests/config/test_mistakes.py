@@ -8,7 +8,7 @@ import traceback
 import pytest
 import torch
 
-from leyden.config.mistakes import is_mistake
+from leyden.config.errors import is_mistake
 from tests.conftest import QUICK, start
 from tests.example import OWN
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leyden.config.mistakes import UserError
-from leyden.run.choices import Choices
+from leyden.config.errors import UserError
 from leyden.run.directory import Run
+from leyden.run.identity import Choices
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 

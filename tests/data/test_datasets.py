@@ -15,13 +15,12 @@ import torchvision
 import yaml
 
 from leyden import assembly
+from leyden.config.errors import UserError
 from leyden.config.hydra import in_conf
-from leyden.config.mistakes import UserError
 from leyden.config.paths import CONF
-from leyden.data.checksums import check
 from leyden.data.contract import DataModule, Loader
 from leyden.data.facts import Facts
-from leyden.data.fetch import load
+from leyden.data.fetch import check, load
 from tests.data import small
 from tests.example import EMNIST, MNIST, FashionMNIST, fashion_mnist
 

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from leyden.config.mistakes import UserError
-from leyden.data.augment import Augment
+from leyden.config.errors import UserError
 from leyden.data.contract import DataModule, Loader
 from leyden.data.folder import FolderDataModule
-from leyden.data.normalize import Normalize
-from leyden.images.read import find_images, read_cut
+from leyden.data.images import find_images, read_cut
+from leyden.data.transforms import Augment, Normalize
 from tests.data import folders
 
 

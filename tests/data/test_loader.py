@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.loader import BatchLoader
+from leyden.data.loaders import BatchLoader
 
 
 def loader(num_samples, **kwargs):

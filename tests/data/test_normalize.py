@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from leyden.data.normalize import Normalize
+from leyden.data.transforms import Normalize
 
 PIXELS = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from leyden.data.contract import DataModule
-from leyden.data.datasets import DatasetDataModule
 from leyden.data.in_memory import InMemoryDataModule
+from leyden.data.streamed import DatasetDataModule
 from tests.data.folders import Noisy
 
 

@@ -3,8 +3,8 @@ import functools
 import pytest
 import torch
 
-from leyden.data import reading
-from leyden.data.reading import read
+from leyden.data import tensors
+from leyden.data.tensors import read
 
 
 class Numbers:
@@ -20,11 +20,11 @@ class Numbers:
 
 @pytest.fixture
 def kept(monkeypatch):
-    monkeypatch.setattr(reading, "_kept", None)
+    monkeypatch.setattr(tensors, "_kept", None)
     monkeypatch.setattr(Numbers, "num", 0)
     monkeypatch.setattr("leyden.data.fetch.check", lambda *_: None)
-    reading.keep()
-    reading.keep()
+    tensors.keep_tensors()
+    tensors.keep_tensors()
 
 
 def count(*datasets, train=True, root="a"):
@@ -56,5 +56,5 @@ def test_what_a_job_changes_is_read_anew(kept, change):
 
 
 def test_nothing_is_kept_where_one_run_is_all(monkeypatch, kept):
-    monkeypatch.setattr(reading, "_kept", None)
+    monkeypatch.setattr(tensors, "_kept", None)
     assert count(Numbers, Numbers) == 2

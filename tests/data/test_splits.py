@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.splits import split
+from leyden.data.loaders import split
 
 
 @given(

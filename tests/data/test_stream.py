@@ -16,11 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from leyden.config.mistakes import UserError
-from leyden.data.find_facts import find_facts
-from leyden.data.loader import BatchLoader
-from leyden.data.samples import Samples
-from leyden.data.stream import StreamLoader
+from leyden.config.errors import UserError
+from leyden.data.loaders import BatchLoader
+from leyden.data.streamed import Samples, StreamLoader, find_facts
 from leyden.data.workers import AHEAD
 from tests.conftest import start
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.data.columns import read_columns
-from leyden.data.table import Table
+from leyden.data.table import Table, read_columns
 
 COLUMNS = {"rooms": [1, 2, 3, 4, 5], "area": [10.5, 20.0, 30.0, 40.0, 50.0], "kind": ["a", "b", "a", "c", "b"]}
 WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "targets": "area", "classes": False}

@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from leyden.editor.parameters import LATER, needed, schema_of, value
+from leyden.editor.classes import LATER, needed, schema_of, value
 
 NODE = {"type": "object"}
 INTEGER, NUMBER, TEXT, NULL = ({"type": name} for name in ("integer", "number", "string", "null"))

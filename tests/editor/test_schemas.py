@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from leyden import assembly, schema
-from leyden.assembly.signatures import argument_names
-from leyden.config.mistakes import UserError
+from leyden.assembly.instantiate import argument_names
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.data.facts import Facts
 from leyden.editor.classes import TRAINERS, find

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from leyden.sweep import processes
+from leyden.sweep import launcher
 from leyden.tasks.classification import Classification
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 
@@ -105,8 +105,8 @@ def ends_clearly(code, output):
 
 def in_forks():
     """Let the jobs of a sweep be copies of its process: nothing is imported anew."""
-    processes.CONTEXT = processes.get_context("fork")
-    processes.warm_up = lambda data: None
+    launcher.CONTEXT = launcher.get_context("fork")
+    launcher.warm_up = lambda data: None
 
 
 def at_operation(below, number, act):

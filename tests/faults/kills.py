@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from leyden.run.directory import Run
-from leyden.run.points import points
+from leyden.run.result import points
 from leyden.train import main
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.callbacks.events import hparams

@@ -16,8 +16,8 @@ import yaml
 
 from leyden.config.paths import ROOT
 from leyden.config.values import flatten
-from leyden.run.choices import deciding
 from leyden.run.directory import Run
+from leyden.run.identity import deciding
 from tests.conftest import QUICK, finish, start
 from tests.example import OWN
 from tests.faults.commands import call, is_clean

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.data.columns import SUFFIXES
-from leyden.data.table import Table
+from leyden.data.table import SUFFIXES, Table
 
 pytestmark = pytest.mark.faults
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from leyden.images.render import render
-from leyden.images.sheet import as_colours, sheet
+from leyden.pictures.figures import as_colours, render, sheet
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.loggers.event_files import cut
+from leyden.loggers.tensorboard import cut
 
 
 def write(directory, steps, **kwargs):

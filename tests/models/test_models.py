@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.config.values import flatten
 from tests.kinds import classes, make, suited

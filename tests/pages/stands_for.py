@@ -28,7 +28,7 @@ SHORT = {
         "val_size: 59000": "val_size: 5000",
         "limit_val_batches: 5": "limit_val_batches: 1",
     },
-    "src/leyden/sweep/check.py": {"ALL = 30": "ALL = 1"},  # of any number of jobs, some are built
+    "src/leyden/sweep/sweep.py": {"ALL = 30": "ALL = 1"},  # of any number of jobs, some are built
     "conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
 # Beginnings of commands that are not run; their words are checked as far as that can be without running them.

@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 from hydra_plugins.leyden_launchers import SlurmLauncher
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
-from leyden.data.samples import Samples
+from leyden.data.streamed import Samples
 from leyden.data.workers import Workers
 from leyden.run.directory import Run
 from leyden.run.lock import hold, is_held

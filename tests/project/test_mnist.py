@@ -3,8 +3,7 @@ import shutil
 
 import pytest
 
-from leyden.data.checksums import check
-from leyden.data.fetch import load
+from leyden.data.fetch import check, load
 from project.data import mnist
 from project.data.mnist import MNIST
 

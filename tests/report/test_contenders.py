@@ -6,10 +6,9 @@ import random
 import pytest
 
 from leyden.config.objective import Objective
-from leyden.report.contenders import MARK, contenders
-from leyden.report.ranking import Row
-from leyden.report.record import Record
-from leyden.report.verdict import MOST
+from leyden.report.ranking import MARK, Row, contenders
+from leyden.report.records import Record
+from leyden.report.statistics import MOST
 
 
 def row(values, *, status="finished", name="", **config):

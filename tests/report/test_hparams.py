@@ -83,7 +83,7 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
 
 
 def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
-    from leyden.callbacks.layout import Layout
+    from leyden.pictures.curves import Layout
 
     def prune(self, trainer, pl_module):
         self.pruned = trainer.should_stop = True

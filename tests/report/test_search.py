@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from leyden.config.objective import Objective
-from leyden.report import search
-from leyden.report.search import LEAST, importances
+from leyden.report import summary
+from leyden.report.summary import LEAST, importances
 from tests.report.test_contenders import row
 from tests.report.test_summary import summarize, write
 
@@ -83,14 +83,14 @@ def test_the_history_is_in_the_order_in_which_the_settings_have_ended(drawn):
     # The mean over seeds is what counts; what is pruned, infinite or failed has no part in it.
     rows = [row([0.5, 0.7]), row([0.9]), row([0.4]), row([math.inf]), row([0.1], status="pruned")]
     minutes = drawn.sample(range(60), 5)
-    drawn_panels = search.panels(started(rows, minutes), Objective("val/loss", "min"), [])
+    drawn_panels = summary.search_panels(started(rows, minutes), Objective("val/loss", "min"), [])
     assert len(drawn_panels) == 1
     drawn_panels[0](axes := Figure().add_subplot())
     values = [value for _, value in sorted(zip(minutes, (0.6, 0.9, 0.4), strict=False))]
     assert axes.collections[0].get_offsets()[:, 1].tolist() == pytest.approx(values)
     assert axes.lines[0].get_ydata() == pytest.approx(list(itertools.accumulate(values, min)))
     rows[0].records[0].starts = []  # it is not known when it was
-    assert search.panels(rows, Objective("val/loss", "min"), []) == []
+    assert summary.search_panels(rows, Objective("val/loss", "min"), []) == []
 
 
 def test_a_search_has_two_panels_and_a_grid_none(tmp_path, monkeypatch):

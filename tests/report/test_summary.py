@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
-from leyden.config.mistakes import UserError
-from leyden.report import plot, summary
+from leyden.config.errors import UserError
+from leyden.report import summary
 from leyden.report.ranking import merge, varied
 from leyden.report.records import read_records
 from leyden.run import files
-from leyden.run.choices import Choices
+from leyden.run.identity import Choices
 from tests.conf.test_conf import compose
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
@@ -197,7 +197,7 @@ def gaps(tmp_path):
 def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "leyden.report.plot._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
     )
     summarize(gaps)
     found = rows(gaps)
@@ -217,7 +217,7 @@ def test_the_axis_of_a_choice_is_in_order_and_names_no_none(gaps):
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()
-    plot._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, line=True)
+    summary._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, line=True)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["9", "10", "null", "x"]
     assert axes.lines[0].get_xydata().tolist() == [[0, 4], [1, 2], [2, 1], [3, 4]]
 
@@ -431,7 +431,7 @@ def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypat
             raise PermissionError(13, "Permission denied", str(path))
         return files.read_text(path, **kwargs)
 
-    monkeypatch.setattr("leyden.run.contents.read_text", refuse)
+    monkeypatch.setattr("leyden.run.directory.read_text", refuse)
     summarize(tmp_path)
     assert "left out: " in capsys.readouterr().err
     assert len(rows(tmp_path)) == 1

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from leyden.report.student_t import quantile
-from leyden.report.verdict import MOST, Group, improvement, verdict
+from leyden.report.statistics import MOST, Group, improvement, quantile, verdict
 
 
 def paired(*columns):

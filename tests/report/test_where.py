@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.mistakes import UserError
-from leyden.report.where import parse
+from leyden.config.errors import UserError
+from leyden.report.query import parse
 
 RUN = {
     "val/acc": 0.98,

@@ -8,8 +8,8 @@ import yaml
 
 from leyden import reproduce
 from leyden.config.paths import ROOT
-from leyden.reproduction import anew, code, environment, recipe
-from leyden.run.origin import installed_versions
+from leyden.reproduction import anew, environment, recipe, sources
+from leyden.run.provenance import installed_versions
 
 
 def git(folder, *arguments):
@@ -37,7 +37,7 @@ def commit(tmp_path_factory):
 def repository(commit, monkeypatch, tmp_path):
     """The project is that repository; outputs are elsewhere."""
     folder, _ = commit
-    monkeypatch.setattr(code, "ROOT", folder)
+    monkeypatch.setattr(sources, "ROOT", folder)
     for module in (anew, recipe):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path / "envs")

@@ -9,10 +9,10 @@ import signal
 import pytest
 from omegaconf import OmegaConf
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.reproduction import anew, recipe
-from leyden.reproduction.overrides import keep_overrides
+from leyden.reproduction.recipe import keep_overrides
 from leyden.run.directory import Run
 from tests.conftest import SMALL
 from tests.data import folders
@@ -196,7 +196,7 @@ def test_a_diff_that_does_not_fit_is_refused(call, make, repository, commit, dif
 
 def test_without_a_repository_there_is_no_code(call, make, repository, monkeypatch, tmp_path):
     run = make()
-    monkeypatch.setattr("leyden.reproduction.code.ROOT", tmp_path)
+    monkeypatch.setattr("leyden.reproduction.sources.ROOT", tmp_path)
     refused(call, "is no repository of git", f"run={run}")
 
 
@@ -306,7 +306,7 @@ def test_threads_are_those_of_the_run(make, given, commit, monkeypatch, machine,
 
 def test_what_the_processor_has_computed_is_not_given_to_a_gpu(make, given, monkeypatch):
     here = {"gpus": ["a", "b"]}
-    monkeypatch.setattr("leyden.reproduction.hardware.machine", lambda: here)
+    monkeypatch.setattr("leyden.reproduction.environment.machine", lambda: here)
     reproduce(make(config={"trainer": {"accelerator": "auto", "devices": 1}}))
     assert given["root"]["trainer"]["accelerator"] == "cpu"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.reproduction import environment
 from leyden.run.directory import Run
 from tests.reproduction.conftest import start

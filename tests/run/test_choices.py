@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from leyden.run.choices import Choices, typed_choices
+from leyden.run.identity import Choices, typed_choices
 
 CONFIG = {
     "name": "x",
@@ -47,7 +47,7 @@ def differences(there, here, defaults=None):
         {"run_dir": "elsewhere"},
         {"trainer__log_every_n_steps": 1},
         {"callbacks__checkpoint__every_n_steps": 7},
-        {"callbacks__errors": {"_target_": "leyden.callbacks.errors.Errors", "num_images": 3}},
+        {"callbacks__errors": {"_target_": "leyden.pictures.classification.Errors", "num_images": 3}},
         {"callbacks__bar": {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}},
         {"cluster": {"num_jobs": 3}},
     ],

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
-from leyden.run.choices import Choices
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
+from leyden.run.identity import Choices
 from leyden.run.lock import check_held
 from leyden.run.result import Result
 from tests.example import OWN
@@ -185,9 +185,9 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
 def test_a_second_process_is_told_who_holds_the_directory(run):
     code = f"""
 import sys, time, yaml
-from leyden.run.choices import Choices
+from leyden.run.identity import Choices
 from leyden.run.directory import Run
-from leyden.run.choices import Choices
+from leyden.run.identity import Choices
 run = Run({str(run.directory)!r})
 choices = Choices(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), {{}}.__getitem__)
 with run.locked(choices, resume="auto"):

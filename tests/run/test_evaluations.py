@@ -10,15 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.run.evaluations import (
-    HEADER,
-    NAME,
-    num_test_evaluations,
-    read_test_evaluations,
-    record_test_evaluation,
-)
+from leyden.run.evaluations import HEADER, NAME, num_test_evaluations, read_test_evaluations, record_test_evaluation
 from tests.conftest import QUICK
 
 

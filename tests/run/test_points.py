@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.loggers.metrics_csv import MetricsCSV
-from leyden.run.points import HEADER, points, rows
+from leyden.run.result import HEADER, points, rows
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
@@ -85,7 +85,7 @@ def without_header(path):
 
 @pytest.mark.parametrize("spoil", [deleted, with_a_bad_byte, without_header])
 def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch, spoil):  # noqa: F811
-    from leyden.callbacks.layout import Layout
+    from leyden.pictures.curves import Layout
 
     def at_half_time(self, trainer, module):
         if trainer.global_step == 10:

@@ -20,10 +20,10 @@ from lightning.pytorch.strategies import Strategy
 from leyden import train
 from leyden.assembly import roles
 from leyden.callbacks.fingerprint import digest
-from leyden.config.mistakes import UserError
-from leyden.reproduction import anew, code, environment, recipe
+from leyden.config.errors import UserError
+from leyden.reproduction import anew, environment, recipe, sources
 from leyden.run.directory import Run
-from leyden.run.fingerprints import read_fingerprints
+from leyden.run.files import read_fingerprints
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.strangers import callbacks, data, modules
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 class Done(NamedTuple):
     """What a command ended with."""
 
-    code: int | None
+    sources: int | None
     output: str
 
     @property
@@ -312,7 +312,7 @@ class Row:
         path.write_text(json.dumps(starts))
 
         def there():
-            code.ROOT = repository
+            sources.ROOT = repository
             anew.ROOT = recipe.ROOT = self.place
             environment.ENVIRONMENTS = self.place / "environments"
             if not self.trait.anew:
@@ -328,10 +328,10 @@ class Row:
     def _in_a_copy(self, python, tree, folder, environment):
         """The training of a run that is made anew, in a copy of this process: a Python that begins takes ten times as long."""
         told = ("--config-dir", folder, "--config-name", "recorded")
-        code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
+        sources, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
         print(output)
-        if code:
-            raise UserError(f"the run could not be made anew: its training ended with {code}")
+        if sources:
+            raise UserError(f"the run could not be made anew: its training ended with {sources}")
 
 
 def differences(a, b, *, everything):

@@ -12,8 +12,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from leyden.tasks.outcome import Outcome
-from leyden.tasks.task import Task
+from leyden.tasks.task import Outcome, Task
 
 
 class Graph:

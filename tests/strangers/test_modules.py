@@ -13,7 +13,7 @@ from torch import nn
 
 from leyden.assembly import roles, trust
 from leyden.assembly.trust import problem_of_run
-from leyden.callbacks.checkpoint_io import SafeCheckpointIO
+from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from tests.conftest import QUICK, assert_same_bits
 from tests.example import OWN

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from leyden.callbacks.curves import draw
+from leyden.pictures.curves import draw
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests.conftest import assert_same_bits, weights
@@ -216,7 +216,7 @@ def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, m
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = []
-    monkeypatch.setattr("leyden.callbacks.curves.render", lambda figure, _: found.append(figure))
+    monkeypatch.setattr("leyden.pictures.curves.render", lambda figure, _: found.append(figure))
     for name, kind, given in (
         ("a", "Named", {}),
         ("b", "Named", {"train": "loss/train", "val": "loss/valid", "objective": "loss/valid"}),

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leyden.assembly import length
-from leyden.assembly.length import num_batches, num_steps
+from leyden.assembly import schedule
+from leyden.assembly.schedule import num_batches, num_steps
 from leyden.assembly.trainer import quiet
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -246,4 +246,4 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     data = Combined("none")
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(Listed() if mode != "sequential" else Several(), loaders, verbose=False)
-    assert bool(length.tested_part(trainer)) == (limit == 2)
+    assert bool(schedule.tested_part(trainer)) == (limit == 2)

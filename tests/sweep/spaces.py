@@ -4,10 +4,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from leyden.config.hydra import in_conf
-from leyden.sweep.conditions import read_when
-from leyden.sweep.grid import settings, spaces
-from leyden.sweep.space import Space
-from leyden.sweep.typed import Typed
+from leyden.sweep.grid import Typed, settings, spaces
+from leyden.sweep.space import Space, read_when
 
 
 def typed(*, is_search):

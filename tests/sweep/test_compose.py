@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import in_conf
-from leyden.sweep.compose import Composer
+from leyden.sweep.jobs import Composer
 
 CHOICES = {
     "seed": ["seed=1", "seed=2", "++seed=3"],

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.cluster import slurm, submit
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.result import Failure
-from leyden.sweep import failure
+from leyden.sweep import jobs
 
 
 def raised(function):
@@ -31,7 +31,7 @@ def raised(function):
     ],
 )
 def test_the_place_of_a_bug_is_in_code_that_is_no_librarys(bug):
-    found = failure.parse(failure.of(raised(bug)))
+    found = jobs.parse_failure(jobs.failure_text(raised(bug)))
     assert found.type in ("RuntimeError", "KeyError", "IndexError")
     assert found.where == f"tests/sweep/test_failure.py:{bug.__code__.co_firstlineno} in <lambda>"
 
@@ -40,13 +40,13 @@ def test_a_mistake_has_none():
     def refuse():
         raise UserError("optimizer.lr=0: must be a positive number")
 
-    assert failure.of(raised(refuse)) == "UserError: optimizer.lr=0: must be a positive number"
+    assert jobs.failure_text(raised(refuse)) == "UserError: optimizer.lr=0: must be a positive number"
 
 
 @given(st.sampled_from(["KeyError", "Killed"]), st.text(), st.sampled_from(["", "mlp.py:12 in forward"]))
 def test_the_text_can_be_taken_apart(kind, message, place):
     found = Failure(kind, message, place)
-    assert failure.parse(failure.as_text(found)) == found
+    assert jobs.parse_failure(jobs.failure_as_text(found)) == found
 
 
 @pytest.mark.parametrize("place", ["", "mlp.py:12 in forward"])

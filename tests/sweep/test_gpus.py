@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from leyden.config.mistakes import UserError
-from leyden.sweep import gpus
+from leyden.config.errors import UserError
+from leyden.sweep import worker
 from leyden.sweep.launcher import num_devices
 from leyden.sweep.worker import run
 
@@ -30,7 +30,7 @@ def driver(tmp_path, monkeypatch):
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(gpus, "NODES", tmp_path / "dev")
+    monkeypatch.setattr(worker, "NODES", tmp_path / "dev")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0")
 
     def make(script=None, *, has_nodes=True):
@@ -60,7 +60,7 @@ def says(text):
 )
 def test_the_driver_tells_the_devices(driver, told, devices):
     driver(says(told))
-    assert gpus.visible_devices() == devices
+    assert worker.visible_devices() == devices
 
 
 WRONG = {
@@ -75,12 +75,12 @@ WRONG = {
 
 @pytest.mark.parametrize("script", WRONG)
 def test_cards_that_the_driver_does_not_tell_of_are_refused_and_none_are_none(driver, monkeypatch, script):
-    monkeypatch.setattr(gpus, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(worker, "TIMEOUT_S", 0.5)
     driver(script, has_nodes=False)
-    assert gpus.visible_devices() == []
+    assert worker.visible_devices() == []
     driver(script)
     with pytest.raises(UserError, match="can't be told") as refused:
-        gpus.visible_devices()
+        worker.visible_devices()
     assert WRONG[script] in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -89,7 +89,7 @@ def test_an_nvidia_smi_that_is_no_program(driver, tmp_path):
     driver("")
     (tmp_path / "bin" / "nvidia-smi").write_bytes(b"\x7fELF")
     with pytest.raises(UserError, match="can't be started"):
-        gpus.visible_devices()
+        worker.visible_devices()
 
 
 @pytest.mark.parametrize(
@@ -107,19 +107,19 @@ def test_an_nvidia_smi_that_is_no_program(driver, tmp_path):
 def test_the_devices_that_a_user_chose_are_the_devices(driver, monkeypatch, chosen, devices):
     driver("exit 9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert gpus.visible_devices() == devices
+    assert worker.visible_devices() == devices
 
 
 def test_a_device_that_is_chosen_twice_is_refused(driver, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,0")
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0,1,0: names a device twice"):
-        gpus.visible_devices()
+        worker.visible_devices()
 
 
 def test_a_pytorch_without_cuda_has_none(driver, monkeypatch):
     driver(says(TWO))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cpu")
-    assert gpus.visible_devices() == []
+    assert worker.visible_devices() == []
 
 
 def test_all_devices_are_those_that_there_are():

@@ -1,9 +1,9 @@
 import pytest
 
 from leyden.config.checks import check_num_jobs
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
+from leyden.sweep.jobs import slug
 from leyden.sweep.launcher import slots
-from leyden.sweep.slug import slug
 
 
 @pytest.fixture(autouse=True)

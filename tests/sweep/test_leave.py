@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
-from leyden.cluster.leave import _for_elsewhere
+from leyden.cluster.submit import _for_elsewhere
 from leyden.config.hydra import in_conf
 
 

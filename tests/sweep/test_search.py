@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.objective import Objective
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
-from leyden.sweep import optimize
+from leyden.sweep import search
 from leyden.sweep.search import Search
 from leyden.sweep.study import LOCK, find_trial, open_study
 from tests.conftest import QUICK, finish, start
@@ -236,7 +236,7 @@ def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sampler = optuna.samplers.GPSampler()
     with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install -e '\.\[gp\]'"):
-        optimize.search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
+        search.run_search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
 
 
 def test_another_space_is_refused(tmp_path):

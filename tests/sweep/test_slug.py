@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from leyden.sweep.slug import slug
+from leyden.sweep.jobs import slug
 
 USUAL = [
     ([], "defaults"),

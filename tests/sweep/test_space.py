@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.sweep.study import try_sampler
 from tests.sweep.spaces import space
 

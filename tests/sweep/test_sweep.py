@@ -16,13 +16,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.sweep import processes
-from leyden.sweep.claim import claim
-from leyden.sweep.slug import slug
+from leyden.sweep import launcher
+from leyden.sweep.jobs import slug
+from leyden.sweep.sweep import claim
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 
 
@@ -474,7 +474,7 @@ def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
 
 
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "warm_up", lambda data: pytest.fail("it starts a process"))
+    monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
     code, out, err = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
     assert code == 0
     assert len(out.splitlines()) == 3 * 2 * 3

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from leyden.config.mistakes import UserError
-from leyden.sweep import batch
-from leyden.sweep.seeds import further_seeds, num_seeds
-from leyden.sweep.trials import Trials
+from leyden.config.errors import UserError
+from leyden.sweep import status
+from leyden.sweep.search import Trials
+from leyden.sweep.sweep import further_seeds, num_seeds
 from tests.sweep.spaces import space
 from tests.sweep.test_batch import Clock, Silent
 
@@ -66,7 +66,7 @@ def fake(number, trial, callbacks, seconds, end):
 def run(trials, *, num_places, at_once, prunes):
     found = Jobs(trials, at_once=at_once, prunes=prunes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "record_failure", lambda *_: None)
+        patch.setattr(status, "record_failure", lambda *_: None)
 
         def ended(job, error):
             job.is_over = True
@@ -74,7 +74,7 @@ def run(trials, *, num_places, at_once, prunes):
             found.trials.ended(job, error)
             return True
 
-        batch.run(found.trials.ask, Clock(num_places), Silent(), at_once=None, ended=ended)
+        status.run_jobs(found.trials.ask, Clock(num_places), Silent(), at_once=None, ended=ended)
     return found
 
 

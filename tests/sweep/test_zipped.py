@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.command import _lowered
 from tests.sweep.spaces import grid, space, typed
 

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import Strategy
 
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
-from leyden.run.fingerprints import read_fingerprints
+from leyden.run.files import read_fingerprints
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture

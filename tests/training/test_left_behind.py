@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
 from leyden.config.terminal import typed
-from leyden.run import origin
+from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
 from leyden.training.trained import trained_task
@@ -106,14 +106,14 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "new" / "a b ü.py").write_text("b = 3\n")
     (tmp_path / "new" / "picture.png").write_bytes(bytes(range(256)))
     (tmp_path / "ignored").write_text("x")
-    (tmp_path / "large.bin").write_bytes(bytes(origin.MAX_FILE_BYTES + 1))
-    monkeypatch.setattr(origin, "ROOT", tmp_path)
+    (tmp_path / "large.bin").write_bytes(bytes(provenance.MAX_FILE_BYTES + 1))
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     return tmp_path
 
 
 def test_new_files_are_changes_of_the_code(project):
     index = (project / ".git" / "index").read_bytes()
-    found = origin.state_of_code()
+    found = provenance.state_of_code()
     assert found["dirty"] is True
     assert found["left_out"] == ["large.bin"]
     assert (project / ".git" / "index").read_bytes() == index
@@ -129,15 +129,15 @@ def test_new_files_are_changes_of_the_code(project):
 
 def test_code_without_changes_has_no_diff(project):
     subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
-    assert origin.state_of_code()["dirty"] is False
-    assert origin.state_of_code()["diff"] == ""
+    assert provenance.state_of_code()["dirty"] is False
+    assert provenance.state_of_code()["diff"] == ""
     (project / "new.py").write_text("a = 1\n")
-    assert "new.py" in origin.state_of_code()["diff"]
+    assert "new.py" in provenance.state_of_code()["diff"]
 
 
 def test_a_diff_that_is_too_large_is_said(project, monkeypatch):
-    monkeypatch.setattr(origin, "MAX_DIFF_BYTES", 100)
-    found = origin.state_of_code()
+    monkeypatch.setattr(provenance, "MAX_DIFF_BYTES", 100)
+    found = provenance.state_of_code()
     assert found["diff"] is None
     assert "all changes" in found["left_out"]
 

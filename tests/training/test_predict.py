@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from leyden.config.mistakes import UserError
-from leyden.images.read import read_image
+from leyden.config.errors import UserError
+from leyden.data.images import read_image
 from tests.conftest import SMALL
 from tests.example import MNIST
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.training import prediction_files, predictions
+from leyden.training import predict
 from leyden.training.trained import trained_task
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
@@ -113,9 +113,9 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
         assert out.count(str(images)) == 18
         expected[output.suffix] = rows(output)
         assert [name for name, *_ in rows(output)] == sorted(map(str, images.iterdir()))
-    monkeypatch.setattr(predictions, "BATCH_SIZE", 4)
-    monkeypatch.setattr(predictions, "MANY", 10)  # workers read
-    monkeypatch.setattr(prediction_files, "MAX_SHOWN", 6)
+    monkeypatch.setattr(predict, "BATCH_SIZE", 4)
+    monkeypatch.setattr(predict, "MANY", 10)  # workers read
+    monkeypatch.setattr(predict, "MAX_SHOWN", 6)
     for suffix, there in expected.items():
         output, picture = tmp_path / f"b{suffix}", tmp_path / "b.png"
         code, out, err = cli("predict", *arguments, f"output={output}", f"picture={picture}")
@@ -137,7 +137,7 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     assert "invert=true: the data set of" in err
     _, facts = trained_task(run, run.checkpoint("best"))
     with pytest.raises(UserError) as raised:
-        list(predictions.read_files(run, facts, sorted(images.iterdir()), invert=False))
+        list(predict.read_files(run, facts, sorted(images.iterdir()), invert=False))
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
 

@@ -2,13 +2,10 @@
 
 from leyden.assembly.check import check, check_run, evaluates
 from leyden.assembly.data import check_world_size, datamodule
-from leyden.assembly.fork import read_fork
-from leyden.assembly.init import inherit
 from leyden.assembly.instantiate import instantiate, user_errors
-from leyden.assembly.network import network
-from leyden.assembly.resume import check_fits, read_checkpoint, restoring
 from leyden.assembly.run_trainer import RunTrainer, run_trainer
-from leyden.assembly.task import task, task_module
+from leyden.assembly.start_from import check_fits, inherit, read_checkpoint, read_fork, restoring
+from leyden.assembly.task import network, task, task_module
 from leyden.assembly.trainer import plain_trainer, quiet
 from leyden.assembly.trust import trusted
 

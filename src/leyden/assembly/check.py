@@ -10,20 +10,18 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.assembly.data import check_world_size, datamodule, goes_on_within
-from leyden.assembly.fork import check_fork
-from leyden.assembly.init import check_parent
 from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
-from leyden.assembly.length import limited, max_batches, num_batches, validates
+from leyden.assembly.schedule import limited, max_batches, num_batches, validates
+from leyden.assembly.start_from import check_fork, check_parent
 from leyden.assembly.task import task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION, RunCheckpoint
-from leyden.callbacks.stages import FollowsValidation
+from leyden.callbacks.logged_metrics import FollowsValidation
 from leyden.config.checks import choice
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import ACCELERATORS
-from leyden.data.contract import divides_batches, facts_of, has_split, sizes_of
-from leyden.data.module import ModuleData
+from leyden.data.contract import ModuleData, divides_batches, facts_of, has_split, sizes_of
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
 

@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_made, instantiate, user_errors
 from leyden.assembly.task import new_module
-from leyden.data.contract import divides_batches, facts_of
+from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
-from leyden.data.module import ModuleData
 from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flattened, make_resumable
 

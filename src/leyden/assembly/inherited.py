@@ -14,18 +14,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.assembly.instantiate import target
+from leyden.assembly.instantiate import argument_names, target
 from leyden.assembly.roles import ROLES
-from leyden.assembly.signatures import argument_names
 from leyden.assembly.trust import problem_of
-from leyden.config.defaults import composed_choices, composed_values, written_by
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
+from leyden.config.hydra import composed_choices, composed_values, written_by
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import dotted
-from leyden.run.choices import deciding
-from leyden.run.contents import RunContents
+from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
+from leyden.run.identity import deciding
 from leyden.run.process import is_main_process
 
 Keys = tuple[Any, ...]  # from the root of a configuration to one of its values

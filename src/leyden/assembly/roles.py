@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import SRC, own_folders, own_packages
 
 
@@ -109,7 +109,7 @@ DATASETS = Role(
 AUGMENT = Role(
     object,
     packages=(),
-    names=("leyden.data.augment.Augment",),
+    names=("leyden.data.transforms.Augment",),
     listed="transform",
     nested={"": Role(nn.Module, packages=("torchvision.transforms.v2",), listed="transform")},
 )

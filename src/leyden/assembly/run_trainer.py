@@ -11,24 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.assembly.data import goes_on_within
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
 from leyden.assembly.trainer import callbacks_of, check_strategy, check_whole, plain_trainer
-from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.checkpoint_io import load_weights
-from leyden.callbacks.evaluation import OnEvaluation
-from leyden.callbacks.gradients import Gradients
+from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
+from leyden.callbacks.display import Showing
 from leyden.callbacks.hyperparameters import Hyperparameters
-from leyden.callbacks.module_hooks import ModuleHooks
+from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.preemption import Preemption
-from leyden.callbacks.run_state import RunState, restore_module
+from leyden.callbacks.run_state import Gradients, ModuleHooks, RunState, restore_module
 from leyden.callbacks.samples_seen import SamplesSeen
-from leyden.callbacks.showing import Showing
-from leyden.callbacks.stages import Stages
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.values import flatten
 from leyden.data.contract import divides_batches, facts_of
 from leyden.data.files import digest_of_content
 from leyden.data.random_state import seeded
-from leyden.run.choices import deciding
+from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
+from leyden.run.identity import deciding
 from leyden.run.session import Position
 from leyden.tasks.task import Task
 
@@ -111,7 +108,7 @@ def run_trainer(
         data: Its data.
         content: Of the checkpoint that the run goes on from; logged points from its step on are dropped.
         requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
-        pictures: Whether callbacks draw at the end of the run; else `leyden.training.pictures` can do so later.
+        pictures: Whether callbacks draw at the end of the run; else `leyden.training.redraw` can do so later.
 
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.

@@ -14,13 +14,11 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import check_made, instantiate, switched_on, target, user_errors
-from leyden.assembly.signatures import argument_names
+from leyden.assembly.instantiate import argument_names, check_made, instantiate, switched_on, target, user_errors
 from leyden.callbacks.averaging import check_averaging
-from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.checkpoint_io import SafeCheckpointIO
-from leyden.callbacks.showing import Showing
-from leyden.config.mistakes import UserError
+from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
+from leyden.callbacks.display import Showing
+from leyden.config.errors import UserError
 from leyden.data.facts import Facts
 
 HOOKS_OF_A_STEP = (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, PARTS, ROLES, TASKS, TRAINER, Role
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import FETCHING

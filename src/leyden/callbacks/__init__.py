@@ -1,1 +1,1 @@
-"""Lightning callbacks, one idea a file."""
+"""Lightning callbacks that keep, resume and watch a run."""

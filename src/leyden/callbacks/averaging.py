@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from leyden.config.terminal import warn
-from leyden.data.arguments import check_whole
+from leyden.data.loaders import check_whole
 
 
 class _LateAveraging(WeightAveraging, ABC):

@@ -7,16 +7,10 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from leyden.callbacks.showing import Showing
+from leyden.callbacks.display import Showing
 from leyden.data.files import digest_of_content
 from leyden.data.random_state import random_states
-from leyden.run.fingerprints import (
-    LENGTH,
-    Fingerprint,
-    append_fingerprint,
-    read_fingerprints,
-    write_fingerprints,
-)
+from leyden.run.files import LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.callbacks.fingerprint import digest
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 
 STATE = ("params", "param_names")  # of a group of parameters; all else in it is a value that was set
 

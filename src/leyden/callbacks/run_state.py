@@ -1,22 +1,97 @@
-"""What each process has of its own, in the checkpoint, so that a resumed run is the run that was never stopped."""
+"""The state of each process in the checkpoint, so that a resumed run equals one that was never stopped."""
 
 import random
+from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
-from leyden.callbacks import logged
-from leyden.config.mistakes import UserError
+from leyden.callbacks import logged_metrics
+from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
 from leyden.data.object_state import ObjectState, entry_name, is_generator
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.resumable import PARTS, flattened, of_all_processes
 from leyden.run.process import is_main_process
+
+
+class Gradients(L.Callback):
+    """Keeps in each checkpoint the gradients of a module that steps its optimizers by hand, so that a resumed run adds to them.
+
+    Such a module can gather those of one optimizer over several batches, while another one takes a step in each: no step is one
+    after which none are under way. Lightning's own accumulation has such steps, and checkpoints are written after these alone.
+    """
+
+    state_key = "Gradients"  # in the checkpoint, whatever the class is called
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the module, whose gradients these are, and the trainer, which knows the processes."""
+        self._trainer: L.Trainer = trainer
+        self._module = pl_module
+
+    def state_dict(self) -> dict[str, Any]:
+        """A list with the gradients of each process; nothing where Lightning takes the steps."""
+        if self._module.automatic_optimization:
+            return {}
+        parameters = self._module.named_parameters()
+        mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
+        return {"processes": of_all_processes(mine)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep those of this process until training starts."""
+        every = state_dict.get("processes") or [{}]
+        self._kept = every[min(self._trainer.global_rank, len(every) - 1)]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give them back."""
+        for name, parameter in pl_module.named_parameters():
+            if name in self._kept:
+                parameter.grad = self._kept[name].to(parameter.device)
+        self._kept = {}
+
+
+class ModuleHooks(L.Callback):
+    """Calls the module's `on_train_batch_end` before a checkpoint of this step is written: an average of weights may follow there.
+
+    Lightning calls it after all callbacks, so such a checkpoint would lack what it changes.
+    """
+
+    def __init__(self) -> None:
+        self._hook: Callable[..., None] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the hook over."""
+        if stage == "fit" and is_overridden("on_train_batch_end", pl_module):
+            self._hook = pl_module.on_train_batch_end
+            pl_module.on_train_batch_end = _nothing  # type: ignore[method-assign]
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give it back."""
+        if self._hook:
+            del pl_module.on_train_batch_end
+            self._hook = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Call it."""
+        if self._hook:
+            self._hook(outputs, batch, batch_idx)
+
+
+def _nothing(outputs: Any, batch: Any, batch_idx: int) -> None:
+    """Do nothing, where the hook was called already."""
+
 
 ANEW = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
 
@@ -44,7 +119,7 @@ class RunState(L.Callback):
 
     def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
         self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
-        self._logged: logged.Logged | None = None  # in the epoch that the checkpoint is of
+        self._logged: logged_metrics.Logged | None = None  # in the epoch that the checkpoint is of
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
         self._loaders: list[Any] = []  # states of the loaders there
@@ -215,8 +290,8 @@ class RunState(L.Callback):
             **random_states(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-            "metrics": {name: logged.metric_state(metric) for name, metric in _metrics(self._module)},
-            "logged": logged.state(self._trainer),
+            "metrics": {name: logged_metrics.metric_state(metric) for name, metric in _metrics(self._module)},
+            "logged": logged_metrics.logged_state(self._trainer),
             "objects": objects,
             "lost": lost,
             "requires_grad": {
@@ -255,8 +330,8 @@ class RunState(L.Callback):
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in _metrics(self._module):
             if name in self._resumed["metrics"]:
-                logged.restore_metric(metric, self._resumed["metrics"][name])
-        self._logged = logged.Logged(self._trainer, self._module, self._resumed["logged"])
+                logged_metrics.restore_metric(metric, self._resumed["metrics"][name])
+        self._logged = logged_metrics.Logged(self._trainer, self._module, self._resumed["logged"])
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:

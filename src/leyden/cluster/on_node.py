@@ -17,14 +17,12 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from leyden.config.errors import UserError
 from leyden.config.hydra import in_conf
-from leyden.config.importing import importing
-from leyden.config.mistakes import UserError
-from leyden.run.choices import Choices
-from leyden.run.process import is_main_process, job_id, num_requeues
-from leyden.sweep import batch, failure
-from leyden.sweep.jobs import Job, record_failure
-from leyden.sweep.status_line import StatusLine
+from leyden.run.identity import Choices
+from leyden.run.process import importing, is_main_process, job_id, num_requeues
+from leyden.sweep.jobs import Job, failure_text, record_failure
+from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute
 
 
@@ -42,7 +40,7 @@ def run_on_node(module: str, config: DictConfig, choices: Choices, overrides: li
         execute(module, config)
     except Exception as error:
         if is_main_process():
-            record_failure(choices, overrides, failure.of(error))
+            record_failure(choices, overrides, failure_text(error))
         raise
 
 
@@ -105,7 +103,7 @@ class InThisProcess:
         ended: Callable[[Job, str], bool],
     ) -> None:
         """Run jobs, as `batch.run` says, but one at once."""
-        batch.run(ask, self, status, at_once=1, ended=ended)
+        run_jobs(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Take a job, which belongs to this job of Slurm from now on; `wait` runs it."""
@@ -125,7 +123,7 @@ class InThisProcess:
             execute(self.module, config)
         except Exception as raised:
             traceback.print_exc()
-            error = failure.of(raised)
+            error = failure_text(raised)
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a run that has failed leaves it open
         gc.collect()  # of a network that was, nothing is left on a GPU

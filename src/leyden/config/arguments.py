@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain

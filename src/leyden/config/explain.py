@@ -13,8 +13,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from leyden.config.errors import cause_of
 from leyden.config.hydra import in_conf
-from leyden.config.mistakes import cause_of
 from leyden.config.paths import CONF
 from leyden.config.terminal import typed
 from leyden.config.values import MAX_DEPTH

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 
 
 @dataclass(frozen=True)

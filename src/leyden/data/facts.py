@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from leyden.data.normalize import Normalize
+from leyden.data.transforms import Normalize
 
 # What makes a function of torchvision fetch weights: no fact may be called so.
 FETCHING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")

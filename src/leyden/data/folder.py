@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
 from leyden.data.files import digest_of_folder
+from leyden.data.images import SUFFIXES, read_cut
 from leyden.data.streamed import StreamedDataModule
-from leyden.images.read import SUFFIXES, read_cut
 from leyden.run.process import is_main_process
 
 

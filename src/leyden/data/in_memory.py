@@ -8,13 +8,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from leyden.data.arguments import check_dataset, check_made, check_whole
 from leyden.data.facts import Facts
-from leyden.data.loader import BatchLoader
-from leyden.data.normalize import Normalize
-from leyden.data.reading import read
-from leyden.data.splits import check_world_size, split
-from leyden.data.tensors import Tensors, moved
+from leyden.data.loaders import BatchLoader, check_dataset, check_made, check_whole, check_world_size, split
+from leyden.data.tensors import Tensors, moved, read
+from leyden.data.transforms import Normalize
 
 Scale = Literal["none", "unit", "standardize"]
 

@@ -1,21 +1,275 @@
-"""Data that stream from the disk: split, changed, in batches. Shape: N samples."""
+"""Data streamed from the disk: samples, batches, facts, and the data module of any PyTorch data set.
 
+The random numbers of a sample follow from seed, epoch and index alone. Shapes: N samples, C channels, H rows and W
+columns of an image.
+"""
+
+import contextlib
+import inspect
+import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from leyden.data.arguments import check_made, check_whole
+from leyden.config.errors import UserError
+from leyden.config.terminal import warn
 from leyden.data.facts import Facts
-from leyden.data.find_facts import find_facts
-from leyden.data.normalize import Normalize
-from leyden.data.samples import Samples, whole
-from leyden.data.splits import check_world_size, split
-from leyden.data.stream import StreamLoader
+from leyden.data.loaders import Order, check_made, check_whole, check_world_size, split
+from leyden.data.transforms import Normalize, send
+from leyden.data.workers import Failure, Workers
+from leyden.run.process import is_main_process
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Makes batches of a data set.
+
+    Args:
+        dataset: Gives a pair per index, input and target: tensors, arrays or numbers.
+        seed: Of what is random about a sample, by `random`, `torch` and NumPy's global generator.
+        augment: Changes inputs at random, shape (1, ...); None: not.
+
+    Example:
+        >>> class Dice:
+        ...     def __getitem__(self, index):
+        ...         return torch.tensor([index, random.randint(1, 6)]), 0
+        >>> inputs_NI, targets_N = Samples(Dice(), 0, None)((2, [0, 1, 2]))
+        >>> torch.equal(inputs_NI[1:], Samples(Dice(), 0, None)((2, [1, 2]))[0])
+        True
+    """
+
+    dataset: Dataset[Any]
+    seed: int
+    augment: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, task: tuple[int, Sequence[int]]) -> tuple[Any, Any]:
+        """Inputs, shape (N, ...), and targets, shape (N, ...), of an epoch's samples; of none of them, with N = 0.
+
+        Raises:
+            UserError: The samples are no pairs of that kind, or differ in their shapes.
+        """
+        epoch, indices = task
+        with same_random_state():
+            samples = [self._sample(epoch, index) for index in indices or [0]]
+        inputs, targets = zip(*samples, strict=True)
+        shapes = {tuple(each.shape) for each in inputs}
+        if len(shapes) > 1:
+            one, other, *_ = sorted(shapes)
+            raise UserError(
+                f"data: inputs have shapes {one} and {other}; all must have the same: let the data set resize or cut them"
+            )
+        inputs_N, targets_N = default_collate(list(inputs)), default_collate(list(targets))
+        return inputs_N[: len(indices)], targets_N[: len(indices)]
+
+    def _sample(self, epoch: int, index: int) -> tuple[Any, Any]:
+        random.seed(f"{self.seed} {epoch} {index}")  # a text is mixed well
+        torch.default_generator.manual_seed(random.getrandbits(63))
+        np.random.seed(random.getrandbits(32))
+        sample = self.dataset[index]
+        if not (isinstance(sample, tuple | list) and len(sample) == 2 and hasattr(sample[0], "shape")):
+            found = (
+                ", ".join(type(part).__name__ for part in sample) if isinstance(sample, tuple | list) else sample
+            )
+            raise UserError(
+                f"data: {type(self.dataset).__name__}[{index}] is ({found}); must be a pair, input and target, the "
+                "input a tensor; torchvision.transforms.v2.PILToTensor makes one of an image"
+            )
+        inputs, target = sample
+        if self.augment:
+            inputs = self.augment(torch.as_tensor(inputs)[None])[0]
+        return inputs, target
+
+
+@contextlib.contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put the random states of Python, NumPy and PyTorch (on the CPU) back in the end."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def whole(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
+    """A data set, and the indices of all its samples, shape (N,).
+
+    Raises:
+        ValueError: It is none, or holds none.
+    """
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ValueError(f"{split}={dataset}: must be a data set with a length, which gives a sample per index")
+    if not len(dataset):
+        raise ValueError(f"{split}={type(dataset).__name__}: holds no sample")
+    return dataset, torch.arange(len(dataset))
+
+
+class StreamLoader:
+    """Iterates over the samples of a data set, which worker processes read and change ahead of time.
+
+    Order and samples follow from seed, epoch and index alone: the number of workers changes no bit. It counts, ends and
+    divides its batches as `BatchLoader` does. The workers start with the first batch, and stay until `close`.
+
+    Args:
+        samples: Makes the batches.
+        indices_N: The samples of the split, shape (N,), int64, on the CPU.
+        batch_size: Samples of a batch, over all processes.
+        num_workers: Processes that read; 0: this one does.
+        shuffle: Whether each epoch has an order of its own; else the samples stay in order, and are those of epoch 0.
+        transform: Makes new inputs of those of a batch, on `device`; None: they stay as they are.
+        device: Where the batches are needed.
+        rank: This process, from 0.
+        world_size: Number of processes.
+
+    Example:
+        >>> samples = Samples([(torch.tensor(n), n % 2) for n in range(5)], 0, None)
+        >>> loader = StreamLoader(samples, torch.arange(5), batch_size=2, num_workers=0, shuffle=False)
+        >>> [inputs_N.tolist() for inputs_N, targets_N in loader]
+        [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        indices_N: Tensor,
+        *,
+        batch_size: int,
+        num_workers: int,
+        shuffle: bool,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.samples, self.indices_N = samples, indices_N
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.transform, self.device = transform, torch.device(device)
+        self.order = Order(len(indices_N), samples.seed if shuffle else None)
+        if shuffle:  # Lightning calls its `set_epoch`, and looks for the other where there is one
+            self.sampler, self.batch_sampler = self.order, None
+        self.rank, self.world_size = rank, world_size
+        self._workers: Workers | None = None
+        self._position = 0  # batches given in this epoch
+        self._start = 0  # where the next iteration starts
+
+    def __len__(self) -> int:
+        return -(-len(self.indices_N) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator: all of this waits for the first batch, when Lightning has set epoch and position.
+        start, self._start = self._start, 0
+        for position, batch in enumerate(self._batches(self._tasks(start)), start + 1):
+            self._position = position
+            if isinstance(batch, Failure):
+                self.samples(batch.task)  # fails here as it did there, with a traceback of its own
+                raise RuntimeError(f"a worker process fails where this one does not:\n{batch.text}")
+            inputs, targets = (send(part, self.device) for part in batch)
+            # Copies: the workers take their memory back.
+            yield self.transform(inputs) if self.transform else inputs.clone(), targets.clone()
+
+    def close(self) -> None:
+        """End the workers; a later iteration starts others."""
+        if self._workers:
+            self._workers.close()
+
+    def state_dict(self) -> dict[str, int]:
+        """Number of batches given in this epoch, and of samples in it."""
+        return {"position": self._start or self._position, "num_samples": len(self.indices_N)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration start behind the batches that were given.
+
+        Raises:
+            UserError: There are other samples than there were.
+        """
+        if state["num_samples"] != len(self.indices_N):
+            raise UserError(
+                f"data: there were {state['num_samples']} training samples, now there are {len(self.indices_N)}; "
+                "a run that was interrupted goes on with those that it began with"
+            )
+        self._start = state["position"]
+
+    def _tasks(self, start: int) -> Iterator[tuple[int, list[int]]]:
+        """Epoch and indices of each batch, for the share of this process."""
+        order = self.order.permutation()
+        indices_N = self.indices_N if order is None else self.indices_N[order]
+        for batch in range(start, len(self)):
+            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(indices_N))
+            yield self.order.epoch, indices_N[begin + self.rank : end : self.world_size].tolist()
+
+    def _batches(self, tasks: Iterator[tuple[int, list[int]]]) -> Iterator[Any]:
+        if not self.num_workers:
+            return map(self.samples, tasks)
+        if self._workers is None or not self._workers.is_open:
+            self._workers = Workers(self.samples, min(self.num_workers, len(self)))
+        return self._workers.map(tasks)
+
+
+def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoader, normalize: str) -> Facts:
+    """The facts of a data set: its `classes`, `target_names` or `vocabulary`, where it has them, and the shape of its inputs.
+
+    Inputs that are uint8 of shape (C, H, W) are pixels; of others there is neither mean nor deviation.
+
+    Args:
+        dataset: Of the training split.
+        first: Gives one of its samples.
+        every: Gives all of them; they are read for `standardize` only.
+        normalize: `unit` or `standardize`.
+
+    Raises:
+        ValueError: `standardize` is asked for of what are no pixels.
+    """
+    with contextlib.closing(first):
+        inputs, target = next(iter(first))
+    has_pixels = inputs.dtype == torch.uint8 and inputs.ndim == 4
+    if normalize == "standardize" and not has_pixels:
+        raise ValueError(f"normalize=standardize: is for pixels, uint8; the data set gives {inputs.dtype}")
+    scale = Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
+    if normalize == "standardize":
+        if is_main_process():
+            warn(f"data.normalize=standardize: all {len(every.indices_N):,} training images are read once for it")
+        with contextlib.closing(every):
+            scale = standardize(inputs_NCHW for inputs_NCHW, _ in every)
+    classes = getattr(dataset, "classes", None)
+    vocabulary = getattr(dataset, "vocabulary", None)
+    is_number = classes is None and isinstance(target, Tensor) and target.is_floating_point() and target.ndim <= 2
+    names = getattr(dataset, "target_names", None)
+    if is_number and names is None:
+        num = 1 if target.ndim == 1 else target.shape[1]
+        names = ["target"] if num == 1 else [f"target_{n}" for n in range(num)]
+    found: dict[str, Any] = {
+        "target_names": tuple(names) if is_number and names else None,
+        "vocabulary": None if vocabulary is None else tuple(map(str, vocabulary)),
+        "input_shape": tuple(inputs.shape[1:]),
+        "num_classes": None if classes is None else len(classes),
+        "class_names": None if classes is None else tuple(map(str, classes)),
+        "mean": scale and scale.mean,
+        "std": scale and scale.std,
+        "scale": 255.0 if has_pixels else 1.0,
+    }
+    return Facts(**found)
+
+
+def standardize(batches: Iterable[Tensor]) -> Normalize:
+    """The one that gives the pixels of all batches, shape (N, C, H, W), uint8, mean 0 and deviation 1 in each channel."""
+    count_CV = None  # of each of the 256 values
+    for pixels_NCHW in batches:
+        each = [torch.bincount(channel.flatten(), minlength=256) for channel in pixels_NCHW.transpose(0, 1)]
+        count_CV = torch.stack(each) + (0 if count_CV is None else count_CV)
+    assert count_CV is not None
+    part_CV = count_CV / count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
+    values_V = torch.arange(256, dtype=torch.float64) / 255
+    mean_C = part_CV @ values_V
+    std_C = (part_CV * (values_V - mean_C[:, None]).square()).sum(dim=1).sqrt()
+    return Normalize(tuple(mean_C.tolist()), tuple(std or 1.0 for std in std_C.tolist()))
 
 
 class StreamedDataModule(L.LightningDataModule):
@@ -180,3 +434,76 @@ class StreamedDataModule(L.LightningDataModule):
         )
         self._loaders.add(loader)
         return loader
+
+
+class DatasetDataModule(StreamedDataModule):
+    """Any map-style `torch.utils.data.Dataset`, which gives a pair per index: an input, and its target.
+
+    The names of its classes are its attribute `classes`, where it has it. What is random about a sample is drawn by
+    `random`, `torch` or NumPy's global generator: then it follows from seed, epoch and index.
+
+    Args:
+        train: The data set, or what makes it, when it is called, with `root` where it has such an argument.
+        val: The same for validation; None: `val_size` samples of `train`.
+        test: The same for the test, made when the test set is asked for; None: there is none.
+        root: The folder of the data sets that ask for it.
+        further: As `StreamedDataModule` has it.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> class Parity(Dataset):
+        ...     classes = ["even", "odd"]
+        ...     def __len__(self):
+        ...         return 6
+        ...     def __getitem__(self, index):
+        ...         return torch.full((1, 1, 1), index, dtype=torch.uint8), index % 2
+        >>> data = DatasetDataModule(train=Parity(), val=None, test=None, root="data", batch_size=2, eval_batch_size=2,
+        ...                          val_size=2, num_workers=0, normalize="unit", augment=None, seed=0)
+        >>> data.facts.input_shape, data.sizes
+        ((1, 1, 1), {'val': 2, 'train': 4})
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Any,
+        val: Any,
+        test: Any,
+        root: str,
+        **further: Any,
+    ) -> None:
+        super().__init__(**further)
+        self.sources, self.root = {"train": train, "val": val, "test": test}, root
+        for name, source in self.sources.items():
+            if source is None and name != "train":
+                continue
+            if callable(source):
+                made, keywords = getattr(source, "func", source), getattr(source, "keywords", {})
+                try:
+                    inspect.signature(made).bind(**keywords, **self._given(source))
+                except TypeError as error:
+                    raise ValueError(f"{name}: {error}") from error
+            elif isinstance(source, str) or not hasattr(source, "__getitem__"):
+                raise ValueError(f"{name}={source}: must be made by a _target_, with _partial_: true")
+
+    @property
+    def read_image(self) -> Callable[..., Tensor] | None:
+        """How the data set reads an image file, where it has a `read_image(path)`."""
+        train = self.sources["train"]
+        return getattr(getattr(train, "func", train), "read_image", None)
+
+    def open(self, split: str) -> Dataset[Any] | None:
+        """The data set of a split, made where it is not there yet."""
+        source: Any = self.sources[split]
+        if source is None and split == "test":
+            raise ValueError("test=null: there is no test set; test=false trains without one")
+        made: Dataset[Any] | None = source(**self._given(source)) if callable(source) else source
+        return made
+
+    def _given(self, source: Any) -> dict[str, str]:
+        """What a source gets: the root, if it asks for it and has none of its own."""
+        asks = "root" in inspect.signature(getattr(source, "func", source)).parameters
+        return {"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}

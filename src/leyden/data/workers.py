@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.process import die_with_parent
 
 AHEAD = 2  # tasks of a worker that are under way, or done and not taken yet

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from leyden.run.lock import check_held
-from leyden.run.points import HEADER, rows, write_rows
+from leyden.run.result import HEADER, rows, write_rows
 
 
 class MetricsCSV(Logger):

@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from leyden.config.reported import reported
+from leyden.config.errors import reported
 from leyden.config.values import flatten
-from leyden.run.choices import typed_choices
 from leyden.run.directory import Run
 from leyden.run.files import replacing
+from leyden.run.identity import typed_choices
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 

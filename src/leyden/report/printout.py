@@ -1,11 +1,52 @@
-"""What a person sees of a result."""
+"""The result of a run as it is printed, with the commands that one would type next."""
+
+import shlex
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 from rich.table import Table
 
-from leyden.config.terminal import Terminal, from_here
-from leyden.report.next_steps import next_steps
+from leyden.config.paths import ROOT
+from leyden.config.terminal import Terminal, from_here, python, typed
 from leyden.run.directory import Run
 from leyden.run.result import Result
+
+# What is typed for one start, and not for the next.
+OF_ONE_START = ("run_dir", "resume", "dry_run", "sweep_name", "trainer.max_epochs")
+
+
+def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
+    """At most three commands, each with what it is for; they hold where they are printed."""
+    return list(islice(_steps(run, result), 3)) if result.status == "finished" else []
+
+
+def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
+    where = from_here(run.directory)
+    typed_before = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
+    choices = {key: override for key, override in typed_before.items() if key not in OF_ONE_START}
+    trainer = run.config["trainer"]
+    if any(run.directory.glob("events.out.tfevents.*")):
+        if Path.cwd() == ROOT and shutil.which("make"):
+            yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
+        else:
+            yield f"{python()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
+    if result.can_be_tested and not result.is_tested:
+        yield f"{_verb('evaluate')} {typed('run', where)}", "its accuracy, or what it has, on the test set"
+    if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):  # a schedule ends with its run
+        longer = [*choices.values(), f"trainer.max_epochs={2 * result.epochs}"]
+        yield f"{_verb('train')} {typed('run_dir', where)} {shlex.join(longer)}", "train on"
+    rate = (run.config.get("optimizer") or {}).get("lr")
+    if isinstance(rate, float) and rate > 0:
+        others = [override for key, override in choices.items() if key not in ("optimizer.lr", "test")]
+        swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
+        yield f"{_verb('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
+    yield _verb("runs"), "all runs so far"
+
+
+def _verb(name: str) -> str:
+    return f"{python()} -m leyden.{name}"
 
 
 def print_result(run: Run, result: Result, *, further: bool) -> None:

@@ -9,18 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.report.printout import print_next_steps
-from leyden.reproduction.code import checked_out, code_of
-from leyden.reproduction.data import check_data
-from leyden.reproduction.environment import python_as_there, python_here
-from leyden.reproduction.hardware import accelerator, threads
-from leyden.reproduction.overrides import keep_overrides
-from leyden.reproduction.recipe import check_parent, recipe, write
+from leyden.reproduction.environment import accelerator, python_as_there, python_here, threads
+from leyden.reproduction.recipe import check_parent, keep_overrides, recipe, write
+from leyden.reproduction.sources import check_data, checked_out, code_of
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.fingerprints import NAME, read_fingerprints
+from leyden.run.files import NAME, read_fingerprints
 from leyden.run.process import end_with_parent
 
 # Signals that end a process, and by which Python would clean nothing up; SIGHUP comes when a terminal is closed.

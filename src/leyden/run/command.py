@@ -16,9 +16,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from leyden.config.errors import UserError, cause_of, is_mistake
 from leyden.config.explain import explain
 from leyden.config.hydra import VERSION_BASE, parse_options
-from leyden.config.mistakes import UserError, cause_of, is_mistake
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
 from leyden.run.fork import inherit_groups

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import filelock
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.terminal import printable
 from leyden.run.directory import Run
 from leyden.run.files import MAX_BYTES, read_bytes
-from leyden.run.origin import now
+from leyden.run.provenance import now
 
 NAME = "test_evaluations.csv"
 HEADER = ("time", "experiment", "run", "checkpoint", "metrics")

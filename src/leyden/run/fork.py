@@ -14,13 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from leyden.config.defaults import composed_choices, composed_values
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
+from leyden.config.hydra import composed_choices, composed_values
 from leyden.config.paths import CONF
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
-from leyden.run.choices import CONTROL
-from leyden.run.contents import RunContents
+from leyden.run.directory import RunContents
+from leyden.run.identity import CONTROL
 
 
 def point(text: str) -> tuple[RunContents, str]:

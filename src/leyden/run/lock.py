@@ -11,9 +11,9 @@ from pathlib import Path
 
 import filelock
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.run.files import read_text
-from leyden.run.origin import now
+from leyden.run.provenance import now
 
 LOCK_TIMEOUT_S = 2.0  # long enough for a process that only checks whether it is held
 _HELD: dict[Path, int] = {}  # directories that this process has locked, kept open: no other one gets their number

@@ -1,13 +1,17 @@
-"""What a process knows of itself: which of a run's processes it is, which job of a cluster, and whose child."""
+"""This process: its rank, its job on a cluster, its parent, its slow imports."""
 
+import atexit
+import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 
 
 def is_main_process() -> bool:
@@ -69,3 +73,34 @@ def _end_with_parent() -> None:
 # For `preexec_fn`: lets a process, which is to become another program, be told to end when the one that has started it is gone.
 # Elsewhere nothing does so, and Windows takes no `preexec_fn`.
 end_with_parent = _end_with_parent if sys.platform == "linux" else None
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import without a search for garbage meanwhile or ever after in what is imported: there is none in modules.
+
+    That saves 0.6 s at the start of a command and 1.3 s at its end (2 cores). Ctrl-C waits for the end of it: a library
+    that is interrupted while it starts leaves anything but a clear error.
+
+    Example:
+        >>> with importing():
+        ...     import torch
+    """
+    interrupts: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number)) if is_main else None
+    num_before = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > num_before:  # else it would keep what an earlier job in this process has left
+            gc.freeze()
+        gc.enable()
+        # It comes with PyTorch for CUDA, and calls a leak at exit, at length, whatever was not searched.
+        if "triton" in sys.modules:
+            atexit.register(gc.unfreeze)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from leyden.config.mistakes import UserError, is_mistake, where
+from leyden.config.errors import UserError, is_mistake, where
 from leyden.config.terminal import typed, warn
-from leyden.run.choices import Choices
 from leyden.run.directory import Run
+from leyden.run.identity import Choices
 from leyden.run.lock import check_held
-from leyden.run.machine import machine
 from leyden.run.process import is_main_process
+from leyden.run.provenance import machine
 from leyden.run.result import Failure, Result
 
 

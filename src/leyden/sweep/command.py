@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.utils import setup_globals
 
 from leyden.run.process import is_main_process
-from leyden.sweep import failure
+from leyden.sweep.jobs import failure_text
 from leyden.sweep.worker import execute
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         execute(*pickle.loads(path.read_bytes()))  # of the process that has started this one
     except Exception as error:
         if is_main_process():
-            path.with_name("error").write_text(failure.of(error), encoding="utf-8")
+            path.with_name("error").write_text(failure_text(error), encoding="utf-8")
         raise
 
 

@@ -1,12 +1,227 @@
-"""The jobs of a grid: all combinations, one after another of several grids, less those that are left out."""
+"""The jobs of a grid: all combinations of what was typed, less those that are left out.
 
+A zip has keys whose values go together, row by row: `model_optimizer=zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))`
+is mlp with sgd, then cnn with adamw.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from leyden.config.mistakes import UserError
-from leyden.sweep.conditions import check_conditions, conditions, hold, read_when
-from leyden.sweep.space import Space
-from leyden.sweep.typed import Typed
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from leyden.config.errors import UserError
+from leyden.run.command import ZIP
+from leyden.run.identity import steers
+from leyden.sweep.space import (
+    Choice,
+    Dimension,
+    Space,
+    as_meant,
+    as_typed,
+    check_conditions,
+    check_range,
+    check_tags,
+    conditions,
+    hold,
+    in_quotes,
+    of_interval,
+    of_values,
+    plain,
+    read_when,
+)
+
+AS = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
+
+
+def is_zip(value: Any) -> bool:
+    """Whether what stands behind a name is meant to be a zip."""
+    return isinstance(value, str) and ZIP.match(value) is not None
+
+
+def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
+    """The dimension whose choices are the rows of a zip.
+
+    Args:
+        name: Of the dimension.
+        value: The text `zip(...)`.
+        parser: Reads the members, which are in Hydra's syntax.
+
+    Raises:
+        UserError: Names the zip, the member and what is wrong with it.
+    """
+    if value.lstrip().startswith("shuffle"):
+        raise UserError(f"{name}=shuffle(...): the rows of a zip keep their order; take shuffle away")
+    found = re.fullmatch(r"\s*zip\s*\((.*)\)\s*", value, re.DOTALL)
+    parts = _split(found[1]) if found else None
+    if parts is None:
+        raise UserError(f"{name}={value}: brackets or quotes don't match; a zip is written {AS}")
+    columns: dict[str, tuple[Override, list[Any]]] = {}
+    for part in parts:
+        override, values = _member(name, part, parser)
+        if (key := plain(override)) in columns:
+            raise UserError(f"{name}=zip(...): {key} is there twice")
+        columns[key] = override, values
+    if len(columns) < 2:
+        raise UserError(f"{name}=zip(...): must have two members or more, {AS}")
+    (first, (_, firsts)), *others = columns.items()
+    for key, (_, values) in others:
+        if len(values) != len(firsts):
+            raise UserError(
+                f"{name}=zip(...): {key} has {len(values)} values, {first} {len(firsts)}; each member needs as many"
+            )
+    rows = []
+    for n in range(len(firsts)):
+        row = [(key, override.get_key_element(), values[n]) for key, (override, values) in columns.items()]
+        overrides = tuple(f"{element}={in_quotes(value)}" for _, element, value in row)
+        rows.append(Choice(overrides, {key: as_meant(value) for key, _, value in row}))
+    return Dimension(name, tuple(columns), {" ".join(row.overrides): row for row in rows})
+
+
+def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, list[Any]]:
+    """A key and its values."""
+    key, has_value, value = (text.strip() for text in part.partition("="))
+    if not has_value or not key:
+        raise UserError(f"{name}=zip(...): {part.strip() or 'nothing'}: a member is written KEY=choice(...)")
+
+    def refused(why: str) -> UserError:
+        return UserError(f"{name}=zip(...): {key}={value}: {why}")
+
+    if ZIP.match(value):
+        raise refused("a zip in a zip; give all members to one")
+    if not value.strip("[] "):
+        raise refused("there is nothing to try in it")
+    # The elements of a list are the rows.
+    several = f"choice({value[1:-1]})" if value.startswith("[") and value.endswith("]") else value
+    try:
+        (override,) = parser.parse_overrides([f"{key}={several}"])
+    except HydraException as error:
+        raise refused(str(error).splitlines()[0]) from error
+    if override.is_delete():
+        raise refused("a member can't take a key out")
+    if override.is_hydra_override() or steers(override.key_or_group):
+        raise refused("is one thing for all jobs of a sweep")
+    if override.is_interval_sweep():
+        raise refused("an interval has no rows; choice(...) and range(...) have")
+    if not override.is_sweep_override():
+        raise refused("must be choice(...), range(...), glob(...) or a list of values, one per row")
+    if getattr(sweep := override.value(), "shuffle", False):
+        raise refused("a member that is shuffled alone no longer fits the others")
+    check_range(f"{name}=zip(...): {key}={value}", sweep)
+    try:
+        if not isinstance(sweep, Glob):
+            check_tags(sweep.tags)  # type: ignore[union-attr]
+        values = list(override.sweep_iterator())
+    except (ValueError, HydraException) as error:
+        raise refused(str(error)) from error
+    if not values:
+        raise refused("there is nothing to try in it")
+    return override, values
+
+
+def _split(text: str) -> list[str] | None:
+    """The parts between commas that stand in no brackets and no quotes; None where those don't match."""
+    parts, start, quote, brackets = [], 0, "", ""
+    for found in re.finditer(r"\\.|[\"'()\[\]{},]", text):
+        sign = found[0]
+        if quote or sign in ('"', "'"):
+            quote = "" if sign == quote else quote or sign
+        elif sign in "([{":
+            brackets += sign
+        elif sign in ")]}":
+            if brackets[-1:] + sign not in ("()", "[]", "{}"):
+                return None
+            brackets = brackets[:-1]
+        elif sign == "," and not brackets:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return None if quote or brackets else [*parts, text[start:]]
+
+
+class Typed:
+    """Reads the dimensions of a sweep.
+
+    Args:
+        loader: Hydra's, which knows the groups and their choices.
+        config: Of the sweep; a zip has another name than its keys and groups.
+        is_search: Whether they are for a search, which draws from intervals. A grid has lists, and runs those that are
+            shuffled in another order.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, *, is_search: bool) -> None:
+        self.loader, self.config, self.is_search = loader, config, is_search
+        self.parser = OverridesParser.create(config_loader=loader)
+        # As the two have always written values into the names of directories and into a study.
+        self.text = as_typed if is_search else Transformer.str
+
+    def dimensions(
+        self, params: Any, arguments: Sequence[str], where: str = "hydra.sweeper.params"
+    ) -> list[Dimension]:
+        """The dimensions of what stands in `params`, and of arguments, which go before.
+
+        Raises:
+            UserError: Something can't be tried, or is tried twice.
+        """
+        if not isinstance(params, Mapping | None):
+            raise UserError(f"{where}={params}: must be what to try by key, as +hydra.sweeper.params.seed='0,1'")
+        found: dict[str, Dimension] = {}
+        lines = {str(key): value for key, value in (params or {}).items()}
+        zips = {name: self._zip(name, value) for name, value in lines.items() if is_zip(value)}
+        plain_lines = [f"{key}={value}" for key, value in lines.items() if key not in zips]
+        for override in self.parser.parse_overrides([*plain_lines, *arguments]):
+            found.pop(name := override.get_key_element(), None)
+            found[name] = self._dimension(override)
+        for name, dimension in zips.items():
+            _check_keys(name, dimension, found.values())
+            found[name] = dimension
+        return list(found.values())
+
+    def _zip(self, name: str, value: str) -> Dimension:
+        if not name.isidentifier():
+            raise UserError(
+                f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself"
+            )
+        if name in self.config or self.loader.get_group_options(name):
+            raise UserError(
+                f"{name}=zip(...): {name} is a key of the configuration; give the zip a name of its own"
+            )
+        return zipped(name, value, self.parser)
+
+    def _dimension(self, override: Override) -> Dimension:
+        """The dimension of an override; one that is fixed has one choice."""
+        line = override.input_line
+        if not override.is_sweep_override():
+            text = override.get_value_element_as_str()
+            return of_values(override, [override.value()], lambda _: text, is_fixed=True)
+        if steers(override.key_or_group):
+            raise UserError(f"{line}: is one thing for all jobs of a sweep, give one value")
+        sweep = override.value()
+        if isinstance(sweep, IntervalSweep) and not self.is_search:
+            raise UserError(f"{line}: a grid takes lists, as 0.1,0.01; use sweep=tpe for intervals")
+        check_range(line or "", sweep)
+        try:
+            if isinstance(sweep, IntervalSweep):
+                return of_interval(override, sweep)
+            if self.is_search and not isinstance(sweep, Glob):
+                check_tags(sweep.tags, "log")  # type: ignore[union-attr]
+                sweep.shuffle = False  # type: ignore[union-attr]  # a study wants the same choices in each start
+            dimension = of_values(override, override.sweep_iterator(), self.text)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{line}: {error}") from error
+        if not dimension.choices:
+            raise UserError(f"{line}: there is nothing to try in it")
+        return dimension
+
+
+def _check_keys(name: str, dimension: Dimension, others: Iterable[Dimension]) -> None:
+    """Raise a `UserError` if a member of a zip is set elsewhere, too: only one of the two would count."""
+    elsewhere = {key for other in others for key in other.keys}
+    if twice := [key for key in dimension.keys if key in elsewhere]:
+        raise UserError(f"{name}=zip(...): {twice[0]} is set outside of it, too; give one of the two")
 
 
 def spaces(typed: Typed, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:

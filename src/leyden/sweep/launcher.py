@@ -1,15 +1,130 @@
-"""Jobs in parallel on this machine: one per process, the processes reused, one that is killed replaced."""
+"""Jobs in parallel on this machine, in processes that start warm: copies of one that has imported all and read the data."""
 
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from leyden.run.process import num_threads
+from leyden.config.errors import UserError
+from leyden.run.process import num_cores, num_threads
 from leyden.sweep import worker
 from leyden.sweep.jobs import Job
-from leyden.sweep.processes import Process
+from leyden.sweep.worker import serve
+
+# A copy of a process that has imported PyTorch is safe on Linux alone: elsewhere each one imports it for itself.
+CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
+DATA = "LEYDEN_SWEEP_DATA"  # tells `leyden.sweep.warm` what to read
+
+
+def warm_up(data: DictConfig) -> None:
+    """Let the imports of the jobs begin in the background, and the reading of the data that most of them need.
+
+    Args:
+        data: The node of the configuration; nothing is fetched.
+    """
+    if sys.platform != "linux":
+        return
+    from multiprocessing import forkserver
+
+    CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
+    if data.get("_target_") == IN_MEMORY:
+        with contextlib.suppress(OmegaConfBaseException):
+            node: Any = OmegaConf.to_container(data, resolve=True)
+            os.environ[DATA] = json.dumps({**node, "download": False})
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # its socket lies there, whose path has at most about a hundred bytes
+        raise UserError(
+            f"TMPDIR={tempfile.gettempdir()}: no process can be started from there ({error})"
+        ) from error
+    finally:
+        os.environ.pop(DATA, None)
+
+
+class Process:
+    """A process that does one thing after another.
+
+    Args:
+        environment: Threads and devices.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.connection, theirs = CONTEXT.Pipe()
+        # Not a daemon: a job may start processes of its own.
+        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment, sys.orig_argv))
+        self.process.start()
+        theirs.close()
+
+    def give(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
+        """Let it call a function, whose output goes to a log, or to where that of this process goes."""
+        self.connection.send((function, arguments, log))
+
+    def has_answered(self) -> bool:
+        """Whether the function has returned, or the process is gone."""
+        return self.connection.poll() or not self.process.is_alive()
+
+    def answer(self) -> Any:
+        """What the function returns.
+
+        Raises:
+            EOFError: The process is gone; the message says how.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise EOFError(_how_it_ended(self.process.exitcode)) from None
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
+    """What a function returns that needs PyTorch: here, if this process has imported that, else in a copy of one that has.
+
+    Args:
+        function: What is called.
+        arguments: With what.
+        log: Where its output goes; None: where that of this process goes.
+
+    Raises:
+        UserError: The process that did it is gone.
+    """
+    if "torch" in sys.modules:  # on a node, where this process trains
+        with (
+            log.open("a", encoding="utf-8") if log else contextlib.nullcontext(sys.stdout) as file,
+            contextlib.redirect_stdout(file),
+        ):
+            return function(*arguments)
+    process = Process({"OMP_NUM_THREADS": str(num_threads(num_cores()))})
+    try:
+        process.give(function, *arguments, log=log)
+        return process.answer()
+    except EOFError as error:
+        raise UserError(f"{function.__name__}: the process was killed: {error}") from None
+    finally:
+        process.stop()
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    return f"its process ended with {exit_code}"
 
 
 def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:

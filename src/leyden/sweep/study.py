@@ -22,7 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.sweep.space import Space
 
 STUDY = "study"  # brackets of Hyperband follow from it

@@ -1,30 +1,175 @@
-"""A sweep: the directory that its jobs share, checked, run, and summed up in the end."""
+"""A sweep: the directory that its jobs share, checked, run, and summarized in the end.
 
+Several seeds of one setting (`sweep.seeds`) are no settings of their own; a mean is over them and `sweep.average_over`.
+"""
+
+import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.checks import choice
-from leyden.config.mistakes import UserError
-from leyden.config.reported import reported
+from leyden.config.errors import UserError, reported
 from leyden.config.terminal import printable, typed
+from leyden.config.values import flatten
 from leyden.report.records import States
 from leyden.report.summary import summarize
 from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
-from leyden.sweep.check import check
-from leyden.sweep.claim import claim
-from leyden.sweep.compose import Composer
-from leyden.sweep.jobs import Job, compose
-from leyden.sweep.processes import call
-from leyden.sweep.seeds import averaged
-from leyden.sweep.slug import slug
-from leyden.sweep.status_line import StatusLine
+from leyden.run.files import read_json, refuse_links, write_whole
+from leyden.run.identity import typed_choices
+from leyden.sweep import worker
+from leyden.sweep.jobs import Composer, Job, compose, slug
+from leyden.sweep.launcher import call
+from leyden.sweep.space import Space, check_few, ends
+from leyden.sweep.status import StatusLine
 from leyden.sweep.worker import draw
+
+
+def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Make a directory that of a sweep of this name and objective, and write down further facts about it.
+
+    Raises:
+        UserError: It is that of another one.
+    """
+    path = directory / "sweep.json"
+    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links of its own in slurm/
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):  # of several starts at once the first one decides whose it is
+            there = read_json(path, identity)
+            if not isinstance(there, dict):
+                raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
+            differences = [
+                f"{key} {before} there, {here} here"
+                for key, here in identity.items()
+                if (before := there.get(key, "absent")) != here
+            ]
+            if differences:
+                raise UserError(
+                    f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
+                )
+            write_whole(path, json.dumps({**identity, **there, **facts}) + "\n")
+    except OSError as error:
+        raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
+
+
+ALL = 30  # jobs, up to which each is built; of more, a part that has each value
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Find what is wrong with jobs: of all, the values and the directory; of those that are to run, what is made of them.
+
+    Raises:
+        UserError: Names the job and the mistake.
+    """
+    names = [f"job {number} of {len(jobs)}, {job.run.directory.name}" for number, job in enumerate(jobs)]
+    to_run = {}
+    for name, job in zip(names, jobs, strict=True):
+        try:
+            job.run.accept(job.choices, job.choices.config["resume"])
+            if not job.run.is_finished(job.choices):
+                to_run[name] = job
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    chosen = covering([typed_choices(job.overrides) for job in to_run.values()])
+    pairs = list(to_run.items())
+    configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].choices.config)) for n in chosen]
+    if not configs:
+        return
+    if "torch" in sys.modules:
+        worker.check(configs)  # as `call` would, but here an error can be raised as it is
+    elif mistake := call(worker.check_elsewhere, configs):
+        raise mistake
+
+
+def covering(settings: Sequence[dict[str, str]]) -> list[int]:
+    """Which of several settings are checked for all: up to `ALL` of them, else so many that each value is in one.
+
+    Of many numbers of a key their ends count; of what is no number, as networks and data sets, each pair that occurs, too.
+
+    Example:
+        >>> covering([{"seed": str(seed)} for seed in range(200)])
+        [0, 199]
+    """
+    if len(settings) <= ALL:
+        return list(range(len(settings)))
+    values = {
+        key: list(dict.fromkeys(e[key] for e in settings if key in e)) for key in dict.fromkeys(chain(*settings))
+    }
+    counted = {(key, value) for key, texts in values.items() for value in ends(texts)}
+    words = {key for key, texts in values.items() if not all(map(_is_number, texts))}
+    chosen: list[int] = []
+    seen: set[object] = set()
+    for number, setting in enumerate(settings):
+        named = [pair for pair in setting.items() if pair[0] in words]
+        new = ({*setting.items()} & counted | {*combinations(sorted(named), 2)}) - seen
+        if new:
+            chosen.append(number)
+            seen |= new
+    return chosen
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
+    """With how many seeds each setting of a sweep runs.
+
+    Raises:
+        UserError: It is no number of seeds, too many, or the seed is tried itself.
+    """
+    num = config.sweep.get("seeds")
+    if type(num) is not int or num < 1:
+        raise UserError(f"sweep.seeds={num}: must be a positive whole number")
+    check_few(f"sweep.seeds={num}", num)
+    keys = config.sweep.get("average_over")
+    if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
+        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} lacks seed, over which the mean is")
+    if num > 1 and any("seed" in each.keys for space in spaces for each in space.free):
+        raise UserError(f"sweep.seeds={num}: seed is tried itself; give one of the two")
+    return num
+
+
+def averaged(config: DictConfig, job: Job) -> list[str]:
+    """The keys that a mean is over.
+
+    Args:
+        config: Of the sweep.
+        job: One of its jobs, which has the keys if somebody has typed them; of the default some data have no folds.
+
+    Raises:
+        UserError: They are no keys.
+    """
+    keys = config.sweep.average_over
+    if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"sweep.average_over={keys}: must be a list of keys, as [seed]")
+    if any(override.startswith("sweep.average_over") for override in job.overrides):
+        known = dict(flatten(job.choices.config))
+        if unknown := [key for key in keys if key not in known]:
+            raise UserError(f"sweep.average_over={list(keys)}: there is no {unknown[0]}")
+    return list(keys)
+
+
+def further_seeds(job: Job, num: int) -> list[list[str]]:
+    """The overrides of a job's setting with each of the seeds that follow its own, so that there are `num`.
+
+    The first one keeps the directory that it has without `sweep.seeds`.
+    """
+    setting = [override for override in job.overrides if override.lstrip("+").partition("=")[0] != "seed"]
+    first = job.config.seed
+    return [[*setting, f"seed={first + number}"] for number in range(1, num)]
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would be lost in a copy, which has its own number of them
 
-from leyden.config.importing import importing
-from leyden.data import reading
-from leyden.sweep.processes import DATA
+from leyden.data.tensors import keep_tensors
+from leyden.run.process import importing
+from leyden.sweep.launcher import DATA
 
 with importing():
     import torch
@@ -42,6 +42,6 @@ def _starts_nothing(node: str) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-reading.keep()
+keep_tensors()
 if (node := os.environ.pop(DATA, None)) and _starts_nothing(node):
     _read(node)

@@ -1,9 +1,12 @@
-"""What the processes of a sweep do, one thing after another. This module is light: they are copies of one that is not."""
+"""The work of a sweep's processes, one job after another, on the GPUs that the driver lists. Light: it is copied, then imports."""
 
 import gc
 import importlib
+import importlib.metadata
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +24,88 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from leyden.config.importing import importing
-from leyden.config.mistakes import UserError, cause_of, is_mistake
+from leyden.config.errors import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
 from leyden.run import lock
-from leyden.run.process import die_with_parent, end_with_parent
-from leyden.sweep import failure
-from leyden.sweep.gpus import USES_CUDA, named
+from leyden.run.process import die_with_parent, end_with_parent, importing
+from leyden.sweep.jobs import failure_text
+
+USES_CUDA = ("auto", "gpu", "cuda")  # of trainer.accelerator
+TIMEOUT_S = 60  # a driver that is not loaded yet takes half of it, with many GPUs
+NODES = Path("/dev")
+GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)")
+MIG = re.compile(r"^\s+MIG .*\(UUID: (MIG-[\w/-]+)\)", re.MULTILINE)
+NAMED = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+
+
+def visible_devices() -> list[str]:
+    """The CUDA devices that processes started here may use, each as CUDA_VISIBLE_DEVICES takes it; none without a driver.
+
+    A node in `/dev` tells nothing: in a container `/dev/nvidia3` alone is device 0.
+
+    Raises:
+        UserError: There are GPUs, and the driver does not tell which.
+    """
+    if importlib.metadata.version("torch").endswith("+cpu"):  # it can't use them
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _asked() if chosen is None else named(chosen)
+
+
+def named(chosen: str) -> list[str]:
+    """What CUDA takes of a value of CUDA_VISIBLE_DEVICES: all before the first that names no device.
+
+    Raises:
+        UserError: It names one twice; then CUDA takes none.
+
+    Example:
+        >>> named("2,GPU-8a,-1,3"), named("NoDevFiles"), named("")
+        (['2', 'GPU-8a'], [], [])
+    """
+    devices: list[str] = []
+    for device in chosen.split(","):
+        if not NAMED.fullmatch(device.strip()):
+            break
+        devices.append(device.strip())
+    if len({*devices}) < len(devices):
+        raise UserError(f"CUDA_VISIBLE_DEVICES={chosen}: names a device twice, and CUDA takes none of them then")
+    return devices
+
+
+def _asked() -> list[str]:
+    told, problem = "", "nvidia-smi is not installed"
+    if program := shutil.which("nvidia-smi"):
+        try:
+            ended = subprocess.run(
+                [program, "-L"],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+            )
+            told = "" if ended.returncode else ended.stdout
+            problem = (
+                f"nvidia-smi -L ended with {ended.returncode}" if ended.returncode else "nvidia-smi -L names no GPU"
+            )
+        except subprocess.TimeoutExpired:
+            problem = f"nvidia-smi -L gave no answer in {TIMEOUT_S} s"
+        except OSError as error:
+            problem = f"nvidia-smi can't be started ({error.strerror})"
+    blocks = re.split(r"^(?=GPU \d+:)", told, flags=re.MULTILINE)
+    gpus = [(found[1], found[2], MIG.findall(block)) for block in blocks if (found := GPU.match(block))]
+    if any(
+        parts for *_, parts in gpus
+    ):  # then CUDA counts otherwise than the driver; by their names all can be told
+        return [device for _, uuid, parts in gpus for device in parts or [uuid]]
+    if gpus:
+        return [number for number, *_ in gpus]
+    if "No devices" not in told and any(re.fullmatch(r"nvidia\d+", node.name) for node in NODES.glob("nvidia*")):
+        raise UserError(
+            f"the GPUs of this machine can't be told: {problem}; CUDA_VISIBLE_DEVICES=0,1 in the environment names them, "
+            "trainer.accelerator=cpu does without"
+        )
+    return []
 
 
 def serve(connection: Connection, environment: dict[str, str], command: list[str]) -> None:
@@ -86,7 +164,7 @@ def run(module: str, config: DictConfig) -> str:
         execute(module, config)
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
-        return failure.of(error)
+        return failure_text(error)
     return ""
 
 
@@ -127,12 +205,12 @@ def draw(config: DictConfig) -> str:
         config: Of the run.
     """
     with importing():
-        from leyden.training import pictures
+        from leyden.training import redraw
     try:
         with lock.hold(Path(config.run_dir), timeout_s=0):
-            pictures.draw(config)
+            redraw.draw(config)
     except Exception as error:
-        return failure.of(error)
+        return failure_text(error)
     return ""
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leyden.tasks.outcome import Outcome
-from leyden.tasks.task import Task
+from leyden.tasks.task import Outcome, Task
 
 
 class Autoencoder(Task):

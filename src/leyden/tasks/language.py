@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leyden.tasks.outcome import Outcome
-from leyden.tasks.task import Task
+from leyden.tasks.task import Outcome, Task
 
 
 class Language(Task):

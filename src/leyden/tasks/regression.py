@@ -9,8 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from leyden.tasks.outcome import Outcome
-from leyden.tasks.task import Task
+from leyden.tasks.task import Outcome, Task
 
 
 class Regression(Task):

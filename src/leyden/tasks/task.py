@@ -1,16 +1,84 @@
-"""What all tasks have: means over samples, curves within an epoch, optimizer and schedule."""
+"""The base of all tasks: loss and metrics as means over samples, curves, optimizer and schedule.
+
+Means are over samples, whatever the sizes of the batches.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
-from leyden.tasks.means import Means
-from leyden.tasks.outcome import Outcome
+
+class Means(Metric):
+    """Means of several values over samples (not over batches), over all processes.
+
+    The sums stay tensors on the device, so that an update neither waits for it nor costs much. They are states of a
+    metric, which the checkpoint of a run holds.
+
+    Args:
+        zeros: The sum of no samples by name, 0.0 or, of what is counted, 0.
+
+    Example:
+        >>> means = Means({"loss": 0.0})
+        >>> means.update({"loss": torch.tensor(3.0)}, num_samples=2)
+        >>> means.compute()
+        {'loss': tensor(1.5000)}
+    """
+
+    full_state_update = False
+    num_samples: Tensor
+
+    def __init__(self, zeros: Mapping[str, float]) -> None:
+        super().__init__()
+        self.names = tuple(zeros)
+        for name, zero in zeros.items():
+            self.add_state(f"{name}_sum", torch.tensor(zero), dist_reduce_fx="sum")
+        self.add_state("num_samples", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, sums: Mapping[str, Tensor], num_samples: int) -> None:
+        """Add a batch: the sum of each value over its samples, and their number."""
+        for name in self.names:
+            sum_ = getattr(self, f"{name}_sum")
+            sum_ += sums[name]
+        self.num_samples += num_samples
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over all processes since the last reset."""
+        return {name: getattr(self, f"{name}_sum") / self.num_samples for name in self.names}
+
+    def since(self, before: "Means", reduce: Any) -> dict[str, Tensor]:
+        """Means over all processes of what was added since `before` had these sums, which it gets."""
+        names = [*(f"{name}_sum" for name in self.names), "num_samples"]
+        added = {name: reduce(getattr(self, name) - getattr(before, name), reduce_op="sum") for name in names}
+        for name in names:
+            setattr(before, name, getattr(self, name).clone())
+        return {name: added[f"{name}_sum"] / added["num_samples"] for name in self.names}
+
+
+class Outcome(NamedTuple):
+    """What a task makes of a batch.
+
+    Args:
+        loss: Mean over the samples of the batch; training goes down on it.
+        predictions: What metrics and pictures take, one per sample.
+        targets: What they are compared with.
+        sums: Further values, each summed over the samples: their means are logged beside the loss.
+    """
+
+    loss: Tensor
+    predictions: Tensor
+    targets: Tensor
+    sums: Mapping[str, Tensor] = {}
+
+    @property
+    def shown(self) -> dict[str, Tensor]:
+        """Predictions and targets, as validation and test steps give them."""
+        return {"predictions": self.predictions, "targets": self.targets}
 
 
 class Task(L.LightningModule):

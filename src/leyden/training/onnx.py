@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from leyden import assembly
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.data.contract import num_samples, sizes_of
-from leyden.data.normalize import FromRaw
+from leyden.data.transforms import FromRaw
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import trained_data, trained_task

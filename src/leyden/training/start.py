@@ -1,28 +1,83 @@
-"""From the configuration of a run to its result."""
+"""From the configuration of a run to its result: training and evaluation."""
 
 import contextlib
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden import assembly
-from leyden.assembly.length import tested_part
-from leyden.config.mistakes import UserError
+from leyden.assembly import RunTrainer, restoring
+from leyden.assembly.schedule import tested_part
+from leyden.callbacks.checkpoint import SafeCheckpointIO
+from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, typed, warn
-from leyden.data.contract import digests_of
+from leyden.data.contract import digests_of, has_split
 from leyden.report.hparams import write_hparams
-from leyden.run.choices import Choices
-from leyden.run.contents import RunContents
-from leyden.run.directory import Run
+from leyden.run.directory import Run, RunContents, changed, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
+from leyden.run.identity import Choices
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
 from leyden.run.session import session
-from leyden.run.trained_on import changed, check_resumable, trained_on
-from leyden.training.fit import fit
+
+
+def fit(
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    trainer: RunTrainer,
+    run: Run,
+    *,
+    checkpoint: Path | None,
+    test: bool,
+) -> Result:
+    """Train, then evaluate the best checkpoint: on the test set, or for pictures on the validation split.
+
+    Args:
+        module: What is trained.
+        data: On what.
+        trainer: By what.
+        run: Where.
+        checkpoint: From where on; None: from the start.
+        test: Whether to evaluate on the test set in the end.
+
+    Returns:
+        What has come of it, with all metrics.
+
+    Raises:
+        UserError: The objective was never logged, or the checkpoint can't be gone on from.
+    """
+    lightning, kept = trainer.trainer, trainer.checkpoint
+    with restoring(trainer, checkpoint), trainer.preemption.interruptible(lightning):
+        lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if kept.needed and not kept.best:
+        raise UserError(kept.why_none_is_best(lightning))
+    metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
+    seconds = trainer.timer.time_elapsed()
+    num_samples = trainer.seen.num_samples
+    result = Result(
+        status=trainer.status,
+        objectives=(),
+        metrics=metrics,
+        epochs=trainer.seen.num_epochs,
+        optimizer_steps=lightning.global_step,
+        seconds=seconds,
+        samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
+        checkpoint="checkpoints/best.ckpt",
+        requeues=num_requeues(),
+        stages=trainer.stages.by_stage(kept.best),
+        can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
+    )
+    if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
+        best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
+        measured = trainer.evaluate(module, data, best, test=test)
+        if test and not tested_part(lightning):
+            return result.with_test(measured)
+    return result
 
 
 def start(

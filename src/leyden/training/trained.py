@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate
-from leyden.assembly.length import tested_part
-from leyden.assembly.resume import kept_facts, read_checkpoint
+from leyden.assembly.schedule import tested_part
+from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, quiet
 from leyden.assembly.trust import trusted_config
-from leyden.callbacks.checkpoint_io import load_weights
+from leyden.callbacks.checkpoint import load_weights
 from leyden.callbacks.run_state import restore_module
-from leyden.config.mistakes import UserError
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn

@@ -1,0 +1,477 @@
+"""The start of a run from a checkpoint: of its own (resume), of a parent's weights (init), of a parent's state (fork)."""
+
+import contextlib
+import pickle
+import shlex
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.connectors import checkpoint_connector
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from leyden.assembly.instantiate import user_errors
+from leyden.assembly.run_trainer import RunTrainer
+from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
+from leyden.callbacks.hyperparameters import Hyperparameters, chosen_buffers
+from leyden.config.errors import UserError
+from leyden.config.objective import objectives
+from leyden.config.terminal import warn
+from leyden.config.values import flatten
+from leyden.data.contract import facts_of
+from leyden.data.facts import Facts
+from leyden.run.directory import Run, RunContents
+from leyden.run.files import damage, digest, read_fingerprints, replacing, write_fingerprints
+from leyden.run.fork import point
+from leyden.run.identity import deciding
+from leyden.run.result import rows, write_rows
+from leyden.tasks.parameters import listed, matching
+from leyden.tasks.task import Task
+
+# What each checkpoint of a run has.
+CHECKPOINT = {"state_dict": dict, "global_step": int, "callbacks": dict, "loops": dict, "optimizer_states": list}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a run's checkpoint.
+
+    Raises:
+        UserError: It is none.
+    """
+    with user_errors(str(path)):
+        content = SafeCheckpointIO().load_checkpoint(path)
+        for key, kind in CHECKPOINT.items():
+            if not isinstance(content.get(key), kind):
+                raise ValueError(f"not the checkpoint of a run: it has no {key}")
+        state = content["callbacks"].get("RankState")
+        if not isinstance(state, dict) or not isinstance(state.get("processes"), list):
+            raise ValueError("not the checkpoint of a run: it has no random states")
+        if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
+            raise ValueError("not the checkpoint of a run: it does not say what its optimizer was set to")
+    return content
+
+
+def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    """Make sure that a run can go on from a checkpoint, before anything of what there is changes.
+
+    Raises:
+        UserError: It is that of another run, or damaged.
+    """
+    try:
+        chosen = chosen_buffers(module)
+        module.load_state_dict(content["state_dict"])
+        module.load_state_dict(chosen, strict=False)  # a fork can have others
+        if isinstance(module, Task):  # of another LightningModule Lightning alone knows when it can be asked
+            _check_optimizer(module, content)
+        if kept_facts(content, path) != facts_of(data):
+            raise ValueError("the data set is not the one that this run was trained on")
+    except Exception as error:  # it comes from anywhere, and can be wrong in any way
+        raise _unfit(path, error) from error
+
+
+def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
+    configured = module.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    (state,) = content["optimizer_states"]
+    both = state["param_groups"], optimizer.state_dict()["param_groups"]
+    # What an optimizer has gathered is kept by number: another order would give it to other parameters.
+    names_there, names_here = ([each.get("param_names") for each in groups] for groups in both)
+    if names_there != names_here:
+        raise ValueError("the optimizer's groups have other parameters")
+    for there, here in zip(*both, strict=True):
+        for key, value in here.items():
+            number = (int, float) if type(value) in (int, float) else type(value)
+            if not isinstance(there.get(key, value), number):
+                raise TypeError(f"the optimizer's {key} is {there[key]!r}")
+    optimizer.load_state_dict(state)
+
+
+def kept_facts(content: dict[str, Any], path: Path) -> Facts:
+    """The facts of the data that a run was trained on.
+
+    Raises:
+        UserError: There are none.
+    """
+    try:
+        return Facts.from_state(content["facts"])
+    except Exception as error:  # it comes from anywhere, and can be wrong in any way
+        raise UserError(f"{path}: has no facts of the data ({type(error).__name__})") from error
+
+
+def num_epochs(content: dict[str, Any]) -> int | None:
+    """The epochs that had ended; None within one."""
+    loops = content["loops"]["fit_loop"]
+    ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
+    return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
+
+
+@contextlib.contextmanager
+def restoring(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
+    """What `check_fits` could not see, Lightning stumbles over while it restores loops and callbacks: it is told alike.
+
+    Raises:
+        UserError: The checkpoint can't be gone on from.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+        if path and not trainer.position.has_trained and checkpoint_connector.__file__ in frames:
+            raise _unfit(path, error) from error
+        raise
+
+
+def _unfit(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: does not fit this run ({type(error).__name__}: {' '.join(str(error).split())})")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint of another run, of which the weights alone are read.
+
+    Args:
+        path: Of the file.
+        sha256: Of its bytes.
+        weights: By name, as the `state_dict()` of what was trained there.
+    """
+
+    path: Path
+    sha256: str
+    weights: dict[str, Any]
+
+    def fitting(self, module: L.LightningModule, skip: Sequence[str]) -> dict[str, Any]:
+        """The weights that a module takes over: all that are there and here, less those that are skipped.
+
+        Buffers of its `loss`, as class weights, are none of them: they are choices of the run.
+
+        Args:
+            module: On any device, the one without memory, too.
+            skip: Patterns of names.
+
+        Raises:
+            UserError: A pattern matches nothing, or nothing is left; or a weight is in one of the two only, or has
+                another shape.
+        """
+        own = module.state_dict()
+        chosen = chosen_buffers(module)
+        names = [name for name in {**self.weights, **own} if name not in chosen]
+        with user_errors("init_skip"):
+            skipped = {*matching(names, list(skip))}
+        shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in skipped}
+        wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
+        layers = dict.fromkeys(map(_layer, wrong))
+        if all(_layer(name) in layers for name in shapes):
+            why = listed([*wrong.values()]) or f"{_typed(skip)} leaves out all of it"
+            raise UserError(f"init_from: {self.path}: nothing there is to start from: {why}")
+        if wrong:
+            instead = shlex.quote(_typed([*skip, *layers]))
+            raise UserError(f"init_from: {self.path}: {listed([*wrong.values()])}; {instead} leaves that out")
+        return {name: self.weights[name] for name in shapes}
+
+
+def inherit(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
+    """Give what a run trains the weights of its parent; those that are skipped stay as they were initialised.
+
+    Returns:
+        What `provenance.json` tells of the parent; None for a run without one.
+
+    Raises:
+        UserError: The parent can't be read, or does not fit.
+    """
+    parent = read_parent(cfg)
+    if parent is None:
+        return None
+    weights = parent.fitting(module, cfg.init_skip)
+    with user_errors(f"init_from: {parent.path}"):
+        module.load_state_dict(weights, strict=False)
+    return {"checkpoint": str(parent.path), "sha256": parent.sha256}
+
+
+def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, Any]) -> None:
+    """Make sure that a run can start from its parent, unless it has checkpoints of its own, from which it would go on.
+
+    Args:
+        cfg: Of the run.
+        module: What it trains.
+        known: Parents that were read before, by `init_from`; this one is added.
+
+    Raises:
+        UserError: It can't.
+    """
+    run = RunContents(cfg.run_dir)
+    if (
+        cfg.fork
+        or any((run.directory / "checkpoints").glob("*.ckpt"))
+        or (run.result and run.result.has_ended_well)
+    ):
+        return
+    if parent := known.get(cfg.init_from) or read_parent(cfg):
+        known[cfg.init_from] = parent
+        parent.fitting(module, cfg.init_skip)
+
+
+def read_parent(cfg: DictConfig) -> Parent | None:
+    """The parent of a run; None for a run without one.
+
+    Raises:
+        UserError: It can't be read; or weights are to be skipped where there are none.
+    """
+    if cfg.init_from is None:
+        if cfg.init_skip:
+            raise UserError(f"init_skip={cfg.init_skip}: skips weights of a run that init_from=DIR must name")
+        return None
+    directory, _, name = cfg.init_from.rpartition("@")
+    if name not in ("best", "last"):
+        directory, name = cfg.init_from, "best"
+    path = Path(directory) / "checkpoints" / f"{name}.ckpt"
+    with user_errors(f"init_from: {path}"):
+        if not Path(directory).is_dir():
+            raise UserError(f"init_from={directory}: no such folder; must be a run directory, or null")
+        if problem := damage(path):
+            there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            raise UserError(f"init_from: {path}: {problem} (checkpoints there: {there}; DIR@last is the last one)")
+        return _read(path)
+
+
+def _read(path: Path) -> Parent:
+    with path.open("rb") as file:  # once: another file can take its name meanwhile
+        sha256 = digest(file)
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError("is refused: it holds more than tensors and plain values") from error
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError("not the checkpoint of a run: it has no weights")
+    return Parent(path, sha256, weights)
+
+
+def _shape(weights: Mapping[str, Any], name: str) -> str:
+    if name not in weights:
+        return "absent"
+    weight = weights[name]
+    return str(tuple(weight.shape)) if isinstance(weight, torch.Tensor) else f"a {type(weight).__name__}"
+
+
+def _typed(skip: Sequence[str]) -> str:
+    return f"init_skip=[{','.join(skip)}]"
+
+
+def _layer(name: str) -> str:
+    """The pattern of all that the layer of a weight has: `network.head.*`."""
+    layer, dot, _ = name.rpartition(".")
+    return f"{layer}.*" if dot else name
+
+
+# What has its state in a checkpoint, which is gone on with as it is.
+FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
+
+# What would put samples that the parent was trained on into the validation split.
+OF_SPLIT = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+# What decides on the batches of an epoch, and which of them make a step.
+OF_EPOCH = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
+
+
+def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dict[str, Any]) -> None:
+    """Make sure that all that is asked for otherwise than in the parent takes effect.
+
+    Raises:
+        UserError: It would not.
+    """
+    where = f"fork: {path}"
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    there, here = (deciding(dict(flatten(each))) for each in (parent.config, config))
+    changed = [key for key in {**there, **here} if key != "fork" and repr(there.get(key)) != repr(here.get(key))]
+    state = content["callbacks"]
+    for key in changed:
+        was_averaged = "averaging" in f"{key}{here.get(key)}"
+        if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):
+            raise UserError(
+                f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
+                "init_from takes the weights alone"
+            )
+    if cut := [key for key in changed if key in OF_SPLIT]:
+        key = cut[0]
+        raise UserError(
+            f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: the fork would be validated on what "
+            "its parent was trained on; leave it as it is there"
+        )
+    within = num_epochs(content) is None
+    if within and (odd := [key for key in changed if key.startswith(OF_EPOCH)]):
+        raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
+    if state[RunCheckpoint.state_key]["is_over"]:
+        raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, has, unit in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
+        most = cfg.trainer.get(key)
+        if most not in (None, -1) and has >= most:
+            raise UserError(f"{where}: has {has} {unit}, and trainer.{key}={most} leaves none to train")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A state of another run.
+
+    Args:
+        parent: That run.
+        path: Of the checkpoint.
+        content: Of that.
+        sha256: Of its bytes.
+        best: The checkpoint of the best epoch until then; None where it is not kept.
+    """
+
+    parent: RunContents
+    path: Path
+    content: dict[str, Any]
+    sha256: str
+    best: Path | None
+
+    @property
+    def step(self) -> int:
+        """The optimizer step after which it parts from its parent."""
+        return int(self.content["global_step"])
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What `provenance.json` tells of it."""
+        return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
+
+    def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """Make sure that network and data are those of the parent.
+
+        Raises:
+            UserError: They are not.
+        """
+        there = _shapes(self.content["state_dict"])
+        here = _shapes(module.state_dict())
+        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+            name = apart[0]
+            raise UserError(
+                f"fork: {self.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
+                "has the network of its parent"
+            )
+        if kept_facts(self.content, self.path) != facts_of(data):
+            raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
+
+    def begin(self, run: Run) -> None:
+        """Make the directory that of a run which was interrupted at this step.
+
+        Curves and fingerprints until then are those of the parent. The last checkpoint comes last: without it all is done anew.
+
+        Raises:
+            UserError: The checkpoint of the parent has changed meanwhile.
+        """
+        curves = "metrics.csv"
+        points = [row for row in rows(self.parent.directory / curves) if int(row[0]) < self.step]
+        write_rows(run.directory / curves, points)
+        known = read_fingerprints(self.parent.directory)
+        write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
+        folder = run.directory / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        for source, name in ((self.best, "best"), (self.path, "last")):
+            if source:
+                with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as there:
+                    if source == self.path and digest(there) != self.sha256:
+                        raise UserError(
+                            f"fork: {source}: has changed since it was read; the same command tries again"
+                        )
+                    there.seek(0)
+                    shutil.copyfileobj(there, file)
+
+
+def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
+    """The state that a run is to start from; None for one that is no fork, or has begun.
+
+    Raises:
+        UserError: The state can't be read, or this run can't go on from it.
+    """
+    if cfg.fork is None:
+        return None
+    begun = [start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})]
+    newest = run.newest_checkpoint()
+    if newest and begun and read_checkpoint(newest)["global_step"] >= begun[0]:
+        return None
+    if cfg.trainer.get("fast_dev_run"):
+        raise UserError("fork: trainer.fast_dev_run goes on from nothing; take one of the two away")
+    parent, name = point(cfg.fork)
+    path = _find(parent, name)
+    with path.open("rb") as file:
+        sha256 = digest(file)
+    content = read_checkpoint(path)
+    check_changes(cfg, parent, path, content)
+    # By another objective another epoch may have been the best one, which is not kept.
+    same = objectives(parent.config["objective"]) == objectives(cfg.objective)
+    return Fork(parent, path, content, sha256, _best(path, content) if same else None)
+
+
+def check_fork(
+    cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, known: dict[str, Any]
+) -> None:
+    """Make sure that a run can start from the state that it is to start from.
+
+    Args:
+        cfg: Of the run.
+        module: What it trains, on any device, the one without memory, too.
+        data: On what.
+        known: States that were read before, by `fork`; this one is added.
+
+    Raises:
+        UserError: It can't.
+    """
+    run = Run(cfg.run_dir)
+    if cfg.fork is None or (run.result and run.result.has_ended_well):
+        return
+    key = f"fork={cfg.fork}"
+    if fork := known.get(key):
+        check_changes(cfg, fork.parent, fork.path, fork.content)
+    elif (fork := read_fork(cfg, run)) is None:
+        return
+    known[key] = fork
+    fork.check(module, data)
+
+
+def _find(parent: RunContents, name: str) -> Path:
+    """The checkpoint of a name; that of an epoch can be the best or the last one, too.
+
+    Raises:
+        UserError: It is not there, or damaged.
+    """
+    folder = parent.directory / "checkpoints"
+    path = folder / f"{name}.ckpt"
+    if parent.config and not path.exists() and name.startswith("epoch_"):
+        for other in (folder / "last.ckpt", folder / "best.ckpt"):
+            if not damage(other) and num_epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
+                return other
+    if problem := damage(path):
+        there = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
+        raise UserError(
+            f"fork: {path}: {problem} (checkpoints there: {there}; callbacks.checkpoint.keep=every keeps one per epoch)"
+        )
+    return path
+
+
+def _best(path: Path, content: dict[str, Any]) -> Path | None:
+    """The checkpoint of the best epoch until that of `path`, by the metrics that both have of it."""
+    best = content["callbacks"][RunCheckpoint.state_key]["best"]
+    if not best:
+        return None
+    for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:  # `best.ckpt` is the first of the others
+        if damage(other) or num_epochs(there := read_checkpoint(other)) is None:
+            continue
+        state = there["callbacks"].get(RunCheckpoint.state_key, {})
+        if repr(state.get("best")) == repr(best) == repr(state.get("last")):  # texts: a metric can be no number
+            return other
+    warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
+    return None
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of each weight; a module's extra state has none."""
+    return {name: tuple(each.shape) if isinstance(each, Tensor) else () for name, each in state.items()}

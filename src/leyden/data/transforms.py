@@ -1,0 +1,172 @@
+"""Transforms between a stored data set and a network: normalisation, augmentation, transfer to the device.
+
+Shapes: N samples of a batch, C channels or columns.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Numbers / `scale`, less `mean`, over `std`, as float32; whole numbers that are no pixels (tokens) stay as they are.
+
+    Args:
+        mean: One per channel (the second axis), or one for all.
+        std: The same.
+        scale: 255 for pixels, 1 for what comes as it is.
+
+    Example:
+        >>> Normalize((0.0,), (1.0,))(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8)).item()
+        0.20000000298023224
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 255.0
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Shape (N, C, ...) as it is given, which itself is not changed."""
+        return self.on(raw.device)(raw)
+
+    def on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """The same for what lies on a device, where mean and deviation are from now on: no batch waits for a copy of them."""
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (self.mean, self.std))
+        shifts = any(self.mean) or any(value != 1 for value in self.std)
+
+        def normalize(raw: Tensor) -> Tensor:
+            if raw.dtype == torch.int64:
+                return raw
+            inputs = raw.to(torch.float32, copy=True)
+            if self.scale != 1:
+                inputs.div_(self.scale)
+            if shifts:
+                per_channel = (-1, *(1 for _ in raw.shape[2:])) if len(self.mean) > 1 else (1,)
+                inputs.sub_(mean.view(per_channel))
+                inputs.div_(std.view(per_channel))
+            return inputs
+
+        return normalize
+
+    @classmethod
+    def standardize(cls, raw: Tensor, indices: Tensor | None = None) -> "Normalize":
+        """The one that gives samples mean 0 and deviation 1 in each channel of images and each column of a table.
+
+        Args:
+            raw: Pixels, shape (N, C, H, W), uint8; or numbers, float32: shape (N, C), (N, C, H, W), or another one, with
+                one mean for all.
+            indices: Of the samples that count; None: all of them.
+        """
+        if raw.dtype == torch.uint8:
+            return cls._of_pixels(raw, indices)
+        raw = raw if indices is None else raw[indices]
+        axes = [axis for axis in range(raw.ndim) if axis != 1 or raw.ndim not in (2, 4)]
+        std, mean = torch.std_mean(raw.double(), dim=axes, correction=0)
+        return cls(tuple(mean.reshape(-1).tolist()), tuple(value or 1.0 for value in std.reshape(-1).tolist()), 1.0)
+
+    @classmethod
+    def _of_pixels(cls, pixels_NCHW: Tensor, indices: Tensor | None) -> "Normalize":
+        # Counting the 256 values is exact, and needs no float copy of all the images.
+        means, stds = [], []
+        values = torch.arange(256, dtype=torch.float64) / 255
+        for channel in range(pixels_NCHW.shape[1]):
+            pixels_NHW = pixels_NCHW[:, channel]
+            chosen = pixels_NHW if indices is None else pixels_NHW[indices]
+            count = torch.bincount(chosen.flatten(), minlength=256).double()
+            mean = (count @ values / count.sum()).item()
+            means.append(mean)
+            stds.append((count @ (values - mean).square() / count.sum()).sqrt().item() or 1.0)
+        return cls(tuple(means), tuple(stds))
+
+
+class FromRaw(nn.Module):
+    """A network with the normalisation inside.
+
+    Args:
+        network: Takes what `normalize` gives.
+        normalize: Takes what the data set holds, as pixels.
+    """
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.network, self.normalize = network, normalize
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """What the network gives; of several parts (a reconstruction and its code) the first one."""
+        outputs: Tensor | tuple[Tensor, ...] = self.network(self.normalize(raw))
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, which may still be copied while this process goes on.
+
+    CUDA copies in the background from pinned memory only. On a Mac a copy in the background reads memory that is used again by then.
+    """
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
+
+
+class Sending(TorchFunctionMode):
+    """Lets what somebody else's code makes of numbers on a device be sent there.
+
+    `torch.tensor(numbers, device=...)`, and a tensor of the processor that is written into another one, would each wait until the
+    device has done all that it was given.
+
+    Example:
+        >>> with Sending():
+        ...     torch.tensor([1.0, 2.0], device="meta").device
+        device(type='meta')
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch."""
+        kwargs = kwargs or {}
+        if func is torch.tensor and (device := kwargs.get("device")) is not None:
+            return send(torch.tensor(*args, **{**kwargs, "device": "cpu"}), torch.device(device))
+        if func is Tensor.__setitem__ and isinstance(args[2], Tensor) and args[2].device != args[0].device:
+            args = (*args[:2], send(args[2], args[0].device))
+        return func(*args, **kwargs)
+
+
+class Augment:
+    """Changes training images by transforms of torchvision (v2), whole batches at once, on their device.
+
+    One draw of a transform holds for all the images that it is given, so a batch is cut into parts with a draw
+    each. The random numbers are PyTorch's, which checkpoints keep.
+
+    Args:
+        num_draws: Number of parts.
+        transforms: By names of your choice; they are applied in turn, to pixels, shape (N, C, H, W), uint8.
+
+    Raises:
+        ValueError: `num_draws` is out of its range.
+
+    Example:
+        >>> from torchvision.transforms import v2
+        >>> augment = Augment(num_draws=2, mirror=v2.RandomHorizontalFlip(p=1.0))
+        >>> augment(torch.tensor([[[[1, 2]]], [[[3, 4]]]], dtype=torch.uint8)).tolist()
+        [[[[2, 1]]], [[[4, 3]]]]
+    """
+
+    def __init__(self, *, num_draws: int, **transforms: Callable[[Tensor], Tensor]) -> None:
+        if type(num_draws) is not int or num_draws < 1:
+            raise ValueError(f"num_draws={num_draws}: must be a positive whole number")
+        self.num_draws = num_draws
+        self.transforms = transforms
+
+    def __call__(self, pixels_NCHW: Tensor) -> Tensor:
+        """Changed images of the same shape."""
+        parts = []
+        with Sending() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
+            for part_NCHW in pixels_NCHW.chunk(self.num_draws):
+                for transform in self.transforms.values():
+                    part_NCHW = transform(part_NCHW)
+                parts.append(part_NCHW)
+        return torch.cat(parts)

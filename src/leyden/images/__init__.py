@@ -1,1 +1,0 @@
-"""Pictures: read from files, put side by side, drawn."""

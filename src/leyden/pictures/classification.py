@@ -1,0 +1,154 @@
+"""Pictures of a classifier: confusion matrix, worst errors, precision-recall curves. Shapes: N samples, K classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leyden.data.contract import DataModule
+from leyden.pictures.base import NAMES, OnEvaluation, add_image, tensorboard_writer
+from leyden.pictures.figures import render, sheet
+
+
+@dataclass
+class ClassEvaluation:
+    """A split, in the order of the data set, and the probabilities that the network gives to its classes."""
+
+    split: str
+    labels_N: NDArray[np.int64]
+    probabilities_NK: NDArray[np.float32]
+    class_names: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is about, and how often the network is right."""
+        accuracy = (self.probabilities_NK.argmax(axis=1) == self.labels_N).mean()
+        return f"{NAMES[self.split]}, {len(self.labels_N):,} samples, accuracy {accuracy:.4f}"
+
+
+class OnClasses(OnEvaluation):
+    """Base of those that draw from the evaluation of classes; a subclass has `draw_classes`.
+
+    Args:
+        class_names: Of the data.
+    """
+
+    kind = "classes"
+
+    def __init__(self, *, class_names: tuple[str, ...]) -> None:
+        self.class_names = class_names
+
+    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+        """Draw from logits, shape (N, K), and classes, shape (N,)."""
+        probabilities_NK = predictions.float().softmax(dim=1).numpy()
+        self.draw_classes(trainer, ClassEvaluation(split, targets.numpy(), probabilities_NK, self.class_names))
+
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Draw, in the first process."""
+        raise NotImplementedError
+
+
+MAX_WRITTEN = 20  # classes up to which the numbers are written into the cells
+
+
+class Confusion(OnClasses):
+    """Draws the confusion matrix of the evaluation at the end: `confusion.png`, and the loggers' images."""
+
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Draw the matrix into both."""
+        pixels = render(figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
+        add_image(trainer, f"confusion/{evaluation.split}", pixels, trainer.global_step)
+
+
+def counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
+    """Number of images by true and predicted class, shape (K, K)."""
+    num_classes = len(evaluation.class_names)
+    pairs = evaluation.labels_N * num_classes + evaluation.probabilities_NK.argmax(axis=1)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def figure(evaluation: ClassEvaluation) -> Figure:
+    """One row per true class, one column per predicted class, coloured by the share of the row."""
+    counts_KK = counts(evaluation)
+    shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    num_classes = len(counts_KK)
+    longest = max(map(len, evaluation.class_names)) if num_classes <= MAX_WRITTEN else 3
+    margin = 0.08 + 0.013 * longest  # a layout engine would draw twice
+    made = Figure(figsize=(6, 6))
+    axes: Any = made.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
+    # By the root of the root, so that a mistake of one in a hundred has a colour.
+    axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.25, vmin=0, vmax=1))
+    if num_classes <= MAX_WRITTEN:
+        names = evaluation.class_names
+        axes.set_xticks(range(num_classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_yticks(range(num_classes), names)
+        for (row, column), count in np.ndenumerate(counts_KK):
+            if count:
+                colour = "white" if shares_KK[row, column] > 0.1 else "black"
+                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(evaluation.title, fontsize=10)
+    return made
+
+
+class Errors(OnClasses):
+    """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and the loggers' images.
+
+    Args:
+        num_images: How many, at most.
+        class_names: Of the data.
+    """
+
+    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
+        super().__init__(class_names=class_names)
+        if type(num_images) is not int or num_images < 1:
+            raise ValueError(f"num_images={num_images}: must be a positive whole number")
+        self.num_images = num_images
+
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Draw them, the surest first, with both classes and the probability of the wrong one."""
+        chosen = most_confident(evaluation)[: self.num_images]
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        images_NCHW = data.inputs(evaluation.split, chosen).numpy()
+        names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
+        between = "\n" if max(map(len, names)) > 3 else " "
+        captions = []
+        for n in chosen:
+            k = probabilities_NK[n].argmax()
+            true, predicted = names[evaluation.labels_N[n]], names[k]
+            captions.append(f"{true}{between}as {predicted}\n{probabilities_NK[n, k]:.3f}")
+        pixels = render(
+            sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
+            Path(trainer.default_root_dir) / "errors.png",
+        )
+        add_image(trainer, f"errors/{evaluation.split}", pixels, trainer.global_step)
+
+
+def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:
+    """Indices of the images that the network gets wrong, the surest first."""
+    predicted = evaluation.probabilities_NK.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != evaluation.labels_N)
+    order = np.argsort(-evaluation.probabilities_NK[wrong, predicted[wrong]], kind="stable")
+    return wrong[order]
+
+
+class PRCurves(OnClasses):
+    """Writes one precision-recall curve per class, of the evaluation at the end, for TensorBoard."""
+
+    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+        """Write one curve per class."""
+        if writer := tensorboard_writer(trainer):
+            for k, name in enumerate(evaluation.class_names):
+                writer.add_pr_curve(
+                    f"pr_{evaluation.split}/{name}",
+                    evaluation.labels_N == k,
+                    evaluation.probabilities_NK[:, k],
+                    trainer.global_step,
+                )

@@ -1,0 +1,144 @@
+"""Curves of a run: as a picture, and which of them share a chart of TensorBoard."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from matplotlib.figure import Figure
+
+from leyden.callbacks.display import Showing
+from leyden.callbacks.logged_metrics import panel, stages_of
+from leyden.pictures.base import tensorboard_writer
+from leyden.pictures.figures import render
+from leyden.run.result import points
+from leyden.tasks.task import Task
+
+LABELS = {"acc": "accuracy"}
+
+
+def layout(stages: Mapping[str, str]) -> dict[str, Any]:
+    """One chart per metric, with all splits in it; and what tells of the optimization.
+
+    Args:
+        stages: The stage that logs each metric.
+    """
+    charts: dict[str, list[str]] = {}
+    for stage in ("train", "val", "test"):
+        for name in sorted(name for name in stages if stages[name] == stage):
+            if name.removesuffix("_step") not in stages or not name.endswith("_step"):
+                charts.setdefault(panel(name), []).append(f"^{re.escape(name)}$")
+    learning = {LABELS.get(title, title): ["Multiline", charts[title]] for title in sorted(charts, key=_loss_first)}
+    steps = sorted(name for name in stages if name.endswith("_step") and panel(name) == "loss")
+    of_steps = {"loss of the last steps": ["Multiline", [f"^{re.escape(name)}$" for name in steps]]}
+    optimization = {
+        **(of_steps if steps else {}),
+        "gradient norm": ["Multiline", ["^grad_norm(_[0-9]+)?$"]],
+        "learning rate": ["Multiline", ["^lr(_[0-9]+)?$"]],
+    }
+    return {"learning": learning, "optimization": optimization}
+
+
+def _loss_first(title: str) -> tuple[bool, str]:
+    return title != "loss", title
+
+
+class Layout(Showing):
+    """Lets training and validation share a chart in TensorBoard's custom scalars.
+
+    It is written once for all starts: at the first one, or, as a module that is no `Task` does not say what it logs, when
+    its first epoch is over.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write that of a task."""
+        if trainer.global_step == 0 and isinstance(pl_module, Task):
+            stages = {name: stage for stage in ("train", "val", "test") for name in pl_module.names_in(stage)}
+            self._write(trainer, {**stages, "train/loss_step": "train"})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write that of another module after its first epoch, when all that this one has logged is known."""
+        if trainer.current_epoch == 1 and not isinstance(pl_module, Task):
+            self._write(trainer, stages_of(trainer).names)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it after an only epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    @staticmethod
+    def _write(trainer: L.Trainer, stages: Mapping[str, str]) -> None:
+        if writer := tensorboard_writer(trainer):
+            writer.add_custom_scalars(layout(stages))
+
+
+MAX_PANELS = 4
+COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
+OF_STEPS = "#c6d8ea"  # beside a mean over the epoch, which is in front of it
+
+
+class Curves(Showing):
+    """Draws `curves.png` when training ends, well or not, from all of `metrics.csv`, earlier starts included.
+
+    Where nothing logs to `metrics.csv` there is no picture.
+    """
+
+    at_end = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the curves of all starts."""
+        directory = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and (found := read(directory / "metrics.csv")):
+            render(draw(found, stages_of(trainer).names), directory / "curves.png")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Draw them, unless the run was stopped from outside and is to go on."""
+        if isinstance(exception, Exception):
+            self.on_fit_end(trainer, pl_module)
+
+
+def read(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Points (step, value) of each curve, those only that are finite numbers."""
+    curves = defaultdict(list)
+    for step, metric, value in points(path):
+        if math.isfinite(value):
+            curves[metric].append((step, value))
+    return curves
+
+
+def draw(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
+    """One panel per metric, the loss first, of training and validation over optimizer steps.
+
+    Args:
+        found: Points of each curve, as `read` returns them.
+        stages: The stage that has logged each metric; the others are not drawn.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in found:
+        if name in stages:
+            panels.setdefault(panel(name), []).append(name)
+    titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
+    figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)  # a layout engine draws twice
+    for number, title in enumerate(titles, start=1):
+        axes: Any = figure.add_subplot(1, len(titles), number)
+        names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
+        for name in names:
+            steps, values = zip(*sorted(found[name]), strict=True)
+            is_step = name.endswith("_step") and len(names) > 1
+            few = len(steps) <= 20 and not is_step
+            colour = OF_STEPS if is_step else COLOURS[stages[name]]
+            axes.plot(steps, values, color=colour, label=name, marker="o" if few else None, markersize=3)
+        if title == "loss" and all(value > 0 for name in names for _, value in found[name]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.tick_params(axis="y", which="both", labelsize=8)
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(LABELS.get(title, title))
+        axes.grid(alpha=0.3)
+        if names:
+            axes.legend()
+    return figure

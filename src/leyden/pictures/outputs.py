@@ -1,0 +1,174 @@
+"""Pictures of inputs and outputs: samples, reconstructions, predicted numbers, generated text."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leyden.callbacks.display import Showing
+from leyden.data.text import text_of
+from leyden.pictures.base import NAMES, OnEvaluation, add_image, image_loggers, logged_steps, tensorboard_writer
+from leyden.pictures.figures import render, sheet
+from leyden.tasks.language import generate
+from leyden.tasks.task import Task
+
+
+class Samples(Showing):
+    """Shows the first images that a network is trained on, as it sees them, with their classes.
+
+    Args:
+        num_images: How many, at most a batch.
+        class_names: Of the data.
+    """
+
+    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
+        if type(num_images) is not int or num_images < 1:
+            raise ValueError(f"num_images={num_images}: must be a positive whole number")
+        self.num_images, self.class_names = num_images, class_names
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the sheet from the very first batch."""
+        if trainer.global_step != 0 or batch_idx != 0 or not image_loggers(trainer):
+            return
+        if not isinstance(batch, list | tuple) or [getattr(part, "ndim", None) for part in batch] != [4, 1]:
+            return
+        images_NCHW, labels_N = (part[: self.num_images].cpu() for part in batch)
+        low, high = images_NCHW.min(), images_NCHW.max()
+        title = f"first training images, values from {low:.2f} to {high:.2f}"
+        figure = sheet(images_NCHW.numpy(), [self.class_names[k] for k in labels_N.tolist()], title)
+        add_image(trainer, "samples/train", render(figure), 0)
+
+
+class Reconstructions(OnEvaluation):
+    """Shows the first images of the evaluation at the end, each with its reconstruction: `reconstructions.png`.
+
+    The same stands in the loggers' images. What is no image has no such picture.
+
+    Args:
+        num_images: How many.
+    """
+
+    kind = "reconstruction"
+
+    def __init__(self, *, num_images: int) -> None:
+        if type(num_images) is not int or num_images < 1:
+            raise ValueError(f"num_images={num_images}: must be a positive whole number")
+        self.max_samples = num_images
+
+    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+        """Draw pairs: an image, shape (C, H, W), and right of it its reconstruction."""
+        if targets.ndim != 4 or targets.shape[1] not in (1, 3):
+            return
+        pairs_NCHW = torch.stack([targets, predictions.to(targets)], dim=1).flatten(0, 1)
+        title = f"{NAMES[split]}: each image and its reconstruction"
+        pixels = render(
+            sheet(pairs_NCHW.float().numpy(), ["image", "output"] * len(targets), title),
+            Path(trainer.default_root_dir) / "reconstructions.png",
+        )
+        add_image(trainer, f"reconstructions/{split}", pixels, trainer.global_step)
+
+
+MAX_PANELS = 6
+MAX_POINTS = 2_000  # beyond that, a point is no longer seen: colours count them
+
+
+class Predicted(OnEvaluation):
+    """Draws predicted against true values of the evaluation at the end: `predicted.png`, and the loggers' images.
+
+    Args:
+        target_names: Of the data.
+    """
+
+    kind = "values"
+
+    def __init__(self, *, target_names: tuple[str, ...]) -> None:
+        self.target_names = target_names
+
+    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+        """Draw from numbers, both of shape (N,) or (N, T)."""
+        predicted_NT, true_NT = (
+            values.float().reshape(len(values), -1).numpy() for values in (predictions, targets)
+        )
+        made = figure(predicted_NT, true_NT, self.target_names, f"{NAMES[split]}, {len(targets):,} samples")
+        pixels = render(made, Path(trainer.default_root_dir) / "predicted.png")
+        add_image(trainer, f"predicted/{split}", pixels, trainer.global_step)
+
+
+def figure(predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str) -> Figure:
+    """One panel per target, on equal axes, with the line on which a right prediction lies, and R²."""
+    num = min(len(names), MAX_PANELS)
+    made = Figure(figsize=(4.2 * num, 4.4), layout="constrained")
+    made.suptitle(title, fontsize=10)
+    for t, name in enumerate(names[:num]):
+        axes: Any = made.add_subplot(1, num, t + 1)
+        true, predicted = true_NT[:, t], predicted_NT[:, t]
+        if len(true) > MAX_POINTS:
+            axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
+        else:
+            axes.scatter(true, predicted, s=8, alpha=0.5, linewidths=0)
+        low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
+        axes.plot([low, high], [low, high], color="#d95f02", linewidth=1)
+        spread = np.square(true - true.mean()).sum()
+        r2 = f", R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
+        axes.set_title(f"{name}{r2}", fontsize=10)
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.grid(alpha=0.3)
+    return made
+
+
+class Generated(Showing):
+    """Writes a text that the network makes after each epoch, for TensorBoard's texts; always with the same chances.
+
+    It goes on from the first token of the vocabulary that is a line's end, or else from the first token of all.
+
+    Args:
+        num_tokens: Length of the text.
+        temperature: Of the probabilities; near 0 the likeliest token follows.
+        vocabulary: What each token stands for.
+        input_shape: Of one sample, (T,): tokens that the network takes at once.
+    """
+
+    def __init__(
+        self, *, num_tokens: int, temperature: float, vocabulary: tuple[str, ...], input_shape: tuple[int, ...]
+    ) -> None:
+        if type(num_tokens) is not int or num_tokens < 1:
+            raise ValueError(f"num_tokens={num_tokens}: must be a positive whole number")
+        if not isinstance(temperature, int | float) or not temperature > 0:
+            raise ValueError(f"temperature={temperature}: must be a positive number")
+        self.num_tokens, self.temperature = num_tokens, temperature
+        self.vocabulary, self.max_context = vocabulary, input_shape[0]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write that of the epoch."""
+        writer = tensorboard_writer(trainer)
+        if writer is None or not isinstance(pl_module, Task) or pl_module.kind != "text":
+            return
+        first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
+        network = pl_module.network
+        was_training = network.training
+        network.eval()
+        try:
+            tokens_T = generate(
+                network,
+                torch.tensor([first], device=pl_module.device),
+                num_tokens=self.num_tokens,
+                max_context=self.max_context,
+                temperature=self.temperature,
+                seed=0,
+            )
+        finally:
+            network.train(was_training)
+        text = text_of(tokens_T, self.vocabulary)
+        # Markdown shows what is indented as it is.
+        writer.add_text(
+            "generated", "\n".join(f"    {line}" for line in text.splitlines()), logged_steps(trainer) - 1
+        )

@@ -1,0 +1,107 @@
+"""The held-out test set: the number of test evaluations, and that one of many tested seeds was picked."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leyden.config.errors import UserError
+from leyden.config.terminal import warn
+from leyden.config.values import flatten
+from leyden.report.records import Record
+from leyden.run.directory import Run
+from leyden.run.evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
+from leyden.run.identity import deciding
+
+MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
+
+
+def tested(records: Sequence[Record]) -> list[str]:
+    """Return the lines; none, if none of the runs was evaluated on the test set as far as is known.
+
+    Args:
+        records: All runs that are reported on.
+    """
+    lists: dict[Path, list[list[str]]] = {}
+    for folder in dict.fromkeys(filter(None, map(_folder, records))):
+        try:
+            lists[folder] = read_test_evaluations(folder)
+        except OSError as error:
+            warn(f"{folder / NAME} can't be read ({error.strerror})")
+    named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
+    seen = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
+    if not seen:
+        return []
+    names = dict.fromkeys(str(record.config.get("name")) for record in seen)
+    lines = []
+    for folder, rows in lists.items():
+        nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
+        if nums:
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / NAME})")
+    return [*lines, *_lotteries(seen, [row for rows in lists.values() for row in rows], names)]
+
+
+def _is_tested(record: Record) -> bool:
+    return record.result is not None and record.result.is_tested
+
+
+def _folder(record: Record) -> Path | None:
+    """Return the folder above a run's directory that has a list; None where there is none."""
+    return next((folder for folder in record.run.directory.parents if (folder / NAME).exists()), None)
+
+
+def _lotteries(seen: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
+    """Return the warnings where many seeds of one setting were evaluated on the test set."""
+    here = dict.fromkeys(record.run.directory for record in seen)
+    # Those that are here come first.
+    settings = _by_setting(
+        dict.fromkeys([*here, *(Path(row[2]) for row in rows if len(row) > 2 and row[1] in names)])
+    )
+    lines, whole = [], []
+    for runs in settings:
+        ours = [directory.name for directory in runs.values() if directory in here]
+        if len(runs) < MANY or not ours:
+            continue
+        if len(ours) == len(runs):
+            whole.append(len(runs))
+            continue
+        are = "is 1" if len(ours) == 1 else f"are {len(ours)}"
+        lines.append(
+            f"{_some(ours)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
+            "the mean over all of them, not what was picked"
+        )
+    if whole:
+        nums = f"{whole[0]}" if len({*whole}) == 1 else f"{min(whole)} to {max(whole)}"
+        of = "one setting were" if len(whole) == 1 else f"each of {len(whole)} settings were"
+        lines.append(f"{nums} seeds of {of} evaluated on the test set: report their mean, not the best of them")
+    return lines
+
+
+def _by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
+    """Group runs that differ in the seed alone, and in what takes its value from it: per setting, a run for each seed."""
+    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but whole numbers
+    for directory in directories:
+        try:
+            config = deciding(dict(flatten(Run(directory).config)))
+        except (UserError, ValueError):  # it is gone, or no path
+            continue
+        if type(seed := config.get("seed")) is not int:
+            continue
+        numbers = {key: value for key, value in config.items() if type(value) is int}
+        rest = repr({key: value for key, value in config.items() if key not in numbers})
+        for other, runs in alike.setdefault(rest, []):
+            if _differ_by_seed(numbers, other):
+                runs.setdefault(seed, directory)
+                break
+        else:
+            alike[rest].append((numbers, {seed: directory}))
+    return [runs for same in alike.values() for _, runs in same]
+
+
+def _differ_by_seed(a: Mapping[str, int], b: Mapping[str, int]) -> bool:
+    return a.keys() == b.keys() and all(
+        value == b[key] or (value == a["seed"] and b[key] == b["seed"]) for key, value in a.items()
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")

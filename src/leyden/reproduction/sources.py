@@ -1,0 +1,149 @@
+"""The code of a run in a work tree of its own, and its data, checked before it is reproduced."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leyden.config.errors import UserError
+from leyden.config.paths import ROOT
+from leyden.run.directory import RunContents, changed, trained_on
+from leyden.run.files import digest
+from leyden.run.provenance import git
+
+MAX_NAMES = 5  # of files, in a message
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a run was made by.
+
+    Args:
+        sha: Of the commit.
+        diff: What was changed since, as `git apply` takes it; empty for nothing.
+    """
+
+    sha: str
+    diff: str
+
+
+def code_of(run: RunContents) -> Code:
+    """The code of all starts of a run.
+
+    Raises:
+        UserError: It is not known, or not all of it, or was another one at a later start.
+    """
+    where, starts = run.directory / "provenance.json", run.starts
+    if not starts:
+        raise UserError(f"{where}: tells no start, so that the code is not known")
+    found = {number: start.get("git") for number, start in enumerate(starts, 1)}
+    for number, git_there in found.items():
+        if git_there != found[1]:
+            raise UserError(
+                f"{where}: start {number} was made by other code than start 1; no code makes this run anew"
+            )
+    told = found[1] if isinstance(found[1], dict) else {}
+    sha, diff, left_out = told.get("sha"), told.get("diff"), told.get("left_out")
+    if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
+        raise UserError(f"{where}: names no commit: the run was made where there is no git")
+    if left_out:
+        raise UserError(f"{where}: these changes of the code were too large to be kept: {_listed(left_out)}")
+    if not isinstance(diff, str):
+        raise UserError(f"{where}: the changes of the code were not kept")
+    return Code(sha, diff)
+
+
+@contextlib.contextmanager
+def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
+    """The project with this code, in a folder that is removed in the end.
+
+    Args:
+        code: Of a run.
+        apply_diff: Whether the user trusts the diff, which was written by whoever made the run directory.
+
+    Raises:
+        UserError: Git, the commit or a consent is missing, or the diff does not fit.
+    """
+    prefix = git(ROOT, "rev-parse", "--show-prefix")  # a project can be a folder of its repository
+    if prefix is None:
+        raise UserError(
+            f"{ROOT}: is no repository of git, or git is not installed; the code of the run is not there"
+        )
+    if git(ROOT, "cat-file", "-e", f"{code.sha}^{{commit}}") is None:
+        raise UserError(f"commit {code.sha[:12]} of the run is not in this repository; git fetch may bring it")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve() / "tree"
+        try:
+            if git(ROOT, "worktree", "add", "--detach", str(tree), code.sha) is None:
+                raise UserError(f"commit {code.sha[:12]} can't be checked out to {tree}")
+            if code.diff:
+                _apply(code.diff, tree, consent=apply_diff)
+            yield tree / prefix.strip()
+        finally:
+            git(ROOT, "worktree", "remove", "--force", str(tree))
+            git(ROOT, "worktree", "prune")
+
+
+def _apply(diff: str, tree: Path, *, consent: bool) -> None:
+    changed = git(tree, "apply", "--numstat", "-z", given=diff)
+    if changed is None:
+        raise UserError("the run's changes of the code can't be read by git apply")
+    names = [line.split("\t")[-1] for line in changed.split("\0") if line]
+    if not consent:
+        raise UserError(
+            f"the run was made with changes that are in no commit, of {_listed(names)}; that code "
+            "would be executed: look at the diff in provenance.json, and say apply_diff=true if you trust it"
+        )
+    if git(tree, "apply", "--whitespace=nowarn", given=diff) is None:
+        raise UserError(f"the run's changes of the code don't fit its commit: {_listed(names)}")
+
+
+def _listed(names: object) -> str:
+    names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_data(run: RunContents, data: Any) -> None:
+    """Hold the files that the run was trained on against those that are here; what is no file here is compared in the end.
+
+    Args:
+        run: That is to be made anew; anybody may have made its directory.
+        data: The node of its configuration.
+
+    Raises:
+        UserError: A file is another one, or can't be read.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("root"), str):
+        return
+    root, there = Path(data["root"]), trained_on(run)
+    try:
+        here = {name: found for name in there if (found := _digest(root, name))}
+    except (OSError, ValueError) as error:
+        raise UserError(f"data: {error}") from error
+    if names := changed(there, here):
+        raise UserError(
+            f"the data differ: {', '.join(names)} in {root} is not what the run was trained on; "
+            "data_root=DIR names another folder"
+        )
+
+
+def _digest(root: Path, name: str) -> str | None:
+    """Return what identifies a file below a folder, or the images of a split; None where there is no such thing."""
+    path = root / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        return None
+    if path.is_file():
+        with path.open("rb") as file:
+            return digest(file)
+    if name.endswith("/") and path.is_dir():
+        from leyden.data.folder import Folder  # with PyTorch, which takes seconds
+
+        classes = [each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")]
+        (found,) = Folder(path, sorted(classes, key=os.fsencode), (1, 1, 1)).digests.values()
+        return found
+    return None

@@ -1,0 +1,461 @@
+"""Predictions of a trained network: image files, rows of a table, text.
+
+Shapes: N images or rows, C channels, H rows, W columns of an image; F columns, T targets, K classes.
+"""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from leyden.config.errors import UserError
+from leyden.config.terminal import Terminal, printable, warn
+from leyden.data.facts import Facts
+from leyden.data.images import find_images, read_image
+from leyden.data.streamed import Samples, StreamLoader
+from leyden.data.table import numbers_of, read_columns
+from leyden.data.text import text_of, tokens_of
+from leyden.pictures.figures import sheet
+from leyden.run.directory import Run
+from leyden.run.files import replacing, write_whole, writing
+from leyden.tasks.language import generate
+from leyden.tasks.task import Task
+from leyden.training.trained import check_kind, image_reader, trained_task
+
+
+def reconstruct(
+    task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
+) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+    """Images, as `read_files` gives them, and what comes out for them, in batches.
+
+    Yields:
+        A row per image, with the mean squared error of its normalised pixels; and images and reconstructions, each image
+        with its own behind it, shape (2 N, C, H, W).
+
+    Raises:
+        UserError: A file is no image.
+    """
+    for names, pixels_NCHW in images:
+        with torch.inference_mode():
+            inputs_NCHW = facts.normalize(pixels_NCHW.to(task.device))
+            made = task.network(inputs_NCHW)
+            outputs_NCHW = (made[0] if isinstance(made, tuple) else made).cpu()
+            inputs_NCHW = inputs_NCHW.cpu()
+        errors_N = (outputs_NCHW - inputs_NCHW).square().flatten(1).mean(dim=1)
+        rows = [
+            {"image": name, "squared error": error} for name, error in zip(names, errors_N.tolist(), strict=True)
+        ]
+        yield rows, torch.stack([inputs_NCHW, outputs_NCHW], dim=1).flatten(0, 1)
+
+
+def continue_text(
+    run: Run,
+    checkpoint: Path,
+    prompt: str,
+    *,
+    num_tokens: int,
+    temperature: float,
+    seed: int,
+    accelerator: str | None,
+) -> str:
+    """A text that goes on from `prompt`, as `generate` says.
+
+    Raises:
+        UserError: The run has learned no language, or the prompt can't be written in its vocabulary.
+    """
+    task, facts = trained_task(run, checkpoint, "text", accelerator=accelerator)
+    vocabulary, shape = facts.vocabulary, facts.input_shape
+    if vocabulary is None or shape is None:
+        raise UserError(f"{run.directory}: its data tell no vocabulary, or not how much the network takes at once")
+    try:
+        tokens_T = tokens_of(prompt, vocabulary)
+        if not len(tokens_T) or num_tokens < 1 or not temperature > 0:
+            raise ValueError("prompt, num_tokens and temperature: must be a text, and positive numbers")
+    except ValueError as error:
+        raise UserError(f"prompt={prompt}: {error}") from error
+    chosen_T = generate(
+        task.network,
+        tokens_T.to(task.device),
+        num_tokens=num_tokens,
+        max_context=shape[0],
+        temperature=temperature,
+        seed=seed,
+    )
+    return text_of(chosen_T.cpu(), vocabulary)
+
+
+ROWS_PER_BATCH = 10_000
+
+
+def predict_table(
+    run: Run, checkpoint: Path, path: Path, *, accelerator: str | None
+) -> list[dict[str, float | str]]:
+    """The rows of a table with what is predicted: a number per target, or the class and its probability.
+
+    Args:
+        run: The run.
+        checkpoint: One of its checkpoints.
+        path: A .csv, .parquet or .npz file, with the columns that the network was trained on.
+        accelerator: By which it computes; None: the run's.
+
+    Raises:
+        UserError: It is no such file, lacks a column, or the network was not trained on rows of numbers.
+    """
+    task, facts = trained_task(run, checkpoint, "values", "classes", accelerator=accelerator)
+    if len(facts.input_shape or ()) != 1:
+        raise UserError(f"{run.directory}: was trained on samples of shape {facts.input_shape}, no rows of a table")
+    try:
+        columns = read_columns(path.parent, path.name)
+        names = facts.further.get("column_names") or list(columns)
+        if missing := [name for name in names if name not in columns]:
+            raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
+        if len(names) != (facts.input_shape or ())[0]:
+            raise ValueError(f"{path}: has {len(names)} columns; the network takes {(facts.input_shape or ())[0]}")
+        inputs_NF = torch.from_numpy(np.stack([numbers_of(path, name, columns[name]) for name in names], axis=1))
+    except (OSError, ValueError) as error:
+        raise UserError(f"table: {error}") from error
+    with torch.inference_mode():
+        parts = [
+            task.network(facts.normalize(part.to(task.device))).cpu()
+            for part in torch.split(inputs_NF, ROWS_PER_BATCH)
+        ]
+    rows = zip(inputs_NF.tolist(), torch.cat(parts), strict=True)
+    return [dict(zip(names, row, strict=True)) | _predicted(outputs, facts) for row, outputs in rows]
+
+
+def _predicted(outputs: torch.Tensor, facts: Facts) -> dict[str, float | str]:
+    if facts.class_names is not None:
+        probability, k = outputs.softmax(dim=0).max(dim=0)
+        return {"class": facts.class_names[int(k)], "probability": probability.item()}
+    return {
+        f"predicted {name}": value
+        for name, value in zip(facts.target_names or (), outputs.reshape(-1).tolist(), strict=True)
+    }
+
+
+BATCH_SIZE = 64
+NUM_WORKERS, MANY = 4, 1000  # processes that read, of more files than this
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The probabilities of the classes of an image.
+
+    Args:
+        image: Path of the file.
+        probabilities: By name of the class, in the order of the data.
+    """
+
+    image: str
+    probabilities: dict[str, float]
+
+    @property
+    def likeliest(self) -> list[tuple[str, float]]:
+        """Names and probabilities, the likeliest first."""
+        return sorted(self.probabilities.items(), key=lambda item: -item[1])
+
+
+class Files(Dataset[tuple[Tensor, int]]):
+    """Images by their files, each with its number.
+
+    Args:
+        paths: The files.
+        read: Gives the pixels of one, shape (C, H, W).
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[Path], Tensor]) -> None:
+        self.paths = np.array([os.fsencode(path) for path in paths])  # a list would be copied to each worker
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """The file of an image."""
+        return os.fsdecode(self.paths[index])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Pixels, shape (C, H, W), and the number."""
+        return self.read(Path(self.path(index))), index
+
+
+def classify(
+    task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
+) -> Iterator[tuple[list[Prediction], Tensor]]:
+    """The classes of image files, in batches.
+
+    Args:
+        task: What was learned.
+        facts: Of the data that it was learned of.
+        images: As `read_files` gives them.
+
+    Yields:
+        The predictions, and the images as the network gets them, shape (N, C, H, W), uint8.
+
+    Raises:
+        UserError: A file is no image.
+    """
+    classes = facts.class_names or ()
+    for names, pixels_NCHW in images:
+        with torch.inference_mode():
+            logits_NK = task.network(facts.normalize(pixels_NCHW.to(task.device)))
+            probabilities_NK = logits_NK.softmax(dim=1).cpu()
+        yield (
+            [
+                Prediction(name, dict(zip(classes, row, strict=True)))
+                for name, row in zip(names, probabilities_NK.tolist(), strict=True)
+            ],
+            pixels_NCHW,
+        )
+
+
+def read_files(
+    run: Run, facts: Facts, paths: Sequence[Path], *, invert: bool
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Image files as the network of a run gets them, in batches: their names, and pixels, shape (N, C, H, W), uint8.
+
+    Raises:
+        UserError: A file is no image, or the network takes no images from files.
+    """
+    shape: Any = facts.input_shape or ()
+    own = image_reader(run)
+    if own and invert:
+        raise UserError(f"invert=true: the data set of {run.directory} reads its files in a way of its own")
+    if not own and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise UserError(f"{run.directory}: was trained on samples of shape {shape}; an image has 1 or 3 channels")
+    read = own or functools.partial(read_image, input_shape=shape, invert=invert)
+    files = Files(paths, read)
+    loader = StreamLoader(
+        Samples(files, 0, None),
+        torch.arange(len(paths)),
+        batch_size=BATCH_SIZE,
+        num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MANY else 0,
+        shuffle=False,
+    )
+    light: list[str] = []
+    num_light = 0
+    with contextlib.closing(loader):
+        for pixels_NCHW, indices_N in loader:
+            names = [files.path(index) for index in indices_N.tolist()]
+            if not own:
+                is_light_N = pixels_NCHW.float().mean((1, 2, 3)) > 127
+                num_light += int(is_light_N.sum())
+                light = [*light, *(name for name, is_light in zip(names, is_light_N, strict=True) if is_light)][:5]
+            yield names, pixels_NCHW
+    if light:
+        more = f" and {num_light - len(light)} more" * (num_light > len(light))
+        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {', '.join(light)}{more}")
+
+
+MAX_SHOWN = 200  # rows on a terminal, images in a picture
+Batches = Iterator[tuple[list[Prediction], Tensor]]
+
+
+def written(path: Path, batches: Batches) -> Batches:
+    """The same batches; when they have passed, all probabilities stand in a .csv or .json file.
+
+    Raises:
+        UserError: It can't be written.
+    """
+    rows = _json if path.suffix == ".json" else _batch_as_csv
+    with writing("output", path), replacing(path) as file:
+        for number, (predictions, pixels_NCHW) in enumerate(batches):
+            file.write(rows(predictions, is_first=number == 0).encode(errors="surrogateescape"))
+            yield predictions, pixels_NCHW
+        file.write(b"\n]\n" if path.suffix == ".json" else b"")
+
+
+def _json(predictions: Sequence[Prediction], *, is_first: bool) -> str:
+    rows = [
+        {
+            "image": prediction.image,
+            "class": prediction.likeliest[0][0],
+            "probability": prediction.likeliest[0][1],
+            "probabilities": prediction.probabilities,
+        }
+        for prediction in predictions
+    ]
+    return ("[\n" if is_first else ",\n") + ",\n".join(json.dumps(row, indent=2) for row in rows)
+
+
+def _batch_as_csv(predictions: Sequence[Prediction], *, is_first: bool) -> str:
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    if is_first:
+        table.writerow(["image", "class", "probability", *(f"p({name})" for name in predictions[0].probabilities)])
+    for prediction in predictions:
+        table.writerow([prediction.image, *prediction.likeliest[0], *prediction.probabilities.values()])
+    return text.getvalue()
+
+
+class Shown:
+    """The first predictions, for a terminal and a picture.
+
+    Args:
+        of: Number of all.
+    """
+
+    def __init__(self, *, of: int) -> None:
+        self.of = of
+        self._predictions: list[Prediction] = []
+        self._pixels: list[Tensor] = []
+
+    def add(self, predictions: Sequence[Prediction], pixels_NCHW: Tensor) -> None:
+        """Keep of a batch what there is room for."""
+        room = MAX_SHOWN - len(self._predictions)
+        if room:
+            self._predictions += predictions[:room]
+            self._pixels.append(pixels_NCHW[:room])
+
+    @property
+    def table(self) -> Table:
+        """A row per image."""
+        table = Table("image", "class", "probability", "next", box=None)
+        for prediction in self._predictions:
+            (name, probability), (second, next_to_it) = _first_two(prediction)
+            table.add_row(prediction.image, name, f"{probability:.4f}", f"{second} {next_to_it:.4f}")
+        return table
+
+    @property
+    def width(self) -> int:
+        """Letters of a line: a table is cut to the terminal's width, and a cut path can't be read."""
+        longest = max(len(printable(prediction.image)) for prediction in self._predictions)
+        return max(Terminal().width, longest + 50)
+
+    @property
+    def left_out(self) -> str:
+        """What the table does not hold; empty for nothing."""
+        num = self.of - len(self._predictions)
+        return f"{num:,} further images are not shown; output=FILE.csv writes all" if num else ""
+
+    def draw(self, path: Path) -> None:
+        """Draw the images with the two likeliest classes of each into a .png file.
+
+        Raises:
+            UserError: It can't be written.
+        """
+        captions = []
+        for prediction in self._predictions:
+            first, second = _first_two(prediction)
+            captions.append(f"{first[0]}  {first[1]:.3f}\n{second[0]}  {second[1]:.3f}")
+        title = "as the network sees them, with the two likeliest classes"
+        title += f"\nthe first {len(captions)} of {self.of}" * (self.of > len(captions))
+        content = io.BytesIO()
+        sheet(torch.cat(self._pixels).numpy(), captions, title).savefig(content, format="png", dpi=120)
+        with writing("picture", path):
+            write_whole(path, content.getvalue())
+
+
+def _first_two(prediction: Prediction) -> list[tuple[str, float]]:
+    return (2 * prediction.likeliest)[:2] if len(prediction.probabilities) == 1 else prediction.likeliest[:2]
+
+
+def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
+    """Print what a trained network says, and write it to a file or draw a picture if asked to.
+
+    Args:
+        cfg: As `conf/predict.yaml` has it; one of `images`, `table` and `prompt` is given.
+        run: The run.
+        checkpoint: One of its checkpoints.
+        output: A .csv or .json file.
+        picture: A .png file, of images.
+
+    Raises:
+        UserError: The run has learned something else, or a file can't be read or written.
+    """
+    if picture and cfg.images is None:
+        raise UserError(f"picture={picture}: is for images")
+    if cfg.prompt is not None:
+        if output:
+            raise UserError(f"output={output}: is for images and tables; a text is printed")
+        given = {"num_tokens": cfg.num_tokens, "temperature": cfg.temperature, "seed": cfg.seed}
+        given["accelerator"] = cfg.accelerator
+        print(printable(continue_text(run, checkpoint, str(cfg.prompt), **given)))
+    elif cfg.table is not None:
+        _show(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
+    else:
+        paths = find_images(cfg.images)
+        task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
+        if task.kind == "reconstruction":
+            made = reconstruct(task, facts, read_files(run, facts, paths, invert=cfg.invert))
+            _show_reconstructions(made, len(paths), output, picture)
+        else:
+            check_kind(run, task, "classes")
+            batches = classify(task, facts, read_files(run, facts, paths, invert=cfg.invert))
+            _show_classes(batches, len(paths), output, picture)
+
+
+def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path | None) -> None:
+    shown = Shown(of=num)
+    with _bar() as bar:
+        images = bar.add_task("images", total=num)
+        for predictions, pixels_NCHW in written(output, batches) if output else batches:
+            shown.add(predictions, pixels_NCHW)
+            bar.advance(images, len(predictions))
+    Terminal(width=shown.width).print(shown.table)
+    if shown.left_out:
+        Terminal().print(shown.left_out)
+    if picture:
+        shown.draw(picture)
+
+
+def _show_reconstructions(
+    made: Iterator[tuple[list[dict[str, Any]], torch.Tensor]], num: int, output: Path | None, picture: Path | None
+) -> None:
+    rows: list[dict[str, Any]] = []
+    pairs: list[torch.Tensor] = []
+    with _bar() as bar:
+        images = bar.add_task("images", total=num)
+        for batch, pairs_NCHW in made:
+            pairs += [pairs_NCHW] if len(rows) < MAX_SHOWN else []
+            rows += batch
+            bar.advance(images, len(batch))
+    _show(rows, output)
+    if picture:
+        content, shown = io.BytesIO(), torch.cat(pairs)[: 2 * MAX_SHOWN]
+        title = "each image and its reconstruction"
+        sheet(shown.numpy(), ["image", "output"] * (len(shown) // 2), title).savefig(content, format="png", dpi=120)
+        with writing("picture", picture):
+            write_whole(picture, content.getvalue())
+
+
+def _show(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
+    """Print the first rows, and write all of them if asked to."""
+    table = Table(*rows[0], box=None)
+    for row in rows[:MAX_SHOWN]:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.6g}" for value in row.values()))
+    # A table is cut to the terminal's width, and a cut path can't be read.
+    longest = max(len(printable(str(value))) for row in rows[:MAX_SHOWN] for value in row.values())
+    Terminal(width=max(Terminal().width, longest + 40)).print(table)
+    if len(rows) > MAX_SHOWN:
+        Terminal().print(f"{len(rows) - MAX_SHOWN:,} further rows are not shown; output=FILE.csv writes all")
+    if output:
+        content = json.dumps(rows, indent=2) if output.suffix == ".json" else _csv(rows)
+        with writing("output", output):
+            write_whole(output, content.encode(errors="surrogateescape"))
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = csv.DictWriter(file := io.StringIO(newline=""), fieldnames=list(rows[0]))
+    text.writeheader()
+    text.writerows(rows)
+    return file.getvalue()
+
+
+def _bar() -> Progress:
+    console = Terminal(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,53 @@
+"""Pictures of a run that has ended without them."""
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from leyden import assembly
+from leyden.assembly.instantiate import switched_on
+from leyden.assembly.trainer import callbacks_of
+from leyden.callbacks.checkpoint import SafeCheckpointIO, load_weights
+from leyden.callbacks.display import Showing
+from leyden.callbacks.logged_metrics import Stages
+from leyden.callbacks.run_state import restore_module
+from leyden.data.contract import facts_of, has_split
+from leyden.loggers.tensorboard import TensorBoard
+from leyden.pictures.base import OnEvaluation
+from leyden.run.directory import Run
+
+
+def draw(cfg: DictConfig) -> None:
+    """Draw what the callbacks of a run draw at its end, from its curves, and from the validation split by its best weights.
+
+    Args:
+        cfg: The configuration of the run, whose directory it names.
+
+    Raises:
+        UserError: The data or the checkpoints can't be had.
+    """
+    assembly.quiet()
+    run = Run(cfg.run_dir)
+    best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
+    last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
+    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # of any number of processes
+    data = assembly.datamodule(cfg)
+    callbacks, _ = callbacks_of(cfg, facts_of(data))
+    drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, Showing) and each.at_end]
+    loggers: list[Logger] = []
+    if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
+        loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
+    stages = Stages()
+    if state := last["callbacks"].get(Stages.state_key):  # older checkpoints don't have it
+        stages.load_state_dict(state)
+    trainer = assembly.plain_trainer(
+        cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
+    )
+    module = assembly.task(cfg, data, trainer)
+    load_weights(module, best)
+    restore_module(module, best)
+    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
+    for callback in drawing:
+        callback.on_fit_end(trainer, module)
+    if has_split(data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
+        trainer.validate(module, datamodule=data, verbose=False)
