@@ -14,7 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from leyden.config.paths import ROOT, own_packages
-from leyden.config.terminal import python
+from leyden.config.terminal import python_command
 
 OWN = own_packages("models")[0]
 
@@ -216,7 +216,7 @@ def main(kind: str, module: str) -> None:
         (ROOT / path).write_text(text)
         print(path)
     print("what next:")
-    for command in THEN[kind].format(python=python(), **names).splitlines():
+    for command in THEN[kind].format(python=python_command(), **names).splitlines():
         print(f"  {command}")
 
 

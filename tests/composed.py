@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from leyden import train  # noqa: F401 - its resolver
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
 
 
@@ -74,7 +74,7 @@ def load_configuration(self, config_name, overrides, run_mode, from_shell=True, 
 
 def compose(*overrides):
     """What `hydra.compose` gives of a run, within milliseconds where the same files were chosen before."""
-    with in_conf():
+    with composing():
         config = load_configuration(GlobalHydra.instance().config_loader(), "train", list(overrides), RunMode.RUN)
     with open_dict(config):
         del config["hydra"]

@@ -139,7 +139,7 @@ def read_once(read, dataset, root, *, train, download):
 @functools.cache
 def mnist(train):
     """What a run reads of MNIST."""
-    return tensors.read(MNIST, ROOT / "data", train=train, download=False)
+    return tensors.read_tensors(MNIST, ROOT / "data", train=train, download=False)
 
 
 @pytest.fixture

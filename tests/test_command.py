@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from leyden import __main__ as command
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from tests import composed
 from tests.conftest import QUICK, finish, start
@@ -66,7 +66,7 @@ def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
     ],
 )
 def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments):
-    with in_conf():
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         theirs, ours = (
             load(loader, verb, list(arguments), RunMode.RUN)

@@ -21,13 +21,13 @@ from leyden import assembly
 from leyden.assembly.instantiate import instantiate
 from leyden.assembly.task import make_optimizer
 from leyden.config.errors import UserError
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF
-from leyden.data.streamed import Samples as Reads
+from leyden.data.streamed import SeededSamples as Reads
 from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import Sending, send
 from leyden.pictures.base import OnEvaluation
-from leyden.pictures.monitor import Texts
+from leyden.pictures.monitor import ProvenanceText
 from leyden.pictures.network import Graph
 from leyden.pictures.outputs import Samples
 from leyden.run.directory import Run
@@ -59,7 +59,7 @@ WAITING = {"perplexity": "takes the tokens that count by a mask, however many th
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 # What needs the values: it draws before the first step (these three), or from whole evaluations at the end of a run. No step waits
 # for it. All else can be done on `meta`.
-DRAW = (Graph, Samples, Texts, OnEvaluation)
+DRAW = (Graph, Samples, ProvenanceText, OnEvaluation)
 
 
 def names(folder):
@@ -149,10 +149,10 @@ CASES = [f"{group}={name}" for group in ("experiment", "data/augment", "schedule
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path, on_meta, capfd):
-    assembly.quiet()
+    assembly.silence_lightning()
     few = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1000", "data.batch_size=10", "data.eval_batch_size=5")
     arguments = [case, f"data.root={small_root}", "data.download=false", "trainer.accelerator=cpu", *few]
-    with in_conf():
+    with composing():
         cfg = hydra.compose("train", overrides=[*arguments, f"run_dir={tmp_path}"])
         if cfg.data.val_size and cfg.data.val_size > 5000:  # the small files have no more
             cfg.data.val_size = 5000

@@ -68,13 +68,13 @@ class LocalLauncher(JobLauncher):
 
     def setup(self, **kwargs: Any) -> None:
         """Start the process that workers are copies of: it imports while the jobs are checked. A dry run has no workers."""
-        from leyden.sweep.launcher import slots, warm_up
+        from leyden.sweep.launcher import warm_up, worker_environments
         from leyden.sweep.worker import USES_CUDA, visible_devices
 
         super().setup(**kwargs)
         self.num_cores = num_cores()
         self.devices = visible_devices() if self.config.trainer.accelerator in USES_CUDA else []
-        self.slots = slots(self.num_jobs, self.devices, self.num_cores)
+        self.slots = worker_environments(self.num_jobs, self.devices, self.num_cores)
         self.num_at_once = len(self.slots)
         if not self.config.dry_run:
             warm_up(self.config.data)

@@ -26,24 +26,24 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
         from leyden.cluster import slurm
-        from leyden.sweep.grid import Typed, settings, spaces
-        from leyden.sweep.jobs import shared
+        from leyden.sweep.grid import SearchSpaceParser, settings, spaces
+        from leyden.sweep.jobs import shared_overrides
         from leyden.sweep.space import check_few
-        from leyden.sweep.sweep import Sweep, further_seeds, num_seeds
+        from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
-            typed = Typed(loader, sweep.config, is_search=False)
+            typed = SearchSpaceParser(loader, sweep.config, is_search=False)
             grids = spaces(typed, self.params, self.union, self.when, arguments)
             num = num_seeds(sweep.config, grids)
             found = settings(grids, self.exclude)
             check_few(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
             jobs = sweep.compose(found)
-            further = [overrides for job in jobs for overrides in further_seeds(job, num)]
+            further = [overrides for job in jobs for overrides in add_seeds(job, num)]
             jobs += sweep.compose(further, first=len(jobs))
             if sweep.check(jobs):
                 source = iter(jobs)
-                sweep.run(lambda: next(source, None), total=len(jobs), shared=shared(jobs))
+                sweep.run(lambda: next(source, None), total=len(jobs), shared=shared_overrides(jobs))
                 if sweep.launcher.waits:
                     sweep.conclude()
 
@@ -78,7 +78,7 @@ class OptunaSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Search the space that the arguments span."""
         from leyden.cluster import slurm
-        from leyden.sweep.grid import Typed
+        from leyden.sweep.grid import SearchSpaceParser
         from leyden.sweep.search import run_search
         from leyden.sweep.sweep import Sweep
 
@@ -91,7 +91,7 @@ class OptunaSweeper(BasicSweeper):
         with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
             run_search(
                 sweep,
-                Typed(loader, sweep.config, is_search=True).dimensions(self.params, arguments),
+                SearchSpaceParser(loader, sweep.config, is_search=True).dimensions(self.params, arguments),
                 self.when,
                 sampler=self.sampler,
                 num_trials=self.num_trials,

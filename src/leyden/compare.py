@@ -3,7 +3,7 @@
 from leyden.cluster import slurm
 from leyden.config import arguments
 from leyden.config.errors import UserError
-from leyden.report.comparison import compare, show
+from leyden.report.comparison import compare, print_comparison
 
 USAGE = """\
 python -m leyden.compare A B [a=CONDITION] [b=CONDITION] [format=table|json]
@@ -18,12 +18,12 @@ settings the best one is taken; runs of the same seed (and fold) make pairs.
 
 def main() -> None:
     """The command."""
-    with arguments.command():
-        folders, options = arguments.read(USAGE, {"a": "", "b": "", "format": "table"}, most=2)
-        form = arguments.choose(options, "format", "table", "json")
+    with arguments.exit_on_user_error():
+        folders, options = arguments.parse_arguments(USAGE, {"a": "", "b": "", "format": "table"}, most=2)
+        form = arguments.parse_choice(options, "format", "table", "json")
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-        show(compare([folders[0], folders[-1]], [options["a"], options["b"]], slurm.statuses), form)
+        print_comparison(compare([folders[0], folders[-1]], [options["a"], options["b"]], slurm.statuses), form)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from leyden.config.terminal import Terminal
-from leyden.run.command import command
+from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
 
-@command
+@hydra_command
 def main(cfg: DictConfig) -> None:
     """Print the test metrics of a run, and record the evaluation."""
     run = Run(cfg.run)

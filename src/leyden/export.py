@@ -7,14 +7,14 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import Terminal
-from leyden.run.command import command
+from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
-@command
+@hydra_command
 def main(cfg: DictConfig) -> None:
     """Write a network that takes samples as they are in the data set: the normalisation is inside."""
     run = Run(cfg.run)

@@ -5,14 +5,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.run.command import command
+from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
 ASKED = ("images", "table", "prompt")
 
 
-@command
+@hydra_command
 def main(cfg: DictConfig) -> None:
     """Print what a trained network says, and write it to a file or draw a picture if asked to."""
     if len([key for key in ASKED if cfg[key] is not None]) != 1:
@@ -22,8 +22,8 @@ def main(cfg: DictConfig) -> None:
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
-        from leyden.training.predict import answer
-    answer(cfg, run, checkpoint, output, picture)
+        from leyden.training.predict import predict
+    predict(cfg, run, checkpoint, output, picture)
 
 
 def _target(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.report.difference import show_equality
-from leyden.reproduction.anew import How, reproduce
+from leyden.reproduction.anew import ReproduceOptions, reproduce
 from leyden.run.directory import Run
 
 USAGE = """\
@@ -26,9 +26,9 @@ CONSENTS = ("apply_diff", "trust", "env")
 
 def main() -> None:
     """The command."""
-    with arguments.command():
+    with arguments.exit_on_user_error():
         places = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-        _, options = arguments.read(USAGE, {**places, **dict.fromkeys(CONSENTS, "false")}, most=0)
+        _, options = arguments.parse_arguments(USAGE, {**places, **dict.fromkeys(CONSENTS, "false")}, most=0)
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, as run=outputs/a")
         there = Run(options["run"])
@@ -38,10 +38,11 @@ def main() -> None:
                 raise UserError(f"{other[0]}: is for a run that is trained, which against= does not do")
             here = Run(options["against"])
         else:
-            consents = {key: arguments.choose(options, key, "true", "false") == "true" for key in CONSENTS}
+            consents = {key: arguments.parse_choice(options, key, "true", "false") == "true" for key in CONSENTS}
             output = Path(options["output"]) if options["output"] else None
             here = reproduce(
-                there, How(output, options["data_root"], arguments.number(options, "threads"), **consents)
+                there,
+                ReproduceOptions(output, options["data_root"], arguments.number(options, "threads"), **consents),
             )
         equal = show_equality(there, here)
     raise SystemExit(0 if equal else 1)

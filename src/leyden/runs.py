@@ -7,7 +7,7 @@ from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.report.difference import show_difference
-from leyden.report.listing import lines, show
+from leyden.report.listing import list_runs, print_runs
 
 USAGE = """\
 python -m leyden.runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
@@ -23,8 +23,8 @@ that where= and sort= name.
 
 def main() -> None:
     """The command."""
-    with arguments.command():
-        folders, options = arguments.read(
+    with arguments.exit_on_user_error():
+        folders, options = arguments.parse_arguments(
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, most=1
         )
         if options["diff"] and len(sys.argv) > 2:
@@ -32,9 +32,9 @@ def main() -> None:
         if options["diff"]:
             show_difference(*options["diff"].strip("[]").split(","))
             return
-        form = arguments.choose(options, "format", "table", "json", "csv")
+        form = arguments.parse_choice(options, "format", "table", "json", "csv")
         folder = folders[0] if folders else ROOT / "outputs"
-        show(*lines(folder, slurm.statuses, where=options["where"], sort=options["sort"]), form)
+        print_runs(*list_runs(folder, slurm.statuses, where=options["where"], sort=options["sort"]), form)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ FOLDER = ROOT / ".vscode" / "schema"
 
 def main() -> None:
     """The command."""
-    with arguments.command():
-        arguments.read(USAGE, {}, most=0)
+    with arguments.exit_on_user_error():
+        arguments.parse_arguments(USAGE, {}, most=0)
         with importing():
             from leyden.editor.schemas import schemas
         made = schemas()

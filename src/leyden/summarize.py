@@ -14,9 +14,9 @@ with runs in or below it, as outputs/sweeps/NAME. With format=json the table is 
 
 def main() -> None:
     """The command."""
-    with arguments.command():
-        folders, options = arguments.read(USAGE, {"format": "table"}, most=1)
-        form = arguments.choose(options, "format", "table", "json")
+    with arguments.exit_on_user_error():
+        folders, options = arguments.parse_arguments(USAGE, {"format": "table"}, most=1)
+        form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: python -m leyden.summarize outputs/sweeps/NAME")
         summarize(folders[0], slurm.statuses, form)

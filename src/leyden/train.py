@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.cluster import slurm
 from leyden.config.errors import UserError
 from leyden.report.printout import print_result
-from leyden.run.command import command
+from leyden.run.command import hydra_command
 from leyden.run.directory import Run
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.lock import LOCK_TIMEOUT_S
 from leyden.run.process import importing, is_main_process
 from leyden.sweep.jobs import slug
@@ -20,7 +20,7 @@ from leyden.sweep.jobs import slug
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
-@command
+@hydra_command
 def main(cfg: DictConfig) -> None:
     """Train as configured, or show the result that the run directory holds already."""
     hydra_cfg = HydraConfig.get()
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
         with importing():
             from leyden.assembly.inherited import inherit_settings
         inherit_settings(cfg, hydra_cfg.overrides.task, Path(cfg.run_dir))
-    choices = Choices.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
+    choices = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir)
     # Where two sweeps have a job in common, one waits for the other, and takes its result.
@@ -43,8 +43,8 @@ def main(cfg: DictConfig) -> None:
                 from leyden import assembly
                 from leyden.training.start import start
             if cfg.dry_run:
-                assembly.quiet()
-                assembly.check(cfg, {}, test=test)
+                assembly.silence_lightning()
+                assembly.dry_build(cfg, {}, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return
             overrides = list(hydra_cfg.overrides.task)

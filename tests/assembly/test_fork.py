@@ -18,14 +18,14 @@ from leyden import compare as compare_command
 from leyden.assembly import start_from as forks
 from leyden.assembly.inherited import inherit_settings
 from leyden.config.errors import UserError
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF, ROOT
 from leyden.config.values import flatten
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
-from leyden.run.identity import Choices, deciding
+from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import points
 from tests.conftest import QUICK, assert_same_bits, here
 from tests.tasks.test_own import PLAIN
@@ -178,7 +178,7 @@ def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
 def inherited(*arguments):
     """The configuration of a fork as its command composes it, with the settings of its parent."""
     arguments = inherit_groups(arguments)
-    with in_conf():
+    with composing():
         cfg = hydra.compose("train", overrides=arguments)
     inherit_settings(cfg, arguments, Path("nowhere"))
     return OmegaConf.to_container(cfg, resolve=True)
@@ -365,7 +365,9 @@ def test_nothing_of_what_was_typed_for_a_parent_is_parsed(train, parents, evil, 
     run, *_ = train("fork", evil(overrides=[override]), "callbacks.fingerprint.every_n_steps=1")
     assert override not in run.overrides
     assert_same_bits(run.directory, parents / "first_best")
-    decided = [deciding(dict(flatten(config))) for config in (run.config, Run(parents / "first_best").config)]
+    decided = [
+        identity_values(dict(flatten(config))) for config in (run.config, Run(parents / "first_best").config)
+    ]
     assert {**decided[0], "fork": None} == {**decided[1], "fork": None}
 
 
@@ -516,7 +518,7 @@ def test_settings_that_no_parent_had_are_none_of_its_forks(train, evil):  # noqa
 def composed(place, *overrides):
     """The directory of a run that was composed by these overrides, and has begun."""
     overrides = inherit_groups(overrides)
-    with in_conf():
+    with composing():
         cfg = hydra.compose("train", overrides=[*overrides, f"run_dir={place}"], return_hydra_config=True)
     groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
     with open_dict(cfg):
@@ -524,12 +526,12 @@ def composed(place, *overrides):
     inherit_settings(cfg, overrides, place)
     run = Run(place)
     run.directory.mkdir()
-    run.begin(Choices.of(cfg, groups), overrides)
+    run.begin(RunIdentity.of(cfg, groups), overrides)
     return run
 
 
 def decided(run):
-    return {key: repr(value) for key, value in deciding(dict(flatten(run.config))).items() if key != "fork"}
+    return {key: repr(value) for key, value in identity_values(dict(flatten(run.config))).items() if key != "fork"}
 
 
 PARENTS_TO_COMPOSE = [
@@ -578,14 +580,14 @@ def test_with_nothing_typed_a_fork_and_its_forks_are_set_as_their_parent(tmp_pat
         assert {key: value for key, value in decided(run).items() if key != "init_from" or not place} == there
     shutil.rmtree(tmp_path / "a")  # begun, it is resumed by what it is
     begun = inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}", *place)
-    assert {key: repr(value) for key, value in deciding(dict(flatten(begun))).items() if key != "fork"} == decided(
-        fork
-    )
+    assert {
+        key: repr(value) for key, value in identity_values(dict(flatten(begun))).items() if key != "fork"
+    } == decided(fork)
 
 
 def inherited_in(place, *arguments):
     arguments = inherit_groups([*arguments, f"run_dir={place}"])
-    with in_conf():
+    with composing():
         cfg = hydra.compose("train", overrides=arguments)
     inherit_settings(cfg, arguments, place)
     return OmegaConf.to_container(cfg, resolve=True)
@@ -604,7 +606,7 @@ def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
 def test_what_a_typed_file_sets_is_typed(tmp_path, capsys):
     composed(tmp_path / "a", "model=cnn", "optimizer=sgd", "trainer.max_epochs=2", "scheduler=onecycle")
     fork = f"fork={tmp_path / 'a'}"
-    with in_conf():
+    with composing():
         there = hydra.compose("train", overrides=["experiment=cnn"]).trainer.max_epochs
     assert inherited(fork, "experiment=cnn")["trainer"]["max_epochs"] == there != 2
     assert inherited(fork, "scheduler=onecycle", "scheduler.pct_start=0.2")["scheduler"]["pct_start"] == 0.2

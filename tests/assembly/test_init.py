@@ -10,7 +10,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from leyden.sweep.jobs import Composer, compose
 from tests.assembly.test_trust import poison
@@ -121,7 +121,7 @@ def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
 
 def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with in_conf():
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [], RunMode.MULTIRUN)
         (job,) = compose(Composer(loader, config), [["init_from=parent@last"]])

@@ -5,7 +5,7 @@ import pytest
 
 from leyden import assembly
 from leyden.assembly.trainer import callbacks_of
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.data.facts import Facts
 from tests.conf.test_conf import FACTS, compose
 
@@ -23,7 +23,7 @@ class Own(L.LightningModule):
         self.num_classes, self.parts = num_classes, parts
 
 
-class Shown(Showing):
+class Shown(DisplayCallback):
     def __init__(self, *, class_names, parts=None):
         self.class_names, self.parts = class_names, parts
 

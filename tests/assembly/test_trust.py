@@ -427,7 +427,7 @@ def test_whatever_a_module_holds_is_refused_in_a_line(tmp_path, name):
 
 
 def test_each_recipe_and_choice_of_the_project_is_allowed():
-    from leyden.config.hydra import in_conf
+    from leyden.config.hydra import composing
 
     recipes = [(f"experiment={path.stem}",) for path in (ROOT / "conf" / "experiment").glob("*.yaml")]
     for group in ("optimizer", "scheduler", "data/augment", "callbacks", "trainer"):
@@ -436,7 +436,7 @@ def test_each_recipe_and_choice_of_the_project_is_allowed():
         recipes += [(f"+{group}={path.stem}",) for path in (ROOT / "conf" / group).glob("*.yaml")]
     assert len(recipes) > 30
     for overrides in recipes:
-        with in_conf():
+        with composing():
             config = OmegaConf.to_container(hydra.compose("train", overrides=[*overrides]), resolve=True)
         parts = {key: value for key, value in config.items() if key in roles.ROLES}
         assert problem_of_run(parts) == "", overrides

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from leyden.pictures.base import gather, interleave
-from leyden.pictures.classification import ClassEvaluation, counts, most_confident
-from leyden.pictures.classification import figure as confusion_figure
+from leyden.pictures.classification import ClassEvaluation, confusion_counts, most_confident
+from leyden.pictures.classification import confusion_figure as confusion_figure
 from leyden.pictures.figures import render
 
 NAMES = ("cat", "dog", "eel")
@@ -19,7 +19,7 @@ def test_the_surest_mistakes_come_first():
 
 
 def test_rows_are_true_classes_and_columns_predicted_ones():
-    assert counts(EVALUATION).tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1]]
+    assert confusion_counts(EVALUATION).tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1]]
 
 
 def test_the_title_says_which_split_and_how_good():

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from leyden.callbacks.fingerprint import Fingerprints, digest
+from leyden.callbacks.fingerprint import Fingerprints, state_digest
 from leyden.run.files import Fingerprint, append_fingerprint, first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
 from tests.training.test_train import train  # noqa: F401 - a fixture
@@ -60,10 +60,10 @@ def test_a_digest_tells_every_bit():
         ["ab", "c"],
         ["a", "bc"],
     ]
-    assert all(digest(a) == digest(a) for a in contents)
-    assert all(digest(a) != digest(b) for a, b in itertools.combinations(contents, 2))
+    assert all(state_digest(a) == state_digest(a) for a in contents)
+    assert all(state_digest(a) != state_digest(b) for a, b in itertools.combinations(contents, 2))
     transposed = torch.arange(6.0).reshape(2, 3).T
-    assert digest(transposed) == digest(transposed.clone(memory_format=torch.contiguous_format))
+    assert state_digest(transposed) == state_digest(transposed.clone(memory_format=torch.contiguous_format))
 
 
 @pytest.mark.parametrize("end", ["", "30,aa", "30,x,y,z\n", "\0\n", "-1," + ",".join(["0" * 32] * 3) + "\n"])

@@ -15,7 +15,7 @@ def first_epoch(tmp_path, monkeypatch, capsys):
         schedule, clock = tmp_path / "schedstat", iter((100.0, *sooner, 110.0, 120.0))
         monkeypatch.setattr(monitor, "SCHEDULE", schedule)
         monkeypatch.setattr(monitor.time, "monotonic", lambda: next(clock))
-        callback = monitor.Load()
+        callback = monitor.CpuContention()
         schedule.write_text("5000000000 7000000000 12\n")
         callback.on_train_start(None, None)
         schedule.write_text(f"5100000000 {7 + waited_s}000000000 99\n")

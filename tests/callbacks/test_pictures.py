@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from leyden.pictures.curves import layout
+from leyden.pictures.curves import chart_layout
 from leyden.run.directory import Run
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, here
@@ -72,7 +72,7 @@ def test_training_and_validation_share_a_chart(run):
     for names in (("train/loss", "val/loss"), ("train/acc", "val/acc")):
         assert any(
             all(f"^{name}$" in tags for name in names)
-            for charts in layout({name: name.split("/")[0] for name in names}).values()
+            for charts in chart_layout({name: name.split("/")[0] for name in names}).values()
             for _, tags in charts.values()
         )
         assert all(f"^{name}$".encode() in content for name in names)

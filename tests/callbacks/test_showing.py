@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from leyden.callbacks.display import Showing
-from leyden.config.errors import reported
+from leyden.callbacks.display import DisplayCallback
+from leyden.config.errors import log_and_continue
 from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_train import train  # noqa: F401 - a fixture
@@ -32,7 +32,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr("leyden.pictures.network.Table", broken)
-    monkeypatch.setattr("leyden.report.hparams.choices", broken)
+    monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
     run, _, err = train("broken", *arguments)
     assert run.result.status == "finished"
     assert run.result.metrics == whole.result.metrics
@@ -51,7 +51,7 @@ def test_a_run_that_fails_tells_its_own_error(train, monkeypatch):  # noqa: F811
 
 
 def test_a_full_disk_is_told_in_a_line(capfd):
-    with reported("it"):
+    with log_and_continue("it"):
         write_whole(Path("/dev/null/x"), "")
     assert capfd.readouterr().err == (
         "leyden: it failed ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run goes on without it\n"
@@ -67,12 +67,12 @@ def test_whatever_is_made_of_them_is_one_of_them(capfd):
             super().on_train_start(*args)
             raise KeyError("another")
 
-    assert issubclass(Child, Showing)
+    assert issubclass(Child, DisplayCallback)
     child = Child()
     child.on_train_start(None, None)
     child.on_fit_end(None, None)
     assert capfd.readouterr().err.count("leyden: Child failed") == 3
     with pytest.raises(KeyboardInterrupt):
         type(
-            "Stopped", (Showing,), {"on_fit_end": lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)}
+            "Stopped", (DisplayCallback,), {"on_fit_end": lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)}
         )().on_fit_end()

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from leyden.config.hydra import VERSION_BASE
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
 from leyden.sweep.jobs import slug
 
@@ -16,7 +16,7 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 def task(cfg):
     runtime = HydraConfig.get().runtime
-    choices = Choices.of(cfg, runtime.choices, runtime.output_dir)
+    choices = RunIdentity.of(cfg, runtime.choices, runtime.output_dir)
     run = Run(cfg.run_dir)
     with run.locked(choices, resume="auto", timeout_s=-1):
         run.begin(choices, list(HydraConfig.get().overrides.task))

@@ -16,8 +16,8 @@ from leyden.assembly.instantiate import check_keys
 from leyden.assembly.schedule import make_schedule
 from leyden.assembly.task import make_optimizer
 from leyden.assembly.trainer import callbacks_of
-from leyden.config.checks import check
-from leyden.config.hydra import in_conf
+from leyden.config.checks import validate_values
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF
 from leyden.data.facts import Facts
 from tests.kinds import suited
@@ -35,13 +35,13 @@ def compose(*overrides, config_name="train"):
 
 @functools.cache
 def composed(config_name, overrides):
-    with in_conf():
+    with composing():
         return hydra.compose(config_name, overrides=list(overrides))
 
 
 @functools.cache
 def chosen():
-    with in_conf():
+    with composing():
         return dict(hydra.compose("train", return_hydra_config=True).hydra.runtime.choices)
 
 
@@ -62,13 +62,13 @@ def test_a_choice_composes_resolves_and_passes_the_checks(path):
     cfg = compose(override(path))
     for key in OmegaConf.missing_keys(cfg):  # a person must give it
         OmegaConf.update(cfg, key, "given")
-    check(cfg)
+    validate_values(cfg)
     OmegaConf.to_container(cfg, resolve=True)
 
 
 @pytest.mark.parametrize("path", [p for p in CHOICES if p.parts[0] in NODES], ids=str)
 def test_a_choice_makes_what_it_names(path):
-    assembly.quiet()
+    assembly.silence_lightning()
     cfg = compose(override(path))
     if path.parts[0] == "model":
         case = suited(path.stem)[0]

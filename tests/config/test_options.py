@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -219,14 +219,14 @@ def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there
     """1 is one batch, and 1.0 all of them; "1" is a text, and true none of these."""
     run = Run(tmp_path_factory.mktemp("run"))
     config = {"name": "x", "trainer": {"max_epochs": 1, "limit": there}}
-    with run.locked(Choices(config, {}.__getitem__), resume="auto"):
-        run.begin(Choices(config, {}.__getitem__), [])
+    with run.locked(RunIdentity(config, {}.__getitem__), resume="auto"):
+        run.begin(RunIdentity(config, {}.__getitem__), [])
     config["trainer"]["limit"] = here
     if json.dumps(there) == json.dumps(here):
-        run.accept(Choices(config, {}.__getitem__), "auto")
+        run.accept(RunIdentity(config, {}.__getitem__), "auto")
     else:
         with pytest.raises(UserError, match="other choices"):
-            run.accept(Choices(config, {}.__getitem__), "auto")
+            run.accept(RunIdentity(config, {}.__getitem__), "auto")
 
 
 def test_one_batch_is_not_all_of_them(train):  # noqa: F811

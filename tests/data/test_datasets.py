@@ -16,11 +16,11 @@ import yaml
 
 from leyden import assembly
 from leyden.config.errors import UserError
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF
 from leyden.data.contract import DataModule, Loader
 from leyden.data.facts import Facts
-from leyden.data.fetch import check, load
+from leyden.data.fetch import load, verify_files
 from tests.data import small
 from tests.example import EMNIST, MNIST, FashionMNIST, fashion_mnist
 
@@ -42,7 +42,7 @@ def choose(small_root):
 @pytest.fixture
 def compose(choose):
     def compose(name, *overrides):
-        with in_conf():
+        with composing():
             return hydra.compose("train", overrides=[*choose(name), *overrides])
 
     return compose
@@ -246,5 +246,5 @@ def test_the_checksums_of_fashion_mnist_are_those_of_debians_files(tmp_path):
     if not fashion_mnist.DEBIAN.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     load(FashionMNIST, tmp_path, train=True, download=True)
-    check(FashionMNIST, tmp_path)
+    verify_files(FashionMNIST, tmp_path)
     assert not list(tmp_path.rglob("*.sha256"))

@@ -106,14 +106,14 @@ def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
 
 def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
     """Nobody knows what an argument of a data module that somebody else wrote changes; of ours some change nothing."""
-    assembly.quiet()
+    assembly.silence_lightning()
     for choice, key, num in (("own", "+data.batch_size", 2), ("mnist", "data.batch_size", 1)):
         read = {}
         for value in (10, 20):
             where = (
                 [f"data.root={mnist_root}"] if choice == "mnist" else ["data._target_=tests.data.own.Plain", *TASK]
             )
-            assembly.check(compose(f"data={choice}", f"{key}={value}", *where), read)
+            assembly.dry_build(compose(f"data={choice}", f"{key}={value}", *where), read)
         assert len(read) == num
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leyden.data import tensors
-from leyden.data.tensors import read
+from leyden.data.tensors import read_tensors
 
 
 class Numbers:
@@ -22,7 +22,7 @@ class Numbers:
 def kept(monkeypatch):
     monkeypatch.setattr(tensors, "_kept", None)
     monkeypatch.setattr(Numbers, "num", 0)
-    monkeypatch.setattr("leyden.data.fetch.check", lambda *_: None)
+    monkeypatch.setattr("leyden.data.fetch.verify_files", lambda *_: None)
     tensors.keep_tensors()
     tensors.keep_tensors()
 
@@ -30,7 +30,7 @@ def kept(monkeypatch):
 def count(*datasets, train=True, root="a"):
     before = Numbers.num
     for dataset in datasets:
-        read(dataset, root, train=train, download=False)
+        read_tensors(dataset, root, train=train, download=False)
     return Numbers.num - before
 
 
@@ -47,9 +47,9 @@ def test_one_data_set_is_kept(kept):
 
 @pytest.mark.parametrize("change", [lambda held: held.inputs[1:].mul_(2), lambda held: held.targets.zero_()])
 def test_what_a_job_changes_is_read_anew(kept, change):
-    held = read(Numbers, "a", train=True, download=False)
+    held = read_tensors(Numbers, "a", train=True, download=False)
     change(held)
-    again = read(Numbers, "a", train=True, download=False)
+    again = read_tensors(Numbers, "a", train=True, download=False)
     assert torch.equal(again.inputs, torch.arange(6.0).reshape(3, 2))
     assert torch.equal(again.targets, torch.arange(3.0))
     assert count(Numbers) == 0

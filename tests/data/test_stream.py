@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
 from leyden.data.loaders import BatchLoader
-from leyden.data.streamed import Samples, StreamLoader, find_facts
+from leyden.data.streamed import SeededSamples, StreamLoader, find_facts
 from leyden.data.workers import AHEAD
 from tests.conftest import start
 
@@ -42,7 +42,7 @@ def noise(inputs_NI):
 
 
 def loader(num_workers=0, num_samples=23, *, dataset=None, seed=0, augment=None, **kwargs):
-    samples = Samples(dataset or Noisy(num_samples), seed, augment)
+    samples = SeededSamples(dataset or Noisy(num_samples), seed, augment)
     options = {"batch_size": 4, "shuffle": True, **kwargs}
     return StreamLoader(samples, torch.arange(num_samples), num_workers=num_workers, **options)
 

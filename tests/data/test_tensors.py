@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.tensors import moved, tensors
+from leyden.data.tensors import to_device, to_tensors
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
 LABELS = [0, 1, 2, 2, 1, 0]
@@ -30,7 +30,7 @@ def texts(**changed):
 @pytest.mark.parametrize("data", [IMAGES, IMAGES.numpy(), IMAGES[..., None].expand(-1, -1, -1, 3)])
 @pytest.mark.parametrize("targets", [LABELS, np.array(LABELS, np.uint8), torch.tensor(LABELS, dtype=torch.int32)])
 def test_images_and_classes_of_any_make(data, targets):
-    held = tensors(source(data=data, targets=targets))
+    held = to_tensors(source(data=data, targets=targets))
     assert held.inputs.shape == (6, 1 if data.ndim == 3 else 3, 4, 5)
     assert (held.targets.tolist(), held.targets.dtype) == (LABELS, torch.int64)
     assert held.class_names == ("a", "b", "c")
@@ -42,26 +42,26 @@ def test_images_and_classes_of_any_make(data, targets):
 @pytest.mark.parametrize("classes", [False, True])
 def test_real_numbers_of_any_shape_stay_what_they_are(shape, kind, classes):
     data = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(kind)
-    held = tensors(source(data=data) if classes else without_classes(data=data))
+    held = to_tensors(source(data=data) if classes else without_classes(data=data))
     assert held.inputs.dtype == torch.float32
     assert torch.equal(held.inputs, data.float())
 
 
 @pytest.mark.parametrize("targets", [NUMBERS, NUMBERS[:, 0], NUMBERS.double(), NUMBERS.numpy()])
 def test_numbers_that_are_predicted_stay_what_they_are(targets):
-    held = tensors(without_classes(targets=targets))
+    held = to_tensors(without_classes(targets=targets))
     assert held.targets.dtype == torch.float32
     assert torch.equal(held.targets, torch.as_tensor(targets).float())
     assert held.target_names == (("target",) if targets.ndim == 1 else ("target_0", "target_1"))
 
 
 def test_targets_have_names():
-    assert tensors(without_classes(target_names=["height"])).target_names == ("height",)
+    assert to_tensors(without_classes(target_names=["height"])).target_names == ("height",)
 
 
 def test_texts_are_views_of_their_tokens():
     windows = torch.zeros(100, dtype=torch.int64).unfold(0, 9, 4)
-    held = tensors(texts(data=windows[:, :-1], targets=windows[:, 1:], overlap=2))
+    held = to_tensors(texts(data=windows[:, :-1], targets=windows[:, 1:], overlap=2))
     assert held.inputs.untyped_storage().data_ptr() == windows.untyped_storage().data_ptr()
     assert (held.vocabulary, held.overlap) == (("a", "b", "c", "d"), 2)
 
@@ -102,7 +102,7 @@ def test_texts_are_views_of_their_tokens():
 )
 def test_what_is_none_is_refused_with_its_name(made, message):
     with pytest.raises(ValueError, match=re.escape(f"dataset=SimpleNamespace: {message}")):
-        tensors(made)
+        to_tensors(made)
 
 
 @pytest.mark.parametrize("attribute", ["data", "targets"])
@@ -110,13 +110,13 @@ def test_what_lacks_an_attribute_is_refused_with_its_name(attribute):
     made = source()
     delattr(made, attribute)
     with pytest.raises(ValueError, match=f"dataset=SimpleNamespace: has no {attribute}"):
-        tensors(made)
+        to_tensors(made)
 
 
 @given(st.lists(st.one_of(st.integers(-2, 4), st.floats(allow_nan=True)), min_size=6, max_size=6))
 def test_a_label_is_kept_or_refused(targets):
     try:
-        labels_N = tensors(source(targets=targets)).targets
+        labels_N = to_tensors(source(targets=targets)).targets
     except ValueError:
         assert any(type(target) is float or not 0 <= target < 3 for target in targets)
     else:
@@ -127,21 +127,21 @@ def test_a_label_is_kept_or_refused(targets):
 def test_what_is_moved_keeps_its_strides_so_that_windows_stay_views():
     windows_NT = torch.arange(1000).unfold(0, 9, 2)
     for part in (windows_NT, windows_NT[:, 1:], windows_NT[3:, :-1]):
-        there = moved(part, torch.device("meta"))
+        there = to_device(part, torch.device("meta"))
         assert (there.shape, there.stride(), there.dtype) == (part.shape, part.stride(), part.dtype)
         assert there.storage_offset() == part.storage_offset()
         assert there.untyped_storage().nbytes() == 8 * 1000
-        assert torch.equal(moved(part, torch.device("cpu")), part)
+        assert torch.equal(to_device(part, torch.device("cpu")), part)
 
 
 def test_of_a_part_of_a_tensor_the_part_is_moved():
-    there = moved(torch.zeros(1000, 2)[:10], torch.device("meta"))
+    there = to_device(torch.zeros(1000, 2)[:10], torch.device("meta"))
     assert there.untyped_storage().nbytes() == 10 * 2 * 4
 
 
 @pytest.mark.gpu
 def test_what_is_moved_to_a_gpu_is_the_same():
     windows_NT = torch.arange(1000).unfold(0, 9, 2)[3:, 1:]
-    there = moved(windows_NT, torch.device("cuda"))
+    there = to_device(windows_NT, torch.device("cuda"))
     assert there.untyped_storage().nbytes() == 8 * 1000
     assert torch.equal(there[[5, 2]].cpu(), windows_NT[[5, 2]])

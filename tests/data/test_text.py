@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from leyden.data.text import BYTES, UNKNOWN, Text, encode, text_of, tokens_of
+from leyden.data.text import BYTES, UNKNOWN, Text, encode_text, text_of, tokens_of
 
 GIVEN = {"file": "t.txt", "unit": "characters", "context": 4, "stride": 4, "test_size": 0.25}
 
@@ -35,7 +35,7 @@ def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
     assert {made.vocabulary[token] for token in made.data.flatten().tolist()} == {UNKNOWN}
     assert "ä" not in made.vocabulary
     with pytest.raises(ValueError, match="'y': is not in the vocabulary"):
-        encode("y", ["x"])
+        encode_text("y", ["x"])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -49,15 +49,15 @@ def test_over_jobs(tmp_path, data):
         from tests.faults.commands import in_forks
 
         in_forks()
-        original = worker.execute
+        original = worker.execute_job
 
         def execute(module, config):
             original(module, config)
             print("held", *held(), file=log, flush=True)
 
         log = (tmp_path / "held.txt").open("w")
-        worker.execute = execute
-        launcher.slots = lambda *given: [{"OMP_NUM_THREADS": "1"}]
+        worker.execute_job = execute
+        launcher.worker_environments = lambda *given: [{"OMP_NUM_THREADS": "1"}]
 
     given = [argument for argument in data if not argument.startswith("trainer.max_epochs")]
     seeds = ",".join(map(str, range(20)))

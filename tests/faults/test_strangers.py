@@ -17,7 +17,7 @@ import yaml
 from leyden.config.paths import ROOT
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 from tests.conftest import QUICK, finish, start
 from tests.example import OWN
 from tests.faults.commands import call, is_clean
@@ -240,7 +240,7 @@ def test_a_fork_of_a_stranger(parent, data, seed, trials, tmp_path):
         if code == 0:
             forked += 1
             there, here = (
-                {key: repr(value) for key, value in deciding(dict(flatten(Run(each).config))).items()}
+                {key: repr(value) for key, value in identity_values(dict(flatten(Run(each).config))).items()}
                 for each in (run, tmp_path / "fork")
             )
             apart = {key for key in {**there, **here} if there.get(key) != here.get(key)}

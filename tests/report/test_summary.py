@@ -16,7 +16,7 @@ from leyden.report import summary
 from leyden.report.ranking import merge, varied
 from leyden.report.records import read_records
 from leyden.run import files
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from tests.conf.test_conf import compose
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
@@ -34,7 +34,7 @@ def composed(overrides):
     cfg = of_groups(*groups).copy()
     for key, _, value in (text.partition("=") for text in overrides if text not in groups):
         OmegaConf.update(cfg, key, yaml.safe_load(value))
-    return Choices.of(cfg, {}).kept
+    return RunIdentity.of(cfg, {}).kept
 
 
 def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE):
@@ -404,7 +404,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("status", ["finished", None])
 def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch, status):
-    monkeypatch.setattr("leyden.report.summary.draw", lambda *arguments, **named: b"")  # it takes longest
+    monkeypatch.setattr("leyden.report.summary.draw_summary", lambda *arguments, **named: b"")  # it takes longest
     for number, (name, content) in enumerate(DAMAGED):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)

@@ -30,7 +30,7 @@ def add(folder, name, *overrides, tested=True, named="x", value=0.5):
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr(summary, "draw", lambda *args, **kwargs: b"")  # they take a second each
+    monkeypatch.setattr(summary, "draw_summary", lambda *args, **kwargs: b"")  # they take a second each
 
 
 @pytest.fixture

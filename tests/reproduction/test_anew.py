@@ -267,7 +267,7 @@ def given(make, repository, monkeypatch):
 
 
 def reproduce(run, **how):
-    return anew.reproduce(Run(run), anew.How(**how))
+    return anew.reproduce(Run(run), anew.ReproduceOptions(**how))
 
 
 def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, tmp_path):
@@ -366,7 +366,7 @@ def test_what_is_checked_is_what_is_read(make, given, tmp_path):
         reproduce(make(config={"task": task}))
     odd = ["1e5", "1e-3", "on", "???", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b"]
     for tree in ({"a": odd, "1e5": 1, 1: odd, "b": [1e5, 1, True, None, 1e-7, {"c": [[]]}]},):
-        recipe.write(tree, path := tmp_path / "config.yaml")
+        recipe.write_config(tree, path := tmp_path / "config.yaml")
         assert repr(OmegaConf.to_container(OmegaConf.load(path))) == repr(tree)
 
 

@@ -35,7 +35,7 @@ def test_a_file_that_has_changed_is_named_before_training(call, trained_on, repo
     path.parent.mkdir()
     path.write_text("a,b\n1,2\n")
     run = trained_on({"sub/diamonds.csv": hashlib.sha256(path.read_bytes()).hexdigest(), "Own.data": "0" * 64})
-    anew.reproduce(Run(run), anew.How())
+    anew.reproduce(Run(run), anew.ReproduceOptions())
     assert is_trained
     is_trained.clear()
     path.write_text("a,b\n1,3\n")
@@ -46,7 +46,7 @@ def test_a_file_that_has_changed_is_named_before_training(call, trained_on, repo
     )
     assert len(told.splitlines()) == 1
     path.unlink()  # it can be fetched
-    anew.reproduce(Run(run), anew.How())
+    anew.reproduce(Run(run), anew.ReproduceOptions())
     assert is_trained
 
 
@@ -56,7 +56,7 @@ def test_images_that_have_changed_are_named_before_training(call, trained_on, re
     root = folders.write(tmp_path / "data")
     digests = Folder(root / "train", ["cat", "dog"], (3, 8, 8)).digests | {"val/": "0"}
     run = trained_on({"train/": digests["train/"]})
-    anew.reproduce(Run(run), anew.How())
+    anew.reproduce(Run(run), anew.ReproduceOptions())
     assert is_trained
     (root / "train" / "cat" / "000.jpg").unlink()
     code, told = call(f"run={run}")
@@ -71,7 +71,7 @@ def test_of_what_a_stranger_has_written_nothing_outside_is_read(trained_on, repo
     (tmp_path / "outside").write_text("x")
     run = trained_on(data)
     try:
-        anew.reproduce(Run(run), anew.How())
+        anew.reproduce(Run(run), anew.ReproduceOptions())
     except anew.UserError as error:
         assert "data: embedded null" in str(error)  # noqa: PT017 - one of them is no name of a file
     else:

@@ -6,7 +6,7 @@ import shlex
 import hydra
 import pytest
 
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF, ROOT
 
 TEXT = (ROOT / "docs" / "proof.md").read_text()
@@ -21,6 +21,6 @@ def test_each_recipe_was_made_anew():
 
 @pytest.mark.parametrize(("name", "arguments"), [row[:2] for row in ROWS])
 def test_each_row_is_that_recipe(name, arguments):
-    with in_conf():
+    with composing():
         composed = hydra.compose("train", overrides=shlex.split(arguments), return_hydra_config=True)
     assert composed.hydra.runtime.choices.experiment == (None if name == "default" else name)

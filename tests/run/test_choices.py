@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from leyden.run.identity import Choices, typed_choices
+from leyden.run.identity import RunIdentity, typed_overrides
 
 CONFIG = {
     "name": "x",
@@ -35,7 +35,7 @@ def changed(**values):
 
 
 def differences(there, here, defaults=None):
-    return Choices(here, (defaults or {}).__getitem__).differences(there)
+    return RunIdentity(here, (defaults or {}).__getitem__).differences(there)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_what_steers_a_start_is_no_choice():
         "sweep=tpe",
         "cluster=slurm",
     ]
-    assert typed_choices(typed) == {"optimizer.lr": "0.1", "model.depth": "3", "scheduler": ""}
+    assert typed_overrides(typed) == {"optimizer.lr": "0.1", "model.depth": "3", "scheduler": ""}

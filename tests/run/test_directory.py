@@ -16,7 +16,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
 from leyden.run.result import Result
 from tests.example import OWN
@@ -27,7 +27,7 @@ FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0,
 
 def of(config, default=None):
     """Choices whose keys have these defaults in `conf/`."""
-    return Choices(config, (default or {}).__getitem__)
+    return RunIdentity(config, (default or {}).__getitem__)
 
 
 def with_value(key, value):

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import Strategy
 
 from leyden import train
 from leyden.assembly import roles
-from leyden.callbacks.fingerprint import digest
+from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
 from leyden.reproduction import anew, environment, recipe, sources
 from leyden.run.directory import Run
@@ -350,7 +350,7 @@ def differences(a, b, *, everything):
             ("optimizer_states", "optimizer"),
             ("lr_schedulers", "schedule"),
         ):
-            if digest(contents[0][key]) != digest(contents[1][key]):
+            if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{name} of {checkpoint}.ckpt")
     points = [[row for row in curves(Run(each)) if everything or "test" not in row[1]] for each in (a, b)]
     if points[0] != points[1]:

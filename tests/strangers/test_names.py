@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from leyden.pictures.curves import draw
+from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests.conftest import assert_same_bits, weights
@@ -232,7 +232,7 @@ def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, m
 
 
 def test_a_curve_of_another_stage_is_not_drawn():
-    figure = draw(
+    figure = draw_curves(
         {"lr": [(0, 1.0)], "acc": [(0, 0.5)], "valid/acc": [(0, 0.4)]}, {"acc": "train", "valid/acc": "val"}
     )
     (axes,) = figure.axes

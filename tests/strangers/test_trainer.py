@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from leyden.assembly import schedule
 from leyden.assembly.schedule import num_batches, num_steps
-from leyden.assembly.trainer import quiet
+from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
@@ -226,7 +226,7 @@ def test_training_loaders_in_sequence_are_refused_before_training(train, dry_run
     ("mode", "batches"), [("min_size", 7), ("max_size", 10), ("max_size_cycle", 10), ("none", 10)]
 )
 def test_the_length_of_an_epoch_of_combined_loaders_is_known_before_it(mode, batches):
-    quiet()
+    silence_lightning()
     trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=3)
     assert num_batches(trainer, Combined(mode)) == batches
     assert num_steps(trainer, Combined(mode)) == 3 * batches
@@ -235,7 +235,7 @@ def test_the_length_of_an_epoch_of_combined_loaders_is_known_before_it(mode, bat
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "sequential"])
 @pytest.mark.parametrize("limit", [1.0, 2])
 def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
-    quiet()
+    silence_lightning()
     trainer = L.Trainer(
         logger=False,
         enable_checkpointing=False,

@@ -3,15 +3,15 @@
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from leyden.config.hydra import in_conf
-from leyden.sweep.grid import Typed, settings, spaces
+from leyden.config.hydra import composing
+from leyden.sweep.grid import SearchSpaceParser, settings, spaces
 from leyden.sweep.space import Space, read_when
 
 
 def typed(*, is_search):
-    with in_conf():
+    with composing():
         loader = GlobalHydra.instance().config_loader()
-    return Typed(loader, OmegaConf.create({"seed": 0}), is_search=is_search)
+    return SearchSpaceParser(loader, OmegaConf.create({"seed": 0}), is_search=is_search)
 
 
 def space(*arguments, when=None, params=None):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from leyden import train  # noqa: F401 - its resolver
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
 
 CHOICES = {
@@ -29,7 +29,7 @@ CHOICES = {
 
 @pytest.fixture(scope="module")
 def composer():
-    with in_conf():
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         overrides = ["seed=1,2", "hydra.job.name=x"]
         yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from leyden.config.errors import UserError
 from leyden.sweep import worker
 from leyden.sweep.launcher import num_devices
-from leyden.sweep.worker import run
+from leyden.sweep.worker import try_job
 
 A, B = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", "GPU-b1028956-cfa2-0990-bf4a-5da9abb51763"
 PART, OTHER = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-GPU-b1028956-cfa2-0990-bf4a-5da9abb51763/2/0"
@@ -134,6 +134,6 @@ def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     returned = SimpleNamespace(return_value=None)
     monkeypatch.setattr("leyden.sweep.worker.run_job", lambda **given: trained.append("leyden.train") or returned)
-    error = run("leyden.train", OmegaConf.create({"trainer": {"accelerator": accelerator}}))
+    error = try_job("leyden.train", OmegaConf.create({"trainer": {"accelerator": accelerator}}))
     assert error.startswith("UserError: CUDA_VISIBLE_DEVICES=3: PyTorch" if fails else "")
     assert trained == ([] if fails else ["leyden.train"])

@@ -3,7 +3,7 @@ import pytest
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.sweep.jobs import slug
-from leyden.sweep.launcher import slots
+from leyden.sweep.launcher import worker_environments
 
 
 @pytest.fixture(autouse=True)
@@ -13,9 +13,9 @@ def _nothing_exported(monkeypatch):
 
 
 def test_cores_are_divided_among_the_jobs():
-    assert slots(None, [], 4) == 4 * [{"OMP_NUM_THREADS": "1"}]
-    assert slots(2, [], 8) == 2 * [{"OMP_NUM_THREADS": "4"}]
-    assert slots(3, [], 2) == 3 * [{"OMP_NUM_THREADS": "1"}]
+    assert worker_environments(None, [], 4) == 4 * [{"OMP_NUM_THREADS": "1"}]
+    assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": "4"}]
+    assert worker_environments(3, [], 2) == 3 * [{"OMP_NUM_THREADS": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,19 @@ def test_cores_are_divided_among_the_jobs():
 def test_threads_that_the_user_has_exported_are_those_of_each_job(monkeypatch, exported, threads):
     for name, value in exported.items():
         monkeypatch.setenv(name, value)
-    assert slots(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
+    assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
 
 def test_each_job_has_a_gpu_of_its_own():
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None, ["0", "1", "2"], 8)] == ["0", "1", "2"]
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(4, ["GPU-a", "GPU-b"], 8)] == 2 * ["GPU-a", "GPU-b"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(None, ["0", "1", "2"], 8)] == [
+        "0",
+        "1",
+        "2",
+    ]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(4, ["GPU-a", "GPU-b"], 8)] == 2 * [
+        "GPU-a",
+        "GPU-b",
+    ]
 
 
 @pytest.mark.parametrize("num_jobs", [0, -1, 1.5, "many", True])

@@ -8,13 +8,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from leyden.cluster.submit import _for_elsewhere
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 
 
 @pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
 @pytest.mark.parametrize("data", ["mnist", "own"])
 def test_its_places_are_those_of_the_command(tmp_path, name, data):
-    with in_conf():
+    with composing():
         cfg = hydra.compose("train", overrides=[f"data={data}", "seed=3"], return_hydra_config=True)
     with open_dict(cfg):
         cfg.hydra.overrides.task = [f"data={data}", "seed=3"]

@@ -22,7 +22,7 @@ from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.jobs import slug
-from leyden.sweep.sweep import claim
+from leyden.sweep.sweep import claim_directory
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 
 
@@ -410,15 +410,15 @@ def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
 def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(UserError, match=r"sweep\.json: (is no description of a sweep|can't be read)"):
-        claim(tmp_path, {"name": "a", "objective": None}, {})
+        claim_directory(tmp_path, {"name": "a", "objective": None}, {})
 
 
 def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
     grid = {"name": "a", "objective": None}
-    claim(tmp_path, grid, {})
+    claim_directory(tmp_path, grid, {})
     with pytest.raises(UserError, match=r"holds another sweep: sweep\.seeds absent there, 1 here; choose another"):
-        claim(tmp_path, {**grid, "sweep.seeds": 1}, {})
-    claim(tmp_path, grid, {})
+        claim_directory(tmp_path, {**grid, "sweep.seeds": 1}, {})
+    claim_directory(tmp_path, grid, {})
 
 
 @pytest.mark.parametrize("names", ["aa", "ab"])
@@ -429,7 +429,7 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
     def start(number, name):
         barrier.wait()
         try:
-            claim(tmp_path / str(number), {"name": name, "objective": None}, {"log": [name]})
+            claim_directory(tmp_path / str(number), {"name": name, "objective": None}, {"log": [name]})
         except UserError as error:
             return str(error)
         return ""

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from leyden.config.errors import UserError
 from leyden.sweep import status
 from leyden.sweep.search import Trials
-from leyden.sweep.sweep import further_seeds, num_seeds
+from leyden.sweep.sweep import add_seeds, num_seeds
 from tests.sweep.spaces import space
 from tests.sweep.test_batch import Clock, Silent
 
@@ -134,8 +134,8 @@ def test_one_trial_at_once_means_all_its_seeds():
 
 def test_a_seed_has_the_directory_that_it_has_alone():
     job = SimpleNamespace(overrides=["+seed=4", "lr=0.1", "seed=5"], config=OmegaConf.create({"seed": 5}))
-    assert further_seeds(job, 1) == []
-    assert further_seeds(job, 3) == [["lr=0.1", "seed=6"], ["lr=0.1", "seed=7"]]
+    assert add_seeds(job, 1) == []
+    assert add_seeds(job, 3) == [["lr=0.1", "seed=6"], ["lr=0.1", "seed=7"]]
 
 
 @pytest.mark.parametrize("num", [0, -1, 1.5, "two", True, None])

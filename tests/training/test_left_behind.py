@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
-from leyden.config.terminal import typed
+from leyden.config.terminal import quoted_override
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
@@ -76,7 +76,7 @@ def test_only_training_sweeps(cli, tmp_path, verb):
 
 @pytest.mark.parametrize("name", ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"])
 def test_what_is_printed_to_be_typed_works_as_it_stands(name):
-    printed = typed("run_dir", name)
+    printed = quoted_override("run_dir", name)
     shell = subprocess.run(["bash", "-c", f"printf %s {printed}"], capture_output=True, text=True, check=True)
     (override,) = OverridesParser.create().parse_overrides([shell.stdout])
     value = override.value()

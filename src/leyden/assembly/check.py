@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.data import check_world_size, datamodule, goes_on_within
+from leyden.assembly.data import check_world_size, datamodule, resumes_within_epoch
 from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
 from leyden.assembly.schedule import limited, max_batches, num_batches, validates
 from leyden.assembly.start_from import check_fork, check_parent
@@ -17,7 +17,7 @@ from leyden.assembly.task import task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION, RunCheckpoint
 from leyden.callbacks.logged_metrics import FollowsValidation
-from leyden.config.checks import choice
+from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import ACCELERATORS
@@ -26,7 +26,7 @@ from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
 
 
-def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None:
+def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None:
     """Find what is wrong with a configuration, short of training; `facts` keeps what was read for the next call.
 
     Args:
@@ -37,7 +37,7 @@ def check(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None
     Raises:
         UserError: Names the part and the mistake.
     """
-    choice(cfg, "trainer.accelerator", *ACCELERATORS)
+    require_choice(cfg, "trainer.accelerator", *ACCELERATORS)
     check_strategy(cfg)
     data = _data(cfg, facts)
     # The machine that checks need not be the one that trains: on a CPU, as one process.
@@ -138,7 +138,7 @@ def check_run(
             f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
             "set that"
         )
-    if checkpoint.every_n_steps and not goes_on_within(data):
+    if checkpoint.every_n_steps and not resumes_within_epoch(data):
         raise UserError(
             f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: a run can't go on within an epoch of these data, "
             "whose loader has no state_dict and is no DataLoader; leave it null"

@@ -11,7 +11,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import check_made, instantiate, user_errors
+from leyden.assembly.instantiate import check_lightning_kind, instantiate, user_errors
 from leyden.assembly.task import new_module
 from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
@@ -35,7 +35,7 @@ def datamodule(
     _fork_workers()
     with seeded(cfg.seed, "__init__"):
         data: L.LightningDataModule = instantiate(cfg.data, "data")
-    check_made(data, L.LightningDataModule, "data")
+    check_lightning_kind(data, L.LightningDataModule, "data")
     made = (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
     with user_errors("data"):
         if isinstance(data, ModuleData) and made:
@@ -75,6 +75,6 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
             data.check_world_size(world_size)  # type: ignore[attr-defined]
 
 
-def goes_on_within(data: L.LightningDataModule) -> bool:
+def resumes_within_epoch(data: L.LightningDataModule) -> bool:
     """Whether a run on these data can go on within an epoch: all loaders of training have a state."""
     return all(hasattr(loader, "state_dict") for loader in flattened(data.train_dataloader()))

@@ -18,13 +18,13 @@ from leyden.assembly.instantiate import argument_names, target
 from leyden.assembly.roles import ROLES
 from leyden.assembly.trust import problem_of
 from leyden.config.errors import UserError
-from leyden.config.hydra import composed_choices, composed_values, written_by
+from leyden.config.hydra import composed_choices, composed_values, keys_set_by
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import dotted
 from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
 
 Keys = tuple[Any, ...]  # from the root of a configuration to one of its values
@@ -173,7 +173,7 @@ def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError
 def _settings(config: dict[str, Any]) -> dict[Keys, Any]:
     """The settings that make a run another one."""
     values = dict(_values(config))
-    kept = deciding({dotted(keys): value for keys, value in values.items()})
+    kept = identity_values({dotted(keys): value for keys, value in values.items()})
     places = (("fork",), DATA_ROOT)
     return {
         keys: value
@@ -256,7 +256,7 @@ class _Typed:
             before, after = composed_values(inherited), composed_values([*others, *files])
             self.of_files = {key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))}
             self.of_files |= {
-                key for each in files for key in written_by(group_choices()[each], each.partition("=")[2])
+                key for each in files for key in keys_set_by(group_choices()[each], each.partition("=")[2])
             }
 
     def __call__(self, keys: Keys) -> bool:

@@ -116,7 +116,7 @@ def _plain(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in plain.items() if name not in without}
 
 
-def check_made(made: Any, kind: type, key: str) -> None:
+def check_lightning_kind(made: Any, kind: type, key: str) -> None:
     """Make sure that a node has made an object of Lightning's kind.
 
     Raises:

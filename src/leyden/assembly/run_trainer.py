@@ -8,11 +8,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.assembly.data import goes_on_within
+from leyden.assembly.data import resumes_within_epoch
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
-from leyden.assembly.trainer import callbacks_of, check_strategy, check_whole, plain_trainer
+from leyden.assembly.trainer import callbacks_of, check_strategy, check_unsharded, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.preemption import Preemption
@@ -25,7 +25,7 @@ from leyden.data.files import digest_of_content
 from leyden.data.random_state import seeded
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 from leyden.run.session import Position
 from leyden.tasks.task import Task
 
@@ -117,8 +117,10 @@ def run_trainer(
     check_strategy(cfg)
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
     if not pictures:
-        callbacks = [callback for callback in callbacks if not (isinstance(callback, Showing) and callback.at_end)]
-    checkpoint.within_epochs = goes_on_within(data)
+        callbacks = [
+            callback for callback in callbacks if not (isinstance(callback, DisplayCallback) and callback.at_end)
+        ]
+    checkpoint.within_epochs = resumes_within_epoch(data)
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     if timers and cfg.trainer.get("max_time"):
         raise UserError("trainer.max_time: callbacks has a Timer already; give one of the two")
@@ -132,7 +134,7 @@ def run_trainer(
         given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         check_extra(node, f"logger.{name}")
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
-    settings = deciding(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
+    settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
     preemption = Preemption(checkpoint.save_last, checkpoint.commit, requeue)
     made = plain_trainer(
         cfg,
@@ -151,7 +153,7 @@ def run_trainer(
         default_root_dir=str(run.directory),
         use_distributed_sampler=not divides_batches(data),
     )
-    check_whole(type(made.strategy), cfg.trainer.get("strategy", "auto"))
+    check_unsharded(type(made.strategy), cfg.trainer.get("strategy", "auto"))
     num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else made.world_size
     if num_processes != made.world_size:
         raise UserError(

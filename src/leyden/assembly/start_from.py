@@ -27,9 +27,9 @@ from leyden.config.values import flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.run.directory import Run, RunContents
-from leyden.run.files import damage, digest, read_fingerprints, replacing, write_fingerprints
+from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import point
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 from leyden.run.result import rows, write_rows
 from leyden.tasks.parameters import listed, matching
 from leyden.tasks.task import Task
@@ -112,7 +112,7 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 
 @contextlib.contextmanager
-def restoring(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
+def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
     """What `check_fits` could not see, Lightning stumbles over while it restores loops and callbacks: it is told alike.
 
     Raises:
@@ -175,7 +175,7 @@ class Parent:
         return {name: self.weights[name] for name in shapes}
 
 
-def inherit(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
+def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
     """Give what a run trains the weights of its parent; those that are skipped stay as they were initialised.
 
     Returns:
@@ -241,7 +241,7 @@ def read_parent(cfg: DictConfig) -> Parent | None:
 
 def _read(path: Path) -> Parent:
     with path.open("rb") as file:  # once: another file can take its name meanwhile
-        sha256 = digest(file)
+        sha256 = sha256_of(file)
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -287,7 +287,7 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     """
     where = f"fork: {path}"
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    there, here = (deciding(dict(flatten(each))) for each in (parent.config, config))
+    there, here = (identity_values(dict(flatten(each))) for each in (parent.config, config))
     changed = [key for key in {**there, **here} if key != "fork" and repr(there.get(key)) != repr(here.get(key))]
     state = content["callbacks"]
     for key in changed:
@@ -378,7 +378,7 @@ class Fork:
         for source, name in ((self.best, "best"), (self.path, "last")):
             if source:
                 with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as there:
-                    if source == self.path and digest(there) != self.sha256:
+                    if source == self.path and sha256_of(there) != self.sha256:
                         raise UserError(
                             f"fork: {source}: has changed since it was read; the same command tries again"
                         )
@@ -403,7 +403,7 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
     parent, name = point(cfg.fork)
     path = _find(parent, name)
     with path.open("rb") as file:
-        sha256 = digest(file)
+        sha256 = sha256_of(file)
     content = read_checkpoint(path)
     check_changes(cfg, parent, path, content)
     # By another objective another epoch may have been the best one, which is not kept.

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from leyden.assembly.instantiate import argument_names, check_made, instantiate, target, user_errors
+from leyden.assembly.instantiate import argument_names, check_lightning_kind, instantiate, target, user_errors
 from leyden.assembly.schedule import Schedule, ScheduleLength, num_steps, run_epochs
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.errors import UserError
@@ -155,7 +155,7 @@ def task_module(
     if "network" in names:
         offered["network"] = network(cfg, facts)
     module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
-    check_made(module, L.LightningModule, "task")
+    check_lightning_kind(module, L.LightningModule, "task")
     if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
         raise UserError(
             f"task.loss={loss}: must be made by a _target_, as task.loss={{_target_: torch.nn.NLLLoss}}"

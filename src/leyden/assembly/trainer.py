@@ -14,10 +14,17 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
 from omegaconf import DictConfig
 
-from leyden.assembly.instantiate import argument_names, check_made, instantiate, switched_on, target, user_errors
+from leyden.assembly.instantiate import (
+    argument_names,
+    check_lightning_kind,
+    instantiate,
+    switched_on,
+    target,
+    user_errors,
+)
 from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError
 from leyden.data.facts import Facts
 
@@ -39,7 +46,7 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
         if _wants_other_data(node, f"callbacks.{name}", facts):
             continue
         callbacks.append(instantiate(node, f"callbacks.{name}", facts.by_name))
-        check_made(callbacks[-1], L.Callback, f"callbacks.{name}")
+        check_lightning_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
         with user_errors(f"callbacks.{name}"):
             check_averaging(callbacks[-1], cfg.trainer.max_epochs)
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
@@ -55,7 +62,7 @@ def _wants_other_data(node: DictConfig, key: str, facts: Facts) -> bool:
     if not facts.lacking:
         return False
     made = target(node, key)
-    shows = inspect.isclass(made) and issubclass(made, Showing)
+    shows = inspect.isclass(made) and issubclass(made, DisplayCallback)
     return shows and bool(facts.lacking & argument_names(made, needed=True))
 
 
@@ -74,7 +81,7 @@ def check_strategy(cfg: DictConfig) -> None:
     if arguments.get("start_method", "popen") != "popen":
         raise UserError(f"trainer.strategy={strategy}: each process is started as a command of its own; choose ddp")
     if inspect.isclass(kind):  # else it is known when it is made
-        check_whole(kind, strategy)
+        check_unsharded(kind, strategy)
     launched = (
         SLURMEnvironment.detect()
         or TorchElasticEnvironment.detect()
@@ -87,7 +94,7 @@ def check_strategy(cfg: DictConfig) -> None:
         )
 
 
-def check_whole(kind: type, strategy: Any) -> None:
+def check_unsharded(kind: type, strategy: Any) -> None:
     """Make sure that each process of a strategy has all weights and states of optimizers, as the file of a checkpoint holds them.
 
     Raises:
@@ -135,7 +142,7 @@ def without_empty_hooks(callback: L.Callback) -> L.Callback:
     return callback
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Leave out what Lightning tells at each start, and warnings that leave a user nothing to do."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from leyden.config.terminal import warn
-from leyden.data.loaders import check_whole
+from leyden.data.loaders import check_integers
 
 
 class _LateAveraging(WeightAveraging, ABC):
     """An average that begins at some time; before, the weights themselves stand for it."""
 
     def __init__(self, update_every_n_steps: int, add: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        check_whole(update_every_n_steps=(update_every_n_steps, 1))
+        check_integers(update_every_n_steps=(update_every_n_steps, 1))
         super().__init__(avg_fn=partial(_add_weights, add))
         self.update_every_n_steps = update_every_n_steps
 
@@ -77,7 +77,7 @@ class EMAWeightAveraging(_LateAveraging):
     def __init__(self, *, decay: float, update_starting_at_step: int, update_every_n_steps: int) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay={decay}: must be from 0 to 1")
-        check_whole(update_starting_at_step=(update_starting_at_step, 0))
+        check_integers(update_starting_at_step=(update_starting_at_step, 0))
         super().__init__(update_every_n_steps, partial(_move_mean, decay))
         self.update_starting_at_step = update_starting_at_step
 
@@ -109,7 +109,7 @@ class SWAWeightAveraging(_LateAveraging):
     """
 
     def __init__(self, *, update_starting_at_epoch: int, update_every_n_steps: int) -> None:
-        check_whole(update_starting_at_epoch=(update_starting_at_epoch, 0))
+        check_integers(update_starting_at_epoch=(update_starting_at_epoch, 0))
         super().__init__(update_every_n_steps, _add_to_mean)
         self.update_starting_at_epoch = update_starting_at_epoch
 

@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 
 from leyden.callbacks.logged_metrics import stages_of
-from leyden.config.errors import reported
+from leyden.config.errors import log_and_continue
 
 
-class Showing(L.Callback):
+class DisplayCallback(L.Callback):
     """Base of callbacks that a run can do without: a mistake in a hook of one is reported, and the run goes on.
 
     Attributes:
@@ -32,8 +32,8 @@ class Showing(L.Callback):
 
 def _reported(hook: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(hook)
-    def wrapped(self: Showing, *args: Any) -> None:
-        with reported(type(self).__name__):
+    def wrapped(self: DisplayCallback, *args: Any) -> None:
+        with log_and_continue(type(self).__name__):
             hook(self, *args)
 
     return wrapped

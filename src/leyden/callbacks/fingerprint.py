@@ -7,14 +7,14 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.data.files import digest_of_content
 from leyden.data.random_state import random_states
 from leyden.run.files import LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held
 
 
-class Fingerprints(Showing):
+class Fingerprints(DisplayCallback):
     """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
 
     A line has hashes of the weights, of the optimizers' states and of the random numbers. Nothing of the training changes. A run that
@@ -71,15 +71,15 @@ class Fingerprints(Showing):
         if torch.backends.mps.is_available():
             states["mps"] = torch.mps.get_rng_state()
         found = Fingerprint(
-            weights=digest(trainer.lightning_module.state_dict()),
-            optimizer=digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
-            random=digest(states),
+            weights=state_digest(trainer.lightning_module.state_dict()),
+            optimizer=state_digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
+            random=state_digest(states),
         )
         check_held(directory)
         append_fingerprint(directory, step, found)
         self._written.add(step)
 
 
-def digest(content: Any) -> str:
+def state_digest(content: Any) -> str:
     """Return the first digits of a hash of tensors and plain values."""
     return digest_of_content(content)[:LENGTH]

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from leyden.callbacks.fingerprint import digest
+from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
 
 STATE = ("params", "param_names")  # of a group of parameters; all else in it is a value that was set
@@ -58,8 +58,8 @@ class Hyperparameters(L.Callback):
         self._schedules = [copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs]
         self._here = {
             "optimizers": [_description(optimizer) for optimizer in trainer.optimizers],
-            "schedules": digest(self._schedules),
-            "loss": {name: digest(each) for name, each in self._loss.items()},
+            "schedules": state_digest(self._schedules),
+            "loss": {name: state_digest(each) for name, each in self._loss.items()},
         }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -260,7 +260,7 @@ class Stages(L.Callback):
         self.names.update({name: stage for name in names if stage == "val" or name not in self.names})
 
 
-def panel(name: str) -> str:
+def chart_of(name: str) -> str:
     """Return the text under which curves of training and validation are drawn together.
 
     Example:

@@ -18,15 +18,15 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import in_conf
-from leyden.run.identity import Choices
+from leyden.config.hydra import composing
+from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, job_id, num_requeues
 from leyden.sweep.jobs import Job, failure_text, record_failure
 from leyden.sweep.status import StatusLine, run_jobs
-from leyden.sweep.worker import execute
+from leyden.sweep.worker import execute_job
 
 
-def run_on_node(module: str, config: DictConfig, choices: Choices, overrides: list[str]) -> None:
+def run_on_node(module: str, config: DictConfig, choices: RunIdentity, overrides: list[str]) -> None:
     """Run a job; whatever it fails by stands in its `result.json`.
 
     Args:
@@ -37,7 +37,7 @@ def run_on_node(module: str, config: DictConfig, choices: Choices, overrides: li
     """
     setup_globals()
     try:
-        execute(module, config)
+        execute_job(module, config)
     except Exception as error:
         if is_main_process():
             record_failure(choices, overrides, failure_text(error))
@@ -61,7 +61,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
         )
     with importing():
         from leyden import assembly  # noqa: F401 - and PyTorch: what is checked is checked in this process
-    with in_conf():
+    with composing():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
         sweeper: Any = Plugins.instance().instantiate_sweeper(
@@ -120,7 +120,7 @@ class InThisProcess:
         config = job.config_on_node
         config.cluster.max_requeues = sys.maxsize  # that of this job, in which there are many runs, was looked at
         try:
-            execute(self.module, config)
+            execute_job(self.module, config)
         except Exception as raised:
             traceback.print_exc()
             error = failure_text(raised)

@@ -20,7 +20,7 @@ from leyden.cluster import slurm
 from leyden.cluster.on_node import run_on_node, search_on_node
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
-from leyden.config.terminal import typed, warn
+from leyden.config.terminal import quoted_override, warn
 from leyden.run.files import read_json, write_whole
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.sweep.jobs import Job, failure_as_text
@@ -243,7 +243,7 @@ def _for_elsewhere(config: DictConfig, directory: Path) -> DictConfig:
         # As it is typed to Hydra, without what the shell needs.
         config.hydra.overrides.task = [
             *config.hydra.overrides.task,
-            *(shlex.split(typed(key, place))[0] for key, place in places.items()),
+            *(shlex.split(quoted_override(key, place))[0] for key, place in places.items()),
         ]
     return config
 

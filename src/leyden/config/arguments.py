@@ -11,7 +11,7 @@ from leyden.config.terminal import warn
 
 
 @contextlib.contextmanager
-def command() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """End a verb whose user has made a mistake by a line and exit code 2."""
     try:
         yield
@@ -23,7 +23,7 @@ def command() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-def read(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path], dict[str, str]]:
+def parse_arguments(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path], dict[str, str]]:
     """The folders and the options that were typed; `--help` prints how they are typed, and ends.
 
     Args:
@@ -56,7 +56,7 @@ def read(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path]
     return folders, {**defaults, **options}
 
 
-def choose(options: Mapping[str, str], key: str, *allowed: str) -> str:
+def parse_choice(options: Mapping[str, str], key: str, *allowed: str) -> str:
     """The value of an option that must be one of some.
 
     Raises:

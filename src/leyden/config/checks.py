@@ -24,7 +24,7 @@ NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumula
 NOT_NULL_IF_THERE = ("trainer.num_nodes", "trainer.max_steps", "trainer.overfit_batches")
 
 
-def check(cfg: DictConfig) -> None:
+def validate_values(cfg: DictConfig) -> None:
     """Find mistakes in the values of a training config that no constructor reports, or too late.
 
     Raises:
@@ -41,7 +41,7 @@ def check(cfg: DictConfig) -> None:
                 f"{key}={cfg[key]}: must be a choice of conf/{key}/, whose keys are set by {key}.KEY=VALUE"
             )
     for name in ("resume", "exact", "test", "sweep.pictures"):
-        choice(cfg, name, *CHOICES[f"train.{name}"])
+        require_choice(cfg, name, *CHOICES[f"train.{name}"])
     objectives(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
@@ -72,8 +72,8 @@ def check_num_jobs(num_jobs: Any) -> None:
 
 def _check_trainer(cfg: DictConfig) -> None:
     """Find what Lightning would take, or stumble over when it trains."""
-    choice(cfg, "trainer.deterministic", True, False, "warn", None)
-    choice(cfg, "data.download", True, False, None)
+    require_choice(cfg, "trainer.deterministic", True, False, "warn", None)
+    require_choice(cfg, "data.download", True, False, None)
     follows = "nodes" in cfg.cluster and cfg.trainer.get("num_nodes") is not None
     nodes = () if follows else ("num_nodes",)
     for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
@@ -127,7 +127,7 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
     Raises:
         UserError: Names the key, the value found and what is allowed.
     """
-    check(cfg)
+    validate_values(cfg)
     cfg.run_dir = str(run_dir or Path(cfg.run_dir).absolute())
     cfg.outputs = str(Path(cfg.outputs).absolute())
     for key in ("init_from", "fork"):
@@ -144,7 +144,7 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
     return config
 
 
-def choice(cfg: DictConfig, key: str, *allowed: object) -> None:
+def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
     """Raise a `UserError` unless the value at `key` is one of those allowed."""
     value = OmegaConf.select(cfg, key)
     if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):

@@ -110,7 +110,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     return all(frame.path.startswith(_ENGINE) for frame in ours)
 
 
-def where(error: BaseException) -> str:
+def last_frame(error: BaseException) -> str:
     """The last line of code that is no library's, as `models/mlp.py:12 in forward`; empty if there is none."""
     frames = [frame for frame in _frames(cause_of(error).__traceback__) if not _is_library(frame.path)]
     if not frames:
@@ -182,7 +182,7 @@ def _is_library(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def reported(name: str) -> Iterator[None]:
+def log_and_continue(name: str) -> Iterator[None]:
     """Let a run go on without what `name` was to show, when that fails: a line tells of it, of a bug its traceback."""
     try:
         yield

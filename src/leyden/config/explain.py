@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from leyden.config.errors import cause_of
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import CONF
-from leyden.config.terminal import typed
+from leyden.config.terminal import quoted_override
 from leyden.config.values import MAX_DEPTH
 
 
@@ -35,9 +35,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{deepest[:40]}...: is nested too deeply" if _num_brackets(deepest) > MAX_DEPTH else text
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
         key, _, value = found[1].partition("=")
-        return (
-            f"{found[1]}: several values are a sweep, which needs -m; one text with a comma is {typed(key, value)}"
-        )
+        return f"{found[1]}: several values are a sweep, which needs -m; one text with a comma is {quoted_override(key, value)}"
     if found := re.search(r"Could not override '(.+)'", text):
         key = found[1]
         within = getattr(error.__cause__, "full_key", None) or ""
@@ -86,9 +84,7 @@ def _no_name(argv: Sequence[str]) -> str:
             if override.is_sweep_override() or isinstance(override.value(), str | list):
                 continue
             if name in choices:
-                return (
-                    f"{argument}: is read as no text; the choice of that name is {typed(group, name, quoted=True)}"
-                )
+                return f"{argument}: is read as no text; the choice of that name is {quoted_override(group, name, quoted=True)}"
             return f"{argument}: no such choice; there are {', '.join(choices)}"
     return ""
 
@@ -100,7 +96,7 @@ def _explain_syntax(override: str, found: str) -> str:
         return f"{override}: must be key=value"
     if "Lexer" in found or "parsing" in found:
         strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value))) or value
-        return f"{override}: {strange} must stand in quotes, in the shell so: {typed(key, value)}"
+        return f"{override}: {strange} must stand in quotes, in the shell so: {quoted_override(key, value)}"
     return f"{override}: {found}"
 
 
@@ -120,7 +116,7 @@ def _fails(config_name: str, argument: str) -> bool:
 
 def _compose(config_name: str, overrides: list[str], *, or_without: bool = True) -> Any:
     GlobalHydra.instance().clear()
-    with in_conf():
+    with composing():
         try:
             cfg = hydra.compose(config_name, overrides=overrides)
         except (HydraException, ValueError):  # another of the overrides is wrong, too

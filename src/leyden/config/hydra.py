@@ -46,7 +46,7 @@ def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> Non
     parser.parse_intermixed_args(argv)
 
 
-def in_conf() -> contextlib.AbstractContextManager[Any]:
+def composing() -> contextlib.AbstractContextManager[Any]:
     """Within it `hydra.compose("train")` composes what `conf/` holds."""
     return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)
 
@@ -79,9 +79,9 @@ def composed_values(groups: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(groups))[0]
 
 
-def written_by(group: str, name: str) -> set[str]:
+def keys_set_by(group: str, name: str) -> set[str]:
     """Return the keys that a file of `conf/` sets, dotted."""
-    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else in_conf():
+    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
         loader: Any = GlobalHydra.instance().config_loader()
         found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public way to read one file
     package = found.header.get("package") or group.replace("/", ".")
@@ -99,7 +99,7 @@ def composed_choices(groups: Sequence[str]) -> dict[str, str]:
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `conf/` holds for these choices, flat and as it is written there, and the choice of each group."""
     is_composing = GlobalHydra.instance().is_initialized()  # in a command; not in a job of a sweep
-    with contextlib.nullcontext() if is_composing else in_conf():
+    with contextlib.nullcontext() if is_composing else composing():
         composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
     return dict(flatten(OmegaConf.to_container(composed))), choices

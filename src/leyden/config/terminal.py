@@ -39,7 +39,7 @@ def one_line(text: object) -> str:
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def typed(key: str, value: object, *, quoted: bool = False) -> str:
+def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     r"""An override as one types it, with the quotes that Hydra and the shell need.
 
     Args:
@@ -58,19 +58,19 @@ def typed(key: str, value: object, *, quoted: bool = False) -> str:
     return shlex.quote(f"{key}={text}")
 
 
-def from_here(path: Path) -> Path:
+def relative_path(path: Path) -> Path:
     """A path as one types it in this folder: relative, if it is below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def python() -> str:
+def python_command() -> str:
     """How one calls this Python in this terminal: `python`, if that is the one, else by its path, as `.venv/bin/python`."""
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # within `uv run`, whose path is not that of the terminal
         return "uv run python"
     this = Path(sys.executable)
     if (found := shutil.which("python")) and Path(found).parent == this.parent:
         return "python"
-    return shlex.quote(str(from_here(this)))
+    return shlex.quote(str(relative_path(this)))
 
 
 def warn(text: str) -> None:
@@ -95,6 +95,6 @@ class Terminal(Console):
         return super().render_str(printable(text), **kwargs)
 
 
-def grid(*heads: str) -> Table:
+def text_table(*heads: str) -> Table:
     """A table without lines, whose cells are broken where the terminal ends: nothing of them is left out."""
     return Table(*(Column(head, overflow="fold") for head in heads), box=None)

@@ -24,7 +24,7 @@ from leyden.config.terminal import warn
 SUFFIX = ".sha256"  # of the file beside each file
 
 
-def check(dataset: Callable[..., Any], root: str | Path) -> None:
+def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
     """Hold the files of a data set that are there against their checksums; those of a class not known here pass.
 
     Raises:
@@ -36,7 +36,7 @@ def check(dataset: Callable[..., Any], root: str | Path) -> None:
         return
     if old := sorted((folder.parent / "processed").glob("*.pt")):
         raise OSError(f"{old[0]} is a file of an old torchvision, without checksum; remove that folder")
-    known = known_sums(dataset)
+    known = class_checksums(dataset)
     for name in known or _names(dataset, folder):
         path = folder / name
         expected = known.get(name) or _kept(folder / (name + SUFFIX))
@@ -48,26 +48,26 @@ def check(dataset: Callable[..., Any], root: str | Path) -> None:
             raise FileNotFoundError(f"{path} is corrupt (expected SHA-256 {expected}, found {found})")
 
 
-def keep(dataset: Callable[..., Any], root: str | Path) -> None:
+def record_checksums(dataset: Callable[..., Any], root: str | Path) -> None:
     """Write down the checksums of files that were just fetched, where their class tells none."""
     folder = _folder(dataset, root)
-    if folder and not known_sums(dataset):
+    if folder and not class_checksums(dataset):
         for path in folder.glob("*-idx*"):
             if not path.suffix:  # no archive
                 path.with_name(path.name + SUFFIX).write_text(_sha256(path) + "\n", encoding="utf-8")
 
 
-def known_sums(dataset: Callable[..., Any]) -> dict[str, str]:
+def class_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
     """The checksums that a class tells, by the names of the files; none where it tells none."""
     return dict(getattr(getattr(dataset, "func", dataset), "sha256", {}))
 
 
-def expected(dataset: Callable[..., Any], root: str | Path) -> dict[str, str]:
+def expected_checksums(dataset: Callable[..., Any], root: str | Path) -> dict[str, str]:
     """Return the checksums that `check` holds the files against, by their names below `root`; none of a class not known here."""
     folder = _folder(dataset, root)
     if folder is None:
         return {}
-    known = known_sums(dataset)
+    known = class_checksums(dataset)
     sums = {name: known.get(name) or _kept(folder / (name + SUFFIX)) for name in known or _names(dataset, folder)}
     return {f"{folder.relative_to(root).as_posix()}/{name}": value for name, value in sums.items() if value}
 
@@ -161,7 +161,7 @@ def _fetch(dataset: Callable[..., Any], root: Path, train: bool) -> None:
         with _timeout():
             for part in (train, not train):  # what the end of a run will need is had before it starts
                 dataset(root=str(partial), train=part, download=True)
-        keep(dataset, partial)
+        record_checksums(dataset, partial)
         for path in sorted(partial.rglob("*")):
             if path.is_file():
                 target = root / path.relative_to(partial)
@@ -172,7 +172,7 @@ def _fetch(dataset: Callable[..., Any], root: Path, train: bool) -> None:
 
 
 def _read(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:
-    check(dataset, root)
+    verify_files(dataset, root)
     try:
         return dataset(root=str(root), train=train, download=False)
     except RuntimeError as error:

@@ -43,7 +43,7 @@ def read_file(root: Path, file: str) -> bytes:
         raise OSError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def decode(path: Path, content: bytes) -> str:
+def decode_text(path: Path, content: bytes) -> str:
     """Return the text of a file: UTF-8, or what a mark at its beginning names; the mark is no part of the text.
 
     Args:

@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from leyden.data.facts import Facts
-from leyden.data.loaders import BatchLoader, check_dataset, check_made, check_whole, check_world_size, split
-from leyden.data.tensors import Tensors, moved, read
+from leyden.data.loaders import (
+    BatchLoader,
+    check_dataset,
+    check_instantiated,
+    check_integers,
+    check_world_size,
+    split,
+)
+from leyden.data.tensors import Tensors, read_tensors, to_device
 from leyden.data.transforms import Normalize
 
 Scale = Literal["none", "unit", "standardize"]
@@ -58,12 +65,12 @@ class InMemoryDataModule(L.LightningDataModule):
         split_seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
-        check_whole(seed=(seed, 0), fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
-        check_whole(split_seed=(0 if split_seed is None else split_seed, 0))
+        check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
+        check_integers(seed=(seed, 0), fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        check_integers(split_seed=(0 if split_seed is None else split_seed, 0))
         check_dataset(dataset)
         if augment is not None:
-            check_made("augment", augment)
+            check_instantiated("augment", augment)
         if normalize not in get_args(Scale):
             raise ValueError(f"normalize={normalize}: must be one of {', '.join(get_args(Scale))}")
         self.dataset, self.root, self.download, self.seed = dataset, root, download, seed
@@ -87,7 +94,7 @@ class InMemoryDataModule(L.LightningDataModule):
         is_train = stage != "test"
         if is_train in self.held:
             return
-        held = read(self.dataset, self.root, train=is_train, download=self.download)
+        held = read_tensors(self.dataset, self.root, train=is_train, download=self.download)
         if not is_train:
             self.held[False], self.indices["test"] = held, torch.arange(len(held.inputs))
             return
@@ -167,7 +174,7 @@ class InMemoryDataModule(L.LightningDataModule):
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device
             held = self.held[split != "test"] = replace(
-                held, inputs=moved(held.inputs, device), targets=moved(held.targets, device)
+                held, inputs=to_device(held.inputs, device), targets=to_device(held.targets, device)
             )
         normalize = self.facts.normalize.on(held.inputs.device)
         return BatchLoader(

@@ -173,7 +173,7 @@ def check_world_size(num_samples: int, batch_size: int, world_size: int) -> None
         )
 
 
-def check_whole(**named: tuple[Any, int]) -> None:
+def check_integers(**named: tuple[Any, int]) -> None:
     """Make sure that values are whole numbers, each with the least that it may be.
 
     Raises:
@@ -184,7 +184,7 @@ def check_whole(**named: tuple[Any, int]) -> None:
             raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
 
 
-def check_made(name: str, made: Any) -> None:
+def check_instantiated(name: str, made: Any) -> None:
     """Make sure that a node of the configuration was made.
 
     Raises:
@@ -200,7 +200,7 @@ def check_dataset(dataset: Callable[..., Any]) -> None:
     Raises:
         ValueError: It is nothing that makes one, or lacks another argument.
     """
-    check_made("dataset", dataset)
+    check_instantiated("dataset", dataset)
     try:
         inspect.signature(dataset).bind(root="", train=True, download=False)
     except TypeError as error:

@@ -75,7 +75,7 @@ class Resumable:
         if start and start["random"]:
             for _ in range(start["position"]):
                 batch = next(batches, None)
-                self._first = signature(batch) if self._first is None else self._first
+                self._first = batch_checksum(batch) if self._first is None else self._first
             self._position, ahead = start["position"], start["ahead"]
             restore_random_states(ahead or here)
             if not ahead:  # what others have changed since; and what was drawn between the batches
@@ -95,7 +95,7 @@ class Resumable:
                 return
             self._position += 1
             if self._position == 1:
-                self._first = signature(batch)
+                self._first = batch_checksum(batch)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Resumable:
             for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):  # type: ignore[attr-defined]
                 if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                     set_epoch(epoch)
-            is_same = signature(next(iter(self._kind.__iter__(self)), None)) == mine["first"]  # type: ignore[attr-defined]
+            is_same = batch_checksum(next(iter(self._kind.__iter__(self)), None)) == mine["first"]  # type: ignore[attr-defined]
             restore_random_states(here)
         for name, each in owned.items():
             each.restore(mine["objects"].get(name, []))
@@ -183,7 +183,7 @@ def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     return mine
 
 
-def signature(batch: Any) -> int:
+def batch_checksum(batch: Any) -> int:
     """Return a number that tells a batch from another one: a checksum of some of its values, spread evenly."""
     if isinstance(batch, Tensor):
         some = (
@@ -198,9 +198,9 @@ def signature(batch: Any) -> int:
     if isinstance(batch, dict):
         batch = list(batch.values())
     if isinstance(batch, list | tuple):
-        return zlib.crc32(repr([signature(part) for part in batch]).encode())
+        return zlib.crc32(repr([batch_checksum(part) for part in batch]).encode())
     if hasattr(batch, "__dict__"):
-        return signature(vars(batch))
+        return batch_checksum(vars(batch))
     return zlib.crc32(repr(batch).encode()) if isinstance(batch, str | bytes | int | float) else 0
 
 

@@ -21,14 +21,14 @@ from torch.utils.data import Dataset, default_collate
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
-from leyden.data.loaders import Order, check_made, check_whole, check_world_size, split
+from leyden.data.loaders import Order, check_instantiated, check_integers, check_world_size, split
 from leyden.data.transforms import Normalize, send
-from leyden.data.workers import Failure, Workers
+from leyden.data.workers import WorkerFailure, Workers
 from leyden.run.process import is_main_process
 
 
 @dataclass(frozen=True)
-class Samples:
+class SeededSamples:
     """Makes batches of a data set.
 
     Args:
@@ -138,7 +138,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: SeededSamples,
         indices_N: Tensor,
         *,
         batch_size: int,
@@ -168,7 +168,7 @@ class StreamLoader:
         start, self._start = self._start, 0
         for position, batch in enumerate(self._batches(self._tasks(start)), start + 1):
             self._position = position
-            if isinstance(batch, Failure):
+            if isinstance(batch, WorkerFailure):
                 self.samples(batch.task)  # fails here as it did there, with a traceback of its own
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch.text}")
             inputs, targets = (send(part, self.device) for part in batch)
@@ -311,11 +311,11 @@ class StreamedDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         val_size, split_seed = 0 if val_size is None else val_size, seed if split_seed is None else split_seed
-        check_whole(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
-        check_whole(num_workers=(num_workers, 0), seed=(seed, 0), split_seed=(split_seed, 0))
-        check_whole(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
+        check_integers(num_workers=(num_workers, 0), seed=(seed, 0), split_seed=(split_seed, 0))
+        check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
         if augment is not None:
-            check_made("augment", augment)
+            check_instantiated("augment", augment)
         if normalize not in ("unit", "standardize"):
             raise ValueError(f"normalize={normalize}: must be one of unit, standardize")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
@@ -374,7 +374,7 @@ class StreamedDataModule(L.LightningDataModule):
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Samples of a split as the data set gives them, shape (N, ...), on the CPU."""
         dataset, indices_N = self.splits[split]
-        inputs, _ = Samples(dataset, self.seed, None)((0, indices_N[indices].tolist()))
+        inputs, _ = SeededSamples(dataset, self.seed, None)((0, indices_N[indices].tolist()))
         return torch.as_tensor(inputs)
 
     def check_world_size(self, world_size: int) -> None:
@@ -422,7 +422,7 @@ class StreamedDataModule(L.LightningDataModule):
             device = self.trainer.strategy.root_device
         dataset, indices_N = self.splits[split]
         loader = StreamLoader(
-            Samples(dataset, self.seed, augment),
+            SeededSamples(dataset, self.seed, augment),
             indices_N,
             batch_size=batch_size,
             num_workers=self.num_workers,

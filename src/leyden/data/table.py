@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
-from leyden.data.files import ZIP, decode, digest_of, read_file
+from leyden.data.files import ZIP, decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
 SUFFIXES = (".csv", ".parquet", ".npz")
@@ -72,7 +72,7 @@ def columns_of(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
-    text = decode(path, content)
+    text = decode_text(path, content)
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     names: list[str] = []
     rows: list[list[str]] = []

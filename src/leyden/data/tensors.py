@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from leyden.data.fetch import expected, load
+from leyden.data.fetch import expected_checksums, load
 from leyden.data.files import digest_of_tensor
 from leyden.data.random_state import random_states
 
@@ -45,7 +45,7 @@ class Tensors:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def tensors(source: Any) -> Tensors:
+def to_tensors(source: Any) -> Tensors:
     """The tensors of a data set.
 
     Args:
@@ -147,7 +147,7 @@ def _what(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
-def moved(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, with its strides: windows of a text that overlap stay views of one text there."""
     overlaps = values.untyped_storage().nbytes() < values.numel() * values.element_size()
     if values.device == device or not overlaps:
@@ -166,7 +166,7 @@ def keep_tensors() -> None:
     _kept = _kept or {}
 
 
-def read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
+def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
     """The training or the test set, as `load` and `tensors` give it; what a job has changed in place is read anew.
 
     Raises:
@@ -179,10 +179,12 @@ def read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
             return there
     before = _random()
     source = load(dataset, root, train=train, download=download)
-    found = tensors(source)
+    found = to_tensors(source)
     if train:  # what `load` has just checked, or a data set has read, is not hashed again
         digests = (
-            getattr(source, "digests", None) or expected(dataset, root) or _hashed(type(source).__name__, found)
+            getattr(source, "digests", None)
+            or expected_checksums(dataset, root)
+            or _hashed(type(source).__name__, found)
         )
         found = replace(found, digests=digests)
     # What is drawn at random depends on the seed of the job.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.data.files import decode, digest_of, read_file
+from leyden.data.files import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # what the training part does not have
 Unit = Literal["characters", "bytes"]
@@ -54,11 +54,11 @@ class Text(Dataset[None]):
         if not isinstance(test_size, float) or not 0 < test_size < 1:
             raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         content = self.read(Path(root), file)
-        text = content.decode("latin-1") if unit == "bytes" else decode(Path(root, file), content)
+        text = content.decode("latin-1") if unit == "bytes" else decode_text(Path(root, file), content)
         self.digests = {file: digest_of(content)}
         end = len(text) - round(test_size * len(text))
         self.vocabulary = [*BYTES] if unit == "bytes" else sorted({*text[:end], UNKNOWN})
-        tokens = encode(text[:end] if train else text[end:], self.vocabulary)
+        tokens = encode_text(text[:end] if train else text[end:], self.vocabulary)
         if len(tokens) <= context:
             raise ValueError(f"{file}: {len(tokens)} tokens are too few for windows of context={context}")
         windows_NT = tokens.unfold(0, context + 1, stride)
@@ -75,7 +75,7 @@ class Text(Dataset[None]):
         return read_file(root, file)
 
 
-def encode(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
+def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
     """The tokens of a text, shape (L,), int64; what the vocabulary does not have is `UNKNOWN`.
 
     Raises:
@@ -95,7 +95,7 @@ def tokens_of(text: str, vocabulary: tuple[str, ...]) -> Tensor:
     Raises:
         ValueError: As above.
     """
-    return encode(text.encode().decode("latin-1") if vocabulary == BYTES else text, vocabulary)
+    return encode_text(text.encode().decode("latin-1") if vocabulary == BYTES else text, vocabulary)
 
 
 def text_of(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:

@@ -27,7 +27,7 @@ NOT_THEIRS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """What a task has failed by in a worker.
 
     Args:
@@ -142,7 +142,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
             try:
                 connection.send(_shared(work(task), next(places)))
             except Exception:  # whatever it is: it is for the other process to tell
-                connection.send(Failure(task, traceback.format_exc()))
+                connection.send(WorkerFailure(task, traceback.format_exc()))
 
 
 def _shared(result: Any, place: list[Tensor]) -> Any:

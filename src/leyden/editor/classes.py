@@ -275,7 +275,7 @@ def _modules(package: str) -> Iterator[Any]:
             names += [each.name for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{package}.")]
 
 
-def choices() -> dict[str, dict[str, Any]]:
+def group_files() -> dict[str, dict[str, Any]]:
     """The files of each group of `conf/` by its folder: what each holds, with its package as `@package`."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(CONF.glob("*/**/*.yaml")):

@@ -19,8 +19,8 @@ from leyden.editor.classes import (
     Groups,
     Schema,
     aliases,
-    choices,
     find,
+    group_files,
     known,
     needed,
     schema_of,
@@ -191,7 +191,7 @@ def comments(text: str) -> dict[str, str]:
 
 def schemas() -> dict[str, Schema]:
     """All of them, by the names of their files: that of a group is its folder, as `callbacks.averaging`."""
-    groups = choices()
+    groups = group_files()
     made = {group.replace("/", "."): _of_group(groups, group) for group in groups}
     return made | {name: _of_root(groups, name) for name in SCHEMAS}
 

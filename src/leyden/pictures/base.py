@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.tasks.task import Task
 
 
@@ -47,7 +47,7 @@ def logged_steps(trainer: L.Trainer) -> int:
 NAMES = {"val": "validation split", "test": "test set"}
 
 
-class OnEvaluation(Showing):
+class OnEvaluation(DisplayCallback):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
     That is the one of the test set, if the run evaluates on it, else of the validation split: no callback looks at

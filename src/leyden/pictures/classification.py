@@ -62,20 +62,20 @@ class Confusion(OnClasses):
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Draw the matrix into both."""
-        pixels = render(figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
+        pixels = render(confusion_figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
         add_image(trainer, f"confusion/{evaluation.split}", pixels, trainer.global_step)
 
 
-def counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
+def confusion_counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
     """Number of images by true and predicted class, shape (K, K)."""
     num_classes = len(evaluation.class_names)
     pairs = evaluation.labels_N * num_classes + evaluation.probabilities_NK.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def figure(evaluation: ClassEvaluation) -> Figure:
+def confusion_figure(evaluation: ClassEvaluation) -> Figure:
     """One row per true class, one column per predicted class, coloured by the share of the row."""
-    counts_KK = counts(evaluation)
+    counts_KK = confusion_counts(evaluation)
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts_KK)
     longest = max(map(len, evaluation.class_names)) if num_classes <= MAX_WRITTEN else 3

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 from matplotlib.figure import Figure
 
-from leyden.callbacks.display import Showing
-from leyden.callbacks.logged_metrics import panel, stages_of
+from leyden.callbacks.display import DisplayCallback
+from leyden.callbacks.logged_metrics import chart_of, stages_of
 from leyden.pictures.base import tensorboard_writer
 from leyden.pictures.figures import render
 from leyden.run.result import points
@@ -20,7 +20,7 @@ from leyden.tasks.task import Task
 LABELS = {"acc": "accuracy"}
 
 
-def layout(stages: Mapping[str, str]) -> dict[str, Any]:
+def chart_layout(stages: Mapping[str, str]) -> dict[str, Any]:
     """One chart per metric, with all splits in it; and what tells of the optimization.
 
     Args:
@@ -30,9 +30,9 @@ def layout(stages: Mapping[str, str]) -> dict[str, Any]:
     for stage in ("train", "val", "test"):
         for name in sorted(name for name in stages if stages[name] == stage):
             if name.removesuffix("_step") not in stages or not name.endswith("_step"):
-                charts.setdefault(panel(name), []).append(f"^{re.escape(name)}$")
+                charts.setdefault(chart_of(name), []).append(f"^{re.escape(name)}$")
     learning = {LABELS.get(title, title): ["Multiline", charts[title]] for title in sorted(charts, key=_loss_first)}
-    steps = sorted(name for name in stages if name.endswith("_step") and panel(name) == "loss")
+    steps = sorted(name for name in stages if name.endswith("_step") and chart_of(name) == "loss")
     of_steps = {"loss of the last steps": ["Multiline", [f"^{re.escape(name)}$" for name in steps]]}
     optimization = {
         **(of_steps if steps else {}),
@@ -46,7 +46,7 @@ def _loss_first(title: str) -> tuple[bool, str]:
     return title != "loss", title
 
 
-class Layout(Showing):
+class Layout(DisplayCallback):
     """Lets training and validation share a chart in TensorBoard's custom scalars.
 
     It is written once for all starts: at the first one, or, as a module that is no `Task` does not say what it logs, when
@@ -71,7 +71,7 @@ class Layout(Showing):
     @staticmethod
     def _write(trainer: L.Trainer, stages: Mapping[str, str]) -> None:
         if writer := tensorboard_writer(trainer):
-            writer.add_custom_scalars(layout(stages))
+            writer.add_custom_scalars(chart_layout(stages))
 
 
 MAX_PANELS = 4
@@ -79,7 +79,7 @@ COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
 OF_STEPS = "#c6d8ea"  # beside a mean over the epoch, which is in front of it
 
 
-class Curves(Showing):
+class Curves(DisplayCallback):
     """Draws `curves.png` when training ends, well or not, from all of `metrics.csv`, earlier starts included.
 
     Where nothing logs to `metrics.csv` there is no picture.
@@ -90,8 +90,8 @@ class Curves(Showing):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves of all starts."""
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (found := read(directory / "metrics.csv")):
-            render(draw(found, stages_of(trainer).names), directory / "curves.png")
+        if trainer.is_global_zero and (found := read_curves(directory / "metrics.csv")):
+            render(draw_curves(found, stages_of(trainer).names), directory / "curves.png")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Draw them, unless the run was stopped from outside and is to go on."""
@@ -99,7 +99,7 @@ class Curves(Showing):
             self.on_fit_end(trainer, pl_module)
 
 
-def read(path: Path) -> dict[str, list[tuple[int, float]]]:
+def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Points (step, value) of each curve, those only that are finite numbers."""
     curves = defaultdict(list)
     for step, metric, value in points(path):
@@ -108,7 +108,7 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def draw(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
+def draw_curves(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
     """One panel per metric, the loss first, of training and validation over optimizer steps.
 
     Args:
@@ -118,7 +118,7 @@ def draw(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -
     panels: dict[str, list[str]] = {}
     for name in found:
         if name in stages:
-            panels.setdefault(panel(name), []).append(name)
+            panels.setdefault(chart_of(name), []).append(name)
     titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
     figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)  # a layout engine draws twice

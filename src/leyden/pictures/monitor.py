@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.samples_seen import batch_size
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.pictures.base import logged_steps, tensorboard_writer
 from leyden.run.directory import Run
-from leyden.run.identity import typed_choices
+from leyden.run.identity import typed_overrides
 from leyden.run.process import num_cores
 
 # Linux keeps here for how long a thread has computed, and for how long it could have, but others did, in nanoseconds.
@@ -27,7 +27,7 @@ NOTICED = 0.2  # of its time
 LEAST_S = 1.0  # what is over sooner is slow for nobody
 
 
-class Load(Showing):
+class CpuContention(DisplayCallback):
     """Says, once, that a run is slowed by a busy machine: after its first epoch, if it waited for a processor for a fifth of the time.
 
     The first epoch is the first that ends a second or more after the run began to train. It is silent where the system
@@ -151,7 +151,7 @@ def _position(trainer: L.Trainer, optimizer: Optimizer) -> int:
     return next(n for n, each in enumerate(trainer.optimizers) if each.param_groups is optimizer.param_groups)
 
 
-class Texts(Showing):
+class ProvenanceText(DisplayCallback):
     """Shows each logger the resolved configuration; in TensorBoard's texts also where the run comes from.
 
     `run/config` is `config.yaml`, `run/provenance` the last start in `provenance.json`, and `run/command` what
@@ -172,12 +172,12 @@ class Texts(Showing):
             step = trainer.global_step
             writer.add_text("run/config", _block(config), step)
             writer.add_text("run/provenance", _block(json.dumps(start, indent=2)), step)
-            writer.add_text("run/command", _block(command(run, start["git"]["sha"], bool(diff))), step)
+            writer.add_text("run/command", _block(rerun_command(run, start["git"]["sha"], bool(diff))), step)
 
 
-def command(run: Run, sha: str | None, changed: bool) -> str:
+def rerun_command(run: Run, sha: str | None, changed: bool) -> str:
     """The command that makes the same run anew."""
-    typed = [override for override in run.overrides if typed_choices([override])]
+    typed = [override for override in run.overrides if typed_overrides([override])]
     checkout = f"git checkout {sha}\n" if sha else ""
     if changed:
         checkout += "git apply diff  # git.diff in provenance.json\n"

@@ -13,14 +13,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.config.terminal import Terminal
 from leyden.data.contract import sizes_of
 from leyden.pictures.base import add_image, image_loggers, logged_steps, tensorboard_writer
 from leyden.tasks.task import network_of
 
 
-class Graph(Showing):
+class Graph(DisplayCallback):
     """Writes the graph of the network's operations for TensorBoard, traced on a copy of it.
 
     A network that can't be traced has none; a line says so, and training goes on. A LightningModule that has no part
@@ -53,7 +53,7 @@ class Graph(Showing):
                 print(f"no graph for TensorBoard: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
-class Histograms(Showing):
+class Histograms(DisplayCallback):
     """Writes histograms of each parameter, and of its gradient in the last step, for TensorBoard.
 
     Args:
@@ -90,7 +90,7 @@ NUM_COLUMNS = 8
 MIN_PIXELS = 28  # a side of a tile; smaller ones are enlarged
 
 
-class Weights(Showing):
+class Weights(DisplayCallback):
     """Shows the weights of the first layer as images, after each epoch, where that layer sees pixels.
 
     Blue is negative, white is zero, red is positive; weights to three channels are shown as colours.
@@ -154,7 +154,7 @@ def mosaic(tiles_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picture
 
 
-class Summary(Showing):
+class Summary(DisplayCallback):
     """Prints the layers with their parameters, the sizes of the splits, and where training runs."""
 
     @rank_zero_only

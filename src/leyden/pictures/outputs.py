@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.data.text import text_of
 from leyden.pictures.base import NAMES, OnEvaluation, add_image, image_loggers, logged_steps, tensorboard_writer
 from leyden.pictures.figures import render, sheet
@@ -18,7 +18,7 @@ from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
 
-class Samples(Showing):
+class Samples(DisplayCallback):
     """Shows the first images that a network is trained on, as it sees them, with their classes.
 
     Args:
@@ -96,12 +96,16 @@ class Predicted(OnEvaluation):
         predicted_NT, true_NT = (
             values.float().reshape(len(values), -1).numpy() for values in (predictions, targets)
         )
-        made = figure(predicted_NT, true_NT, self.target_names, f"{NAMES[split]}, {len(targets):,} samples")
+        made = prediction_figure(
+            predicted_NT, true_NT, self.target_names, f"{NAMES[split]}, {len(targets):,} samples"
+        )
         pixels = render(made, Path(trainer.default_root_dir) / "predicted.png")
         add_image(trainer, f"predicted/{split}", pixels, trainer.global_step)
 
 
-def figure(predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str) -> Figure:
+def prediction_figure(
+    predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str
+) -> Figure:
     """One panel per target, on equal axes, with the line on which a right prediction lies, and R²."""
     num = min(len(names), MAX_PANELS)
     made = Figure(figsize=(4.2 * num, 4.4), layout="constrained")
@@ -125,7 +129,7 @@ def figure(predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, 
     return made
 
 
-class Generated(Showing):
+class Generated(DisplayCallback):
     """Writes a text that the network makes after each epoch, for TensorBoard's texts; always with the same chances.
 
     It goes on from the first token of the vocabulary that is a line's end, or else from the first token of all.

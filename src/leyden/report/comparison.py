@@ -9,12 +9,12 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, grid
+from leyden.config.terminal import Terminal, text_table
 from leyden.report.difference import add_rows, differing
-from leyden.report.held_out import tested
-from leyden.report.listing import as_json, text, values
+from leyden.report.held_out import test_set_remarks
+from leyden.report.listing import as_json, format_value, values
 from leyden.report.query import check_known, parse
-from leyden.report.ranking import Row, described, deviation, following, merge, varied
+from leyden.report.ranking import Row, derived_keys, described, merge, standard_deviation, varied
 from leyden.report.records import Record, States, fill_choices, read_each
 from leyden.report.statistics import LEAST, LEVEL, Group, Verdict, improvement, verdict
 
@@ -98,7 +98,7 @@ def compare(directories: Sequence[Path], conditions: Sequence[str], states: Stat
         verdict=verdict(*groups, aim.mode, LEVEL / (sides[0].num_rows * sides[1].num_rows)),
         improvement=improvement(first, second, aim.mode),
         configs=_configs(*sides),
-        test_evaluations=tested([record for side in sides for record in side.row.records]),
+        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
     )
 
 
@@ -107,7 +107,7 @@ def _configs(*sides: Side) -> tuple[dict[str, Any], ...]:
     configs = [[record.config for record in side.row.finished] for side in sides]
     averaged = {key for side in sides for key in side.averaged}
     varying = {key for same in configs for key in varied(same)} | averaged
-    varying |= following([config for same in configs for config in same], [*averaged])
+    varying |= derived_keys([config for same in configs for config in same], [*averaged])
     return tuple({key: value for key, value in same[0].items() if key not in varying} for same in configs)
 
 
@@ -157,13 +157,13 @@ def _side(directory: Path, condition: str, records: Sequence[Record]) -> Side:
     return Side(directory, condition, rows[0], len(rows), averaged)
 
 
-def show(comparison: Comparison, form: str) -> None:
+def print_comparison(comparison: Comparison, form: str) -> None:
     """Print it as `table` or `json`."""
     if form == "json":
         print(json.dumps(as_json(_for_programs(comparison)), indent=2))  # as ASCII: it steers no terminal
         return
     a, b = comparison.sides
-    table = grid("", "A", "B")
+    table = text_table("", "A", "B")
     table.add_row("runs", str(a.directory), str(b.directory))
     if a.condition or b.condition:
         table.add_row("where", a.condition, b.condition)
@@ -179,7 +179,7 @@ def show(comparison: Comparison, form: str) -> None:
     if settings:
         allowed = "; the interval allows for that" * (comparison.verdict.interval is not None)
         console.print(f"A best setting was chosen by these very values, which flatters it{allowed}.")
-    table = grid("", "", "A", "B")
+    table = text_table("", "", "A", "B")
     add_rows(table, "configuration", *comparison.configs)
     console.print("")
     aside = f", {' and '.join(comparison.averaged)} left aside" if comparison.averaged else ""
@@ -190,12 +190,12 @@ def show(comparison: Comparison, form: str) -> None:
 
 def _setting(side: Side) -> str:
     """The choices of the best of several settings."""
-    chosen = " ".join(f"{key}={text(value)}" for key, value in side.row.choices.items())
+    chosen = " ".join(f"{key}={format_value(value)}" for key, value in side.row.choices.items())
     return f"{chosen} (the best of {side.num_rows})" if side.num_rows > 1 else ""
 
 
 def _reached(group: Group) -> str:
-    spread = deviation(values := list(group.values.values()))
+    spread = standard_deviation(values := list(group.values.values()))
     return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
 
 
@@ -245,7 +245,7 @@ def _for_programs(comparison: Comparison) -> dict[str, Any]:
             "n": len(values),
             "num_runs": side.row.num_all(side.averaged),
             "mean": statistics.fmean(values),
-            "deviation": deviation(values),
+            "deviation": standard_deviation(values),
             "runs": [str(record.run.directory) for record in side.row.finished],
         }
     return {

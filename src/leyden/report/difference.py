@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import Terminal, grid
+from leyden.config.terminal import Terminal, text_table
 from leyden.config.values import flatten
 from leyden.run.directory import Run, changed, trained_on
 from leyden.run.files import first_difference, read_fingerprints
@@ -44,7 +44,7 @@ def differences(*runs: Run, parts: Sequence[str] = ("configuration", "data", "co
         "machine": _machine,
         "result": _result,
     }
-    table = grid("", "", *(run.directory.name for run in runs))
+    table = text_table("", "", *(run.directory.name for run in runs))
     for part in parts:
         values = [read[part](run) for run in runs]
         if part != "data" or all(values):  # of data that one has not recorded nothing is known

@@ -10,12 +10,12 @@ from leyden.config.values import flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
 from leyden.run.evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 
 MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
 
 
-def tested(records: Sequence[Record]) -> list[str]:
+def test_set_remarks(records: Sequence[Record]) -> list[str]:
     """Return the lines; none, if none of the runs was evaluated on the test set as far as is known.
 
     Args:
@@ -81,7 +81,7 @@ def _by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
     alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but whole numbers
     for directory in directories:
         try:
-            config = deciding(dict(flatten(Run(directory).config)))
+            config = identity_values(dict(flatten(Run(directory).config)))
         except (UserError, ValueError):  # it is gone, or no path
             continue
         if type(seed := config.get("seed")) is not int:

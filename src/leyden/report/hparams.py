@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from leyden.config.errors import reported
+from leyden.config.errors import log_and_continue
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.files import replacing
-from leyden.run.identity import typed_choices
+from leyden.run.identity import typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 
@@ -29,7 +29,7 @@ def write_hparams(run: Run, result: Result) -> None:
         "tensorboard" in str(node.get("_target_")) for node in (run.config.get("logger") or {}).values() if node
     )
     if logged and is_main_process():
-        with reported("the row for TensorBoard's HParams"):
+        with log_and_continue("the row for TensorBoard's HParams"):
             _write(run, result)
 
 
@@ -40,7 +40,7 @@ def _write(run: Run, result: Result) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     start = plugin_data_pb2.SessionStartInfo()
-    for key, value in {**choices(run), "status": result.status}.items():
+    for key, value in {**hparams_of(run), "status": result.status}.items():
         kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
         setattr(start.hparams[key], f"{kind}_value", value)
     failed = result.status == "failed"
@@ -58,10 +58,10 @@ def _write(run: Run, result: Result) -> None:
         records.write(Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString())
 
 
-def choices(run: Run) -> dict[str, float | bool | str]:
+def hparams_of(run: Run) -> dict[str, float | bool | str]:
     """What was typed at the first start, less what steers a start, by its resolved value."""
     flat = dict(flatten(run.config))
-    typed = {key: flat.get(key, text) for key, text in typed_choices(run.overrides).items()}
+    typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     return {
         key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
         for key, value in typed.items()

@@ -23,7 +23,7 @@ SHOWN = ("status", "age", "objective", "directory")  # keys that have a column a
 
 
 @dataclass(frozen=True)
-class Line:
+class ListedRun:
     """A run.
 
     Args:
@@ -47,7 +47,7 @@ class Line:
     values: dict[str, Any]
 
 
-def lines(directory: Path, states: States, *, where: str, sort: str) -> tuple[list[Line], list[str]]:
+def list_runs(directory: Path, states: States, *, where: str, sort: str) -> tuple[list[ListedRun], list[str]]:
     """The runs in or below a directory that fulfil a condition, in order.
 
     Args:
@@ -97,9 +97,9 @@ def _is_there(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _line(record: Record, own: dict[str, Any], asked: Sequence[str]) -> Line:
+def _line(record: Record, own: dict[str, Any], asked: Sequence[str]) -> ListedRun:
     num = record.result.epochs if record.result else None
-    return Line(
+    return ListedRun(
         directory=record.run.directory,
         status=own["status"],
         age_s=own["age"],
@@ -125,13 +125,17 @@ def _is_still(record: Record) -> bool:
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def show(found: Sequence[Line], asked: list[str], form: str) -> None:
+def print_runs(found: Sequence[ListedRun], asked: list[str], form: str) -> None:
     """Print runs as `table`, `json` or `csv`; the keys that were asked for have columns of their own."""
-    shows: dict[str, Callable[[Sequence[Line], list[str]], None]] = {"table": _table, "json": _json, "csv": _csv}
+    shows: dict[str, Callable[[Sequence[ListedRun], list[str]], None]] = {
+        "table": _table,
+        "json": _json,
+        "csv": _csv,
+    }
     shows[form](found, asked)
 
 
-def _table(found: Sequence[Line], asked: list[str]) -> None:
+def _table(found: Sequence[ListedRun], asked: list[str]) -> None:
     if not found:
         print("no run fulfils this")
         return
@@ -139,7 +143,7 @@ def _table(found: Sequence[Line], asked: list[str]) -> None:
     for line in found:
         path = line.directory
         name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-        values = [text(line.asked[key]) if key in line.asked else "" for key in asked]
+        values = [format_value(line.asked[key]) if key in line.asked else "" for key in asked]
         objective = "" if line.objective is None else f"{line.objective:.4f}"
         table.append([name, line.status, _age(line.age_s), line.far, objective, *values, line.typed])
     table = [[printable(cell).replace("\n", " ") for cell in row] for row in table]
@@ -149,7 +153,7 @@ def _table(found: Sequence[Line], asked: list[str]) -> None:
         print("  ".join(padded).rstrip())
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a configuration, or a metric, as a table shows it."""
     if value is None:
         return "null"
@@ -165,7 +169,7 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _rows(found: Sequence[Line]) -> list[dict[str, Any]]:
+def _rows(found: Sequence[ListedRun]) -> list[dict[str, Any]]:
     """The fields of each line, and what it has of what was asked for."""
     fields = {"asked", "values"}
     rows = [{name: value for name, value in vars(line).items() if name not in fields} for line in found]
@@ -175,11 +179,11 @@ def _rows(found: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _json(found: Sequence[Line], asked: list[str]) -> None:
+def _json(found: Sequence[ListedRun], asked: list[str]) -> None:
     print(json.dumps(_rows(found), indent=2))  # as ASCII, so that nothing in it steers a terminal
 
 
-def _csv(found: Sequence[Line], asked: list[str]) -> None:
+def _csv(found: Sequence[ListedRun], asked: list[str]) -> None:
     rows = _rows(found)
     heads = [key for key in rows[0] if key not in asked] if rows else []
     table = csv.DictWriter(written := io.StringIO(), [*heads, *asked], lineterminator="\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from leyden.config.paths import ROOT
-from leyden.config.terminal import Terminal, from_here, python, typed
+from leyden.config.terminal import Terminal, python_command, quoted_override, relative_path
 from leyden.run.directory import Run
 from leyden.run.result import Result
 
@@ -23,7 +23,7 @@ def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
 
 
 def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
-    where = from_here(run.directory)
+    where = relative_path(run.directory)
     typed_before = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
     choices = {key: override for key, override in typed_before.items() if key not in OF_ONE_START}
     trainer = run.config["trainer"]
@@ -31,12 +31,15 @@ def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         if Path.cwd() == ROOT and shutil.which("make"):
             yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
         else:
-            yield f"{python()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
+            yield f"{python_command()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
     if result.can_be_tested and not result.is_tested:
-        yield f"{_verb('evaluate')} {typed('run', where)}", "its accuracy, or what it has, on the test set"
+        yield (
+            f"{_verb('evaluate')} {quoted_override('run', where)}",
+            "its accuracy, or what it has, on the test set",
+        )
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):  # a schedule ends with its run
         longer = [*choices.values(), f"trainer.max_epochs={2 * result.epochs}"]
-        yield f"{_verb('train')} {typed('run_dir', where)} {shlex.join(longer)}", "train on"
+        yield f"{_verb('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if isinstance(rate, float) and rate > 0:
         others = [override for key, override in choices.items() if key not in ("optimizer.lr", "test")]
@@ -46,7 +49,7 @@ def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _verb(name: str) -> str:
-    return f"{python()} -m leyden.{name}"
+    return f"{python_command()} -m leyden.{name}"
 
 
 def print_result(run: Run, result: Result, *, further: bool) -> None:
@@ -66,7 +69,7 @@ def print_result(run: Run, result: Result, *, further: bool) -> None:
         table.add_row("speed", f"{result.samples_per_second:,.0f} samples/s")
     console = Terminal()
     console.print(table)
-    console.print(f"run directory: {from_here(run.directory)}")
+    console.print(f"run directory: {relative_path(run.directory)}")
     if further:
         print_next_steps(run, result)
 

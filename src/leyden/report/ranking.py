@@ -13,7 +13,7 @@ from leyden.config.terminal import warn
 from leyden.report.records import Record
 from leyden.report.statistics import LEAST, LEVEL, Group, verdict
 from leyden.run.files import read_json
-from leyden.run.identity import deciding
+from leyden.run.identity import identity_values
 
 AVERAGED = ["seed", "data.fold", "fork"]  # of runs that no sweep holds together, as conf/train.yaml has it
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of several folds share training data
@@ -63,7 +63,7 @@ class Row:
         return {
             **{key: "null" if value is None else value for key, value in self.choices.items()},
             "objective": means.pop(metrics[0]),
-            "deviation": deviation(firsts),
+            "deviation": standard_deviation(firsts),
             **means,
             "n": len(ended),
             "epochs": _mean([record.epochs for record in self.records]),
@@ -114,8 +114,8 @@ def _same(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str,
 
 def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
     """Keys that vary among runs and can change a bit of them; but those that a mean is over, and what takes its value from them."""
-    configs = [deciding(record.config) for record in records] if len(records) > 1 else []
-    followers = following(configs, averaged)
+    configs = [identity_values(record.config) for record in records] if len(records) > 1 else []
+    followers = derived_keys(configs, averaged)
     return [
         key
         for key in varied(configs)
@@ -125,7 +125,7 @@ def _untyped(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
     ]
 
 
-def following(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
+def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
     """Return the keys that vary, and take their value from one that a mean is over, as `data.split_seed` from `seed`."""
     return {
         key
@@ -167,7 +167,7 @@ def varied(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({(key in chosen, str(chosen.get(key))) for chosen in choices}) > 1]
 
 
-def front(records: Sequence[Record]) -> list[Record]:
+def pareto_front(records: Sequence[Record]) -> list[Record]:
     """The finished runs that no other one equals or beats in all objectives, best first: the Pareto front.
 
     Of one objective it is the best run.
@@ -184,7 +184,7 @@ def front(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def deviation(values: Sequence[float]) -> float | None:
+def standard_deviation(values: Sequence[float]) -> float | None:
     """The standard deviation; None where there is none, as of one value, or of a loss that is infinite."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 

@@ -13,7 +13,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.fork import point
-from leyden.run.identity import typed_choices
+from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.result import Result, points
 
@@ -195,7 +195,7 @@ def read_record(run: Run, states: Mapping[str, str]) -> Record:
     """
     plain, result, starts = run.config, run.result, run.starts
     config = dict(flatten(plain))
-    typed = typed_choices(starts[0]["overrides"] if starts else [])
+    typed = typed_overrides(starts[0]["overrides"] if starts else [])
     if isinstance(
         fork := config.get("fork"), str
     ):  # the parent, which a mean can be over, and where the fork left it

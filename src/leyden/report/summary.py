@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, grid, typed
-from leyden.report.held_out import tested
-from leyden.report.listing import as_json, text
-from leyden.report.ranking import MARK, Contenders, Row, contenders, described, front, merge, varied
+from leyden.config.terminal import Terminal, quoted_override, text_table
+from leyden.report.held_out import test_set_remarks
+from leyden.report.listing import as_json, format_value
+from leyden.report.ranking import MARK, Contenders, Row, contenders, described, merge, pareto_front, varied
 from leyden.report.records import Record, States, position, read_records
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
@@ -26,7 +26,7 @@ NUM_TICKS = 6  # values that are written at the axis one by one
 MAX_LABEL = 24  # characters; of longer texts, as paths, the end tells more
 
 
-def draw(
+def draw_summary(
     points: Sequence[tuple[dict[str, Any], Sequence[float]]],
     metrics: Sequence[str],
     *,
@@ -231,7 +231,7 @@ def remarks(
     for winner in testable:
         reached = ", ".join(f"{value:.6g}" for value in winner.values)
         lines.append(
-            f"    python -m leyden.evaluate {typed('run', winner.run.directory)}"
+            f"    python -m leyden.evaluate {quoted_override('run', winner.run.directory)}"
             + f"  # {reached}" * (len(aims) > 1)
         )
     if (study := directory / "study.journal").is_file():
@@ -282,8 +282,8 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     file.writerows(cells)
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
     # Of several seeds the best is that of the best row, not the luckiest of all.
-    winners = front(rows[0].records if is_single else records)
-    evaluations = tested(records)
+    winners = pareto_front(rows[0].records if is_single else records)
+    evaluations = test_set_remarks(records)
     repeats = any(cell["n"] < len(row.counted) for cell, row in zip(cells, rows, strict=True))
     once = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
     said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *evaluations]
@@ -295,7 +295,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
     lines.insert(1, "|" + "---|" * len(head))
     _write(directory / "summary.md", "\n".join([*lines, "", *said, ""]).encode(errors="surrogateescape"))
-    picture = draw(
+    picture = draw_summary(
         [(record.choices, record.values) for record in records if record.values],
         metrics,
         log=log_keys,
@@ -312,7 +312,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
         return [winner.run for winner in winners]
     short = [key.rpartition(".")[2] for key in keys]  # where it is clear
     names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-    table = grid(*names, *metrics, *HEAD)
+    table = text_table(*names, *metrics, *HEAD)
     for texts in shown[:NUM_SHOWN]:
         table.add_row(*texts)
     console = Terminal()
@@ -342,7 +342,7 @@ def _texts(
     further = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
     num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
-    return [*(text(cells[key]) for key in keys), objective, *further, num, *numbers, cells["status"]]
+    return [*(format_value(cells[key]) for key in keys), objective, *further, num, *numbers, cells["status"]]
 
 
 def _for_programs(

@@ -13,7 +13,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.report.printout import print_next_steps
 from leyden.reproduction.environment import accelerator, python_as_there, python_here, threads
-from leyden.reproduction.recipe import check_parent, keep_overrides, recipe, write
+from leyden.reproduction.recipe import check_parent_checkpoint, keep_overrides, recipe, write_config
 from leyden.reproduction.sources import check_data, checked_out, code_of
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -25,7 +25,7 @@ ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if 
 
 
 @dataclass(frozen=True)
-class How:
+class ReproduceOptions:
     """How a run is made anew.
 
     Args:
@@ -45,7 +45,7 @@ class How:
     env: bool = False
 
 
-def reproduce(run: Run, how: How) -> Run:
+def reproduce(run: Run, how: ReproduceOptions) -> Run:
     """Train a run anew.
 
     Args:
@@ -58,7 +58,7 @@ def reproduce(run: Run, how: How) -> Run:
     Raises:
         UserError: It can't be made as it was, or its training has failed.
     """
-    check_parent(run)
+    check_parent_checkpoint(run)
     if not read_fingerprints(run.directory):
         raise UserError(f"{run.directory}: has no {NAME}, to which the new run could be compared")
     directory = (how.output or _directory(run)).absolute()
@@ -73,7 +73,7 @@ def reproduce(run: Run, how: How) -> Run:
             root = recipe(run, tree, how.data_root, trust=how.trust)
             root["trainer"]["accelerator"] = by
             check_data(run, root.get("data"))
-            write({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")
+            write_config({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")
             python = python_as_there(run, tree) if how.env else python_here(run)
             _train(str(python), tree, folder, _environment(tree, number))
     finally:

@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import in_conf
+from leyden.config.hydra import composing
 from leyden.config.paths import ROOT
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
-from leyden.run.files import digest, write_whole
+from leyden.run.files import sha256_of, write_whole
 from leyden.run.fork import group_choices
-from leyden.run.identity import CONTROL, Choices, as_typed
+from leyden.run.identity import CONTROL, RunIdentity, hydra_value
 
 
 def keep_overrides(there: RunContents, here: Run) -> bool:
@@ -54,7 +54,7 @@ def _leading_to(run: Run, given: list[str]) -> list[str] | None:
     kept = [each for each in given if each in group_choices()]
     try:
         if root := dict(flatten(run.config)).get("data.root"):
-            kept.append(f"data.root={as_typed(root)}")
+            kept.append(f"data.root={hydra_value(root)}")
         kept += _choices(run, kept).corrections(run.config)
         if any({*"$\\"} & {*each} for each in kept):  # a text that Hydra could read as something else
             return None
@@ -63,14 +63,14 @@ def _leading_to(run: Run, given: list[str]) -> list[str] | None:
         return None
 
 
-def _choices(run: Run, overrides: list[str]) -> Choices:
+def _choices(run: Run, overrides: list[str]) -> RunIdentity:
     """Those that a command with overrides would have."""
-    with in_conf():
+    with composing():
         cfg: Any = hydra.compose("train", overrides=overrides, return_hydra_config=True)
     groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
-    return Choices.of(cfg, groups, run_dir=Path(run.directory))
+    return RunIdentity.of(cfg, groups, run_dir=Path(run.directory))
 
 
 def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
-def write(root: dict[str, Any], path: Path) -> None:
+def write_config(root: dict[str, Any], path: Path) -> None:
     """Write a configuration to a file, of which OmegaConf reads the same.
 
     Raises:
@@ -134,7 +134,7 @@ def write(root: dict[str, Any], path: Path) -> None:
         raise UserError("the configuration of the run can't be written so that Hydra reads the same")
 
 
-def check_parent(run: RunContents) -> None:
+def check_parent_checkpoint(run: RunContents) -> None:
     """Make sure that the checkpoint that a run has started from, or is a fork of, is there, and still the same.
 
     Raises:
@@ -151,7 +151,7 @@ def check_parent(run: RunContents) -> None:
     if not path.is_file():
         raise UserError(f"{key}: {path}, from which the run started, is not there")
     with path.open("rb") as file:
-        is_same = digest(file) == parents[0].get("sha256")
+        is_same = sha256_of(file) == parents[0].get("sha256")
     if not is_same:
         raise UserError(f"{key}: {path} is another checkpoint than the one from which the run started")
 
@@ -180,7 +180,7 @@ def _plain_values(node: Any) -> Iterator[Any]:
 def _problem(config: dict[str, Any], tree: Path) -> str:
     """Return what a configuration names that no role allows, with the classes of the run's own code; empty for nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        write(config, path := Path(folder) / "config.yaml")  # what is checked is what will be read
+        write_config(config, path := Path(folder) / "config.yaml")  # what is checked is what will be read
         command = [sys.executable, "-m", "leyden.reproduction.verify", str(tree), str(path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

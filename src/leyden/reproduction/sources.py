@@ -12,7 +12,7 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.run.directory import RunContents, changed, trained_on
-from leyden.run.files import digest
+from leyden.run.files import sha256_of
 from leyden.run.provenance import git
 
 MAX_NAMES = 5  # of files, in a message
@@ -139,7 +139,7 @@ def _digest(root: Path, name: str) -> str | None:
         return None
     if path.is_file():
         with path.open("rb") as file:
-            return digest(file)
+            return sha256_of(file)
     if name.endswith("/") and path.is_dir():
         from leyden.data.folder import Folder  # with PyTorch, which takes seconds
 

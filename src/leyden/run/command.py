@@ -55,7 +55,7 @@ INSTEAD = {
 ZIP = re.compile(r"\s*(shuffle\s*\(\s*)?zip\s*\(")
 
 
-def command(task: Callable[[DictConfig], Any]) -> Any:
+def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
     """Make `task` a Hydra command, configured by `conf/<task's module>.yaml`.
 
     A mistake of the user (Hydra's errors included) ends it with one or two lines on stderr and exit code 2;

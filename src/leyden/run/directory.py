@@ -20,7 +20,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import is_plain
 from leyden.run import lock
 from leyden.run.files import damage, read_json, read_text, refuse_links, write_whole
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.provenance import origin
 from leyden.run.result import Result
@@ -190,7 +190,9 @@ class Run(RunContents):
         )
 
     @contextlib.contextmanager
-    def locked(self, choices: Choices, *, resume: str, timeout_s: float = lock.LOCK_TIMEOUT_S) -> Iterator[None]:
+    def locked(
+        self, choices: RunIdentity, *, resume: str, timeout_s: float = lock.LOCK_TIMEOUT_S
+    ) -> Iterator[None]:
         """Hold the directory for a run of these choices, new or continued.
 
         A directory that is refused is left as it was, and so is one for which `begin` was not called.
@@ -208,11 +210,11 @@ class Run(RunContents):
         if self.is_finished(choices) or not is_main_process():
             yield
             return
-        with lock.hold(self.directory, timeout_s):
+        with lock.acquire(self.directory, timeout_s):
             self.accept(choices, resume)  # again: the holder before us may have changed it
             yield
 
-    def accept(self, choices: Choices, resume: str) -> None:
+    def accept(self, choices: RunIdentity, resume: str) -> None:
         """Make sure that the directory is free for these choices, or holds a run of them.
 
         Raises:
@@ -240,7 +242,7 @@ class Run(RunContents):
                 f"choose another run_dir, or {told}"
             )
 
-    def is_finished(self, choices: Choices) -> bool:
+    def is_finished(self, choices: RunIdentity) -> bool:
         """Whether it has ended well, and no more is asked for: no more epochs, and no first test."""
         result = self.result
         if result is None or not result.has_ended_well:
@@ -251,7 +253,7 @@ class Run(RunContents):
 
     def begin(
         self,
-        choices: Choices,
+        choices: RunIdentity,
         overrides: list[str],
         parent: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,

@@ -47,7 +47,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def digest(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
     """The SHA-256 of what follows in a file, in hexadecimal digits."""
     sha256 = hashlib.sha256()
     while block := file.read(2**20):

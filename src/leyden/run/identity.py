@@ -37,12 +37,12 @@ WATCHING = (
 )
 
 
-def steers(key: str) -> bool:
+def is_launch_option(key: str) -> bool:
     """Whether a key says how and where a start is made, and is no part of what a run is."""
     return key.split(".")[0] in CONTROL or key in PLACES
 
 
-def typed_choices(overrides: Sequence[str]) -> dict[str, str]:
+def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """What somebody has typed, by key, less what steers a start.
 
     Example:
@@ -50,11 +50,11 @@ def typed_choices(overrides: Sequence[str]) -> dict[str, str]:
         {'optimizer.lr': '0.1', 'model.depth': '3'}
     """
     pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs if not steers(key)}
+    return {key: value for key, _, value in pairs if not is_launch_option(key)}
 
 
 @dataclass(frozen=True)
-class Choices:
+class RunIdentity:
     """The configuration of a run.
 
     Args:
@@ -66,7 +66,7 @@ class Choices:
     default: Callable[[str], Any]
 
     @classmethod
-    def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "Choices":
+    def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "RunIdentity":
         """Those of a composed configuration, which is checked, and whose paths become absolute.
 
         Args:
@@ -114,7 +114,7 @@ class Choices:
             defaults_count: Whether keys that only this one has count though they have their defaults.
             deleted: Keys that were deleted there on purpose, which a default is no excuse for.
         """
-        old, new = (deciding(dict(flatten(config))) for config in (there, self.config))
+        old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
         found = []
         for key in [*old, *(key for key in new if key not in old)]:
             may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
@@ -136,7 +136,7 @@ class Choices:
         old, new = (dict(flatten(config)) for config in (there, self.config))
         keys = [difference.partition(":")[0] for difference in self.differences(there)]
         return [
-            f"~{key}" if key not in old else f"{'' if key in new else '+'}{key}={as_typed(old[key])}"
+            f"~{key}" if key not in old else f"{'' if key in new else '+'}{key}={hydra_value(old[key])}"
             for key in keys
         ]
 
@@ -147,7 +147,7 @@ class Choices:
             return False
 
 
-def as_typed(value: Any) -> str:
+def hydra_value(value: Any) -> str:
     """A plain value as Hydra reads it.
 
     Example:
@@ -157,11 +157,11 @@ def as_typed(value: Any) -> str:
     if isinstance(value, str):
         return QuotedString(value.replace("${", "\\${"), Quote.double).with_quotes()
     if isinstance(value, list):
-        return f"[{','.join(map(as_typed, value))}]"
+        return f"[{','.join(map(hydra_value, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def deciding(flat: Mapping[str, Any]) -> dict[str, Any]:
+def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration, which is given flat, can change a bit of weights or metrics.
 
     Example:
@@ -171,7 +171,7 @@ def deciding(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if not steers(key)
+        if not is_launch_option(key)
         and not any(key == shown or key.startswith(f"{shown}.") for shown in SHOWN)
         and not (key.split(".")[0] == "callbacks" and (_watches(key, flat) or (key.count(".") < 2 and not value)))
     }

@@ -20,7 +20,7 @@ _HELD: dict[Path, int] = {}  # directories that this process has locked, kept op
 
 
 @contextlib.contextmanager
-def hold(directory: Path, timeout_s: float) -> Iterator[None]:
+def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
     """Hold a directory, which is made where it is missing, and removed if it is empty in the end.
 
     Args:

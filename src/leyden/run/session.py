@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from leyden.config.errors import UserError, is_mistake, where
-from leyden.config.terminal import typed, warn
+from leyden.config.errors import UserError, is_mistake, last_frame
+from leyden.config.terminal import quoted_override, warn
 from leyden.run.directory import Run
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import machine
@@ -40,7 +40,7 @@ class Session:
         before_end: Is called with the result before that is written.
     """
 
-    def __init__(self, run: Run, choices: Choices, before_end: Callable[[Run, Result], None]) -> None:
+    def __init__(self, run: Run, choices: RunIdentity, before_end: Callable[[Run, Result], None]) -> None:
         self.run, self.choices, self.before_end = run, choices, before_end
         self.before = run.result
 
@@ -65,7 +65,7 @@ class Session:
 @contextlib.contextmanager
 def session(
     run: Run,
-    choices: Choices,
+    choices: RunIdentity,
     overrides: list[str],
     *,
     parent: dict[str, Any] | None = None,
@@ -96,7 +96,7 @@ def session(
         yield begun
     except Exception as error:
         mistaken = is_mistake(error, runs=True)
-        _fail(begun, Failure(type(error).__name__, str(error), "" if mistaken else where(error)), position())
+        _fail(begun, Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error)), position())
         if mistaken:
             told = " ".join(str(error).split()) or type(error).__name__
             is_named = told.startswith(f"{run.directory}:")
@@ -106,7 +106,10 @@ def session(
         if is_main_process():
             saved = (run.directory / "checkpoints" / "last.ckpt").exists()
             then = "goes on" if saved else "starts over, nothing was saved yet"
-            print(f"Interrupted. The same command with {typed('run_dir', run.directory)} {then}.", file=sys.stderr)
+            print(
+                f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {then}.",
+                file=sys.stderr,
+            )
         codes: dict[Any, int] = {None: 128 + signal.SIGTERM, 0: 128 + signal.SIGTERM, 1: 128 + signal.SIGINT}
         raise SystemExit(codes.get(stop.code, stop.code)) from None
 

@@ -11,7 +11,7 @@ from hydra.core.utils import setup_globals
 
 from leyden.run.process import is_main_process
 from leyden.sweep.jobs import failure_text
-from leyden.sweep.worker import execute
+from leyden.sweep.worker import execute_job
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     path = Path(sys.argv[1])
     setup_globals()
     try:
-        execute(*pickle.loads(path.read_bytes()))  # of the process that has started this one
+        execute_job(*pickle.loads(path.read_bytes()))  # of the process that has started this one
     except Exception as error:
         if is_main_process():
             path.with_name("error").write_text(failure_text(error), encoding="utf-8")

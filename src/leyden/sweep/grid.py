@@ -16,23 +16,23 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
 from leyden.run.command import ZIP
-from leyden.run.identity import steers
+from leyden.run.identity import is_launch_option
 from leyden.sweep.space import (
     Choice,
     Dimension,
     Space,
-    as_meant,
-    as_typed,
     check_conditions,
     check_range,
     check_tags,
     conditions,
-    hold,
-    in_quotes,
+    conditions_hold,
     of_interval,
     of_values,
     plain,
+    quote_override,
+    quote_zip_value,
     read_when,
+    unquoted,
 )
 
 AS = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
@@ -77,8 +77,8 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
     rows = []
     for n in range(len(firsts)):
         row = [(key, override.get_key_element(), values[n]) for key, (override, values) in columns.items()]
-        overrides = tuple(f"{element}={in_quotes(value)}" for _, element, value in row)
-        rows.append(Choice(overrides, {key: as_meant(value) for key, _, value in row}))
+        overrides = tuple(f"{element}={quote_zip_value(value)}" for _, element, value in row)
+        rows.append(Choice(overrides, {key: unquoted(value) for key, _, value in row}))
     return Dimension(name, tuple(columns), {" ".join(row.overrides): row for row in rows})
 
 
@@ -103,7 +103,7 @@ def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, li
         raise refused(str(error).splitlines()[0]) from error
     if override.is_delete():
         raise refused("a member can't take a key out")
-    if override.is_hydra_override() or steers(override.key_or_group):
+    if override.is_hydra_override() or is_launch_option(override.key_or_group):
         raise refused("is one thing for all jobs of a sweep")
     if override.is_interval_sweep():
         raise refused("an interval has no rows; choice(...) and range(...) have")
@@ -142,7 +142,7 @@ def _split(text: str) -> list[str] | None:
     return None if quote or brackets else [*parts, text[start:]]
 
 
-class Typed:
+class SearchSpaceParser:
     """Reads the dimensions of a sweep.
 
     Args:
@@ -156,7 +156,7 @@ class Typed:
         self.loader, self.config, self.is_search = loader, config, is_search
         self.parser = OverridesParser.create(config_loader=loader)
         # As the two have always written values into the names of directories and into a study.
-        self.text = as_typed if is_search else Transformer.str
+        self.text = quote_override if is_search else Transformer.str
 
     def dimensions(
         self, params: Any, arguments: Sequence[str], where: str = "hydra.sweeper.params"
@@ -197,7 +197,7 @@ class Typed:
         if not override.is_sweep_override():
             text = override.get_value_element_as_str()
             return of_values(override, [override.value()], lambda _: text, is_fixed=True)
-        if steers(override.key_or_group):
+        if is_launch_option(override.key_or_group):
             raise UserError(f"{line}: is one thing for all jobs of a sweep, give one value")
         sweep = override.value()
         if isinstance(sweep, IntervalSweep) and not self.is_search:
@@ -224,7 +224,7 @@ def _check_keys(name: str, dimension: Dimension, others: Iterable[Dimension]) ->
         raise UserError(f"{name}=zip(...): {twice[0]} is set outside of it, too; give one of the two")
 
 
-def spaces(typed: Typed, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:
+def spaces(typed: SearchSpaceParser, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:
     """The grids of a sweep: one, or one per entry of `union`, which goes before `params`, and arguments before both.
 
     Raises:
@@ -261,7 +261,7 @@ def settings(grids: Iterable[Space], exclude: Any) -> list[list[str]]:
     for grid in grids:
         for setting in grid.settings():
             values = grid.values(setting)
-            if not any(hold(each, values) for each in left_out):
+            if not any(conditions_hold(each, values) for each in left_out):
                 overrides = grid.overrides(setting)
                 found.setdefault(frozenset(overrides), overrides)
     if not found:

@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from leyden.config.errors import UserError, is_mistake, where
+from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.fork import parent_groups, point
-from leyden.run.identity import Choices, steers
+from leyden.run.identity import RunIdentity, is_launch_option
 from leyden.run.process import importing
 from leyden.run.result import Failure, Result
 
@@ -32,7 +32,7 @@ AT = "\n    at "
 
 def failure_text(error: BaseException) -> str:
     """The text of an exception; of a mistake in the configuration it names no place."""
-    place = "" if is_mistake(error) else where(error)
+    place = "" if is_mistake(error) else last_frame(error)
     return failure_as_text(Failure(type(error).__name__, str(error), place))
 
 
@@ -160,7 +160,7 @@ def slug(overrides: Sequence[str]) -> str:
 def _kept(overrides: Sequence[str]) -> list[str]:
     """Those that tell jobs apart, in one order; where a key comes twice the last one holds, and the order stays."""
     pairs = [(override.lstrip("+~").split("=")[0], override) for override in overrides]
-    kept = [(key, override) for key, override in pairs if not steers(key)]
+    kept = [(key, override) for key, override in pairs if not is_launch_option(key)]
     if len({key for key, _ in kept}) == len(kept):
         return sorted(override for _, override in kept)
     return [override for _, override in sorted(kept, key=lambda pair: pair[0])]
@@ -241,13 +241,13 @@ class Job:
         return config
 
     @functools.cached_property
-    def choices(self) -> Choices:
+    def choices(self) -> RunIdentity:
         """What the job is asked to be.
 
         Raises:
             UserError: The configuration is wrong.
         """
-        return Choices.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
+        return RunIdentity.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
 
 
 def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
@@ -268,13 +268,13 @@ def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) 
     return jobs
 
 
-def shared(jobs: Sequence[Job]) -> set[str]:
+def shared_overrides(jobs: Sequence[Job]) -> set[str]:
     """The overrides that all of several jobs have."""
     first, *others = (job.overrides for job in jobs)
     return {*first}.intersection(*others) if others else set()
 
 
-def record_failure(choices: Choices, overrides: list[str], error: str) -> None:
+def record_failure(choices: RunIdentity, overrides: list[str], error: str) -> None:
     """Let the directory of a job that has failed say so, unless it has a result or is in use.
 
     Args:

@@ -93,7 +93,7 @@ class Process:
         self.process.join()
 
 
-def call(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
+def call_in_copy(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
     """What a function returns that needs PyTorch: here, if this process has imported that, else in a copy of one that has.
 
     Args:
@@ -127,7 +127,7 @@ def _how_it_ended(exit_code: int | None) -> str:
     return f"its process ended with {exit_code}"
 
 
-def slots(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
+def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
     """The environment of each worker: its device, and its share of the cores, or the threads that the user has exported.
 
     Args:
@@ -173,7 +173,7 @@ class Pool:
         self,
         environments: Sequence[dict[str, str]],
         module: str,
-        run: Callable[[str, DictConfig], str] = worker.run,
+        run: Callable[[str, DictConfig], str] = worker.try_job,
     ) -> None:
         self.environments, self.module, self.run = environments, module, run
         self.processes: dict[int, Process] = {}  # by place

@@ -19,13 +19,13 @@ from leyden.config.objective import objectives
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Dimension, Space, read_when
 from leyden.sweep.study import open_study, trial_of, try_sampler
-from leyden.sweep.sweep import Sweep, further_seeds, num_seeds
+from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
 PRUNING = "leyden.sweep.pruning.Pruning"  # by its name: it imports PyTorch
 
 
 @dataclass
-class Open:
+class OpenTrial:
     """A trial under way.
 
     Args:
@@ -72,7 +72,7 @@ class Trials:
         dropped: Callable[[int], None],
     ) -> None:
         self.study, self._ask, self.at_once, self.dropped = study, ask, at_once, dropped
-        self.open: list[Open] = []
+        self.open: list[OpenTrial] = []
         self.is_exhausted = False
 
     def ask(self) -> Job | None:
@@ -83,7 +83,7 @@ class Trials:
         if self.is_exhausted or len(self.open) >= self.at_once or not (asked := self._ask()):
             return None
         trial, jobs = asked
-        self.open.append(new := Open(trial, jobs, is_pruned=_is_pruned(jobs[0])))
+        self.open.append(new := OpenTrial(trial, jobs, is_pruned=_is_pruned(jobs[0])))
         return new.next()
 
     def ended(self, job: Job, error: str) -> None:
@@ -104,8 +104,10 @@ class Trials:
             self.open.remove(one)
             self._tell(one)
 
-    def _tell(self, one: Open) -> None:
-        told: dict[str, Any] = {"state": one.state} if one.state is not None else {"values": means(one.values)}
+    def _tell(self, one: OpenTrial) -> None:
+        told: dict[str, Any] = (
+            {"state": one.state} if one.state is not None else {"values": objective_means(one.values)}
+        )
         try:
             self.study.tell(one.trial, **told)
         except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
@@ -114,7 +116,7 @@ class Trials:
             self.is_exhausted = True
 
 
-def means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
+def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
     """The mean of each objective over the seeds; None where one of them has none.
 
     Example:
@@ -316,7 +318,7 @@ def run_search(
         raise UserError("objective=null: a search needs an objective")
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
     try_sampler(sampler, space, directions)
-    checked = [*extremes, *sweep.compose(further_seeds(extremes[0], num), first=len(extremes))]
+    checked = [*extremes, *sweep.compose(add_seeds(extremes[0], num), first=len(extremes))]
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
@@ -326,7 +328,7 @@ def run_search(
     def composed(params: Mapping[str, Any]) -> list[Job]:
         nonlocal num_composed
         (first,) = sweep.compose([space.overrides(params)], first=num_composed)
-        further = sweep.compose(further_seeds(first, num), first=num_composed + 1)
+        further = sweep.compose(add_seeds(first, num), first=num_composed + 1)
         num_composed += num
         return [first, *further]
 

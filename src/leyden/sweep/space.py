@@ -21,13 +21,13 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 
 from leyden.config.checks import MAX_JOBS
 from leyden.config.errors import UserError
-from leyden.run.identity import deciding, typed_choices
+from leyden.run.identity import identity_values, typed_overrides
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
-def as_text(
+def override_text(
     value: Any,
     string: Callable[[str], str] = lambda text: text,
     quoted: Callable[[QuotedString], str] = QuotedString.with_quotes,
@@ -46,23 +46,26 @@ def as_text(
     if isinstance(value, QuotedString):
         return quoted(value)
     if isinstance(value, list):
-        return f"[{','.join(as_text(each, string, quoted) for each in value)}]"
+        return f"[{','.join(override_text(each, string, quoted) for each in value)}]"
     if isinstance(value, dict):
-        pairs = (f"{as_text(key, string, quoted)}:{as_text(each, string, quoted)}" for key, each in value.items())
+        pairs = (
+            f"{override_text(key, string, quoted)}:{override_text(each, string, quoted)}"
+            for key, each in value.items()
+        )
         return "{" + ",".join(pairs) + "}"
     if isinstance(value, str):
         return string(value)
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def as_typed(value: Any) -> str:
+def quote_override(value: Any) -> str:
     """A value of a search: signs that would end it are escaped."""
-    return as_text(
+    return override_text(
         value, lambda text: escape_special_characters(text) if re.search(r"[()\[\]{}=,]", text) else text
     )
 
 
-def in_quotes(value: Any) -> str:
+def quote_zip_value(value: Any) -> str:
     """A value of a zip: a text stands in quotes, unless it is a word and no other value.
 
     Example:
@@ -70,14 +73,14 @@ def in_quotes(value: Any) -> str:
         ['mlp', "'1'", '1', "'a b'"]
     """
     word = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_]\w*", re.IGNORECASE | re.ASCII)
-    return as_text(
+    return override_text(
         value, lambda text: text if word.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
     )
 
 
-def as_meant(value: Any) -> str:
+def unquoted(value: Any) -> str:
     """A value as conditions compare it: quotes are none of it."""
-    return as_text(value, quoted=lambda text: text.text)
+    return override_text(value, quoted=lambda text: text.text)
 
 
 MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
@@ -184,7 +187,7 @@ def check_range(line: str, sweep: Any) -> None:
 def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:
     """The dimension of a key and its values."""
     name, key = override.get_key_element(), plain(override)
-    choices = {text(value): Choice((f"{name}={text(value)}",), {key: as_meant(value)}) for value in values}
+    choices = {text(value): Choice((f"{name}={text(value)}",), {key: unquoted(value)}) for value in values}
     return Dimension(name, (key,), choices, **kwargs)
 
 
@@ -234,7 +237,7 @@ def conditions(where: str, node: Any) -> Conditions:
     found = {}
     for key, value in node.items():
         several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        found[str(key).lstrip("+")] = frozenset(as_meant(_builtin(each)) for each in several)
+        found[str(key).lstrip("+")] = frozenset(unquoted(_builtin(each)) for each in several)
     return found
 
 
@@ -281,7 +284,7 @@ def read_when(node: Any, dimensions: Sequence[Dimension]) -> dict[str, Condition
     return found
 
 
-def hold(found: Conditions, values: Mapping[str, str]) -> bool:
+def conditions_hold(found: Conditions, values: Mapping[str, str]) -> bool:
     """Whether all of them hold for the values of a job."""
     return all(values.get(key) in allowed for key, allowed in found.items())
 
@@ -351,7 +354,7 @@ class Space:
     def is_there(self, dimension: Dimension, setting: Setting) -> bool:
         """Whether a setting has a dimension."""
         needed = self.when.get(dimension.name, {})
-        return not needed or hold(needed, {key: self._value(key, setting) for key in needed})
+        return not needed or conditions_hold(needed, {key: self._value(key, setting) for key in needed})
 
     def _value(self, key: str, setting: Setting) -> str:
         dimension = self.of[key]
@@ -436,7 +439,7 @@ class Space:
     @property
     def fixed_choices(self) -> list[str]:
         """What of the fixed overrides can change what a job reaches: one that differs in it is of another search."""
-        return sorted(override for override in self.fixed if deciding(typed_choices([override])))
+        return sorted(override for override in self.fixed if identity_values(typed_overrides([override])))
 
     @property
     def is_conditional(self) -> bool:

@@ -14,25 +14,25 @@ from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from leyden.config.checks import choice
-from leyden.config.errors import UserError, reported
-from leyden.config.terminal import printable, typed
+from leyden.config.checks import require_choice
+from leyden.config.errors import UserError, log_and_continue
+from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
 from leyden.report.records import States
 from leyden.report.summary import summarize
 from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
-from leyden.run.identity import typed_choices
+from leyden.run.identity import typed_overrides
 from leyden.sweep import worker
 from leyden.sweep.jobs import Composer, Job, compose, slug
-from leyden.sweep.launcher import call
+from leyden.sweep.launcher import call_in_copy
 from leyden.sweep.space import Space, check_few, ends
 from leyden.sweep.status import StatusLine
-from leyden.sweep.worker import draw
+from leyden.sweep.worker import draw_pictures
 
 
-def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
+def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
     """Make a directory that of a sweep of this name and objective, and write down further facts about it.
 
     Raises:
@@ -63,7 +63,7 @@ def claim(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> N
 ALL = 30  # jobs, up to which each is built; of more, a part that has each value
 
 
-def check(jobs: Sequence[Job]) -> None:
+def validate_jobs(jobs: Sequence[Job]) -> None:
     """Find what is wrong with jobs: of all, the values and the directory; of those that are to run, what is made of them.
 
     Raises:
@@ -78,18 +78,18 @@ def check(jobs: Sequence[Job]) -> None:
                 to_run[name] = job
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-    chosen = covering([typed_choices(job.overrides) for job in to_run.values()])
+    chosen = covering_subset([typed_overrides(job.overrides) for job in to_run.values()])
     pairs = list(to_run.items())
     configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].choices.config)) for n in chosen]
     if not configs:
         return
     if "torch" in sys.modules:
-        worker.check(configs)  # as `call` would, but here an error can be raised as it is
-    elif mistake := call(worker.check_elsewhere, configs):
+        worker.dry_build_jobs(configs)  # as `call` would, but here an error can be raised as it is
+    elif mistake := call_in_copy(worker.dry_build_failure, configs):
         raise mistake
 
 
-def covering(settings: Sequence[dict[str, str]]) -> list[int]:
+def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
     """Which of several settings are checked for all: up to `ALL` of them, else so many that each value is in one.
 
     Of many numbers of a key their ends count; of what is no number, as networks and data sets, each pair that occurs, too.
@@ -142,7 +142,7 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
     return num
 
 
-def averaged(config: DictConfig, job: Job) -> list[str]:
+def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     """The keys that a mean is over.
 
     Args:
@@ -162,7 +162,7 @@ def averaged(config: DictConfig, job: Job) -> list[str]:
     return list(keys)
 
 
-def further_seeds(job: Job, num: int) -> list[list[str]]:
+def add_seeds(job: Job, num: int) -> list[list[str]]:
     """The overrides of a job's setting with each of the seeds that follow its own, so that there are `num`.
 
     The first one keeps the directory that it has without `sweep.seeds`.
@@ -230,7 +230,7 @@ class Sweep:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is KeyboardInterrupt and self.status:
-            named = typed("sweep_name", self.directory.name)
+            named = quoted_override("sweep_name", self.directory.name)
             print(f"{len(self.ended)} jobs have ended; the same command with {named} goes on", file=sys.stderr)
         self.launcher.close()
 
@@ -255,12 +255,12 @@ class Sweep:
             raise UserError(
                 f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
             )
-        choice(self.config, "sweep.fail_fast", True, False)
+        require_choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not self.launcher.waits:
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
         config = jobs[0].choices.config
-        facts["average_over"] = averaged(self.config, jobs[0])
-        check(jobs)
+        facts["average_over"] = averaged_keys(self.config, jobs[0])
+        validate_jobs(jobs)
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
@@ -270,7 +270,7 @@ class Sweep:
         if not self.launcher.check_jobs(jobs):
             return False
         both = {"name": self.config.name, "objective": config["objective"]}
-        claim(self.directory, {**both, **(identity or {})}, facts)
+        claim_directory(self.directory, {**both, **(identity or {})}, facts)
         return True
 
     def run(
@@ -336,7 +336,7 @@ class Sweep:
     def _draw(self, runs: Sequence[Run], find: Callable[[Path], Job | None]) -> None:
         """Draw the pictures of runs whose jobs have drawn none."""
         for run in runs:
-            with reported(f"{run.directory.name}: the drawing of its pictures"):
+            with log_and_continue(f"{run.directory.name}: the drawing of its pictures"):
                 ended = (run.directory / "result.json").stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # As this sweep has made it: what stands in a directory decides nothing.
@@ -344,5 +344,5 @@ class Sweep:
                 if job is None:
                     continue
                 print(f"drawing the best: {run.directory}")
-                if error := call(draw, job.resolved_config, log=job.log):
+                if error := call_in_copy(draw_pictures, job.resolved_config, log=job.log):
                     raise UserError(error)

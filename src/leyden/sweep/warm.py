@@ -20,7 +20,7 @@ with importing():
 
 
 def _read(node: str) -> None:
-    assembly.quiet()
+    assembly.silence_lightning()
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the checks, which come next
         assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
 

@@ -125,7 +125,7 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
     die_with_parent()  # the sweep, started again, would find the job's directory in use
     setup_globals()
-    assembly.quiet()
+    assembly.silence_lightning()
     while True:
         try:
             function, arguments, log = connection.recv()
@@ -140,7 +140,7 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
         gc.collect()
 
 
-def execute(module: str, config: DictConfig) -> None:
+def execute_job(module: str, config: DictConfig) -> None:
     """Run a job in this process; what it raises is raised.
 
     Args:
@@ -158,10 +158,10 @@ def execute(module: str, config: DictConfig) -> None:
     ).return_value  # raises, if the job has raised
 
 
-def run(module: str, config: DictConfig) -> str:
+def try_job(module: str, config: DictConfig) -> str:
     """Run a job; the error that it ends with, empty for none."""
     try:
-        execute(module, config)
+        execute_job(module, config)
     except BaseException as error:  # whatever a job does, the next one is to run
         traceback.print_exc()
         return failure_text(error)
@@ -198,7 +198,7 @@ def run_as_command(module: str, config: DictConfig) -> str:
         return error.read_text(encoding="utf-8") if error.exists() else f"Killed: its process ended with {code}"
 
 
-def draw(config: DictConfig) -> str:
+def draw_pictures(config: DictConfig) -> str:
     """Draw the pictures of a run that has ended without them; what is in the way, empty for nothing.
 
     Args:
@@ -207,14 +207,14 @@ def draw(config: DictConfig) -> str:
     with importing():
         from leyden.training import redraw
     try:
-        with lock.hold(Path(config.run_dir), timeout_s=0):
-            redraw.draw(config)
+        with lock.acquire(Path(config.run_dir), timeout_s=0):
+            redraw.draw_late_pictures(config)
     except Exception as error:
         return failure_text(error)
     return ""
 
 
-def check(configs: Sequence[tuple[str, DictConfig]]) -> None:
+def dry_build_jobs(configs: Sequence[tuple[str, DictConfig]]) -> None:
     """Find what is wrong with any of several configurations, short of training.
 
     Args:
@@ -225,23 +225,23 @@ def check(configs: Sequence[tuple[str, DictConfig]]) -> None:
     """
     with importing():
         from leyden import assembly
-    assembly.quiet()
+    assembly.silence_lightning()
     facts: dict[str, Any] = {}
     for name, config in configs:
         try:
-            assembly.check(config, facts)
+            assembly.dry_build(config, facts)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
 
-def check_elsewhere(configs: Sequence[tuple[str, DictConfig]]) -> BaseException | None:
+def dry_build_failure(configs: Sequence[tuple[str, DictConfig]]) -> BaseException | None:
     """The same for another process: what is to be raised there.
 
     Of a bug the traceback is printed here; it can't be sent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is interrupted, and ends this one
     try:
-        check(configs)
+        dry_build_jobs(configs)
     except UserError as error:
         return error
     except Exception as error:

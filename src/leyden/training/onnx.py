@@ -32,7 +32,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     Raises:
         UserError: The file would give something else, or can't be written; or the data don't give their samples.
     """
-    assembly.quiet()
+    assembly.silence_lightning()
     task, facts = trained_task(run, checkpoint)
     network = FromRaw(task.network, facts.normalize).eval()
     data = trained_data(run, facts, data_root, 1, task)

@@ -26,7 +26,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import Terminal, printable, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
-from leyden.data.streamed import Samples, StreamLoader
+from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.data.text import text_of, tokens_of
 from leyden.pictures.figures import sheet
@@ -169,7 +169,7 @@ class Prediction:
         return sorted(self.probabilities.items(), key=lambda item: -item[1])
 
 
-class Files(Dataset[tuple[Tensor, int]]):
+class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Images by their files, each with its number.
 
     Args:
@@ -238,9 +238,9 @@ def read_files(
     if not own and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"{run.directory}: was trained on samples of shape {shape}; an image has 1 or 3 channels")
     read = own or functools.partial(read_image, input_shape=shape, invert=invert)
-    files = Files(paths, read)
+    files = ImageFiles(paths, read)
     loader = StreamLoader(
-        Samples(files, 0, None),
+        SeededSamples(files, 0, None),
         torch.arange(len(paths)),
         batch_size=BATCH_SIZE,
         num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MANY else 0,
@@ -265,7 +265,7 @@ MAX_SHOWN = 200  # rows on a terminal, images in a picture
 Batches = Iterator[tuple[list[Prediction], Tensor]]
 
 
-def written(path: Path, batches: Batches) -> Batches:
+def write_predictions(path: Path, batches: Batches) -> Batches:
     """The same batches; when they have passed, all probabilities stand in a .csv or .json file.
 
     Raises:
@@ -302,7 +302,7 @@ def _batch_as_csv(predictions: Sequence[Prediction], *, is_first: bool) -> str:
     return text.getvalue()
 
 
-class Shown:
+class ShownPredictions:
     """The first predictions, for a terminal and a picture.
 
     Args:
@@ -364,7 +364,7 @@ def _first_two(prediction: Prediction) -> list[tuple[str, float]]:
     return (2 * prediction.likeliest)[:2] if len(prediction.probabilities) == 1 else prediction.likeliest[:2]
 
 
-def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
+def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
     """Print what a trained network says, and write it to a file or draw a picture if asked to.
 
     Args:
@@ -400,10 +400,10 @@ def answer(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pic
 
 
 def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path | None) -> None:
-    shown = Shown(of=num)
+    shown = ShownPredictions(of=num)
     with _bar() as bar:
         images = bar.add_task("images", total=num)
-        for predictions, pixels_NCHW in written(output, batches) if output else batches:
+        for predictions, pixels_NCHW in write_predictions(output, batches) if output else batches:
             shown.add(predictions, pixels_NCHW)
             bar.advance(images, len(predictions))
     Terminal(width=shown.width).print(shown.table)

@@ -8,7 +8,7 @@ from leyden import assembly
 from leyden.assembly.instantiate import switched_on
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.checkpoint import SafeCheckpointIO, load_weights
-from leyden.callbacks.display import Showing
+from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.run_state import restore_module
 from leyden.data.contract import facts_of, has_split
@@ -17,7 +17,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
 
 
-def draw(cfg: DictConfig) -> None:
+def draw_late_pictures(cfg: DictConfig) -> None:
     """Draw what the callbacks of a run draw at its end, from its curves, and from the validation split by its best weights.
 
     Args:
@@ -26,14 +26,14 @@ def draw(cfg: DictConfig) -> None:
     Raises:
         UserError: The data or the checkpoints can't be had.
     """
-    assembly.quiet()
+    assembly.silence_lightning()
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
     cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # of any number of processes
     data = assembly.datamodule(cfg)
     callbacks, _ = callbacks_of(cfg, facts_of(data))
-    drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, Showing) and each.at_end]
+    drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, DisplayCallback) and each.at_end]
     loggers: list[Logger] = []
     if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped

@@ -11,16 +11,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden import assembly
-from leyden.assembly import RunTrainer, restoring
+from leyden.assembly import RunTrainer, reporting_restore_errors
 from leyden.assembly.schedule import tested_part
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, typed, warn
+from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.data.contract import digests_of, has_split
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process, num_requeues
 from leyden.run.result import Result
 from leyden.run.session import session
@@ -52,7 +52,7 @@ def fit(
         UserError: The objective was never logged, or the checkpoint can't be gone on from.
     """
     lightning, kept = trainer.trainer, trainer.checkpoint
-    with restoring(trainer, checkpoint), trainer.preemption.interruptible(lightning):
+    with reporting_restore_errors(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if kept.needed and not kept.best:
         raise UserError(kept.why_none_is_best(lightning))
@@ -82,7 +82,7 @@ def fit(
 
 def start(
     cfg: DictConfig,
-    choices: Choices,
+    choices: RunIdentity,
     run: Run,
     *,
     test: bool,
@@ -104,7 +104,7 @@ def start(
     Raises:
         UserError: Something is wrong with a part, or the run has failed by what is no bug.
     """
-    assembly.quiet()
+    assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
     fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
@@ -123,12 +123,12 @@ def start(
         del content
         parent = fork.origin if fork else None
     else:
-        parent = assembly.inherit(cfg, module)
+        parent = assembly.load_parent_weights(cfg, module)
     if is_main_process():
         _check_evaluation(cfg, choices, test=test)
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes by these arguments: the time in a name would be another one.
-        sys.argv += shlex.split(typed("run_dir", run.directory))
+        sys.argv += shlex.split(quoted_override("run_dir", run.directory))
     with contextlib.ExitStack() as at_the_end:
         for logger in trainer.trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own have no such thing
@@ -164,7 +164,7 @@ def start(
     return result  # noqa: RET504 - now that the loggers are closed
 
 
-def _check_evaluation(cfg: DictConfig, choices: Choices, *, test: bool) -> None:
+def _check_evaluation(cfg: DictConfig, choices: RunIdentity, *, test: bool) -> None:
     """Find, before training, what would be in the way of an evaluation after it."""
     try:
         assembly.trusted(choices.config)

@@ -14,7 +14,7 @@ from leyden.assembly.instantiate import instantiate
 from leyden.assembly.schedule import tested_part
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
-from leyden.assembly.trainer import plain_trainer, quiet
+from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint import load_weights
 from leyden.callbacks.run_state import restore_module
@@ -61,7 +61,7 @@ def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | Non
     Raises:
         UserError: As above; or the run has learned something else, or there is no such accelerator.
     """
-    device = evaluator(run, accelerator).strategy.root_device
+    device = evaluation_trainer(run, accelerator).strategy.root_device
     module, facts = trained_module(run, checkpoint)
     return check_kind(run, module.to(device), *kinds), facts
 
@@ -138,13 +138,13 @@ def check_accelerator(run: Run, asked: str | None) -> str:
     return chosen
 
 
-def evaluator(run: Run, accelerator: str | None) -> L.Trainer:
+def evaluation_trainer(run: Run, accelerator: str | None) -> L.Trainer:
     """A trainer that evaluates a run on one device, and writes nothing.
 
     Raises:
         UserError: The run's configuration is refused, or there is no such accelerator.
     """
-    quiet()
+    silence_lightning()
     accelerator = check_accelerator(run, accelerator)
     options: Any = OmegaConf.to_container(trusted_config(run).trainer)
     cfg = OmegaConf.create(
@@ -171,7 +171,7 @@ def evaluate(
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data can't be had.
     """
-    trainer = evaluator(run, accelerator)
+    trainer = evaluation_trainer(run, accelerator)
     module, facts = trained_module(run, checkpoint)
     if not is_overridden("test_step", module):
         raise UserError(f"{run.directory}: {type(module).__name__} has no test_step")
