@@ -121,7 +121,7 @@ def here(verb, *arguments, by_hydra=False):
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         if not by_hydra:
             patch.setattr(ConfigLoaderImpl, "load_configuration", composed.load_configuration)
-            patch.setattr(in_memory, "read", functools.partial(read_once, in_memory.read))
+            patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
         try:
             module.main()
         except SystemExit as stop:

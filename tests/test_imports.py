@@ -14,7 +14,19 @@ from leyden.config.paths import ROOT, SRC, own_packages
 ENGINE = SRC / "leyden"
 PLUGINS = SRC / "hydra_plugins"
 # From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
-FLOORS = ["config", "run", "data", "tasks", "loggers", "report", "callbacks", "pictures", "assembly", "training"]
+FLOORS = [
+    "config",
+    "scheduler",
+    "run",
+    "data",
+    "tasks",
+    "loggers",
+    "report",
+    "callbacks",
+    "pictures",
+    "assembly",
+    "training",
+]
 FLOORS += ["reproduction", "sweep", "cluster", "editor", "the verbs and plugins"]
 VERBS = sorted(path.stem for path in ENGINE.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.run.process import num_cores, num_threads
+from leyden.scheduler import SCHEDULERS
 
 
 class JobLauncher(Launcher):
@@ -107,32 +108,34 @@ class LocalLauncher(JobLauncher):
             self.runner.stop()
 
 
-class SlurmLauncher(JobLauncher):
-    """Runs the jobs on a cluster, as an array.
+class ClusterLauncher(JobLauncher):
+    """Runs the jobs on a cluster.
 
     Args:
-        cluster: As `conf/cluster/slurm.yaml` has it.
+        cluster: The resources of a job, as `conf/cluster/slurm.yaml` has them.
+        scheduler: Name of the scheduler that starts them.
     """
 
-    def __init__(self, cluster: DictConfig) -> None:
-        self.cluster, self.waits = cluster, cluster.wait
+    def __init__(self, cluster: DictConfig, scheduler: str) -> None:
+        self.cluster, self.scheduler, self.waits = cluster, SCHEDULERS[scheduler], cluster.wait
 
     def setup(self, **kwargs: Any) -> None:
         """Find how many jobs there are at once."""
         if sys.platform == "win32":
-            raise UserError("cluster: Slurm is not for Windows; cluster=local runs the jobs on this machine")
+            raise UserError(
+                "cluster: no cluster is reached from Windows; cluster=local runs the jobs on this machine"
+            )
         super().setup(**kwargs)
         self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
-        """Make sure that Slurm takes the jobs; False if the script for sbatch was all that is wanted."""
-        from leyden.cluster.slurm import check_resources
-        from leyden.cluster.submit import SlurmRunner
+        """Check that the scheduler takes the jobs; False for `cluster.dry_run`, which only prints the script."""
+        from leyden.cluster.submit import ClusterRunner
 
         for job in jobs:
-            check_resources(self.cluster, job.config.trainer)
-        self.runner = SlurmRunner(jobs[0].run.directory.parent, self.cluster, self.module)
-        script = self.runner.check(len(jobs))
+            self.scheduler.check(self.cluster, job.config.trainer)
+        self.runner = ClusterRunner(self.scheduler, jobs[0].run.directory.parent, self.cluster, self.module)
+        script = self.runner.script(len(jobs))
         if self.cluster.dry_run:
             print(script)
         return not self.cluster.dry_run
@@ -142,7 +145,7 @@ class SlurmLauncher(JobLauncher):
         from leyden.cluster.submit import leave_jobs
 
         if self.waits:
-            if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that Slurm limits
+            if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that the scheduler limits
                 at_once = min(at_once, self.cluster.num_jobs)
             super().run_jobs(ask, status, at_once=at_once, **further)
         else:

@@ -25,14 +25,13 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that the arguments span."""
-        from leyden.cluster import slurm
         from leyden.sweep.grid import SearchSpaceParser, settings, spaces
         from leyden.sweep.jobs import shared_overrides
         from leyden.sweep.space import check_few
         from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
-        with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
+        with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]
             typed = SearchSpaceParser(loader, sweep.config, is_search=False)
             grids = spaces(typed, self.params, self.union, self.when, arguments)
             num = num_seeds(sweep.config, grids)
@@ -77,7 +76,6 @@ class OptunaSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search the space that the arguments span."""
-        from leyden.cluster import slurm
         from leyden.sweep.grid import SearchSpaceParser
         from leyden.sweep.search import run_search
         from leyden.sweep.sweep import Sweep
@@ -88,7 +86,7 @@ class OptunaSweeper(BasicSweeper):
                     f"hydra.sweeper.{key}: is for grids; a search takes hydra.sweeper.when, and zip(...)"
                 )
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
-        with Sweep(loader, self.config, self.launcher, slurm.statuses) as sweep:  # type: ignore[arg-type]
+        with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]
             run_search(
                 sweep,
                 SearchSpaceParser(loader, sweep.config, is_search=True).dimensions(self.params, arguments),

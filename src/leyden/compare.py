@@ -1,6 +1,5 @@
 """Compare two runs, sweeps or settings: which is better, and how sure that is."""
 
-from leyden.cluster import slurm
 from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.report.comparison import compare, print_comparison
@@ -23,7 +22,7 @@ def main() -> None:
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-        print_comparison(compare([folders[0], folders[-1]], [options["a"], options["b"]], slurm.statuses), form)
+        print_comparison(compare([folders[0], folders[-1]], [options["a"], options["b"]]), form)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import sys
 
-from leyden.cluster import slurm
 from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
@@ -34,7 +33,7 @@ def main() -> None:
             return
         form = arguments.parse_choice(options, "format", "table", "json", "csv")
         folder = folders[0] if folders else ROOT / "outputs"
-        print_runs(*list_runs(folder, slurm.statuses, where=options["where"], sort=options["sort"]), form)
+        print_runs(*list_runs(folder, where=options["where"], sort=options["sort"]), form)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Summarise the runs below a folder: a table and a picture."""
 
-from leyden.cluster import slurm
 from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.report.summary import summarize
@@ -19,7 +18,7 @@ def main() -> None:
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: python -m leyden.summarize outputs/sweeps/NAME")
-        summarize(folders[0], slurm.statuses, form)
+        summarize(folders[0], form)
 
 
 if __name__ == "__main__":

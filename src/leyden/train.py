@@ -6,7 +6,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.cluster import slurm
 from leyden.config.errors import UserError
 from leyden.report.printout import print_result
 from leyden.run.command import hydra_command
@@ -49,9 +48,7 @@ def main(cfg: DictConfig) -> None:
                 return
             overrides = list(hydra_cfg.overrides.task)
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
-            result = start(
-                cfg, choices, run, test=test, pictures=pictures, overrides=overrides, requeue=slurm.requeue
-            )
+            result = start(cfg, choices, run, test=test, pictures=pictures, overrides=overrides)
         if is_main_process():
             # A command that is given another configuration, as by `reproduce`, is none that holds later.
             print_result(run, result, further=not is_job and hydra_cfg.job.config_name == "train")

@@ -673,7 +673,7 @@ def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
     assert sorted(Run(path.parent).config["seed"] for path in runs) == sorted([first, 11, 12] * 2)
     assert out.count("3 finished") == 2  # two rows, of three parents each
     where = tmp_path / "outputs" / "sweeps" / "s"
-    found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"], lambda jobs: {})
+    found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"])
     assert {*found.averaged} == {"seed", "fork"}
     assert found.verdict.num_pairs == 3
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from leyden.cluster.slurm import ENDED, states
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
+from leyden.scheduler import SCHEDULERS
 from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
@@ -74,7 +74,7 @@ def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
     assert [run.result.status for run in runs(tmp_path)] == 4 * ["finished"]
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
-    assert all(run.starts[-1]["slurm_job"] == run.submission["job_id"] for run in runs(tmp_path))
+    assert all(run.starts[-1]["job"] == run.submission["job_id"] for run in runs(tmp_path))
     assert "4/4 jobs, 0 failed" in output
     assert "2 finished" in output
     # Again: nothing is submitted. One more value: only that is.
@@ -231,14 +231,14 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
 
     def under_way(job):
-        found = [run for run in runs(tmp_path) if job in [start["slurm_job"] for start in run.starts[-1:]]]
+        found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
         return [run for run in found if last_step(run) > 100]
 
     slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
     more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=60)
     assert f"jobs {first}, {second} are still searching with other settings" in more
     slurm.run("scancel", second)
-    slurm.wait_for(lambda: states([second])[second] in ENDED, 60, "its end")
+    slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", 60, "its end")
     output = finish(submit(tmp_path, *arguments))
     assert re.search(rf"2 jobs search: {first}, (?!{second})\S+\n", output), output
     slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], 90, "a trial of the first job")
@@ -249,7 +249,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     assert len(trials(tmp_path)) == 6
     # Taken by a job and started in it: six times, and once more for each that was under way when its job was ended.
     assert 2 * 6 <= sum(len(run.starts) for run in runs(tmp_path)) <= 2 * (6 + 2)
-    assert all(run.submission["job_id"] == run.starts[-1]["slurm_job"] for run in runs(tmp_path))
+    assert all(run.submission["job_id"] == run.starts[-1]["job"] for run in runs(tmp_path))
     assert {run.config["data"]["root"] for run in runs(tmp_path)} == {str(mnist_root)}
     # It is over: the same command submits nothing.
     output = finish(submit(tmp_path, *arguments))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hydra_plugins.leyden_launchers import SlurmLauncher
+from hydra_plugins.leyden_launchers import ClusterLauncher
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
 from leyden.data.streamed import SeededSamples
@@ -84,7 +84,7 @@ def windows(monkeypatch):
 def test_slurm_is_refused_on_windows(windows):
     windows("hydra_plugins.leyden_launchers")
     with pytest.raises(UserError, match="Slurm is not for Windows; cluster=local"):
-        SlurmLauncher(OmegaConf.create({"wait": True})).setup()
+        ClusterLauncher(OmegaConf.create({"wait": True}), "slurm").setup()
 
 
 def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path):

@@ -131,7 +131,7 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
     run = three / "sub" / "new"
     started = time.time() - 10_000
     zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started))
-    (run / "provenance.json").write_text(json.dumps([{"overrides": [], "time": zone, "slurm_job": None}]))
+    (run / "provenance.json").write_text(json.dumps([{"overrides": [], "time": zone, "job": None}]))
     (run / "metrics.csv").write_text("step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100)))
     for silence, status in ((500, "running"), (1500, "running"), (2500, "stuck")):
         # A step in some 90 s: twenty of them are half an hour.

@@ -57,13 +57,8 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
         (directory / "result.json").write_text(json.dumps(result))
 
 
-def no_states(ids):
-    """There is no cluster."""
-    return {}
-
-
 def summarize(directory):
-    summary.summarize(directory, no_states)
+    summary.summarize(directory)
 
 
 def rows(directory):
@@ -173,7 +168,7 @@ def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
 def test_lists_and_unequal_keys_are_columns(tmp_path):
     write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
     write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
-    found = merge(read_records(tmp_path, no_states), ["seed"])
+    found = merge(read_records(tmp_path), ["seed"])
     assert [row.choices for row in found] == [
         {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
         {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
@@ -209,7 +204,7 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
     assert varied([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
-    choices = [row.choices for row in merge(read_records(gaps, no_states), ["seed"])]
+    choices = [row.choices for row in merge(read_records(gaps), ["seed"])]
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
 
 
@@ -351,7 +346,7 @@ def test_a_folder_without_runs(tmp_path):
         summarize(tmp_path)
 
 
-FILES = ("config.yaml", "provenance.json", "result.json", "slurm.json", "metrics.csv")
+FILES = ("config.yaml", "provenance.json", "result.json", "job.json", "metrics.csv")
 CONTENTS = (
     b"",
     b"[]",
@@ -396,7 +391,7 @@ DAMAGED = [
         for key in ("metric", "mode", "value")
         for value in WRONG
     ),
-    ("slurm.json", b'{"job_id": 3}'),
+    ("job.json", b'{"job_id": 3}'),
     ("metrics.csv", b"step,metric,value\n1,val/loss,x\n"),
     ("metrics.csv", b"step\n1\n"),
 ]

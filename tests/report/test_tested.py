@@ -117,7 +117,7 @@ def test_a_list_that_can_not_be_read_is_named(tmp_path, capsys):
     add(tmp_path, "x0")
     (tmp_path / NAME).unlink()
     (tmp_path / NAME).mkdir()
-    summary.summarize(tmp_path / "x0", lambda ids: {})
+    summary.summarize(tmp_path / "x0")
     assert f"{tmp_path / NAME} can't be read" in capsys.readouterr().err
 
 

@@ -261,7 +261,7 @@ def given(make, repository, monkeypatch):
     def take(python, tree, folder, environment):
         found.update(python=python, environment=environment)
 
-    monkeypatch.setattr(anew, "write", lambda root, path: found.update(root=root))
+    monkeypatch.setattr(anew, "write_config", lambda root, path: found.update(root=root))
     monkeypatch.setattr(anew, "_train", take)
     return found
 

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.cluster import slurm, submit
+from leyden.cluster import submit
 from leyden.config.errors import UserError
 from leyden.run.result import Failure
+from leyden.scheduler.slurm import Slurm
 from leyden.sweep import jobs
 
 
@@ -53,9 +54,9 @@ def test_the_text_can_be_taken_apart(kind, message, place):
 def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place):
     failed = Failure("KeyError", "'hidden'", place)
     jobs = [SimpleNamespace(run=SimpleNamespace(result=SimpleNamespace(error=error))) for error in (failed, None)]
-    runner = submit.SlurmRunner(tmp_path, None, "leyden.train")
+    runner = submit.ClusterRunner(Slurm(), tmp_path, None, "leyden.train")
     monkeypatch.setattr(runner, "submit", lambda jobs: ["1_0", "1_1"])
-    monkeypatch.setattr(slurm, "states", lambda ids: {})
+    monkeypatch.setattr(Slurm, "states", lambda self, ids: {})
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     told = "KeyError: 'hidden'" + (f"\n    at {place}" if place else "")
     runner.start(jobs)

@@ -1,6 +1,5 @@
 """The trainer of a run, with what watches it: callbacks and loggers that write to the run directory."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +95,6 @@ def run_trainer(
     run: Run,
     data: L.LightningDataModule,
     content: dict[str, Any] | None,
-    requeue: Callable[[], str],
     *,
     pictures: bool = True,
 ) -> RunTrainer:
@@ -107,7 +105,6 @@ def run_trainer(
         run: Its directory.
         data: Its data.
         content: Of the checkpoint that the run goes on from; logged points from its step on are dropped.
-        requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
         pictures: Whether callbacks draw at the end of the run; else `leyden.training.redraw` can do so later.
 
     Raises:
@@ -135,7 +132,7 @@ def run_trainer(
         check_extra(node, f"logger.{name}")
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
-    preemption = Preemption(checkpoint.save_last, checkpoint.commit, requeue)
+    preemption = Preemption(checkpoint.save_last, checkpoint.commit)
     made = plain_trainer(
         cfg,
         callbacks=[

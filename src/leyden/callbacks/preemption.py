@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from torch import distributed
 
-from leyden.run.process import is_main_process, job_id
+from leyden.run.process import is_main_process
+from leyden.scheduler import current
 
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # Windows has none, and blocks no signals
 
@@ -27,7 +28,6 @@ class Preemption(L.Callback):
     Args:
         save: Prepares the newest checkpoint.
         commit: Lets it take its name.
-        requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
 
     Raises:
         SystemExit: In training, after saving; 128 + the number of the signal.
@@ -37,9 +37,8 @@ class Preemption(L.Callback):
         self,
         save: Callable[[L.Trainer], None],
         commit: Callable[[L.Trainer], None],
-        requeue: Callable[[], str],
     ) -> None:
-        self.save, self.commit, self.requeue = save, commit, requeue
+        self.save, self.commit = save, commit
         self._signal = 0  # that has come here
         self._agreed = 0  # that has come to any process, and that all of them know of
         self._step = 0
@@ -111,9 +110,9 @@ class Preemption(L.Callback):
         if not self._agreed:
             return
         self.commit(trainer)
-        if self._agreed == REQUEUE and job_id() and trainer.is_global_zero:
-            problem = self.requeue()
-            print(f"requeue of job {job_id()}: {problem or 'asked for'}", file=sys.stderr)
+        if self._agreed == REQUEUE and (scheduler := current()) and trainer.is_global_zero:
+            problem = scheduler.requeue()
+            print(f"requeue of job {scheduler.job_id()}: {problem or 'asked for'}", file=sys.stderr)
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would end the first process with the others
         if threading.current_thread() is threading.main_thread():

@@ -6,10 +6,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import submitit
 from hydra._internal.callbacks import Callbacks  # Hydra has no public class of callbacks that do nothing
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -20,7 +18,9 @@ from omegaconf import DictConfig
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
 from leyden.run.identity import RunIdentity
-from leyden.run.process import importing, is_main_process, job_id, num_requeues
+from leyden.run.process import importing, is_main_process
+from leyden.scheduler import current, num_restarts
+from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_text, record_failure
 from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
@@ -55,9 +55,9 @@ def search_on_node(module: str, config: DictConfig) -> None:
         UserError: This job was started again too often.
     """
     setup_globals()
-    if num_requeues() > config.cluster.max_requeues:
+    if num_restarts() > config.cluster.max_requeues:
         raise UserError(
-            f"requeued {num_requeues()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
+            f"requeued {num_restarts()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
         )
     with importing():
         from leyden import assembly  # noqa: F401 - and PyTorch: what is checked is checked in this process
@@ -67,27 +67,34 @@ def search_on_node(module: str, config: DictConfig) -> None:
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=task, config=config
         )
-        sweeper.launcher = InThisProcess(module, Path(submitit.JobEnvironment().paths.stdout))
+        scheduler = current()
+        assert scheduler is not None  # it has started this process
+        sweeper.launcher = InThisProcess(module, scheduler)
         sweeper.sweep(list(config.hydra.overrides.task))
+
+
+def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:
+    """Return what a run's `job.json` holds of its job."""
+    return {"scheduler": scheduler.name, "job_id": job.job_id, "log": str(job.log)}
 
 
 class InThisProcess:
     """Runs jobs one after another in this process; as a launcher, and as a `batch.Runner`.
 
-    What tells the process to end, as Slurm before the time limit, is for the run that is under way: it saves, and asks that
+    What tells the process to end, as a scheduler before the time limit, is for the run that is under way: it saves, and asks that
     the job be started again, which then goes on with that run. Between two runs it waits for the next one to begin.
 
     Args:
         module: Name of the module whose `main.task` a job is.
-        log: Where all of them print.
+        scheduler: Has started this process.
     """
 
     waits = True
     num_at_once = 1
     room = 1
 
-    def __init__(self, module: str, log: Path) -> None:
-        self.module, self.log = module, log
+    def __init__(self, module: str, scheduler: Scheduler) -> None:
+        self.module, self.scheduler, self.log = module, scheduler, scheduler.log()
         self.given: list[Job] = []
 
     def check_jobs(self, jobs: Sequence[Job]) -> bool:
@@ -106,12 +113,12 @@ class InThisProcess:
         run_jobs(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Take a job, which belongs to this job of Slurm from now on; `wait` runs it."""
+        """Take a job, which belongs to this job from now on; `wait` runs it."""
         for job in jobs:
             job.log = self.log
             with job.run.locked(choices := job.choices, resume="auto"):
                 job.run.begin(choices, job.overrides)
-                job.run.submission = {"job_id": str(job_id()), "log": str(self.log)}
+                job.run.submission = submission(self.scheduler, Submitted(str(self.scheduler.job_id()), self.log))
         self.given += jobs
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:

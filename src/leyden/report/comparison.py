@@ -15,7 +15,7 @@ from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, values
 from leyden.report.query import check_known, parse
 from leyden.report.ranking import Row, derived_keys, described, merge, standard_deviation, varied
-from leyden.report.records import Record, States, fill_choices, read_each
+from leyden.report.records import Record, fill_choices, read_each
 from leyden.report.statistics import LEAST, LEVEL, Group, Verdict, improvement, verdict
 
 
@@ -63,18 +63,17 @@ class Comparison:
     test_evaluations: list[str]
 
 
-def compare(directories: Sequence[Path], conditions: Sequence[str], states: States) -> Comparison:
+def compare(directories: Sequence[Path], conditions: Sequence[str]) -> Comparison:
     """Compare two groups of runs; of a group with several settings the best one stands for it.
 
     Args:
         directories: Of the two groups; the same one twice, where conditions choose from it.
         conditions: As `where.parse` takes them; empty for all.
-        states: Tells the state of jobs of a cluster.
 
     Raises:
         UserError: A group has no run that has finished, they share a run, or they have not the same one objective.
     """
-    read = {directory: read_each(directory, states) for directory in dict.fromkeys(directories)}
+    read = {directory: read_each(directory) for directory in dict.fromkeys(directories)}
     a, b = (
         _chosen(read[directory], condition, option)
         for directory, condition, option in zip(directories, conditions, "ab", strict=True)

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from leyden.config.terminal import printable
 from leyden.report.query import check_known, parse
-from leyden.report.records import Record, States, position, read_each
+from leyden.report.records import Record, position, read_each
 from leyden.run.result import points
 
 # Silence so many times as long as there is from one point of a run to the next, and at least so many seconds, is a standstill.
@@ -47,12 +47,11 @@ class ListedRun:
     values: dict[str, Any]
 
 
-def list_runs(directory: Path, states: States, *, where: str, sort: str) -> tuple[list[ListedRun], list[str]]:
+def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[ListedRun], list[str]]:
     """The runs in or below a directory that fulfil a condition, in order.
 
     Args:
         directory: The directory.
-        states: Tells the state of jobs of a cluster.
         where: As `where.parse` takes it; empty for all.
         sort: A key of `values`; with `-` before it the largest first. Runs that lack it come last.
 
@@ -64,7 +63,7 @@ def list_runs(directory: Path, states: States, *, where: str, sort: str) -> tupl
     """
     condition, keys = parse(where) if where else ((lambda values: True), set[str]())
     key = sort.removeprefix("-")
-    found = [(record, values(record)) for record in read_each(directory, states)]
+    found = [(record, values(record)) for record in read_each(directory)]
     known = {key for _, own in found for key in own}
     check_known("where", keys, known)
     check_known("sort", {key}, known)

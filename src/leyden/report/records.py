@@ -16,6 +16,8 @@ from leyden.run.fork import point
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.result import Result, points
+from leyden.scheduler import phases as phases_of
+from leyden.scheduler.protocol import Phase
 
 
 @dataclass
@@ -98,12 +100,10 @@ def position(record: Record) -> str:
 
 
 T = TypeVar("T")
-# Tells of each job of a cluster, by its id, whether it is `queued`, `running` or `interrupted`; nothing where it can't be
-# asked.
-States = Callable[[Sequence[str]], Mapping[str, str]]
+Phases = Mapping[tuple[str, str], Phase]  # of jobs, by scheduler and id
 
 
-def read_records(directory: Path, states: States) -> list[Record]:
+def read_records(directory: Path) -> list[Record]:
     """The runs in or below a directory, by path.
 
     A run has a choice for each key that any of them was given, if its configuration has such a key; and no objectives
@@ -111,12 +111,11 @@ def read_records(directory: Path, states: States) -> list[Record]:
 
     Args:
         directory: The directory.
-        states: Tells the state of jobs of a cluster.
 
     Raises:
         UserError: There is none.
     """
-    records = read_each(directory, states)
+    records = read_each(directory)
     fill_choices(records)
     aims = next((_aims(record) for record in records if record.objectives), [])
     for record in records:
@@ -132,7 +131,7 @@ def fill_choices(records: Sequence[Record]) -> None:
         record.choices = {key: known[key] for key in keys if key in known}
 
 
-def read_each(directory: Path, states: States) -> list[Record]:
+def read_each(directory: Path) -> list[Record]:
     """The runs in or below a directory, by path, with what was typed for each.
 
     Raises:
@@ -141,7 +140,7 @@ def read_each(directory: Path, states: States) -> list[Record]:
     paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
     runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
     queued = list(_of_readable(runs, _job))
-    found = states([str(job_id) for _, job_id in queued if job_id])
+    found = phases_of(job for _, job in queued if job)
     records = [
         record for _, record in _of_readable([run for run, _ in queued], lambda run: read_record(run, found))
     ]
@@ -161,24 +160,26 @@ def _of_readable(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tupl
             warn(f"left out: {run.directory} can't be read ({why})")
 
 
-def _job(run: Run) -> str:
-    """The job of a cluster whose state tells that of a run; empty for none."""
-    return "" if (run.directory / "result.json").exists() else run.submission.get("job_id", "")
+def _job(run: Run) -> tuple[str, str] | None:
+    """Return scheduler and id of the job that a run without a result was submitted as; None for none."""
+    job = None if (run.directory / "result.json").exists() else run.submission
+    return (job["scheduler"], job["job_id"]) if job else None
 
 
 def _aims(record: Record) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status(run: Run, starts: list[dict[str, Any]], states: Mapping[str, str]) -> str:
+def _status(run: Run, starts: list[dict[str, Any]], phases: Phases) -> str:
     """Of a run without a result."""
     if is_held(run.directory):
         return "running"
-    job = run.submission.get("job_id", "")
-    state = states.get(job)
-    if state is None:  # no job, or the cluster can't be asked: then that is queued which it has not started yet
-        return "queued" if job and starts[-1]["slurm_job"] != job else "interrupted"
-    return state
+    if not (job := run.submission):
+        return "interrupted"
+    phase = phases.get((job["scheduler"], job["job_id"]))
+    if phase is None:  # the scheduler does not answer: a job that has not started the run yet is queued
+        return "queued" if starts[-1]["job"] != job["job_id"] else "interrupted"
+    return "interrupted" if phase == "ended" else phase
 
 
 def _ended(result: Result) -> str:
@@ -187,7 +188,7 @@ def _ended(result: Result) -> str:
     return "diverged" if is_nan and result.has_ended_well else result.status
 
 
-def read_record(run: Run, states: Mapping[str, str]) -> Record:
+def read_record(run: Run, phases: Phases) -> Record:
     """A run with the overrides of its first start as choices.
 
     Raises:
@@ -208,7 +209,7 @@ def read_record(run: Run, states: Mapping[str, str]) -> Record:
         choices=dict(typed),
         typed=typed,
         config=config,
-        status=_ended(result) if result else _status(run, starts, states),
+        status=_ended(result) if result else _status(run, starts, phases),
         objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
         result=result,
         starts=starts,

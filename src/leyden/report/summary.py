@@ -18,7 +18,7 @@ from leyden.config.terminal import Terminal, quoted_override, text_table
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
 from leyden.report.ranking import MARK, Contenders, Row, contenders, described, merge, pareto_front, varied
-from leyden.report.records import Record, States, position, read_records
+from leyden.report.records import Record, position, read_records
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
@@ -247,12 +247,11 @@ def remarks(
 NUM_SHOWN = 20  # rows in the terminal; the files have them all
 
 
-def summarize(directory: Path, states: States, form: str = "table") -> list[Run]:
+def summarize(directory: Path, form: str = "table") -> list[Run]:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
-        states: Tells the state of jobs of a cluster.
         form: Of what is printed, `table` or `json`.
 
     Returns:
@@ -261,7 +260,7 @@ def summarize(directory: Path, states: States, form: str = "table") -> list[Run]
     Raises:
         UserError: There is no run.
     """
-    records = read_records(directory, states)
+    records = read_records(directory)
     log_keys, averaged = described(directory)
     rows = merge(records, averaged)
     keys = varied([row.choices for row in rows])

@@ -24,6 +24,7 @@ from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.provenance import origin
 from leyden.run.result import Result
+from leyden.scheduler import SCHEDULERS
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 MAX_CONFIG_BYTES = 2**20
@@ -111,20 +112,24 @@ class RunContents:
 
     @property
     def submission(self) -> dict[str, str]:
-        """Job id and log of a run that was submitted to a cluster; empty for one that was not.
+        """Scheduler, job id and log of a run that was submitted to a cluster; empty for one that was not.
 
         Raises:
-            UserError: `slurm.json` is damaged.
+            UserError: `job.json` is damaged.
         """
-        path = self.directory / "slurm.json"
+        path = self.directory / "job.json"
         submission = read_json(path, {})
-        if submission and not (isinstance(submission, dict) and {"job_id", "log"} <= set(submission)):
+        if submission and not (
+            isinstance(submission, dict)
+            and submission.get("scheduler") in SCHEDULERS
+            and {"job_id", "log"} <= {*submission}
+        ):
             raise UserError(f"{path}: names no job; remove it")
         return dict(submission)
 
     @submission.setter
     def submission(self, value: dict[str, str]) -> None:
-        write_whole(self.directory / "slurm.json", json.dumps(value) + "\n")
+        write_whole(self.directory / "job.json", json.dumps(value) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """Path of the checkpoint `name`: `best`, `last`, or one that is kept.

@@ -12,29 +12,18 @@ import threading
 from collections.abc import Iterator
 
 from leyden.config.errors import UserError
+from leyden.scheduler import SCHEDULERS
 
 
 def is_main_process() -> bool:
     """Whether this is the first of the processes of a run, by the variables that launchers set."""
-    # In this order, as Lightning: what it starts itself inside of a Slurm job inherits the job's SLURM_PROCID.
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    # In this order, as Lightning: processes that it starts itself within a job inherit the job's variables.
+    for name in ("RANK", "LOCAL_RANK", *(scheduler.rank_variable for scheduler in SCHEDULERS.values())):
         if rank := os.environ.get(name):
             if not rank.isdigit():
                 raise UserError(f"{name}={rank} in the environment: must be the number of a process; unset {name}")
             return int(rank) == 0
     return True
-
-
-def job_id() -> str | None:
-    """The job of Slurm that this process belongs to, None for none."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # The last task of an array has the number of the whole array: by that, all of it would be meant.
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def num_requeues() -> int:
-    """How often this job was started again."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def num_cores() -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.paths import ROOT
-from leyden.run.process import job_id, num_cores
+from leyden.run.process import num_cores
+from leyden.scheduler import job_id
 
 
 def git(
@@ -80,7 +81,7 @@ def origin(
         "machine": machine,
         "data": data,
         "pid": os.getpid(),
-        "slurm_job": job_id(),
+        "job": job_id(),
         "git": state_of_code(),
         "python": platform.python_version(),
         "versions": installed_versions(),

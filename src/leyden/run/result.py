@@ -10,7 +10,7 @@ from typing import Any
 
 from leyden.config.objective import Objective
 from leyden.run.files import read_bytes, write_whole
-from leyden.run.process import num_requeues
+from leyden.scheduler import num_restarts
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Result:
         cls, objectives: tuple[Objective, ...], error: Failure, *, epochs: int = 0, num_steps: int = 0
     ) -> "Result":
         """The result of a run that has failed after so many epochs and steps."""
-        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_requeues(), error)
+        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_restarts(), error)
 
     @property
     def has_ended_well(self) -> bool:

@@ -18,7 +18,6 @@ from leyden.config.checks import require_choice
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
-from leyden.report.records import States
 from leyden.report.summary import summarize
 from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
@@ -39,7 +38,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         UserError: It is that of another one.
     """
     path = directory / "sweep.json"
-    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links of its own in slurm/
+    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links in slurm/
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock"):  # of several starts at once the first one decides whose it is
@@ -208,16 +207,15 @@ class Sweep:
         loader: Composes the jobs' configurations.
         config: Of the sweep, Hydra's part included.
         launcher: Runs the jobs.
-        states: Tells the state of jobs of a cluster.
 
     Raises:
         UserError: The launcher is none of Leyden's.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Any, states: States) -> None:
+    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Any) -> None:
         if not isinstance(launcher, JobRunner):
             refuse_launcher(config.hydra.runtime.choices)
-        self.config, self.launcher, self.states = config, launcher, states
+        self.config, self.launcher = config, launcher
         self.composer = Composer(loader, config)
         self.directory = Path(config.hydra.sweep.dir).absolute()
         self.num_jobs = 0
@@ -322,7 +320,7 @@ class Sweep:
         """
         winners = []
         try:
-            winners = summarize(self.directory, self.states)
+            winners = summarize(self.directory)
         except UserError:
             if not self.failures:  # else they tell why there is nothing
                 raise

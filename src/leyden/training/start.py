@@ -3,7 +3,6 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -21,9 +20,10 @@ from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
-from leyden.run.process import is_main_process, num_requeues
+from leyden.run.process import is_main_process
 from leyden.run.result import Result
 from leyden.run.session import session
+from leyden.scheduler import num_restarts
 
 
 def fit(
@@ -68,7 +68,7 @@ def fit(
         seconds=seconds,
         samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
         checkpoint="checkpoints/best.ckpt",
-        requeues=num_requeues(),
+        requeues=num_restarts(),
         stages=trainer.stages.by_stage(kept.best),
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
     )
@@ -88,7 +88,6 @@ def start(
     test: bool,
     pictures: bool,
     overrides: list[str],
-    requeue: Callable[[], str],
 ) -> Result:
     """Build what is configured, train, evaluate, and write down what came of it.
 
@@ -99,7 +98,6 @@ def start(
         test: Whether to evaluate on the test set in the end.
         pictures: Whether to draw some at the end.
         overrides: What the user has typed.
-        requeue: Asks that this job of a cluster be started again; gives what is in the way, empty for nothing.
 
     Raises:
         UserError: Something is wrong with a part, or the run has failed by what is no bug.
@@ -111,7 +109,7 @@ def start(
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
     data = assembly.datamodule(cfg)
     digests = _digests(data, run if checkpoint else None, fork.parent if fork else None)
-    trainer = assembly.run_trainer(cfg, run, data, content, requeue, pictures=pictures)
+    trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates(cfg, module, data, test=test)
@@ -144,9 +142,9 @@ def start(
                 before_end=write_hparams,
             )
         )
-        if num_requeues() > cfg.cluster.max_requeues:
+        if num_restarts() > cfg.cluster.max_requeues:
             raise UserError(
-                f"requeued {num_requeues()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+                f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
             )
         if fork:
             # The first process makes it before the others read it.
