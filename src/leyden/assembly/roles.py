@@ -16,6 +16,9 @@ from torchmetrics import Metric
 
 from leyden.config.errors import UserError
 from leyden.config.paths import SRC, own_folders, own_packages
+from leyden.data.table import Table
+from leyden.data.text import Text
+from leyden.data.transforms import Augment
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Role:
 
 
 @functools.cache
+def dotted_name(made: type) -> str:
+    """Return the name of a class as a `_target_` has it."""
+    return f"{made.__module__}.{made.__qualname__}"
+
+
 def allowed_by_owner() -> dict[str, tuple[str, ...]]:
     """The names in the `trust.yaml` of the project's packages, by role.
 
@@ -97,7 +105,7 @@ DATASETS = Role(
     Dataset,
     packages=own_folders("data"),
     names=(
-        *("leyden.data.table.Table", "leyden.data.text.Text"),
+        *map(dotted_name, (Table, Text)),
         *(f"torchvision.datasets.{name}" for name in ("KMNIST", "QMNIST", "CIFAR10", "CIFAR100")),
     ),
     listed="dataset",
@@ -109,7 +117,7 @@ DATASETS = Role(
 AUGMENT = Role(
     object,
     packages=(),
-    names=("leyden.data.transforms.Augment",),
+    names=(dotted_name(Augment),),
     listed="transform",
     nested={"": Role(nn.Module, packages=("torchvision.transforms.v2",), listed="transform")},
 )
@@ -175,7 +183,7 @@ LIGHTNING_CALLBACKS = (
 )
 CALLBACK = Role(
     L.Callback,
-    packages=("leyden.callbacks", *own_folders("callbacks")),
+    packages=("leyden.callbacks", "leyden.pictures", *own_folders("callbacks")),
     names=(
         "leyden.sweep.pruning.Pruning",
         *(f"lightning.pytorch.callbacks.{name}" for name in LIGHTNING_CALLBACKS),

@@ -264,9 +264,9 @@ def chart_of(name: str) -> str:
     """Return the text under which curves of training and validation are drawn together.
 
     Example:
-        >>> [panel(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
+        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
         ['acc', 'acc', 'acc', 'acc']
-        >>> panel("val"), panel("f1_macro")
+        >>> chart_of("val"), chart_of("f1_macro")
         ('val', 'f1_macro')
     """
     base = re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")

@@ -48,7 +48,7 @@ def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
         quoted: Whether it needs quotes to be a text, as `null` does.
 
     Example:
-        >>> typed("run", "outputs/mnist_mlp"), typed("run", "it's")
+        >>> quoted_override("run", "outputs/mnist_mlp"), quoted_override("run", "it's")
         ('run=outputs/mnist_mlp', '\'run="it\'"\'"\'s"\'')
     """
     text = str(value)

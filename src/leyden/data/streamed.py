@@ -40,8 +40,8 @@ class SeededSamples:
         >>> class Dice:
         ...     def __getitem__(self, index):
         ...         return torch.tensor([index, random.randint(1, 6)]), 0
-        >>> inputs_NI, targets_N = Samples(Dice(), 0, None)((2, [0, 1, 2]))
-        >>> torch.equal(inputs_NI[1:], Samples(Dice(), 0, None)((2, [1, 2]))[0])
+        >>> inputs_NI, targets_N = SeededSamples(Dice(), 0, None)((2, [0, 1, 2]))
+        >>> torch.equal(inputs_NI[1:], SeededSamples(Dice(), 0, None)((2, [1, 2]))[0])
         True
     """
 
@@ -130,7 +130,7 @@ class StreamLoader:
         world_size: Number of processes.
 
     Example:
-        >>> samples = Samples([(torch.tensor(n), n % 2) for n in range(5)], 0, None)
+        >>> samples = SeededSamples([(torch.tensor(n), n % 2) for n in range(5)], 0, None)
         >>> loader = StreamLoader(samples, torch.arange(5), batch_size=2, num_workers=0, shuffle=False)
         >>> [inputs_N.tolist() for inputs_N, targets_N in loader]
         [[0, 1], [2, 3], [4]]

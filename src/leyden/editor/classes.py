@@ -27,10 +27,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.assembly import roles
 from leyden.assembly.instantiate import signature
-from leyden.assembly.roles import Role
+from leyden.assembly.roles import Role, dotted_name
 from leyden.config.paths import CONF, own_folders
 from leyden.config.terminal import warn
+from leyden.config.values import leaves
 from leyden.data.facts import Facts
+from leyden.data.transforms import Augment
 
 Schema = dict[str, Any]
 
@@ -186,7 +188,7 @@ class Place:
 
 PLACES = {
     "data": Place(roles.DATA),
-    "data.augment": Place(Role(object, packages=("leyden.data.transforms",))),
+    "data.augment": Place(Role(object, packages=(), names=(dotted_name(Augment),))),
     "model": Place(roles.NETWORKS, FACTS),
     "task": Place(roles.TASKS, (*FACTS, "network", "optimizer", "scheduler")),
     "task.metrics": Place(roles.METRICS, FACTS, named=True),
@@ -200,6 +202,7 @@ PLACES = {
             L.Callback,
             packages=(
                 "leyden.callbacks",
+                "leyden.pictures",
                 "leyden.sweep.pruning",
                 "lightning.pytorch.callbacks",
                 *own_folders("callbacks"),
@@ -249,9 +252,13 @@ def aliases(made: Any) -> list[str]:
 
 @functools.cache
 def _targets(folder: str) -> list[str]:
-    """All values of `_target_` in the files of a folder."""
-    texts = [path.read_text(encoding="utf-8") for path in (CONF / folder).rglob("*.yaml")]
-    return sorted({name for text in texts for name in re.findall(r"^[^#\n]*_target_: *([\w.]+)", text, re.M)})
+    """Return all values of `_target_` in the files of a folder; a file that is no YAML has none."""
+    found = set()
+    for path in (CONF / folder).rglob("*.yaml"):
+        with contextlib.suppress(yaml.YAMLError):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found |= {value for keys, value in leaves(content) if keys and keys[-1] == "_target_"}
+    return sorted(name for name in found if isinstance(name, str))
 
 
 def find(name: str) -> Any:

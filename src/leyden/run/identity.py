@@ -27,6 +27,8 @@ SHOWN = (
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
 )
+# Callbacks that change no bit: all of `leyden.pictures`, and these.
+WATCHING_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
 WATCHING = (
     "RichProgressBar",
     "TQDMProgressBar",
@@ -46,7 +48,7 @@ def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """What somebody has typed, by key, less what steers a start.
 
     Example:
-        >>> typed_choices(["optimizer.lr=0.1", "+model.depth=3", "run_dir=x"])
+        >>> typed_overrides(["optimizer.lr=0.1", "+model.depth=3", "run_dir=x"])
         {'optimizer.lr': '0.1', 'model.depth': '3'}
     """
     pairs = (override.lstrip("+~").partition("=") for override in overrides)
@@ -151,7 +153,7 @@ def hydra_value(value: Any) -> str:
     """A plain value as Hydra reads it.
 
     Example:
-        >>> as_typed([None, True, 1e-3, "a b", "x.y/z"])
+        >>> hydra_value([None, True, 1e-3, "a b", "x.y/z"])
         '[null,true,0.001,"a b","x.y/z"]'
     """
     if isinstance(value, str):
@@ -165,7 +167,7 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration, which is given flat, can change a bit of weights or metrics.
 
     Example:
-        >>> deciding({"optimizer.lr": 0.1, "logger": None, "callbacks.x._target_": "leyden.pictures.classification.Errors"})
+        >>> identity_values({"optimizer.lr": 0.1, "logger": None, "callbacks.x._target_": "leyden.pictures.classification.Errors"})
         {'optimizer.lr': 0.1}
     """
     return {
@@ -178,8 +180,8 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _watches(key: str, flat: Mapping[str, Any]) -> bool:
-    """Whether a key is of a callback that only watches: the engine's do, but for those that change weights or values, and some of Lightning's."""
-    target = str(flat.get(".".join([*key.split(".")[:2], "_target_"])))
-    if target.startswith("leyden.callbacks."):
-        return not target.startswith("leyden.callbacks.averaging.")
-    return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in WATCHING
+    """Return whether a key is that of a callback which changes no bit of a run."""
+    module, _, name = str(flat.get(".".join([*key.split(".")[:2], "_target_"]))).rpartition(".")
+    if module.startswith("lightning.pytorch.callbacks"):
+        return name in WATCHING
+    return module.rpartition(".")[0] == "leyden.pictures" or module in WATCHING_MODULES

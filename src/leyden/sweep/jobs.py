@@ -40,7 +40,7 @@ def failure_as_text(failure: Failure) -> str:
     r"""The text of what stands in `result.json`.
 
     Example:
-        >>> as_text(Failure("KeyError", "'hidden'", "mlp.py:12 in forward"))
+        >>> failure_as_text(Failure("KeyError", "'hidden'", "mlp.py:12 in forward"))
         "KeyError: 'hidden'\n    at mlp.py:12 in forward"
     """
     return f"{failure.type}: {failure.message}" + (f"{AT}{failure.where}" if failure.where else "")

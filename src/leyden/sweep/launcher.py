@@ -136,7 +136,7 @@ def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores:
         num_cores: Of this machine.
 
     Example:
-        >>> [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3, ["0", "1"], 8)]
+        >>> [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(3, ["0", "1"], 8)]
         ['0', '1', '0']
     """
     if num_jobs is None:

@@ -120,7 +120,7 @@ def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | No
     """The mean of each objective over the seeds; None where one of them has none.
 
     Example:
-        >>> means([[0.5, 10.0], [1.0, 10.0]])
+        >>> objective_means([[0.5, 10.0], [1.0, 10.0]])
         [0.75, 10.0]
     """
     return [fmean(column) if None not in column else None for column in zip(*values, strict=True)]

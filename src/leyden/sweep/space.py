@@ -40,7 +40,7 @@ def override_text(
         quoted: Of a text that stood in quotes.
 
     Example:
-        >>> as_text([True, None, 0.5])
+        >>> override_text([True, None, 0.5])
         '[true,null,0.5]'
     """
     if isinstance(value, QuotedString):
@@ -69,7 +69,7 @@ def quote_zip_value(value: Any) -> str:
     """A value of a zip: a text stands in quotes, unless it is a word and no other value.
 
     Example:
-        >>> [in_quotes(value) for value in ("mlp", "1", 1, "a b")]
+        >>> [quote_zip_value(value) for value in ("mlp", "1", 1, "a b")]
         ['mlp', "'1'", '1', "'a b'"]
     """
     word = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_]\w*", re.IGNORECASE | re.ASCII)

@@ -94,7 +94,7 @@ def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
     Of many numbers of a key their ends count; of what is no number, as networks and data sets, each pair that occurs, too.
 
     Example:
-        >>> covering([{"seed": str(seed)} for seed in range(200)])
+        >>> covering_subset([{"seed": str(seed)} for seed in range(200)])
         [0, 199]
     """
     if len(settings) <= ALL:
