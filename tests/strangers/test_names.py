@@ -264,11 +264,12 @@ def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, 
     assert "validation logs val_loss" in out + err
 
 
-def test_a_result_of_an_older_engine_is_tested_as_it_was():
+def test_a_result_is_tested_by_the_stage_of_its_metrics_not_by_their_names():
     content = {"status": "finished", "objective": None, "metrics": {"val/acc": 0.5}, "epochs": 1, "seconds": 1.0}
     content |= {"optimizer_steps": 10, "samples_per_second": 1.0}
-    assert not Result.from_json(content).is_tested
     content["metrics"]["test/acc"] = 0.4
+    assert not Result.from_json(content).is_tested
+    content["stages"] = {"test": ["test/acc"]}
     assert Result.from_json(content).test_metrics == {"test/acc": 0.4}
     content["stages"] = {"val": ["val/acc", "test/acc"]}
     assert not Result.from_json(json.loads(Result.from_json(content).to_json())).is_tested

@@ -115,8 +115,6 @@ class Result:
         try:
             known = {each.name for each in fields(cls)}  # a newer engine may write more
             values = {name: value for name, value in dict(content).items() if name in known}
-            if "stages" not in values and (tests := [n for n in values["metrics"] if n.startswith("test/")]):
-                values["stages"] = {"test": tests}  # an older engine knew a test evaluation by these names alone
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
