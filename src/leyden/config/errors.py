@@ -26,7 +26,7 @@ _AT_WORK = (
     "run",
     "assembly",
     "report",
-    "images",
+    "scheduler",
     "loggers",
     "sweep",
     "cluster",
@@ -35,7 +35,8 @@ _AT_WORK = (
     "callbacks/checkpoint",
     "callbacks/preemption",
     "data/fetch",
-    "data/checksums",
+    "data/images",
+    "pictures/figures",
 )
 _ENGINE = (
     *(str(SRC / "leyden" / name) for name in _AT_WORK),
