@@ -8,13 +8,13 @@ from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leyden.assembly import schedule
+from leyden.assembly import roles, schedule
 from leyden.assembly.schedule import num_batches, num_steps
 from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
-from tests.training.test_exact import kill_at
+from tests.training.test_exact import kill_at, stopping
 from tests.training.test_train import curves
 
 HERE = "tests.strangers.for_trainer"
@@ -25,6 +25,12 @@ def own(task, data="Collated", *more):
         *("data=own", f"data._target_={HERE}.{data}", "task=own", f"task._target_={HERE}.{task}"),
         *("trainer.log_every_n_steps=1", "trainer.max_epochs=2", *more),
     )
+
+
+def counted(num_workers):
+    """Data that depend on how many samples a worker process has read."""
+    data = ("data=own", "data._target_=tests.strangers.data.WithCount", f"+data.num_workers={num_workers}")
+    return (*data, "task=own", "task._target_=tests.strangers.modules.Plain")
 
 
 OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
@@ -247,3 +253,34 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(Listed() if mode != "sequential" else Several(), loaders, verbose=False)
     assert bool(schedule.tested_part(trainer)) == (limit == 2)
+
+
+# Worker processes, on whose number depends what data draw or count in them.
+
+WORKERS = "batches were read by 2 worker processes and are now read by 1"
+STEPS = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
+
+
+@pytest.mark.parametrize("stop", [5, 8])
+def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, stop):
+    with stopping(stop):
+        train("a", *counted(2), *STEPS, code=1)
+    with stopping(stop + 4):
+        _, _, err = train("a", *counted(2), *STEPS, "resume=must", code=1)
+    assert "exact resume" not in err
+    _, _, err = train("a", *counted(1), *STEPS, "resume=must", "exact=require", code=2)
+    assert f"exact=require: {WORKERS}" in err
+    _, _, err = train("a", *counted(1), *STEPS, "resume=must")
+    assert f"exact resume is not promised: {WORKERS}" in err
+
+
+def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train, monkeypatch):
+    listed = {"data": ("tests.strangers.data.WithCount",), "task": ("tests.strangers.modules.Plain",)}
+    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
+    parent, *_ = train("parent", *counted(2), *STEPS)
+    fork, _, err = train("fork", f"fork={parent.directory}@last", "trainer.max_epochs=3")
+    assert fork.config["data"]["num_workers"] == 2
+    assert "exact resume" not in err
+    fork, _, err = train("typed", f"fork={parent.directory}@last", "trainer.max_epochs=3", "data.num_workers=1")
+    assert fork.config["data"]["num_workers"] == 1
+    assert f"exact resume is not promised: {WORKERS}" in err

@@ -22,6 +22,7 @@ from leyden.config.hydra import composed_choices, composed_values, keys_set_by
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import dotted
+from leyden.data.contract import divides_batches
 from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
 from leyden.run.identity import identity_values
@@ -29,6 +30,7 @@ from leyden.run.process import is_main_process
 
 Keys = tuple[Any, ...]  # from the root of a configuration to one of its values
 DATA_ROOT = ("data", "root")
+WORKERS = ("data", "num_workers")
 SPLIT = ("data", "split_seed")  # what the parent was trained on stays in the training split, whatever the seed
 # Keys of a node that say what is made and how it is called; all others are arguments.
 OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
@@ -73,6 +75,7 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     _check(source, changed, there, here, raw)
     _remove_others(raw, here, config, typed)
     _keep_root(config, here, typed)
+    _take_workers(config, raw, typed)
     for key in sorted({str(keys[0]) for keys in changed} | {*ROLES}):
         try:
             cfg[key] = raw[key]
@@ -160,6 +163,18 @@ def _keep_root(config: dict[str, Any], here: dict[Keys, Any], typed: "_Typed") -
         warn(
             f"fork: data are read from {own}; the parent's were in {one_line(there)}, which data.root=DIR would name"
         )
+
+
+def _take_workers(config: dict[str, Any], raw: Any, typed: "_Typed") -> None:
+    """Take over the number of worker processes of data of one's own: what they draw and count in a worker depends on it.
+
+    The engine's data are the same with any number.
+    """
+    num_workers = config["data"].get(WORKERS[1])
+    if typed(WORKERS) or type(num_workers) is not int or not isinstance(raw["data"].get("_target_"), str):
+        return
+    if not divides_batches(target(OmegaConf.create({"_target_": raw["data"]["_target_"]}), "data")):
+        raw["data"][WORKERS[1]] = num_workers
 
 
 def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:

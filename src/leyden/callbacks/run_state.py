@@ -206,6 +206,7 @@ class RunState(L.Callback):
         if len(stateful) != len(self._loaders):
             raise UserError(ANEW)
         for loader, state in zip(stateful, self._loaders, strict=True):
+            self._compare_workers(loader, state)
             if not hasattr(loader, "after_replay"):
                 if is_within and divides_batches and loader.state_dict()["position"] != state["position"]:
                     raise UserError(ANEW)
@@ -235,6 +236,16 @@ class RunState(L.Callback):
                 torch.cuda.set_rng_state(self._resumed["cuda"])
             if self._resumed["mps"] is not None and torch.backends.mps.is_available():
                 torch.mps.set_rng_state(self._resumed["mps"])
+
+    def _compare_workers(self, loader: Any, state: dict[str, Any]) -> None:
+        """Announce that batches are read by another number of processes: what a data set draws or counts depends on it."""
+        if not (hasattr(loader, "workers_in") and self._same_seed and self._same_data):
+            return
+        if (then := loader.workers_in(state)) not in (None, loader.num_workers):
+            self._announce(
+                f"batches were read by {then} worker processes and are now read by {loader.num_workers}, "
+                "on which depends what a data set draws or counts"
+            )
 
     def _restore_objects(self) -> None:
         assert self._objects
@@ -314,9 +325,14 @@ class RunState(L.Callback):
         """Name, once, what changes and can't be kept."""
         new = [name for name in lost if name not in self._lost]
         self._lost += new
-        if not new or self.exact == "off":
+        if new:
+            names = ", ".join(map(one_line, new))
+            self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint")
+
+    def _announce(self, text: str) -> None:
+        """Say why a run may end in other bits; `exact=require` makes it an error."""
+        if self.exact == "off":
             return
-        text = f"{', '.join(map(one_line, new))} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint"
         if self.exact == "require":
             raise UserError(f"exact=require: {text}")
         if is_main_process():

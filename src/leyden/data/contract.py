@@ -189,8 +189,8 @@ def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) ->
     return sizes
 
 
-def divides_batches(data: L.LightningDataModule) -> bool:
-    """Whether its loaders divide their batches among processes themselves; else Lightning's sampler does."""
+def divides_batches(data: L.LightningDataModule | type) -> bool:
+    """Whether the loaders of a data module, or of those of a class, divide their batches among processes themselves; else Lightning's sampler does."""
     return hasattr(data, "check_world_size")
 
 

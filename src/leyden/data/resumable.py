@@ -107,6 +107,7 @@ class Resumable:
             "random": self._begun,
             "objects": {name: each.changes()[0] for name, each in self._owned().items()},
             "ahead": self._ahead,
+            "num_workers": self.num_workers,  # type: ignore[attr-defined]
         }
         return {"processes": of_all_processes(mine)}
 
@@ -157,6 +158,12 @@ class Resumable:
         """The same in a state of this loader."""
         position: int = _of_this_process(state)["position"]
         return position
+
+    @staticmethod
+    def workers_in(state: dict[str, Any]) -> int | None:
+        """The number of worker processes in a state of this loader; None where an older version wrote it."""
+        num_workers: int | None = _of_this_process(state).get("num_workers")
+        return num_workers
 
     def lost(self) -> list[str]:
         """Return the names of what changes on data set, sampler and `collate_fn`, and can't be kept."""
