@@ -118,6 +118,50 @@ class Annealed(Plain):
         return F.mse_loss(self(batch[0]) / self.temperature, batch[1])
 
 
+class Directions(Plain):
+    """Random features, drawn in the constructor into an attribute that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.directions = torch.randn(4, 4)
+
+    def forward(self, inputs):
+        return super().forward(torch.cos(inputs @ self.directions))
+
+
+class FittedAtStart(Plain):
+    """What a hook of the start finds in the data of training, and all steps use."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = None
+
+    def on_fit_start(self):
+        data = self.trainer.datamodule.train
+        self.mean = torch.stack([data[n][0] for n in range(10)]).mean(0)
+
+    def forward(self, inputs):
+        return super().forward(inputs if self.mean is None else inputs - self.mean)
+
+
+class ChangedLate(Plain):
+    """What has its first change, or is there at all, when the best epoch is over; testing depends on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness, self.gains = 1.0, [1.0]
+
+    def on_train_epoch_start(self):
+        if self.current_epoch > 0:
+            self.sharpness += 1
+            self.gains.append(2.0)
+            self.bias = 3.0
+
+    def loss(self, batch):
+        scale = self.sharpness * sum(self.gains)
+        return super().loss(batch) * scale + getattr(self, "bias", 0)
+
+
 class Order(Plain):
     """An order that is drawn at the start of each epoch, and used in its steps."""
 
@@ -283,6 +327,9 @@ class Tried(Plain):
     def training_step(self, batch, batch_idx):
         Tried.num += 1
         return self.loss(batch) * Tried.num
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.loss(batch) * Tried.num, batch_size=BATCH)
 
 
 CALLS = [0]

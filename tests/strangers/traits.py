@@ -171,6 +171,11 @@ TRAITS = {
     "counter": Trait("a counter in an attribute", "Counter"),
     "reward": Trait("a running reward, a float", "Reward"),
     "temperature": Trait("a temperature that falls by the epoch", "Annealed"),
+    "drawn_in_constructor": Trait("random features that a constructor draws, no buffer", "Directions"),
+    "fitted_at_start": Trait("a tensor that `on_fit_start` works out of the data", "FittedAtStart"),
+    "changed_late": Trait(
+        "attributes that change, or come, after the best epoch", "ChangedLate", more=("objective.mode=min",)
+    ),
     "order": Trait("a tensor that is drawn when an epoch starts", "Order"),
     "replay": Trait("a replay buffer, a deque of tensors", "Replay"),
     "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects"),

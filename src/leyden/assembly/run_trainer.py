@@ -15,7 +15,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.preemption import Preemption
-from leyden.callbacks.run_state import Gradients, ModuleHooks, RunState, restore_module
+from leyden.callbacks.run_state import Gradients, ModuleHooks, RunState
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError
 from leyden.config.values import flatten
@@ -76,7 +76,7 @@ class RunTrainer:
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
         load_weights(module, content)
-        restore_module(module, content)
+        self.state.restore_best(module, content)
         evaluate = self.trainer.test if test else self.trainer.validate
         with seeded(self.state.seed, "test"):  # what it draws, each evaluation draws
             measured = evaluate(module, datamodule=data, verbose=False)

@@ -16,7 +16,7 @@ from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
-from leyden.data.object_state import ObjectState, entry_name, is_generator
+from leyden.data.object_state import ObjectState, Path, digests, entry_name, is_generator, path_of, selected
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.resumable import PARTS, flattened, of_all_processes
 from leyden.run.process import is_main_process
@@ -124,12 +124,19 @@ class RunState(L.Callback):
         self._same_seed = self._same_data = True
         self._loaders: list[Any] = []  # states of the loaders there
         self._objects: ObjectState | None = None
+        self._made: dict[Path, str] = {}  # digests of the module's attributes before hooks of the start
+        self._at_start: list[dict[str, Any]] = []  # those attributes before anything is trained
+        self._set_up: list[dict[str, Any]] = []  # those of them that hooks of the start have set
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # of each parameter at the start
         self._stepping: ObjectState | None = None  # of optimizers and schedules, beside their states
         self._versions: dict[str, int] = {}  # of each parameter, before the hooks of the start
         self._set_at_start: list[str] = []
         self._lost: list[str] = []  # names of what can't be kept, that were reported
+
+    def note_made(self, module: L.LightningModule) -> None:
+        """Remember the attributes of a module that was just made, as any other process makes it."""
+        self._made = digests(_of_module(module).values())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remember the trainer, which knows the processes, and the module, which has the metrics; part the streams."""
@@ -187,10 +194,13 @@ class RunState(L.Callback):
             if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
         }
         for each in (module, trainer.datamodule):  # type: ignore[attr-defined]
-            _ = each.hparams  # Lightning makes it when it is first asked for
+            _ = each.hparams  # as below
         roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
         self._objects = ObjectState(roots, lambda: _kept_elsewhere(trainer, module, of_loaders))
+        self._at_start = _of_module(module).values()
+        set_up = {path for path, digest in digests(self._at_start).items() if digest != self._made.get(path)}
+        self._set_up = selected(self._at_start, set_up.__contains__)
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
         self._stepping = _beside_state(trainer)
@@ -295,6 +305,7 @@ class RunState(L.Callback):
         if self._stepping:
             lost += [*_beside_state(self._trainer).differing(self._stepping), *self._set_at_start]
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
+        paths = {path_of(entry) for entry in objects}
         parameters = dict(self._module.named_parameters())
         accumulate = self._trainer.accumulate_grad_batches
         mine = {
@@ -304,6 +315,7 @@ class RunState(L.Callback):
             "metrics": {name: logged_metrics.metric_state(metric) for name, metric in _metrics(self._module)},
             "logged": logged_metrics.logged_state(self._trainer),
             "objects": objects,
+            "set_up": selected(self._set_up, lambda path: path not in paths),
             "lost": lost,
             "requires_grad": {
                 name: each.requires_grad
@@ -320,6 +332,14 @@ class RunState(L.Callback):
         }
         self._report(lost)
         return {"processes": of_all_processes(mine), "seed": self.seed, "data": self.data}
+
+    def restore_best(self, module: L.LightningModule, content: dict[str, Any]) -> None:
+        """Give the module the attributes that it had at a checkpoint: also those that have changed since for the first time."""
+        kept = content["callbacks"][self.state_key]["processes"][0]["objects"]
+        changed = {path_of(entry) for entry in (self._objects.changes()[0] if self._objects else [])}
+        changed -= {path_of(entry) for entry in kept}
+        _of_module(module).remove(changed - {path_of(entry) for entry in self._at_start})
+        _restore(module, selected(self._at_start, changed.__contains__), kept)
 
     def _report(self, lost: list[str]) -> None:
         """Name, once, what changes and can't be kept."""
@@ -351,16 +371,32 @@ class RunState(L.Callback):
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Give a module the attributes that had changed when a checkpoint was written, beside its weights.
+    """Give a module that was just made the attributes that it had when a checkpoint was written, beside its weights.
+
+    These are those that had changed in training, and those that hooks of the start had set.
 
     Raises:
         ValueError: It has no such attributes.
     """
-    kept = content["callbacks"][RunState.state_key]["processes"][0]["objects"]
-    of_module = [each for each in kept if each["path"][0][1] == "module"]
-    if of_module:
-        weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
-        ObjectState({"module": module}, lambda: weights).restore(of_module)
+    mine = content["callbacks"][RunState.state_key]["processes"][0]
+    _restore(module, mine.get("set_up", []), mine["objects"])  # older checkpoints don't have the first
+
+
+def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
+    """Set attributes of a module, and of what it shares with others; the `first` ones only where it has a place for them."""
+    here = _of_module(module)
+    here.restore(selected(first, here.has))
+    here.restore(selected(kept, lambda path: path[0][1] == "module" or here.has(path)))
+
+
+def _of_module(module: L.LightningModule) -> ObjectState:
+    """See the attributes of a module beside its weights and metrics."""
+    _ = module.hparams  # Lightning makes it when it is first asked for
+    metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
+    return ObjectState(
+        {"module": module},
+        lambda: [*module.parameters(), *module.state_dict(keep_vars=True).values(), *metrics],
+    )
 
 
 def _beside_state(trainer: L.Trainer) -> ObjectState:
@@ -393,9 +429,16 @@ def _check_kept(mine: dict[str, Any]) -> None:
         restore_random_states(mine)
     finally:
         restore_random_states(here)
-    kinds = {"objects": list, "lost": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
+    kinds = {
+        "objects": list,
+        "set_up": list | None,
+        "lost": list,
+        "requires_grad": dict,
+        "monitored": dict,
+        "accumulate": int | None,
+    }
     for name, kind in kinds.items():
-        if not isinstance(mine[name], kind):
+        if not isinstance(mine.get(name), kind):
             raise TypeError(f"{name} is no {kind}")
     values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
     if not all(isinstance(each, float | int) for each in values):

@@ -6,6 +6,8 @@ none of these. What has changed since the start is found by comparison, and kept
 
 import argparse
 import collections
+import contextlib
+import copy
 import dataclasses
 import enum
 import functools
@@ -16,7 +18,7 @@ import pickle
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
 from pathlib import PurePath
 from typing import Any
 
@@ -126,26 +128,45 @@ class ObjectState:
         kept: list[dict[str, Any]] = []
         lost, numbers = [], dict[int, int]()
         for path, value in self._leaves():
-            mark = self._marks.get(path)
-            is_same = mark is not None and mark.value is value
             try:
-                if not self._has_changed(path, value, mark):
-                    continue
-                entry = {
-                    "path": [list(step) for step in path],
-                    "in_place": is_same and not isinstance(value, PLAIN),
-                }
-                if id(value) in numbers:
-                    entry["same_as"] = numbers[id(value)]
-                else:
-                    entry["value"] = encode(value)
-                    if not isinstance(value, PLAIN):
-                        numbers[id(value)] = len(kept)
-                kept.append(entry)
-                self._kept.add(path)
+                if self._has_changed(path, value, self._marks.get(path)):
+                    self._add(kept, path, value, numbers)
+                    self._kept.add(path)
             except UnkeepableError:
                 lost.append(name_of(path))
         return kept, lost
+
+    def values(self) -> list[dict[str, Any]]:
+        """Return all that can be kept, as it is now, in copies."""
+        kept: list[dict[str, Any]] = []
+        numbers = dict[int, int]()
+        for path, value in self._leaves():
+            with contextlib.suppress(UnkeepableError):
+                self._add(kept, path, value, numbers)
+        return copy.deepcopy(kept)
+
+    def has(self, path: Path) -> bool:
+        """Whether there is an object that a path leads to a part of."""
+        return path[:-1] in self._owners
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Take attributes away."""
+        for path in paths:
+            if self.has(path) and path[-1][0] == "attribute":
+                with contextlib.suppress(AttributeError):
+                    delattr(self._owners[path[:-1]], path[-1][1])
+
+    def _add(self, kept: list[dict[str, Any]], path: Path, value: Any, numbers: dict[int, int]) -> None:
+        mark = self._marks.get(path)
+        is_same = mark is not None and mark.value is value
+        entry = {"path": [list(step) for step in path], "in_place": is_same and not isinstance(value, PLAIN)}
+        if id(value) in numbers:
+            entry["same_as"] = numbers[id(value)]
+        else:
+            entry["value"] = encode(value)
+            if not isinstance(value, PLAIN):
+                numbers[id(value)] = len(kept)
+        kept.append(entry)
 
     def restore(self, kept: list[dict[str, Any]]) -> None:
         """Set what `changes` returned.
@@ -155,7 +176,7 @@ class ObjectState:
         """
         made: list[Any] = []
         for entry in kept:
-            path: Path = tuple((str(kind), key) for kind, key in entry["path"])
+            path = path_of(entry)
             try:
                 if str(path[-1][1]).startswith("__"):
                     raise AttributeError("it is Python's")
@@ -343,9 +364,38 @@ def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
         setattr(owner, key, value)
 
 
+def path_of(entry: dict[str, Any]) -> Path:
+    """Return the path of what `ObjectState.changes` has kept."""
+    return tuple((str(kind), key) for kind, key in entry["path"])
+
+
 def entry_name(entry: dict[str, Any]) -> str:
     """Return the name of what `ObjectState.changes` has kept."""
-    return name_of(tuple((str(kind), key) for kind, key in entry["path"]))
+    return name_of(path_of(entry))
+
+
+def selected(kept: list[dict[str, Any]], wanted: Callable[[Path], bool]) -> list[dict[str, Any]]:
+    """Return a part of what `ObjectState.changes` has kept; what was the same as something else is the same as that, or has its value."""
+    found: list[dict[str, Any]] = []
+    numbers = dict[int, int]()
+    for n, entry in enumerate(kept):
+        if not wanted(path_of(entry)):
+            continue
+        first = entry.get("same_as", n)
+        part = {"path": entry["path"], "in_place": entry["in_place"]}
+        found.append(part | ({"same_as": numbers[first]} if first in numbers else {"value": kept[first]["value"]}))
+        numbers.setdefault(first, len(found) - 1)
+    return found
+
+
+def digests(kept: list[dict[str, Any]]) -> dict[Path, str]:
+    """Return a digest of each value that `ObjectState.values` has given; where a tensor lies doesn't count."""
+    found = {}
+    for entry in kept:
+        value = kept[entry["same_as"]]["value"] if "same_as" in entry else entry["value"]
+        is_tensor = isinstance(value, dict) and value.get(KIND) == "tensor"
+        found[path_of(entry)] = digest_of_content(value["values"] if is_tensor else value)
+    return found
 
 
 def is_generator(entry: dict[str, Any]) -> bool:

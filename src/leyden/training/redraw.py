@@ -27,6 +27,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
         UserError: The data or the checkpoints can't be had.
     """
     assembly.silence_lightning()
+    L.seed_everything(cfg.seed, verbose=False)
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
@@ -43,6 +44,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     trainer = assembly.plain_trainer(
         cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
     )
+    L.seed_everything(cfg.seed, verbose=False)
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
     restore_module(module, best)

@@ -52,6 +52,7 @@ def fit(
         UserError: The objective was never logged, or the checkpoint can't be gone on from.
     """
     lightning, kept = trainer.trainer, trainer.checkpoint
+    trainer.state.note_made(module)
     with reporting_restore_errors(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if kept.needed and not kept.best:
@@ -111,6 +112,9 @@ def start(
     digests = _digests(data, run if checkpoint else None, fork.parent if fork else None)
     trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
+    L.seed_everything(
+        cfg.seed, verbose=False
+    )  # callbacks may have drawn, which are not there when the run is evaluated
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)

@@ -39,6 +39,9 @@ def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts
     cfg = trusted_config(run)
     content = read_checkpoint(checkpoint)
     facts = kept_facts(content, checkpoint)
+    L.seed_everything(
+        cfg.seed, verbose=False
+    )  # what a constructor draws and keeps in an attribute is in no checkpoint
     module = task_module(cfg, facts)
     try:
         load_weights(module, content)
