@@ -15,7 +15,7 @@ NEEDED = "pruning needs one objective, that validation logs, as val/acc; ~callba
 
 
 class Pruning(L.Callback):
-    """Reports the objective after each validation, and stops the run if the pruner says so.
+    """Reports the objective after the validation at the end of each epoch, and stops the run if the pruner says so.
 
     Where the run is no trial of a search it does nothing. The study lies beside the run directory; the trial is the
     one with the directory's name.
@@ -64,8 +64,8 @@ class Pruning(L.Callback):
             self._trial = find_trial(directory, self.pruner)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report, and stop if it is to be pruned."""
-        if trainer.state.fn != "fit" or not self._is_in_search:
+        """Report, and stop if it is to be pruned; a validation within an epoch is none that an epoch is chosen by."""
+        if trainer.state.fn != "fit" or not self._is_in_search or not trainer.is_last_batch:
             return
         found = stages_of(trainer).validation
         if self.metric not in found and stages_of(trainer).names.get(self.metric) == "val":
