@@ -198,11 +198,17 @@ TRAITS = {
     "train_start": Trait("weights that are set in `on_train_start`", "ByHook", cells=UNKEPT),
     "reseeding": Trait("`seed_everything` in `on_train_start`", "Reseeding"),
     "epoch_lists": Trait("outputs of an epoch in a list", "EpochLists"),
-    "epoch_sums": Trait("sums of an epoch in plain numbers", "Sums", more=("objective.metric=train/mean",)),
+    "epoch_sums": Trait(
+        "sums of an epoch in plain numbers",
+        "Sums",
+        more=("objective.metric=train/mean",),
+        cells={"prune": REFUSED},  # it needs a metric of validation
+    ),
     "plain_metrics": Trait(
         "metrics of torchmetrics in a plain dictionary",
         "PlainMetrics",
         more=("objective.metric=train/mean",),
+        cells={"prune": REFUSED},
     ),
     "global_numbers": Trait("the global random states in the training step", "Numbers"),
     # Copies of weights, and what is trained
@@ -264,7 +270,13 @@ TRAITS = {
     "gan": Trait("a GAN with pictures to `logger.experiment`", "GAN"),
     # Steps, names and intervals
     "skipping": Trait("training steps that return nothing", "Skipping"),
-    "cut_short": Trait("an epoch that ends early (`on_train_batch_start`)", "CutShort", more=("objective=null",)),
+    "cut_short": Trait(
+        "an epoch that ends early (`on_train_batch_start`)",
+        "CutShort",
+        more=("objective=null", "trainer.max_epochs=4"),  # it is not validated
+        cells={"prune": REFUSED},
+        fork="trainer.max_epochs=5",
+    ),
     "iterator": Trait("a training step that takes `dataloader_iter`", "FromIterator"),
     "names": Trait("`val_loss`, `test_loss`", "Names", more=("objective.metric=val_loss",)),
     "val_check_interval": Trait(

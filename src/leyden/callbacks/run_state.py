@@ -295,6 +295,10 @@ class RunState(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There are others from here on; and the epoch ends as one that was not stopped."""
         self._logged = None
+        # Where `on_train_batch_start` has cut the epoch short, Lightning counts its last batch by halves, and would resume a batch off.
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        for each in (progress.current, progress.total):
+            each.started = each.processed = each.completed = each.ready
         # Else Lightning leaves out the step of schedules that follow a metric; its public setter is of no use where steps are limited.
         trainer.fit_loop._restarting = False
 
