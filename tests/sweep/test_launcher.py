@@ -1,9 +1,17 @@
+import os
+import sys
+from multiprocessing import get_context
+from types import ModuleType, SimpleNamespace
+
 import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
+from leyden.sweep import launcher
 from leyden.sweep.jobs import slug
-from leyden.sweep.launcher import worker_environments
+from leyden.sweep.launcher import Pool, worker_environments
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +75,31 @@ def test_no_two_jobs_share_a_slug():
     names = {slug(overrides) for overrides in lists}
     assert len(names) == len(lists)
     assert all("=" not in name and "/" not in name and len(name) < 140 for name in names)
+
+
+def count(module, config):
+    """A job, which counts in a class; returns its process, and what it has found."""
+    made = get_object(config.task["_target_"])
+    made.num += config.add
+    return f"{os.getpid()} {made.num}"
+
+
+def test_a_process_in_which_a_job_has_changed_a_class_is_replaced(monkeypatch):
+    module = ModuleType("of_a_sweep")
+    module.__file__ = __file__
+    module.Numbered = type("Numbered", (), {"__module__": "of_a_sweep", "num": 0})
+    monkeypatch.setitem(sys.modules, "of_a_sweep", module)
+    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
+    pool = Pool([{"OMP_NUM_THREADS": "1"}], "", count)
+    found = []
+    for add in (0, 0, 1, 1):
+        config = OmegaConf.create({"task": {"_target_": "of_a_sweep.Numbered"}, "add": add})
+        pool.start([SimpleNamespace(resolved_config=config, log=None)])
+        ended = []
+        while not ended:
+            ended, _ = pool.wait()
+        found.append(ended[0][1].split())
+    pool.stop()
+    assert [num for _, num in found] == ["0", "0", "1", "1"]
+    assert len({pid for pid, _ in found[:3]}) == 1
+    assert found[3][0] != found[2][0]

@@ -297,6 +297,7 @@ class RunState(L.Callback):
         self._logged = None
         # Where `on_train_batch_start` has cut the epoch short, Lightning counts its last batch by halves, and would resume a batch off.
         progress = trainer.fit_loop.epoch_loop.batch_progress
+        each: Any
         for each in (progress.current, progress.total):
             each.started = each.processed = each.completed = each.ready
         # Else Lightning leaves out the step of schedules that follow a metric; its public setter is of no use where steps are limited.

@@ -18,7 +18,7 @@ import pickle
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sized
 from pathlib import PurePath
 from typing import Any
 
@@ -243,7 +243,7 @@ class ObjectState:
                     shared += _namespaces(value)
                     if value.__closure__:
                         yield there, _Closure(value)
-                elif (isinstance(value, L.Callback) and not path) or (
+                elif (isinstance(value, L.Callback | type | types.ModuleType) and not path) or (
                     (_is_open(value) or _holds(value, seen)) and (is_start or self._is_as_it_was(there, value))
                 ):
                     look_into(there, value)
@@ -307,11 +307,26 @@ def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
     kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
     for kind in kinds:
         module = sys.modules.get(kind.__module__)
-        file = getattr(module, "__file__", None)
-        if file and not file.startswith(INSTALLED) and kind.__module__.partition(".")[0] != "leyden":
+        if _is_own(kind.__module__, module):
             if kind is not owner:
                 yield f"{kind.__module__}.{kind.__qualname__}", kind
             yield kind.__module__, module
+
+
+def _is_own(name: str, module: Any) -> bool:
+    """Whether a module is neither the engine's nor of an installed package."""
+    file: str | None = getattr(module, "__file__", None)
+    return file is not None and not file.startswith(INSTALLED) and name.partition(".")[0] != "leyden"
+
+
+def shared_state(packages: Collection[str]) -> ObjectState:
+    """See what packages of somebody's share among all objects: the variables of their modules and classes, as far as they are imported."""
+    roots: dict[str, Any] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in packages and _is_own(name, module):
+            kinds = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
+            roots |= {name: module, **{f"{name}.{kind.__qualname__}": kind for kind in kinds}}
+    return ObjectState(roots)
 
 
 def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:

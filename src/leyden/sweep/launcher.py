@@ -65,6 +65,9 @@ class Process:
         self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment, sys.orig_argv))
         self.process.start()
         theirs.close()
+        self.is_spent = (
+            False  # what it did has changed variables of classes and files: it is no new process any more
+        )
 
     def give(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
         """Let it call a function, whose output goes to a log, or to where that of this process goes."""
@@ -81,7 +84,8 @@ class Process:
             EOFError: The process is gone; the message says how.
         """
         try:
-            return self.connection.recv()
+            result, self.is_spent = self.connection.recv()
+            return result
         except (EOFError, ConnectionResetError):
             self.process.join()
             raise EOFError(_how_it_ended(self.process.exitcode)) from None
@@ -188,7 +192,8 @@ class Pool:
         """Give jobs to the processes that have none."""
         free = [place for place in range(len(self.environments)) if place not in self.running]
         for job, place in zip(jobs, free, strict=False):
-            if place in self.processes and not self.processes[place].process.is_alive():  # it has died since
+            there = self.processes.get(place)
+            if there and (there.is_spent or not there.process.is_alive()):  # it has died since
                 self.processes.pop(place).stop()
             if place not in self.processes:
                 self.processes[place] = Process(self.environments[place])

@@ -1,5 +1,6 @@
 """The work of a sweep's processes, one job after another, on the GPUs that the driver lists. Light: it is copied, then imports."""
 
+import contextlib
 import gc
 import importlib
 import importlib.metadata
@@ -15,20 +16,26 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.callbacks import (
     Callbacks,  # `run_job` calls them, and Hydra has no public class that does nothing
 )
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
+from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.process import die_with_parent, end_with_parent, importing
 from leyden.sweep.jobs import failure_text
+
+if TYPE_CHECKING:
+    from leyden.data.object_state import ObjectState
+
 
 USES_CUDA = ("auto", "gpu", "cuda")  # of trainer.accelerator
 TIMEOUT_S = 60  # a driver that is not loaded yet takes half of it, with many GPUs
@@ -112,7 +119,8 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
     """Do what comes through the connection, until it is closed or the parent is gone.
 
     Args:
-        connection: Gives a function, its arguments, and the path of a log or None; takes what the function returns.
+        connection: Gives a function, its arguments, and the path of a log or None; takes what the function returns, and whether
+            that has changed what the next one would find.
         environment: Threads and devices.
         command: By which the sweep was started, for what a run writes down of where it comes from.
     """
@@ -135,9 +143,31 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
             with log.open("a", encoding="utf-8") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
-        connection.send(function(*arguments))
+        shared = _shared_by(arguments)
+        result = function(*arguments)
+        connection.send((result, shared is not None and any(shared.changes())))
         sys.stdout.flush()
         gc.collect()
+
+
+def _shared_by(arguments: Sequence[Any]) -> "ObjectState | None":
+    """See what the classes that a configuration names share with those of the next one: their variables, and those of their files.
+
+    They are imported for that. What changes in a job makes this process another one than that of a single run.
+    """
+    from leyden.data.object_state import shared_state
+
+    names: set[str] = set()
+    for config in arguments:
+        if isinstance(config, DictConfig):
+            flat = flatten(
+                OmegaConf.to_container(OmegaConf.masked_copy(config, [*map(str, {*config} - {"hydra"})]))
+            )
+            names |= {str(value) for key, value in flat if key.rpartition(".")[2] == "_target_"}
+    for name in names:
+        with contextlib.suppress(Exception):  # the job will show what is wrong with it
+            get_object(name)
+    return shared_state({name.partition(".")[0] for name in names}) if names else None
 
 
 def execute_job(module: str, config: DictConfig) -> None:
