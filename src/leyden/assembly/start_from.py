@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.run_trainer import RunTrainer
@@ -349,9 +350,13 @@ class Fork:
         Raises:
             UserError: They are not.
         """
+        module.configure_model()  # some make their network there; Lightning calls it again, which makes nothing anew
         there = _shapes(self.content["state_dict"])
         here = _shapes(module.state_dict())
-        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+        later = {
+            name for name, each in module.state_dict().items() if is_lazy(each)
+        }  # a first batch gives these their shape
+        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name) and name not in later]:
             name = apart[0]
             raise UserError(
                 f"fork: {self.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
@@ -473,5 +478,8 @@ def _best(path: Path, content: dict[str, Any]) -> Path | None:
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of each weight; a module's extra state has none."""
-    return {name: tuple(each.shape) if isinstance(each, Tensor) else () for name, each in state.items()}
+    """The shape of each weight; a module's extra state has none, and a lazy layer not yet."""
+    return {
+        name: tuple(each.shape) if isinstance(each, Tensor) and not is_lazy(each) else ()
+        for name, each in state.items()
+    }
