@@ -88,6 +88,12 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
     assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
 
 
+def test_of_files_that_a_parent_was_given_for_one_group_the_last_one_counts(train):  # noqa: F811
+    parent, *_ = train("parent", "optimizer=adamw", "optimizer=adam", "optimizer.lr=0.0123", "trainer.max_epochs=1")
+    fork, *_ = train("fork", f"fork={parent.directory}@1", "trainer.max_epochs=2")
+    assert fork.config["optimizer"] == parent.config["optimizer"]
+
+
 def test_values_that_are_changed_hold_and_those_of_a_schedule_are_as_if_from_the_start(train, parents):  # noqa: F811
     changed = ("optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4", "callbacks=default")
     run, out, _ = train("fork", f"fork={parents / 'stochastic'}@2", *changed)

@@ -70,9 +70,13 @@ def parent_groups(source: RunContents) -> list[str]:
         UserError: The parent can't be read.
     """
     # The last start repeats what was typed at the first one, and may go further.
-    return [
-        override for start in source.starts[-1:] for override in start["overrides"] if override in group_choices()
-    ]
+    found: dict[str, str] = {}  # by group: of several choices the last one holds
+    for override in (
+        each for start in source.starts[-1:] for each in start["overrides"] if each in group_choices()
+    ):
+        found.pop(group := group_choices()[override], None)
+        found[group] = override
+    return [*found.values()]
 
 
 def inherit_groups(arguments: Sequence[str]) -> list[str]:
