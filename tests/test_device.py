@@ -25,7 +25,7 @@ from leyden.config.hydra import composing
 from leyden.config.paths import CONF
 from leyden.data.streamed import SeededSamples as Reads
 from leyden.data.streamed import StreamLoader
-from leyden.data.transforms import Sending, send
+from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
 from leyden.pictures.monitor import ProvenanceText
 from leyden.pictures.network import Graph
@@ -217,7 +217,7 @@ def test_what_augments_is_sent_and_is_the_same(augment, monkeypatch):
     torch.manual_seed(0)
     expected = change(pixels)
     torch.manual_seed(0)
-    with Sending():
+    with AsyncTransfers():
         assert torch.equal(change(pixels), expected)
 
 

@@ -26,7 +26,7 @@ from leyden.assembly import roles
 from leyden.assembly.trust import _allowed, problem_of_run, trusted_config
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
-from leyden.data.facts import FETCHING
+from leyden.data.facts import DOWNLOAD_ARGUMENTS
 from leyden.run.directory import Run
 from tests.conftest import QUICK, finish, here, start
 from tests.example import OWN
@@ -349,7 +349,7 @@ def test_whatever_the_list_allows_loads_writes_and_fetches_nothing(tmp_path, aud
             parameter.name for parameter in inspect.signature(made).parameters.values() if parameter.kind in kinds
         ]
         for value in values if made not in roles.BUILDERS else values[:2]:
-            given = {key: value for key in known if key not in FETCHING}
+            given = {key: value for key in known if key not in DOWNLOAD_ARGUMENTS}
             if role == "DATASETS":  # as `fetch.load` calls it: root and download are not a stranger's to choose
                 given = {**given, "root": str(bait), "train": True, "download": False}
             make(made, given)

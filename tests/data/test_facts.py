@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from leyden.data.contract import facts_of
-from leyden.data.facts import FETCHING, Facts
+from leyden.data.facts import DOWNLOAD_ARGUMENTS, Facts
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint(facts):
     )
 
 
-@pytest.mark.parametrize("name", [*FETCHING, "input_shape", "num_outputs", "vocab_size", "class_names"])
+@pytest.mark.parametrize("name", [*DOWNLOAD_ARGUMENTS, "input_shape", "num_outputs", "vocab_size", "class_names"])
 def test_further_facts_have_names_of_their_own(name):
     with pytest.raises(ValueError, match=f"facts.{name}: "):
         Facts.from_state({**Facts((1, 2, 2)).to_state(), "further": {name: 3}})

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from leyden.config.errors import UserError
 from leyden.data.contract import DataModule, Loader
 from leyden.data.folder import FolderDataModule
-from leyden.data.images import find_images, read_cut
+from leyden.data.images import find_images, read_center_crop
 from leyden.data.transforms import Augment, Normalize
 from tests.data import folders
 
@@ -153,7 +153,7 @@ def test_the_middle_part_of_its_aspect_is_cut_out(tmp_path, shape):
     if shape == (80, 40):
         marked = marked[::-1] * 0
         marked[30:50, 10:30] = 255
-    found = read_cut(save(tmp_path / "x.png", marked), (3, 20, 20))
+    found = read_center_crop(save(tmp_path / "x.png", marked), (3, 20, 20))
     assert found.shape == (3, 20, 20)
     assert (found[:, 6:14, 6:14] == 255).all()
     assert found[:, :4].sum() == found[:, -4:].sum() == found[:, :, :4].sum() == found[:, :, -4:].sum() == 0
@@ -161,7 +161,7 @@ def test_the_middle_part_of_its_aspect_is_cut_out(tmp_path, shape):
 
 def test_an_image_of_the_right_size_is_as_it_is(tmp_path):
     array = folders.pixels(20, 16, 0)
-    found = read_cut(save(tmp_path / "x.png", array), (3, 20, 16))
+    found = read_center_crop(save(tmp_path / "x.png", array), (3, 20, 16))
     assert np.array_equal(found.permute(1, 2, 0), array)
     assert found.is_contiguous()
 
@@ -185,20 +185,20 @@ def test_any_mode_and_depth_is_the_same_picture(tmp_path, channels):
     for name, image in modes(array):
         image.save(path := tmp_path / f"{name}.{'jpg' if name == 'cmyk' else 'png'}")
         expected = grey if channels == 1 or name in ("grey", "16bit", "grey-alpha") else array
-        expected = read_cut(save(tmp_path / "e.png", expected), (channels, 20, 20))
-        assert (read_cut(path, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
+        expected = read_center_crop(save(tmp_path / "e.png", expected), (channels, 20, 20))
+        assert (read_center_crop(path, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
 
 
 def test_transparent_parts_are_black(tmp_path):
     image = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
     image.save(tmp_path / "x.png")
-    assert not read_cut(tmp_path / "x.png", (3, 20, 20)).any()
+    assert not read_center_crop(tmp_path / "x.png", (3, 20, 20)).any()
 
 
 def test_a_large_jpeg_is_nearly_what_all_its_pixels_are(tmp_path):
     array = folders.pixels(900, 1300, 2)
-    whole = read_cut(save(tmp_path / "x.png", array), (3, 64, 64)).int()
-    quick = read_cut(save(tmp_path / "x.jpg", array, quality=95), (3, 64, 64)).int()
+    whole = read_center_crop(save(tmp_path / "x.png", array), (3, 64, 64)).int()
+    quick = read_center_crop(save(tmp_path / "x.jpg", array, quality=95), (3, 64, 64)).int()
     assert (whole - quick).abs().float().mean() < 1.5
 
 
@@ -214,7 +214,7 @@ def test_an_image_is_upright(tmp_path, orientation, size):
     exif[0x112] = orientation
     lying.save(tmp_path / "x.jpg", quality=100, subsampling=0, exif=exif)
     upright.save(tmp_path / "e.jpg", quality=100, subsampling=0)
-    found, expected = (read_cut(tmp_path / name, (3, 18, 12)).int() for name in ("x.jpg", "e.jpg"))
+    found, expected = (read_center_crop(tmp_path / name, (3, 18, 12)).int() for name in ("x.jpg", "e.jpg"))
     assert (found - expected).abs().float().mean() < 3
 
 
@@ -314,7 +314,7 @@ def test_odd_entries_are_left_out_or_named_and_nobody_waits_for_them(root, tmp_p
     (cat / "self.png").symlink_to("self.png")
     for name in ("pipe.png", "self.png"):
         with pytest.raises(UserError, match=rf"cat/{name}: not a PNG, JPEG or WebP image that can be read"):
-            read_cut(cat / name, (3, 8, 8))
+            read_center_crop(cat / name, (3, 8, 8))
     (tmp_path / "folder.png").mkdir()
     for odd in (tmp_path / "folder.png", cat / "self.png"):
         with pytest.raises(UserError, match=rf"images={odd}: no"):

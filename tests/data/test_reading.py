@@ -20,7 +20,7 @@ class Numbers:
 
 @pytest.fixture
 def kept(monkeypatch):
-    monkeypatch.setattr(tensors, "_kept", None)
+    monkeypatch.setattr(tensors, "_cache", None)
     monkeypatch.setattr(Numbers, "num", 0)
     monkeypatch.setattr("leyden.data.fetch.verify_files", lambda *_: None)
     tensors.keep_tensors()
@@ -56,5 +56,5 @@ def test_what_a_job_changes_is_read_anew(kept, change):
 
 
 def test_nothing_is_kept_where_one_run_is_all(monkeypatch, kept):
-    monkeypatch.setattr(tensors, "_kept", None)
+    monkeypatch.setattr(tensors, "_cache", None)
     assert count(Numbers, Numbers) == 2

@@ -16,7 +16,7 @@ from leyden.assembly.task import new_module
 from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
 from leyden.data.random_state import seed_stages, seeded
-from leyden.data.resumable import flattened, make_resumable
+from leyden.data.resumable import flatten_loaders, make_resumable
 
 
 def datamodule(
@@ -39,7 +39,7 @@ def datamodule(
     made = (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
     with user_errors("data"):
         if isinstance(data, ModuleData) and made:
-            data.take(*made)
+            data.attach(*made)
         seed_stages(data, cfg.seed)
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The processes of a run call it in turn.
@@ -77,4 +77,4 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
 
 def resumes_within_epoch(data: L.LightningDataModule) -> bool:
     """Whether a run on these data can go on within an epoch: all loaders of training have a state."""
-    return all(hasattr(loader, "state_dict") for loader in flattened(data.train_dataloader()))
+    return all(hasattr(loader, "state_dict") for loader in flatten_loaders(data.train_dataloader()))

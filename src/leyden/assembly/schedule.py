@@ -17,7 +17,7 @@ from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.contract import divides_batches
-from leyden.data.resumable import flattened
+from leyden.data.resumable import flatten_loaders
 from leyden.run.process import is_main_process
 
 
@@ -65,7 +65,7 @@ def whole_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
             "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
         )
     whole = max_batches(loaders)
-    if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flattened(loaders))):
+    if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flatten_loaders(loaders))):
         whole = math.ceil(whole / trainer.world_size)
     return whole
 
@@ -81,7 +81,7 @@ def _is_divided(loader: Any) -> bool:
 
 def max_batches(loaders: Any) -> float:
     """Batches of the longest of some loaders, or of the shortest where they end together; 0 for none, infinity where it is not known."""
-    lengths = list(map(_length, flattened(loaders))) or [0.0]
+    lengths = list(map(_length, flatten_loaders(loaders))) or [0.0]
     return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
 
 
@@ -107,7 +107,7 @@ def limited(whole: float, limit: float | int | None) -> float:
 
 def tested_part(trainer: L.Trainer) -> str:
     """Return why the trainer's test was no evaluation on the test set; empty where it took every batch in earnest."""
-    whole, taken = map(_length, flattened(trainer.test_dataloaders)), trainer.num_test_batches
+    whole, taken = map(_length, flatten_loaders(trainer.test_dataloaders)), trainer.num_test_batches
     pairs = list(zip(taken, whole, strict=True))
     fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
     if not fast and all(num >= of for num, of in pairs):

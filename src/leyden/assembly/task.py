@@ -95,7 +95,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     Raises:
         UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
     """
-    module, scheduler = data.made if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
+    module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
         scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), run_epochs(trainer, data)
         if scheduler.has_length:

@@ -16,7 +16,7 @@ from leyden.assembly.roles import BUILDERS, DATA, FUNCTIONS, LOSSES, NETWORKS, P
 from leyden.config.errors import UserError
 from leyden.config.paths import own_packages
 from leyden.config.terminal import warn
-from leyden.data.facts import FETCHING
+from leyden.data.facts import DOWNLOAD_ARGUMENTS
 from leyden.run.directory import Run
 
 
@@ -138,7 +138,7 @@ def _why_not(node: dict[str, Any], role: Role | None) -> tuple[str, bool]:
     if role.is_partial not in (None, node.get("_partial_", False)):
         return f"_partial_ must be {str(role.is_partial).lower()}", False
     if (role is NETWORKS or role is PARTS) and any(found is builder for builder in BUILDERS):
-        keys = [key for key in FETCHING if node.get(key)]
+        keys = [key for key in DOWNLOAD_ARGUMENTS if node.get(key)]
         if keys or "_args_" in node:
             return f"{' and '.join(keys) or '_args_'} can make it fetch weights", False
         return "", False

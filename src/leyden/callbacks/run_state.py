@@ -18,7 +18,7 @@ from leyden.config.terminal import one_line, warn
 from leyden.data.facts import Facts
 from leyden.data.object_state import ObjectState, Path, digests, entry_name, is_generator, path_of, selected
 from leyden.data.random_state import random_states, restore_random_states
-from leyden.data.resumable import PARTS, flattened, of_all_processes
+from leyden.data.resumable import PARTS, flatten_loaders, gather_from_processes
 from leyden.run.process import is_main_process
 
 
@@ -45,7 +45,7 @@ class Gradients(L.Callback):
             return {}
         parameters = self._module.named_parameters()
         mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
-        return {"processes": of_all_processes(mine)}
+        return {"processes": gather_from_processes(mine)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep those of this process until training starts."""
@@ -187,7 +187,7 @@ class RunState(L.Callback):
 
     def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """See what is there before anything is trained; then take back what had changed."""
-        loaders = flattened(trainer.train_dataloader)
+        loaders = flatten_loaders(trainer.train_dataloader)
         foreign = {
             f"callbacks[{n}]": each
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
@@ -306,7 +306,7 @@ class RunState(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """A list with one state per process, of tensors and plain values."""
         objects, lost = self._objects.changes() if self._objects else ([], [])
-        loaders = flattened(self._trainer.train_dataloader) if self._objects else []
+        loaders = flatten_loaders(self._trainer.train_dataloader) if self._objects else []
         if self._stepping:
             lost += [*_beside_state(self._trainer).differing(self._stepping), *self._set_at_start]
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
@@ -336,7 +336,7 @@ class RunState(L.Callback):
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
         self._report(lost)
-        return {"processes": of_all_processes(mine), "seed": self.seed, "data": self.data}
+        return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
 
     def restore_best(self, module: L.LightningModule, content: dict[str, Any]) -> None:
         """Give the module the attributes that it had at a checkpoint: also those that have changed since for the first time."""

@@ -1,1 +1,1 @@
-"""Data sets: fetched, held in memory, in batches."""
+"""Datasets: downloading, reading, splitting and batching."""

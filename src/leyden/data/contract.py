@@ -1,4 +1,4 @@
-"""The least that the library asks of data, and what data gain by offering more; a module's own loaders as data."""
+"""Interface of data modules: required minimum, optional extensions, and the use of a module's own dataloaders."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -11,45 +11,45 @@ from torch import Tensor
 
 from leyden.data.facts import Facts
 from leyden.data.files import digest_of
-from leyden.data.resumable import flattened
+from leyden.data.resumable import flatten_loaders
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def own_loaders(module: L.LightningModule) -> list[str]:
-    """Return the hooks for loaders that a module defines."""
+    """Return the names of the dataloader hooks that a module overrides."""
     return [name for name in LOADERS if is_overridden(name, module)]
 
 
 class ModuleData(L.LightningDataModule):
-    """The data of a LightningModule that has loaders of its own: the program gives the module to `take`.
+    """Data module for a LightningModule with its own dataloaders; the program passes the module to `attach`.
 
-    The module's `prepare_data`, and its `setup` for each stage, are called once, before its loaders are asked for.
+    The module's `prepare_data`, and its `setup` for each stage, run once, before its dataloaders are requested.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: tuple[L.LightningModule, Any]  # since `take`
+        self.attached: tuple[L.LightningModule, Any]  # set by `attach`
 
-    def take(self, module: L.LightningModule, scheduler: Any) -> None:
-        """Have the loaders of a module.
+    def attach(self, module: L.LightningModule, scheduler: Any) -> None:
+        """Use the dataloaders of a module.
 
         Args:
-            module: What is trained.
-            scheduler: What makes its schedule, for who trains it.
+            module: The module to train.
+            scheduler: Creates its learning-rate schedule; kept for the code that trains it.
 
         Raises:
-            ValueError: It has none for training.
+            ValueError: The module has no `train_dataloader`.
         """
         own = own_loaders(module)
         if "train_dataloader" not in own:
             raise ValueError(
                 f"{type(module).__name__} has no train_dataloader of its own; choose other data than data=module"
             )
-        self.made = module, scheduler
+        self.attached = module, scheduler
         for name in own:
             setattr(self, name, getattr(module, name))
-        # Lightning calls these of the data module and of the module.
+        # Lightning calls these hooks on the data module and on the module.
         for name in ("prepare_data", "setup"):
             if is_overridden(name, module):
                 once = _once(getattr(module, name))
@@ -58,7 +58,7 @@ class ModuleData(L.LightningDataModule):
 
 
 def _once(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook that is called once for each stage."""
+    """Wrap a hook so that it runs once per stage."""
     called: set[str | None] = set()
 
     def once(stage: str | None = None) -> None:
@@ -74,36 +74,38 @@ MAX_DIGESTS = 20
 
 @runtime_checkable
 class Loader(Protocol):
-    """Batches of a split, and a position among them, so that a run can go on within an epoch."""
+    """Batches of a split, with a position, so that a run can resume within an epoch."""
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches from the position on."""
+        """Yield the batches, starting at the current position."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as plain values."""
+        """Return the position, as plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration start at a position."""
+        """Start the next iteration at this position."""
 
 
 @runtime_checkable
 class DataModule(Protocol):
-    """A `LightningDataModule` of which the engine makes all that it can.
+    """Full interface of a data module; everything beyond `train_dataloader` is optional.
 
-    Any `LightningDataModule` with a `train_dataloader` will do. What it gains by more:
+    Any `LightningDataModule` with a `train_dataloader` can be trained on. The other members enable more:
 
-    - `val_dataloader`, `test_dataloader`: an objective on the validation split; an evaluation in the end;
-    - `facts`: networks, tasks and callbacks that ask for them; loading a trained run where the data are not;
-    - `sizes`: the number of samples of splits whose loaders don't tell;
+    - `val_dataloader`, `test_dataloader`: an objective on the validation split; a test evaluation at the end;
+    - `facts`: arguments of networks, tasks and callbacks; loading a trained run without its data;
+    - `sizes`: the number of samples in splits whose loaders don't report it;
     - `inputs`: pictures of samples, and export;
-    - `check_world_size`: its loaders divide batches among processes themselves; else Lightning's sampler does;
-    - `digests`: a text per file or tensor that identifies it, as its SHA-256: a run on changed data is not resumed;
-    - loaders with `state_dict`: a run goes on within an epoch; PyTorch's `DataLoader` is given one.
+    - `check_world_size`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
+    - `digests`: a string per file or tensor that identifies it, such as its SHA-256: a run is not resumed on
+      changed data;
+    - loaders with `state_dict`: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
+      library.
 
-    Splits are called `train`, `val` and `test`; the test set is read only when `setup("test")` asks for it.
+    Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
     """
 
     batch_size: int  # samples of a training batch, over all processes
@@ -111,40 +113,40 @@ class DataModule(Protocol):
 
     @property
     def facts(self) -> Facts:
-        """What the data say; reads the training set if that was not done before."""
+        """Facts about the data; reads the training set if necessary."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Number of samples of each split that was read."""
+        """Number of samples per split, for the splits read so far."""
 
     def inputs(self, split: str, indices: Any) -> Tensor:
-        """Samples of a split as they lie in the data set, shape (N, ...), before normalisation; on the CPU."""
+        """Return samples of a split as stored in the dataset, before normalisation: shape (N, ...), on the CPU."""
 
     def check_world_size(self, world_size: int) -> None:
-        """Make sure that each of `world_size` processes gets a part of every training batch.
+        """Check that each of `world_size` processes gets a part of every training batch.
 
         Raises:
-            ValueError: One would get nothing.
+            ValueError: A process would get no sample.
         """
 
     def setup(self, stage: str) -> None:
-        """Read the training set, or for the stage `test` the test set."""
+        """Read the training set, or the test set if the stage is `test`."""
 
     def train_dataloader(self) -> Loader:
-        """Batches of the training split."""
+        """Return batches of the training split."""
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Batches of the validation split; an empty list if there is none."""
+        """Return batches of the validation split; an empty list if there is none."""
 
     def test_dataloader(self) -> Loader:
-        """Batches of the test set."""
+        """Return batches of the test set."""
 
 
 def facts_of(data: L.LightningDataModule) -> Facts:
-    """The facts of any data module: its `facts`, which may be a dictionary; without them none.
+    """Return the facts of any data module; empty `Facts` if it has no `facts`, which may also be a dictionary.
 
     Raises:
-        ValueError: They are something else, or one has a name that is taken.
+        ValueError: `facts` has another type, or one of them has a reserved name.
     """
     found = getattr(data, "facts", None)
     if found is None:
@@ -157,13 +159,13 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     known = {field.name for field in fields(Facts)} - {"further"}
     further = {name: value for name, value in found.items() if name not in known}
     state = Facts(**{name: value for name, value in found.items() if name in known}, further=further).to_state()
-    return Facts.from_state(state)  # as a checkpoint will have them
+    return Facts.from_state(state)  # the same round trip as through a checkpoint
 
 
 def digests_of(data: L.LightningDataModule) -> dict[str, str]:
-    """Return what identifies the data that a run trains on, by the name of a file or tensor; nothing where that is not known.
+    """Return digests that identify the training data, by file or tensor name; empty if they are unknown.
 
-    Of more than `MAX_DIGESTS` one for all is made.
+    More than `MAX_DIGESTS` digests are combined into one.
     """
     found = getattr(data, "digests", None)
     if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
@@ -174,12 +176,12 @@ def digests_of(data: L.LightningDataModule) -> dict[str, str]:
 
 
 def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) -> dict[str, int | None]:
-    """Number of samples of each split but the test set that a data module has; None where that is not known.
+    """Return the number of samples of each split except the test set; None where it is unknown.
 
     Args:
         data: The data module.
-        train: Its loaders of training, if they are made already; else it is asked for them.
-        val: The same of validation.
+        train: Its training dataloaders, if they exist already; otherwise they are requested.
+        val: Its validation dataloaders, if they exist already; otherwise they are requested.
     """
     if isinstance(found := getattr(data, "sizes", None), Mapping):
         return dict(found)
@@ -190,20 +192,20 @@ def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) ->
 
 
 def divides_batches(data: L.LightningDataModule | type) -> bool:
-    """Whether the loaders of a data module, or of those of a class, divide their batches among processes themselves; else Lightning's sampler does."""
+    """Return whether the loaders divide batches among processes themselves; otherwise Lightning's sampler does."""
     return hasattr(data, "check_world_size")
 
 
 def has_split(data: L.LightningDataModule, split: str) -> bool:
-    """Whether a data module has a loader of this split."""
+    """Return whether a data module has a dataloader for this split."""
     if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
         return False
-    return split != "val" or bool(flattened(data.val_dataloader()))
+    return split != "val" or bool(flatten_loaders(data.val_dataloader()))
 
 
 def num_samples(loaders: Any) -> int | None:
-    """Samples of all of some loaders; None where one does not tell."""
+    """Return the total number of samples of some loaders; None if one of them does not report it."""
     try:
-        return sum(len(loader.dataset) for loader in flattened(loaders))
+        return sum(len(loader.dataset) for loader in flatten_loaders(loaders))
     except (AttributeError, TypeError, NotImplementedError):
         return None

@@ -1,4 +1,4 @@
-"""Values as a checkpoint can hold them: tensors and plain values, of which nothing is executed when they are read."""
+"""Encoding of values as tensors and plain values for checkpoints; decoding runs no code from the checkpoint."""
 
 import collections
 import random
@@ -11,55 +11,68 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-MAX_ITEMS = 200_000  # of a container
-MAX_BYTES = 2**28  # of a tensor or an array
+MAX_ITEMS = 200_000  # in a container
+MAX_BYTES = 2**28  # in a tensor or an array
 MAX_DEPTH = 20
-KIND = "<kind>"  # the key that an encoded object has, and no dictionary of somebody's
+KIND = "<kind>"  # key that marks an encoded object; a user's dictionary with this key is refused
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-# Packages whose objects are not made of their attributes alone.
-CLOSED = {"torch", "lightning", "pytorch_lightning", "numpy", "omegaconf", "hydra", *sys.stdlib_module_names}
-# Objects that belong to the trainer, or whose parts are looked at by themselves.
-ELSEWHERE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
+# Packages whose objects can't be restored from their attributes alone.
+OPAQUE_PACKAGES = {
+    "torch",
+    "lightning",
+    "pytorch_lightning",
+    "numpy",
+    "omegaconf",
+    "hydra",
+    *sys.stdlib_module_names,
+}
+# Objects that belong to the trainer, or whose parts are examined separately.
+SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
 
 
-class UnkeepableError(ValueError):
-    """A value is not made of what a checkpoint can hold."""
+class NotEncodableError(ValueError):
+    """Error for a value that can't be encoded for a checkpoint."""
 
 
 def has_state_dict(value: Any) -> bool:
-    """Whether an object has a state of its own, as an optimizer; what Lightning keeps may have more, and is looked into."""
+    """Return whether an object saves its own state, like an optimizer.
+
+    False for modules, data modules and callbacks, which may hold more than their `state_dict`; they are examined
+    instead.
+    """
     return not isinstance(value, nn.Module | L.LightningDataModule | L.Callback) and all(
         callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
     )
 
 
-def names_of(value: Any) -> list[str]:
-    """Names of an object's own attributes, those in `__slots__` too."""
+def attribute_names(value: Any) -> list[str]:
+    """Return the names of an object's own attributes, including those in `__slots__`."""
     slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
     named = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
     return [*getattr(value, "__dict__", {}), *(n for n in named if n not in ("__dict__", "__weakref__"))]
 
 
 def encode(value: Any, depth: int = 0) -> Any:
-    """Return a value as a checkpoint can hold it; tensors are not copied.
+    """Return a value encoded for a checkpoint; tensors are not copied.
 
     Raises:
-        UnkeepableError: It is not made of plain values, tensors, arrays, generators and Python's containers of these, or is too large.
+        NotEncodableError: The value contains something other than plain values, tensors, arrays, random generators
+            and Python's containers of these, or is too large.
     """
     if depth > MAX_DEPTH:
-        raise UnkeepableError("it holds itself, or is too deep")
+        raise NotEncodableError("it holds itself, or is too deep")
     if isinstance(value, PLAIN) and type(value) in PLAIN:
         return value
     if isinstance(value, Tensor):
         if value.nbytes > MAX_BYTES or value.device.type == "meta" or value.is_sparse:
-            raise UnkeepableError("too large, or no values")
+            raise NotEncodableError("too large, or no values")
         return {KIND: "tensor", "values": value.detach().cpu(), "device": value.device.type}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.hasobject is False:
         if value.nbytes > MAX_BYTES or value.dtype.names:
-            raise UnkeepableError("too large, or of records")
+            raise NotEncodableError("too large, or of records")
         raw = torch.from_numpy(np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy())
         is_scalar = isinstance(value, np.generic)
         return {
@@ -81,10 +94,10 @@ def encode(value: Any, depth: int = 0) -> Any:
 
 def _encode_container(value: Any, depth: int) -> Any:
     if len(value) > MAX_ITEMS:
-        raise UnkeepableError("too many items")
+        raise NotEncodableError("too many items")
     if isinstance(value, dict):
         if KIND in value or not all(_is_key(key) for key in value):
-            raise UnkeepableError("its keys are no plain values")
+            raise NotEncodableError("its keys are no plain values")
         items: Any = {key: encode(each, depth + 1) for key, each in value.items()}
         return items if type(value) is dict else {KIND: "dict", "class": _class_name(type(value)), "items": items}
     items = [encode(each, depth + 1) for each in value]
@@ -104,12 +117,12 @@ def _is_key(key: Any) -> bool:
 
 def _encode_object(value: Any, depth: int) -> Any:
     kind = type(value)
-    is_own = kind.__module__.partition(".")[0] not in {*CLOSED, "leyden"} and not isinstance(
-        value, (*ELSEWHERE, nn.Module)
+    is_own = kind.__module__.partition(".")[0] not in {*OPAQUE_PACKAGES, "leyden"} and not isinstance(
+        value, (*SEPARATE, nn.Module)
     )
-    if not (is_own and _makes_nothing(kind) and names_of(value)):
-        raise UnkeepableError(f"a {kind.__name__}")
-    there = {name: getattr(value, name) for name in names_of(value) if hasattr(value, name)}
+    if not (is_own and _has_default_new(kind) and attribute_names(value)):
+        raise NotEncodableError(f"a {kind.__name__}")
+    there = {name: getattr(value, name) for name in attribute_names(value) if hasattr(value, name)}
     return {
         KIND: "object",
         "class": _class_name(kind),
@@ -118,7 +131,7 @@ def _encode_object(value: Any, depth: int) -> Any:
 
 
 def decode(kept: Any, here: Any = None, *, in_place: bool = False) -> Any:
-    """Return the value that was encoded; in place of `here`, if that is asked for and it can be changed."""
+    """Return the decoded value; with `in_place`, update the existing object `here` if it is mutable."""
     if not isinstance(kept, dict) or KIND not in kept:
         if isinstance(kept, list):
             items: Any = [decode(each) for each in kept]
@@ -148,7 +161,7 @@ def decode(kept: Any, here: Any = None, *, in_place: bool = False) -> Any:
             return here
         return array[()] if kept["scalar"] else array
     if kind == "object":
-        made = _class(kept["class"])
+        made = _imported_class(kept["class"])
         new = here if in_place and type(here) is made else object.__new__(made)
         for name, each in kept["attributes"].items():
             object.__setattr__(new, name, decode(each))
@@ -173,7 +186,7 @@ def _decode_container(kept: dict[str, Any], here: Any, *, in_place: bool) -> Any
     if kind == "set" and in_place and isinstance(here, set):
         return _refill(here, items)
     if kind == "named":
-        made = _class(kept["class"])
+        made = _imported_class(kept["class"])
         if not (issubclass(made, tuple) and len(getattr(made, "_fields", ())) == len(items)):
             raise TypeError(f"{kept['class']} is no named tuple of {len(items)}")
         return tuple.__new__(made, items)
@@ -194,8 +207,8 @@ def _same_class(here: Any, kept: dict[str, Any]) -> Any:
     return here
 
 
-def _makes_nothing(kind: Any) -> bool:
-    """Whether an object of a class can be made without a line of its own."""
+def _has_default_new(kind: Any) -> bool:
+    """Return whether instances of a class can be created without running its own `__new__`."""
     return kind.__new__ is object.__new__
 
 
@@ -203,13 +216,13 @@ def _class_name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _class(name: str) -> type:
-    """Return a class that this process has imported; nothing is imported, and none of its code runs."""
+def _imported_class(name: str) -> type:
+    """Return a class that this process has already imported, without importing anything or running its code."""
     module, _, path = name.partition(":")
     found: Any = sys.modules[module]
     for part in path.split("."):
         found = vars(found)[part]
-    if not isinstance(found, type) or not (_makes_nothing(found) or issubclass(found, tuple)):
+    if not isinstance(found, type) or not (_has_default_new(found) or issubclass(found, tuple)):
         raise TypeError(f"{name} is no plain class")
     return found
 

@@ -1,4 +1,4 @@
-"""What the data say."""
+"""Facts about a dataset that networks, tasks and callbacks are built from: shapes, classes, normalisation."""
 
 import math
 from collections.abc import Mapping
@@ -7,32 +7,32 @@ from typing import Any
 
 from leyden.data.transforms import Normalize
 
-# What makes a function of torchvision fetch weights: no fact may be called so.
-FETCHING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-# Facts that follow from others: what to give instead.
+# Arguments that make torchvision's constructors download weights; reserved, so that no fact sets them.
+DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+# Facts derived from others, with a hint what to provide instead.
 DERIVED = {
     "vocab_size": "is the length of the fact vocabulary; give that, one text per token, or name yours otherwise, as num_tokens",
     "num_outputs": (
         "is num_classes, or the length of target_names or vocabulary; give one of these, or name yours otherwise, as out_size"
     ),
 }
-MAX_NUMBERS = 2**28  # of a sample: a file from anybody must not fill the memory
+MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the memory
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the data say and no configuration: a network is built to them. None stands for what they don't say.
+    """Facts read from the data, not from the configuration; the network is built from them. None means unknown.
 
     Args:
-        input_shape: Shape of one sample, as (C, H, W) of an image, (C,) of a row of a table, (T,) of a text.
+        input_shape: Shape of one sample: (C, H, W) of an image, (C,) of a table row, (T,) of a text.
         num_classes: Number of classes.
         class_names: One name per class.
-        mean: Of each channel, as `Normalize` takes it.
-        std: Of each channel, as `Normalize` takes it.
-        scale: As `Normalize` takes it; None: that of pixels, where there is a mean, else 1.
-        target_names: One name per number that is to be predicted.
-        vocabulary: What each token of a text stands for.
-        further: Facts of your own, plain values by name.
+        mean: Mean per channel, as in `Normalize`.
+        std: Standard deviation per channel, as in `Normalize`.
+        scale: Scale, as in `Normalize`; None: 255 (pixels) if there is a mean, else 1.
+        target_names: One name per number to predict.
+        vocabulary: Text of each token.
+        further: Custom facts, plain values by name.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -47,43 +47,43 @@ class Facts:
 
     @property
     def num_outputs(self) -> int | None:
-        """Numbers that a network gives per sample (per token of a text): one per class, target or word."""
+        """Number of network outputs per sample (per token for text): one per class, target or vocabulary entry."""
         return self.num_classes or len(self.target_names or self.vocabulary or ()) or None
 
     @property
     def kind(self) -> str:
-        """What the targets are: `classes`, `values` (numbers), `text`; empty where that is not known."""
+        """Kind of the targets: `classes`, `values` (numbers) or `text`; empty if unknown."""
         if self.num_classes is not None:
             return "classes"
         return "values" if self.target_names else "text" if self.vocabulary else ""
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """The facts that there are, by the names that a constructor asks for them; those of pixels are the data's own."""
+        """Known facts by the argument names that constructors use, without those of the normalisation."""
         return {**self.further, **{name: value for name, value in self._named.items() if value is not None}}
 
     @property
     def lacking(self) -> set[str]:
-        """Names of those that these data do not have."""
+        """Names of the facts that these data do not have."""
         return {name for name, value in self._named.items() if value is None}
 
     @property
     def _named(self) -> dict[str, Any]:
-        own = ("mean", "std", "scale", "further")  # names that a network may have for choices of its own
+        own = ("mean", "std", "scale", "further")  # a network may use these names for its own settings
         named = {name: value for name, value in vars(self).items() if name not in own}
         vocab_size = None if self.vocabulary is None else len(self.vocabulary)
         return {**named, "num_outputs": self.num_outputs, "vocab_size": vocab_size}
 
     def to_state(self) -> dict[str, Any]:
-        """The facts as plain values, for a checkpoint."""
+        """Return the facts as plain values, for a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Facts":
-        """The facts in a checkpoint, as `to_state` gave them.
+        """Return facts from a checkpoint, as written by `to_state`.
 
         Raises:
-            ValueError: They are none.
+            ValueError: A value is invalid.
         """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
@@ -115,23 +115,23 @@ class Facts:
         return facts
 
     def check_names(self) -> None:
-        """Make sure that no further fact has the name of another one, or one that is refused.
+        """Check that no custom fact has the name of a built-in fact or a reserved name.
 
         Raises:
-            ValueError: Names the fact, and what to give instead.
+            ValueError: Names the fact, and a replacement.
         """
         for name in self.further:
             if name in DERIVED:
                 raise ValueError(f"facts.{name}: {DERIVED[name]}")
             if name in self._named:
                 raise ValueError(f"facts.{name}: is read from the data; give your fact another name, as my_{name}")
-            if name in FETCHING:
+            if name in DOWNLOAD_ARGUMENTS:
                 raise ValueError(
                     f"facts.{name}: would make a network of torchvision fetch weights; give your fact another name, as my_{name}"
                 )
 
     @property
     def normalize(self) -> Normalize:
-        """From what the data set holds to what the network sees."""
+        """Transform from stored samples to network inputs."""
         scale = self.scale or (1.0 if self.mean is None else 255.0)
         return Normalize(self.mean or (0.0,), self.std or (1.0,), scale)

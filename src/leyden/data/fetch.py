@@ -1,9 +1,9 @@
-"""Data sets of torchvision: read where they are there, else fetched, whole or not at all; checked by checksums.
+"""Torchvision datasets: read from disk or downloaded as a whole, and verified by checksums.
 
-A data set in the format of MNIST (torchvision's, or a class made from one) gives the SHA-256 of its unpacked files by a
-class attribute `sha256`, from name to checksum. Where that is empty, it is kept beside each file when that is fetched:
-then torchvision has just checked the archive. The same holds of torchvision's own classes. CIFAR is not among them,
-since torchvision checks its files whenever it reads them.
+A dataset in MNIST's format (torchvision's, or a subclass) can define the SHA-256 of its unpacked files in a class
+attribute `sha256`, a mapping from file name to checksum. If the mapping is empty, as for torchvision's own classes,
+the checksums are recorded next to the files after the download, when torchvision has just verified the archives.
+CIFAR is not covered, since torchvision verifies its files on every read.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ from filelock import FileLock
 
 from leyden.config.terminal import warn
 
-SUFFIX = ".sha256"  # of the file beside each file
+SUFFIX = ".sha256"  # suffix of the checksum file next to each data file
 
 
 def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
-    """Hold the files of a data set that are there against their checksums; those of a class not known here pass.
+    """Verify a dataset's existing files against their checksums; datasets that are not in MNIST's format pass.
 
     Raises:
-        FileNotFoundError: A file is another one; it counts as missing, and can be fetched anew.
-        OSError: There are files of old torchvision, which would be read instead.
+        FileNotFoundError: A file is missing, can't be verified or has changed; it can be downloaded again.
+        OSError: There are files of an old torchvision version, which would be read instead.
     """
-    folder = _folder(dataset, root)
+    folder = _raw_folder(dataset, root)
     if folder is None or not folder.parent.is_dir():
         return
     if old := sorted((folder.parent / "processed").glob("*.pt")):
         raise OSError(f"{old[0]} is a file of an old torchvision, without checksum; remove that folder")
     known = class_checksums(dataset)
-    for name in known or _names(dataset, folder):
+    for name in known or _data_file_names(dataset, folder):
         path = folder / name
-        expected = known.get(name) or _kept(folder / (name + SUFFIX))
+        expected = known.get(name) or _recorded_checksum(folder / (name + SUFFIX))
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         if expected is None:
@@ -49,48 +49,51 @@ def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
 
 
 def record_checksums(dataset: Callable[..., Any], root: str | Path) -> None:
-    """Write down the checksums of files that were just fetched, where their class tells none."""
-    folder = _folder(dataset, root)
+    """Write the checksums of files that were just downloaded, unless their class defines them."""
+    folder = _raw_folder(dataset, root)
     if folder and not class_checksums(dataset):
         for path in folder.glob("*-idx*"):
-            if not path.suffix:  # no archive
+            if not path.suffix:  # not an archive
                 path.with_name(path.name + SUFFIX).write_text(_sha256(path) + "\n", encoding="utf-8")
 
 
 def class_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
-    """The checksums that a class tells, by the names of the files; none where it tells none."""
+    """Return the checksums that a class defines, by file name; empty if it defines none."""
     return dict(getattr(getattr(dataset, "func", dataset), "sha256", {}))
 
 
 def expected_checksums(dataset: Callable[..., Any], root: str | Path) -> dict[str, str]:
-    """Return the checksums that `check` holds the files against, by their names below `root`; none of a class not known here."""
-    folder = _folder(dataset, root)
+    """Return the checksums that `verify_files` uses, by file path relative to `root`; empty for unknown classes."""
+    folder = _raw_folder(dataset, root)
     if folder is None:
         return {}
     known = class_checksums(dataset)
-    sums = {name: known.get(name) or _kept(folder / (name + SUFFIX)) for name in known or _names(dataset, folder)}
+    sums = {
+        name: known.get(name) or _recorded_checksum(folder / (name + SUFFIX))
+        for name in known or _data_file_names(dataset, folder)
+    }
     return {f"{folder.relative_to(root).as_posix()}/{name}": value for name, value in sums.items() if value}
 
 
-def _folder(dataset: Callable[..., Any], root: str | Path) -> Path | None:
-    """Where torchvision keeps the files of a data set in the format of MNIST; None for others."""
+def _raw_folder(dataset: Callable[..., Any], root: str | Path) -> Path | None:
+    """Return the folder where torchvision stores a dataset in MNIST's format; None for other datasets."""
     made = getattr(dataset, "func", dataset)
     if not isinstance(made, type) or not issubclass(made, torchvision.datasets.MNIST):
         return None
     if not hasattr(made, "sha256") and not made.__module__.startswith("torchvision."):
-        return None  # somebody's own, of which nothing is known
+        return None  # a user's class without checksums
     return Path(root) / made.__name__ / "raw"
 
 
-def _names(dataset: Callable[..., Any], folder: Path) -> list[str]:
-    """The files that are there, or were; of EMNIST, a folder with six data sets, those of the one that is meant."""
+def _data_file_names(dataset: Callable[..., Any], folder: Path) -> list[str]:
+    """Return the names of data files that exist or have a checksum; for EMNIST, only the selected split's."""
     split = getattr(dataset, "keywords", {}).get("split")
     names = {path.name.removesuffix(SUFFIX) for path in folder.glob(f"*-{split}-*" if split else "*")}
     return sorted(name for name in names if "-idx" in name and "." not in name)
 
 
-def _kept(path: Path) -> str | None:
-    """The checksum in a file; None if there is none in it."""
+def _recorded_checksum(path: Path) -> str | None:
+    """Return the checksum in a file; None if it contains none."""
     content = path.read_bytes()[:80].decode(errors="replace").strip() if path.is_file() else ""
     return content if re.fullmatch("[0-9a-f]{64}", content) else None
 
@@ -105,19 +108,19 @@ NOT_THERE = "the data set is not there"
 
 
 def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Any:
-    """The training or the test set, both fetched if the files are not there, or are not what they must be.
+    """Return the training or the test set; download both if files are missing or don't match their checksums.
 
-    Processes that need the files at once wait for the one that fetches them; of a fetch that is interrupted
-    nothing is left to be taken for a file.
+    Processes that need the files at the same time wait for the one that downloads them. An interrupted download
+    leaves no partial files in the dataset's folder.
 
     Args:
-        dataset: Makes one of torchvision's data sets when called with `root`, `train` and `download`.
+        dataset: Creates one of torchvision's datasets when called with `root`, `train` and `download`.
         root: Folder of the downloads.
-        train: Whether it is the training set.
-        download: Whether to fetch what is missing.
+        train: Whether to return the training set.
+        download: Whether to download missing files.
 
     Raises:
-        OSError: The files are not there, or can't be had, written or read.
+        OSError: The files are missing, or can't be downloaded, written or read.
 
     Example:
         >>> from torchvision.datasets import MNIST
@@ -125,7 +128,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         torch.Size([10000, 28, 28])
     """
     try:
-        return _read(dataset, root, train)
+        return _read_verified(dataset, root, train)
     except FileNotFoundError as error:
         problem = f"root={root}: {error}"
     if not download:
@@ -136,30 +139,30 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".lock"):
         try:
-            return _read(dataset, root, train)  # another process has fetched it
+            return _read_verified(dataset, root, train)  # another process has downloaded it
         except FileNotFoundError as error:
             if NOT_THERE not in str(error):
                 warn(f"{error}: it is fetched anew")
         try:
-            _fetch(dataset, root, train)
+            _download(dataset, root, train)
         except (OSError, RuntimeError) as error:
             raise OSError(f"{problem}, and can't be fetched: {error}") from error
-        return _read(dataset, root, train)
+        return _read_verified(dataset, root, train)
 
 
-def _fetch(dataset: Callable[..., Any], root: Path, train: bool) -> None:
+def _download(dataset: Callable[..., Any], root: Path, train: bool) -> None:
     partial = root / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
     try:
         for path in list(root.rglob("*")):
             if path.suffix in ARCHIVES and path.is_file():
-                # torchvision takes an archive that is there and right instead of fetching it.
+                # torchvision uses an existing archive with the right checksum instead of downloading it.
                 (partial / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(OSError):  # not every file system can
+                with contextlib.suppress(OSError):  # not every file system supports hard links
                     os.link(path, partial / path.relative_to(root))
         with _timeout():
-            for part in (train, not train):  # what the end of a run will need is had before it starts
+            for part in (train, not train):  # the test set, too: it is needed at the end of the run
                 dataset(root=str(partial), train=part, download=True)
         record_checksums(dataset, partial)
         for path in sorted(partial.rglob("*")):
@@ -171,19 +174,19 @@ def _fetch(dataset: Callable[..., Any], root: Path, train: bool) -> None:
         shutil.rmtree(partial)
 
 
-def _read(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:
+def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:
     verify_files(dataset, root)
     try:
         return dataset(root=str(root), train=train, download=False)
     except RuntimeError as error:
-        if "not found" not in str(error):  # torchvision's words for files that are not there
+        if "not found" not in str(error):  # torchvision's message for missing files
             raise
         raise FileNotFoundError(NOT_THERE) from error
 
 
 @contextlib.contextmanager
 def _timeout() -> Iterator[None]:
-    """Let no server keep us waiting for ever; torchvision sets no limit."""
+    """Set a socket timeout for downloads, since torchvision sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:

@@ -1,4 +1,4 @@
-"""Files that users bring: read whole, decoded, and identified by their SHA-256."""
+"""User-provided files: reading, text decoding and identification by SHA-256."""
 
 import codecs
 import hashlib
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A mark at the beginning of a text names its encoding; that of UTF-32 begins as that of UTF-16.
-MARKS = (
+# Byte order marks by encoding; UTF-32 comes first, since its mark begins with that of UTF-16.
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -19,7 +19,7 @@ MARKS = (
 )
 ZIP = b"PK\x03\x04"
 AS_UTF_8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
-# Up to so much, a folder is identified by the contents of its files, not by their names and sizes alone.
+# Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
 MAX_FILES, MAX_BYTES = 1000, 2**25
 
 
@@ -28,7 +28,7 @@ def read_file(root: Path, file: str) -> bytes:
 
     Raises:
         OSError: There is no such file, or it can't be read.
-        ValueError: It lies elsewhere.
+        ValueError: The file is outside the folder.
     """
     path = root / file
     # Not Path.resolve, which raises RuntimeError for a link to itself.
@@ -36,7 +36,9 @@ def read_file(root: Path, file: str) -> bytes:
         raise ValueError(f"file={file}: must be the name of a file in root={root}")
     if not path.is_file():
         problem = f"{file} is no regular file" if os.path.lexists(path) else f"there is no {file}"
-        raise OSError(f"root={root}: {problem}")  # no FileNotFoundError: a file of one's own is never fetched
+        raise OSError(
+            f"root={root}: {problem}"
+        )  # not FileNotFoundError, which starts a download: a user's own file is never downloaded
     try:
         return path.read_bytes()
     except OSError as error:
@@ -44,18 +46,18 @@ def read_file(root: Path, file: str) -> bytes:
 
 
 def decode_text(path: Path, content: bytes) -> str:
-    """Return the text of a file: UTF-8, or what a mark at its beginning names; the mark is no part of the text.
+    """Return the text of a file: UTF-8, or the encoding that its byte order mark names; the mark is removed.
 
     Args:
         path: The file, for messages.
-        content: Its content.
+        content: Content of the file.
 
     Raises:
-        ValueError: It is in another encoding, or no text.
+        ValueError: The file has another encoding, or is not text.
     """
     if content.startswith(ZIP):
         raise ValueError(f"{path}: is a zip archive, as .xlsx and .docx are, and no text; {AS_UTF_8}")
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8-sig")
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8-sig")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -80,7 +82,7 @@ def digest_of(content: bytes) -> str:
 def digest_of_tensor(values: Tensor) -> str:
     """Return the SHA-256 of a tensor's type, shape and values, in hexadecimal digits.
 
-    Of overlapping windows the memory that they share is hashed, and the strides.
+    For overlapping windows, the shared memory is hashed together with the strides.
     """
     described = f"{values.dtype} {tuple(values.shape)}"
     if values.untyped_storage().nbytes() < values.numel() * values.element_size():
@@ -92,18 +94,18 @@ def digest_of_tensor(values: Tensor) -> str:
 
 
 def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
-    """Return the SHA-256 of files by their names and sizes, and where they are few and small by their contents.
+    """Return the SHA-256 of a folder's file names and sizes, and of the contents if the files are few and small.
 
     Args:
         folder: The folder.
-        names: Relative names of the files, in a fixed order.
+        names: Relative file names, in a fixed order.
 
     Raises:
         ValueError: A file can't be read.
     """
     place = os.fsencode(folder)
     try:
-        # Not by pathlib, which takes eight times as long: there can be a million files.
+        # pathlib takes eight times as long, and there can be a million files.
         sizes = [os.stat(os.path.join(place, name)).st_size for name in names]  # noqa: PTH116, PTH118
         sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
         if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
@@ -116,18 +118,18 @@ def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
 
 
 def digest_of_content(content: Any) -> str:
-    """Return the SHA-256 of tensors and plain values in dictionaries and lists: of every bit, with types and shapes.
+    """Return the SHA-256 of nested dictionaries and lists of tensors and plain values, including types and shapes.
 
     Example:
         >>> digest_of_content({"a": torch.zeros(2)}) == digest_of_content({"a": -torch.zeros(2)})
         False
     """
     sha = hashlib.sha256()
-    _feed(sha, content)
+    _update_hash(sha, content)
     return sha.hexdigest()
 
 
-def _feed(sha: Any, content: Any) -> None:
+def _update_hash(sha: Any, content: Any) -> None:
     if isinstance(content, Tensor):
         whole = content.detach().cpu().contiguous()
         sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
@@ -135,11 +137,11 @@ def _feed(sha: Any, content: Any) -> None:
     elif isinstance(content, dict):
         sha.update(f"dict{len(content)}".encode())
         for key, value in content.items():
-            _feed(sha, key)
-            _feed(sha, value)
+            _update_hash(sha, key)
+            _update_hash(sha, value)
     elif isinstance(content, list | tuple):
         sha.update(f"list{len(content)}".encode())
         for value in content:
-            _feed(sha, value)
+            _update_hash(sha, value)
     else:
         sha.update(f"{type(content).__name__} {content!r} ".encode())

@@ -1,4 +1,4 @@
-"""Image files, read as a network's data set has them."""
+"""Image files, converted to the format of a network's dataset."""
 
 import io
 import warnings
@@ -20,46 +20,46 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -> Tensor:
-    """An image as a data set in memory would hold it.
+    """Return an image as an in-memory dataset would store it.
 
-    Any mode and depth goes to grey or RGB of 8 bit; transparent parts show the ground. It is padded with the
-    ground to the aspect of the input and resized.
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. The image is
+    padded with background to the input's aspect ratio and resized.
 
     Args:
         path: A PNG, JPEG or WebP file.
         input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-        invert: Whether the image is dark on light ground.
+        invert: Whether the image is dark on a light background.
 
     Returns:
         Pixels, shape (C, H, W), uint8, light on dark.
 
     Raises:
-        UserError: The file is no image, or can't be read.
+        UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
-    ground = 255 if invert else 0
-    image = _open(path, channels, ground=ground)
+    background = 255 if invert else 0
+    image = _open(path, channels, background=background)
     image = ImageOps.pad(
-        image, (width, height), Image.Resampling.BILINEAR, color=ground if channels == 1 else (ground,) * 3
+        image, (width, height), Image.Resampling.BILINEAR, color=background if channels == 1 else (background,) * 3
     )
     return _pixels(ImageOps.invert(image) if invert else image).contiguous()
 
 
-def read_cut(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """An image as a data set of files holds it: its largest middle part of the input's aspect, resized.
+def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
 
-    Any mode and depth goes to grey or RGB of 8 bit; transparent parts are black. A large JPEG is decoded at a half, a quarter
-    or an eighth of its size, as long as it stays larger than the input.
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
+    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
 
     Args:
         path: A PNG, JPEG or WebP file.
-        input_shape: As above.
+        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
 
     Returns:
         Pixels, shape (C, H, W), uint8.
 
     Raises:
-        UserError: The file is no image, or can't be read.
+        UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
     pixels_CHW = _pixels(_open(path, channels, least=max(height, width)))
@@ -70,43 +70,48 @@ def read_cut(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     part_CHW = pixels_CHW[:, top : top + num_rows, left : left + num_columns]
     if part_CHW.shape[1:] == (height, width):
         return part_CHW.contiguous()
-    # Four times as fast as Pillow's.
+    # Four times as fast as Pillow's resize.
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _open(path: Path, channels: int, *, ground: int = 0, least: int | None = None) -> Image.Image:
-    """An image, upright, in grey or RGB; `least`: rows and columns that are enough, where it can be decoded smaller."""
+def _open(path: Path, channels: int, *, background: int = 0, least: int | None = None) -> Image.Image:
+    """Return an image, upright, in grey or RGB.
+
+    A JPEG may be decoded smaller, if at least `least` rows and columns remain.
+    """
     mode = "L" if channels == 1 else "RGB"
     try:
-        # Read before it is looked at: what is no regular file, or too large, is none.
+        # Read the bytes first: this refuses files that are too large or not regular.
         content = io.BytesIO(read_bytes(path))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # few bytes, more pixels than memory
+            warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
+            warnings.simplefilter(
+                "error", Image.DecompressionBombWarning
+            )  # a small file that would exhaust the memory
             image: Image.Image = Image.open(content, formats=FORMATS)
             if least:
                 image.draft(mode, (least, least))
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bit; Pillow would cut off what is above 255
+            if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
             if image.has_transparency_data:
-                behind = Image.new("RGBA", image.size, (ground, ground, ground, 255))
-                image = Image.alpha_composite(behind, image.convert("RGBA"))
+                canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+                image = Image.alpha_composite(canvas, image.convert("RGBA"))
             return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """Pixels of a grey or RGB image, shape (C, H, W), uint8."""
+    """Return the pixels of a grey or RGB image, shape (C, H, W), uint8."""
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
 def find_images(images: Any) -> list[Path]:
-    """The files that `images` names: a file, a folder (its image files by name), or a list of those.
+    """Return the files that `images` names: a file, a folder (its image files, sorted by name), or a list of these.
 
     Raises:
-        UserError: There is no such file or folder, or nothing in it.
+        UserError: A file or folder does not exist, or contains no image.
     """
     found = []
     for name in images if isinstance(images, list | tuple | ListConfig) else [images]:

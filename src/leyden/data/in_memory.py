@@ -1,4 +1,7 @@
-"""Data in memory: fetched, split, normalised, in batches. Shapes: N samples, C channels, H rows and W columns of an image."""
+"""In-memory datasets: download, split, normalisation and batching.
+
+Shapes: N samples, C channels, H rows and W columns of an image.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,25 +27,26 @@ Scale = Literal["none", "unit", "standardize"]
 
 
 class InMemoryDataModule(L.LightningDataModule):
-    """Samples and targets of a data set, held in memory as tensors, on the accelerator where there is one.
+    """Dataset held in memory as tensors, on the accelerator if there is one.
 
-    The validation split is cut from the training set, by `split_seed` alone. The test set is read only when it is asked for.
+    The validation split is cut from the training set and depends on `split_seed` alone. The test set is read only
+    on request.
 
     Args:
-        dataset: Makes a data set when called with `root`, `train` and `download`: one of torchvision's, or what `tensors`
-            takes else: images and classes, numbers and numbers, tokens.
+        dataset: Creates a dataset when called with `root`, `train` and `download`: one of torchvision's, or any
+            other that `to_tensors` accepts: images and classes, numbers and numbers, tokens.
         root: Folder of the downloads.
-        download: Whether to fetch what is missing.
+        download: Whether to download missing files.
         batch_size: Samples of a training batch, over all processes.
-        eval_batch_size: The same for validation and test; it changes speed and memory only.
-        val_size: Number of training samples set apart; 0: no validation. Without meaning where there are folds.
-        normalize: `unit`, pixels / 255; `standardize`, to mean 0 and deviation 1 over the training split, per channel of
-            images and per column of a table; or `none`, of what is no pixels.
-        augment: Changes the samples of a training batch at random, as they are in the data set; None: not.
-        seed: Of the order in each epoch.
-        num_folds: Number of parts that the training set is cut into, of which one is the validation split; None: none.
-        fold: Which one, from 0.
-        split_seed: Of the validation split; None: `seed`.
+        eval_batch_size: Samples of a validation or test batch, over all processes; affects only speed and memory.
+        val_size: Number of training samples held out for validation; 0 for none. Ignored with `num_folds`.
+        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the training split, per
+            image channel or table column; `none`: unchanged, for data that are not pixels.
+        augment: Random transform of a training batch's raw samples; None for no augmentation.
+        seed: Seed of each epoch's order.
+        num_folds: Number of cross-validation folds, one of which is the validation split; None for no folds.
+        fold: Index of the validation fold, from 0.
+        split_seed: Seed of the validation split; None: `seed`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -78,19 +82,19 @@ class InMemoryDataModule(L.LightningDataModule):
         self.normalize, self.augment = normalize, augment
         self.num_folds, self.fold = num_folds, fold
         self.split_seed = seed if split_seed is None else split_seed
-        self.held: dict[bool, Tensors] = {}  # the training set as True, the test set as False
-        self.indices: dict[str, Tensor] = {}  # of each split, in the set that it belongs to
+        self.held: dict[bool, Tensors] = {}  # by whether it is the training set
+        self.indices: dict[str, Tensor] = {}  # of each split's samples, within the training or the test set
         self._facts: Facts | None = None
 
     @property
     def facts(self) -> Facts:
-        """What the data say; reads the training set if that was not done before."""
+        """Facts about the data; reads the training set if necessary."""
         self.setup("fit")
         assert self._facts is not None
         return self._facts
 
     def setup(self, stage: str) -> None:
-        """Fetch and read the training set, or for the stage `test` the test set."""
+        """Download and read the training set, or the test set if the stage is `test`."""
         is_train = stage != "test"
         if is_train in self.held:
             return
@@ -100,7 +104,7 @@ class InMemoryDataModule(L.LightningDataModule):
             return
         cuts = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold, "overlap": held.overlap}
         self.indices.update(split(len(held.inputs), seed=self.split_seed, **cuts))  # type: ignore[arg-type]
-        scale = self._scale(held.inputs)
+        scale = self._new_normalize(held.inputs)
         self._facts = Facts(
             input_shape=tuple(held.inputs.shape[1:]),
             num_classes=None if held.class_names is None else len(held.class_names),
@@ -116,51 +120,54 @@ class InMemoryDataModule(L.LightningDataModule):
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """What identifies the training set: a SHA-256 by the name of a file or tensor."""
+        """SHA-256 that identifies the training set, by file or tensor name."""
         self.setup("fit")
         return self.held[True].digests
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of samples of each split that was read."""
+        """Number of samples per split, for the splits read so far."""
         return {name: len(indices) for name, indices in self.indices.items()}
 
     def inputs(self, split: str, indices: Any) -> Tensor:
-        """Samples of a split as they are in the data set, shape (N, ...), on the CPU."""
+        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
         return self.held[split != "test"].inputs[self.indices[split][indices]].cpu()
 
     def check_world_size(self, world_size: int) -> None:
-        """Make sure that each of `world_size` processes gets a part of every training batch."""
+        """Check that each of `world_size` processes gets a part of every training batch."""
         check_world_size(self.sizes["train"], self.batch_size, world_size)
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training split, in an order of its own each epoch; of an overfit the same in each."""
+        """Return training batches, reshuffled each epoch unless overfitting."""
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader("train", self.batch_size, seed=None if overfits else self.seed, augment=self.augment)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Batches of the validation split; an empty list if there is none."""
+        """Return batches of the validation split; an empty list if there is none."""
         return self._loader("val", self.eval_batch_size) if "val" in self.indices else []
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of the test set."""
+        """Return batches of the test set."""
         return self._loader("test", self.eval_batch_size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing for a batch that is made where training runs, as the loaders here do: finding that out is quick."""
+        """Return the batch unchanged if it is on the device already, as with the loaders of this class.
+
+        This check is faster than Lightning's transfer.
+        """
         return (
             batch if batch[1].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
         )
 
-    def _scale(self, inputs: Tensor) -> Normalize:
+    def _new_normalize(self, inputs: Tensor) -> Normalize:
         is_pixels = inputs.dtype == torch.uint8
         if (self.normalize == "unit" and not is_pixels) or (self.normalize == "none" and is_pixels):
             kind = "uint8 pixels: unit or standardize" if is_pixels else "no pixels: none or standardize"
             raise ValueError(f"normalize={self.normalize}: the samples are {kind}")
         if self.normalize == "standardize" and inputs.dtype != torch.int64:
             return Normalize.standardize(inputs, self.indices["train"])
-        num = inputs.shape[1] if is_pixels else 1
-        return Normalize((0.0,) * num, (1.0,) * num, 255.0 if is_pixels else 1.0)
+        num_channels = inputs.shape[1] if is_pixels else 1
+        return Normalize((0.0,) * num_channels, (1.0,) * num_channels, 255.0 if is_pixels else 1.0)
 
     def _loader(
         self,

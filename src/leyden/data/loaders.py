@@ -1,4 +1,4 @@
-"""Batches of a data set in memory; samples divided among splits and processes; checks of constructors' arguments."""
+"""Batching of in-memory data, splitting into training and validation, and checks of constructor arguments."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Order:
-    """Order of the samples in an epoch: a permutation that follows from seed and epoch alone.
+    """Order of the samples in an epoch: a permutation determined by seed and epoch alone.
 
     Lightning finds it as the loader's `sampler` and calls `set_epoch` before each epoch, also after a resume.
 
     Args:
         num_samples: Length of the permutation.
-        seed: Its seed; None keeps the samples in order.
+        seed: Seed of the permutation; None keeps the samples in order.
     """
 
     def __init__(self, num_samples: int, seed: int | None) -> None:
@@ -24,35 +24,35 @@ class Order:
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) of the next permutation."""
+        """Set the epoch (from 0) of the next permutation."""
         self.epoch = epoch
 
     def permutation(self) -> Tensor | None:
-        """Indices, shape (num_samples,), int64, on the CPU; None for the samples as they lie."""
+        """Return shuffled indices, shape (num_samples,), int64, on the CPU; None if the samples stay in order."""
         if self.seed is None:
             return None
-        # A pair (seed, epoch) gives one stream of its own: seeds of neighbouring runs share no epoch's order.
+        # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no epoch's order.
         entropy = torch.Generator().manual_seed(self.seed)
         offset = int(torch.randint(2**62, (1,), generator=entropy))
         return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(offset + self.epoch))
 
 
 class BatchLoader:
-    """Iterates over samples in memory; a batch is one indexing operation, on the tensors' device.
+    """Iterator over batches of in-memory samples; each batch is one indexing operation on the tensors' device.
 
-    The last batch may be smaller, no sample is dropped. With several processes each takes every
-    `world_size`-th sample of each batch, so that the order of training does not depend on their number. Where
-    that leaves the last batch uneven, its samples weigh a little differently, as means of means do; a process
-    can get an empty last batch. `state_dict` holds the position, so that a run resumes within an epoch.
+    The last batch may be smaller; no sample is dropped. Each of several processes takes every `world_size`-th
+    sample of each batch, so the order of training does not depend on the number of processes. If the last batch
+    does not divide evenly, its samples have slightly different weights (a mean of means), and a process can get an
+    empty last batch. `state_dict` holds the position, so that a run can resume within an epoch.
 
     Args:
-        inputs: Samples, shape (M, ...), any type that `transform` takes.
+        inputs: Samples, shape (M, ...), of any type that `transform` accepts.
         targets: One per sample, shape (M, ...).
-        indices: Of the N samples that it iterates over, shape (N,), on the device of the samples; None: all.
+        indices: Indices of the N samples to use, shape (N,), on the samples' device; None for all.
         batch_size: Samples of a batch, over all processes.
-        transform: Applied to the samples of a batch.
+        transform: Applied to the inputs of each batch.
         seed: Seed of the order; None keeps the samples in order.
-        rank: This process, from 0.
+        rank: Rank of this process, from 0.
         world_size: Number of processes.
 
     Example:
@@ -78,17 +78,17 @@ class BatchLoader:
         self.batch_size = batch_size
         self.transform = transform
         self.order = Order(len(self.indices), seed)
-        if seed is not None:  # Lightning calls its `set_epoch`, and looks for the other where there is one
+        if seed is not None:  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
             self.sampler, self.batch_sampler = self.order, None
         self.rank, self.world_size = rank, world_size
-        self._position = 0  # batches given in this epoch
-        self._start = 0  # where the next iteration starts
+        self._position = 0  # batches yielded in this epoch
+        self._start = 0  # position at which the next iteration starts
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator: all of this waits for the first batch, when Lightning has set epoch and position.
+        # A generator, so this runs at the first batch, when Lightning has set epoch and position.
         order = self.order.permutation()
         indices = self.indices if order is None else self.indices[order.to(self.indices.device)]
         start, self._start = self._start, 0
@@ -96,15 +96,15 @@ class BatchLoader:
             self._position = batch + 1
             begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(indices))
             index = indices[begin + self.rank : end : self.world_size]
-            # Copies whole samples, as indexing does not.
+            # index_select copies whole samples, which is faster than indexing.
             yield self.transform(self.inputs.index_select(0, index)), self.targets.index_select(0, index)
 
     def state_dict(self) -> dict[str, int]:
-        """Number of batches given in this epoch."""
+        """Return the number of batches yielded in this epoch."""
         return {"position": self._start or self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration start behind the batches that were given."""
+        """Start the next iteration after the batches that were already yielded."""
         self._start = state["position"]
 
 
@@ -117,20 +117,21 @@ def split(
     fold: int = 0,
     overlap: int | None = None,
 ) -> dict[str, Tensor]:
-    """Indices of each split, shape (N,), which depend on the arguments alone; no `val` of size 0.
+    """Return the indices of each split, shape (N,), determined by the arguments alone; there is no `val` of size 0.
 
     Args:
-        num_samples: Of both splits together.
+        num_samples: Number of samples in both splits together.
         val_size: Samples of the validation split.
-        seed: Of the permutation that the validation split is cut from.
-        num_folds: Number of parts of which one is the validation split, instead of `val_size`; None: not.
-        fold: Which one of them, from 0.
-        overlap: Where neighbours are alike, as windows of one text: the validation split is cut from the samples as they
-            lie, the last ones, and so many on each side of it that share something with it are left out. None: a sample
-            has nothing to do with its neighbours.
+        seed: Seed of the permutation from which the validation split is cut.
+        num_folds: Number of cross-validation folds, used instead of `val_size`; None for no folds.
+        fold: Index of the validation fold, from 0.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
+            do. The validation split is then contiguous (the last samples, if there are no folds), and its
+            neighbours within `overlap` are left out of both splits. None: samples are independent, and are
+            shuffled.
 
     Raises:
-        ValueError: Nothing would be left to train on, or there is no such fold.
+        ValueError: No training sample would be left, or there is no such fold.
 
     Example:
         >>> split(6, val_size=0, seed=0, num_folds=3, fold=1, overlap=0)
@@ -160,10 +161,10 @@ def split(
 
 
 def check_world_size(num_samples: int, batch_size: int, world_size: int) -> None:
-    """Make sure that each of `world_size` processes gets a part of every training batch.
+    """Check that each of `world_size` processes gets a part of every training batch.
 
     Raises:
-        ValueError: One would get nothing of the last batch.
+        ValueError: A process would get no sample of the last batch.
     """
     smallest = min(num_samples % batch_size or batch_size, num_samples)
     if smallest < world_size:
@@ -174,10 +175,10 @@ def check_world_size(num_samples: int, batch_size: int, world_size: int) -> None
 
 
 def check_integers(**named: tuple[Any, int]) -> None:
-    """Make sure that values are whole numbers, each with the least that it may be.
+    """Check that each named value is a whole number, and at least its minimum.
 
     Raises:
-        ValueError: One is none.
+        ValueError: A value is not.
     """
     for name, (value, least) in named.items():
         if type(value) is not int or value < least:
@@ -185,20 +186,20 @@ def check_integers(**named: tuple[Any, int]) -> None:
 
 
 def check_instantiated(name: str, made: Any) -> None:
-    """Make sure that a node of the configuration was made.
+    """Check that a configuration node was instantiated.
 
     Raises:
-        ValueError: It is still text.
+        ValueError: The value is not callable, such as a string.
     """
     if not callable(made):
         raise ValueError(f"{name}={made}: must be made by a _target_; a choice is taken by data/{name}=NAME")
 
 
 def check_dataset(dataset: Callable[..., Any]) -> None:
-    """Make sure that a data set can be made with `root`, `train` and `download`.
+    """Check that a dataset can be created with `root`, `train` and `download`.
 
     Raises:
-        ValueError: It is nothing that makes one, or lacks another argument.
+        ValueError: The value is not callable, or an argument is missing.
     """
     check_instantiated("dataset", dataset)
     try:

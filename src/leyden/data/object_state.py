@@ -1,7 +1,8 @@
-"""State that no `state_dict` holds: attributes of somebody's objects that change while a run trains.
+"""State that no `state_dict` holds: attributes of user objects that change during training.
 
-A LightningModule with a replay buffer, a sampler with a NumPy generator, a callback that counts: PyTorch and Lightning save
-none of these. What has changed since the start is found by comparison, and kept where it is made of plain values.
+Examples are a LightningModule's replay buffer, a sampler's NumPy generator and a callback's counter, which PyTorch
+and Lightning don't save. Changes since the start of training are found by comparison, and saved if they consist of
+plain values.
 """
 
 import argparse
@@ -29,25 +30,25 @@ from torch import Tensor, nn
 from torch.utils import data as torch_data
 
 from leyden.data.encoding import (
-    CLOSED,
-    ELSEWHERE,
     GENERATORS,
     KIND,
     MAX_ITEMS,
+    OPAQUE_PACKAGES,
     PLAIN,
-    UnkeepableError,
+    SEPARATE,
+    NotEncodableError,
+    attribute_names,
     decode,
     encode,
     has_state_dict,
-    names_of,
 )
 from leyden.data.files import digest_of_content
 
-MAX_COMPARED = 10_000  # items of a container: of a larger one a part is compared
-MAX_OPEN = 1000  # objects in a container that is looked into
+MAX_COMPARED = 10_000  # items; of a larger container, only a part is compared
+MAX_TRAVERSED = 1000  # objects; a larger container is not traversed
 MAX_PICKLED = 2**26  # bytes
 
-# Attributes that PyTorch and Lightning keep for themselves; `training` is the one that a run changes.
+# Internal attributes of PyTorch and Lightning, except `training`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
 OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {*OF_MODULES, "training", "_hparams"}
 CONSTANTS = (
@@ -61,25 +62,25 @@ CONSTANTS = (
     torch.device,
     np.dtype,
 )
-# Objects of these are looked into, though their package is not somebody's own.
-OPEN = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
+# Classes of installed packages whose instances are traversed, as those of user packages are.
+TRAVERSED = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
-Path = tuple[tuple[str, Any], ...]  # of ("attribute", name) and ("item", key)
+Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Mark:
-    """A value as it was at the start, to be compared; what is compared by place is held, so that no other takes it."""
+class _Snapshot:
+    """Digest of a value at the start; holds the value, so that its memory address is not reused."""
 
     value: Any
     digest: Hashable
 
 
 @dataclasses.dataclass(frozen=True)
-class _Unseen:
-    """Of a value of which nothing more is seen."""
+class _Opaque:
+    """Digest of a value that can't be inspected: its identity and length."""
 
     place: int
     length: int
@@ -87,53 +88,53 @@ class _Unseen:
 
 @dataclasses.dataclass(frozen=True)
 class _Pickled:
-    """Of a value that is not made of plain ones, as it would be pickled."""
+    """Digest of a value that is not made of plain values: the hash of its pickle."""
 
     digest: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Closure:
-    """The variables that a function has from where it was made."""
+    """Captured variables of a function."""
 
     function: types.FunctionType
 
     @property
     def values(self) -> list[Any]:
-        """Those that are plain values, or containers."""
+        """Captured variables that are plain values, generators, iterators or containers."""
         kinds = (*PLAIN, *GENERATORS, Iterator, list, dict, set, collections.deque)
         cells = [cell.cell_contents for cell in self.function.__closure__ or ()]
         return [each for each in cells if isinstance(each, kinds)]
 
 
 class ObjectState:
-    """Attributes of objects, as they are now: from here on what changes can be kept.
+    """Snapshot of objects' attributes, from which later changes are detected, saved and restored.
 
     Args:
-        roots: The objects by name; they are looked into, and so is what they hold.
-        known: Objects whose state is kept elsewhere, as parameters and metrics; they are left out.
+        roots: The objects by name; traversed together with all objects that they hold.
+        known: Returns objects whose state is saved elsewhere, such as parameters and metrics; they are skipped.
     """
 
     def __init__(self, roots: Mapping[str, Any], known: Callable[[], list[Any]] = list) -> None:
         self.roots, self.known = roots, known
-        self._owners: dict[Path, Any] = {}  # what was looked into at the start, and all else that it held
+        self._owners: dict[Path, Any] = {}  # objects traversed at the start, and the objects in each container
         self._held: dict[Path, list[Any]] = {}
-        self._marks: dict[Path, _Mark] = {}
-        self._kept: set[Path] = set()  # restored, or kept once
+        self._snapshots: dict[Path, _Snapshot] = {}
+        self._kept: set[Path] = set()  # restored or saved at least once
         for path, value in self._leaves(is_start=True):
-            self._marks[path] = _Mark(value, _digest(value))
+            self._snapshots[path] = _Snapshot(value, _digest(value))
 
     def changes(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return what has changed, of tensors and plain values, and the names of what can't be kept."""
+        """Return the changes as tensors and plain values, and the names of changes that can't be saved."""
         kept: list[dict[str, Any]] = []
         lost, numbers = [], dict[int, int]()
         for path, value in self._leaves():
             try:
-                if self._has_changed(path, value, self._marks.get(path)):
+                if self._has_changed(path, value, self._snapshots.get(path)):
                     self._add(kept, path, value, numbers)
                     self._kept.add(path)
-            except UnkeepableError:
-                lost.append(name_of(path))
+            except NotEncodableError:
+                lost.append(path_name(path))
         return kept, lost
 
     def values(self) -> list[dict[str, Any]]:
@@ -141,7 +142,7 @@ class ObjectState:
         kept: list[dict[str, Any]] = []
         numbers = dict[int, int]()
         for path, value in self._leaves():
-            with contextlib.suppress(UnkeepableError):
+            with contextlib.suppress(NotEncodableError):
                 self._add(kept, path, value, numbers)
         return copy.deepcopy(kept)
 
@@ -157,8 +158,8 @@ class ObjectState:
                     delattr(self._owners[path[:-1]], path[-1][1])
 
     def _add(self, kept: list[dict[str, Any]], path: Path, value: Any, numbers: dict[int, int]) -> None:
-        mark = self._marks.get(path)
-        is_same = mark is not None and mark.value is value
+        snapshot = self._snapshots.get(path)
+        is_same = snapshot is not None and snapshot.value is value
         entry = {"path": [list(step) for step in path], "in_place": is_same and not isinstance(value, PLAIN)}
         if id(value) in numbers:
             entry["same_as"] = numbers[id(value)]
@@ -169,7 +170,7 @@ class ObjectState:
         kept.append(entry)
 
     def restore(self, kept: list[dict[str, Any]]) -> None:
-        """Set what `changes` returned.
+        """Restore changes returned by `changes`.
 
         Raises:
             ValueError: These objects have no such attributes.
@@ -180,8 +181,10 @@ class ObjectState:
             try:
                 if str(path[-1][1]).startswith("__"):
                     raise AttributeError("it is Python's")
-                owner = self._owners[path[:-1]]  # a path leads to these alone, whoever has written it
-                if isinstance(owner, type | types.ModuleType) and path not in self._marks:
+                owner = self._owners[
+                    path[:-1]
+                ]  # only objects seen at the start: a path from an untrusted checkpoint reaches no others
+                if isinstance(owner, type | types.ModuleType) and path not in self._snapshots:
                     raise AttributeError("it was no value")
                 here = _get(owner, path[-1], None)
                 value = made[entry["same_as"]] if "same_as" in entry else None
@@ -191,49 +194,61 @@ class ObjectState:
                 if value is not here:
                     _set(owner, path[-1], value)
             except (AttributeError, LookupError, TypeError) as error:
-                raise ValueError(f"{name_of(path)} can't be restored ({type(error).__name__}: {error})") from error
+                raise ValueError(
+                    f"{path_name(path)} can't be restored ({type(error).__name__}: {error})"
+                ) from error
             self._kept.add(path)
 
     def differing(self, before: "ObjectState") -> list[str]:
-        """Return the names of plain values, tensors and generators that were others in an earlier state of the same objects."""
-        pairs = ((path, mark.digest, before._marks.get(path, mark).digest) for path, mark in self._marks.items())
-        unseen = (_Pickled, _Unseen)  # scratch memory, for one
-        unset = _digest(None)  # it is worked out at the first use
+        """Return the names of plain values, tensors and generators that differ from an earlier snapshot."""
+        pairs = (
+            (path, snapshot.digest, before._snapshots.get(path, snapshot).digest)
+            for path, snapshot in self._snapshots.items()
+        )
+        opaque = (_Pickled, _Opaque)  # such as scratch memory
+        unset = _digest(None)  # an attribute that is computed at its first use
         return [
-            name_of(path) for path, now, then in pairs if then not in (now, unset) and not isinstance(now, unseen)
+            path_name(path) for path, now, then in pairs if then not in (now, unset) and not isinstance(now, opaque)
         ]
 
-    def _has_changed(self, path: Path, value: Any, mark: _Mark | None) -> bool:
+    def _has_changed(self, path: Path, value: Any, snapshot: _Snapshot | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
-            raise UnkeepableError("nobody sees how far an iterator is")
-        if mark and isinstance(mark.digest, _Unseen) and type(value).__module__.partition(".")[0] not in CLOSED:
-            raise UnkeepableError("nobody sees what it holds")
-        if isinstance(value, _Closure) and any(isinstance(each, Iterator) for each in value.values):
-            raise UnkeepableError("nobody sees how far an iterator is")
+            raise NotEncodableError("nobody sees how far an iterator is")
         if (
-            mark is None
+            snapshot
+            and isinstance(snapshot.digest, _Opaque)
+            and type(value).__module__.partition(".")[0] not in OPAQUE_PACKAGES
+        ):
+            raise NotEncodableError("nobody sees what it holds")
+        if isinstance(value, _Closure) and any(isinstance(each, Iterator) for each in value.values):
+            raise NotEncodableError("nobody sees how far an iterator is")
+        if (
+            snapshot is None
             and path[:-1] in self._owners
             and isinstance(self._owners[path[:-1]], type | types.ModuleType)
         ):
-            raise UnkeepableError("it was no value at the start, and is not set anew in a class or a module")
-        if isinstance(value, GENERATORS):  # it may have been seeded by the time of day
+            raise NotEncodableError("it was no value at the start, and is not set anew in a class or a module")
+        if isinstance(value, GENERATORS):  # it may have been seeded from the clock
             return True
-        return mark is None or path in self._kept or mark.digest != _digest(value)
+        return snapshot is None or path in self._kept or snapshot.digest != _digest(value)
 
     def _leaves(self, *, is_start: bool = False) -> Iterator[tuple[Path, Any]]:
-        """Attributes that hold values, by path, of the roots and of all objects that they hold; each object once."""
-        known = self.known()  # held as long as their places count
+        """Yield each attribute that holds a value, with its path.
+
+        Covers the roots and all objects reachable from them, each object once.
+        """
+        known = self.known()  # referenced, so that the ids below stay valid
         seen = {id(each) for each in known}
         found: list[tuple[Path, Any]] = [((), self.roots)]
 
-        def look_into(path: Path, owner: Any) -> None:
-            seen.add(id(owner))  # where two hold it, the first one that is found
+        def enqueue(path: Path, owner: Any) -> None:
+            seen.add(id(owner))  # an object held by two owners belongs to the first one found
             found.append((path, owner))
 
         while found:
             path, owner = found.pop(0)
             if is_start:
-                self._owners[path], self._held[path] = owner, _objects(owner)
+                self._owners[path], self._held[path] = owner, _separate_items(owner)
             shared = [*_namespaces(owner)]
             for step, value in _parts(owner):
                 there = (*path, step)
@@ -244,65 +259,75 @@ class ObjectState:
                     if value.__closure__:
                         yield there, _Closure(value)
                 elif (isinstance(value, L.Callback | type | types.ModuleType) and not path) or (
-                    (_is_open(value) or _holds(value, seen)) and (is_start or self._is_as_it_was(there, value))
+                    (_is_traversed(value) or _holds_known(value, seen))
+                    and (is_start or self._is_same_object(there, value))
                 ):
-                    look_into(there, value)
-                elif not isinstance(value, (*CONSTANTS, *ELSEWHERE)) and not callable(value):
+                    enqueue(there, value)
+                elif not isinstance(value, (*CONSTANTS, *SEPARATE)) and not callable(value):
                     yield there, value
             for name, each in shared:
                 if id(each) not in seen:
-                    look_into((("item", name),), each)
+                    enqueue((("item", name),), each)
 
-    def _is_as_it_was(self, path: Path, value: Any) -> bool:
-        """Whether an object is of the class that was there at the start; a container must hold the same objects."""
+    def _is_same_object(self, path: Path, value: Any) -> bool:
+        """Return whether an object has its class from the start; a container must hold the same objects, too."""
         if path not in self._owners or type(self._owners[path]) is not type(value):
             return False
-        then, now = self._held[path], _objects(value)
+        then, now = self._held[path], _separate_items(value)
         return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
 
 
-def _objects(owner: Any) -> list[Any]:
-    """Return what a container holds that is looked into; of another object nothing, whose attributes may be others."""
+def _separate_items(owner: Any) -> list[Any]:
+    """Return a container's items that are traversed or restored separately; an empty list for other objects."""
     if not isinstance(owner, list | tuple | dict):
         return []
-    return [each for each in (owner.values() if isinstance(owner, dict) else owner) if _is_apart(each)]
+    return [each for each in (owner.values() if isinstance(owner, dict) else owner) if _is_separate(each)]
 
 
-def _is_open(value: Any) -> bool:
-    """Whether an object, or a container of objects, is looked into; else it is a value."""
+def _is_traversed(value: Any) -> bool:
+    """Return whether an object, or a container of objects, is traversed; otherwise it is a value."""
     if isinstance(value, list | tuple | dict) and 0 < len(value) <= MAX_ITEMS:
         if isinstance(value, dict) and not all(isinstance(key, str | int) for key in value):
             return False
-        return len(value) <= MAX_OPEN and any(map(_is_apart, value.values() if isinstance(value, dict) else value))
+        return len(value) <= MAX_TRAVERSED and any(
+            map(_is_separate, value.values() if isinstance(value, dict) else value)
+        )
     if isinstance(value, types.MethodType | functools.partial):
         return True
-    if isinstance(value, (*PLAIN, *CONSTANTS, *ELSEWHERE, *GENERATORS, Tensor, np.ndarray, Iterator)):
+    if isinstance(value, (*PLAIN, *CONSTANTS, *SEPARATE, *GENERATORS, Tensor, np.ndarray, Iterator)):
         return False
-    if isinstance(value, OPEN):
+    if isinstance(value, TRAVERSED):
         return True
     if has_state_dict(value):
         return False
     package = type(value).__module__.partition(".")[0]
-    return package not in CLOSED and bool(names_of(value)) and not isinstance(value, tuple | list | dict | set)
+    return (
+        package not in OPAQUE_PACKAGES
+        and bool(attribute_names(value))
+        and not isinstance(value, tuple | list | dict | set)
+    )
 
 
-def _holds(value: Any, known: set[int]) -> bool:
-    """Whether a container holds objects that are kept elsewhere, as an LSTM lists its weights: it is not made anew with copies."""
-    if not isinstance(value, list | tuple | dict) or len(value) > MAX_OPEN:
+def _holds_known(value: Any, known: set[int]) -> bool:
+    """Return whether a container holds objects saved elsewhere, as an LSTM's list of its weights does.
+
+    Such a container is not rebuilt from copies.
+    """
+    if not isinstance(value, list | tuple | dict) or len(value) > MAX_TRAVERSED:
         return False
     parts = value.values() if isinstance(value, dict) else value
     return any(id(part) in known for part in parts if not isinstance(part, PLAIN))
 
 
-def _is_apart(value: Any) -> bool:
-    """Whether a part of a container is looked at by itself, as its state can be restored in its place alone."""
-    return _is_open(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
+def _is_separate(value: Any) -> bool:
+    """Return whether a container's item is handled separately, since its state can be restored only in place."""
+    return _is_traversed(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
 
 
 def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
-    """Return what an object or a function shares with others: its classes, and the modules that these are defined in.
+    """Yield what an object or function shares with others: its classes, and the modules that define them.
 
-    Those of installed packages are left out.
+    Installed packages are skipped.
     """
     kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
     for kind in kinds:
@@ -316,7 +341,7 @@ def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
 def _is_own(name: str, module: Any) -> bool:
     """Whether a module is neither the engine's nor of an installed package."""
     file: str | None = getattr(module, "__file__", None)
-    return file is not None and not file.startswith(INSTALLED) and name.partition(".")[0] != "leyden"
+    return file is not None and not file.startswith(INSTALL_DIRECTORIES) and name.partition(".")[0] != "leyden"
 
 
 def shared_state(packages: Collection[str]) -> ObjectState:
@@ -347,7 +372,7 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
         left_out = OF_MODULES if isinstance(owner, nn.Module) else set()
         if isinstance(owner, L.LightningModule | L.LightningDataModule):
             left_out = left_out | OF_LIGHTNING
-        for name in names_of(owner):
+        for name in attribute_names(owner):
             if name not in left_out and hasattr(owner, name):
                 yield ("attribute", name), getattr(owner, name)
         if isinstance(owner, nn.Module):
@@ -374,7 +399,7 @@ def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
     elif isinstance(here := getattr(owner, key, None), nn.Parameter) and isinstance(value, Tensor):
         here.data.copy_(value)
     elif dataclasses.is_dataclass(owner) or not hasattr(owner, "__dict__"):
-        object.__setattr__(owner, key, value)  # it may be frozen
+        object.__setattr__(owner, key, value)  # the class may be frozen
     else:
         setattr(owner, key, value)
 
@@ -386,7 +411,7 @@ def path_of(entry: dict[str, Any]) -> Path:
 
 def entry_name(entry: dict[str, Any]) -> str:
     """Return the name of what `ObjectState.changes` has kept."""
-    return name_of(path_of(entry))
+    return path_name(path_of(entry))
 
 
 def selected(kept: list[dict[str, Any]], wanted: Callable[[Path], bool]) -> list[dict[str, Any]]:
@@ -414,13 +439,13 @@ def digests(kept: list[dict[str, Any]]) -> dict[Path, str]:
 
 
 def is_generator(entry: dict[str, Any]) -> bool:
-    """Return whether what was kept is the state of a random generator."""
+    """Return whether an entry is the state of a random generator."""
     value = entry.get("value")
     return isinstance(value, dict) and value.get(KIND) == "generator"
 
 
-def name_of(path: Path) -> str:
-    """Return a path as a reader writes it, as `module.buffer`, `train.sampler.rng`."""
+def path_name(path: Path) -> str:
+    """Return a path in dotted notation, such as `module.buffer` or `train.sampler.rng`."""
     text = "".join(
         f".{key}" if kind == "attribute" or n == 0 else f"[{key!r}]" for n, (kind, key) in enumerate(path)
     )
@@ -428,29 +453,29 @@ def name_of(path: Path) -> str:
 
 
 def _digest(value: Any) -> Hashable:
-    """Return what changes when a value does; of a tensor its place and PyTorch's count of changes."""
+    """Return a digest that changes with the value; for a tensor, its address and PyTorch's version counter."""
     if isinstance(value, Tensor):
         where = value.data_ptr() if value.device.type != "meta" else 0
         return where, value._version, tuple(value.shape), str(value.dtype)
     if isinstance(value, _Closure):
         return tuple(map(_digest, value.values))
     if isinstance(value, Iterator):
-        return repr(value) if isinstance(value, itertools.count) else _Unseen(id(value), 0)
+        return repr(value) if isinstance(value, itertools.count) else _Opaque(id(value), 0)
     try:
-        return digest_of_content(encode(_sample(value)))
-    except UnkeepableError:
+        return digest_of_content(encode(_subsample(value)))
+    except NotEncodableError:
         pass
-    sha = _Hash()
-    try:  # its buffers are not copied
+    sha = _HashWriter()
+    try:  # without copies of buffers
         pickle.Pickler(sha, 5, buffer_callback=lambda buffer: None).dump(value)
-    except Exception:  # it comes from somebody's code, and can be anything
+    except Exception:  # user code may raise anything
         if not sha.is_full:
-            return _Unseen(id(value), len(value) if isinstance(value, Sized) else 0)
+            return _Opaque(id(value), len(value) if isinstance(value, Sized) else 0)
     return _Pickled(sha.digest.hexdigest())
 
 
-class _Hash:
-    """A file of which only a hash is kept, of the first bytes of what is large."""
+class _HashWriter:
+    """File-like object that keeps only a hash; it stops after the first `MAX_PICKLED` bytes."""
 
     def __init__(self) -> None:
         self.digest, self.size, self.is_full = hashlib.sha256(), 0, False
@@ -463,8 +488,11 @@ class _Hash:
             raise OverflowError
 
 
-def _sample(value: Any) -> Any:
-    """Return a part of what is large, evenly spread: a change of one item of many thousands is not seen."""
+def _subsample(value: Any) -> Any:
+    """Return an evenly spaced part of a large value.
+
+    A change of a single item among many thousands may therefore go unnoticed.
+    """
     if isinstance(value, np.ndarray) and value.nbytes > MAX_COMPARED * 100:
         return value.reshape(-1)[:: value.size // MAX_COMPARED]
     if isinstance(value, list | tuple | set | frozenset | collections.deque) and len(value) > MAX_COMPARED:

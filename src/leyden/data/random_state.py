@@ -1,4 +1,4 @@
-"""The global random numbers of Python, NumPy and PyTorch: kept, restored, and given to a stage of the data by itself."""
+"""Global random states of Python, NumPy and PyTorch: saving, restoring, and seeding of data hooks."""
 
 import contextlib
 import functools
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+DATALOADER_HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of the random numbers of Python, NumPy and PyTorch (on the CPU), as tensors and plain values."""
+    """Return the random states of Python, NumPy and PyTorch (CPU), as tensors and plain values."""
     _, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -26,7 +26,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Draw from here on as from where `random_states` returned these."""
+    """Restore the states that `random_states` returned."""
     random.setstate(states["python"])
     keys, *rest = states["numpy"]
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
@@ -35,12 +35,12 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
-    """Let what is drawn within follow from these alone, and put the states back that were there before.
+    """Context with random states determined by the arguments alone; restores the previous states at its end.
 
     Args:
-        seed: The run's.
-        stage: Name of a hook of a data module.
-        epoch: Of which its loaders are.
+        seed: The run's seed.
+        stage: Name of a data module's hook.
+        epoch: Epoch for which the loaders are created.
     """
     before = random_states()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     np.random.seed(words[1])
     torch.default_generator.manual_seed(
         words[2]
-    )  # `torch.manual_seed` would seed a GPU that is not started yet, for good
+    )  # `torch.manual_seed` would also seed a GPU that is not initialized yet, permanently
     if on_gpu is not None:
         torch.cuda.manual_seed_all(words[2])
     try:
@@ -61,13 +61,13 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
 
 
 def seed_stages(data: L.LightningDataModule, seed: int) -> None:
-    """Let each hook of a data module draw the same numbers in every process that trains, evaluates or resumes with this seed.
+    """Seed each hook of a data module, so that processes that train, evaluate or resume draw the same numbers.
 
-    A `setup` that splits at random splits alike for each stage, so no sample is in the test set of one and in the training set
-    of another. Loaders that Lightning asks for anew draw other numbers each time. `prepare_data` draws the same for all seeds: it leaves
-    files that the next run finds, whatever its seed is.
+    A random split in `setup` is therefore equal for all stages: no sample is in the test set of one stage and in
+    the training set of another. Loaders that Lightning reloads draw new numbers each time. `prepare_data` draws the
+    same numbers for all seeds, since the next run uses its files, whatever its seed.
     """
-    for name in ("prepare_data", "setup", *LOADERS):
+    for name in ("prepare_data", "setup", *DATALOADER_HOOKS):
         if is_overridden(name, data, L.LightningDataModule):
             setattr(
                 data, name, _seeded_hook(data, name, getattr(data, name), 0 if name == "prepare_data" else seed)
@@ -75,9 +75,9 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
 
 
 def _seeded_hook(data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int) -> Callable[..., Any]:
-    @functools.wraps(hook)  # Lightning looks through it at what is overridden
+    @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
-        reload = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name in LOADERS else 0
+        reload = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name in DATALOADER_HOOKS else 0
         epoch = data.trainer.current_epoch // reload * reload if data.trainer and reload else 0
         with seeded(seed, name, epoch):
             return hook(*args, **kwargs)

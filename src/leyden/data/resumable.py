@@ -1,4 +1,4 @@
-"""PyTorch's `DataLoader`s, made so that a run can go on within an epoch, bit for bit."""
+"""PyTorch `DataLoader`s that resume within an epoch, bit for bit."""
 
 import contextlib
 import copy
@@ -18,11 +18,17 @@ from leyden.data.object_state import ObjectState, entry_name, is_generator
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.run.process import is_main_process
 
-PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")  # of a loader
+PARTS = (
+    "dataset",
+    "sampler",
+    "batch_sampler",
+    "collate_fn",
+    "generator",
+)  # attributes of a loader that may hold state
 
 
-class _Recorded:
-    """A sampler that remembers a checksum of what it has yielded, for each batch."""
+class _ChecksumSampler:
+    """Sampler that records a checksum of each batch's indices."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.checksums = sampler, list[int]()
@@ -38,27 +44,29 @@ class _Recorded:
 
 
 class Resumable:
-    """Added to a `DataLoader`: its state is the position, and the random states with which the epoch began.
+    """Mixin for a `DataLoader`; its state is the position, and the random states from the beginning of the epoch.
 
-    An epoch is resumed by beginning it anew from these and leaving out the batches that were trained on: so the order and all
-    that workers draw at random are what they were, at the price of reading those batches again. What changes on its data set,
-    sampler and `collate_fn`, as random generators of their own, begins as it did, too. It is checked that these batches are of the
-    samples that were trained on, and that the first one is what it was; in later ones a data set may draw after the network has.
+    To resume, the epoch is replayed from these states, and the batches already trained on are skipped. So the order
+    and all random numbers drawn by workers are the same, at the cost of reading those batches again. Changing
+    attributes of the dataset, the sampler and `collate_fn`, such as their own random generators, are reset to the
+    beginning of the epoch, too. The replay checks that the skipped batches have the same indices as those trained
+    on, and that the first batch has the same content. The content of later batches is not checked, since a dataset
+    may draw from a generator that the network has used in between.
     """
 
-    _kind: type  # of the loader
-    _owned: Callable[[], dict[str, ObjectState]]  # returns what belongs to it, by the name of its part
-    _start: dict[str, Any] | None = None  # the state that the next iteration starts from
-    _begun: dict[str, Any] | None = None  # the random states with which this one did
-    _ahead: dict[str, Any] | None = None  # those before the last batch, where Lightning takes it a step too early
-    _position = 0  # batches given
-    _first: int | None = None  # the signature of the first one in the epoch
-    _indices: _Recorded | None = None  # of the samples of each batch; None where a data set has no indices
-    after_replay: Callable[[bool], None] | None = None  # is called with whether these batches are the same
-    is_same: bool | None = None  # whether they were; None before that is known
+    _kind: type  # the loader's original class
+    _owned: Callable[[], dict[str, ObjectState]]  # returns the state of dataset, sampler etc., by attribute name
+    _start: dict[str, Any] | None = None  # state from which the next iteration resumes
+    _begun: dict[str, Any] | None = None  # random states at the beginning of this iteration
+    _ahead: dict[str, Any] | None = None  # random states before the last batch, if Lightning prefetches it
+    _position = 0  # batches yielded
+    _first: int | None = None  # checksum of the epoch's first batch
+    _indices: _ChecksumSampler | None = None  # of the samples in each batch; None for an iterable dataset
+    after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
+    is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator: all of this waits for the first batch, when Lightning has set epoch and state.
+        # A generator, so this runs at the first batch, when Lightning has set epoch and state.
         start, self._start = self._start, None
         here = random_states()
         owned = self._owned()
@@ -66,7 +74,7 @@ class Resumable:
             restore_random_states(start["random"])
             for name, each in owned.items():
                 each.restore(start["random"]["objects"].get(name, []))
-        # What it holds may change in place in the epoch.
+        # A copy, since the values may change in place during the epoch.
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
         self._begun = {**random_states(), "objects": objects}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
@@ -78,10 +86,13 @@ class Resumable:
                 self._first = batch_checksum(batch) if self._first is None else self._first
             self._position, ahead = start["position"], start["ahead"]
             restore_random_states(ahead or here)
-            if not ahead:  # what others have changed since; and what was drawn between the batches
+            if not ahead:  # changes made by others since, and numbers drawn between the batches
                 for name, each in owned.items():
                     each.restore(start["objects"].get(name, []))
-            self.is_same = (self._first, self._order(start["position"])) == (start["first"], start["order"])
+            self.is_same = (self._first, self._order_checksum(start["position"])) == (
+                start["first"],
+                start["order"],
+            )
             if self.after_replay:
                 self.after_replay(self.is_same)
         while True:
@@ -90,7 +101,7 @@ class Resumable:
             if ahead:
                 restore_random_states(here)
                 ahead = None
-            if batch is self:  # there is none
+            if batch is self:  # the iterator is exhausted
                 self._ahead = None
                 return
             self._position += 1
@@ -99,27 +110,27 @@ class Resumable:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, of each process, the number of batches used in this epoch, what identifies them, and the random states."""
+        """Return, per process, the number of batches used in this epoch, their checksums, and the random states."""
         mine = self._start or {
             "position": self.position,
             "first": self._first,
-            "order": self._order(self.position),
+            "order": self._order_checksum(self.position),
             "random": self._begun,
             "objects": {name: each.changes()[0] for name, each in self._owned().items()},
             "ahead": self._ahead,
             "num_workers": self.num_workers,  # type: ignore[attr-defined]
         }
-        return {"processes": of_all_processes(mine)}
+        return {"processes": gather_from_processes(mine)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration start behind the batches that were given."""
+        """Resume the next iteration after the batches that were already used."""
         self._start = _of_this_process(state)
 
     def restore_owned(self, state: dict[str, Any], epoch: int) -> bool:
-        """Take back what had changed on data set, sampler and `collate_fn`, after an epoch, for the next one.
+        """Restore dataset, sampler and `collate_fn` after a complete epoch, for the next one.
 
         Returns:
-            Whether the first batch of that epoch is what it was, read again.
+            Whether the first batch of the completed epoch, read again, is the same.
         """
         mine, here, owned = _of_this_process(state), random_states(), self._owned()
         is_same = True
@@ -138,24 +149,24 @@ class Resumable:
 
     @property
     def _index_sampler(self) -> Any:
-        """PyTorch's, which yields the indices of each batch, and has no public name; they are recorded."""
+        """Sampler of each batch's indices, wrapped to record checksums; PyTorch has no public name for it."""
         sampler = self._kind._index_sampler.__get__(self)  # type: ignore[attr-defined]
         if self._indices is None or self._indices.sampler is not sampler:
-            self._indices = _Recorded(sampler)
+            self._indices = _ChecksumSampler(sampler)
         return self._indices
 
-    def _order(self, position: int) -> int:
-        """A checksum of the indices of all samples up to a position."""
+    def _order_checksum(self, position: int) -> int:
+        """Return a checksum of all samples' indices up to a position."""
         return zlib.crc32(repr(self._indices.checksums[:position] if self._indices is not None else None).encode())
 
     @property
     def position(self) -> int:
-        """Number of batches that were trained on in this epoch, those before the next iteration included."""
+        """Number of batches trained on in this epoch, including those before a resume."""
         return self._start["position"] if self._start else self._position - (self._ahead is not None)
 
     @staticmethod
     def position_in(state: dict[str, Any]) -> int:
-        """The same in a state of this loader."""
+        """Return the position stored in a state of this loader."""
         position: int = _of_this_process(state)["position"]
         return position
 
@@ -166,18 +177,20 @@ class Resumable:
         return num_workers
 
     def lost(self) -> list[str]:
-        """Return the names of what changes on data set, sampler and `collate_fn`, and can't be kept."""
+        """Return the names of changing attributes of the dataset, sampler and `collate_fn` that can't be saved."""
         found = []
         for name, each in self._owned().items():
             kept, lost = each.changes()
-            if self._ahead is not None:  # of a batch that is not used yet: what it has changed would change again
+            if (
+                self._ahead is not None
+            ):  # a prefetched batch is read again after a resume, and would repeat its changes
                 lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
             found += [f"{name}.{path}" for path in lost]
         return found
 
 
-def of_all_processes(mine: Any) -> list[Any]:
-    """Return what each process gives, by its rank; all of them must ask."""
+def gather_from_processes(mine: Any) -> list[Any]:
+    """Return the values of all processes, by rank; all processes must call this."""
     if not distributed.is_initialized():
         return [mine]
     every: list[Any] = [None] * distributed.get_world_size()
@@ -191,7 +204,7 @@ def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def batch_checksum(batch: Any) -> int:
-    """Return a number that tells a batch from another one: a checksum of some of its values, spread evenly."""
+    """Return a checksum of a batch, over evenly spaced values."""
     if isinstance(batch, Tensor):
         some = (
             batch.detach()[:: max(1, len(batch) - 1)]
@@ -199,7 +212,7 @@ def batch_checksum(batch: Any) -> int:
             else batch.detach()
         )
         if some.device.type != "cpu" or some.is_sparse or some.is_quantized:
-            return zlib.crc32(str(batch.shape).encode())  # looking at it would wait for the GPU
+            return zlib.crc32(str(batch.shape).encode())  # reading the values would wait for the GPU
         flat = some.reshape(-1)
         return zlib.crc32(flat[:: max(1, len(flat) // 64)].contiguous().view(torch.uint8).numpy().tobytes())
     if isinstance(batch, dict):
@@ -212,7 +225,7 @@ def batch_checksum(batch: Any) -> int:
 
 
 def _is_sized(loader: Any) -> bool:
-    """Whether a loader tells its length; where it does not, Lightning takes a batch a step before it is used."""
+    """Return whether a loader has a length; if not, Lightning prefetches one batch."""
     try:
         len(loader)
     except TypeError:
@@ -220,26 +233,28 @@ def _is_sized(loader: Any) -> bool:
     return True
 
 
-class Late:
-    """Added to a loader of one's own: nothing is drawn at random before the first batch is asked for.
+class LazyStart:
+    """Mixin for a custom loader: random numbers are drawn only when the first batch is requested.
 
-    Lightning makes an iterator more at each start, to see that it can: a run that goes on would draw other numbers.
+    Lightning creates an additional iterator at each start as a check, so a resumed run would draw other numbers.
     """
 
-    _kind: type  # of the loader
+    _kind: type  # the loader's original class
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._kind.__iter__(self)  # type: ignore[attr-defined]
 
 
 def make_resumable(data: L.LightningDataModule) -> None:
-    """Let the loaders that a data module returns for training be resumable, those that are `DataLoader`s without a state.
+    """Make the training loaders of a data module resumable, if they are `DataLoader`s without a `state_dict`.
 
-    With another one that has no state, a run can resume from the end of an epoch.
+    With other loaders without a `state_dict`, a run can resume from the end of an epoch.
     """
     make = data.train_dataloader
-    told: list[bool] = []
-    states: dict[int, ObjectState] = {}  # of an object, which it holds, as it was when the first loader began
+    warned: list[bool] = []
+    states: dict[
+        int, ObjectState
+    ] = {}  # by object id, as of the first loader's start; holds the object, so that the id stays valid
 
     def owned(loader: Any) -> dict[str, ObjectState]:
         parts = {name: getattr(loader, name, None) for name in PARTS}
@@ -254,36 +269,36 @@ def make_resumable(data: L.LightningDataModule) -> None:
 
     def train_dataloader() -> Any:
         loaders = make()
-        for loader in flattened(loaders):
+        for loader in flatten_loaders(loaders):
             if not hasattr(loader, "state_dict"):
-                _add(Resumable if isinstance(loader, DataLoader) else Late, loader, _owned=owned)
+                _mix_in(Resumable if isinstance(loader, DataLoader) else LazyStart, loader, _owned=owned)
             if isinstance(loader, DataLoader) and loader.persistent_workers:
-                # What workers draw would go on from epoch to epoch, in processes that no checkpoint reaches.
-                vars(loader)["persistent_workers"] = False  # PyTorch lets nobody set it
-                if not told and is_main_process():
-                    told.append(True)
+                # Persistent workers keep random states across epochs, which no checkpoint can save.
+                vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
+                if not warned and is_main_process():
+                    warned.append(True)
                     warn("persistent_workers: each epoch has new ones, so that the run can resume bit for bit")
         return loaders
 
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
-def _add(mixin: type, loader: Any, **members: Any) -> None:
-    """Let an object be of its own class with these methods, so that it is still what it was, to Lightning and its owner."""
+def _mix_in(mixin: type, loader: Any, **members: Any) -> None:
+    """Add a mixin's methods to an instance through a subclass of its class, so that `isinstance` still holds."""
     kind = type(loader)
     names = [name for name in vars(mixin) if name == "__iter__" or not name.startswith("__")]
     members = {name: vars(mixin)[name] for name in names} | members
-    with contextlib.suppress(TypeError):  # one of Python's own, which draws nothing
-        # Python lets an object change to a class with the same one base only.
+    with contextlib.suppress(TypeError):  # a built-in iterable, which draws no random numbers
+        # Python allows this assignment only to a class with the same single base.
         loader.__class__ = type(kind.__name__, (kind,), {**members, "_kind": kind})
 
 
-def flattened(loaders: Any) -> list[Any]:
-    """The loaders in what a hook for loaders gives: one, or a collection of them."""
+def flatten_loaders(loaders: Any) -> list[Any]:
+    """Return a flat list of the loaders that a dataloader hook returned: one, or a nested collection."""
     if isinstance(loaders, CombinedLoader):
         return list(loaders.flattened)
     if isinstance(loaders, dict):
         loaders = list(loaders.values())
     if isinstance(loaders, list | tuple):
-        return [loader for part in loaders for loader in flattened(part)]
+        return [loader for part in loaders for loader in flatten_loaders(part)]
     return [loaders]

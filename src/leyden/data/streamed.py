@@ -1,6 +1,6 @@
-"""Data streamed from the disk: samples, batches, facts, and the data module of any PyTorch data set.
+"""Datasets streamed from disk: seeded samples, batching, facts, and a data module for any PyTorch dataset.
 
-The random numbers of a sample follow from seed, epoch and index alone. Shapes: N samples, C channels, H rows and W
+A sample's random numbers are determined by seed, epoch and index alone. Shapes: N samples, C channels, H rows and W
 columns of an image.
 """
 
@@ -29,12 +29,12 @@ from leyden.run.process import is_main_process
 
 @dataclass(frozen=True)
 class SeededSamples:
-    """Makes batches of a data set.
+    """Callable that makes batches of a dataset's samples, with random numbers seeded per sample.
 
     Args:
-        dataset: Gives a pair per index, input and target: tensors, arrays or numbers.
-        seed: Of what is random about a sample, by `random`, `torch` and NumPy's global generator.
-        augment: Changes inputs at random, shape (1, ...); None: not.
+        dataset: Returns an (input, target) pair per index: tensors, arrays or numbers.
+        seed: Seed of a sample's randomness, drawn from `random`, `torch` or NumPy's global generator.
+        augment: Random transform of inputs, shape (1, ...); None for no augmentation.
 
     Example:
         >>> class Dice:
@@ -50,14 +50,14 @@ class SeededSamples:
     augment: Callable[[Tensor], Tensor] | None
 
     def __call__(self, task: tuple[int, Sequence[int]]) -> tuple[Any, Any]:
-        """Inputs, shape (N, ...), and targets, shape (N, ...), of an epoch's samples; of none of them, with N = 0.
+        """Return inputs, shape (N, ...), and targets, shape (N, ...), for a task (epoch, indices); N can be 0.
 
         Raises:
-            UserError: The samples are no pairs of that kind, or differ in their shapes.
+            UserError: A sample is not an (input, target) pair, or samples differ in shape.
         """
         epoch, indices = task
         with same_random_state():
-            samples = [self._sample(epoch, index) for index in indices or [0]]
+            samples = [self._read_sample(epoch, index) for index in indices or [0]]
         inputs, targets = zip(*samples, strict=True)
         shapes = {tuple(each.shape) for each in inputs}
         if len(shapes) > 1:
@@ -68,8 +68,10 @@ class SeededSamples:
         inputs_N, targets_N = default_collate(list(inputs)), default_collate(list(targets))
         return inputs_N[: len(indices)], targets_N[: len(indices)]
 
-    def _sample(self, epoch: int, index: int) -> tuple[Any, Any]:
-        random.seed(f"{self.seed} {epoch} {index}")  # a text is mixed well
+    def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
+        random.seed(
+            f"{self.seed} {epoch} {index}"
+        )  # Python hashes a string seed with SHA-512, so similar seeds give independent streams
         torch.default_generator.manual_seed(random.getrandbits(63))
         np.random.seed(random.getrandbits(32))
         sample = self.dataset[index]
@@ -89,7 +91,7 @@ class SeededSamples:
 
 @contextlib.contextmanager
 def same_random_state() -> Iterator[None]:
-    """Put the random states of Python, NumPy and PyTorch (on the CPU) back in the end."""
+    """Context that restores the random states of Python, NumPy and PyTorch (CPU) at its end."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -99,11 +101,11 @@ def same_random_state() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def whole(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
-    """A data set, and the indices of all its samples, shape (N,).
+def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
+    """Return a dataset, and the indices of all its samples, shape (N,).
 
     Raises:
-        ValueError: It is none, or holds none.
+        ValueError: It is not a map-style dataset with a length, or is empty.
     """
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise ValueError(f"{split}={dataset}: must be a data set with a length, which gives a sample per index")
@@ -113,20 +115,22 @@ def whole(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
 
 
 class StreamLoader:
-    """Iterates over the samples of a data set, which worker processes read and change ahead of time.
+    """Iterator over a dataset's batches, read and transformed ahead of time by worker processes.
 
-    Order and samples follow from seed, epoch and index alone: the number of workers changes no bit. It counts, ends and
-    divides its batches as `BatchLoader` does. The workers start with the first batch, and stay until `close`.
+    Order and samples are determined by seed, epoch and index alone, so the number of workers changes no bit.
+    Batches are counted, truncated and divided among processes as in `BatchLoader`. The workers start with the first
+    batch and run until `close`.
 
     Args:
         samples: Makes the batches.
-        indices_N: The samples of the split, shape (N,), int64, on the CPU.
+        indices_N: Indices of the split's samples, shape (N,), int64, on the CPU.
         batch_size: Samples of a batch, over all processes.
-        num_workers: Processes that read; 0: this one does.
-        shuffle: Whether each epoch has an order of its own; else the samples stay in order, and are those of epoch 0.
-        transform: Makes new inputs of those of a batch, on `device`; None: they stay as they are.
-        device: Where the batches are needed.
-        rank: This process, from 0.
+        num_workers: Number of worker processes; 0: this process reads.
+        shuffle: Whether to reshuffle each epoch; otherwise the samples stay in order, with the random numbers of
+            epoch 0.
+        transform: Applied to a batch's inputs, on `device`; None for no transform.
+        device: Device of the batches.
+        rank: Rank of this process, from 0.
         world_size: Number of processes.
 
     Example:
@@ -153,42 +157,42 @@ class StreamLoader:
         self.batch_size, self.num_workers = batch_size, num_workers
         self.transform, self.device = transform, torch.device(device)
         self.order = Order(len(indices_N), samples.seed if shuffle else None)
-        if shuffle:  # Lightning calls its `set_epoch`, and looks for the other where there is one
+        if shuffle:  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
             self.sampler, self.batch_sampler = self.order, None
         self.rank, self.world_size = rank, world_size
         self._workers: Workers | None = None
-        self._position = 0  # batches given in this epoch
-        self._start = 0  # where the next iteration starts
+        self._position = 0  # batches yielded in this epoch
+        self._start = 0  # position at which the next iteration starts
 
     def __len__(self) -> int:
         return -(-len(self.indices_N) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator: all of this waits for the first batch, when Lightning has set epoch and position.
+        # A generator, so this runs at the first batch, when Lightning has set epoch and position.
         start, self._start = self._start, 0
         for position, batch in enumerate(self._batches(self._tasks(start)), start + 1):
             self._position = position
             if isinstance(batch, WorkerFailure):
-                self.samples(batch.task)  # fails here as it did there, with a traceback of its own
+                self.samples(batch.task)  # repeated here, so that it fails with its own traceback
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch.text}")
             inputs, targets = (send(part, self.device) for part in batch)
-            # Copies: the workers take their memory back.
+            # Copies, since the workers reuse their shared memory.
             yield self.transform(inputs) if self.transform else inputs.clone(), targets.clone()
 
     def close(self) -> None:
-        """End the workers; a later iteration starts others."""
+        """Stop the workers; a later iteration starts new ones."""
         if self._workers:
             self._workers.close()
 
     def state_dict(self) -> dict[str, int]:
-        """Number of batches given in this epoch, and of samples in it."""
+        """Return the number of batches yielded in this epoch, and the number of samples per epoch."""
         return {"position": self._start or self._position, "num_samples": len(self.indices_N)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration start behind the batches that were given.
+        """Start the next iteration after the batches that were already yielded.
 
         Raises:
-            UserError: There are other samples than there were.
+            UserError: The number of samples has changed.
         """
         if state["num_samples"] != len(self.indices_N):
             raise UserError(
@@ -198,7 +202,7 @@ class StreamLoader:
         self._start = state["position"]
 
     def _tasks(self, start: int) -> Iterator[tuple[int, list[int]]]:
-        """Epoch and indices of each batch, for the share of this process."""
+        """Yield (epoch, indices) for each batch's part in this process."""
         order = self.order.permutation()
         indices_N = self.indices_N if order is None else self.indices_N[order]
         for batch in range(start, len(self)):
@@ -214,18 +218,18 @@ class StreamLoader:
 
 
 def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoader, normalize: str) -> Facts:
-    """The facts of a data set: its `classes`, `target_names` or `vocabulary`, where it has them, and the shape of its inputs.
+    """Return the facts of a dataset: input shape, and `classes`, `target_names` or `vocabulary`, if defined.
 
-    Inputs that are uint8 of shape (C, H, W) are pixels; of others there is neither mean nor deviation.
+    Inputs that are uint8 of shape (C, H, W) are pixels; other inputs get no mean and standard deviation.
 
     Args:
-        dataset: Of the training split.
-        first: Gives one of its samples.
-        every: Gives all of them; they are read for `standardize` only.
+        dataset: Dataset of the training split.
+        first: Yields one of its samples.
+        every: Yields all of its samples; read only for `standardize`.
         normalize: `unit` or `standardize`.
 
     Raises:
-        ValueError: `standardize` is asked for of what are no pixels.
+        ValueError: `standardize` is set, and the inputs are not pixels.
     """
     with contextlib.closing(first):
         inputs, target = next(iter(first))
@@ -259,8 +263,8 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
 
 
 def standardize(batches: Iterable[Tensor]) -> Normalize:
-    """The one that gives the pixels of all batches, shape (N, C, H, W), uint8, mean 0 and deviation 1 in each channel."""
-    count_CV = None  # of each of the 256 values
+    """Return the normalisation of pixels, (N, C, H, W) uint8, to mean 0 and standard deviation 1 per channel."""
+    count_CV = None  # counts of each of the 256 values, by channel
     for pixels_NCHW in batches:
         each = [torch.bincount(channel.flatten(), minlength=256) for channel in pixels_NCHW.transpose(0, 1)]
         count_CV = torch.stack(each) + (0 if count_CV is None else count_CV)
@@ -273,23 +277,25 @@ def standardize(batches: Iterable[Tensor]) -> Normalize:
 
 
 class StreamedDataModule(L.LightningDataModule):
-    """Base of data modules whose samples are read when they are needed, by worker processes.
+    """Base of data modules whose samples are read on demand by worker processes.
 
-    A subclass has `open`. Inputs that are uint8 of shape (C, H, W) are pixels, and are normalised where training runs; others
-    stay as they are. Only order and classes of the samples are kept in memory.
+    A subclass defines `open`. Inputs that are uint8 of shape (C, H, W) are pixels, and are normalised on the
+    training device; other inputs are unchanged. Only the order and the classes of the samples are kept in memory.
 
     Args:
         batch_size: Samples of a training batch, over all processes.
-        eval_batch_size: The same for validation and test; it changes speed and memory only.
-        val_size: Number of training samples set apart for validation, where there are none of its own; None is 0.
-        num_workers: Processes that read, per process that trains, for each split; 0: the one that trains reads. It changes
-            speed and memory only.
-        normalize: `unit`, pixels / 255, or `standardize`, to mean 0 and deviation 1 over the training split, read once for it.
-        augment: Changes the inputs of a training sample, shape (1, ...), at random; None: not.
-        seed: Of the order in each epoch, and of what is random about each sample.
-        num_folds: Number of parts that the training samples are cut into, of which one is the validation split; None: none.
-        fold: Which one, from 0.
-        split_seed: Of the validation split; None: `seed`.
+        eval_batch_size: Samples of a validation or test batch, over all processes; affects only speed and memory.
+        val_size: Number of training samples held out for validation, if there is no separate validation set; None:
+            0.
+        num_workers: Worker processes for each split and training process; 0: the training process reads. Affects
+            only speed and memory.
+        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the training split,
+            which is read once to compute them.
+        augment: Random transform of a training sample's input, shape (1, ...); None for no augmentation.
+        seed: Seed of each epoch's order, and of each sample's random numbers.
+        num_folds: Number of cross-validation folds, one of which is the validation split; None for no folds.
+        fold: Index of the validation fold, from 0.
+        split_seed: Seed of the validation split; None: `seed`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -322,35 +328,37 @@ class StreamedDataModule(L.LightningDataModule):
         self.num_workers, self.normalize, self.augment = num_workers, normalize, augment
         self.seed, self.split_seed = seed, split_seed
         self.folds: dict[str, Any] = {"num_folds": num_folds, "fold": fold}
-        self.splits: dict[str, tuple[Dataset[Any], Tensor]] = {}  # the data set, and the indices of its samples
+        self.splits: dict[str, tuple[Dataset[Any], Tensor]] = {}  # dataset, and indices of the split's samples
         self._facts: Facts | None = None
         self._loaders: weakref.WeakSet[StreamLoader] = weakref.WeakSet()
 
     def open(self, split: str) -> Dataset[Any] | None:
-        """The data set of a split, which gives a pair per index, input and target; None for no validation of its own.
+        """Return the dataset of a split, with an (input, target) pair per index.
+
+        None for `val` means that there is no separate validation set.
 
         Raises:
-            OSError: It is not there.
-            ValueError: It is none of this kind.
+            OSError: The dataset does not exist.
+            ValueError: The dataset is invalid.
         """
         raise NotImplementedError
 
     @property
     def facts(self) -> Facts:
-        """Shape, classes and normalisation; reads the training set if that was not done before."""
+        """Shape, classes and normalisation; reads the training set if necessary."""
         self.setup("fit")
         assert self._facts is not None
         return self._facts
 
     def setup(self, stage: str) -> None:
-        """Open the data sets of training and validation, or for the stage `test` that of the test."""
+        """Open the training and validation sets, or the test set if the stage is `test`."""
         if stage == "test":
             if "test" not in self.splits:
-                self.splits["test"] = whole("test", self.open("test"))
+                self.splits["test"] = all_samples("test", self.open("test"))
             return
         if self._facts is not None:
             return
-        dataset, all_N = whole("train", self.open("train"))
+        dataset, all_N = all_samples("train", self.open("train"))
         own = self.open("val")
         if own is not None and (self.val_size or self.folds["num_folds"]):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.folds['num_folds']}"
@@ -358,7 +366,7 @@ class StreamedDataModule(L.LightningDataModule):
         parts = split(len(all_N), val_size=self.val_size, seed=self.split_seed, **self.folds)
         self.splits |= {name: (dataset, indices_N) for name, indices_N in parts.items()}
         if own is not None:
-            self.splits["val"] = whole("val", own)
+            self.splits["val"] = all_samples("val", own)
         self._facts = find_facts(
             dataset,
             first=self._loader("train", 1),
@@ -368,39 +376,39 @@ class StreamedDataModule(L.LightningDataModule):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of samples of each split that was opened."""
+        """Number of samples per split, for the splits opened so far."""
         return {name: len(indices_N) for name, (_, indices_N) in self.splits.items()}
 
     def inputs(self, split: str, indices: Any) -> Tensor:
-        """Samples of a split as the data set gives them, shape (N, ...), on the CPU."""
+        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
         dataset, indices_N = self.splits[split]
         inputs, _ = SeededSamples(dataset, self.seed, None)((0, indices_N[indices].tolist()))
         return torch.as_tensor(inputs)
 
     def check_world_size(self, world_size: int) -> None:
-        """Make sure that each of `world_size` processes gets a part of every training batch."""
+        """Check that each of `world_size` processes gets a part of every training batch."""
         check_world_size(self.sizes["train"], self.batch_size, world_size)
 
     def train_dataloader(self) -> StreamLoader:
-        """Batches of the training split, in an order of its own each epoch; of an overfit the same in each."""
+        """Return training batches, reshuffled each epoch unless overfitting."""
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader("train", self.batch_size, self._transform, shuffle=not overfits, augment=self.augment)
 
     def val_dataloader(self) -> StreamLoader | list[StreamLoader]:
-        """Batches of the validation split; an empty list if there is none."""
+        """Return batches of the validation split; an empty list if there is none."""
         return self._loader("val", self.eval_batch_size, self._transform) if "val" in self.splits else []
 
     def test_dataloader(self) -> StreamLoader:
-        """Batches of the test set."""
+        """Return batches of the test set."""
         return self._loader("test", self.eval_batch_size, self._transform)
 
     def teardown(self, stage: str) -> None:
-        """End the workers."""
+        """Stop the workers."""
         for loader in list(self._loaders):
             loader.close()
 
     def on_exception(self, exception: BaseException) -> None:
-        """End them then, too."""
+        """Stop the workers after an exception, too."""
         self.teardown("")
 
     @property
@@ -437,17 +445,17 @@ class StreamedDataModule(L.LightningDataModule):
 
 
 class DatasetDataModule(StreamedDataModule):
-    """Any map-style `torch.utils.data.Dataset`, which gives a pair per index: an input, and its target.
+    """Data module for any map-style `torch.utils.data.Dataset` that returns an (input, target) pair per index.
 
-    The names of its classes are its attribute `classes`, where it has it. What is random about a sample is drawn by
-    `random`, `torch` or NumPy's global generator: then it follows from seed, epoch and index.
+    Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers drawn from `random`,
+    `torch` or NumPy's global generator are determined by seed, epoch and index.
 
     Args:
-        train: The data set, or what makes it, when it is called, with `root` where it has such an argument.
-        val: The same for validation; None: `val_size` samples of `train`.
-        test: The same for the test, made when the test set is asked for; None: there is none.
-        root: The folder of the data sets that ask for it.
-        further: As `StreamedDataModule` has it.
+        train: Training set, or a callable that creates it; it is called with `root` if it has such a parameter.
+        val: Validation set, or a callable that creates it; None: `val_size` samples of `train`.
+        test: Test set, or a callable that creates it when the test set is requested; None: there is no test set.
+        root: Folder of the datasets, for callables with such a parameter.
+        kwargs: Arguments of `StreamedDataModule`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -460,8 +468,8 @@ class DatasetDataModule(StreamedDataModule):
         ...         return 6
         ...     def __getitem__(self, index):
         ...         return torch.full((1, 1, 1), index, dtype=torch.uint8), index % 2
-        >>> data = DatasetDataModule(train=Parity(), val=None, test=None, root="data", batch_size=2, eval_batch_size=2,
-        ...                          val_size=2, num_workers=0, normalize="unit", augment=None, seed=0)
+        >>> data = DatasetDataModule(train=Parity(), val=None, test=None, root="data", batch_size=2, val_size=2,
+        ...                          eval_batch_size=2, num_workers=0, normalize="unit", augment=None, seed=0)
         >>> data.facts.input_shape, data.sizes
         ((1, 1, 1), {'val': 2, 'train': 4})
     """
@@ -473,9 +481,9 @@ class DatasetDataModule(StreamedDataModule):
         val: Any,
         test: Any,
         root: str,
-        **further: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**further)
+        super().__init__(**kwargs)
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
         for name, source in self.sources.items():
             if source is None and name != "train":
@@ -483,7 +491,7 @@ class DatasetDataModule(StreamedDataModule):
             if callable(source):
                 made, keywords = getattr(source, "func", source), getattr(source, "keywords", {})
                 try:
-                    inspect.signature(made).bind(**keywords, **self._given(source))
+                    inspect.signature(made).bind(**keywords, **self._root_argument(source))
                 except TypeError as error:
                     raise ValueError(f"{name}: {error}") from error
             elif isinstance(source, str) or not hasattr(source, "__getitem__"):
@@ -491,19 +499,19 @@ class DatasetDataModule(StreamedDataModule):
 
     @property
     def read_image(self) -> Callable[..., Tensor] | None:
-        """How the data set reads an image file, where it has a `read_image(path)`."""
+        """Function `read_image(path)` of the dataset, or None if it has none."""
         train = self.sources["train"]
         return getattr(getattr(train, "func", train), "read_image", None)
 
     def open(self, split: str) -> Dataset[Any] | None:
-        """The data set of a split, made where it is not there yet."""
+        """Return the dataset of a split; create it if it is given as a callable."""
         source: Any = self.sources[split]
         if source is None and split == "test":
             raise ValueError("test=null: there is no test set; test=false trains without one")
-        made: Dataset[Any] | None = source(**self._given(source)) if callable(source) else source
+        made: Dataset[Any] | None = source(**self._root_argument(source)) if callable(source) else source
         return made
 
-    def _given(self, source: Any) -> dict[str, str]:
-        """What a source gets: the root, if it asks for it and has none of its own."""
+    def _root_argument(self, source: Any) -> dict[str, str]:
+        """Return `root` as a keyword argument for creating a dataset, if it has this parameter without a value."""
         asks = "root" in inspect.signature(getattr(source, "func", source)).parameters
         return {"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}

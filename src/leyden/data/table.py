@@ -1,6 +1,6 @@
 """Tables: named columns of a CSV, Parquet or NPZ file.
 
-Shapes: N rows, F columns that are inputs, T that are targets.
+Shapes: N rows, F input columns, T target columns.
 """
 
 import csv
@@ -24,11 +24,11 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_columns(root: Path, file: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table by name, each of numbers or of texts, shape (N,).
+    """Return the columns of a table by name, each of numbers or of strings, shape (N,).
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no table, is damaged, or lies elsewhere.
+        ValueError: The file is not a table, is damaged, or is outside `root`.
     """
     return columns_of(root / file, content_of(root, file))
 
@@ -38,7 +38,7 @@ def content_of(root: Path, file: str) -> bytes:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It has another suffix, or lies elsewhere.
+        ValueError: The file has an unknown suffix, or is outside `root`.
     """
     if Path(file).suffix not in SUFFIXES:
         raise ValueError(f"file={file}: must be the name of a {', '.join(SUFFIXES)} file in root={root}")
@@ -46,16 +46,16 @@ def content_of(root: Path, file: str) -> bytes:
 
 
 def columns_of(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table by name, each of numbers or of texts, shape (N,).
+    """Return the columns of a table by name, each of numbers or of strings, shape (N,).
 
     Args:
-        path: The file, whose suffix tells the format.
-        content: Its content.
+        path: The file; its suffix determines the format.
+        content: Content of the file.
 
     Raises:
-        ValueError: It is no table, or damaged.
+        ValueError: The content is not a table, or is damaged.
     """
-    read = {".csv": _csv, ".npz": _npz, ".parquet": _parquet}[path.suffix]
+    read = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}[path.suffix]
     columns = read(path, content)
     names = [name for name, _ in columns]
     if len({*names}) < len(names):
@@ -71,7 +71,7 @@ def columns_of(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     return dict(columns)
 
 
-def _csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
+def _read_csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     text = decode_text(path, content)
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     names: list[str] = []
@@ -91,20 +91,20 @@ def _csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
                         f"{path}, line {lines.line_num}: has {len(row)} values for {len(names)} columns"
                     )
                 rows.append(row)
-    except csv.Error as error:  # a field without an end, or something behind its end
+    except csv.Error as error:  # an unterminated quote, or text after a closing quote
         raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     if rows and not text.endswith(("\n", "\r")) and is_main_process():
         warn(f"{path}: has no line end after its last row; if the file was cut, the last value is wrong")
     return [(name, np.array([row[n] for row in rows], dtype=object)) for n, name in enumerate(names)]
 
 
-def _npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
+def _read_npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     if not content.startswith((ZIP, np.lib.format.MAGIC_PREFIX)):
         raise ValueError(f"{path}: is no .npz file; must be arrays by name, as numpy.savez writes them")
     try:
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         columns = None if isinstance(arrays, np.ndarray) else [(name, arrays[name]) for name in arrays.files]
-    except Exception as error:  # whatever zipfile and NumPy stumble over
+    except Exception as error:  # zipfile and NumPy raise many types
         raise ValueError(
             f"{path}: can't be read ({_first_line(error)}); must be numbers or texts as numpy.savez writes them"
         ) from error
@@ -115,7 +115,7 @@ def _npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     return columns
 
 
-def _parquet(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
+def _read_parquet(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -124,7 +124,7 @@ def _parquet(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     try:
         table = parquet.read_table(pyarrow.BufferReader(content), page_checksum_verification=True)
         return [(name, column.to_numpy()) for name, column in zip(table.column_names, table.columns, strict=True)]
-    except Exception as error:  # whatever pyarrow stumbles over
+    except Exception as error:  # pyarrow raises many types
         raise ValueError(f"{path}: can't be read ({_first_line(error)}); must be a whole Parquet file") from error
 
 
@@ -132,28 +132,33 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
 
 
-INDICES = ("", "__index_level_0__")  # names that pandas gives the numbers of its rows, in CSV and in Parquet
-WHOLE = re.compile("0|-?[1-9][0-9]{0,99}")  # a whole number that is written in one way only
+INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
+CANONICAL_INTEGER = re.compile(
+    "0|-?[1-9][0-9]{0,99}"
+)  # an integer in canonical form: no sign "+", no leading zeros
 
 
 class Table(Dataset[None]):
-    """Rows of a table: `data`, (N, F) float32, and `targets`, numbers, (N,) or (N, T) float32, or classes, (N,) int64.
+    """Table rows as a dataset, with tensors `data` and `targets`.
+
+    `data` has shape (N, F), float32. `targets` are numbers, (N,) or (N, T), float32, or classes, (N,), int64.
 
     Args:
         root: Folder of the files.
-        train: Whether it is the training set.
-        download: Not used: files of one's own are there.
-        file: Name in that folder: .csv with a line of names, .parquet, or .npz with one array per column.
-        test_file: The same of the test set; None: it is cut from `file`.
-        test_size: Part of the rows of `file` that is cut off as test set, always the same, in (0, 1).
-        inputs: Names of columns; None: all that are no targets.
-        targets: Name of the column that is predicted, or a list of those.
-        classes: Whether the target is a class: a text, a whole number or a truth value. In a CSV each cell is a text, and `01`
-            is another class than `1`. Classes that all are whole numbers are sorted as such, others as texts.
+        train: Whether to read the training set.
+        download: Ignored; a user's own file is never downloaded.
+        file: File name in `root`: .csv with a header line, .parquet, or .npz with one array per column.
+        test_file: File name of the test set; None: the test set is cut from `file`.
+        test_size: Fraction of the rows in `file` that is the test set, always the same rows, in (0, 1).
+        inputs: Names of the input columns; None: all that are not targets.
+        targets: Name of the target column, or a list of names.
+        classes: Whether the target is a class: a string, an integer or a boolean. In a CSV each cell is a string,
+            so `01` and `1` are different classes. Classes are sorted as integers if all of them are, otherwise as
+            strings.
 
     Raises:
         OSError: There is no such file.
-        ValueError: A column is not there, or holds what is no number; a row lacks a value.
+        ValueError: A column does not exist or is not numeric, or a row lacks a value.
     """
 
     def __init__(
@@ -205,7 +210,7 @@ class Table(Dataset[None]):
         self.data = torch.from_numpy(numbers[rows])
         self.facts = {"column_names": inputs}
         if classes:
-            self.classes = _in_order({*_class_names(place / file, names[0], first[names[0]])})
+            self.classes = _sorted_classes({*_class_names(place / file, names[0], first[names[0]])})
             number_of = {name: number for number, name in enumerate(self.classes)}
             values = _class_names(here, names[0], columns[names[0]])
             if strange := sorted({*values} - {*number_of}):
@@ -218,15 +223,15 @@ class Table(Dataset[None]):
 
 
 def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a column as float32; texts are decimal numbers.
+    """Return a column as float32; strings are parsed as decimal numbers.
 
     Raises:
-        ValueError: A row of it holds no finite number.
+        ValueError: A row does not contain a finite number.
     """
-    numbers = _parsed(path, name, values) if values.dtype.kind in "OU" else values
+    numbers = _parse_numbers(path, name, values) if values.dtype.kind in "OU" else values
     if numbers.dtype.kind not in "iufb":
         raise ValueError(f"{path}: column {name} is {values.dtype}, no numbers; inputs names those to take")
-    with np.errstate(over="ignore"):  # infinite, which is refused
+    with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
         found: NDArray[np.float32] = numbers.astype(np.float32)
     if strange := np.flatnonzero(~np.isfinite(found)).tolist():
         raise ValueError(
@@ -235,17 +240,17 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
     return found
 
 
-def _parsed(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the numbers that a column of texts holds."""
+def _parse_numbers(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the numbers in a column of strings."""
     cells = values.tolist()
     try:
-        return _as_numbers(cells)
+        return _numbers_from_strings(cells)
     except ValueError:
-        begin, end = 0, len(cells)  # the first wrong cell is between the two
+        begin, end = 0, len(cells)  # binary search for the first invalid cell
         while end - begin > 1:
             middle = (begin + end) // 2
             try:
-                _as_numbers(cells[begin:middle])
+                _numbers_from_strings(cells[begin:middle])
                 begin = middle
             except ValueError:
                 end = middle
@@ -256,8 +261,8 @@ def _parsed(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
-def _as_numbers(cells: list[Any]) -> NDArray[np.float64]:
-    """Return numbers as NumPy's reader of texts takes them: ASCII digits, no underscores, unlike `float`."""
+def _numbers_from_strings(cells: list[Any]) -> NDArray[np.float64]:
+    """Return parsed numbers; unlike `float`, NumPy's text reader accepts ASCII digits only, and no underscores."""
     if not all(isinstance(cell, str) and cell for cell in cells):
         raise ValueError("an empty cell, which the reader would leave out")
     numbers = np.loadtxt(cells, dtype=np.float64, comments=None, delimiter="\x1f", ndmin=1)
@@ -267,10 +272,10 @@ def _as_numbers(cells: list[Any]) -> NDArray[np.float64]:
 
 
 def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
-    """Return the name of each row's class.
+    """Return the class name of each row.
 
     Raises:
-        ValueError: A row has none.
+        ValueError: A row has no class.
     """
     names, cells = [], values.tolist() if values.dtype.kind in "iufbOU" else list(values)
     for row, value in enumerate(cells, start=1):
@@ -283,6 +288,6 @@ def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
     return names
 
 
-def _in_order(names: set[str]) -> list[str]:
-    """Return names of classes sorted: by number where all are whole numbers that can be written in one way only."""
-    return sorted(names, key=int if all(map(WHOLE.fullmatch, names)) else None)
+def _sorted_classes(names: set[str]) -> list[str]:
+    """Return sorted class names: as integers if all are integers in canonical form, otherwise as strings."""
+    return sorted(names, key=int if all(map(CANONICAL_INTEGER.fullmatch, names)) else None)

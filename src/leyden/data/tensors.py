@@ -1,4 +1,4 @@
-"""A data set as tensors of samples and targets; where jobs follow each other, they are read once for all."""
+"""Datasets as tensors of inputs and targets; consecutive jobs of one process share them."""
 
 import functools
 import json
@@ -15,24 +15,24 @@ from leyden.data.fetch import expected_checksums, load
 from leyden.data.files import digest_of_tensor
 from leyden.data.random_state import random_states
 
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Samples and targets.
+    """Inputs and targets of a dataset.
 
     Args:
         inputs: Pixels, shape (N, C, H, W), uint8; numbers, shape (N, ...), float32; or tokens, shape (N, T), int64.
         targets: Classes, shape (N,), int64; numbers, shape (N,) or (N, T), float32; or tokens, shape (N, T), int64.
-        class_names: One per class, where the targets are classes.
-        target_names: One per number, where the targets are numbers.
-        vocabulary: What each token stands for.
-        overlap: Where neighbours are alike, as windows of one text: how many on each side share something with a sample;
-            None: they have nothing to do with each other.
-        further: Further facts, plain values by name.
-        digests: What identifies the data, a SHA-256 by the name of a file or tensor.
+        class_names: One per class, if the targets are classes.
+        target_names: One per number, if the targets are numbers.
+        vocabulary: Text of each token.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
+            do; None: samples are independent.
+        further: Custom facts, plain values by name.
+        digests: SHA-256 that identifies the data, by file or tensor name.
     """
 
     inputs: Tensor
@@ -46,15 +46,16 @@ class Tensors:
 
 
 def to_tensors(source: Any) -> Tensors:
-    """The tensors of a data set.
+    """Return the tensors of a dataset.
 
     Args:
-        source: Has `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C); with `classes`, their names, the
-            targets are whole numbers; with `vocabulary`, a text per token, both are tokens; else both are real numbers, and
-            `target_names` may name them. `overlap` and `facts`, where it has them, are as below.
+        source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
+            (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
+            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap` and `facts` are
+            optional, as in `Tensors`.
 
     Raises:
-        ValueError: It holds something else, which names the data set.
+        ValueError: The dataset has another format; the message names the dataset.
     """
     name = f"dataset={type(source).__name__}"
     for attribute in ("data", "targets"):
@@ -62,10 +63,12 @@ def to_tensors(source: Any) -> Tensors:
             raise ValueError(f"{name}: has no {attribute}; must have data and targets")
     data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
     if isinstance(source, torchvision.datasets.QMNIST):
-        targets = targets[:, 0]  # the class; the other columns tell where an image comes from
+        targets = targets[:, 0]  # the class; the other columns are metadata
     names = {key: _names(source, key) for key in ("classes", "target_names", "vocabulary")}
     if not len(data) or targets.shape[:1] != data.shape[:1]:
-        raise ValueError(f"{name}: data are {_what(data)}, targets {_what(targets)}; must be one target per sample")
+        raise ValueError(
+            f"{name}: data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
+        )
     try:
         return Tensors(
             _inputs(data, names["vocabulary"]),
@@ -86,8 +89,8 @@ def _names(source: Any, attribute: str) -> tuple[str, ...] | None:
 
 
 def _target_names(targets: Tensor, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """One per number that is to be predicted; None for tokens."""
-    if targets.dtype not in REAL:
+    """Return one name per target number; None for tokens."""
+    if targets.dtype not in FLOAT_TYPES:
         return None
     num = 1 if targets.ndim == 1 else targets.shape[1]
     if names is not None and len(names) != num:
@@ -98,11 +101,11 @@ def _target_names(targets: Tensor, names: tuple[str, ...] | None) -> tuple[str, 
 def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
     if vocabulary is not None:
         return _tokens("data", data, len(vocabulary))
-    if data.dtype in REAL and data.ndim > 1:
+    if data.dtype in FLOAT_TYPES and data.ndim > 1:
         return _finite("data", data)
     if data.dtype != torch.uint8 or data.ndim not in (3, 4):
         raise ValueError(
-            f"data are {_what(data)}; must be pixels, uint8, shape (N, H, W) or (N, H, W, C), real numbers of shape "
+            f"data are {_describe(data)}; must be pixels, uint8, shape (N, H, W) or (N, H, W, C), real numbers of shape "
             "(N, ...), or tokens, with a vocabulary"
         )
     images_NCHW = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)
@@ -113,16 +116,16 @@ def _targets(targets: Tensor, classes: tuple[str, ...] | None, vocabulary: tuple
     if vocabulary is not None and classes is None:
         return _tokens("targets", targets, len(vocabulary))
     if classes is None:
-        if targets.dtype in REAL and targets.ndim in (1, 2):
+        if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
             return _finite("targets", targets)
         raise ValueError(
-            f"targets are {_what(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names "
+            f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names "
             "as `classes`"
         )
-    if targets.dtype not in WHOLE:
-        raise ValueError(f"targets are {_what(targets)}; must be whole numbers, the class of each sample")
+    if targets.dtype not in INTEGER_TYPES:
+        raise ValueError(f"targets are {_describe(targets)}; must be whole numbers, the class of each sample")
     if targets.ndim != 1:
-        raise ValueError(f"targets are {_what(targets)}; must be a class for each of {len(targets)} samples")
+        raise ValueError(f"targets are {_describe(targets)}; must be a class for each of {len(targets)} samples")
     if targets.min() < 0 or targets.max() >= len(classes):
         wrong = targets.min() if targets.min() < 0 else targets.max()
         raise ValueError(f"a target is {wrong}; must be from 0 to {len(classes) - 1}, a number per class")
@@ -136,19 +139,19 @@ def _finite(what: str, values: Tensor) -> Tensor:
 
 
 def _tokens(what: str, values: Tensor, num: int) -> Tensor:
-    if values.dtype not in WHOLE or values.ndim != 2:
-        raise ValueError(f"{what} are {_what(values)}; must be tokens, whole numbers of shape (N, T)")
+    if values.dtype not in INTEGER_TYPES or values.ndim != 2:
+        raise ValueError(f"{what} are {_describe(values)}; must be tokens, whole numbers of shape (N, T)")
     if values.min() < 0 or values.max() >= num:
         raise ValueError(f"{what} hold a token that is none of {num}, those of the vocabulary")
     return values.long()
 
 
-def _what(values: Tensor) -> str:
+def _describe(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, with its strides: windows of a text that overlap stay views of one text there."""
+    """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
     overlaps = values.untyped_storage().nbytes() < values.numel() * values.element_size()
     if values.device == device or not overlaps:
         return values.to(device)
@@ -156,57 +159,56 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
 
 
-# With the number of changes that were made to the tensors by then.
-_kept: dict[Hashable, tuple[Tensors, int]] | None = None
+# By (dataset, train): the tensors, and their version counters when they were cached.
+_cache: dict[Hashable, tuple[Tensors, int]] | None = None
 
 
 def keep_tensors() -> None:
-    """From now on keep what was read last, for this process and for those that are copies of it."""
-    global _kept
-    _kept = _kept or {}
+    """Cache the last dataset read from now on, for this process and its forks."""
+    global _cache
+    _cache = _cache or {}
 
 
 def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
-    """The training or the test set, as `load` and `tensors` give it; what a job has changed in place is read anew.
+    """Return the training or the test set as tensors, from the cache if a job has not modified them in place.
 
     Raises:
-        OSError, ValueError: As those do.
+        OSError, ValueError: Raised by `load` and `to_tensors`.
     """
-    same = _same(dataset, root)
-    if _kept is not None and same is not None and (same, train) in _kept:
-        there, changes = _kept[same, train]
-        if changes == _changes(there):
+    same = _cache_key(dataset, root)
+    if _cache is not None and same is not None and (same, train) in _cache:
+        there, changes = _cache[same, train]
+        if changes == _num_changes(there):
             return there
-    before = _random()
+    before = _comparable_random_states()
     source = load(dataset, root, train=train, download=download)
     found = to_tensors(source)
-    if train:  # what `load` has just checked, or a data set has read, is not hashed again
+    if train:  # reuse digests that `load` or the dataset has just computed
         digests = (
             getattr(source, "digests", None)
             or expected_checksums(dataset, root)
-            or _hashed(type(source).__name__, found)
+            or _tensor_digests(type(source).__name__, found)
         )
         found = replace(found, digests=digests)
-    # What is drawn at random depends on the seed of the job.
-    if _kept is not None and same is not None and before == _random():
-        for key in [key for key in _kept if key[0] != same]:  # type: ignore[index]
-            del _kept[key]  # there is room for one data set
-        _kept[same, train] = found, _changes(found)
+    # Data that draw random numbers depend on the job's seed, and are not cached.
+    if _cache is not None and same is not None and before == _comparable_random_states():
+        for key in [key for key in _cache if key[0] != same]:  # type: ignore[index]
+            del _cache[key]  # memory for one dataset only
+        _cache[same, train] = found, _num_changes(found)
     return found
 
 
-def _hashed(name: str, found: Tensors) -> dict[str, str]:
+def _tensor_digests(name: str, found: Tensors) -> dict[str, str]:
     return {f"{name}.data": digest_of_tensor(found.inputs), f"{name}.targets": digest_of_tensor(found.targets)}
 
 
-def _changes(held: Tensors) -> int:
-    return (
-        held.inputs._version + held.targets._version
-    )  # that of their views, too; PyTorch has no other name for it
+def _num_changes(held: Tensors) -> int:
+    # A view's changes count, too; PyTorch has no public name for this counter.
+    return held.inputs._version + held.targets._version
 
 
-def _same(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
-    """What two calls have in common that read the same; None where that can't be known, as of arguments that are objects."""
+def _cache_key(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
+    """Return a key that is equal for calls that read the same data; None for arguments that are objects."""
     if isinstance(dataset, type):
         return dataset, str(root)
     if not isinstance(dataset, functools.partial):
@@ -217,6 +219,6 @@ def _same(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
         return None
 
 
-def _random() -> dict[str, Any]:
-    """The states of random numbers, as what can be compared."""
+def _comparable_random_states() -> dict[str, Any]:
+    """Return the random states in a form that can be compared."""
     return {name: state.tolist() if isinstance(state, Tensor) else state for name, state in random_states().items()}

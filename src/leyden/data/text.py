@@ -1,4 +1,4 @@
-"""Texts: windows of tokens, and the token that follows each. Shapes: N windows, T tokens of each."""
+"""Text datasets: windows of tokens, and the next token at each position. Shapes: N windows, T tokens per window."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,29 +9,30 @@ from torch.utils.data import Dataset
 
 from leyden.data.files import decode_text, digest_of, read_file
 
-UNKNOWN = "\ufffd"  # what the training part does not have
+UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
 Unit = Literal["characters", "bytes"]
-BYTES = tuple(map(chr, range(256)))  # each written as the character of its number
+BYTES = tuple(map(chr, range(256)))  # each byte as the character with this code point
 
 
 class Text(Dataset[None]):
-    """Windows of a text: `data`, (N, T) int64, and `targets`, the same one token later; views of one tensor of tokens.
+    """Windows of a text: `data`, (N, T) int64, and `targets`, shifted by one token; views of one tensor of tokens.
 
-    The last part of the text is the test set. Windows can overlap; `overlap` tells how many neighbours share something.
+    The last part of the text is the test set. Windows can overlap; `overlap` is the number of neighbours that share
+    tokens.
 
     Args:
         root: Folder of the file.
-        train: Whether it is the training part.
-        download: Not used: a file of one's own is there.
-        file: Name in that folder; characters are UTF-8, or what a mark at its beginning names.
-        unit: What a token is: one of the `characters`, or of the `bytes`.
-        context: T.
-        stride: Tokens from the start of one window to that of the next.
-        test_size: Part of the text that is the test set, in (0, 1).
+        train: Whether to read the training part.
+        download: Ignored; a user's own file is never downloaded.
+        file: File name in `root`; characters are UTF-8, or as its byte order mark says.
+        unit: Unit of a token: `characters` or `bytes`.
+        context: T, the length of a window.
+        stride: Tokens from the start of one window to the start of the next.
+        test_size: Fraction of the text that is the test set, in (0, 1).
 
     Raises:
         OSError: There is no such file.
-        ValueError: An argument is out of its range, the text is too short, or it is in another encoding.
+        ValueError: An argument is out of its range, or the text is too short or in another encoding.
     """
 
     def __init__(
@@ -63,23 +64,23 @@ class Text(Dataset[None]):
             raise ValueError(f"{file}: {len(tokens)} tokens are too few for windows of context={context}")
         windows_NT = tokens.unfold(0, context + 1, stride)
         self.data, self.targets = windows_NT[:, :-1], windows_NT[:, 1:]
-        self.overlap = context // stride  # with the token that follows
+        self.overlap = context // stride  # including the next token
 
     def read(self, root: Path, file: str) -> bytes:
         """Return the content of the file.
 
         Raises:
             OSError: There is no such file.
-            ValueError: It lies elsewhere.
+            ValueError: The file is outside `root`.
         """
         return read_file(root, file)
 
 
 def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
-    """The tokens of a text, shape (L,), int64; what the vocabulary does not have is `UNKNOWN`.
+    """Return the tokens of a text, shape (L,), int64; characters missing from the vocabulary become `UNKNOWN`.
 
     Raises:
-        ValueError: It has something unknown, and the vocabulary no word for that.
+        ValueError: A character is missing, and the vocabulary does not contain `UNKNOWN`.
     """
     numbers = {word: number for number, word in enumerate(vocabulary)}
     strange = numbers.get(UNKNOWN)
@@ -90,15 +91,15 @@ def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
 
 
 def tokens_of(text: str, vocabulary: tuple[str, ...]) -> Tensor:
-    """The tokens of a text, shape (L,), int64; where the vocabulary is one of bytes, those of UTF-8.
+    """Return the tokens of a text, shape (L,), int64; with a vocabulary of bytes, those of its UTF-8 encoding.
 
     Raises:
-        ValueError: As above.
+        ValueError: A character is missing, and the vocabulary does not contain `UNKNOWN`.
     """
     return encode_text(text.encode().decode("latin-1") if vocabulary == BYTES else text, vocabulary)
 
 
 def text_of(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:
-    """The text of tokens, shape (T,)."""
+    """Return the text of tokens, shape (T,)."""
     text = "".join(vocabulary[token] for token in tokens_T.tolist())
     return text.encode("latin-1").decode(errors="replace") if vocabulary == BYTES else text

@@ -1,4 +1,4 @@
-"""Transforms between a stored data set and a network: normalisation, augmentation, transfer to the device.
+"""Transforms between a stored dataset and a network: normalisation, augmentation, transfer to the device.
 
 Shapes: N samples of a batch, C channels or columns.
 """
@@ -15,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True)
 class Normalize:
-    """Numbers / `scale`, less `mean`, over `std`, as float32; whole numbers that are no pixels (tokens) stay as they are.
+    """Compute (raw / `scale` - `mean`) / `std` as float32; int64 inputs (tokens) are unchanged.
 
     Args:
-        mean: One per channel (the second axis), or one for all.
-        std: The same.
-        scale: 255 for pixels, 1 for what comes as it is.
+        mean: One value per channel (the second axis), or one for all.
+        std: One value per channel, or one for all.
+        scale: 255 for pixels, 1 for other numbers.
 
     Example:
         >>> Normalize((0.0,), (1.0,))(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8)).item()
@@ -32,11 +32,14 @@ class Normalize:
     scale: float = 255.0
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """Shape (N, C, ...) as it is given, which itself is not changed."""
+        """Return normalised inputs, shape (N, C, ...), without changing `raw`."""
         return self.on(raw.device)(raw)
 
     def on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
-        """The same for what lies on a device, where mean and deviation are from now on: no batch waits for a copy of them."""
+        """Return this normalisation for inputs on a device.
+
+        Mean and standard deviation are stored there, to avoid a copy per batch.
+        """
         mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (self.mean, self.std))
         shifts = any(self.mean) or any(value != 1 for value in self.std)
 
@@ -56,12 +59,12 @@ class Normalize:
 
     @classmethod
     def standardize(cls, raw: Tensor, indices: Tensor | None = None) -> "Normalize":
-        """The one that gives samples mean 0 and deviation 1 in each channel of images and each column of a table.
+        """Return the normalisation to mean 0 and standard deviation 1 per image channel or table column.
 
         Args:
-            raw: Pixels, shape (N, C, H, W), uint8; or numbers, float32: shape (N, C), (N, C, H, W), or another one, with
-                one mean for all.
-            indices: Of the samples that count; None: all of them.
+            raw: Pixels, shape (N, C, H, W), uint8; or numbers, float32, shape (N, C) or (N, C, H, W). Numbers of
+                any other shape get one mean for all.
+            indices: Indices of the samples to use; None for all.
         """
         if raw.dtype == torch.uint8:
             return cls._of_pixels(raw, indices)
@@ -72,7 +75,7 @@ class Normalize:
 
     @classmethod
     def _of_pixels(cls, pixels_NCHW: Tensor, indices: Tensor | None) -> "Normalize":
-        # Counting the 256 values is exact, and needs no float copy of all the images.
+        # Counting the 256 values is exact, and needs no float copy of the images.
         means, stds = [], []
         values = torch.arange(256, dtype=torch.float64) / 255
         for channel in range(pixels_NCHW.shape[1]):
@@ -85,12 +88,12 @@ class Normalize:
         return cls(tuple(means), tuple(stds))
 
 
-class FromRaw(nn.Module):
-    """A network with the normalisation inside.
+class NormalizingNetwork(nn.Module):
+    """Network that normalises its inputs itself.
 
     Args:
-        network: Takes what `normalize` gives.
-        normalize: Takes what the data set holds, as pixels.
+        network: Receives normalised inputs.
+        normalize: Receives raw inputs, such as pixels.
     """
 
     def __init__(self, network: nn.Module, normalize: Normalize) -> None:
@@ -98,35 +101,36 @@ class FromRaw(nn.Module):
         self.network, self.normalize = network, normalize
 
     def forward(self, raw: Tensor) -> Tensor:
-        """What the network gives; of several parts (a reconstruction and its code) the first one."""
+        """Return the network's output; the first one of a tuple (a reconstruction and its code)."""
         outputs: Tensor | tuple[Tensor, ...] = self.network(self.normalize(raw))
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device, which may still be copied while this process goes on.
+    """Return values on a device; the copy may still be running asynchronously.
 
-    CUDA copies in the background from pinned memory only. On a Mac a copy in the background reads memory that is used again by then.
+    CUDA copies asynchronously only from pinned memory. On a Mac an asynchronous copy would read memory that has
+    been reused meanwhile.
     """
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
-class Sending(TorchFunctionMode):
-    """Lets what somebody else's code makes of numbers on a device be sent there.
+class AsyncTransfers(TorchFunctionMode):
+    """Mode that makes transfers to a device asynchronous, in code that can't be changed.
 
-    `torch.tensor(numbers, device=...)`, and a tensor of the processor that is written into another one, would each wait until the
-    device has done all that it was given.
+    Without it, `torch.tensor(numbers, device=...)`, and assigning a CPU tensor into a tensor on the device, would
+    each wait until the device has finished all queued work.
 
     Example:
-        >>> with Sending():
+        >>> with AsyncTransfers():
         ...     torch.tensor([1.0, 2.0], device="meta").device
         device(type='meta')
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function of PyTorch."""
+        """Call a PyTorch function; make its transfer asynchronous, if it is one of those named above."""
         kwargs = kwargs or {}
         if func is torch.tensor and (device := kwargs.get("device")) is not None:
             return send(torch.tensor(*args, **{**kwargs, "device": "cpu"}), torch.device(device))
@@ -136,14 +140,14 @@ class Sending(TorchFunctionMode):
 
 
 class Augment:
-    """Changes training images by transforms of torchvision (v2), whole batches at once, on their device.
+    """Augment batches of training images by torchvision's transforms (v2), on the images' device.
 
-    One draw of a transform holds for all the images that it is given, so a batch is cut into parts with a draw
-    each. The random numbers are PyTorch's, which checkpoints keep.
+    A transform draws its random numbers once per call, so a batch is split into chunks, with one draw each. The
+    random numbers are PyTorch's, which checkpoints contain.
 
     Args:
-        num_draws: Number of parts.
-        transforms: By names of your choice; they are applied in turn, to pixels, shape (N, C, H, W), uint8.
+        num_draws: Number of chunks.
+        transforms: Transforms by arbitrary names, applied in turn to pixels, shape (N, C, H, W), uint8.
 
     Raises:
         ValueError: `num_draws` is out of its range.
@@ -162,9 +166,9 @@ class Augment:
         self.transforms = transforms
 
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
-        """Changed images of the same shape."""
+        """Return augmented images of the same shape."""
         parts = []
-        with Sending() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
+        with AsyncTransfers() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
             for part_NCHW in pixels_NCHW.chunk(self.num_draws):
                 for transform in self.transforms.values():
                     part_NCHW = transform(part_NCHW)

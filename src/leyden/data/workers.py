@@ -1,4 +1,4 @@
-"""Processes that work ahead: what they make comes in order, and none of them outlives this one."""
+"""Worker processes that compute ahead: results are returned in order, and no worker outlives this process."""
 
 import contextlib
 import multiprocessing
@@ -21,17 +21,17 @@ from torch import Tensor
 from leyden.config.errors import UserError
 from leyden.run.process import die_with_parent
 
-AHEAD = 2  # tasks of a worker that are under way, or done and not taken yet
-# What a terminal or a cluster sends to all processes at once is for the one that trains: it has to save first.
-NOT_THEIRS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+AHEAD = 2  # tasks per worker that are in progress, or finished and not yet consumed
+# A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
+IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """What a task has failed by in a worker.
+    """Failure of a task that raised an exception in a worker.
 
     Args:
-        task: Which.
+        task: The task.
         text: The traceback.
     """
 
@@ -40,13 +40,13 @@ class WorkerFailure:
 
 
 class Workers:
-    """Processes that do tasks for this one; they are started at once.
+    """Pool of worker processes, started at once.
 
-    They end with `close`, with this object, and with this process, however it ends.
+    The processes end with `close`, when this object is deleted, or when this process ends, for whatever reason.
 
     Args:
-        work: Is called with a task; each process has a copy of it as it is now.
-        num_workers: How many.
+        work: Function called with each task; each process gets a copy of its current state.
+        num_workers: Number of processes.
 
     Example:
         >>> workers = Workers(len, 2)
@@ -56,67 +56,70 @@ class Workers:
     """
 
     def __init__(self, work: Callable[[Any], Any], num_workers: int) -> None:
-        # A copy of this process shares its memory until one of the two writes to it, and has imported everything. Elsewhere that is
-        # not safe, or there is no such thing.
+        # A fork shares this process's memory until either writes to it, and needs no imports.
+        # On other systems, fork is unsafe or missing.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        self._due: deque[tuple[Connection, BaseProcess]] = deque()  # who gives the next results, in their order
+        self._pending: deque[tuple[Connection, BaseProcess]] = (
+            deque()
+        )  # workers that return the next results, in order
         for _ in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+            main_end, worker_end = context.Pipe()
+            process = context.Process(target=_run_worker, args=(worker_end, work), daemon=True)
             with warnings.catch_warnings():
-                # Python 3.12 warns of locks that other threads hold: a worker needs none of them.
+                # Python 3.12 warns about locks held by other threads; a worker needs none of them.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
-            theirs.close()  # else it would not be closed when the process dies
-            self._connections.append(ours)
+            worker_end.close()  # otherwise the pipe would stay open when the process dies
+            self._connections.append(main_end)
             self._processes.append(process)
-        # Python itself would ask its children to end by a signal that is not theirs, and wait for them.
+        # Python itself would terminate its children by a signal that they ignore, and wait for them.
         self._finalize = Finalize(self, _stop, args=(self._processes, self._connections), exitpriority=0)
 
     def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """What comes of each task, or its `Failure`, in order; some are under way before they are asked for.
+        """Yield the result of each task, or its `WorkerFailure`, in order; tasks are started ahead of time.
 
-        A result that is a tuple of tensors lies in memory that a later one takes: it holds until the next is asked for.
+        A result that is a tuple of tensors is in shared memory that later results reuse: it is valid until the next
+        one is requested.
 
         Raises:
             UserError: A process has died.
         """
-        while self._due:  # of an iteration that was left before its end
-            self._take()
+        while self._pending:  # results of an iteration that was abandoned
+            self._receive()
         workers = cycle(zip(self._connections, self._processes, strict=True))
         for task in tasks:
             worker = next(workers)
-            with contextlib.suppress(OSError):  # it has died, which is told when its result is due
+            with contextlib.suppress(OSError):  # a dead worker is reported when its result is due
                 worker[0].send(task)
-            self._due.append(worker)
-            if len(self._due) == AHEAD * len(self._processes):
-                yield self._take()
-        while self._due:
-            yield self._take()
+            self._pending.append(worker)
+            if len(self._pending) == AHEAD * len(self._processes):
+                yield self._receive()
+        while self._pending:
+            yield self._receive()
 
     @property
     def is_open(self) -> bool:
-        """Whether there are processes."""
+        """True if the processes are running."""
         return self._finalize.still_active()
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """Kill the processes."""
         self._finalize()
 
-    def _take(self) -> Any:
-        connection, process = self._due.popleft()
+    def _receive(self) -> Any:
+        connection, process = self._pending.popleft()
         try:
             return connection.recv()
         except (EOFError, OSError) as error:
             process.join()
             code = process.exitcode or 0
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            ending = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
             raise UserError(
-                f"data.num_workers={len(self._processes)}: a worker process {how}, perhaps for want of memory"
+                f"data.num_workers={len(self._processes)}: a worker process {ending}, perhaps for want of memory"
             ) from error
-        except BaseException:  # Ctrl-C can leave half of a result behind
+        except BaseException:  # Ctrl-C can leave a partially read result in the pipe
             self.close()
             raise
 
@@ -130,29 +133,29 @@ def _stop(processes: list[BaseProcess], connections: list[Connection]) -> None:
         connection.close()
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    for number in NOT_THEIRS:
+def _run_worker(connection: Connection, work: Callable[[Any], Any]) -> None:
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
     torch.set_num_threads(1)
-    places: Iterator[list[Tensor]] = cycle([[] for _ in range(AHEAD)])
-    with contextlib.suppress(EOFError, OSError):  # nobody is there any more
+    all_buffers: Iterator[list[Tensor]] = cycle([[] for _ in range(AHEAD)])
+    with contextlib.suppress(EOFError, OSError):  # the main process has ended
         while True:
             task = connection.recv()
             try:
-                connection.send(_shared(work(task), next(places)))
-            except Exception:  # whatever it is: it is for the other process to tell
+                connection.send(_to_shared_memory(work(task), next(all_buffers)))
+            except Exception:  # of any type; the main process reports it
                 connection.send(WorkerFailure(task, traceback.format_exc()))
 
 
-def _shared(result: Any, place: list[Tensor]) -> Any:
-    """A tuple of tensors in shared memory that is used again: new memory takes ten times as long as a copy."""
+def _to_shared_memory(result: Any, buffers: list[Tensor]) -> Any:
+    """Return a tuple of tensors in reused shared memory; allocating new memory takes ten times as long."""
     if not (isinstance(result, tuple) and all(isinstance(part, Tensor) for part in result)):
         return result
-    fits = len(place) == len(result) and all(
+    fits = len(buffers) == len(result) and all(
         there.dtype == part.dtype and there.shape[1:] == part.shape[1:] and len(there) >= len(part)
-        for there, part in zip(place, result, strict=True)
+        for there, part in zip(buffers, result, strict=True)
     )
     if not fits:
-        place[:] = [torch.empty_like(part).share_memory_() for part in result]  # type: ignore[no-untyped-call]
-    return tuple(there[: len(part)].copy_(part) for there, part in zip(place, result, strict=True))
+        buffers[:] = [torch.empty_like(part).share_memory_() for part in result]  # type: ignore[no-untyped-call]
+    return tuple(there[: len(part)].copy_(part) for there, part in zip(buffers, result, strict=True))

@@ -10,7 +10,7 @@ from torch import nn
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.data.contract import num_samples, sizes_of
-from leyden.data.transforms import FromRaw
+from leyden.data.transforms import NormalizingNetwork
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import trained_data, trained_task
@@ -34,7 +34,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     """
     assembly.silence_lightning()
     task, facts = trained_task(run, checkpoint)
-    network = FromRaw(task.network, facts.normalize).eval()
+    network = NormalizingNetwork(task.network, facts.normalize).eval()
     data = trained_data(run, facts, data_root, 1, task)
     if not hasattr(data, "inputs"):
         raise UserError(
