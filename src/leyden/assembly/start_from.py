@@ -32,7 +32,7 @@ from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, wr
 from leyden.run.fork import point
 from leyden.run.identity import identity_values
 from leyden.run.result import rows, write_rows
-from leyden.tasks.parameters import listed, matching
+from leyden.tasks.parameters import join_abbreviated, match_names
 from leyden.tasks.task import Task
 
 # What each checkpoint of a run has.
@@ -163,16 +163,18 @@ class Parent:
         chosen = chosen_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in chosen]
         with user_errors("init_skip"):
-            skipped = {*matching(names, list(skip))}
+            skipped = {*match_names(names, list(skip))}
         shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in skipped}
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = listed([*wrong.values()]) or f"{_typed(skip)} leaves out all of it"
+            why = join_abbreviated([*wrong.values()]) or f"{_typed(skip)} leaves out all of it"
             raise UserError(f"init_from: {self.path}: nothing there is to start from: {why}")
         if wrong:
             instead = shlex.quote(_typed([*skip, *layers]))
-            raise UserError(f"init_from: {self.path}: {listed([*wrong.values()])}; {instead} leaves that out")
+            raise UserError(
+                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {instead} leaves that out"
+            )
         return {name: self.weights[name] for name in shapes}
 
 

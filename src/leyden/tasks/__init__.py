@@ -1,1 +1,1 @@
-"""What is learned: a loss, its metrics, its optimizer."""
+"""Tasks: a loss with its metrics, optimizer and learning-rate schedule."""

@@ -1,4 +1,4 @@
-"""Inputs from little: autoencoders, also variational ones. Shapes: N samples of a batch, Z numbers of a code."""
+"""Autoencoders, plain and variational. Shapes: N samples of a batch, Z code dimensions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,30 +10,31 @@ from leyden.tasks.task import Outcome, Task
 
 
 class Autoencoder(Task):
-    """Trains a network to give back its input.
+    """Trains a network to reconstruct its input.
 
-    A network that gives the reconstruction alone is a plain autoencoder. One that gives the reconstruction, and mean and
-    logarithm of the variance of a code, both of shape (N, Z), is a variational one (Kingma and Welling 2014, Auto-encoding
-    variational Bayes): then the loss is the negative evidence lower bound, up to a constant. It logs both of its terms, as
-    `train/reconstruction` and `train/kl`; both are sums over the numbers of a sample, in nats.
+    A network that returns only the reconstruction is a plain autoencoder. A variational one (Kingma and Welling
+    2014, Auto-encoding variational Bayes) returns a tuple: the reconstruction, and mean and log-variance of the
+    code, both of shape (N, Z). Its loss is the negative evidence lower bound, up to a constant. Both terms of the
+    loss are logged, as `train/reconstruction` and `train/kl`, summed over the values of a sample, in nats.
 
     Args:
         beta: Weight of the Kullback-Leibler term (Higgins et al. 2017).
-        loss: Takes outputs and inputs and gives the mean over all numbers; None: half of the mean squared error, which is a
-            normal distribution of deviation 1. `torch.nn.BCELoss` is for pixels in [0, 1].
-        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`.
+        loss: Function of outputs and inputs that returns the mean over all values; None: half of the mean squared
+            error, the negative log-likelihood of a normal distribution with standard deviation 1.
+            `torch.nn.BCELoss` is for pixels in [0, 1].
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
 
     Raises:
         ValueError: `beta` is out of its range.
     """
 
     kind = "reconstruction"
-    sums = {"reconstruction": 0.0, "kl": 0.0}  # noqa: RUF012 - a constant of the class
+    sums = {"reconstruction": 0.0, "kl": 0.0}  # noqa: RUF012 - class constant
 
     def __init__(
-        self, *, beta: float = 1.0, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **further: Any
+        self, *, beta: float = 1.0, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(**further)
+        super().__init__(**kwargs)
         if not isinstance(beta, int | float) or not beta >= 0:
             raise ValueError(f"beta={beta}: must be a number, 0 or larger")
         self.beta = beta
@@ -41,9 +42,9 @@ class Autoencoder(Task):
         self._checked = False
 
     def step(self, batch: Any) -> Outcome:
-        """Reconstruction and loss of inputs, shape (N, ...); targets, where the data have them, are left alone."""
+        """Return reconstruction and loss for inputs, shape (N, ...); targets, if the data have any, are ignored."""
         inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # which looks at outputs only
+        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # which checks only its outputs
             self._checked = True
             if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
                 raise ValueError("BCELoss is for inputs in [0, 1], as data.normalize=unit gives them of pixels")

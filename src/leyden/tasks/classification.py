@@ -1,4 +1,4 @@
-"""Classes: cross-entropy and accuracy.
+"""Classification: cross-entropy and accuracy.
 
 Shapes: N samples of a batch, K classes.
 """
@@ -13,30 +13,30 @@ from leyden.tasks.task import Outcome, Task
 
 
 class Classification(Task):
-    """Trains a network to tell classes apart, by its logits, shape (N, K), and class indices, shape (N,).
+    """Trains a network to predict classes: logits, shape (N, K), for class indices, shape (N,).
 
-    It logs the accuracy as `train/acc`, beside the loss.
+    Logs the accuracy as `train/acc`, beside the loss.
 
     Args:
         label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
-        loss: Takes logits and class indices and gives the mean loss; None: cross-entropy.
-        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`.
+        loss: Function of logits and class indices that returns the mean loss; None: cross-entropy.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
 
     Raises:
-        ValueError: `label_smoothing` is out of its range, or given with a loss of its own.
+        ValueError: `label_smoothing` is out of its range, or combined with a custom loss.
     """
 
     kind = "classes"
-    sums = {"acc": 0}  # noqa: RUF012 - a constant of the class
+    sums = {"acc": 0}  # noqa: RUF012 - class constant
 
     def __init__(
         self,
         *,
         label_smoothing: float = 0.0,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        **further: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**further)
+        super().__init__(**kwargs)
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
         if label_smoothing and loss is not None:
@@ -46,7 +46,7 @@ class Classification(Task):
         self.label_smoothing, self.loss = label_smoothing, loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """Logits and loss of normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
+        """Return logits and loss for normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
         inputs, labels_N = batch
         logits_NK = self(inputs)
         if self.loss is not None:

@@ -1,4 +1,7 @@
-"""Texts: the next token. Shapes: N samples of a batch, T tokens of each, K words of the vocabulary."""
+"""Language modelling: next-token prediction.
+
+Shapes: N samples of a batch, T tokens per sample, K vocabulary entries.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,24 +14,26 @@ from leyden.tasks.task import Outcome, Task
 
 
 class Language(Task):
-    """Trains a network to tell the next token at each place of a text, by logits, shape (N, T, K).
+    """Trains a network to predict the next token at each position of a text, by logits, shape (N, T, K).
 
-    It logs the loss, in nats per token, and how often the likeliest token is the right one, as `train/acc`.
+    Logs the loss, in nats per token, and the accuracy of the most likely token, as `train/acc`.
 
     Args:
-        loss: Takes logits, shape (N, K, T), and tokens, shape (N, T), and gives the mean loss; None: cross-entropy.
-        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`; metrics take (N, T, K) and (N, T).
+        loss: Function of logits, shape (N, K, T), and tokens, shape (N, T), that returns the mean loss; None:
+            cross-entropy.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`; metrics receive (N, T, K) and
+            (N, T).
     """
 
     kind = "text"
-    sums = {"acc": 0.0}  # noqa: RUF012 - a constant of the class
+    sums = {"acc": 0.0}  # noqa: RUF012 - class constant
 
-    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **further: Any) -> None:
-        super().__init__(**further)
+    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.loss = _cross_entropy if loss is None else loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """Logits and loss of tokens and of those that follow each of them, both of shape (N, T)."""
+        """Return logits and loss for tokens and their next tokens, both of shape (N, T)."""
         tokens_NT, next_NT = batch
         logits_NTK = self(tokens_NT)
         if logits_NTK.shape[:2] != next_NT.shape:
@@ -39,7 +44,7 @@ class Language(Task):
 
 
 def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
-    # Its own mean over several axes is another one each time on CUDA, where PyTorch refuses it by trainer.deterministic.
+    # PyTorch's own mean over several axes is nondeterministic on CUDA, and raises with trainer.deterministic.
     return F.cross_entropy(logits_NKT, tokens_NT, reduction="none").mean()
 
 
@@ -47,23 +52,23 @@ def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
 def generate(
     network: nn.Module, prompt_T: Tensor, *, num_tokens: int, max_context: int, temperature: float, seed: int
 ) -> Tensor:
-    """A text that goes on from a prompt, token by token, as the network's probabilities say.
+    """Sample a continuation of a prompt, token by token, from the network's probabilities.
 
     Args:
-        network: Gives logits, shape (1, T, K), of tokens, shape (1, T); in evaluation mode.
+        network: Returns logits, shape (1, T, K), for tokens, shape (1, T); in evaluation mode.
         prompt_T: Tokens, shape (T,), at least one.
-        num_tokens: How many come after it.
-        max_context: Tokens that the network takes at once; it sees the last ones.
-        temperature: Of the probabilities; near 0 the likeliest token follows.
-        seed: Of the choices, which draw no other random numbers.
+        num_tokens: Number of tokens to generate.
+        max_context: Maximum number of tokens that the network accepts; it gets the last ones.
+        temperature: Sampling temperature; near 0, the most likely token is chosen.
+        seed: Seed of the sampling, which uses a generator of its own.
 
     Returns:
-        Prompt and text, shape (T + num_tokens,).
+        Prompt and continuation, shape (T + num_tokens,).
     """
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     tokens_T = prompt_T
     for _ in range(num_tokens):
         logits_K = network(tokens_T[None, -max_context:])[0, -1].float().cpu()
-        chosen = torch.multinomial((logits_K / temperature).softmax(dim=0), 1, generator=chance)
+        chosen = torch.multinomial((logits_K / temperature).softmax(dim=0), 1, generator=generator)
         tokens_T = torch.cat([tokens_T, chosen.to(tokens_T.device)])
     return tokens_T

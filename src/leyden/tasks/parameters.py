@@ -1,4 +1,4 @@
-"""Parameters by patterns of their names: those that are frozen, and groups with options of their own."""
+"""Selection of parameters by name patterns: frozen parameters, and parameter groups with their own options."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,28 +9,28 @@ from torch import nn
 MAX_LISTED = 6
 
 
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Those of the names that match one of the patterns.
+def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that match at least one of the patterns.
 
     Raises:
-        ValueError: A pattern matches none of them.
+        ValueError: A pattern matches no name.
 
     Example:
-        >>> matching(["network.0.weight", "network.0.bias", "network.2.bias"], ["network.0.*", "*.bias"])
+        >>> match_names(["network.0.weight", "network.0.bias", "network.2.bias"], ["network.0.*", "*.bias"])
         ['network.0.weight', 'network.0.bias', 'network.2.bias']
     """
     names = list(names)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"{pattern} matches none of {listed(names)}")
+            raise ValueError(f"{pattern} matches none of {join_abbreviated(names)}")
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def listed(texts: Sequence[str]) -> str:
-    """Texts in a line, of many the first ones.
+def join_abbreviated(texts: Sequence[str]) -> str:
+    """Return strings joined by commas, abbreviated after the first few.
 
     Example:
-        >>> listed([str(number) for number in range(9)])
+        >>> join_abbreviated([str(number) for number in range(9)])
         '0, 1, 2, 3, 4, 5 and 3 more'
     """
     more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
@@ -38,18 +38,18 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Let what matches stay as it is in training, whoever makes the optimizer: parameters and running statistics.
+    """Freeze the matching parameters and running statistics, independently of the optimizer.
 
-    A layer whose `running_mean` matches, as that of a BatchNorm does by `network.layers.1.*` and does not by `*.weight`, is
-    in evaluation mode in training, too: it normalises by its running statistics, which stay. Where the parameters of such
-    a layer match alone, these stay, and its statistics go on to follow the batches.
+    A layer whose `running_mean` matches is kept in evaluation mode during training, so that it normalises by its
+    running statistics and does not update them. For a BatchNorm, `network.layers.1.*` matches it, and `*.weight`
+    does not. If only such a layer's parameters match, they are frozen, but its statistics are still updated.
 
     Args:
-        module: Of which the parameters and running statistics are.
-        patterns: Of their names, as `state_dict()` has them.
+        module: Module with the parameters and running statistics.
+        patterns: Patterns of their names, as in `state_dict()`.
 
     Raises:
-        ValueError: A pattern matches nothing, or nothing is left to train.
+        ValueError: A pattern matches nothing, or no parameter is left to train.
 
     Example:
         >>> layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 3))
@@ -59,11 +59,11 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     statistics = [name for name, _ in module.named_buffers() if name.endswith("running_mean")]
-    for name in matching([*parameters, *statistics], patterns):
+    for name in match_names([*parameters, *statistics], patterns):
         if name in parameters:
             parameters[name].requires_grad_(False)
         else:
-            # Of this layer alone; Lightning gives it back after each validation.
+            # Of this layer only; Lightning restores it after each validation.
             module.get_submodule(name.rpartition(".")[0]).training = False
     if patterns and not any(parameter.requires_grad for parameter in module.parameters()):
         raise ValueError("leaves no parameter to train")
@@ -72,16 +72,16 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], groups: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What an optimizer takes: the parameters that match a group, with its options; and before them all others.
+    """Return an optimizer's parameter groups: the ungrouped parameters, then each group with its options.
 
     Args:
-        named: Names and parameters, as `named_parameters()` of the task gives them: `network.layers.1.weight`.
-        groups: By a name of your choice: `match`, a pattern or a list of those (`*.bias`), and options of the optimizer
-            (`lr`, `weight_decay`). A parameter is in the first group that it matches.
+        named: Names and parameters, from the task's `named_parameters()`: `network.layers.1.weight`.
+        groups: Groups by arbitrary name: `match`, a pattern or a list of patterns (`*.bias`), and options of the
+            optimizer (`lr`, `weight_decay`). A parameter belongs to the first group that it matches.
 
     Raises:
-        ValueError: A group has no `match`, or a pattern of it matches nothing that the groups before it have left; or it is
-            to freeze, which is not the optimizer's to do.
+        ValueError: A group has no `match`, one of its patterns matches none of the parameters left by earlier
+            groups, or it has the option `freeze`, which is not an optimizer's.
 
     Example:
         >>> groups = {"biases": {"match": "*.bias", "weight_decay": 0.0}}
@@ -104,7 +104,7 @@ def parameter_groups(
                 f"groups.{name}.freeze: is a key of the root, for any optimizer: freeze=[{','.join(patterns)}]"
             )
         try:
-            chosen = {key: left.pop(key) for key in matching(left, patterns)}
+            chosen = {key: left.pop(key) for key in match_names(left, patterns)}
         except ValueError as error:
             raise ValueError(f"groups.{name}: {error}") from error
         options = {key: value for key, value in group.items() if key != "match"}

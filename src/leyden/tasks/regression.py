@@ -1,6 +1,6 @@
-"""Numbers: squared error.
+"""Regression: squared error.
 
-Shapes: N samples of a batch, T targets of each.
+Shapes: N samples of a batch, T targets per sample.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from leyden.tasks.task import Outcome, Task
 
 
 class Regression(Task):
-    """Trains a network to give numbers, shape (N,) or (N, T), as the targets are.
+    """Trains a network to predict numbers, shape (N,) or (N, T), like the targets.
 
-    It logs the mean absolute error as `train/mae`, beside the loss.
+    Logs the mean absolute error as `train/mae`, beside the loss.
 
     Args:
-        loss: Takes predictions and targets and gives the mean loss; None: the mean squared error.
-        further: As `Task` has it: `network`, `optimizer`, `scheduler`, `metrics`.
+        loss: Function of predictions and targets that returns the mean loss; None: the mean squared error.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
     """
 
     kind = "values"
-    sums = {"mae": 0.0}  # noqa: RUF012 - a constant of the class
+    sums = {"mae": 0.0}  # noqa: RUF012 - class constant
 
-    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **further: Any) -> None:
-        super().__init__(**further)
+    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.loss = F.mse_loss if loss is None else loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """Predictions and loss of inputs and targets."""
+        """Return predictions and loss for inputs and targets."""
         inputs, targets = batch
         predictions = self(inputs)
         if targets.ndim == 1 and predictions.shape[1:] == (1,):

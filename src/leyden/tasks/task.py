@@ -1,6 +1,6 @@
-"""The base of all tasks: loss and metrics as means over samples, curves, optimizer and schedule.
+"""Base of all tasks: loss and metrics, their logging, optimizer and schedule.
 
-Means are over samples, whatever the sizes of the batches.
+All means are over samples, whatever the batch sizes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +17,11 @@ from torchmetrics import Metric, MetricCollection
 class Means(Metric):
     """Means of several values over samples (not over batches), over all processes.
 
-    The sums stay tensors on the device, so that an update neither waits for it nor costs much. They are states of a
-    metric, which the checkpoint of a run holds.
+    The sums remain tensors on the device, so an update is cheap and does not synchronize. They are metric states,
+    which a checkpoint contains.
 
     Args:
-        zeros: The sum of no samples by name, 0.0 or, of what is counted, 0.
+        zeros: Initial sum by name: 0.0, or 0 for counts.
 
     Example:
         >>> means = Means({"loss": 0.0})
@@ -41,18 +41,23 @@ class Means(Metric):
         self.add_state("num_samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, sums: Mapping[str, Tensor], num_samples: int) -> None:
-        """Add a batch: the sum of each value over its samples, and their number."""
+        """Add a batch: each value summed over the batch's samples, and the number of samples."""
         for name in self.names:
             sum_ = getattr(self, f"{name}_sum")
             sum_ += sums[name]
         self.num_samples += num_samples
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over all processes since the last reset."""
+        """Return the means since the last reset, over all processes."""
         return {name: getattr(self, f"{name}_sum") / self.num_samples for name in self.names}
 
-    def since(self, before: "Means", reduce: Any) -> dict[str, Tensor]:
-        """Means over all processes of what was added since `before` had these sums, which it gets."""
+    def means_since(self, before: "Means", reduce: Any) -> dict[str, Tensor]:
+        """Return the means of what was added since `before`, over all processes, and update `before`.
+
+        Args:
+            before: An earlier copy of this object.
+            reduce: Lightning's reduction over processes.
+        """
         names = [*(f"{name}_sum" for name in self.names), "num_samples"]
         added = {name: reduce(getattr(self, name) - getattr(before, name), reduce_op="sum") for name in names}
         for name in names:
@@ -61,13 +66,13 @@ class Means(Metric):
 
 
 class Outcome(NamedTuple):
-    """What a task makes of a batch.
+    """Result of a task for one batch.
 
     Args:
-        loss: Mean over the samples of the batch; training goes down on it.
-        predictions: What metrics and pictures take, one per sample.
-        targets: What they are compared with.
-        sums: Further values, each summed over the samples: their means are logged beside the loss.
+        loss: Mean over the samples of the batch; the value that training minimizes.
+        predictions: One per sample, for metrics and pictures.
+        targets: One per sample, to compare the predictions with.
+        sums: Additional values, each summed over the samples; their means are logged beside the loss.
     """
 
     loss: Tensor
@@ -76,29 +81,31 @@ class Outcome(NamedTuple):
     sums: Mapping[str, Tensor] = {}
 
     @property
-    def shown(self) -> dict[str, Tensor]:
-        """Predictions and targets, as validation and test steps give them."""
+    def step_output(self) -> dict[str, Tensor]:
+        """Predictions and targets, the return value of validation and test steps."""
         return {"predictions": self.predictions, "targets": self.targets}
 
 
 class Task(L.LightningModule):
-    """Base of a LightningModule that needs one method only: `step`, from a batch to an `Outcome`.
+    """Base of a LightningModule that defines only `step`, from a batch to an `Outcome`.
 
-    It logs `train/loss`, the same for `val` and `test`, and so each further value and metric: means over the samples of an
-    epoch, also of one that was interrupted and gone on with. In between, each `log_every_n_steps`, it logs
-    `train/loss_step` and the like: means since the last such step. Validation and test steps give predictions and targets.
+    Logs `train/loss`, `val/loss` and `test/loss`, and the additional values and metrics likewise: means over the
+    samples of an epoch, also of an epoch that was interrupted and resumed. Every `log_every_n_steps` it logs
+    `train/loss_step` etc., the means since the previous such step. Validation and test steps return predictions and
+    targets.
 
-    A LightningModule need not be one of these: any other one is trained, too.
+    Any other LightningModule can be trained, too.
 
     Args:
-        network: What is trained.
-        optimizer: Makes the optimizer when called with named parameters; needed for training only.
-        scheduler: Makes the schedule of the learning rate, one value per step, when called with the optimizer; None:
-            the learning rate stays as it is.
-        metrics: Of torchmetrics, by the names under which they are logged; they take predictions and targets.
+        network: The network to train.
+        optimizer: Creates the optimizer when called with named parameters; needed only for training.
+        scheduler: Creates the learning-rate schedule, one value per step, when called with the optimizer; None: the
+            learning rate is constant.
+        metrics: Metrics of torchmetrics, by the names under which they are logged; they receive predictions and
+            targets.
 
     Raises:
-        FloatingPointError: In training, when the loss is no longer a finite number.
+        FloatingPointError: The loss is not finite during training.
 
     Example:
         >>> class Regression(Task):
@@ -110,8 +117,8 @@ class Task(L.LightningModule):
         ['test/loss', 'train/loss', 'val/loss']
     """
 
-    kind = ""  # which pictures suit: `classes`, `values`, `reconstruction`, `text`; empty for none
-    # The further values of an outcome, and what their sum starts with: 0.0, or 0 for counts.
+    kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
+    # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
 
     def __init__(
@@ -129,7 +136,7 @@ class Task(L.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         zeros = {"loss": 0.0, **self.sums}
         self.train_means, self.val_means, self.test_means = (Means(zeros) for _ in range(3))
-        self.logged_means = Means(zeros)  # as those of training were at the last logged step
+        self.logged_means = Means(zeros)  # copy of the training means at the last logged step
         if both := sorted({*zeros} & {*(metrics or {})}):
             raise ValueError(f"metrics.{both[0]}: the task logs a value of this name already; choose another one")
         collection = MetricCollection(dict(metrics or {})) if metrics else None
@@ -138,39 +145,39 @@ class Task(L.LightningModule):
         )
 
     def step(self, batch: Any) -> Outcome:
-        """What comes of a batch."""
+        """Return the outcome of a batch; defined by subclasses."""
         raise NotImplementedError(f"{type(self).__name__} has no step(batch), which gives an Outcome")
 
     @property
     def metric_names(self) -> set[str]:
-        """All that is logged per epoch."""
+        """Names of all values logged per epoch."""
         return self.logged_on(("train", "val", "test"))
 
     def names_in(self, stage: str) -> set[str]:
-        """Return what is logged per epoch in a stage: `train`, `val` or `test`."""
+        """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
         metrics = self.train_metrics.keys(keep_base=True) if self.train_metrics else ()
         return {f"{stage}/{name}" for name in (*self.train_means.names, *metrics)}
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
-        """What of that is logged with data that have these splits."""
+        """Return the names logged per epoch with data that have these splits."""
         return set().union(*map(self.names_in, splits))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the network gives."""
+        """Return the network's output."""
         outputs: Tensor = self.network(inputs)
         return outputs
 
     def training_step(self, batch: Any) -> Tensor:
-        """The mean loss of a batch."""
-        return self._add("train", batch).loss
+        """Return the mean loss of a batch."""
+        return self._update_means("train", batch).loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the means since the last logged step, if it is time."""
-        # The time at which Lightning passes values on, once per step even where it takes several batches. It is
-        # before a checkpoint of this step, so that a resumed run does not log it again.
+        """Log the means since the last logged step, every `log_every_n_steps`."""
+        # Lightning passes values to loggers in this step. This hook runs once per step, also with gradient
+        # accumulation, and before a checkpoint of this step, so that a resumed run does not log it again.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            # Over the processes; all of them must find the same.
-            means = self.train_means.since(self.logged_means, self.trainer.strategy.reduce)
+            # A collective call: all processes must take this branch.
+            means = self.train_means.means_since(self.logged_means, self.trainer.strategy.reduce)
             if not means["loss"].isfinite():
                 raise FloatingPointError(
                     f"train/loss is {means['loss']:.3g} at step {self.global_step}; try a smaller optimizer.lr"
@@ -178,34 +185,34 @@ class Task(L.LightningModule):
             self.log_dict({f"train/{name}_step": mean for name, mean in means.items()}, prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
-        """Start the sums anew."""
+        """Reset the sums."""
         self.train_means.reset()
         self.logged_means.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
-        loss = self._log("train")
+        loss = self._log_means("train")
         if not loss.isfinite():
             raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch}")
 
     def validation_step(self, batch: Any) -> dict[str, Tensor]:
-        """Add a batch to the metrics of the validation split; gives its predictions and targets."""
-        return self._add("val", batch).shown
+        """Add a batch to the validation metrics; return its predictions and targets."""
+        return self._update_means("val", batch).step_output
 
     def on_validation_epoch_end(self) -> None:
-        """Log the split's means."""
-        self._log("val")
+        """Log the means of the validation split."""
+        self._log_means("val")
 
     def test_step(self, batch: Any) -> dict[str, Tensor]:
-        """Add a batch to the metrics of the test set; gives its predictions and targets."""
-        return self._add("test", batch).shown
+        """Add a batch to the test metrics; return its predictions and targets."""
+        return self._update_means("test", batch).step_output
 
     def on_test_epoch_end(self) -> None:
-        """Log the test set's means."""
-        self._log("test")
+        """Log the means of the test set."""
+        self._log_means("test")
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of all the parameters, and the schedule of its learning rate."""
+        """Return the optimizer of all parameters, with its learning-rate schedule."""
         if self.optimizer is None:
             raise ValueError("this task has no optimizer: it can be evaluated, not trained")
         optimizer = self.optimizer(self.named_parameters())
@@ -216,10 +223,10 @@ class Task(L.LightningModule):
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
         }
 
-    def _add(self, stage: str, batch: Any) -> Outcome:
+    def _update_means(self, stage: str, batch: Any) -> Outcome:
         outcome = self.step(batch)
         num = len(outcome.targets)
-        if not num:  # one of several processes can have none of the last batch; the mean over none is no number
+        if not num:  # a process can get an empty part of the last batch, whose mean is NaN
             return outcome
         means: Means = getattr(self, f"{stage}_means")
         means.update({"loss": outcome.loss.detach() * num, **outcome.sums}, num)
@@ -227,12 +234,12 @@ class Task(L.LightningModule):
             metrics.update(outcome.predictions.detach(), outcome.targets)
         return outcome
 
-    def _log(self, stage: str) -> Tensor:
+    def _log_means(self, stage: str) -> Tensor:
         means: Means = getattr(self, f"{stage}_means")
         metrics: MetricCollection | None = getattr(self, f"{stage}_metrics")
         values = means.compute()
         found = {f"{stage}/{name}": mean for name, mean in values.items()} | (metrics.compute() if metrics else {})
-        # A validation after training, for pictures, is no point of a curve.
+        # The validation after training, for pictures, adds no point to the curves.
         logger = False if self.trainer.state.fn == "validate" else None
         self.log_dict(found, sync_dist=True, logger=logger)
         means.reset()
@@ -242,6 +249,6 @@ class Task(L.LightningModule):
 
 
 def network_of(module: L.LightningModule) -> nn.Module:
-    """The network that a module trains: its `network`, or all of it where it has none of this name."""
+    """Return the network that a module trains: its `network`, or the module itself if it has no such attribute."""
     network = getattr(module, "network", None)
     return network if isinstance(network, nn.Module) else module
