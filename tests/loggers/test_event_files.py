@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.loggers.tensorboard import cut
+from leyden.loggers.tensorboard import truncate_events
 
 
 def write(directory, steps, **kwargs):
@@ -38,12 +38,12 @@ def steps(directory):
 @pytest.mark.parametrize("time", [None, 2_000_000_000])
 def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path, time):
     for start, end in ((0, 8), (5, 9), (7, 12)):
-        cut(tmp_path, start)
+        truncate_events(tmp_path, start)
         path = write(tmp_path, range(start, end), purge_step=start or None)
         if time:  # by a clock that goes backwards from start to start
             date(path, time - start)
     assert steps(tmp_path) == list(range(12))
-    cut(tmp_path, 0)
+    truncate_events(tmp_path, 0)
     assert steps(tmp_path) == []
 
 
@@ -51,7 +51,7 @@ def test_what_an_older_program_has_left_to_tensorboard_is_dropped(tmp_path):
     for time, start, end in ((1, 0, 8), (2, 5, 9), (3, 7, 12)):
         date(write(tmp_path, range(start, end), purge_step=start or None), time)
     assert steps(tmp_path) != list(range(12))
-    cut(tmp_path, 11)
+    truncate_events(tmp_path, 11)
     assert steps(tmp_path) == list(range(11))
 
 
@@ -65,7 +65,7 @@ def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, ste
         whole = steps(directory)
     except Exception:  # TensorBoard does not read a file of which the first record is torn
         whole = []
-    cut(directory, step)
+    truncate_events(directory, step)
     assert steps(directory) == [kept for kept in whole if kept < step]
     write(directory, range(20, 22))
     assert steps(directory) == [*(kept for kept in whole if kept < step), 20, 21]
@@ -76,12 +76,12 @@ def test_a_damaged_event_costs_no_other(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    cut(tmp_path, 10)
+    truncate_events(tmp_path, 10)
     assert len(steps(tmp_path)) == 9
 
 
 def test_the_row_for_hparams_is_left_alone(tmp_path):
     row = write(tmp_path, range(10)).rename(tmp_path / "hparams.tfevents")
     before = row.read_bytes()
-    cut(tmp_path, 3)
+    truncate_events(tmp_path, 3)
     assert row.read_bytes() == before

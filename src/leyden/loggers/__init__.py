@@ -1,1 +1,1 @@
-"""Lightning loggers that write to a run directory, and go on in it."""
+"""Lightning loggers that write to the run directory, and continue there when the run resumes."""

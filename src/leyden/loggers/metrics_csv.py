@@ -1,4 +1,4 @@
-"""The curves of a run as a table, `metrics.csv` in its directory."""
+"""Logger that writes a run's metrics to `metrics.csv` in its directory."""
 
 import csv
 from pathlib import Path
@@ -13,13 +13,13 @@ from leyden.run.result import HEADER, rows, write_rows
 
 
 class MetricsCSV(Logger):
-    """Appends a line `step,metric,value` for each value logged; a step is an optimizer step.
+    """Appends a line `step,metric,value` for each logged value; the step counts optimizer steps.
 
-    A resumed run drops the lines from its checkpoint's step on, so that no point is there twice.
+    When a run resumes, the lines from its checkpoint's step on are deleted, so that no point is duplicated.
 
     Args:
         save_dir: The run directory.
-        purge_step: The step that the run goes on from; 0 for a new one.
+        purge_step: The step from which the run resumes; 0 for a new run.
     """
 
     def __init__(self, *, save_dir: str, purge_step: int) -> None:
@@ -30,22 +30,22 @@ class MetricsCSV(Logger):
 
     @property
     def experiment(self) -> Any:
-        """Take whatever a module adds to the experiment of each logger, as pictures; a table has no place for it."""
+        """Dummy that ignores what modules add to a logger's experiment, such as images."""
         return DummyLogger().experiment
 
     @property
     def name(self) -> str:
-        """Nothing: the file lies in the run directory itself."""
+        """Empty name, since the file is in the run directory itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing, as `name`."""
+        """Empty version, since the file is in the run directory itself."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration lies beside the file."""
+        """Do nothing; the configuration is saved beside the file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -53,13 +53,13 @@ class MetricsCSV(Logger):
         if not self._started:
             self._start()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            check_held(self.path.parent)  # now: what is open stays that of this run
+            check_held(self.path.parent)  # checked while the file is open, so that it stays this run's file
             table = csv.writer(file)
-            if file.tell() == 0:  # somebody has deleted it
+            if file.tell() == 0:  # the file was deleted
                 table.writerow(HEADER)
             table.writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
 
     def _start(self) -> None:
-        """Write the header and the lines that stay."""
+        """Write the header and the lines to keep."""
         self._started = True
         write_rows(self.path, [row for row in rows(self.path) if int(row[0]) < self.purge_step])

@@ -1,4 +1,4 @@
-"""Curves, configuration and pictures of a run for MLflow."""
+"""MLflow logger for curves, configuration and pictures."""
 
 import contextlib
 from pathlib import Path
@@ -11,15 +11,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MLflow(MLFlowLogger):
-    """Logs to an MLflow run that goes on when the run directory does.
+    """Logs to an MLflow run, and continues in it when the run resumes.
 
-    `mlflow_run_id.txt` in the run directory names it. MLflow can drop no points, so what a resumed run logs once
-    more is left out: it is the same anyway.
+    The file `mlflow_run_id.txt` in the run directory holds the MLflow run's ID. MLflow can't delete points, so a
+    resumed run skips the points that it would log again; they are equal.
 
     Args:
         save_dir: The run directory.
-        tracking_uri: Of a server, or of a file: `sqlite:///PATH`.
-        experiment_name: The experiment in MLflow.
+        tracking_uri: URI of a server, or of a file: `sqlite:///PATH`.
+        experiment_name: Name of the MLflow experiment.
     """
 
     needs = "mlflow"
@@ -30,12 +30,12 @@ class MLflow(MLFlowLogger):
         self.is_resumed = self.id_file.exists()
         self._last_steps: dict[str, int] = {}
         self._lock: Any = contextlib.nullcontext()
-        pictures = None  # where a server has them
-        if tracking_uri.startswith("sqlite:///"):  # two jobs at once must not both make its tables
-            file = Path(tracking_uri.removeprefix("sqlite:///"))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pictures = file.with_name("mlflow_artifacts").absolute().as_uri()  # else below the working directory
-            self._lock = filelock.FileLock(file.with_suffix(".lock"))
+        pictures = None  # the server's default location
+        if tracking_uri.startswith("sqlite:///"):  # two concurrent jobs must not both create the tables
+            database = Path(tracking_uri.removeprefix("sqlite:///"))
+            database.parent.mkdir(parents=True, exist_ok=True)
+            pictures = database.with_name("mlflow_artifacts").absolute().as_uri()  # not in the working directory
+            self._lock = filelock.FileLock(database.with_suffix(".lock"))
         with self._lock:
             super().__init__(
                 experiment_name=experiment_name,
@@ -48,7 +48,7 @@ class MLflow(MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """MLflow's client; the first use makes the run."""
+        """MLflow's client; the first access creates the MLflow run."""
         with self._lock:
             client = super().experiment
         if not self.id_file.exists():
@@ -57,7 +57,7 @@ class MLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Add a point to each curve that has none of this step or a later one."""
+        """Log each metric, unless it already has a point at this step or a later one."""
         step = step or 0
         new = {name: value for name, value in metrics.items() if name != "epoch" and step > self._last_step(name)}
         self._last_steps.update(dict.fromkeys(new, step))
@@ -66,13 +66,13 @@ class MLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Log the configuration at the first start; MLflow lets no value change, as that of more epochs."""
+        """Log the configuration at the first start; MLflow allows no changes later, such as more epochs."""
         if not self.is_resumed:
             super().log_hyperparams(params)
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int) -> None:
-        """Keep pictures as artifacts, named by their step: a resumed run writes the same file once more."""
+        """Save images as artifacts, named by step, so that a resumed run overwrites the same file."""
         for number, image in enumerate(images):
             self.experiment.log_image(
                 self.run_id, image, artifact_file=f"{key}/{step}{f'_{number}' * (number > 0)}.png"

@@ -1,4 +1,4 @@
-"""Curves and configuration of a run for Weights & Biases."""
+"""Weights & Biases logger for curves and configuration."""
 
 import hashlib
 import os
@@ -10,14 +10,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class Wandb(WandbLogger):
-    """Logs to a run of Weights & Biases whose identity follows from the path of the run directory.
+    """Logs to a Weights & Biases run whose ID is derived from the path of the run directory.
 
-    A resumed run goes on in it, and logs again the points that came after its checkpoint.
+    A resumed run continues in it, and logs the points after its checkpoint again.
 
     Args:
-        save_dir: The run directory, in which the files lie that are sent.
+        save_dir: The run directory, which contains the files to upload.
         project: The project in Weights & Biases.
-        offline: Whether to send nothing; `wandb sync` does so later.
+        offline: Whether to upload nothing; `wandb sync` uploads later.
     """
 
     needs = "wandb"
@@ -25,7 +25,7 @@ class Wandb(WandbLogger):
     def __init__(self, *, save_dir: str, project: str, offline: bool) -> None:
         import wandb
 
-        # Found now, and not when training starts.
+        # Checked here, before training starts.
         if not offline and os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
             raise ValueError("there is no login; `wandb login` makes one, logger.wandb.offline=true needs none")
         identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
@@ -35,10 +35,13 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Add a point to each curve; the number of the epoch, which Lightning adds, is none."""
+        """Log the metrics, without the epoch number that Lightning adds."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def close(self) -> None:
-        """End the run in this process; else a next one would go on in it, and what is not yet written be lost."""
-        if self._experiment is not None:  # `experiment` would make one
+        """Finish the W&B run in this process.
+
+        Otherwise the next run would continue in it, and unsaved data would be lost.
+        """
+        if self._experiment is not None:  # `self.experiment` would create one
             self._experiment.finish()
