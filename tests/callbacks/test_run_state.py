@@ -53,12 +53,12 @@ def resume(made, kept):
     made.load_state_dict(kept)
     trainer = made._trainer
     trainer.fit_loop.restarting = True
-    made._begin(trainer, made._module)
+    made._restore_all(trainer, made._module)
 
 
 def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
     monkeypatch.setattr("leyden.callbacks.logged_metrics.logged_state", lambda trainer: {})
-    monkeypatch.setattr("leyden.callbacks.logged_metrics.Logged", lambda *given: None)
+    monkeypatch.setattr("leyden.callbacks.logged_metrics.LoggedState", lambda *given: None)
     kept = callback().state_dict()
     before, mac["now"] = mac["now"], torch.tensor([4, 5, 6], dtype=torch.uint8)
     resume(callback(seed=1), kept)  # a fork with another seed

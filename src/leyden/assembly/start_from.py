@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.run_trainer import RunTrainer
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
-from leyden.callbacks.hyperparameters import Hyperparameters, chosen_buffers
+from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.terminal import warn
@@ -65,7 +65,7 @@ def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, d
         UserError: It is that of another run, or damaged.
     """
     try:
-        chosen = chosen_buffers(module)
+        chosen = loss_buffers(module)
         module.load_state_dict(content["state_dict"])
         module.load_state_dict(chosen, strict=False)  # a fork can have others
         if isinstance(module, Task):  # of another LightningModule Lightning alone knows when it can be asked
@@ -160,7 +160,7 @@ class Parent:
                 another shape.
         """
         own = module.state_dict()
-        chosen = chosen_buffers(module)
+        chosen = loss_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in chosen]
         with user_errors("init_skip"):
             skipped = {*match_names(names, list(skip))}

@@ -1,1 +1,1 @@
-"""Lightning callbacks that keep, resume and watch a run."""
+"""Lightning callbacks that a run needs: checkpoints, resumable state, weight averaging, preemption and progress."""

@@ -1,7 +1,7 @@
-"""Checkpoints: when they are written, which is the best, and how files are written and read.
+"""Checkpoints: when they are written, which one is the best, and how files are written and read.
 
-A crash, a full disk or a stranger's file does no harm: files are prepared beside their places, which they take when
-their points are written, and nothing in them is executed when they are read.
+Crashes, full disks and untrusted files do no harm: a checkpoint is written to a temporary file beside its path, and
+renamed when the metrics of all earlier steps are logged. Reading a checkpoint executes no code from it.
 """
 
 import copy
@@ -25,7 +25,7 @@ from leyden.config.terminal import warn
 from leyden.run.files import damage, replacing
 from leyden.run.lock import check_held
 
-# What Lightning adds of `save_hyperparameters`: arguments of any kind, as networks, which the configuration has already.
+# Lightning's keys for `save_hyperparameters`: arguments of any type, which the configuration already contains.
 HYPERPARAMETERS = tuple(
     key
     for made in (L.LightningModule, L.LightningDataModule)
@@ -35,39 +35,39 @@ HYPERPARAMETERS = tuple(
         made.CHECKPOINT_HYPER_PARAMS_TYPE,
     )
 )
-ARRAYS = "numpy_arrays"  # key of the places of tensors that were arrays
+ARRAYS = "numpy_arrays"  # key for the paths of tensors that were NumPy arrays
 
 
 class SafeCheckpointIO(CheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads tensors and plain values only.
+    """Writes checkpoints atomically, and reads only tensors and plain values.
 
-    Hyperparameters that a module has saved are left out. Arrays of NumPy are kept as tensors, and are arrays again when they are
-    read; its scalars are kept as Python's numbers.
+    Hyperparameters saved by a module are left out. NumPy arrays are stored as tensors, and restored as arrays;
+    NumPy scalars are stored as Python numbers.
     """
 
     def __init__(self) -> None:
-        self._can_be_read = False  # known by the first checkpoint
+        self._can_be_read = False  # verified with the first checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file beside `path`, then rename: whatever happens, the older one survives.
+        """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
 
         Raises:
-            UserError: The checkpoint holds what could not be read again.
+            UserError: The checkpoint contains a value that could not be read again.
         """
         path = Path(path)
-        path.parent.mkdir(exist_ok=True)  # a run directory that was deleted is not made anew
+        path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
         places: list[list[Any]] = []
         kept = {key: value for key, value in checkpoint.items() if key not in HYPERPARAMETERS}
-        kept = _with_tensors(kept, [], places)
+        kept = _arrays_to_tensors(kept, [], places)
         if places:
             kept = {**kept, ARRAYS: places}
         try:
-            buffer = _written(kept)
+            buffer = _serialize(kept)
             if not self._can_be_read:
-                _read(buffer)
+                _check_readable(buffer)
                 self._can_be_read = True
         except Exception as error:
-            if (culprit := _culprit(kept, ())) is None:
+            if (culprit := _find_unreadable(kept, ())) is None:
                 raise
             key, kind = culprit
             raise UserError(
@@ -80,11 +80,11 @@ class SafeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint; as weights only, whatever is asked for.
+        """Read a checkpoint, always with `weights_only`.
 
         Raises:
-            ValueError: It holds more than tensors and plain values, nothing of which was executed; or it is
-                no checkpoint of a run.
+            ValueError: The file contains more than tensors and plain values, none of which was executed, or is not
+                a run's checkpoint.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -93,20 +93,21 @@ class SafeCheckpointIO(CheckpointIO):
         if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
         try:
-            return _with_arrays(checkpoint, checkpoint.pop(ARRAYS, []))  # type: ignore[no-any-return]
+            return _tensors_to_arrays(checkpoint, checkpoint.pop(ARRAYS, []))  # type: ignore[no-any-return]
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the checkpoint of a run: {ARRAYS} names none") from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint."""
+        """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
 def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Give a module the weights of a checkpoint, and what it keeps there itself, as Lightning does.
+    """Load a checkpoint's weights, and the module's own entries in it, into a module, as Lightning does.
 
     Raises:
-        ValueError: It has no place for some: PyTorch says nothing where a part is None, and may be made later.
+        ValueError: The module lacks some of the weights. PyTorch ignores them if a submodule is None, since it may
+            be created later.
     """
     module.configure_model()
     module.on_load_checkpoint(content)
@@ -115,15 +116,15 @@ def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
     module.load_state_dict(content["state_dict"])
 
 
-def _written(content: Any) -> io.BytesIO:
-    buffer = io.BytesIO()  # torch's own writer would hide the error of a full disk behind another one
+def _serialize(content: Any) -> io.BytesIO:
+    buffer = io.BytesIO()  # torch's own writer would hide a full disk behind another error
     torch.save(content, buffer)
     return buffer
 
 
-def _read(buffer: io.BytesIO) -> None:
+def _check_readable(buffer: io.BytesIO) -> None:
     buffer.seek(0)
-    torch.load(buffer, map_location="meta", weights_only=True)  # all but the numbers
+    torch.load(buffer, map_location="meta", weights_only=True)  # reads everything except the tensors' values
 
 
 def _children(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -133,8 +134,8 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _with_tensors(node: Any, place: list[Any], places: list[list[Any]]) -> Any:
-    """Return a node with tensors for the arrays below it, whose places are added to `places`; it is left as it is."""
+def _arrays_to_tensors(node: Any, place: list[Any], places: list[list[Any]]) -> Any:
+    """Return a copy with tensors in place of arrays, and append their paths to `places`; `node` is unchanged."""
     if type(node) is np.ndarray and node.dtype.kind in "biufc":
         places.append(place)
         return torch.from_numpy(node.astype(node.dtype.newbyteorder("="), order="C"))
@@ -142,13 +143,13 @@ def _with_tensors(node: Any, place: list[Any], places: list[list[Any]]) -> Any:
         return node.item()
     changed = {}
     for key, value in _children(node):
-        if (new := _with_tensors(value, [*place, key], places)) is not value:
+        if (new := _arrays_to_tensors(value, [*place, key], places)) is not value:
             changed[key] = new
-    return _replaced(node, changed) if changed else node
+    return _copy_with(node, changed) if changed else node
 
 
-def _with_arrays(node: Any, places: Sequence[Sequence[Any]]) -> Any:
-    """Return a node with arrays again for the tensors at these places."""
+def _tensors_to_arrays(node: Any, places: Sequence[Sequence[Any]]) -> Any:
+    """Return a copy with arrays in place of the tensors at these paths."""
     if not places:
         return node
     if any(not place for place in places):
@@ -156,10 +157,10 @@ def _with_arrays(node: Any, places: Sequence[Sequence[Any]]) -> Any:
     below: dict[Any, list[Sequence[Any]]] = {}
     for first, *rest in places:
         below.setdefault(first, []).append(rest)
-    return _replaced(node, {key: _with_arrays(node[key], inner) for key, inner in below.items()})
+    return _copy_with(node, {key: _tensors_to_arrays(node[key], inner) for key, inner in below.items()})
 
 
-def _replaced(node: Any, changed: dict[Any, Any]) -> Any:
+def _copy_with(node: Any, changed: dict[Any, Any]) -> Any:
     """Return a copy of a dictionary, list or tuple with some of its values replaced."""
     new = list(node) if isinstance(node, tuple) else copy.copy(node)
     for key, value in changed.items():
@@ -167,95 +168,107 @@ def _replaced(node: Any, changed: dict[Any, Any]) -> Any:
     return tuple(new) if isinstance(node, tuple) else new
 
 
-def _culprit(node: Any, place: tuple[Any, ...]) -> tuple[str, str] | None:
-    """Return the key and the type of the first value that can't be written and read; None where each can."""
+def _find_unreadable(node: Any, place: tuple[Any, ...]) -> tuple[str, str] | None:
+    """Return key and type of the first value that can't be written and read again; None if there is none."""
     for key, value in _children(node):
         try:
-            _read(_written(value))
-        except Exception:  # whatever its class raises
+            _check_readable(_serialize(value))
+        except Exception:  # user classes may raise anything
             kind = type(value)
             here = ".".join(map(str, (*place, key))), f"{kind.__module__}.{kind.__qualname__}"
-            return _culprit(value, (*place, key)) or here
+            return _find_unreadable(value, (*place, key)) or here
     return None
 
 
-PREPARED = ".prepared"  # behind the name of a checkpoint that has not taken it yet
+PREPARED = ".prepared"  # suffix of a checkpoint that is not committed yet
 
 
 class CheckpointFiles:
-    """`checkpoints/last.ckpt` and `checkpoints/best.ckpt` of a run, each there whole or as it was before.
+    """Files `checkpoints/last.ckpt` and `checkpoints/best.ckpt` of a run, each replaced atomically.
 
-    A run that goes on from a checkpoint logs what comes after it. So a checkpoint takes its place only when the points of
-    all steps before it are written.
+    A run that resumes from a checkpoint logs the steps after it again. So a checkpoint is committed only when the
+    metrics of all earlier steps have been written.
 
     Args:
-        state_key: Under which a checkpoint keeps the metrics of the best epoch.
-        max_kept_bytes: How much those may take that stay under names of their own; 0: none stays.
+        state_key: Key of the state that contains the metrics of the best epoch.
+        max_kept_bytes: Maximum total size of the checkpoints kept under names of their own; 0: none are kept.
     """
 
     def __init__(self, state_key: str, max_kept_bytes: int) -> None:
         self.state_key, self.max_kept_bytes = state_key, max_kept_bytes
-        self._prepared: dict[str, str] = {}  # with the name under which it stays
+        self._prepared: dict[str, str] = {}  # by file name, the name under which a copy is kept
         self._is_full = False
 
     def prepare(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
-        """Write a checkpoint beside its place; `kept` is the name under which it may stay when another one takes its place."""
+        """Write a checkpoint beside its path.
+
+        Args:
+            trainer: Lightning's trainer.
+            name: `last.ckpt` or `best.ckpt`.
+            kept: Name under which it may be kept when the path is overwritten.
+        """
         trainer.save_checkpoint(self._path(trainer, name + PREPARED))
         self._prepared[name] = kept
 
     def commit(self, trainer: L.Trainer) -> None:
-        """Let what is prepared take its place."""
+        """Rename the prepared checkpoints to their paths."""
         if not self._prepared:
             return
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero:
-            for name in sorted(self._prepared):  # the best one first: the last one tells which it is
+            for name in sorted(self._prepared):  # best.ckpt first, since last.ckpt records which one is the best
                 path = self._path(trainer, name)
                 prepared = path.with_name(name + PREPARED)
                 if self.max_kept_bytes and (kept := self._prepared[name]):
-                    self._keep(prepared, path.with_name(f"{kept}.ckpt"))
+                    self._keep_copy(prepared, path.with_name(f"{kept}.ckpt"))
                 prepared.replace(path)
         trainer.strategy.barrier()
         self._prepared = {}
 
-    def _keep(self, path: Path, kept: Path) -> None:
-        """Give a file one name more; on a disk that knows no such thing, a copy."""
-        kept.unlink(missing_ok=True)  # of a run that has come here before
+    def _keep_copy(self, path: Path, kept: Path) -> None:
+        """Hard-link a file, or copy it if the file system has no hard links.
+
+        Deletes the oldest kept files beyond the size limit.
+        """
+        kept.unlink(missing_ok=True)  # left by a run that was interrupted after this step
         try:
             kept.hardlink_to(path)
         except OSError:
             with replacing(kept) as file, path.open("rb") as source:
                 shutil.copyfileobj(source, file)
-        every = sorted(
+        kept_files = sorted(
             (each for kind in ("epoch", "step") for each in kept.parent.glob(f"{kind}_*.ckpt")),
             key=lambda each: each.stat().st_mtime_ns,
         )
-        while len(every) > 1 and sum(each.stat().st_size for each in every) > self.max_kept_bytes:
+        while len(kept_files) > 1 and sum(each.stat().st_size for each in kept_files) > self.max_kept_bytes:
             if not self._is_full:
                 self._is_full = True
                 warn(
                     f"{kept.parent}: callbacks.checkpoint.max_kept_gib is reached: the oldest checkpoints make room"
                 )
-            every.pop(0).unlink()
+            kept_files.pop(0).unlink()
 
     def drop(self, trainer: L.Trainer) -> None:
-        """Delete what is prepared, and has not taken its place."""
+        """Delete checkpoints that are prepared but not committed."""
         if trainer.is_global_zero:
             for name in ("best.ckpt", "last.ckpt"):
                 self._path(trainer, name + PREPARED).unlink(missing_ok=True)
 
     def read_best(self, trainer: L.Trainer, otherwise: str) -> dict[str, float] | None:
-        """The metrics that `best.ckpt` has of itself; None if it is lost, and a line says what happens then."""
+        """Return the metrics recorded in `best.ckpt`; None if it can't be read.
+
+        A warning then reports the error and the consequence, `otherwise`.
+        """
         path, best = self._path(trainer, "best.ckpt"), None
         try:
             if problem := damage(path):
                 raise ValueError(problem)
             best = dict(SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]["best"])
-        except Exception as error:  # whatever there is in its place
+        except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(f"{path} is lost ({' '.join(str(error).split())}): {otherwise}")
-        trainer.strategy.barrier()  # all processes have seen the same
+        trainer.strategy.barrier()  # so that all processes have read the same file
         return best
 
     def take_last_as_best(self, trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
@@ -274,7 +287,7 @@ class CheckpointFiles:
         return directory / "checkpoints" / name
 
 
-# What a refused objective is told, before training or when its stage is known.
+# Error message for an objective, raised before training or when its stage is known.
 NO_VALIDATION = (
     "the run validates at the end of no epoch, where the best one is chosen; mind trainer.max_steps, "
     "check_val_every_n_epoch and val_check_interval, or choose objective=null"
@@ -282,28 +295,28 @@ NO_VALIDATION = (
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run directory.
+    """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run directory.
 
-    The last one is written at the end of each epoch, after validation, and each `every_n_steps`; the best one
-    at the end of an epoch with the best objective so far, or of every epoch where there is no objective.
+    `last.ckpt` is written at the end of each epoch, after validation, and every `every_n_steps`; `best.ckpt` at the
+    end of an epoch with the best objective so far, or of every epoch if there is no objective.
 
-    Lightning passes the values of a step on to the loggers after all hooks of that step. So a checkpoint is only
-    prepared there (`CheckpointFiles`), and takes its name in the next hook of all.
+    Lightning passes a step's metrics to the loggers after all hooks of that step. So a checkpoint is only prepared
+    in these hooks (`CheckpointFiles`), and committed in the next hook.
 
-    With `keep="every"`, what was `last.ckpt` stays under a name of its own: `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
+    With `keep="every"`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
 
     Args:
-        metric: Name of the objective, the first one of a list counts; None for none.
-        mode: `min` or `max`, or the list of those.
-        every_n_steps: Optimizer steps from one `last.ckpt` to the next within an epoch; None for none.
+        metric: Name of the objective, or a list, whose first entry selects the best epoch; None for no objective.
+        mode: `min` or `max`, or a list of these.
+        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
         keep: `every`, or None.
-        max_kept_gib: How much the kept ones may take, in GiB; the oldest make room.
+        max_kept_gib: Maximum total size of the kept checkpoints, in GiB; the oldest are deleted.
 
     Raises:
-        FloatingPointError: Weights are no longer finite numbers; the last good checkpoint stays.
+        FloatingPointError: Weights are not finite; the previous checkpoint is kept.
     """
 
-    state_key = "RunCheckpoint"  # in the checkpoint, whatever the class is called
+    state_key = "RunCheckpoint"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(
         self,
@@ -320,10 +333,10 @@ class RunCheckpoint(Checkpoint):
             raise ValueError(f"keep={keep}: must be every, or null")
         if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
             raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
-        every = metric if isinstance(metric, list) else [metric]
-        # By an epoch that is the best; all epochs have their number of parameters in common.
+        objectives = metric if isinstance(metric, list) else [metric]
+        # Metrics that the best epoch must have; `num_parameters` is the same for all epochs.
         self.needed = [
-            name for name in every if name is not None and (name != "num_parameters" or name == every[0])
+            name for name in objectives if name is not None and (name != "num_parameters" or name == objectives[0])
         ]
         if isinstance(metric, list):
             metric, mode = metric[0], mode[0]
@@ -333,43 +346,44 @@ class RunCheckpoint(Checkpoint):
         self.mode = mode
         self.every_n_steps = every_n_steps
         self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
-        self.best: dict[str, float] = {}  # all metrics of the best epoch
-        self.last: dict[str, float] = {}  # those of the last one
-        self.is_over = False  # something has stopped the run, as early stopping does
-        self.within_epochs = True  # whether a run can go on from there; else `last.ckpt` is that of the last epoch
-        self.validates = True  # whether any epoch ends with a validation
-        self._stage = ""  # that has logged the objective in the best epoch
+        self.best: dict[str, float] = {}  # metrics of the best epoch
+        self.last: dict[str, float] = {}  # metrics of the last epoch
+        self.is_over = False  # whether the run was stopped, for example by early stopping
+        # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
+        self.within_epochs = True
+        self.validates = True  # whether any epoch ends with a validation run
+        self._stage = ""  # stage that logged the objective in the best epoch
         self._step = 0
         self._was_best = False
         self._files = CheckpointFiles(self.state_key, round(max_kept_gib * 2**30) if keep else 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The metrics of the best epoch so far, and of the last one; and whether that is the last one of all."""
+        """Return the metrics of the best and of the last epoch, and whether training has been stopped."""
         return {"best": self.best, "last": self.last, "is_over": self.is_over, "stage": self._stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the state."""
         self.best = state_dict["best"]
         self.last = state_dict["last"]
         self.is_over = state_dict["is_over"]
         self._stage = state_dict["stage"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once what was stopped before; go on counting steps."""
+        """Stop a run that had been stopped before; otherwise continue the step count."""
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Believe what the best checkpoint says of itself; forget a best epoch of which the weights are lost."""
+        """Restore the best metrics from `best.ckpt`, which takes precedence; forget them if this file is lost."""
         self._files.drop(trainer)
         self._was_best = bool(self.best)
         if self._was_best:
             self.best = self._files.read_best(trainer, "the best epoch from here on takes its place") or {}
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write `last.ckpt` if it is time; at the end of an epoch that follows validation."""
+        """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
         step = trainer.global_step
-        # A step can take several batches; right after it no gradients are under way.
+        # A step can take several batches; right after it, no gradients are accumulated.
         if (
             self.every_n_steps
             and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
@@ -379,12 +393,12 @@ class RunCheckpoint(Checkpoint):
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save as best, if it is the best epoch, then as last."""
+        """Write `best.ckpt`, if this epoch is the best, then `last.ckpt`."""
         metrics = stages_of(trainer).end_epoch(trainer)
         for name in self.needed:
             if name not in metrics:
                 self._check_missing(trainer, name)
-        # The value of a last step is no metric of an epoch that has a mean of it.
+        # Exclude the last step's value of a metric that also has a mean over the epoch.
         steps = {f"{name}_step" for name in metrics}
         self.last = {name: value for name, value in metrics.items() if name not in steps}
         self.is_over = trainer.should_stop
@@ -395,7 +409,12 @@ class RunCheckpoint(Checkpoint):
         self._save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
 
     def save_last(self, trainer: L.Trainer, kept: str = "") -> None:
-        """Prepare `last.ckpt` within an epoch, right after an optimizer step; `kept` names what may stay of it."""
+        """Prepare `last.ckpt` within an epoch, right after an optimizer step.
+
+        Args:
+            trainer: Lightning's trainer.
+            kept: Name under which it may be kept when `last.ckpt` is overwritten.
+        """
         if self.within_epochs:
             self._save(trainer, "last.ckpt", kept)
         elif trainer.is_global_zero:
@@ -404,7 +423,7 @@ class RunCheckpoint(Checkpoint):
             )
 
     def commit(self, trainer: L.Trainer, *args: Any) -> None:
-        """Let what is prepared take its name; in the first hook after the loggers have got its points."""
+        """Commit the prepared checkpoints, in the first hook after the loggers have received their metrics."""
         self._files.commit(trainer)
 
     on_train_batch_start: Any = commit
@@ -412,31 +431,31 @@ class RunCheckpoint(Checkpoint):
     on_train_end: Any = commit
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the last weights as best, where those are lost and no epoch has followed: the run must have an end."""
+        """Use the last weights as the best ones, if the best ones are lost and no epoch has followed."""
         lost = self._was_best or self.best
         if lost and self._files.read_best(trainer, "the last weights take their place") is None:
             self.best = self.last if self.metric in (None, *self.last) else {}
             self._files.take_last_as_best(trainer, self.best)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Drop what is prepared: its points are not written."""
+        """Discard prepared checkpoints, since their metrics were not written."""
         self._files.drop(trainer)
 
     def _is_best(self, metrics: dict[str, float], stage: str) -> bool:
         if self.metric is None:
             return True
-        if not {*self.needed} <= {*metrics}:  # an epoch without validation
+        if not {*self.needed} <= {*metrics}:  # no validation in this epoch
             return False
         best = self.best.get(self.metric, math.nan)
-        if math.isnan(best) or self._stage not in ("", stage):  # older checkpoints don't have the stage
-            return True  # or the best so far was of training, before validation has logged the same name
+        if math.isnan(best) or self._stage not in ("", stage):  # the stage is missing in older checkpoints
+            return True  # or the best value was from training, before validation logged the same name
         return self._is_better(metrics[self.metric], best)
 
     def _check_missing(self, trainer: L.Trainer, name: str) -> None:
-        """Make sure that an objective which this epoch has no value of can come in a later one.
+        """Check that an objective that is missing in this epoch can still be logged in a later one.
 
         Raises:
-            UserError: It can't.
+            UserError: It can't be logged.
         """
         stages = stages_of(trainer)
         stage, logs = stages.names.get(name), ", ".join(sorted(stages.names)) or "nothing"
@@ -448,8 +467,8 @@ class RunCheckpoint(Checkpoint):
         if stage == "val" and not self.validates:
             raise UserError(f"objective.metric={name}: is logged in validation, and {NO_VALIDATION}")
 
-    def why_none_is_best(self, trainer: L.Trainer) -> str:
-        """Return why a run has ended without a best epoch."""
+    def no_best_reason(self, trainer: L.Trainer) -> str:
+        """Return the reason why a run has ended without a best epoch."""
         stages = stages_of(trainer)
         name = next((name for name in self.needed if name not in stages.names), self.needed[0])
         if stages.names.get(name) == "val":

@@ -1,4 +1,4 @@
-"""Callbacks that only display something: their base, which never ends a run, and the lines of each epoch."""
+"""Display-only callbacks: their base, whose errors never end a run, and the progress bar."""
 
 import functools
 import inspect
@@ -15,11 +15,11 @@ from leyden.config.errors import log_and_continue
 
 
 class DisplayCallback(L.Callback):
-    """Base of callbacks that a run can do without: a mistake in a hook of one is reported, and the run goes on.
+    """Base of callbacks that a run does not depend on: an error in a hook is reported, and the run continues.
 
     Attributes:
-        at_end: Whether all that it draws is drawn at the end of a run, so that it can be drawn later, too: in `on_fit_end`,
-            or from an evaluation.
+        at_end: Whether everything is drawn at the end of a run, in `on_fit_end` or from an evaluation, so that it
+            can also be drawn later.
     """
 
     at_end = False
@@ -27,10 +27,10 @@ class DisplayCallback(L.Callback):
     def __init_subclass__(cls) -> None:
         for name, hook in list(vars(cls).items()):
             if name.startswith("on_") and inspect.isfunction(hook):
-                setattr(cls, name, _reported(hook))
+                setattr(cls, name, _continue_on_error(hook))
 
 
-def _reported(hook: Callable[..., None]) -> Callable[..., None]:
+def _continue_on_error(hook: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(hook)
     def wrapped(self: DisplayCallback, *args: Any) -> None:
         with log_and_continue(type(self).__name__):
@@ -40,7 +40,7 @@ def _reported(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class Progress(RichProgressBar):
-    """A bar with the current loss and accuracy, and above it a line for each epoch that is over.
+    """Progress bar with the current loss and accuracy, and a printed line for each completed epoch.
 
     Args:
         refresh_rate: Refreshes per second; 0: no bar.
@@ -51,49 +51,49 @@ class Progress(RichProgressBar):
         self._refreshed = 0.0
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """All but the times, so that the metrics have room in a line of 80 characters."""
+        """Return the bar's columns without times, so that the metrics fit into 80 characters."""
         return [column for column in super().configure_columns(trainer) if not isinstance(column, CustomTimeColumn)]
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """As in the lines above the bar, epochs count from 1; Lightning has no public way to change the text."""
+        """Return the epoch, counted from 1 as in the printed lines; Lightning has no public hook for this text."""
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What is logged for the bar, as loss and accuracy over the last steps, by short names."""
+        """Return the metrics logged for the bar, such as loss and accuracy over the last steps, by short names."""
         metrics = super().get_metrics(trainer, pl_module)
         return {
             name.removeprefix("train/").removesuffix("_step"): value
             for name, value in metrics.items()
-            if name != "v_num"  # of the logger
+            if name != "v_num"  # added by the logger
         }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock: a run resumed within an epoch does not start that epoch."""
+        """Start the clock; a run resumed within an epoch gets no `on_train_epoch_start`."""
         super().on_train_start(trainer, pl_module)
         self._start = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Refresh the bar, if it is time: Lightning would collect its metrics anew after each batch."""
+        """Refresh the bar, if it is due; Lightning would collect the metrics after every batch."""
         now = time.monotonic()
         if self.is_enabled and (now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch):
             self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the epoch before."""
+        """Print the previous epoch's line."""
         super().on_train_epoch_start(trainer, pl_module)
         self._print_epoch(trainer)
         self._start = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the line of the last epoch."""
+        """Print the last epoch's line."""
         self._print_epoch(trainer)
         super().on_train_end(trainer, pl_module)
 
     def _print_epoch(self, trainer: L.Trainer) -> None:
-        # Lightning's own metrics have those of earlier epochs, too.
+        # Lightning's `callback_metrics` also contain those of earlier epochs.
         found = stages_of(trainer).epoch
         metrics = {name: value for name, value in found.items() if name not in {f"{each}_step" for each in found}}
         if self.progress is not None and metrics:

@@ -1,4 +1,4 @@
-"""Hashes of what a run is, as it trains."""
+"""Fingerprints of a run during training: hashes of weights, optimizer and random states."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from leyden.run.lock import check_held
 class Fingerprints(DisplayCallback):
     """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
 
-    A line has hashes of the weights, of the optimizers' states and of the random numbers. Nothing of the training changes. A run that
-    goes on drops what comes after its checkpoint. Of several processes the first one writes, of what it holds; where the weights are
-    spread over processes there is no file.
+    A line contains hashes of the weights, the optimizers' states and the random states. Training is not affected. A
+    run that resumes deletes the lines after its checkpoint. Only the process of rank 0 writes, with its own states;
+    if the weights are sharded over processes, no file is written.
 
     Args:
-        every_n_steps: Optimizer steps from one further line to the next; None for none.
+        every_n_steps: Optimizer steps between additional lines; None for none.
     """
 
     def __init__(self, *, every_n_steps: int | None) -> None:
@@ -30,13 +30,13 @@ class Fingerprints(DisplayCallback):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
         self.every_n_steps = every_n_steps
         self._writes = False
-        self._written: set[int] = set()  # steps
+        self._written: set[int] = set()  # steps that have a line
         self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what stands there up to the step that the run goes on from."""
+        """Keep the existing lines up to the step from which the run resumes."""
         self._step = trainer.global_step
-        # Where parts of a state are spread over processes, all of them would have to ask for it at once.
+        # With sharded states, all processes would have to gather them at the same time.
         is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:
@@ -47,21 +47,21 @@ class Fingerprints(DisplayCallback):
             self._written = {*kept}
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Add a line, if it is time."""
+        """Add a line, every `every_n_steps`."""
         step = trainer.global_step
         if self.every_n_steps and step // self.every_n_steps != self._step // self.every_n_steps:
-            self._add(trainer)
+            self._append_line(trainer)
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add a line."""
-        self._add(trainer)
+        self._append_line(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, *args: Any) -> None:
         """Add a line."""
-        self._add(trainer)
+        self._append_line(trainer)
 
-    def _add(self, trainer: L.Trainer) -> None:
+    def _append_line(self, trainer: L.Trainer) -> None:
         step, directory = trainer.global_step, Path(trainer.default_root_dir)
         if not self._writes or step in self._written:
             return

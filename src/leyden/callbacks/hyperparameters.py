@@ -1,4 +1,4 @@
-"""What optimizers and schedules are set to, so that a fork goes on with other values."""
+"""Hyperparameters of optimizers and schedules, so that a fork can continue with other values."""
 
 import copy
 import math
@@ -14,102 +14,104 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
 
-STATE = ("params", "param_names")  # of a group of parameters; all else in it is a value that was set
+STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
 
 
 class Hyperparameters(L.Callback):
-    """Keeps in each checkpoint what optimizers and schedules were set to before the first step.
+    """Saves in each checkpoint the hyperparameters that optimizers and schedules had before the first step.
 
-    Optimizers and schedules that are restored have the values of their checkpoint. Where a fork is configured otherwise than the
-    run that the checkpoint is of, the values that differ are set anew. A schedule is then where it would be if it had run with them
-    from the start. Buffers of the module's `loss`, as class weights, are such values, too.
+    Restored optimizers and schedules have the values of their checkpoint. If a fork's configuration differs from
+    that of the run it was forked from, the values that differ are set again. A schedule is then advanced to where
+    it would be if it had run with these values from the start. Buffers of the module's `loss`, such as class
+    weights, are handled in the same way.
 
     Args:
-        is_fork: Whether the run is one.
+        is_fork: Whether the run is a fork.
 
     Raises:
-        UserError: The optimizer is another one, or its schedule follows a metric, which would have been another one.
+        UserError: The optimizer's class has changed, or the schedule follows a metric, whose values would have been
+            different.
     """
 
-    state_key = "Hyperparameters"  # in the checkpoint, whatever the class is called
+    state_key = "Hyperparameters"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self, *, is_fork: bool) -> None:
         self.is_fork = is_fork
-        self._here: dict[str, Any] = {}
-        self._there: dict[str, Any] = {}
-        self._schedules: list[dict[str, Any]] = []  # as they are at the start
-        self._loss: dict[str, torch.Tensor] = {}  # its buffers then
+        self._configured: dict[str, Any] = {}
+        self._restored: dict[str, Any] = {}
+        self._schedules: list[dict[str, Any]] = []  # state dicts at the start
+        self._loss_buffers: dict[str, torch.Tensor] = {}  # buffers of the loss at the start
 
     def state_dict(self) -> dict[str, Any]:
-        """What was set here."""
-        return self._here
+        """Return the values configured for this run."""
+        return self._configured
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What was set where the checkpoint comes from."""
-        self._there = state_dict
+        """Keep the values of the checkpoint's run."""
+        self._restored = state_dict
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """See the buffers, before those of the checkpoint take their place."""
+        """Copy the loss's buffers, before they are restored from the checkpoint."""
         if stage == "fit":
-            self._loss = chosen_buffers(pl_module)
+            self._loss_buffers = loss_buffers(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See what is configured, before the checkpoint takes its place."""
+        """Record the configured values, before they are restored from the checkpoint."""
         self._schedules = [copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs]
-        self._here = {
+        self._configured = {
             "optimizers": [_description(optimizer) for optimizer in trainer.optimizers],
             "schedules": state_digest(self._schedules),
-            "loss": {name: state_digest(each) for name, each in self._loss.items()},
+            "loss": {name: state_digest(each) for name, each in self._loss_buffers.items()},
         }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set what differs."""
-        if not self.is_fork or self._there == self._here:
+        """Set the values that differ from the checkpoint's."""
+        if not self.is_fork or self._restored == self._configured:
             return
         for name, buffer in pl_module.named_buffers():
-            if name in self._loss and self._there["loss"].get(name) != self._here["loss"][name]:
-                buffer.copy_(self._loss[name])
+            if name in self._loss_buffers and self._restored["loss"].get(name) != self._configured["loss"][name]:
+                buffer.copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
             raise UserError(
                 "fork: the schedule follows a metric: with other values of the optimizer it would stand elsewhere; leave them, "
                 "or take the weights alone by init_from"
             )
-        # A schedule changes some of the values: they are set anew, and it runs below.
-        anew = bool(configs) or self._there["schedules"] != self._here["schedules"]
-        pairs = zip(trainer.optimizers, self._there["optimizers"], self._here["optimizers"], strict=True)
-        for optimizer, there, here in pairs:
-            if there["class"] != here["class"]:
+        # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
+        reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
+        pairs = zip(trainer.optimizers, self._restored["optimizers"], self._configured["optimizers"], strict=True)
+        for optimizer, restored, configured in pairs:
+            if restored["class"] != configured["class"]:
                 raise UserError(
-                    f"fork: the optimizer is {there['class']} there, {here['class']} here, whose state is another one; "
+                    f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is another one; "
                     "init_from takes the weights alone"
                 )
-            groups = zip(optimizer.param_groups, there["groups"], here["groups"], strict=True)
+            groups = zip(optimizer.param_groups, restored["groups"], configured["groups"], strict=True)
             for group, old, new in groups:
-                group.update({key: value for key, value in new.items() if anew or old.get(key) != value})
+                group.update({key: value for key, value in new.items() if reset_all or old.get(key) != value})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the optimizer takes no step meanwhile
+            warnings.simplefilter("ignore")  # PyTorch warns that the optimizer takes no steps
             for config, start in zip(configs, self._schedules, strict=True):
                 num_steps = _num_steps(trainer, config)
                 config.scheduler.load_state_dict(copy.deepcopy(start))
                 for _ in range(num_steps):
-                    config.scheduler.step()  # type: ignore[call-arg]  # none that follows a metric is left
+                    config.scheduler.step()  # type: ignore[call-arg]  # schedules that follow a metric were refused above
 
 
-def chosen_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:
-    """Copies of the buffers of its `loss`, as class weights, by name: they are choices of a run, not what it has learned."""
+def loss_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:
+    """Return copies of the buffers of a module's `loss`, such as class weights; these are settings, not learned."""
     return {name: each.clone() for name, each in module.named_buffers() if name.startswith("loss.")}
 
 
 def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
-    """The steps that a schedule would have taken from the start, by epochs of the length that they have now.
+    """Return the steps that a schedule would have taken from the start, with the current epoch length.
 
-    One that the module steps by hand, or that is not stepped each time, has taken those that it has.
+    For a schedule that the module steps by hand, or that is not stepped every time, return the steps taken.
     """
     if not trainer.lightning_module.automatic_optimization or config.frequency != 1:
         return int(config.scheduler.last_epoch)
     loop = trainer.fit_loop
-    num_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # in each loop over epochs
+    num_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # every epoch loop has it
     batches = loop.epoch_loop.batch_progress
     if config.interval == "epoch":
         return num_epochs
@@ -122,12 +124,14 @@ def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
 
 def _description(optimizer: Optimizer) -> dict[str, Any]:
     kind = type(optimizer)
-    groups = [{key: _plain(each[key]) for key in each if key not in STATE} for each in optimizer.param_groups]
+    groups = [
+        {key: _to_plain(each[key]) for key in each if key not in STATE_KEYS} for each in optimizer.param_groups
+    ]
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
 
 
-def _plain(value: Any) -> Any:
-    """A value as a checkpoint can hold it."""
+def _to_plain(value: Any) -> Any:
+    """Return a value as plain Python values, for a checkpoint."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,7 @@
-"""Metrics that a LightningModule has logged in the epoch so far, and the stage that has logged each.
+"""Metrics that a LightningModule has logged in the current epoch, and the stage that logged each of them.
 
-Lightning forgets its running results and the states of metrics when a run is stopped within an epoch: `self.log(on_epoch=True)`
-then gives a mean over the rest of the epoch only. It has no public way to them.
+Lightning forgets its running results and the states of metrics when a run is stopped within an epoch:
+`self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. It has no public access to them.
 """
 
 import builtins
@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from leyden.config.terminal import warn
 
-# Of a logged value, as `self.log` takes them; they are plain values.
+# Metadata of a logged value, from the arguments of `self.log`; plain values only.
 OPTIONS = (
     "fx",
     "name",
@@ -39,7 +39,11 @@ OPTIONS = (
 
 
 def logged_state(trainer: L.Trainer) -> dict[str, Any]:
-    """What was logged in the epoch of training: values by Lightning's key; of metrics, whose states are theirs, the names."""
+    """Return the state of what was logged in the current training epoch, by Lightning's key.
+
+    Contains values and their metadata. For metric objects, whose states are saved separately, only the names are
+    included.
+    """
     results = [(key, result) for key, result in _results(trainer).items() if not result.has_reset]
     values = {
         key: {
@@ -47,7 +51,7 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
             "reduce_fx": [result.meta.reduce_fx.__name__, result.meta.reduce_fx in (sum, max, min)],
             "sync": [result.meta.sync.should, result.meta.sync.rank_zero_only],
             "metric": metric_state(result),
-            "step": None if result._forward_cache is None else _to(result._forward_cache, torch.device("cpu")),
+            "step": None if result._forward_cache is None else _copy_to(result._forward_cache, torch.device("cpu")),
         }
         for key, result in results
         if result.is_tensor and result.meta.sync.group is None
@@ -55,13 +59,13 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
     return {"values": values, "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor]}
 
 
-class Logged:
-    """What `state` gave, made ready to go on from; a damaged one shows here.
+class LoggedState:
+    """Logged results rebuilt from `logged_state`; the constructor raises if the state is damaged.
 
     Args:
-        trainer: Lightning's, which has its strategy.
-        module: What is trained.
-        kept: As `state` gave it.
+        trainer: Lightning's trainer, which provides the strategy.
+        module: The trained module.
+        kept: State returned by `logged_state`.
     """
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> None:
@@ -70,13 +74,13 @@ class Logged:
         self.metrics: list[Any] = [module.get_submodule(name) for name in kept["metrics"] if name is not None]
 
     def restore(self) -> None:
-        """Let Lightning go on from there."""
+        """Restore the results in Lightning."""
         _results(self.trainer).update(self.values)
-        # Else the first value that is logged would reset them, as those of the epoch before.
+        # Otherwise the first logged value would reset them, as results of the previous epoch.
         self.trainer._logger_connector._first_loop_iter = True
 
-    def forget(self) -> None:
-        """Undo that: what was kept is of an epoch that is over."""
+    def discard(self) -> None:
+        """Undo `restore`, if the state is from an epoch that is complete."""
         _results(self.trainer).clear()
         self.trainer._logger_connector._first_loop_iter = None
         for metric in self.metrics:
@@ -84,49 +88,48 @@ class Logged:
 
 
 def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
-    name, is_builtin = kept["reduce_fx"]  # torch's, or Python's of the same name
+    name, is_builtin = kept["reduce_fx"]  # a function of torch, or the builtin of the same name
     meta = _Metadata(**kept["options"], reduce_fx=getattr(builtins if is_builtin else torch, name))
     should, rank_zero_only = kept["sync"]
     meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)
     result = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
     restore_metric(result, kept["metric"])
-    if isinstance(
-        step := kept.get("step"), Tensor
-    ):  # the last step's value, which Lightning logs again at each step
-        result._forward_cache = _to(step, result.device)
+    # The last step's value, which Lightning logs again at each step.
+    if isinstance(step := kept.get("step"), Tensor):
+        result._forward_cache = _copy_to(step, result.device)
     return result
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
-    """The states of a metric, on the CPU, and how often it was updated."""
-    states = {name: _to(value, torch.device("cpu")) for name, value in metric.metric_state.items()}
+    """Return the states of a metric, on the CPU, and its number of updates."""
+    states = {name: _copy_to(value, torch.device("cpu")) for name, value in metric.metric_state.items()}
     return {"states": states, "num_updates": metric.update_count}
 
 
 def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
-    """Let a metric go on from what `metric_state` gave.
+    """Restore a metric's state, as returned by `metric_state`.
 
     Raises:
-        TypeError: It is that of another one.
+        TypeError: The state belongs to another metric.
     """
     for name, here in metric.metric_state.items():
         value = kept["states"][name]
         is_like_it = value.shape == here.shape if isinstance(value, Tensor) and isinstance(here, Tensor) else False
         if not is_like_it and not (isinstance(value, list) and isinstance(here, list)):
             raise TypeError(f"the state {name} of {type(metric).__name__} is no such thing")
-        setattr(metric, name, _to(value, metric.device))
+        setattr(metric, name, _copy_to(value, metric.device))
     if type(kept["num_updates"]) is not int:
         raise TypeError(f"the number of updates of {type(metric).__name__} is no number")
-    # Without updates `compute` warns; there is no public way to say that there were some.
+    # Without updates `compute` warns; there is no public way to set their number.
     metric._update_count = kept["num_updates"]
     metric._computed = None
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    """A copy of a state, which is a tensor or a list of those."""
+def _copy_to(value: Any, device: torch.device) -> Any:
+    """Return a copy of a state, a tensor or a list of tensors, on a device."""
     if isinstance(value, Tensor):
         return value.detach().to(device, copy=True)
-    return [_to(part, device) for part in value]
+    return [_copy_to(part, device) for part in value]
 
 
 def _results(trainer: L.Trainer) -> _ResultCollection:
@@ -135,114 +138,118 @@ def _results(trainer: L.Trainer) -> _ResultCollection:
 
 
 def training_names(trainer: L.Trainer) -> set[str]:
-    """Return the names in `trainer.callback_metrics` of all that was logged in the epoch of training so far."""
-    return _names(_results(trainer), steps=True)
+    """Return the names in `trainer.callback_metrics` that were logged in the current training epoch so far."""
+    return _metric_names(_results(trainer), steps=True)
 
 
 def validation_names(trainer: L.Trainer) -> set[str]:
-    """Return the names in `trainer.callback_metrics` of all that the last validation within training has logged."""
-    return _names(trainer.fit_loop.epoch_loop.val_loop._results, steps=False)
+    """Return the names in `trainer.callback_metrics` that the last validation within training has logged."""
+    return _metric_names(trainer.fit_loop.epoch_loop.val_loop._results, steps=False)
 
 
-def _names(results: _ResultCollection, *, steps: bool) -> set[str]:
-    """Return the names of means over an epoch, with `steps` also those of values of a step, as Lightning builds them."""
+def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
+    """Return the names of means over an epoch and, with `steps`, of step values, as Lightning builds them."""
     return {
         name
         for result in results.values()
         if not result.has_reset and (steps or result.meta.on_epoch)
         for on_step in {False, steps}
-        for name in results._forked_name(result, on_step)  # with the number of the loader
+        for name in results._forked_name(result, on_step)  # includes the dataloader index
     }
 
 
-# Words that tell a metric's stage to a reader. They place a curve beside others, and decide nothing else.
-WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
+# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
+STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 
 
 class Stages(L.Callback):
-    """Notes the stage in which each name was logged, and reports the metrics of an epoch.
+    """Records the stage in which each metric was logged, and returns the metrics of an epoch.
 
-    Lightning merges all that is logged into `trainer.callback_metrics`, where a value stays until its name is logged again.
-    So a value there can belong to the weights of an earlier step. What validation has logged counts for an epoch only
-    if it ran after the epoch's last step. A name that both stages log is validation's: a model is selected on what
-    it has not been trained on. A line announces that.
+    Lightning merges all logged values into `trainer.callback_metrics`, where a value remains until its name is
+    logged again. So a value there can belong to the weights of an earlier step. Validation metrics count for an
+    epoch only if the validation ran after the epoch's last step. A name that both stages log counts as
+    validation's, since a model is selected on data that it has not been trained on; a warning reports this.
 
-    The checkpoint holds the names and Lightning's metrics, which it forgets: a resumed run, its schedules and its early
-    stopping find what the run that was never stopped would find.
+    The checkpoint contains the names and Lightning's metrics, which Lightning does not save. So schedules and early
+    stopping of a resumed run see the same metrics as in a run that was never stopped.
     """
 
-    state_key = "Stages"  # in the checkpoint, whatever the class is called
+    state_key = "Stages"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # `train` or `val` by the name of a metric
-        self.epoch: dict[str, float] = {}  # all metrics of the last epoch, those of a validation within it, too
+        self.names: dict[str, str] = {}  # `train` or `val`, by metric name
+        self.epoch: dict[str, float] = {}  # metrics of the last epoch, including those of a validation within it
         self.has_validated = False
-        self._validation: dict[str, Tensor] = {}  # what the last validation of this epoch has logged
+        self._validation: dict[str, Tensor] = {}  # metrics of this epoch's last validation
         self._validated_step = -1
-        self._kept: dict[str, Tensor] = {}  # of Lightning, from the checkpoint
-        self._in_both: set[str] = set()  # names that were announced
+        self._restored: dict[str, Tensor] = {}  # Lightning's metrics from the checkpoint
+        self._reported: set[str] = set()  # names that were reported
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember the trainer, which has the metrics."""
+        """Store the trainer, which holds the metrics."""
         self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names with their stages, and Lightning's metrics."""
+        """Return the stages by metric name, and Lightning's metrics."""
         metrics = {name: value.detach().cpu() for name, value in self._trainer.callback_metrics.items()}
         return {"names": dict(self.names), "metrics": metrics, "has_validated": self.has_validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them; the metrics when training starts, as Lightning empties its own before."""
+        """Restore the names; metrics are restored in `on_train_start`, since Lightning clears its own before."""
         self.names, self.has_validated = dict(state_dict["names"]), bool(state_dict["has_validated"])
-        self._kept = dict(state_dict["metrics"])
+        self._restored = dict(state_dict["metrics"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore Lightning's metrics."""
-        for name, value in self._kept.items():
+        for name, value in self._restored.items():
             trainer.callback_metrics.setdefault(name, value.to(trainer.strategy.root_device))
-        self._kept = {}
+        self._restored = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the validation of the epoch before."""
+        """Discard the previous epoch's validation metrics."""
         self._validation = {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take what validation has logged, and the step that it belongs to."""
+        """Record the validation's metrics, and the step that they belong to."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         found = trainer.callback_metrics
         names = validation_names(trainer)
         self._validation = {name: found[name] for name in names if name in found}
         self._validated_step, self.has_validated = trainer.global_step, True
-        self._note(trainer, names, "val")
+        self._record(trainer, names, "val")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Note what was logged in an epoch that has no end: its curves are drawn."""
+        """Record the names logged in an incomplete epoch, since its curves are drawn."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._note(trainer, training_names(trainer), "train")
+            self._record(trainer, training_names(trainer), "train")
 
     def is_validated(self, trainer: L.Trainer) -> bool:
-        """Return whether the last validation was that of the weights as they are."""
+        """Return whether the current weights have been validated."""
         return self._validated_step == trainer.global_step
 
     @property
     def validation(self) -> Mapping[str, Tensor]:
-        """The metrics of this epoch's last validation so far."""
+        """Metrics of this epoch's last validation so far."""
         return self._validation
 
     def by_stage(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Return these names of metrics by the stage that has logged them; older checkpoints don't have it."""
+        """Return these metric names by the stage that logged them.
+
+        Names without a known stage, as in older checkpoints, are left out.
+        """
         found = {stage: [name for name in names if self.names.get(name) == stage] for stage in ("train", "val")}
         return {stage: names for stage, names in found.items() if names}
 
     def end_epoch(self, trainer: L.Trainer) -> dict[str, float]:
-        """Return the metrics of the epoch that ends, of its last weights; to be called after the module has logged all.
+        """Return the metrics of the epoch that ends, for its last weights.
 
-        A module may log a mean over its own process only. So all processes get the metrics of the first one, and decide alike.
+        Must be called after the module has logged all of them. A module may log a mean over its own process only.
+        So all processes get the metrics of rank 0, and make the same decisions.
         """
         training = training_names(trainer)
         found = dict(trainer.callback_metrics)
-        self._note(trainer, training, "train")
+        self._record(trainer, training, "train")
         trained = {name: value for name, value in found.items() if name in training and self.names[name] == "train"}
         every = {**trained, **self._validation}
         values = {name: every[name].item() for name in found if name in every}
@@ -251,17 +258,17 @@ class Stages(L.Callback):
             return self.epoch
         return {name: value for name, value in self.epoch.items() if name not in validated}
 
-    def _note(self, trainer: L.Trainer, names: Collection[str], stage: str) -> None:
-        both = {name for name in names if self.names.get(name, stage) != stage} - self._in_both
-        self._in_both |= both
+    def _record(self, trainer: L.Trainer, names: Collection[str], stage: str) -> None:
+        both = {name for name in names if self.names.get(name, stage) != stage} - self._reported
+        self._reported |= both
         if both and trainer.is_global_zero:
-            told = ", ".join(sorted(both))
-            warn(f"{told}: logged in training and in validation; the metrics of the run are those of validation")
+            text = ", ".join(sorted(both))
+            warn(f"{text}: logged in training and in validation; the metrics of the run are those of validation")
         self.names.update({name: stage for name in names if stage == "val" or name not in self.names})
 
 
 def chart_of(name: str) -> str:
-    """Return the text under which curves of training and validation are drawn together.
+    """Return the title of the chart that shows a metric's curves of all stages.
 
     Example:
         >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
@@ -270,24 +277,24 @@ def chart_of(name: str) -> str:
         ('val', 'f1_macro')
     """
     base = re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
-    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", base)  # with what stands between them
-    kept = next((words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in WORDS), words)
+    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", base)  # with the separators
+    kept = next((words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS), words)
     return "".join(kept).strip("/_. -") or base
 
 
 @runtime_checkable
 class FollowsValidation(Protocol):
-    """A callback that needs a metric of validation, which is checked before training where a task says what it logs."""
+    """Callback that needs a validation metric; checked before training if the task declares its metrics."""
 
     def check_logged(self, names: Collection[str]) -> None:
-        """Make sure that the metric is one of those that validation logs.
+        """Check that the metric is one of those that validation logs.
 
         Raises:
-            ValueError: It is not.
+            ValueError: The metric is not logged.
         """
 
 
 def stages_of(trainer: L.Trainer) -> Stages:
-    """Return the callback of a run's trainer that knows the stages."""
+    """Return the trainer's `Stages` callback."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(callback for callback in callbacks if isinstance(callback, Stages))

@@ -1,4 +1,4 @@
-"""The state of each process in the checkpoint, so that a resumed run equals one that was never stopped."""
+"""State of each process in the checkpoint, so that a resumed run equals one that was never stopped."""
 
 import random
 from collections.abc import Callable
@@ -23,24 +23,25 @@ from leyden.run.process import is_main_process
 
 
 class Gradients(L.Callback):
-    """Keeps in each checkpoint the gradients of a module that steps its optimizers by hand, so that a resumed run adds to them.
+    """Saves the gradients of a module with manual optimization, so that a resumed run continues to accumulate them.
 
-    Such a module can gather those of one optimizer over several batches, while another one takes a step in each: no step is one
-    after which none are under way. Lightning's own accumulation has such steps, and checkpoints are written after these alone.
+    Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
+    each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
+    only after an optimizer step, when no gradients are accumulated.
     """
 
-    state_key = "Gradients"  # in the checkpoint, whatever the class is called
+    state_key = "Gradients"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember the module, whose gradients these are, and the trainer, which knows the processes."""
+        """Store the module, for its gradients, and the trainer, for the rank."""
         self._trainer: L.Trainer = trainer
         self._module = pl_module
 
     def state_dict(self) -> dict[str, Any]:
-        """A list with the gradients of each process; nothing where Lightning takes the steps."""
+        """Return a list of each process's gradients; empty with automatic optimization."""
         if self._module.automatic_optimization:
             return {}
         parameters = self._module.named_parameters()
@@ -48,12 +49,12 @@ class Gradients(L.Callback):
         return {"processes": gather_from_processes(mine)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep those of this process until training starts."""
+        """Keep this process's gradients until training starts."""
         every = state_dict.get("processes") or [{}]
         self._kept = every[min(self._trainer.global_rank, len(every) - 1)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give them back."""
+        """Restore the gradients."""
         for name, parameter in pl_module.named_parameters():
             if name in self._kept:
                 parameter.grad = self._kept[name].to(parameter.device)
@@ -61,22 +62,23 @@ class Gradients(L.Callback):
 
 
 class ModuleHooks(L.Callback):
-    """Calls the module's `on_train_batch_end` before a checkpoint of this step is written: an average of weights may follow there.
+    """Calls the module's `on_train_batch_end` before a checkpoint of this step is written.
 
-    Lightning calls it after all callbacks, so such a checkpoint would lack what it changes.
+    The hook may update an average of weights. Lightning calls it after all callbacks, so the checkpoint would lack
+    its changes.
     """
 
     def __init__(self) -> None:
         self._hook: Callable[..., None] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take the hook over."""
+        """Take over the module's hook."""
         if stage == "fit" and is_overridden("on_train_batch_end", pl_module):
             self._hook = pl_module.on_train_batch_end
-            pl_module.on_train_batch_end = _nothing  # type: ignore[method-assign]
+            pl_module.on_train_batch_end = _no_op  # type: ignore[method-assign]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give it back."""
+        """Return the hook to the module."""
         if self._hook:
             del pl_module.on_train_batch_end
             self._hook = None
@@ -84,62 +86,67 @@ class ModuleHooks(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Call it."""
+        """Call the hook."""
         if self._hook:
             self._hook(outputs, batch, batch_idx)
 
 
-def _nothing(outputs: Any, batch: Any, batch_idx: int) -> None:
-    """Do nothing, where the hook was called already."""
+def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
+    """Do nothing, in place of a hook that was already called."""
 
 
-ANEW = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
+LOADER_NOT_RESTORED = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
 
 
 class RunState(L.Callback):
-    """Keeps the facts of the data; and of each process its random states, its means, and what else changes on its objects.
+    """Saves the facts of the data and, for each process, random states, running means and changed attributes.
 
-    Means over an epoch that is interrupted are those of `self.log(on_epoch=True)`, which Lightning forgets, and the states of
-    all metrics of torchmetrics in the module. Attributes of the module, of callbacks and of the data that change while a run
-    trains are kept where they are plain values (`ObjectState`); a line names the others.
+    The running means of an interrupted epoch are those of `self.log(on_epoch=True)`, which Lightning does not save,
+    and the states of all torchmetrics metrics in the module. Attributes of the module, the callbacks and the data
+    that change during training are saved if they consist of plain values (`ObjectState`); a warning names the
+    others.
 
-    The network is made from the same numbers in all processes. From there on each one draws others, by its rank and
-    the seed: its own dropout, its own augmentation. The first one goes on as if it were alone.
+    The network is initialized with the same random numbers in all processes. After that, each process draws other
+    numbers, determined by rank and seed, for dropout and augmentation. Rank 0 draws the same numbers as a single
+    process would.
 
-    A run that has another seed than the one that its checkpoint is of, which a fork alone can have, keeps its own random states.
+    If the run's seed differs from the checkpoint's, which is possible only in a fork, the run keeps its own random
+    states.
 
     Args:
-        facts: Of the data.
-        seed: Of the run.
-        data: Identifies the settings of the data; a fork can have others, whose batches are others.
-        exact: What happens where something changes that can't be kept: `report` prints a line, `require` ends the run, `off` neither.
+        facts: Facts of the data.
+        seed: Seed of the run.
+        data: Digest of the data settings; a fork can have other settings, and then other batches.
+        exact: Action if something changes that can't be saved: `report` warns, `require` ends the run, `off` does
+            nothing.
     """
 
-    state_key = "RankState"  # in the checkpoint, whatever the class is called
+    state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
         self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
-        self._logged: logged_metrics.Logged | None = None  # in the epoch that the checkpoint is of
+        self._logged: logged_metrics.LoggedState | None = None  # results of the checkpoint's epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
-        self._loaders: list[Any] = []  # states of the loaders there
+        self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
         self._objects: ObjectState | None = None
         self._made: dict[Path, str] = {}  # digests of the module's attributes before hooks of the start
         self._at_start: list[dict[str, Any]] = []  # those attributes before anything is trained
         self._set_up: list[dict[str, Any]] = []  # those of them that hooks of the start have set
         self._accumulate = 1
-        self._requires_grad: dict[str, bool] = {}  # of each parameter at the start
-        self._stepping: ObjectState | None = None  # of optimizers and schedules, beside their states
-        self._versions: dict[str, int] = {}  # of each parameter, before the hooks of the start
+        self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
+        # Attributes of optimizers and schedules outside their `state_dict`.
+        self._stepping_attributes: ObjectState | None = None
+        self._versions: dict[str, int] = {}  # PyTorch's version counter by parameter name, before the start hooks
         self._set_at_start: list[str] = []
-        self._lost: list[str] = []  # names of what can't be kept, that were reported
+        self._reported: list[str] = []  # names that were reported as not saved
 
     def note_made(self, module: L.LightningModule) -> None:
         """Remember the attributes of a module that was just made, as any other process makes it."""
         self._made = digests(_of_module(module).values())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember the trainer, which knows the processes, and the module, which has the metrics; part the streams."""
+        """Store the trainer, for the rank, and the module, for its metrics; seed each rank above 0 differently."""
         self._trainer: L.Trainer = trainer
         self._module = pl_module
         if stage == "fit" and trainer.global_rank > 0:
@@ -151,42 +158,46 @@ class RunState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the facts: with them the network can be built where the data are not; name weights that are saved as others."""
+        """Add the facts, from which the network can be built without the data.
+
+        Reports keys of the state dict that a hook has changed.
+        """
         checkpoint["facts"] = self.facts.to_state()
         others = sorted({*checkpoint["state_dict"]} ^ {*pl_module.state_dict()})
-        self._report([f"module.{name}" for name in others])
+        self._report_unsaved([f"module.{name}" for name in others])
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember where the loaders were."""
+        """Keep the states of the dataloaders."""
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the loaders be asked for anew, if a schedule has asked how long the run is: they would start an epoch anew.
+        """Make Lightning recreate the dataloaders, if a schedule has already created them to count the steps.
 
-        Lightning gives loaders their states when it makes them, and has no public way to let it make them later.
+        Lightning restores the loaders' states when it creates them, and has no public way to postpone this. Loaders
+        created earlier would start a new epoch.
         """
         if self._resumed:
             trainer.fit_loop._combined_loader = None
-        # What a hook of the start sets is set again when the run resumes; PyTorch has no other name for a count of changes.
+        # Start hooks change these parameters again on resume; PyTorch has no public name for the counter.
         self._versions = {name: each._version for name, each in pl_module.named_parameters()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Lightning back what it had logged, which it has just emptied; all else when no hook of a start is left."""
+        """Restore the logged results, which Lightning has just cleared; the rest follows after the last start hook."""
         if self._logged:
             self._logged.restore()
-        strategy, then = trainer.strategy, trainer.strategy.on_train_start
+        strategy, original = trainer.strategy, trainer.strategy.on_train_start
 
-        def on_train_start() -> None:  # the last hook before the first batch
+        def on_train_start() -> None:  # the last hook before the first batch is trained on
             del strategy.on_train_start
-            then()
-            self._begin(trainer, pl_module)
+            original()
+            self._restore_all(trainer, pl_module)
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
 
-    def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """See what is there before anything is trained; then take back what had changed."""
+    def _restore_all(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Take the snapshot of all objects before training; then restore the checkpoint's changes."""
         loaders = flatten_loaders(trainer.train_dataloader)
         foreign = {
             f"callbacks[{n}]": each
@@ -194,16 +205,16 @@ class RunState(L.Callback):
             if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
         }
         for each in (module, trainer.datamodule):  # type: ignore[attr-defined]
-            _ = each.hparams  # as below
+            _ = each.hparams  # Lightning creates it at the first access
         roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
-        self._objects = ObjectState(roots, lambda: _kept_elsewhere(trainer, module, of_loaders))
+        self._objects = ObjectState(roots, lambda: _saved_elsewhere(trainer, module, of_loaders))
         self._at_start = _of_module(module).values()
         set_up = {path for path, digest in digests(self._at_start).items() if digest != self._made.get(path)}
         self._set_up = selected(self._at_start, set_up.__contains__)
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
-        self._stepping = _beside_state(trainer)
+        self._stepping_attributes = _unsaved_attributes(trainer)
         set_at_start = {
             name for name, each in module.named_parameters() if self._versions.get(name) != each._version
         }
@@ -211,29 +222,29 @@ class RunState(L.Callback):
         if not self._resumed:
             return
         divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]
-        is_within = trainer.fit_loop.restarting  # else Lightning begins an epoch, with loaders as they were made
+        is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
         if len(stateful) != len(self._loaders):
-            raise UserError(ANEW)
+            raise UserError(LOADER_NOT_RESTORED)
         for loader, state in zip(stateful, self._loaders, strict=True):
             self._compare_workers(loader, state)
             if not hasattr(loader, "after_replay"):
-                if is_within and divides_batches and loader.state_dict()["position"] != state["position"]:
-                    raise UserError(ANEW)
-            elif not is_within:
+                if is_within_epoch and divides_batches and loader.state_dict()["position"] != state["position"]:
+                    raise UserError(LOADER_NOT_RESTORED)
+            elif not is_within_epoch:
                 if not loader.restore_owned(state, trainer.current_epoch - 1):
                     self._refuse_other_batches()
             elif loader.position != loader.position_in(state):
-                raise UserError(ANEW)
-            elif loader.is_same is None:  # it reads nothing before its first batch is asked for
+                raise UserError(LOADER_NOT_RESTORED)
+            elif loader.is_same is None:  # it reads nothing before its first batch is requested
                 loader.after_replay = self._after_replay
             elif not loader.is_same:
                 self._refuse_other_batches()
-        if not is_within:
-            # Else Lightning keeps an iterator that has drawn before the random states were restored; it has no public name for this.
+        if not is_within_epoch:
+            # Otherwise Lightning keeps an iterator that drew numbers before the random states were restored.
             trainer.fit_loop._resuming_from_checkpoint = False
         self._restore_objects()
-        if not is_within and module.automatic_optimization:
+        if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
         parameters = dict(module.named_parameters())
         for name, value in self._resumed["requires_grad"].items():
@@ -263,13 +274,13 @@ class RunState(L.Callback):
         self._objects.restore(kept if self._same_seed else [each for each in kept if not is_generator(each)])
 
     def _after_replay(self, is_same: bool) -> None:
-        """Take back what reading the batches of the epoch again has changed; they must be what they were."""
+        """Undo the changes that replaying the epoch has made to objects; refuse batches that differ."""
         self._restore_objects()
         if not is_same:
             self._refuse_other_batches()
 
     def _refuse_other_batches(self) -> None:
-        """Refuse to train on samples twice or never; where it was announced, or in a fork on other data, that is no surprise."""
+        """Refuse to train on samples twice or never, unless a warning has announced it or a fork has other data."""
         if not (self._same_seed and self._same_data):
             return
         found = "the batches of training are others, or come in another order, than before the run was stopped"
@@ -279,7 +290,10 @@ class RunState(L.Callback):
             warn(f"{found}: samples are trained on twice or never")
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
-        """Step the schedules that follow a metric, which Lightning does after the last checkpoint of an epoch, and not when it resumes."""
+        """Step the schedules that follow a metric.
+
+        Lightning steps them after the last checkpoint of an epoch, and omits this step when a run resumes.
+        """
         for config in trainer.lr_scheduler_configs:
             value = self._resumed["monitored"].get(config.monitor)
             is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
@@ -287,28 +301,29 @@ class RunState(L.Callback):
                 config.scheduler.step(value)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget it: an epoch that is gone on with does not start, so this is a new one."""
+        """Discard the logged results: a resumed epoch gets no such call, so a new epoch has started."""
         if self._logged:
-            self._logged.forget()
+            self._logged.discard()
             self._logged = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """There are others from here on; and the epoch ends as one that was not stopped."""
+        """Forget the logged results of the resumed epoch; let it end like an uninterrupted one."""
         self._logged = None
         # Where `on_train_batch_start` has cut the epoch short, Lightning counts its last batch by halves, and would resume a batch off.
         progress = trainer.fit_loop.epoch_loop.batch_progress
         each: Any
         for each in (progress.current, progress.total):
             each.started = each.processed = each.completed = each.ready
-        # Else Lightning leaves out the step of schedules that follow a metric; its public setter is of no use where steps are limited.
+        # Otherwise Lightning omits the step of schedules that follow a metric. Its public setter does not work if
+        # steps are limited.
         trainer.fit_loop._restarting = False
 
     def state_dict(self) -> dict[str, Any]:
-        """A list with one state per process, of tensors and plain values."""
+        """Return a list with one state per process, of tensors and plain values."""
         objects, lost = self._objects.changes() if self._objects else ([], [])
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._objects else []
-        if self._stepping:
-            lost += [*_beside_state(self._trainer).differing(self._stepping), *self._set_at_start]
+        if self._stepping_attributes:
+            lost += [*_unsaved_attributes(self._trainer).differing(self._stepping_attributes), *self._set_at_start]
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
         paths = {path_of(entry) for entry in objects}
         parameters = dict(self._module.named_parameters())
@@ -335,7 +350,7 @@ class RunState(L.Callback):
             },
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
-        self._report(lost)
+        self._report_unsaved(lost)
         return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
 
     def restore_best(self, module: L.LightningModule, content: dict[str, Any]) -> None:
@@ -346,10 +361,10 @@ class RunState(L.Callback):
         _of_module(module).remove(changed - {path_of(entry) for entry in self._at_start})
         _restore(module, selected(self._at_start, changed.__contains__), kept)
 
-    def _report(self, lost: list[str]) -> None:
-        """Name, once, what changes and can't be kept."""
-        new = [name for name in lost if name not in self._lost]
-        self._lost += new
+    def _report_unsaved(self, lost: list[str]) -> None:
+        """Report, once per name, changed state that can't be saved."""
+        new = [name for name in lost if name not in self._reported]
+        self._reported += new
         if new:
             names = ", ".join(map(one_line, new))
             self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint")
@@ -364,27 +379,27 @@ class RunState(L.Callback):
             warn(f"exact resume is not promised: {text}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back the state of this process; what hooks of a start could change, after them."""
+        """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
         every = state_dict["processes"]
         self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
-        _check_kept(self._resumed)
+        _check_state(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in _metrics(self._module):
             if name in self._resumed["metrics"]:
                 logged_metrics.restore_metric(metric, self._resumed["metrics"][name])
-        self._logged = logged_metrics.Logged(self._trainer, self._module, self._resumed["logged"])
+        self._logged = logged_metrics.LoggedState(self._trainer, self._module, self._resumed["logged"])
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Give a module that was just made the attributes that it had when a checkpoint was written, beside its weights.
+    """Restore the attributes that a module had when a checkpoint was written, besides its weights.
 
     These are those that had changed in training, and those that hooks of the start had set.
 
     Raises:
-        ValueError: It has no such attributes.
+        ValueError: The module has no such attributes.
     """
     mine = content["callbacks"][RunState.state_key]["processes"][0]
-    _restore(module, mine.get("set_up", []), mine["objects"])  # older checkpoints don't have the first
+    _restore(module, mine["set_up"], mine["objects"])
 
 
 def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
@@ -404,8 +419,8 @@ def _of_module(module: L.LightningModule) -> ObjectState:
     )
 
 
-def _beside_state(trainer: L.Trainer) -> ObjectState:
-    """See what optimizers and schedules have beside their `state_dict`."""
+def _unsaved_attributes(trainer: L.Trainer) -> ObjectState:
+    """Return a snapshot of the attributes of optimizers and schedules that are not in their `state_dict`."""
     of_optimizers = {*vars(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))}
     beside: dict[str, Any] = {}
     for n, optimizer in enumerate(trainer.optimizers):
@@ -423,11 +438,11 @@ def _beside_state(trainer: L.Trainer) -> ObjectState:
     return ObjectState(beside, lambda: [*trainer.optimizers, *weights, *of_state])
 
 
-def _check_kept(mine: dict[str, Any]) -> None:
-    """Make sure that what is restored later can be, while nothing of the run directory has changed.
+def _check_state(mine: dict[str, Any]) -> None:
+    """Check that the state restored later is valid, before the run directory changes.
 
     Raises:
-        TypeError, ValueError, KeyError: It is damaged.
+        TypeError, ValueError, KeyError: The state is damaged.
     """
     here = random_states()
     try:
@@ -455,8 +470,8 @@ def _check_kept(mine: dict[str, Any]) -> None:
             raise TypeError(f"the random state of {name} is no tensor")
 
 
-def _kept_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
-    """What other parts of a checkpoint hold: weights, metrics, optimizers, schedules, and what belongs to loaders."""
+def _saved_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
+    """Return objects saved in other parts of a checkpoint: weights, metrics, optimizers, schedules, loader parts."""
     weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
     metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
     optimizers = [*trainer.optimizers, *(each.scheduler for each in trainer.lr_scheduler_configs)]

@@ -1,4 +1,4 @@
-"""Samples and epochs that a run was trained on, over all starts."""
+"""Number of samples and epochs that a run was trained on, over all starts."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -11,68 +11,68 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class SamplesSeen(L.Callback):
-    """Counts the samples of each training batch, over all processes, and the epochs that were completed.
+    """Counts the samples of each training batch, over all processes, and the completed epochs.
 
-    An epoch is completed by its last batch, the last of those that `trainer.limit_train_batches` and `overfit_batches` leave.
-    One that `max_steps`, `max_time` or a callback has ended before is not.
+    An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and `overfit_batches`. An
+    epoch that `max_steps`, `max_time` or a callback ends earlier is not counted.
     """
 
-    state_key = "SamplesSeen"  # in the checkpoint, whatever the class is called
+    state_key = "SamplesSeen"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self) -> None:
         self.num_epochs = 0
-        self._before = 0  # samples of earlier starts, over all processes
-        self._here = 0  # samples of this start and process
-        self._is_known = True  # not so where a batch does not show its size
+        self._num_before = 0  # samples in earlier starts, over all processes
+        self._num_here = 0  # samples in this start and process
+        self._is_known = True  # False once the size of a batch is unknown
         self._has_state = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Keep the trainer, which adds the counts of the processes."""
+        """Store the trainer, for the reduction over processes."""
         self._trainer: L.Trainer = trainer
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give up on samples, where the checkpoint is of an engine that did not count them."""
+        """Mark the samples as unknown, if the checkpoint is from a version without this counter."""
         self._is_known = self._is_known and (trainer.ckpt_path is None or self._has_state)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch; before a checkpoint of this step."""
+        """Count a batch, before a checkpoint of this step."""
         num = batch_size(batch, trainer.train_dataloader)
-        self._here += num or 0
+        self._num_here += num or 0
         self._is_known = self._is_known and num is not None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count an epoch, if no batch of it is left."""
+        """Count an epoch, if it is complete."""
         self.num_epochs += trainer.is_last_batch
 
     @property
     def num_samples(self) -> int | None:
-        """Samples over all starts and processes, all of which must ask; None where that is not known."""
-        here = torch.tensor(self._here, device=self._trainer.strategy.root_device)
+        """Number of samples over all starts and processes, or None if unknown; a collective call."""
+        here = torch.tensor(self._num_here, device=self._trainer.strategy.root_device)
         known = torch.tensor(int(self._is_known), device=here.device)
         total, num_known = (int(self._trainer.strategy.reduce(each, reduce_op="sum")) for each in (here, known))
-        return self._before + total if num_known == self._trainer.world_size else None
+        return self._num_before + total if num_known == self._trainer.world_size else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of all processes."""
+        """Return the counts over all processes."""
         return {"num_samples": self.num_samples, "num_epochs": self.num_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume counting from there."""
+        """Restore the counts."""
         self._has_state = True
-        self._before, self.num_epochs = state_dict["num_samples"] or 0, state_dict["num_epochs"]
+        self._num_before, self.num_epochs = state_dict["num_samples"] or 0, state_dict["num_epochs"]
         self._is_known = state_dict["num_samples"] is not None
 
 
 def batch_size(batch: Any, loaders: Any = None) -> int | None:
-    """Return the samples in a batch, whatever it is made of; None where it does not show them.
+    """Return the number of samples in a batch of any structure; None if unknown.
 
-    Lightning's `extract_batch_size` fails on objects, and takes the first size where parts have several.
+    Lightning's `extract_batch_size` fails on objects, and uses the first size if parts differ in size.
 
     Args:
-        batch: Of one loader, or of several, in their structure.
-        loaders: What `train_dataloader` returned; the samples of several loaders are added.
+        batch: Batch of one loader, or of several loaders in their structure.
+        loaders: Return value of `train_dataloader`; the samples of several loaders are added.
 
     Example:
         >>> batch_size([torch.zeros(4, 3), torch.zeros(4)]), batch_size([{"boxes": torch.zeros(n, 4)} for n in (7, 5)])
@@ -84,16 +84,16 @@ def batch_size(batch: Any, loaders: Any = None) -> int | None:
         pairs = [(batch[name], loader) for name, loader in loaders.items()]
     if isinstance(loaders, list | tuple) and isinstance(batch, list | tuple) and len(loaders) == len(batch):
         pairs = list(zip(batch, loaders, strict=True))
-    if not pairs:  # one loader; or several whose batches a hook of the module has made one
+    if not pairs:  # one loader, or several whose batches a hook of the module has merged
         sizes = _sizes(batch, is_part=False) or set()
         return next(iter(sizes)) if len(sizes) == 1 else None
-    # One that has ended, where a longer one goes on, gives None.
+    # An exhausted loader yields None while a longer one continues.
     found = [batch_size(part, loader) for part, loader in pairs if part is not None]
     return None if None in found else sum(num for num in found if num is not None)
 
 
 def _sizes(batch: Any, *, is_part: bool = True) -> set[int] | None:
-    """Return the numbers of samples that something can stand for, none if its parts disagree; None if it has no part that shows one."""
+    """Return the possible numbers of samples; an empty set if the parts disagree, None if no part has a size."""
     if isinstance(batch, PackedSequence):
         return {int(batch.batch_sizes[0])}
     if isinstance(batch, torch.Tensor | np.ndarray):
@@ -103,25 +103,25 @@ def _sizes(batch: Any, *, is_part: bool = True) -> set[int] | None:
     for name in ("num_graphs", "batch_size"):
         try:
             size = getattr(batch, name, None)
-        except Exception:  # a property of somebody else's, which can fail in any way
+        except Exception:  # a property of a user class may raise anything
             continue
-        if isinstance(size, torch.Size) and size:  # of a TensorDict
+        if isinstance(size, torch.Size) and size:  # TensorDict's batch size
             size = size[0]
         if type(size) is int:
             return {size}
     if isinstance(batch, Mapping):
-        return _common(batch.values())
+        return _common_sizes(batch.values())
     if dataclasses.is_dataclass(batch):
-        return _common(vars(batch).values())
+        return _common_sizes(vars(batch).values())
     if not isinstance(batch, list | tuple) or not batch:
         return None
-    inner = _common(batch)
-    # Tensors side by side are inputs and targets; in a part of a batch they can be samples of different shapes.
+    inner = _common_sizes(batch)
+    # At the top level, a sequence of tensors is inputs and targets; nested, it can be samples of different shapes.
     has_columns = any(isinstance(each, torch.Tensor | np.ndarray | list | tuple) for each in batch)
     return (inner or set()) | {len(batch)} if is_part or not has_columns else inner
 
 
-def _common(parts: Iterable[Any]) -> set[int] | None:
-    """Return the sizes that all parts can have which show any."""
+def _common_sizes(parts: Iterable[Any]) -> set[int] | None:
+    """Return the sizes that all parts with a size have in common."""
     sizes = [found for found in map(_sizes, parts) if found is not None]
     return set.intersection(*sizes) if sizes else None

@@ -56,7 +56,7 @@ def fit(
     with reporting_restore_errors(trainer, checkpoint), trainer.preemption.interruptible(lightning):
         lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if kept.needed and not kept.best:
-        raise UserError(kept.why_none_is_best(lightning))
+        raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
     num_samples = trainer.seen.num_samples
