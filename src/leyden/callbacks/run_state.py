@@ -184,7 +184,7 @@ class RunState(L.Callback):
         self._versions = {name: each._version for name, each in pl_module.named_parameters()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the logged results, which Lightning has just cleared; the rest follows after the last start hook."""
+        """Restore the logged results, which Lightning has just cleared; the rest follows the last start hook."""
         if self._logged:
             self._logged.restore()
         strategy, original = trainer.strategy, trainer.strategy.on_train_start
@@ -471,7 +471,7 @@ def _check_state(mine: dict[str, Any]) -> None:
 
 
 def _saved_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
-    """Return objects saved in other parts of a checkpoint: weights, metrics, optimizers, schedules, loader parts."""
+    """Return objects saved in other parts of a checkpoint: weights, metrics, optimizers, schedules, loaders."""
     weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
     metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
     optimizers = [*trainer.optimizers, *(each.scheduler for each in trainer.lr_scheduler_configs)]
