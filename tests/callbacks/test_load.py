@@ -53,8 +53,8 @@ def test_a_system_that_does_not_tell(tmp_path, monkeypatch, text):
 
 
 def test_it_is_part_of_a_run(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor, "NOTICED", -1)
-    monkeypatch.setattr(monitor, "LEAST_S", 0)
+    monkeypatch.setattr(monitor, "MIN_WAITING_PART", -1)
+    monkeypatch.setattr(monitor, "MIN_EPOCH_S", 0)
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=2")
     assert code == 0, err
     assert err.count("slowed by a busy machine") == 1

@@ -1,1 +1,1 @@
-"""Pictures of a run and what is measured on its way: nothing here changes a bit of its result."""
+"""Pictures and measurements of a run; none of them changes its result."""

@@ -1,4 +1,7 @@
-"""Loggers that pictures go to, and the trained network's outputs on a split. Shapes: N samples."""
+"""Base of the pictures: loggers that accept images, and outputs of the trained network on a split.
+
+Shapes: N samples.
+"""
 
 from typing import Any
 
@@ -14,21 +17,21 @@ from leyden.tasks.task import Task
 
 
 def tensorboard_writer(trainer: L.Trainer) -> Any:
-    """The `SummaryWriter` of the run, None where it does not log to TensorBoard or another process does."""
+    """Return the run's `SummaryWriter`; None without TensorBoard, and in processes of rank above 0."""
     if not trainer.is_global_zero:
         return None
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def image_loggers(trainer: L.Trainer) -> list[Logger]:
-    """Return the loggers that take images: TensorBoard's, and those with a `log_image` as Lightning's `WandbLogger` has it."""
+    """Return the loggers that accept images: TensorBoard, and those with a `log_image` like `WandbLogger`'s."""
     if not trainer.is_global_zero:
         return []
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger) or hasattr(each, "log_image")]
 
 
 def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step: int) -> None:
-    """Show a picture in each logger that takes images."""
+    """Log an image to each logger that accepts images."""
     for logger in image_loggers(trainer):
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
@@ -37,41 +40,42 @@ def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step:
 
 
 def logged_steps(trainer: L.Trainer) -> int:
-    """Return the step at which `self.log` logs now: the batches after which an optimizer has stepped.
+    """Return the current step of `self.log`: the number of batches after which an optimizer has stepped.
 
-    Where several optimizers step in a batch, `trainer.global_step` counts each. Lightning has no public name for the other one.
+    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no public name for
+    this number.
     """
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-NAMES = {"val": "validation split", "test": "test set"}
+SPLIT_NAMES = {"val": "validation split", "test": "test set"}
 
 
 class OnEvaluation(DisplayCallback):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
-    That is the one of the test set, if the run evaluates on it, else of the validation split: no callback looks at
-    the test set by itself. Validation within training is left alone. A subclass has `draw`. Where the task is one of
-    another kind, nothing is drawn.
+    This is the test evaluation, if the run has one, otherwise that of the validation split; no callback evaluates
+    on the test set by itself. Validation during training is ignored. A subclass defines `draw`. Nothing is drawn
+    for tasks of another kind.
     """
 
     at_end = True
-    kind: str  # of the tasks that it suits
-    max_samples: int | None = None  # kept for the picture; None: all
+    kind: str  # `Task.kind` of the supported tasks
+    max_samples: int | None = None  # samples to keep for the picture; None: all
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
-        """Draw, in the first process.
+        """Draw; called in the process of rank 0.
 
         Args:
-            trainer: Lightning's.
+            trainer: Lightning's trainer.
             split: `val` or `test`.
-            predictions: In the order of the data set, shape (N, ...), on the CPU.
-            targets: The same.
+            predictions: Predictions in the dataset's order, shape (N, ...), on the CPU.
+            targets: Targets in the same order, shape (N, ...), on the CPU.
         """
         raise NotImplementedError
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Keep a batch of the validation at the end of the run."""
+        """Keep a batch, if this is the validation at the end of the run."""
         if trainer.state.fn == "validate":
             self.on_test_batch_end(trainer, pl_module, *args)
 
@@ -84,7 +88,7 @@ class OnEvaluation(DisplayCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch: predictions and targets."""
+        """Keep the predictions and targets of a batch."""
         if batch_idx == 0 and dataloader_idx == 0:
             self._batches: list[tuple[Tensor, Tensor]] = []
         is_full = self.max_samples is not None and sum(len(each) for each, _ in self._batches) >= self.max_samples
@@ -92,15 +96,15 @@ class OnEvaluation(DisplayCallback):
             self._batches.append((outputs["predictions"].cpu(), outputs["targets"].cpu()))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, if it was the validation at the end of the run."""
+        """Draw, if this was the validation at the end of the run."""
         if trainer.state.fn == "validate":
-            self._end(trainer, "val")
+            self._draw_evaluation(trainer, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw what the test set has come to."""
-        self._end(trainer, "test")
+        """Draw from the test evaluation."""
+        self._draw_evaluation(trainer, "test")
 
-    def _end(self, trainer: L.Trainer, split: str) -> None:
+    def _draw_evaluation(self, trainer: L.Trainer, split: str) -> None:
         batches, self._batches = getattr(self, "_batches", []), []
         if not batches:
             return
@@ -110,20 +114,20 @@ class OnEvaluation(DisplayCallback):
 
 
 def gather(batches: list[Tensor], world_size: int) -> Tensor:
-    """The batches of all processes as one tensor, in the order of the data set.
+    """Return the batches of all processes as one tensor, in the dataset's order.
 
     Each process has every `world_size`-th sample of each batch.
     """
     if world_size == 1:
         return torch.cat(batches)
-    every: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(every, batches)
-    num = min(map(len, every))  # one that has the smaller parts may have kept a batch more
-    return interleave([each[:num] for each in every])
+    batches_by_rank: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(batches_by_rank, batches)
+    num = min(map(len, batches_by_rank))  # a process with smaller parts may have kept one more batch
+    return interleave([each[:num] for each in batches_by_rank])
 
 
 def interleave(batches: list[list[Tensor]]) -> Tensor:
-    """Tensors by process and batch, put together so that the processes take turns within each batch."""
+    """Merge tensors, given by process and batch, so that the processes alternate within each batch."""
     merged = []
     for parts in zip(*batches, strict=True):
         whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])

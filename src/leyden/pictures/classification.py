@@ -1,4 +1,7 @@
-"""Pictures of a classifier: confusion matrix, worst errors, precision-recall curves. Shapes: N samples, K classes."""
+"""Pictures of a classifier: confusion matrix, worst errors, precision-recall curves.
+
+Shapes: N samples, K classes.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.data.contract import DataModule
-from leyden.pictures.base import NAMES, OnEvaluation, add_image, tensorboard_writer
+from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, tensorboard_writer
 from leyden.pictures.figures import render, sheet
 
 
 @dataclass
 class ClassEvaluation:
-    """A split, in the order of the data set, and the probabilities that the network gives to its classes."""
+    """Labels and predicted probabilities of a split, in the dataset's order."""
 
     split: str
     labels_N: NDArray[np.int64]
@@ -27,16 +30,16 @@ class ClassEvaluation:
 
     @property
     def title(self) -> str:
-        """What it is about, and how often the network is right."""
+        """Title with the split, its size, and the accuracy."""
         accuracy = (self.probabilities_NK.argmax(axis=1) == self.labels_N).mean()
-        return f"{NAMES[self.split]}, {len(self.labels_N):,} samples, accuracy {accuracy:.4f}"
+        return f"{SPLIT_NAMES[self.split]}, {len(self.labels_N):,} samples, accuracy {accuracy:.4f}"
 
 
-class OnClasses(OnEvaluation):
-    """Base of those that draw from the evaluation of classes; a subclass has `draw_classes`.
+class OnClassEvaluation(OnEvaluation):
+    """Base of pictures of a classification evaluation; a subclass defines `draw_classes`.
 
     Args:
-        class_names: Of the data.
+        class_names: Class names of the data.
     """
 
     kind = "classes"
@@ -50,41 +53,41 @@ class OnClasses(OnEvaluation):
         self.draw_classes(trainer, ClassEvaluation(split, targets.numpy(), probabilities_NK, self.class_names))
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Draw, in the first process."""
+        """Draw; called in the process of rank 0."""
         raise NotImplementedError
 
 
-MAX_WRITTEN = 20  # classes up to which the numbers are written into the cells
+MAX_COUNTED_CLASSES = 20  # maximum number of classes for which counts are written into the cells
 
 
-class Confusion(OnClasses):
-    """Draws the confusion matrix of the evaluation at the end: `confusion.png`, and the loggers' images."""
+class Confusion(OnClassEvaluation):
+    """Draws the confusion matrix of the final evaluation, as `confusion.png` and in the loggers."""
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Draw the matrix into both."""
+        """Write the matrix to the file and the loggers."""
         pixels = render(confusion_figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
         add_image(trainer, f"confusion/{evaluation.split}", pixels, trainer.global_step)
 
 
 def confusion_counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
-    """Number of images by true and predicted class, shape (K, K)."""
+    """Return the number of samples by true and predicted class, shape (K, K)."""
     num_classes = len(evaluation.class_names)
     pairs = evaluation.labels_N * num_classes + evaluation.probabilities_NK.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def confusion_figure(evaluation: ClassEvaluation) -> Figure:
-    """One row per true class, one column per predicted class, coloured by the share of the row."""
+    """Return a confusion matrix: rows are true classes, columns predicted ones, coloured by the row's share."""
     counts_KK = confusion_counts(evaluation)
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts_KK)
-    longest = max(map(len, evaluation.class_names)) if num_classes <= MAX_WRITTEN else 3
-    margin = 0.08 + 0.013 * longest  # a layout engine would draw twice
-    made = Figure(figsize=(6, 6))
-    axes: Any = made.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
-    # By the root of the root, so that a mistake of one in a hundred has a colour.
+    longest = max(map(len, evaluation.class_names)) if num_classes <= MAX_COUNTED_CLASSES else 3
+    margin = 0.08 + 0.013 * longest  # without a layout engine, which would draw twice
+    figure = Figure(figsize=(6, 6))
+    axes: Any = figure.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
+    # Fourth root, so that one error in a hundred is visible.
     axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.25, vmin=0, vmax=1))
-    if num_classes <= MAX_WRITTEN:
+    if num_classes <= MAX_COUNTED_CLASSES:
         names = evaluation.class_names
         axes.set_xticks(range(num_classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(range(num_classes), names)
@@ -95,15 +98,15 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(evaluation.title, fontsize=10)
-    return made
+    return figure
 
 
-class Errors(OnClasses):
-    """Shows the most confidently wrong images of the evaluation at the end: `errors.png`, and the loggers' images.
+class Errors(OnClassEvaluation):
+    """Shows the most confident errors of the final evaluation, as `errors.png` and in the loggers.
 
     Args:
-        num_images: How many, at most.
-        class_names: Of the data.
+        num_images: Maximum number of images.
+        class_names: Class names of the data.
     """
 
     def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
@@ -113,17 +116,17 @@ class Errors(OnClasses):
         self.num_images = num_images
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Draw them, the surest first, with both classes and the probability of the wrong one."""
-        chosen = most_confident(evaluation)[: self.num_images]
+        """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
+        indices = most_confident(evaluation)[: self.num_images]
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        images_NCHW = data.inputs(evaluation.split, chosen).numpy()
+        images_NCHW = data.inputs(evaluation.split, indices).numpy()
         names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
-        between = "\n" if max(map(len, names)) > 3 else " "
+        separator = "\n" if max(map(len, names)) > 3 else " "
         captions = []
-        for n in chosen:
+        for n in indices:
             k = probabilities_NK[n].argmax()
             true, predicted = names[evaluation.labels_N[n]], names[k]
-            captions.append(f"{true}{between}as {predicted}\n{probabilities_NK[n, k]:.3f}")
+            captions.append(f"{true}{separator}as {predicted}\n{probabilities_NK[n, k]:.3f}")
         pixels = render(
             sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
             Path(trainer.default_root_dir) / "errors.png",
@@ -132,15 +135,15 @@ class Errors(OnClasses):
 
 
 def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:
-    """Indices of the images that the network gets wrong, the surest first."""
+    """Return the indices of misclassified samples, the most confident first."""
     predicted = evaluation.probabilities_NK.argmax(axis=1)
     wrong = np.flatnonzero(predicted != evaluation.labels_N)
     order = np.argsort(-evaluation.probabilities_NK[wrong, predicted[wrong]], kind="stable")
     return wrong[order]
 
 
-class PRCurves(OnClasses):
-    """Writes one precision-recall curve per class, of the evaluation at the end, for TensorBoard."""
+class PRCurves(OnClassEvaluation):
+    """Writes one precision-recall curve per class of the final evaluation to TensorBoard."""
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Write one curve per class."""

@@ -1,4 +1,4 @@
-"""Curves of a run: as a picture, and which of them share a chart of TensorBoard."""
+"""Learning curves: the picture `curves.png`, and charts of several curves in TensorBoard."""
 
 import math
 import re
@@ -21,10 +21,10 @@ LABELS = {"acc": "accuracy"}
 
 
 def chart_layout(stages: Mapping[str, str]) -> dict[str, Any]:
-    """One chart per metric, with all splits in it; and what tells of the optimization.
+    """Return TensorBoard's layout: a chart per metric, with all splits, and charts of the optimization.
 
     Args:
-        stages: The stage that logs each metric.
+        stages: Stage that logs each metric, by name.
     """
     charts: dict[str, list[str]] = {}
     for stage in ("train", "val", "test"):
@@ -47,60 +47,60 @@ def _loss_first(title: str) -> tuple[bool, str]:
 
 
 class Layout(DisplayCallback):
-    """Lets training and validation share a chart in TensorBoard's custom scalars.
+    """Shows training and validation in one chart, by TensorBoard's custom scalars.
 
-    It is written once for all starts: at the first one, or, as a module that is no `Task` does not say what it logs, when
-    its first epoch is over.
+    Written once, when the run first starts; for a module that is not a `Task`, after its first epoch, when the
+    names that it logs are known.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write that of a task."""
+        """Write the layout for a task."""
         if trainer.global_step == 0 and isinstance(pl_module, Task):
             stages = {name: stage for stage in ("train", "val", "test") for name in pl_module.names_in(stage)}
-            self._write(trainer, {**stages, "train/loss_step": "train"})
+            self._write_layout(trainer, {**stages, "train/loss_step": "train"})
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write that of another module after its first epoch, when all that this one has logged is known."""
+        """Write the layout for other modules after their first epoch."""
         if trainer.current_epoch == 1 and not isinstance(pl_module, Task):
-            self._write(trainer, stages_of(trainer).names)
+            self._write_layout(trainer, stages_of(trainer).names)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it after an only epoch."""
+        """Write the layout if there was only one epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     @staticmethod
-    def _write(trainer: L.Trainer, stages: Mapping[str, str]) -> None:
+    def _write_layout(trainer: L.Trainer, stages: Mapping[str, str]) -> None:
         if writer := tensorboard_writer(trainer):
             writer.add_custom_scalars(chart_layout(stages))
 
 
 MAX_PANELS = 4
 COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
-OF_STEPS = "#c6d8ea"  # beside a mean over the epoch, which is in front of it
+STEP_COLOUR = "#c6d8ea"  # curve of step values, behind the curve of epoch means
 
 
 class Curves(DisplayCallback):
-    """Draws `curves.png` when training ends, well or not, from all of `metrics.csv`, earlier starts included.
+    """Draws `curves.png` from the whole `metrics.csv`, including earlier starts, when training ends or fails.
 
-    Where nothing logs to `metrics.csv` there is no picture.
+    Without `metrics.csv` there is no picture.
     """
 
     at_end = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the curves of all starts."""
+        """Draw the curves."""
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (found := read_curves(directory / "metrics.csv")):
-            render(draw_curves(found, stages_of(trainer).names), directory / "curves.png")
+        if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
+            render(draw_curves(curves, stages_of(trainer).names), directory / "curves.png")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draw them, unless the run was stopped from outside and is to go on."""
+        """Draw the curves, unless the run was interrupted from outside and will resume."""
         if isinstance(exception, Exception):
             self.on_fit_end(trainer, pl_module)
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Points (step, value) of each curve, those only that are finite numbers."""
+    """Return each curve's points (step, value), if finite."""
     curves = defaultdict(list)
     for step, metric, value in points(path):
         if math.isfinite(value):
@@ -108,30 +108,32 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def draw_curves(found: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
-    """One panel per metric, the loss first, of training and validation over optimizer steps.
+def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
+    """Return one panel per metric, the loss first, with training and validation over optimizer steps.
 
     Args:
-        found: Points of each curve, as `read` returns them.
-        stages: The stage that has logged each metric; the others are not drawn.
+        curves: Points of each curve, from `read_curves`.
+        stages: Stage that logged each metric; metrics without one are not drawn.
     """
     panels: dict[str, list[str]] = {}
-    for name in found:
+    for name in curves:
         if name in stages:
             panels.setdefault(chart_of(name), []).append(name)
     titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
     figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)  # a layout engine draws twice
+    figure.subplots_adjust(
+        left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2
+    )  # without a layout engine, which would draw twice
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)
         names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
         for name in names:
-            steps, values = zip(*sorted(found[name]), strict=True)
+            steps, values = zip(*sorted(curves[name]), strict=True)
             is_step = name.endswith("_step") and len(names) > 1
-            few = len(steps) <= 20 and not is_step
-            colour = OF_STEPS if is_step else COLOURS[stages[name]]
-            axes.plot(steps, values, color=colour, label=name, marker="o" if few else None, markersize=3)
-        if title == "loss" and all(value > 0 for name in names for _, value in found[name]):
+            has_markers = len(steps) <= 20 and not is_step
+            colour = STEP_COLOUR if is_step else COLOURS[stages[name]]
+            axes.plot(steps, values, color=colour, label=name, marker="o" if has_markers else None, markersize=3)
+        if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")

@@ -1,4 +1,4 @@
-"""The network: its graph, histograms of weights and gradients, its first layer, and the summary at the start."""
+"""Pictures of the network: graph, histograms of weights and gradients, first layer; and the printed summary."""
 
 import copy
 import warnings
@@ -21,21 +21,21 @@ from leyden.tasks.task import network_of
 
 
 class Graph(DisplayCallback):
-    """Writes the graph of the network's operations for TensorBoard, traced on a copy of it.
+    """Writes the graph of the network's operations to TensorBoard, traced on a copy of the network.
 
-    A network that can't be traced has none; a line says so, and training goes on. A LightningModule that has no part
-    called `network` has none either.
+    If the network can't be traced, a line reports this, and training continues. A LightningModule without a part
+    called `network` has no graph.
 
     Args:
-        input_shape: Of one sample, as (C, H, W).
-        vocabulary: Of texts, whose samples are whole numbers; None: they are none.
+        input_shape: Shape of one sample, such as (C, H, W).
+        vocabulary: Vocabulary of texts, whose samples are integers; None for other data.
     """
 
     def __init__(self, *, input_shape: tuple[int, ...], vocabulary: tuple[str, ...] | None = None) -> None:
         self.sample = torch.zeros(1, *input_shape, dtype=torch.float32 if vocabulary is None else torch.int64)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it, once for all starts."""
+        """Write the graph, once for all starts."""
         writer = tensorboard_writer(trainer)
         network = network_of(pl_module)
         if writer is None or trainer.global_step != 0 or network is pl_module:
@@ -45,19 +45,19 @@ class Graph(DisplayCallback):
         with warnings.catch_warnings(), torch.random.fork_rng(devices):
             warnings.simplefilter("ignore")  # torch.jit is deprecated, but TensorBoard reads nothing newer
             network = copy.deepcopy(network).cpu()
-            # As if `compile` was false: what is traced is Python. PyTorch has no public way back from `compile()`.
+            # Trace the uncompiled module. PyTorch has no public way to undo `compile()`.
             network._compiled_call_impl = None
             try:
                 writer.add_graph(network, self.sample)
-            except Exception as error:  # whatever a network does that a trace can't follow
+            except Exception as error:  # networks that can't be traced raise many types
                 print(f"no graph for TensorBoard: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 class Histograms(DisplayCallback):
-    """Writes histograms of each parameter, and of its gradient in the last step, for TensorBoard.
+    """Writes histograms of each parameter, and of its gradient in the last step, to TensorBoard.
 
     Args:
-        every_n_epochs: From one to the next; None for none.
+        every_n_epochs: Epochs between histograms; None for none.
     """
 
     def __init__(self, *, every_n_epochs: int | None) -> None:
@@ -68,15 +68,15 @@ class Histograms(DisplayCallback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Write those of the gradients, which are gone at the end of the epoch."""
+        """Write histograms of the gradients, which are gone at the end of the epoch."""
         if trainer.is_last_batch:
-            self._write(trainer, pl_module, "gradients", logged_steps(trainer))
+            self._write_histograms(trainer, pl_module, "gradients", logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write those of the weights."""
-        self._write(trainer, pl_module, "weights", logged_steps(trainer) - 1)
+        """Write histograms of the weights."""
+        self._write_histograms(trainer, pl_module, "weights", logged_steps(trainer) - 1)
 
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, kind: str, step: int) -> None:
+    def _write_histograms(self, trainer: L.Trainer, pl_module: L.LightningModule, kind: str, step: int) -> None:
         if self.every_n_epochs is None or (trainer.current_epoch + 1) % self.every_n_epochs != 0:
             return
         if writer := tensorboard_writer(trainer):
@@ -87,17 +87,17 @@ class Histograms(DisplayCallback):
 
 
 NUM_COLUMNS = 8
-MIN_PIXELS = 28  # a side of a tile; smaller ones are enlarged
+MIN_PIXELS = 28  # minimum side of a tile; smaller tiles are enlarged
 
 
 class Weights(DisplayCallback):
-    """Shows the weights of the first layer as images, after each epoch, where that layer sees pixels.
+    """Shows the weights of the first layer as images, after each epoch, if the layer's inputs are pixels.
 
-    Blue is negative, white is zero, red is positive; weights to three channels are shown as colours.
+    Blue is negative, white is zero, red is positive; weights of three channels are shown as RGB.
 
     Args:
-        num_images: How many units, the first ones.
-        input_shape: Of one image, (C, H, W).
+        num_images: Number of units to show.
+        input_shape: Shape of one image, (C, H, W).
     """
 
     def __init__(self, *, num_images: int, input_shape: tuple[int, int, int]) -> None:
@@ -106,7 +106,7 @@ class Weights(DisplayCallback):
         self.num_images, self.input_shape = num_images, input_shape
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw those of the epoch."""
+        """Draw the weights after the epoch."""
         if not image_loggers(trainer):
             return
         weights_NCHW = first_weights(network_of(pl_module), self.input_shape)
@@ -116,7 +116,7 @@ class Weights(DisplayCallback):
 
 
 def first_weights(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor | None:
-    """Weights of the first layer, shape (N, C, H, W); None if it does not see the pixels of an image."""
+    """Return the first layer's weights, shape (N, C, H, W); None if its inputs are not the pixels of an image."""
     if len(input_shape) != 3:
         return None
     channels, height, width = input_shape
@@ -130,7 +130,7 @@ def first_weights(network: nn.Module, input_shape: tuple[int, int, int]) -> Tens
 
 
 def colours(weights_NCHW: NDArray[Any]) -> NDArray[np.uint8]:
-    """RGB of weights, shape (N, H, W, 3); the largest, of whatever sign, has the full colour."""
+    """Return weights as RGB, shape (N, H, W, 3), scaled by the largest absolute value."""
     scaled = weights_NCHW / (np.abs(weights_NCHW).max() or 1.0)
     if scaled.shape[1] == 3:
         rgb = (scaled.transpose(0, 2, 3, 1) + 1) / 2
@@ -141,7 +141,7 @@ def colours(weights_NCHW: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def mosaic(tiles_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tiles in rows with grey lines between them, shape (H, W, 3)."""
+    """Return tiles in rows, separated by grey lines, shape (H, W, 3)."""
     factor = max(1, -(-MIN_PIXELS // max(tiles_NHWC.shape[1:3])))
     tiles_NHWC = tiles_NHWC.repeat(factor, axis=1).repeat(factor, axis=2)
     num, height, width, _ = tiles_NHWC.shape
@@ -155,11 +155,11 @@ def mosaic(tiles_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Summary(DisplayCallback):
-    """Prints the layers with their parameters, the sizes of the splits, and where training runs."""
+    """Prints the layers with their parameters, the sizes of the splits, and the device."""
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the table, and where the run goes on from."""
+        """Print the table, and the checkpoint from which the run resumes."""
         network = network_of(pl_module)
         table = Table("layer", "type", "parameters", box=None)
         table.columns[2].justify = "right"
@@ -169,9 +169,9 @@ class Summary(DisplayCallback):
                 table.add_row(name, type(module).__name__, f"{own:,}")
         total = sum(parameter.numel() for parameter in network.parameters())
         table.add_row("total", type(network).__name__, f"{total:,}")
-        # The loaders that are used: others would be made with samplers of their own, that the data module then knows.
-        known = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
-        sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in known.items())
+        # Use the existing loaders: requesting new ones would replace the data module's samplers.
+        num_by_split = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
+        sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in num_by_split.items())
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         console = Terminal()
         console.print(table)

@@ -1,4 +1,4 @@
-"""Pictures of inputs and outputs: samples, reconstructions, predicted numbers, generated text."""
+"""Pictures of inputs and outputs: samples, reconstructions, predictions, generated text."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,25 @@ from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.text import text_of
-from leyden.pictures.base import NAMES, OnEvaluation, add_image, image_loggers, logged_steps, tensorboard_writer
+from leyden.pictures.base import (
+    SPLIT_NAMES,
+    OnEvaluation,
+    add_image,
+    image_loggers,
+    logged_steps,
+    tensorboard_writer,
+)
 from leyden.pictures.figures import render, sheet
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
 
 class Samples(DisplayCallback):
-    """Shows the first images that a network is trained on, as it sees them, with their classes.
+    """Shows the first training images, as the network gets them, with their classes.
 
     Args:
-        num_images: How many, at most a batch.
-        class_names: Of the data.
+        num_images: Number of images, at most a batch.
+        class_names: Class names of the data.
     """
 
     def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
@@ -47,12 +54,12 @@ class Samples(DisplayCallback):
 
 
 class Reconstructions(OnEvaluation):
-    """Shows the first images of the evaluation at the end, each with its reconstruction: `reconstructions.png`.
+    """Shows the first images of the final evaluation with their reconstructions.
 
-    The same stands in the loggers' images. What is no image has no such picture.
+    Draws `reconstructions.png` and logs the picture. Data that are not images have no such picture.
 
     Args:
-        num_images: How many.
+        num_images: Number of images.
     """
 
     kind = "reconstruction"
@@ -63,11 +70,11 @@ class Reconstructions(OnEvaluation):
         self.max_samples = num_images
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
-        """Draw pairs: an image, shape (C, H, W), and right of it its reconstruction."""
+        """Draw pairs of an image, shape (C, H, W), and its reconstruction on the right."""
         if targets.ndim != 4 or targets.shape[1] not in (1, 3):
             return
         pairs_NCHW = torch.stack([targets, predictions.to(targets)], dim=1).flatten(0, 1)
-        title = f"{NAMES[split]}: each image and its reconstruction"
+        title = f"{SPLIT_NAMES[split]}: each image and its reconstruction"
         pixels = render(
             sheet(pairs_NCHW.float().numpy(), ["image", "output"] * len(targets), title),
             Path(trainer.default_root_dir) / "reconstructions.png",
@@ -76,14 +83,14 @@ class Reconstructions(OnEvaluation):
 
 
 MAX_PANELS = 6
-MAX_POINTS = 2_000  # beyond that, a point is no longer seen: colours count them
+MAX_POINTS = 2_000  # more points would hide each other; their density is drawn instead
 
 
 class Predicted(OnEvaluation):
-    """Draws predicted against true values of the evaluation at the end: `predicted.png`, and the loggers' images.
+    """Draws predicted against true values of the final evaluation, as `predicted.png` and in the loggers.
 
     Args:
-        target_names: Of the data.
+        target_names: Target names of the data.
     """
 
     kind = "values"
@@ -96,22 +103,22 @@ class Predicted(OnEvaluation):
         predicted_NT, true_NT = (
             values.float().reshape(len(values), -1).numpy() for values in (predictions, targets)
         )
-        made = prediction_figure(
-            predicted_NT, true_NT, self.target_names, f"{NAMES[split]}, {len(targets):,} samples"
+        figure = prediction_figure(
+            predicted_NT, true_NT, self.target_names, f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
         )
-        pixels = render(made, Path(trainer.default_root_dir) / "predicted.png")
+        pixels = render(figure, Path(trainer.default_root_dir) / "predicted.png")
         add_image(trainer, f"predicted/{split}", pixels, trainer.global_step)
 
 
 def prediction_figure(
     predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str
 ) -> Figure:
-    """One panel per target, on equal axes, with the line on which a right prediction lies, and R²."""
+    """Return one panel per target, with equal axes, the diagonal of exact predictions, and R²."""
     num = min(len(names), MAX_PANELS)
-    made = Figure(figsize=(4.2 * num, 4.4), layout="constrained")
-    made.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(4.2 * num, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
     for t, name in enumerate(names[:num]):
-        axes: Any = made.add_subplot(1, num, t + 1)
+        axes: Any = figure.add_subplot(1, num, t + 1)
         true, predicted = true_NT[:, t], predicted_NT[:, t]
         if len(true) > MAX_POINTS:
             axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
@@ -126,19 +133,19 @@ def prediction_figure(
         axes.set_ylabel("predicted")
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(alpha=0.3)
-    return made
+    return figure
 
 
 class Generated(DisplayCallback):
-    """Writes a text that the network makes after each epoch, for TensorBoard's texts; always with the same chances.
+    """Writes a generated text to TensorBoard after each epoch, always sampled with the same seed.
 
-    It goes on from the first token of the vocabulary that is a line's end, or else from the first token of all.
+    The prompt is a newline, if it is in the vocabulary, otherwise the vocabulary's first token.
 
     Args:
         num_tokens: Length of the text.
-        temperature: Of the probabilities; near 0 the likeliest token follows.
-        vocabulary: What each token stands for.
-        input_shape: Of one sample, (T,): tokens that the network takes at once.
+        temperature: Sampling temperature; near 0, the most likely token is chosen.
+        vocabulary: Text of each token.
+        input_shape: Shape of one sample, (T,): the maximum number of tokens that the network accepts.
     """
 
     def __init__(
@@ -152,7 +159,7 @@ class Generated(DisplayCallback):
         self.vocabulary, self.max_context = vocabulary, input_shape[0]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write that of the epoch."""
+        """Write the text for this epoch."""
         writer = tensorboard_writer(trainer)
         if writer is None or not isinstance(pl_module, Task) or pl_module.kind != "text":
             return
@@ -172,7 +179,7 @@ class Generated(DisplayCallback):
         finally:
             network.train(was_training)
         text = text_of(tokens_T, self.vocabulary)
-        # Markdown shows what is indented as it is.
+        # Markdown shows indented text verbatim.
         writer.add_text(
             "generated", "\n".join(f"    {line}" for line in text.splitlines()), logged_steps(trainer) - 1
         )
