@@ -82,7 +82,7 @@ def test_the_random_state_of_a_mac_is_in_the_fingerprint(mac, monkeypatch, tmp_p
         watch = Fingerprints(every_n_steps=None)
         watch._writes = True
         module = L.LightningModule()
-        watch._add(
+        watch._append_line(
             SimpleNamespace(global_step=1, default_root_dir=tmp_path, lightning_module=module, optimizers=[])
         )
         return shown[0].random

@@ -125,7 +125,8 @@ def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
 def _description(optimizer: Optimizer) -> dict[str, Any]:
     kind = type(optimizer)
     groups = [
-        {key: _to_plain(each[key]) for key in each if key not in STATE_KEYS} for each in optimizer.param_groups
+        {key: _to_plain(value) for key, value in group.items() if key not in STATE_KEYS}
+        for group in optimizer.param_groups
     ]
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
 

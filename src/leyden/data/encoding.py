@@ -130,81 +130,93 @@ def _encode_object(value: Any, depth: int) -> Any:
     }
 
 
-def decode(kept: Any, here: Any = None, *, in_place: bool = False) -> Any:
-    """Return the decoded value; with `in_place`, update the existing object `here` if it is mutable."""
-    if not isinstance(kept, dict) or KIND not in kept:
-        if isinstance(kept, list):
-            items: Any = [decode(each) for each in kept]
-        elif isinstance(kept, dict):
-            items = {key: decode(each) for key, each in kept.items()}
+def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any:
+    """Return the decoded value; with `in_place`, update `existing` if it is mutable."""
+    if not isinstance(encoded, dict) or KIND not in encoded:
+        if isinstance(encoded, list):
+            items: Any = [decode(each) for each in encoded]
+        elif isinstance(encoded, dict):
+            items = {key: decode(each) for key, each in encoded.items()}
         else:
-            return kept
-        return _refill(here, items) if in_place and isinstance(here, type(items)) else items
-    kind = kept[KIND]
+            return encoded
+        return _refill(existing, items) if in_place and isinstance(existing, type(items)) else items
+    kind = encoded[KIND]
     if kind == "generator":
-        return _restore_generator(here if isinstance(here, GENERATORS) else _new_generator(kept), kept["state"])
+        return _restore_generator(
+            existing if isinstance(existing, GENERATORS) else _new_generator(encoded), encoded["state"]
+        )
     if kind == "state_dict":
-        if not has_state_dict(here):
+        if not has_state_dict(existing):
             raise TypeError("there is nothing with a load_state_dict in its place")
-        here.load_state_dict(decode(kept["state"]))
-        return here
+        existing.load_state_dict(decode(encoded["state"]))
+        return existing
     if kind == "tensor":
-        values = kept["values"].clone()
-        if in_place and isinstance(here, Tensor) and here.shape == values.shape and here.dtype == values.dtype:
-            here.detach().copy_(values)
-            return here
-        return values.to(here.device if isinstance(here, Tensor) else kept["device"])
+        values = encoded["values"].clone()
+        if (
+            in_place
+            and isinstance(existing, Tensor)
+            and existing.shape == values.shape
+            and existing.dtype == values.dtype
+        ):
+            existing.detach().copy_(values)
+            return existing
+        return values.to(existing.device if isinstance(existing, Tensor) else encoded["device"])
     if kind == "array":
-        array = np.frombuffer(kept["bytes"].numpy().tobytes(), kept["dtype"]).reshape(kept["shape"]).copy()
-        if in_place and isinstance(here, np.ndarray) and here.shape == array.shape and here.dtype == array.dtype:
-            here[...] = array
-            return here
-        return array[()] if kept["scalar"] else array
+        array = np.frombuffer(encoded["bytes"].numpy().tobytes(), encoded["dtype"]).reshape(encoded["shape"]).copy()
+        if (
+            in_place
+            and isinstance(existing, np.ndarray)
+            and existing.shape == array.shape
+            and existing.dtype == array.dtype
+        ):
+            existing[...] = array
+            return existing
+        return array[()] if encoded["scalar"] else array
     if kind == "object":
-        made = _imported_class(kept["class"])
-        new = here if in_place and type(here) is made else object.__new__(made)
-        for name, each in kept["attributes"].items():
+        made = _imported_class(encoded["class"])
+        new = existing if in_place and type(existing) is made else object.__new__(made)
+        for name, each in encoded["attributes"].items():
             object.__setattr__(new, name, decode(each))
         return new
-    return _decode_container(kept, here, in_place=in_place)
+    return _decode_container(encoded, existing, in_place=in_place)
 
 
-def _decode_container(kept: dict[str, Any], here: Any, *, in_place: bool) -> Any:
-    kind = kept[KIND]
+def _decode_container(encoded: dict[str, Any], existing: Any, *, in_place: bool) -> Any:
+    kind = encoded[KIND]
     if kind == "dict":
-        pairs = {key: decode(each) for key, each in kept["items"].items()}
+        pairs = {key: decode(each) for key, each in encoded["items"].items()}
         known: list[Any] = [collections.OrderedDict, collections.Counter]
         for each in known:
-            if kept["class"] == _class_name(each) and not in_place:
+            if encoded["class"] == _class_name(each) and not in_place:
                 return each(pairs)
-        return _refill(_same_class(here, kept), pairs)
-    items = [decode(each) for each in kept["items"]]
+        return _refill(_same_class(existing, encoded), pairs)
+    items = [decode(each) for each in encoded["items"]]
     if kind == "deque":
-        if in_place and isinstance(here, collections.deque):
-            return _refill(here, items)
-        return collections.deque(items, kept["maxlen"])
-    if kind == "set" and in_place and isinstance(here, set):
-        return _refill(here, items)
+        if in_place and isinstance(existing, collections.deque):
+            return _refill(existing, items)
+        return collections.deque(items, encoded["maxlen"])
+    if kind == "set" and in_place and isinstance(existing, set):
+        return _refill(existing, items)
     if kind == "named":
-        made = _imported_class(kept["class"])
+        made = _imported_class(encoded["class"])
         if not (issubclass(made, tuple) and len(getattr(made, "_fields", ())) == len(items)):
-            raise TypeError(f"{kept['class']} is no named tuple of {len(items)}")
+            raise TypeError(f"{encoded['class']} is no named tuple of {len(items)}")
         return tuple.__new__(made, items)
     if kind == "other":
-        return _refill(_same_class(here, kept), items)
+        return _refill(_same_class(existing, encoded), items)
     return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
 
 
-def _refill(here: Any, items: Any) -> Any:
-    here.clear()
-    (here.update if isinstance(here, dict | set) else here.extend)(items)
-    return here
+def _refill(existing: Any, items: Any) -> Any:
+    existing.clear()
+    (existing.update if isinstance(existing, dict | set) else existing.extend)(items)
+    return existing
 
 
-def _same_class(here: Any, kept: dict[str, Any]) -> Any:
-    if _class_name(type(here)) != kept["class"]:
-        raise TypeError(f"it was a {kept['class']}, here it is a {type(here).__name__}")
-    return here
+def _same_class(existing: Any, encoded: dict[str, Any]) -> Any:
+    if _class_name(type(existing)) != encoded["class"]:
+        raise TypeError(f"it was a {encoded['class']}, here it is a {type(existing).__name__}")
+    return existing
 
 
 def _has_default_new(kind: Any) -> bool:
@@ -237,23 +249,23 @@ def _generator_state(generator: Any) -> Any:
     return encode(generator.get_state(legacy=False))
 
 
-def _new_generator(kept: dict[str, Any]) -> Any:
-    if kept["class"] == "Generator" and isinstance(kept["state"], dict):
+def _new_generator(encoded: dict[str, Any]) -> Any:
+    if encoded["class"] == "Generator" and isinstance(encoded["state"], dict):
         return np.random.Generator(
-            {each.__name__: each for each in BIT_GENERATORS}[kept["state"]["bit_generator"]]()
+            {each.__name__: each for each in BIT_GENERATORS}[encoded["state"]["bit_generator"]]()
         )
     return {"Generator": torch.Generator, "Random": random.Random, "RandomState": np.random.RandomState}[
-        kept["class"]
+        encoded["class"]
     ]()
 
 
-def _restore_generator(here: Any, state: Any) -> Any:
-    if isinstance(here, torch.Generator):
-        here.set_state(state)
-    elif isinstance(here, random.Random):
-        here.setstate(decode(state))
-    elif isinstance(here, np.random.Generator):
-        here.bit_generator.state = decode(state)
+def _restore_generator(existing: Any, state: Any) -> Any:
+    if isinstance(existing, torch.Generator):
+        existing.set_state(state)
+    elif isinstance(existing, random.Random):
+        existing.setstate(decode(state))
+    elif isinstance(existing, np.random.Generator):
+        existing.bit_generator.state = decode(state)
     else:
-        here.set_state(decode(state))
-    return here
+        existing.set_state(decode(state))
+    return existing

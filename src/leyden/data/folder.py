@@ -96,10 +96,10 @@ class Folder(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, folder: Path, classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
         self.folder, self.classes, self.input_shape = folder, classes, input_shape
-        there = {os.fsdecode(name) for name in _entry_names(folder, folders=True)}
-        if unknown := sorted(there - {*classes}):
+        present = {os.fsdecode(name) for name in _entry_names(folder, folders=True)}
+        if unknown := sorted(present - {*classes}):
             raise ValueError(f"{folder / unknown[0]}: is no class of the training images ({', '.join(classes)})")
-        names = [_entry_names(folder / name) if name in there else NO_NAMES for name in classes]
+        names = [_entry_names(folder / name) if name in present else NO_NAMES for name in classes]
         # Arrays, not lists: reference counting would copy the memory of a million objects into each worker.
         self.names = np.concatenate(names)
         self.targets = np.repeat(np.arange(len(classes), dtype=np.int32), [len(each) for each in names])

@@ -62,7 +62,7 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
         UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
-    pixels_CHW = _pixels(_open(path, channels, least=max(height, width)))
+    pixels_CHW = _pixels(_open(path, channels, min_size=max(height, width)))
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
     num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
@@ -74,10 +74,10 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _open(path: Path, channels: int, *, background: int = 0, least: int | None = None) -> Image.Image:
+def _open(path: Path, channels: int, *, background: int = 0, min_size: int | None = None) -> Image.Image:
     """Return an image, upright, in grey or RGB.
 
-    A JPEG may be decoded smaller, if at least `least` rows and columns remain.
+    A JPEG may be decoded smaller, if at least `min_size` rows and columns remain.
     """
     mode = "L" if channels == 1 else "RGB"
     try:
@@ -89,8 +89,8 @@ def _open(path: Path, channels: int, *, background: int = 0, least: int | None =
                 "error", Image.DecompressionBombWarning
             )  # a small file that would exhaust the memory
             image: Image.Image = Image.open(content, formats=FORMATS)
-            if least:
-                image.draft(mode, (least, least))
+            if min_size:
+                image.draft(mode, (min_size, min_size))
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))

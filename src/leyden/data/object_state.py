@@ -118,7 +118,7 @@ class ObjectState:
     def __init__(self, roots: Mapping[str, Any], known: Callable[[], list[Any]] = list) -> None:
         self.roots, self.known = roots, known
         self._owners: dict[Path, Any] = {}  # objects traversed at the start, and the objects in each container
-        self._held: dict[Path, list[Any]] = {}
+        self._items_at_start: dict[Path, list[Any]] = {}
         self._snapshots: dict[Path, _Snapshot] = {}
         self._kept: set[Path] = set()  # restored or saved at least once
         for path, value in self._leaves(is_start=True):
@@ -127,11 +127,11 @@ class ObjectState:
     def changes(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Return the changes as tensors and plain values, and the names of changes that can't be saved."""
         kept: list[dict[str, Any]] = []
-        lost, numbers = [], dict[int, int]()
+        lost, entry_by_id = [], dict[int, int]()
         for path, value in self._leaves():
             try:
                 if self._has_changed(path, value, self._snapshots.get(path)):
-                    self._add(kept, path, value, numbers)
+                    self._add(kept, path, value, entry_by_id)
                     self._kept.add(path)
             except NotEncodableError:
                 lost.append(path_name(path))
@@ -140,10 +140,10 @@ class ObjectState:
     def values(self) -> list[dict[str, Any]]:
         """Return all that can be kept, as it is now, in copies."""
         kept: list[dict[str, Any]] = []
-        numbers = dict[int, int]()
+        entry_by_id = dict[int, int]()
         for path, value in self._leaves():
             with contextlib.suppress(NotEncodableError):
-                self._add(kept, path, value, numbers)
+                self._add(kept, path, value, entry_by_id)
         return copy.deepcopy(kept)
 
     def has(self, path: Path) -> bool:
@@ -157,16 +157,16 @@ class ObjectState:
                 with contextlib.suppress(AttributeError):
                     delattr(self._owners[path[:-1]], path[-1][1])
 
-    def _add(self, kept: list[dict[str, Any]], path: Path, value: Any, numbers: dict[int, int]) -> None:
+    def _add(self, kept: list[dict[str, Any]], path: Path, value: Any, entry_by_id: dict[int, int]) -> None:
         snapshot = self._snapshots.get(path)
         is_same = snapshot is not None and snapshot.value is value
         entry = {"path": [list(step) for step in path], "in_place": is_same and not isinstance(value, PLAIN)}
-        if id(value) in numbers:
-            entry["same_as"] = numbers[id(value)]
+        if id(value) in entry_by_id:
+            entry["same_as"] = entry_by_id[id(value)]
         else:
             entry["value"] = encode(value)
             if not isinstance(value, PLAIN):
-                numbers[id(value)] = len(kept)
+                entry_by_id[id(value)] = len(kept)
         kept.append(entry)
 
     def restore(self, kept: list[dict[str, Any]]) -> None:
@@ -208,7 +208,9 @@ class ObjectState:
         opaque = (_Pickled, _Opaque)  # such as scratch memory
         unset = _digest(None)  # an attribute that is computed at its first use
         return [
-            path_name(path) for path, now, then in pairs if then not in (now, unset) and not isinstance(now, opaque)
+            path_name(path)
+            for path, current, earlier in pairs
+            if earlier not in (current, unset) and not isinstance(current, opaque)
         ]
 
     def _has_changed(self, path: Path, value: Any, snapshot: _Snapshot | None) -> bool:
@@ -239,32 +241,32 @@ class ObjectState:
         """
         known = self.known()  # referenced, so that the ids below stay valid
         seen = {id(each) for each in known}
-        found: list[tuple[Path, Any]] = [((), self.roots)]
+        queue: list[tuple[Path, Any]] = [((), self.roots)]
 
         def enqueue(path: Path, owner: Any) -> None:
             seen.add(id(owner))  # an object held by two owners belongs to the first one found
-            found.append((path, owner))
+            queue.append((path, owner))
 
-        while found:
-            path, owner = found.pop(0)
+        while queue:
+            path, owner = queue.pop(0)
             if is_start:
-                self._owners[path], self._held[path] = owner, _separate_items(owner)
+                self._owners[path], self._items_at_start[path] = owner, _separate_items(owner)
             shared = [*_namespaces(owner)]
             for step, value in _parts(owner):
-                there = (*path, step)
+                value_path = (*path, step)
                 if id(value) in seen and not isinstance(value, PLAIN):
                     continue
                 if isinstance(value, types.FunctionType):
                     shared += _namespaces(value)
                     if value.__closure__:
-                        yield there, _Closure(value)
+                        yield value_path, _Closure(value)
                 elif (isinstance(value, L.Callback | type | types.ModuleType) and not path) or (
                     (_is_traversed(value) or _holds_known(value, seen))
-                    and (is_start or self._is_same_object(there, value))
+                    and (is_start or self._is_same_object(value_path, value))
                 ):
-                    enqueue(there, value)
+                    enqueue(value_path, value)
                 elif not isinstance(value, (*CONSTANTS, *SEPARATE)) and not callable(value):
-                    yield there, value
+                    yield value_path, value
             for name, each in shared:
                 if id(each) not in seen:
                     enqueue((("item", name),), each)
@@ -273,8 +275,10 @@ class ObjectState:
         """Return whether an object has its class from the start; a container must hold the same objects, too."""
         if path not in self._owners or type(self._owners[path]) is not type(value):
             return False
-        then, now = self._held[path], _separate_items(value)
-        return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
+        before_items, current_items = self._items_at_start[path], _separate_items(value)
+        return len(before_items) == len(current_items) and all(
+            a is b for a, b in zip(before_items, current_items, strict=True)
+        )
 
 
 def _separate_items(owner: Any) -> list[Any]:
@@ -417,14 +421,16 @@ def entry_name(entry: dict[str, Any]) -> str:
 def selected(kept: list[dict[str, Any]], wanted: Callable[[Path], bool]) -> list[dict[str, Any]]:
     """Return a part of what `ObjectState.changes` has kept; what was the same as something else is the same as that, or has its value."""
     found: list[dict[str, Any]] = []
-    numbers = dict[int, int]()
+    entry_by_id = dict[int, int]()
     for n, entry in enumerate(kept):
         if not wanted(path_of(entry)):
             continue
         first = entry.get("same_as", n)
         part = {"path": entry["path"], "in_place": entry["in_place"]}
-        found.append(part | ({"same_as": numbers[first]} if first in numbers else {"value": kept[first]["value"]}))
-        numbers.setdefault(first, len(found) - 1)
+        found.append(
+            part | ({"same_as": entry_by_id[first]} if first in entry_by_id else {"value": kept[first]["value"]})
+        )
+        entry_by_id.setdefault(first, len(found) - 1)
     return found
 
 

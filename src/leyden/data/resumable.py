@@ -56,75 +56,79 @@ class Resumable:
 
     _kind: type  # the loader's original class
     _owned: Callable[[], dict[str, ObjectState]]  # returns the state of dataset, sampler etc., by attribute name
-    _start: dict[str, Any] | None = None  # state from which the next iteration resumes
-    _begun: dict[str, Any] | None = None  # random states at the beginning of this iteration
-    _ahead: dict[str, Any] | None = None  # random states before the last batch, if Lightning prefetches it
+    _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
+    _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
+    _prefetch_states: dict[str, Any] | None = (
+        None  # random states before the last batch, if Lightning prefetches it
+    )
     _position = 0  # batches yielded
-    _first: int | None = None  # checksum of the epoch's first batch
+    _first_checksum: int | None = None  # checksum of the epoch's first batch
     _indices: _ChecksumSampler | None = None  # of the samples in each batch; None for an iterable dataset
     after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
     is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
-        start, self._start = self._start, None
-        here = random_states()
+        resume_state, self._resume_state = self._resume_state, None
+        current_states = random_states()
         owned = self._owned()
-        if start and start["random"]:
-            restore_random_states(start["random"])
+        if resume_state and resume_state["random"]:
+            restore_random_states(resume_state["random"])
             for name, each in owned.items():
-                each.restore(start["random"]["objects"].get(name, []))
+                each.restore(resume_state["random"]["objects"].get(name, []))
         # A copy, since the values may change in place during the epoch.
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
-        self._begun = {**random_states(), "objects": objects}
+        self._epoch_states = {**random_states(), "objects": objects}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
-        self._position, self._first = 0, None
-        ahead = None
-        if start and start["random"]:
-            for _ in range(start["position"]):
+        self._position, self._first_checksum = 0, None
+        prefetch_states = None
+        if resume_state and resume_state["random"]:
+            for _ in range(resume_state["position"]):
                 batch = next(batches, None)
-                self._first = batch_checksum(batch) if self._first is None else self._first
-            self._position, ahead = start["position"], start["ahead"]
-            restore_random_states(ahead or here)
-            if not ahead:  # changes made by others since, and numbers drawn between the batches
+                self._first_checksum = (
+                    batch_checksum(batch) if self._first_checksum is None else self._first_checksum
+                )
+            self._position, prefetch_states = resume_state["position"], resume_state["ahead"]
+            restore_random_states(prefetch_states or current_states)
+            if not prefetch_states:  # changes made by others since, and numbers drawn between the batches
                 for name, each in owned.items():
-                    each.restore(start["objects"].get(name, []))
-            self.is_same = (self._first, self._order_checksum(start["position"])) == (
-                start["first"],
-                start["order"],
+                    each.restore(resume_state["objects"].get(name, []))
+            self.is_same = (self._first_checksum, self._order_checksum(resume_state["position"])) == (
+                resume_state["first"],
+                resume_state["order"],
             )
             if self.after_replay:
                 self.after_replay(self.is_same)
         while True:
-            self._ahead = ahead or (None if _is_sized(self) else random_states())
+            self._prefetch_states = prefetch_states or (None if _is_sized(self) else random_states())
             batch = next(batches, self)
-            if ahead:
-                restore_random_states(here)
-                ahead = None
+            if prefetch_states:
+                restore_random_states(current_states)
+                prefetch_states = None
             if batch is self:  # the iterator is exhausted
-                self._ahead = None
+                self._prefetch_states = None
                 return
             self._position += 1
             if self._position == 1:
-                self._first = batch_checksum(batch)
+                self._first_checksum = batch_checksum(batch)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return, per process, the number of batches used in this epoch, their checksums, and the random states."""
-        mine = self._start or {
+        own_state = self._resume_state or {
             "position": self.position,
-            "first": self._first,
+            "first": self._first_checksum,
             "order": self._order_checksum(self.position),
-            "random": self._begun,
+            "random": self._epoch_states,
             "objects": {name: each.changes()[0] for name, each in self._owned().items()},
-            "ahead": self._ahead,
+            "ahead": self._prefetch_states,
             "num_workers": self.num_workers,  # type: ignore[attr-defined]
         }
-        return {"processes": gather_from_processes(mine)}
+        return {"processes": gather_from_processes(own_state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume the next iteration after the batches that were already used."""
-        self._start = _of_this_process(state)
+        self._resume_state = _of_this_process(state)
 
     def restore_owned(self, state: dict[str, Any], epoch: int) -> bool:
         """Restore dataset, sampler and `collate_fn` after a complete epoch, for the next one.
@@ -132,19 +136,19 @@ class Resumable:
         Returns:
             Whether the first batch of the completed epoch, read again, is the same.
         """
-        mine, here, owned = _of_this_process(state), random_states(), self._owned()
+        own_state, current_states, owned = _of_this_process(state), random_states(), self._owned()
         is_same = True
-        if mine["random"]:
-            restore_random_states(mine["random"])
+        if own_state["random"]:
+            restore_random_states(own_state["random"])
             for name, each in owned.items():
-                each.restore(mine["random"]["objects"].get(name, []))
+                each.restore(own_state["random"]["objects"].get(name, []))
             for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):  # type: ignore[attr-defined]
                 if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                     set_epoch(epoch)
-            is_same = batch_checksum(next(iter(self._kind.__iter__(self)), None)) == mine["first"]  # type: ignore[attr-defined]
-            restore_random_states(here)
+            is_same = batch_checksum(next(iter(self._kind.__iter__(self)), None)) == own_state["first"]  # type: ignore[attr-defined]
+            restore_random_states(current_states)
         for name, each in owned.items():
-            each.restore(mine["objects"].get(name, []))
+            each.restore(own_state["objects"].get(name, []))
         return is_same
 
     @property
@@ -162,7 +166,11 @@ class Resumable:
     @property
     def position(self) -> int:
         """Number of batches trained on in this epoch, including those before a resume."""
-        return self._start["position"] if self._start else self._position - (self._ahead is not None)
+        return (
+            self._resume_state["position"]
+            if self._resume_state
+            else self._position - (self._prefetch_states is not None)
+        )
 
     @staticmethod
     def position_in(state: dict[str, Any]) -> int:
@@ -182,38 +190,38 @@ class Resumable:
         for name, each in self._owned().items():
             kept, lost = each.changes()
             if (
-                self._ahead is not None
+                self._prefetch_states is not None
             ):  # a prefetched batch is read again after a resume, and would repeat its changes
                 lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
             found += [f"{name}.{path}" for path in lost]
         return found
 
 
-def gather_from_processes(mine: Any) -> list[Any]:
+def gather_from_processes(own_state: Any) -> list[Any]:
     """Return the values of all processes, by rank; all processes must call this."""
     if not distributed.is_initialized():
-        return [mine]
+        return [own_state]
     every: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(every, mine)
+    distributed.all_gather_object(every, own_state)
     return every
 
 
 def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
-    mine: dict[str, Any] = state["processes"][distributed.get_rank() if distributed.is_initialized() else 0]
-    return mine
+    own_state: dict[str, Any] = state["processes"][distributed.get_rank() if distributed.is_initialized() else 0]
+    return own_state
 
 
 def batch_checksum(batch: Any) -> int:
     """Return a checksum of a batch, over evenly spaced values."""
     if isinstance(batch, Tensor):
-        some = (
+        sample_values = (
             batch.detach()[:: max(1, len(batch) - 1)]
             if batch.dim() and not batch.is_contiguous()
             else batch.detach()
         )
-        if some.device.type != "cpu" or some.is_sparse or some.is_quantized:
+        if sample_values.device.type != "cpu" or sample_values.is_sparse or sample_values.is_quantized:
             return zlib.crc32(str(batch.shape).encode())  # reading the values would wait for the GPU
-        flat = some.reshape(-1)
+        flat = sample_values.reshape(-1)
         return zlib.crc32(flat[:: max(1, len(flat) // 64)].contiguous().view(torch.uint8).numpy().tobytes())
     if isinstance(batch, dict):
         batch = list(batch.values())

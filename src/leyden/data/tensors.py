@@ -175,11 +175,11 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
     Raises:
         OSError, ValueError: Raised by `load` and `to_tensors`.
     """
-    same = _cache_key(dataset, root)
-    if _cache is not None and same is not None and (same, train) in _cache:
-        there, changes = _cache[same, train]
-        if changes == _num_changes(there):
-            return there
+    key = _cache_key(dataset, root)
+    if _cache is not None and key is not None and (key, train) in _cache:
+        cached, changes = _cache[key, train]
+        if changes == _num_changes(cached):
+            return cached
     before = _comparable_random_states()
     source = load(dataset, root, train=train, download=download)
     found = to_tensors(source)
@@ -191,10 +191,10 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
         )
         found = replace(found, digests=digests)
     # Data that draw random numbers depend on the job's seed, and are not cached.
-    if _cache is not None and same is not None and before == _comparable_random_states():
-        for key in [key for key in _cache if key[0] != same]:  # type: ignore[index]
-            del _cache[key]  # memory for one dataset only
-        _cache[same, train] = found, _num_changes(found)
+    if _cache is not None and key is not None and before == _comparable_random_states():
+        for other in [each for each in _cache if each[0] != key]:  # type: ignore[index]
+            del _cache[other]  # memory for one dataset only
+        _cache[key, train] = found, _num_changes(found)
     return found
 
 
