@@ -36,9 +36,8 @@ def read_file(root: Path, file: str) -> bytes:
         raise ValueError(f"file={file}: must be the name of a file in root={root}")
     if not path.is_file():
         problem = f"{file} is no regular file" if os.path.lexists(path) else f"there is no {file}"
-        raise OSError(
-            f"root={root}: {problem}"
-        )  # not FileNotFoundError, which starts a download: a user's own file is never downloaded
+        # Not FileNotFoundError, which starts a download: a user's own file is never downloaded.
+        raise OSError(f"root={root}: {problem}")
     try:
         return path.read_bytes()
     except OSError as error:

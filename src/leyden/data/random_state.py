@@ -47,9 +47,8 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(3).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(
-        words[2]
-    )  # `torch.manual_seed` would also seed a GPU that is not initialized yet, permanently
+    # `torch.manual_seed` would also seed a GPU that is not initialized yet, permanently.
+    torch.default_generator.manual_seed(words[2])
     if on_gpu is not None:
         torch.cuda.manual_seed_all(words[2])
     try:

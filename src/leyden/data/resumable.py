@@ -18,13 +18,8 @@ from leyden.data.object_state import ObjectState, entry_name, is_generator
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.run.process import is_main_process
 
-PARTS = (
-    "dataset",
-    "sampler",
-    "batch_sampler",
-    "collate_fn",
-    "generator",
-)  # attributes of a loader that may hold state
+# Attributes of a loader that may hold state.
+PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
 
 
 class _ChecksumSampler:
@@ -58,9 +53,7 @@ class Resumable:
     _owned: Callable[[], dict[str, ObjectState]]  # returns the state of dataset, sampler etc., by attribute name
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
-    _prefetch_states: dict[str, Any] | None = (
-        None  # random states before the last batch, if Lightning prefetches it
-    )
+    _prefetch_states: dict[str, Any] | None = None  # before the last batch, if Lightning prefetches it
     _position = 0  # batches yielded
     _first_checksum: int | None = None  # checksum of the epoch's first batch
     _indices: _ChecksumSampler | None = None  # of the samples in each batch; None for an iterable dataset
@@ -189,9 +182,8 @@ class Resumable:
         found = []
         for name, each in self._owned().items():
             kept, lost = each.changes()
-            if (
-                self._prefetch_states is not None
-            ):  # a prefetched batch is read again after a resume, and would repeat its changes
+            # A prefetched batch is read again after a resume, and would repeat its changes.
+            if self._prefetch_states is not None:
                 lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
             found += [f"{name}.{path}" for path in lost]
         return found

@@ -69,9 +69,8 @@ class SeededSamples:
         return inputs_N[: len(indices)], targets_N[: len(indices)]
 
     def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
-        random.seed(
-            f"{self.seed} {epoch} {index}"
-        )  # Python hashes a string seed with SHA-512, so similar seeds give independent streams
+        # Python hashes a string seed with SHA-512, so similar seeds give independent streams.
+        random.seed(f"{self.seed} {epoch} {index}")
         torch.default_generator.manual_seed(random.getrandbits(63))
         np.random.seed(random.getrandbits(32))
         sample = self.dataset[index]

@@ -133,9 +133,8 @@ def _first_line(error: Exception) -> str:
 
 
 INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
-CANONICAL_INTEGER = re.compile(
-    "0|-?[1-9][0-9]{0,99}"
-)  # an integer in canonical form: no sign "+", no leading zeros
+# Integers in canonical form: no plus sign, no leading zeros.
+CANONICAL_INTEGER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 
 class Table(Dataset[None]):

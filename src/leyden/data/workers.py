@@ -61,9 +61,8 @@ class Workers:
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        self._pending: deque[tuple[Connection, BaseProcess]] = (
-            deque()
-        )  # workers that return the next results, in order
+        # Workers that return the next results, in order.
+        self._pending: deque[tuple[Connection, BaseProcess]] = deque()
         for _ in range(num_workers):
             main_end, worker_end = context.Pipe()
             process = context.Process(target=_run_worker, args=(worker_end, work), daemon=True)

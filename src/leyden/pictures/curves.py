@@ -121,9 +121,8 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
             panels.setdefault(chart_of(name), []).append(name)
     titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
     figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
-    figure.subplots_adjust(
-        left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2
-    )  # without a layout engine, which would draw twice
+    # Without a layout engine, which would draw twice.
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)
         names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
