@@ -252,9 +252,8 @@ def make_resumable(data: L.LightningDataModule) -> None:
     """
     make = data.train_dataloader
     warned: list[bool] = []
-    states: dict[
-        int, ObjectState
-    ] = {}  # by object id, as of the first loader's start; holds the object, so that the id stays valid
+    # By object id, as of the first loader's start. An ObjectState holds its object, so that the id stays valid.
+    states: dict[int, ObjectState] = {}
 
     def owned(loader: Any) -> dict[str, ObjectState]:
         parts = {name: getattr(loader, name, None) for name in PARTS}
