@@ -1,4 +1,4 @@
-"""The command `leyden VERB …`, which is `python -m leyden.VERB …`."""
+"""The command `leyden VERB …`, short for `python -m leyden.VERB …`."""
 
 import ast
 import difflib
@@ -10,22 +10,22 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Run a verb; without one, list them."""
+    """Run a verb, or list the verbs if none is given."""
     verbs = {path.stem: path for path in sorted(HERE.glob("[!_]*.py"))}
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: leyden VERB [key=VALUE ...]     leyden VERB --help\n")
         for verb, path in verbs.items():
-            told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            print(f"  {verb:<12}{told.splitlines()[0]}")
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            print(f"  {verb:<12}{docstring.splitlines()[0]}")
         return
     if name not in verbs:
         from leyden.config.terminal import warn
 
-        like = difflib.get_close_matches(name, verbs, 1)
-        warn(f"{name}: no such verb{f'; did you mean {like[0]}?' if like else ''} There are {', '.join(verbs)}")
+        close = difflib.get_close_matches(name, verbs, 1)
+        warn(f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''} There are {', '.join(verbs)}")
         raise SystemExit(2)
-    # As typed with python -m, so that a run writes down a command that starts it again, and its processes are started by that.
+    # As with `python -m`: a run records this command line, and starts its other processes with it.
     module = f"leyden.{name}"
     sys.argv = [str(verbs[name]), *arguments]
     sys.orig_argv = [sys.executable, "-m", module, *arguments]

@@ -1,4 +1,4 @@
-"""Compare two runs, sweeps or settings: which is better, and how sure that is."""
+"""Compare two groups of runs: which one is better, and how certain that is."""
 
 from leyden.config import arguments
 from leyden.config.errors import UserError
@@ -8,17 +8,18 @@ USAGE = """\
 python -m leyden.compare A B [a=CONDITION] [b=CONDITION] [format=table|json]
 python -m leyden.compare DIR a=CONDITION b=CONDITION [format=table|json]
 
-Two groups of runs by their objective: means, the difference with its 95 % interval, and whether it tells them apart. A
-group is a run directory, a sweep or any folder of runs, or what fulfils a condition there. Of a group with several
-settings the best one is taken; runs of the same seed (and fold) make pairs.
+Compares two groups of runs by their objective: the means, their difference with its 95 % confidence interval, and
+whether the difference is significant. A group is a run directory, a sweep, any folder of runs, or those runs there
+that meet a condition. If a group has several settings, its best setting is compared. Runs with the same seed (and
+fold) are compared in pairs.
 
-  a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   as python -m leyden.runs where=... takes them"""
+  a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in python -m leyden.runs where=..."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with arguments.exit_on_user_error():
-        folders, options = arguments.parse_arguments(USAGE, {"a": "", "b": "", "format": "table"}, most=2)
+        folders, options = arguments.parse_arguments(USAGE, {"a": "", "b": "", "format": "table"}, max_folders=2)
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")

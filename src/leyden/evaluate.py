@@ -11,12 +11,12 @@ from leyden.run.process import importing
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Print the test metrics of a run, and record the evaluation."""
+    """Print a run's test metrics, and record the test evaluation."""
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
         from leyden.training.trained import evaluate
-    metrics, num = evaluate(
+    metrics, num_evaluations = evaluate(
         run, checkpoint, outputs=cfg.outputs, data_root=cfg.data_root, accelerator=cfg.accelerator
     )
     table = Table(show_header=False, box=None)
@@ -24,8 +24,8 @@ def main(cfg: DictConfig) -> None:
         table.add_row(name, f"{value:.4f}")
     console = Terminal()
     console.print(table)
-    said = num if isinstance(num, str) else f"test evaluations by {run.config.get('name')} so far: {num}"
-    console.print(f"{checkpoint}\n{said}")
+    count = f"test evaluations by {run.config.get('name')} so far: {num_evaluations}"
+    console.print(f"{checkpoint}\n{num_evaluations if isinstance(num_evaluations, str) else count}")
 
 
 if __name__ == "__main__":

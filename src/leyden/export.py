@@ -1,4 +1,4 @@
-"""Export a run's network as ONNX, checked against the run."""
+"""Export a run's network to ONNX, and check its outputs against the run's."""
 
 import importlib.util
 from pathlib import Path
@@ -16,7 +16,7 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Write a network that takes samples as they are in the data set: the normalisation is inside."""
+    """Write an ONNX network that takes raw samples of the dataset: it contains the normalisation."""
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
@@ -26,8 +26,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"{', '.join(missing)}: not installed; pip install -e '.[export]' installs it")
     with importing():
         from leyden.training.onnx import export
-    num, difference = export(run, checkpoint, path, data_root=cfg.data_root)
-    Terminal().print(f"{path}\nthe ONNX file holds for {num} test samples, within {difference:.1e}")
+    num_samples, difference = export(run, checkpoint, path, data_root=cfg.data_root)
+    Terminal().print(f"{path}\nthe ONNX file holds for {num_samples} test samples, within {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ask a trained run: classes of images, numbers of a table, the rest of a text."""
+"""Predict with a trained run: classes of images, targets of a table, the continuation of a text."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
-ASKED = ("images", "table", "prompt")
+INPUTS = ("images", "table", "prompt")
 
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Print what a trained network says, and write it to a file or draw a picture if asked to."""
-    if len([key for key in ASKED if cfg[key] is not None]) != 1:
+    """Print a trained network's predictions; also write them to a file or draw them, if requested."""
+    if len([key for key in INPUTS if cfg[key] is not None]) != 1:
         raise UserError("images=FILES, table=FILE, prompt=TEXT: give one of them")
-    output = _target(cfg, "output", ".csv", ".json")
-    picture = _target(cfg, "picture", ".png")
+    output = _output_path(cfg, "output", ".csv", ".json")
+    picture = _output_path(cfg, "picture", ".png")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
@@ -26,8 +26,8 @@ def main(cfg: DictConfig) -> None:
     predict(cfg, run, checkpoint, output, picture)
 
 
-def _target(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:
-    """The file that a key names, which can be written; None for none."""
+def _output_path(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:
+    """Return the path that a setting names, checked for its suffix and folder; None if it is null."""
     if cfg[key] is None:
         return None
     path = Path(cfg[key])

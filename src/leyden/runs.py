@@ -1,4 +1,4 @@
-"""List the runs below a folder, or tell what differs between two of them."""
+"""List the runs below a folder, or show the differences between two runs."""
 
 import sys
 
@@ -12,19 +12,19 @@ USAGE = """\
 python -m leyden.runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
 python -m leyden.runs diff=[A,B]
 
-All runs in or below a folder, outputs/ if none is given: status, age, how far, objective, what was typed, and the keys
-that where= and sort= name.
+Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
+keys that where= and sort= name.
 
-  where='val/acc > 0.97 and optimizer.lr < 0.01'   those alone; by metrics, keys of config.yaml, status, age (s), epochs
-  sort=val/acc                                     by such a key; sort=-val/acc, the largest first
-  diff=[outputs/a,outputs/b]                       what differs in configuration, code and result"""
+  where='val/acc > 0.97 and optimizer.lr < 0.01'   filter by metrics, keys of config.yaml, status, age (s), epochs
+  sort=val/acc                                     sort by such a key; sort=-val/acc: largest first
+  diff=[outputs/a,outputs/b]                       show differences in configuration, code and result"""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with arguments.exit_on_user_error():
         folders, options = arguments.parse_arguments(
-            USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, most=1
+            USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )
         if options["diff"] and len(sys.argv) > 2:
             raise UserError("diff: stands alone, without a folder or another option")

@@ -1,4 +1,4 @@
-"""Write JSON schemas of the files in conf/, by which an editor completes and checks them."""
+"""Write JSON schemas for the files in conf/, so that an editor can complete and check them."""
 
 import json
 
@@ -10,14 +10,15 @@ from leyden.run.process import importing
 USAGE = """\
 python -m leyden.schema
 
-Writes .vscode/schema/, from the constructors of what conf/ can name. docs/editors.md tells which editors read it."""
+Writes .vscode/schema/ from the signatures of the classes that conf/ can name. docs/editors.md lists the editors
+that read it."""
 FOLDER = ROOT / ".vscode" / "schema"
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with arguments.exit_on_user_error():
-        arguments.parse_arguments(USAGE, {}, most=0)
+        arguments.parse_arguments(USAGE, {}, max_folders=0)
         with importing():
             from leyden.editor.schemas import schemas
         made = schemas()

@@ -7,14 +7,14 @@ from leyden.report.summary import summarize
 USAGE = """\
 python -m leyden.summarize DIR [format=table|json]
 
-Many runs as one table and picture, the best first: summary.csv, summary.md and summary.png in the folder, which is any
-with runs in or below it, as outputs/sweeps/NAME. With format=json the table is printed for other programs."""
+Writes summary.csv, summary.md and summary.png: a table of all runs in or below a folder, best first, and a picture.
+The folder can be a sweep, as outputs/sweeps/NAME, or any other. With format=json the table is printed as JSON."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with arguments.exit_on_user_error():
-        folders, options = arguments.parse_arguments(USAGE, {"format": "table"}, most=1)
+        folders, options = arguments.parse_arguments(USAGE, {"format": "table"}, max_folders=1)
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: python -m leyden.summarize outputs/sweeps/NAME")

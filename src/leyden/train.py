@@ -15,29 +15,30 @@ from leyden.run.lock import LOCK_TIMEOUT_S
 from leyden.run.process import importing, is_main_process
 from leyden.sweep.jobs import slug
 
-# `${slug:${hydra.overrides.task}}` is the directory of a job of a sweep.
+# `${slug:${hydra.overrides.task}}` names the run directory of a sweep's job.
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Train as configured, or show the result that the run directory holds already."""
+    """Train as configured, or print the result if the run directory already has one."""
     hydra_cfg = HydraConfig.get()
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
-    if not is_job and (chosen := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
-        raise UserError(f"sweep={chosen}: needs -m; without it there is one run")
-    # The jobs of a sweep have their parents' settings by now, and `reproduce` gives a whole configuration.
+    if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
+        raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
+    # A sweep's jobs have inherited their parent's settings already, and `reproduce` passes a complete
+    # configuration.
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
         with importing():
             from leyden.assembly.inherited import inherit_settings
         inherit_settings(cfg, hydra_cfg.overrides.task, Path(cfg.run_dir))
-    choices = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
+    identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir)
-    # Where two sweeps have a job in common, one waits for the other, and takes its result.
-    with run.locked(choices, resume=cfg.resume, timeout_s=-1 if is_job else LOCK_TIMEOUT_S):
+    # If two sweeps share a job, the second one waits for the first one's result.
+    with run.locked(identity, resume=cfg.resume, timeout_s=-1 if is_job else LOCK_TIMEOUT_S):
         result = run.result
-        if result is None or not run.is_finished(choices):
+        if result is None or not run.is_finished(identity):
             with importing():
                 from leyden import assembly
                 from leyden.training.start import start
@@ -48,9 +49,9 @@ def main(cfg: DictConfig) -> None:
                 return
             overrides = list(hydra_cfg.overrides.task)
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
-            result = start(cfg, choices, run, test=test, pictures=pictures, overrides=overrides)
+            result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
         if is_main_process():
-            # A command that is given another configuration, as by `reproduce`, is none that holds later.
+            # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
             print_result(run, result, further=not is_job and hydra_cfg.job.config_name == "train")
 
 
