@@ -1,1 +1,1 @@
-"""The ground that all else stands on: what a configuration may be, whose mistake an error is."""
+"""Configuration: its schema, checks and composition; paths, errors and terminal output."""

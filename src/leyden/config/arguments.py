@@ -1,4 +1,4 @@
-"""The command line of verbs that Hydra does not configure: folders, and options as `sort=age`."""
+"""Command-line arguments of the verbs without Hydra: folders, and options such as `sort=age`."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from leyden.config.terminal import warn
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End a verb whose user has made a mistake by a line and exit code 2."""
+    """Print a `UserError` or `OSError` in one line and exit with code 2."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -23,16 +23,16 @@ def exit_on_user_error() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
-def parse_arguments(usage: str, defaults: Mapping[str, str], most: int) -> tuple[list[Path], dict[str, str]]:
-    """The folders and the options that were typed; `--help` prints how they are typed, and ends.
+def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -> tuple[list[Path], dict[str, str]]:
+    """Parse `sys.argv` into folders and options; for `--help`, print the usage and exit.
 
     Args:
-        usage: Is printed.
-        defaults: The options with their values where they are not typed.
-        most: How many folders there can be; 0 for none.
+        usage: Text for `--help`.
+        defaults: Default value of each option.
+        max_folders: Largest number of folders that is allowed.
 
     Raises:
-        UserError: There is something else, an option twice, or a folder too many.
+        UserError: An argument is unknown, an option is repeated, or there are too many folders.
     """
     if {"-h", "--help"} & {*sys.argv[1:]}:
         print(usage)
@@ -40,38 +40,40 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], most: int) -> tuple
     folders: list[Path] = []
     options: dict[str, str] = {}
     allowed = ", ".join(f"{key}=" for key in defaults)
-    kinds = f"a folder, or one of {allowed}" if most else f"one of {allowed}"
+    kinds = f"a folder, or one of {allowed}" if max_folders else f"one of {allowed}"
     for argument in sys.argv[1:]:
         key, sign, value = argument.partition("=")
         if sign and key in defaults:
             if key in options:
                 raise UserError(f"{argument}: {key} stands there twice")
             options[key] = value
-        elif argument.startswith("-") or (sign and not Path(argument).exists()) or not most:
+        elif argument.startswith("-") or (sign and not Path(argument).exists()) or not max_folders:
             raise UserError(f"{argument}: must be {kinds}")
         else:
             folders.append(Path(argument))
-    if len(folders) > most:
-        raise UserError(f"{folders[most]}: there can be {most} folder{'s' * (most > 1)}, and {allowed}")
+    if len(folders) > max_folders:
+        raise UserError(
+            f"{folders[max_folders]}: there can be {max_folders} folder{'s' * (max_folders > 1)}, and {allowed}"
+        )
     return folders, {**defaults, **options}
 
 
 def parse_choice(options: Mapping[str, str], key: str, *allowed: str) -> str:
-    """The value of an option that must be one of some.
+    """Return the value of an option, which must be one of the allowed ones.
 
     Raises:
-        UserError: It is none of them.
+        UserError: The value is not allowed.
     """
     if options[key] not in allowed:
         raise UserError(f"{key}={options[key]}: must be one of {', '.join(allowed)}")
     return options[key]
 
 
-def number(options: Mapping[str, str], key: str) -> int | None:
-    """The value of an option that is a positive whole number; None where it is not given.
+def parse_number(options: Mapping[str, str], key: str) -> int | None:
+    """Return the value of an option that is a positive integer; None if the option is not given.
 
     Raises:
-        UserError: It is something else.
+        UserError: The value is not a positive integer.
     """
     text = options[key]
     if text and not (text.isascii() and text.isdecimal() and int(text)):

@@ -1,4 +1,4 @@
-"""What is wrong with the values of a training configuration, short of making anything of it."""
+"""Checks of a training configuration's values, before anything is instantiated from it."""
 
 import functools
 import math
@@ -16,19 +16,19 @@ from leyden.config.objective import objectives
 from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain
 
-MAX_JOBS = 100_000  # of a sweep; each is composed and checked before the first one starts
-# Root keys that are groups with keys of their own, and numbers that must be there.
+MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first one starts
+# Root keys that are config groups, and numbers that must not be null.
 PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
 NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches")
-# Numbers that need not be there, but then have a default of Lightning's, which null is none of.
-NOT_NULL_IF_THERE = ("trainer.num_nodes", "trainer.max_steps", "trainer.overfit_batches")
+# Numbers that may be absent, since Lightning has a default, but must not be null.
+NOT_NULL_IF_PRESENT = ("trainer.num_nodes", "trainer.max_steps", "trainer.overfit_batches")
 
 
 def validate_values(cfg: DictConfig) -> None:
-    """Find mistakes in the values of a training config that no constructor reports, or too late.
+    """Check the values of a training config that no constructor checks, or checks too late.
 
     Raises:
-        UserError: Names the key, the value found and what is allowed.
+        UserError: A value is wrong; the message names the key, the value and the allowed values.
     """
     known = {field.name for field in fields(TrainConfig)}
     if unknown := set(map(str, cfg)) - known:
@@ -58,74 +58,79 @@ def validate_values(cfg: DictConfig) -> None:
             raise UserError(f"{key}: is empty; must be a run directory, or null")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
-    _number(cfg, "optimizer.lr", "a positive number", lambda value: value > 0)
+    _check_number(cfg, "optimizer.lr", "a positive number", lambda value: value > 0)
     check_num_jobs(cfg.cluster.get("num_jobs"))
     _check_trainer(cfg)
 
 
 def check_num_jobs(num_jobs: Any) -> None:
-    """Raise a `UserError` unless it is a number of jobs at once, or null for as many as there is room for."""
+    """Raise a `UserError` unless the number of parallel jobs is a positive integer or null (no limit)."""
     if num_jobs is not None and (type(num_jobs) is not int or not 1 <= num_jobs <= MAX_JOBS):
         allowed = f"a positive whole number, {MAX_JOBS} at most, or null"
-        raise UserError(f"cluster.num_jobs={_text(num_jobs)}: must be {allowed}")
+        raise UserError(f"cluster.num_jobs={_as_yaml(num_jobs)}: must be {allowed}")
 
 
 def _check_trainer(cfg: DictConfig) -> None:
-    """Find what Lightning would take, or stumble over when it trains."""
+    """Check `trainer` values that Lightning would accept silently, or reject only during training."""
     require_choice(cfg, "trainer.deterministic", True, False, "warn", None)
     require_choice(cfg, "data.download", True, False, None)
     follows = "nodes" in cfg.cluster and cfg.trainer.get("num_nodes") is not None
     nodes = () if follows else ("num_nodes",)
     for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
-        _number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
-    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # else it is a time
+        _check_number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
+    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # otherwise it is a duration
         part = "a part (0.25) of an epoch, or a number of batches"
-        _number(cfg, "trainer.val_check_interval", part, functools.partial(_is_limit, None))
-    _number(cfg, "trainer.min_epochs", "a whole number, 0 or larger, or null", lambda value: value >= 0, whole=True)
-    _number(cfg, "trainer.max_steps", "a whole number, 1 or larger, or -1", lambda n: n >= 1 or n == -1, whole=True)
-    _number(cfg, "trainer.gradient_clip_val", "a positive number, or null", lambda value: value > 0)
+        _check_number(cfg, "trainer.val_check_interval", part, functools.partial(_is_limit, None))
+    _check_number(
+        cfg, "trainer.min_epochs", "a whole number, 0 or larger, or null", lambda value: value >= 0, whole=True
+    )
+    _check_number(
+        cfg, "trainer.max_steps", "a whole number, 1 or larger, or -1", lambda n: n >= 1 or n == -1, whole=True
+    )
+    _check_number(cfg, "trainer.gradient_clip_val", "a positive number, or null", lambda value: value > 0)
     for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"):
-        least = 0 if key == "overfit_batches" else None  # 0 is its default
+        off = 0 if key == "overfit_batches" else None  # 0, its default, turns it off
         allowed = "a part (0.1) or a number (10) of the batches, not none"
-        _number(
+        _check_number(
             cfg,
             f"trainer.{key}",
             allowed,
-            functools.partial(_is_limit, least),
+            functools.partial(_is_limit, off),
         )
 
 
-def _is_limit(least: int | None, value: Any) -> bool:
-    return value == least or (value > 0 if type(value) is int else 0 < value <= 1)
+def _is_limit(off: int | None, value: Any) -> bool:
+    """Return whether `value` limits batches: a count, a fraction, or the value that turns the limit off."""
+    return value == off or (value > 0 if type(value) is int else 0 < value <= 1)
 
 
-def _number(
+def _check_number(
     cfg: DictConfig, key: str, allowed: str, is_allowed: Callable[[Any], bool], *, whole: bool = False
 ) -> None:
-    """Raise a `UserError` unless there is a number at `key`, and such a one; or nothing, or null."""
+    """Raise a `UserError` unless the value at `key` is absent, null or an allowed number."""
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
     parent, _, name = key.rpartition(".")
-    is_there = name in OmegaConf.select(cfg, parent)
-    if value is None and key not in NOT_NULL and not (is_there and key in NOT_NULL_IF_THERE):
+    is_present = name in OmegaConf.select(cfg, parent)
+    if value is None and key not in NOT_NULL and not (is_present and key in NOT_NULL_IF_PRESENT):
         return
     types = (int,) if whole else (int, float)
     if type(value) not in types or not math.isfinite(value) or not is_allowed(value):
-        raise UserError(f"{key}={_text(value)}: must be {allowed}")
+        raise UserError(f"{key}={_as_yaml(value)}: must be {allowed}")
 
 
-def _text(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
 def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
-    """Check a training config, make its paths absolute in place, and return it resolved, as plain values.
+    """Check a training config, make its paths absolute in place, and return it resolved as plain values.
 
     Args:
         cfg: The configuration.
-        run_dir: The run directory of a job of a sweep; None: `cfg` names it.
+        run_dir: The run directory of a sweep's job; None to use `cfg.run_dir`.
 
     Raises:
-        UserError: Names the key, the value found and what is allowed.
+        UserError: A value is wrong; the message names the key, the value and the allowed values.
     """
     validate_values(cfg)
     cfg.run_dir = str(run_dir or Path(cfg.run_dir).absolute())
@@ -145,7 +150,7 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
 
 
 def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
-    """Raise a `UserError` unless the value at `key` is one of those allowed."""
+    """Raise a `UserError` unless the value at `key` is one of the allowed ones."""
     value = OmegaConf.select(cfg, key)
     if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
         raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")

@@ -1,4 +1,4 @@
-"""Errors: a mistake of the configuration is reported in a line, a bug in somebody's code by its traceback."""
+"""User errors, reported in one line, told apart from bugs, reported with a traceback."""
 
 import contextlib
 import dis
@@ -19,9 +19,9 @@ from hydra.errors import HydraException
 from leyden.config.paths import ROOT, SRC
 from leyden.config.terminal import printable, warn
 
-# Folders of the engine whose errors are no researcher's; what is in its others, or elsewhere, can be theirs: a task, a
-# callback, a loader meet what a network gives, and what data hold.
-_AT_WORK = (
+# Parts of the engine in which a researcher's code is never at fault. In its other parts it can be: tasks, callbacks
+# and data loaders process a network's outputs and a dataset's contents.
+_ENGINE_PARTS = (
     "config",
     "run",
     "assembly",
@@ -39,7 +39,7 @@ _AT_WORK = (
     "pictures/figures",
 )
 _ENGINE = (
-    *(str(SRC / "leyden" / name) for name in _AT_WORK),
+    *(str(SRC / "leyden" / name) for name in _ENGINE_PARTS),
     *map(str, (SRC / "leyden").glob("*.py")),
     str(SRC / "hydra_plugins"),
 )
@@ -48,20 +48,20 @@ _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib
 
 
 class UserError(Exception):
-    """A mistake of the user: its one or two lines are all that is printed, without a traceback."""
+    """A mistake of the user, printed in one or two lines, without a traceback."""
 
 
-# Full, read-only, or failing: no code is to blame.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# What is raised for a value that is wrong, a file that is missing, or numbers that are none any more.
-_MEANT = (ValueError, OSError, FloatingPointError, UserError)
+# The disk is full, read-only or failing.
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Types raised on purpose: a wrong value, a missing file, a non-finite number.
+_RAISED_ON_PURPOSE = (ValueError, OSError, FloatingPointError, UserError)
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What Hydra's errors were raised from: the error itself in other cases."""
+    """Return the error that a Hydra error was raised from; any other error is returned as it is."""
     while isinstance(error, HydraException) and error.__cause__:
         error = error.__cause__
-    # An import that failed: Hydra says so by an error of its own, raised from that of the module.
+    # For a failed import, Hydra raises an ImportError of its own from the module's error.
     raised_in = [frame.path for frame in _frames(error.__traceback__)][-1:]
     if isinstance(error, ImportError) and error.__cause__ and raised_in and raised_in[0].startswith(_HYDRA):
         inner = error.__cause__
@@ -72,15 +72,14 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
-    """Whether a line tells all, as of a wrong value, and no traceback is needed.
+    """Return whether an error is a user's mistake, such as a wrong value, that needs no traceback.
 
-    It does where somebody has raised `ValueError` or the like on purpose while something was made, and where only
-    libraries were at work on what the configuration gave them. An error of any other kind out of code that is no
-    library's is a bug in it.
+    A `ValueError` or similar that is raised on purpose while objects are built is a mistake. So is an error that a
+    library raises about values from the configuration. Any other error raised by non-library code is a bug there.
 
     Args:
-        error: What was raised.
-        runs: Whether that was in training or evaluating: what a researcher's code raises there is a bug.
+        error: The exception.
+        runs: Whether it was raised during training or evaluation, where an error in a researcher's code is a bug.
     """
     if isinstance(error, UserError | FloatingPointError):
         return True
@@ -89,22 +88,22 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
         return False
     if _is_out_of_memory(cause):
         return True
-    if isinstance(cause, OSError) and cause.errno in _OF_THE_DISK:
+    if isinstance(cause, OSError) and cause.errno in _DISK_ERRNOS:
         return True
     frames = list(_frames(cause.__traceback__))
     ours = [frame for frame in frames if not _is_library(frame.path)]
     is_engine = not ours or ours[-1].path.startswith(_ENGINE)
     if not frames or (isinstance(cause, OSError) and is_engine):
-        return True  # of a file that the engine reads or writes: the error names it
+        return True  # about a file that the engine reads or writes; the message names it
     is_ours = bool(ours) and frames[-1] is ours[-1]
-    if is_ours and isinstance(cause, _MEANT) and frames[-1].instruction == "RAISE_VARARGS":
+    if is_ours and isinstance(cause, _RAISED_ON_PURPOSE) and frames[-1].instruction == "RAISE_VARARGS":
         return is_engine or not runs
-    if isinstance(cause, TypeError) and not runs and _are_handed_on(frames):
+    if isinstance(cause, TypeError) and not runs and _has_forwarded_keyword(frames):
         return True
     if is_ours:
         return False
     if isinstance(cause, ValueError) and not runs and ours:
-        # A class that hands its arguments on to that of a library, which does not take them.
+        # A class passed its arguments on to a library's base class, which rejected them.
         after = frames[frames.index(ours[-1]) :][:2]
         if [frame.function for frame in after] == ["__init__", "__init__"]:
             return True
@@ -112,7 +111,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
 
 
 def last_frame(error: BaseException) -> str:
-    """The last line of code that is no library's, as `models/mlp.py:12 in forward`; empty if there is none."""
+    """Return the innermost non-library frame, as `models/mlp.py:12 in forward`; empty if there is none."""
     frames = [frame for frame in _frames(cause_of(error).__traceback__) if not _is_library(frame.path)]
     if not frames:
         return ""
@@ -122,59 +121,60 @@ def last_frame(error: BaseException) -> str:
 
 
 class Frame(NamedTuple):
-    """A call on the way to an error.
+    """A frame of a traceback.
 
     Args:
-        path: File of its code.
-        line: Line that was executed.
-        function: Name of what was called.
-        instruction: Instruction of the bytecode that was executed; unlike the line it is known without the file.
-        takes_any: Whether it takes keywords that it does not name.
+        path: Path of the source file.
+        line: Number of the line that was executed.
+        function: Name of the called function.
+        instruction: Bytecode instruction that was executed; it is known even without the source file.
+        has_var_keywords: Whether the function has a `**kwargs` parameter.
     """
 
     path: str
     line: int
     function: str
     instruction: str
-    takes_any: bool
+    has_var_keywords: bool
 
     @property
-    def hands_on(self) -> bool:
-        """Whether a call of another one with these keywords was under way: there they are merged, here they are bound."""
-        return self.takes_any and self.instruction in ("CALL_FUNCTION_EX", "DICT_MERGE")
+    def forwards_keywords(self) -> bool:
+        """True if the frame was passing its `**kwargs` to another function: merging or binding them."""
+        return self.has_var_keywords and self.instruction in ("CALL_FUNCTION_EX", "DICT_MERGE")
 
 
-def _are_handed_on(frames: Sequence[Frame]) -> bool:
-    """Whether somebody's code did nothing but hand on keywords that the program has given, from class to base.
+def _has_forwarded_keyword(frames: Sequence[Frame]) -> bool:
+    """Return whether an unexpected keyword is from the configuration, via calls that only forward `**kwargs`.
 
-    Then a keyword that the last one does not take stands in the configuration. Where the first of them was called by
-    code that is no library's and not the engine's, the keyword stands there.
+    If the outermost forwarding function was called by a researcher's code, the keyword came from that code instead.
     """
     calls = list(itertools.dropwhile(lambda frame: _is_library(frame.path), reversed(frames)))
-    before = list(itertools.dropwhile(lambda frame: frame.hands_on, calls))
+    before = list(itertools.dropwhile(lambda frame: frame.forwards_keywords, calls))
     return len(before) < len(calls) and (
         not before or _is_library(before[0].path) or before[0].path.startswith(str(SRC / "leyden"))
     )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is full: the computer's, or that of an accelerator."""
-    torch = sys.modules.get("torch")  # an error of its own does not come before it is imported
+    """Return whether the machine or an accelerator is out of memory."""
+    torch = sys.modules.get("torch")  # its errors can't occur before it is imported
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
-    # These two allocators raise a RuntimeError that nothing but its words tells from others.
-    said = str(error)
-    return type(error) is RuntimeError and ("DefaultCPUAllocator: " in said or "MPS backend out of memory" in said)
+    # These two allocators raise plain RuntimeErrors, recognisable by their message only.
+    message = str(error)
+    return type(error) is RuntimeError and (
+        "DefaultCPUAllocator: " in message or "MPS backend out of memory" in message
+    )
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[Frame]:
-    """The calls, from the outermost one to the innermost."""
+    """Yield the frames of a traceback, outermost first."""
     while traceback:
         code = traceback.tb_frame.f_code
         at = traceback.tb_lasti
         instruction = dis.opname[code.co_code[at]] if at >= 0 else ""
-        takes_any = bool(code.co_flags & inspect.CO_VARKEYWORDS)
-        yield Frame(code.co_filename, traceback.tb_lineno, code.co_name, instruction, takes_any)
+        has_var_keywords = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        yield Frame(code.co_filename, traceback.tb_lineno, code.co_name, instruction, has_var_keywords)
         traceback = traceback.tb_next
 
 
@@ -184,11 +184,11 @@ def _is_library(path: str) -> bool:
 
 @contextlib.contextmanager
 def log_and_continue(name: str) -> Iterator[None]:
-    """Let a run go on without what `name` was to show, when that fails: a line tells of it, of a bug its traceback."""
+    """Report an error in an optional part of a run and continue; a bug is reported with its traceback."""
     try:
         yield
     except Exception as error:
-        mistake = isinstance(error, OSError) or is_mistake(error)  # as a full disk, or a folder that is gone
+        mistake = isinstance(error, OSError) or is_mistake(error)  # for example a full disk or a deleted folder
         if not mistake:
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
         why = str(error) if mistake else type(error).__name__

@@ -1,4 +1,4 @@
-"""What is wrong with what somebody has typed, in one or two lines."""
+"""Explanations of wrong overrides, in one or two lines."""
 
 import contextlib
 import difflib
@@ -21,7 +21,7 @@ from leyden.config.values import MAX_DEPTH
 
 
 def explain(error: Exception, config_name: str, argv: list[str]) -> str:
-    """Say in one or two lines what is wrong with the overrides in `argv`."""
+    """Return an explanation, in one or two lines, of an error caused by the overrides in `argv`."""
     text = str(error).strip()
     detail = str(error.__cause__).splitlines()[0] if error.__cause__ and str(error.__cause__) else ""
     if isinstance(error, MissingConfigException) and (
@@ -29,8 +29,8 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     ):
         group, name, _ = found.groups()
         return f"{group}={name}: no such choice; there are {', '.join(_choices(group))}"
-    if type(error) is ValueError and (wrong := _no_name(argv)):
-        return wrong
+    if type(error) is ValueError and (explanation := _explain_non_text_choice(argv)):
+        return explanation
     if isinstance(error, RecursionError) and (deepest := max(argv, key=_num_brackets, default="")):
         return f"{deepest[:40]}...: is nested too deeply" if _num_brackets(deepest) > MAX_DEPTH else text
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
@@ -39,7 +39,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     if found := re.search(r"Could not override '(.+)'", text):
         key = found[1]
         within = getattr(error.__cause__, "full_key", None) or ""
-        if within.startswith(f"{key}."):  # of a value that is a mapping
+        if within.startswith(f"{key}."):  # a key inside a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
         if names := _choices(key):
@@ -60,20 +60,18 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
     if isinstance(cause, OSError) and cause.filename:
         return f"{cause.filename}: {cause.strerror}: choose another place by run_dir=... or outputs=..."
     argv = [argument.replace("\n", "\\n") for argument in argv]
-    said = text.splitlines()[0] + (f" ({detail})" if detail else "") if text else type(error).__name__
-    if not isinstance(
-        error, HydraException | OmegaConfBaseException
-    ):  # it is of what was made, not of what was typed
-        return said
-    return next((f"{argument}: {said}" for argument in argv if _fails(config_name, argument)), said)
+    message = text.splitlines()[0] + (f" ({detail})" if detail else "") if text else type(error).__name__
+    if not isinstance(error, HydraException | OmegaConfBaseException):  # not caused by an override's syntax or key
+        return message
+    return next((f"{argument}: {message}" for argument in argv if _is_wrong_alone(config_name, argument)), message)
 
 
 def _num_brackets(argument: str) -> int:
     return sum(argument.count(bracket) for bracket in "([{")
 
 
-def _no_name(argv: Sequence[str]) -> str:
-    """What is wrong with the choice of a group that Hydra reads as a number or as null; empty if there is none."""
+def _explain_non_text_choice(argv: Sequence[str]) -> str:
+    """Return an explanation of a group choice that Hydra parses as a number or null; empty if there is none."""
     for argument in argv:
         group, has_value, name = argument.partition("=")
         choices = _choices(group) if has_value else []
@@ -101,38 +99,41 @@ def _explain_syntax(override: str, found: str) -> str:
 
 
 def _choices(group: str) -> list[str]:
-    """The YAMLs of a group; none where there is no such group."""
+    """Return the names of a config group's files; empty if there is no such group."""
     return sorted(path.stem for path in (CONF / group.lstrip("+~")).glob("*.yaml"))
 
 
-def _fails(config_name: str, argument: str) -> bool:
-    """Whether an argument is wrong by itself."""
+def _is_wrong_alone(config_name: str, argument: str) -> bool:
+    """Return whether composing with this argument alone fails."""
     try:
-        _compose(config_name, [argument], or_without=False)
-    except Exception:  # whatever Hydra and OmegaConf raise for it
+        _compose(config_name, [argument], fall_back=False)
+    except Exception:  # Hydra and OmegaConf raise various types
         return True
     return False
 
 
-def _compose(config_name: str, overrides: list[str], *, or_without: bool = True) -> Any:
+def _compose(config_name: str, overrides: list[str], *, fall_back: bool = True) -> Any:
+    """Compose a config; if that fails and `fall_back` is set, compose it without the overrides."""
     GlobalHydra.instance().clear()
     with composing():
         try:
             cfg = hydra.compose(config_name, overrides=overrides)
-        except (HydraException, ValueError):  # another of the overrides is wrong, too
-            if not or_without:
+        except (HydraException, ValueError):  # a second override is wrong as well
+            if not fall_back:
                 raise
             cfg = hydra.compose(config_name)
     return OmegaConf.to_container(cfg)
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all nodes, leaves or not."""
     for key, value in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
+    """Return a suggestion for an unknown key, with the keys beside it."""
     names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent and name != key]
@@ -140,6 +141,6 @@ def _nearest(key: str, known: Sequence[str]) -> str:
         return f"; +{key}=... adds one"
     same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
     close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    there = f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
-    return meant + there * bool(siblings)
+    suggestion = f"; did you mean {close[0]}?" if close else ""
+    listing = f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    return suggestion + listing * bool(siblings)

@@ -1,4 +1,4 @@
-"""Hydra's command line and composition as Leyden uses them, and the default value of each key."""
+"""Hydra's command-line parser and composition, and the default value of each key."""
 
 import argparse
 import contextlib
@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.config.paths import CONF
 from leyden.config.values import flatten
 
-VERSION_BASE = "1.3"  # the defaults that Hydra is asked for
+VERSION_BASE = "1.3"  # which of Hydra's defaults apply
 
 
 class _ArgumentParser(argparse.ArgumentParser):
-    """Hydra's parser with two things that it lacks: options after and between overrides, and Python 3.14.
+    """Hydra's parser, extended to allow options between overrides and to work with Python 3.14.
 
-    That refuses a help that is no string, and Hydra gives it one that becomes a string when it is shown.
+    Python 3.14 rejects a `help` that is not a string, and Hydra passes an object that is converted only when shown.
     """
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
@@ -33,31 +33,31 @@ class _ArgumentParser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
 
-# Hydra makes its parser itself, so this is what it finds under the name of the module.
+# Hydra creates its parser itself, so its name for the argparse module is replaced.
 hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, assignment]
     **{**vars(argparse), "ArgumentParser": _ArgumentParser}
 )
 
 
 def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> None:
-    """Look at Hydra's own options as Hydra will, but say what is wrong by `refuse`, where argparse would print all options."""
-    parser = hydra._internal.utils.get_args_parser()  # there is no public one
+    """Parse Hydra's own options as Hydra does; on an error call `refuse` instead of printing argparse's usage."""
+    parser = hydra._internal.utils.get_args_parser()  # Hydra has no public function for it
     parser.error = refuse  # type: ignore[method-assign, assignment]
     parser.parse_intermixed_args(argv)
 
 
 def composing() -> contextlib.AbstractContextManager[Any]:
-    """Within it `hydra.compose("train")` composes what `conf/` holds."""
+    """Return a context manager that initializes Hydra with `conf/`, for `hydra.compose("train")`."""
     return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)
 
 
 def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -> Any:
-    """The value of a key in `conf/`, for these choices of groups; what it takes from other keys is as in `cfg`.
+    """Return the default value of a key in `conf/` for these group choices; interpolations are resolved with `cfg`.
 
     Args:
         cfg: A composed training configuration.
-        groups: The choice of each group, as Hydra's `runtime.choices`.
-        key: As `flatten` names it.
+        groups: The choice for each config group, as in Hydra's `runtime.choices`.
+        key: Dotted key, as returned by `flatten`.
 
     Raises:
         KeyError: There is no such key.
@@ -66,7 +66,7 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
     _, known = _composed(())
     overrides = [f"{group}={name}" for group, name in chosen.items() if group in known]
     _, known = _composed(tuple(overrides))
-    # What no other choice brings with it was added on the command line.
+    # A group that no other choice brings in was added on the command line.
     overrides += [f"+{group}={name}" for group, name in chosen.items() if group not in known]
     values, _ = _composed(tuple(overrides))
     here = cfg.copy()
@@ -75,15 +75,15 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
 
 
 def composed_values(groups: Sequence[str]) -> dict[str, Any]:
-    """Return what `conf/` holds for these choices of its files, flat, with its interpolations."""
+    """Return the flat configuration that these group choices compose to, with interpolations unresolved."""
     return _composed(tuple(groups))[0]
 
 
 def keys_set_by(group: str, name: str) -> set[str]:
-    """Return the keys that a file of `conf/` sets, dotted."""
+    """Return the dotted keys that a file in `conf/` sets."""
     with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
         loader: Any = GlobalHydra.instance().config_loader()
-        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public way to read one file
+        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public function for one file
     package = found.header.get("package") or group.replace("/", ".")
     values = flatten(OmegaConf.to_container(found.config))
     prefix = "" if package == "_global_" else f"{package}."
@@ -91,15 +91,15 @@ def keys_set_by(group: str, name: str) -> set[str]:
 
 
 def composed_choices(groups: Sequence[str]) -> dict[str, str]:
-    """Return the choice of each group where these files are chosen."""
+    """Return the choice for each config group, given these overrides of groups."""
     return {group: name for group, name in _composed(tuple(groups))[1].items() if name is not None}
 
 
-@functools.cache  # it takes a while, an older run can lack many keys, and `conf/` is what it was when the process began
+@functools.cache  # slow, called for each key that an older run lacks, and `conf/` is read once per process
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `conf/` holds for these choices, flat and as it is written there, and the choice of each group."""
-    is_composing = GlobalHydra.instance().is_initialized()  # in a command; not in a job of a sweep
-    with contextlib.nullcontext() if is_composing else composing():
+    """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""
+    is_initialized = GlobalHydra.instance().is_initialized()  # true in a command, false in a sweep's job
+    with contextlib.nullcontext() if is_initialized else composing():
         composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
     return dict(flatten(OmegaConf.to_container(composed))), choices

@@ -1,4 +1,4 @@
-"""What a run is selected on."""
+"""Objectives: the metrics by which runs are compared and selected."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from leyden.config.errors import UserError
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric that is to become as small or as large as can be, and what a run has reached of it.
+    """A metric to minimize or maximize, and a run's value of it.
 
     Args:
-        metric: Its name, as `val/acc`.
+        metric: Name of the metric, such as `val/acc`.
         mode: `min` or `max`.
-        value: None where it is not known, or not yet.
+        value: The run's value; None if it is not known (yet).
     """
 
     metric: str
@@ -24,15 +24,15 @@ class Objective:
 
     @property
     def gain(self) -> float | None:
-        """The value with a sign that makes more better."""
+        """The value, negated for mode `min`, so that larger is better."""
         return self.value if self.value is None or self.mode == "max" else -self.value
 
 
 def objectives(node: Any) -> tuple[Objective, ...]:
-    """What stands in a configuration, where metric and mode can be lists.
+    """Return the objectives of the config node `objective`, whose metric and mode can be lists.
 
     Raises:
-        UserError: There are not as many modes as metrics, or it is something else.
+        UserError: The node is malformed, or the numbers of metrics and modes differ.
 
     Example:
         >>> objectives({"metric": ["val/acc", "num_parameters"], "mode": ["max", "min"]})[1]

@@ -1,37 +1,39 @@
-"""Where things are, whatever folder a command is started in."""
+"""Paths of the project and its packages, independent of the working directory."""
 
 import functools
 import importlib.util
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]  # of the project
+ROOT = Path(__file__).resolve().parents[3]  # the project's folder
 SRC = ROOT / "src"
 CONF = ROOT / "conf"
 ENGINE = ("leyden", "hydra_plugins")
 
 
 def own_packages(folder: str = "") -> list[str]:
-    """The packages beside the engine: those that the project's owner writes.
+    """Return the names of the project's own packages in `src/`, those beside the engine.
 
     Args:
-        folder: Only those that have a folder of this name.
+        folder: If given, only packages that have a folder of this name.
     """
     packages = sorted(path.parent for path in SRC.glob("*/__init__.py") if path.parent.name not in ENGINE)
     return [package.name for package in packages if (package / folder).is_dir()]
 
 
 def own_folders(folder: str) -> tuple[str, ...]:
-    """The folders of this name in those packages, as Python names them."""
+    """Return the dotted names of the folders with this name in the project's own packages."""
     return tuple(f"{package}.{folder}" for package in own_packages(folder))
 
 
-@functools.cache  # of thousands of runs most have the same
-def in_own_package(target: str) -> str:
-    """Return a target by the name of today, where its package is gone and one beside the engine has such a module.
+@functools.cache  # thousands of runs name the same few targets
+def current_target(target: str) -> str:
+    """Return a `_target_` under the project package's current name, if its package was renamed.
+
+    A package counts as renamed if it can't be found and one of the project's own packages has the same module.
 
     Args:
-        target: What a configuration names, as `mine.models.mlp.MLP`.
+        target: Dotted name, such as `mine.models.mlp.MLP`.
     """
     package, _, rest = target.partition(".")
     if not package.isidentifier() or package in sys.modules or importlib.util.find_spec(package):

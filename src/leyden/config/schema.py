@@ -1,4 +1,4 @@
-"""Types of the root keys of each command's configuration. Values stand in `conf/`, none here."""
+"""Types of the root keys of each command's configuration; their default values are in `conf/`."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from leyden.config.paths import ROOT
 
 @dataclass
 class TrainConfig:
-    """Root keys of `conf/train.yaml`, where their meaning stands."""
+    """Root keys of `conf/train.yaml`, which documents them."""
 
     data: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
@@ -68,7 +68,7 @@ class PredictConfig:
     output: str | None = MISSING
     picture: str | None = MISSING
     checkpoint: str = MISSING
-    accelerator: str | None = None  # a project's own conf/predict.yaml can be older
+    accelerator: str | None = None  # has a default, since a project's own conf/predict.yaml may lack the key
 
 
 @dataclass
@@ -81,9 +81,9 @@ class ExportConfig:
     data_root: str | None = MISSING
 
 
-# Of `trainer.accelerator`, and of what a trained run is put to use by.
+# Allowed values of `accelerator`, for training and for using a trained run.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-# What values a key can have, where it is some words.
+# Allowed values of keys with few.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),
     "train.test": ("auto", True, False),
@@ -94,12 +94,12 @@ SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictC
 
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
-# `${project:data}` is the folder data/ of this project, wherever the command is started.
+# `${project:data}` is the project's folder data/, whatever the working directory.
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 
 
 def _short(key: str, _root_: Any) -> str:
-    """`${short:model}` is mlp, by its target."""
+    """Return the class name of a node in lower case: `${short:model}` becomes `mlp`."""
     return _last_word(OmegaConf.select(_root_, f"{key}._target_"))
 
 
@@ -108,7 +108,7 @@ def _last_word(target: object) -> str:
 
 
 def _name_of_data(data: Any) -> str:
-    """`${name_of_data:${data}}` is the name of the data set, or else of the folder where they lie."""
+    """Return the dataset's class name or else its folder's name, for `${name_of_data:${data}}`."""
     for part in ("dataset", "train"):
         if isinstance(node := data.get(part), DictConfig) and node.get("_target_"):
             return _last_word(node["_target_"])

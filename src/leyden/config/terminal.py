@@ -1,4 +1,4 @@
-"""Text on its way to a terminal: what a name or a message holds can't steer it."""
+"""Terminal output, with control characters escaped, and commands quoted for the shell."""
 
 import os
 import re
@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-WIDE = 10_000  # characters
+WIDE = 10_000  # characters per line in a pipe or file
 
-# Control characters but for tab and newline, those that turn the direction of writing, and halves of characters,
-# which stand for bytes of a file name that are no UTF-8.
+# Control characters except tab and newline, characters that change the writing direction, and surrogates, which
+# stand for bytes of a file name that are not UTF-8.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""A text with its unsafe characters written out.
+    r"""Return a text with its unsafe characters escaped.
 
     Example:
         >>> printable("red \x1b[31m")
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    r"""Return a text of somebody else for a message of one line.
+    r"""Return an untrusted text as a single line: unsafe characters, newlines and tabs are escaped.
 
     Example:
         >>> one_line("a\nleyden: b")
@@ -40,12 +40,12 @@ def one_line(text: object) -> str:
 
 
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
-    r"""An override as one types it, with the quotes that Hydra and the shell need.
+    r"""Return an override as typed in a shell, with the quotes that Hydra and the shell need.
 
     Args:
-        key: Of the override.
-        value: Of the override.
-        quoted: Whether it needs quotes to be a text, as `null` does.
+        key: Key of the override.
+        value: Value of the override.
+        quoted: Always quote for Hydra, so that a value such as `null` is read as text.
 
     Example:
         >>> quoted_override("run", "outputs/mnist_mlp"), quoted_override("run", "it's")
@@ -53,36 +53,36 @@ def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     """
     text = str(value)
     if quoted or not re.fullmatch(r"[A-Za-z0-9_./-]+", text):
-        # Hydra takes a backslash for itself, but for those before a quote.
+        # Hydra reads a backslash literally, except before a quote.
         text = '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"') + '"'
     return shlex.quote(f"{key}={text}")
 
 
 def relative_path(path: Path) -> Path:
-    """A path as one types it in this folder: relative, if it is below."""
+    """Return a path relative to the working directory if it is below, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def python_command() -> str:
-    """How one calls this Python in this terminal: `python`, if that is the one, else by its path, as `.venv/bin/python`."""
-    if "UV_RUN_RECURSION_DEPTH" in os.environ:  # within `uv run`, whose path is not that of the terminal
+    """Return the shell command for this Python: `python`, `uv run python`, or a path as `.venv/bin/python`."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:  # inside `uv run`, whose PATH differs from the shell's
         return "uv run python"
-    this = Path(sys.executable)
-    if (found := shutil.which("python")) and Path(found).parent == this.parent:
+    executable = Path(sys.executable)
+    if (found := shutil.which("python")) and Path(found).parent == executable.parent:
         return "python"
-    return shlex.quote(str(relative_path(this)))
+    return shlex.quote(str(relative_path(executable)))
 
 
 def warn(text: str) -> None:
-    """Print a message of one or more lines on stderr; those after the first are indented, so that no name can forge a message."""
+    """Print a message to stderr; lines after the first are indented, so that no name in it can forge a message."""
     lines = printable(text).replace("\n", "\n  ")
     print(f"leyden: {lines}", file=sys.stderr)
 
 
 class Terminal(Console):
-    """Prints texts as they are but for what is unsafe, without colours for numbers and without markup.
+    """A console that escapes unsafe characters and applies neither highlighting nor markup.
 
-    What is no terminal, as a pipe or a file, has lines of any length.
+    Lines are not wrapped if the output is a pipe or a file.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -91,10 +91,10 @@ class Terminal(Console):
             self.width = WIDE
 
     def render_str(self, text: str, **kwargs: Any) -> Text:
-        """A text as rich prints it; all strings pass here, cells of tables too."""
+        """Return a string as rich prints it; every string passes through here, cells of tables included."""
         return super().render_str(printable(text), **kwargs)
 
 
-def text_table(*heads: str) -> Table:
-    """A table without lines, whose cells are broken where the terminal ends: nothing of them is left out."""
-    return Table(*(Column(head, overflow="fold") for head in heads), box=None)
+def text_table(*headers: str) -> Table:
+    """Return a table without borders whose cells are wrapped, never truncated."""
+    return Table(*(Column(header, overflow="fold") for header in headers), box=None)

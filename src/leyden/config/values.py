@@ -1,13 +1,13 @@
-"""Configurations as plain values: nested dictionaries and lists."""
+"""Configurations as nested dictionaries and lists of plain values."""
 
 from collections.abc import Iterator
 from typing import Any
 
-Path = tuple[Any, ...]  # keys from the root on; whole numbers are places in a list
+Path = tuple[Any, ...]  # keys from the root down; integers are list indices
 
 
 def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield the plain values of a configuration with their paths; a list of plain values is one value."""
+    """Yield each plain value of a configuration with its path; a list of plain values counts as one value."""
     if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
         pairs: Any = enumerate(node)
     elif isinstance(node, dict) and node:
@@ -20,12 +20,12 @@ def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def dotted(path: Path) -> str:
-    """Return a path as text: `optimizer.lr`; what would be mistaken for another key stands in brackets."""
+    """Return a path as text, such as `optimizer.lr`; ambiguous keys are put in brackets."""
     return ".".join(key if isinstance(key, str) and not {".", "["} & {*key} else f"[{key!r}]" for key in path)
 
 
 def flatten(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys and the plain values of a configuration: `optimizer.lr`; no two configurations give the same.
+    """Yield the dotted keys and plain values of a configuration; the result is unique to the configuration.
 
     Example:
         >>> dict(flatten({"optimizer": {"lr": 0.1}, "x": [{"y": 1}], "a.b": 2}))
@@ -39,24 +39,24 @@ MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
 
 
 def is_plain(node: Any) -> bool:
-    """Whether it is made of what YAML and JSON share: its other types can hide something from a check.
+    """Return whether a configuration has only types that YAML and JSON share; others could evade checks.
 
-    Aliases can make a small file an endless configuration, so one of more than `MAX_VALUES` values is none either, nor
-    one that is nested deeper than `MAX_DEPTH` or has whole numbers of more than `MAX_DIGITS` digits.
+    YAML aliases can turn a small file into an endless configuration. It must therefore have at most `MAX_VALUES`
+    values, be nested at most `MAX_DEPTH` deep, and have integers of at most `MAX_DIGITS` digits.
     """
-    left = [(node, 0)]
+    remaining = [(node, 0)]
     for _ in range(MAX_VALUES):
-        if not left:
+        if not remaining:
             return True
-        node, depth = left.pop()
+        node, depth = remaining.pop()
         if depth > MAX_DEPTH or (isinstance(node, int) and abs(node) >= 10**MAX_DIGITS):
             return False
         if isinstance(node, dict):
             if not all(isinstance(key, str | int) for key in node):
                 return False
-            left += [(value, depth + 1) for value in node.values()]
+            remaining += [(value, depth + 1) for value in node.values()]
         elif isinstance(node, list):
-            left += [(value, depth + 1) for value in node]
+            remaining += [(value, depth + 1) for value in node]
         elif not (node is None or isinstance(node, str | int | float)):
             return False
     return False

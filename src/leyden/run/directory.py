@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from leyden.config.errors import UserError
-from leyden.config.paths import in_own_package
+from leyden.config.paths import current_target
 from leyden.config.terminal import warn
 from leyden.config.values import is_plain
 from leyden.run import lock
@@ -171,7 +171,7 @@ def _with_names_of_today(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     return {
-        key: in_own_package(value) if key == "_target_" and isinstance(value, str) else _with_names_of_today(value)
+        key: current_target(value) if key == "_target_" and isinstance(value, str) else _with_names_of_today(value)
         for key, value in node.items()
     }
 
