@@ -26,7 +26,7 @@ from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
 from leyden.run.identity import RunIdentity, identity_values
-from leyden.run.result import points
+from leyden.run.result import read_points
 from tests.conftest import QUICK, assert_same_bits, here
 from tests.tasks.test_own import PLAIN
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
@@ -63,7 +63,7 @@ def checkpoint(run, name="last"):
 
 
 def learning_rates(directory):
-    return {step: value for step, name, value in points(directory / "metrics.csv") if name.startswith("lr")}
+    return {step: value for step, name, value in read_points(directory / "metrics.csv") if name.startswith("lr")}
 
 
 @pytest.mark.parametrize("at", ["1", "step_16", "2"])

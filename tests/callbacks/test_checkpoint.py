@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.run.result import points
+from leyden.run.result import read_points
 from tests.conftest import assert_same_bits, weights
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -116,7 +116,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
             step = torch.load(target, weights_only=True)["global_step"]
             (path,) = (tmp_path / "a").glob("events*")
             events = [event for event in LegacyEventFileLoader(str(path)).Load() if event.step == step - 1]
-            table = {name for at, name, _ in points(tmp_path / "a" / "metrics.csv") if at == step - 1}
+            table = {name for at, name, _ in read_points(tmp_path / "a" / "metrics.csv") if at == step - 1}
             seen[step] = table, {value.tag for event in events for value in event.summary.value}
 
     monkeypatch.setattr(Path, "replace", watched)

@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from leyden.run.directory import Run
-from leyden.run.result import points
+from leyden.run.result import read_points
 from leyden.train import main
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.callbacks.events import hparams
@@ -100,7 +100,7 @@ def shown(directory):
     """All that a finished run shows, less what differs from start to start: to be compared, and each point once."""
     run = Run(directory / "run")
     result = replace(run.result, seconds=None, samples_per_second=None)
-    curves = points(run.directory / "metrics.csv")
+    curves = read_points(run.directory / "metrics.csv")
     events, values = Counter(), {}
     for path in sorted(run.directory.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():

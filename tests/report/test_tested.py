@@ -11,7 +11,7 @@ from leyden import compare, summarize
 from leyden.config.paths import ROOT
 from leyden.report import summary
 from leyden.run.directory import Run
-from leyden.run.evaluations import NAME, record_test_evaluation
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, record_test_evaluation
 from tests.report.test_summary import write
 
 
@@ -58,16 +58,16 @@ def test_the_number_of_an_experiments_test_evaluations_is_reported(said, tmp_pat
     for n in range(2):
         add(tmp_path, f"x{n}", f"optimizer.lr={n + 1}")
     add(tmp_path, "y", named="y")
-    assert said(summarize, "x0") == [f"Test evaluations so far: x 2 ({tmp_path / NAME})"]
-    assert said(compare, "x0", "x1") == [f"Test evaluations so far: x 2 ({tmp_path / NAME})"]
-    assert said(summarize, ".") == [f"Test evaluations so far: x 2, y 1 ({tmp_path / NAME})"]
+    assert said(summarize, "x0") == [f"Test evaluations so far: x 2 ({tmp_path / TEST_EVALUATIONS_FILE})"]
+    assert said(compare, "x0", "x1") == [f"Test evaluations so far: x 2 ({tmp_path / TEST_EVALUATIONS_FILE})"]
+    assert said(summarize, ".") == [f"Test evaluations so far: x 2, y 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
 
 
 def test_a_job_of_a_sweep_that_was_evaluated_later(said, tmp_path):
     for n in range(2):
         add(tmp_path / "sweep", str(n), f"seed={n}", tested=False)
     record_test_evaluation(str(tmp_path), Run(tmp_path / "sweep" / "1"), "best", {})
-    assert said(summarize, "sweep") == [f"Test evaluations so far: x 1 ({tmp_path / NAME})"]
+    assert said(summarize, "sweep") == [f"Test evaluations so far: x 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
 
 
 def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
@@ -75,8 +75,12 @@ def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
     shutil.copytree(theirs, tmp_path / "ours" / "copied")
     add(tmp_path / "ours", "x1", "optimizer.lr=1")
     (tmp_path / "theirs").rename(tmp_path / "moved")
-    assert said(summarize, "ours") == [f"Test evaluations so far: x 1 ({tmp_path / 'ours' / NAME})"]
-    assert said(summarize, "moved") == [f"Test evaluations so far: x 1 ({tmp_path / 'moved' / NAME})"]
+    assert said(summarize, "ours") == [
+        f"Test evaluations so far: x 1 ({tmp_path / 'ours' / TEST_EVALUATIONS_FILE})"
+    ]
+    assert said(summarize, "moved") == [
+        f"Test evaluations so far: x 1 ({tmp_path / 'moved' / TEST_EVALUATIONS_FILE})"
+    ]
 
 
 def test_a_lottery_of_seeds(said, tmp_path):
@@ -115,10 +119,10 @@ def test_seeds_that_were_not_tested_are_no_lottery(said, tmp_path):
 
 def test_a_list_that_can_not_be_read_is_named(tmp_path, capsys):
     add(tmp_path, "x0")
-    (tmp_path / NAME).unlink()
-    (tmp_path / NAME).mkdir()
+    (tmp_path / TEST_EVALUATIONS_FILE).unlink()
+    (tmp_path / TEST_EVALUATIONS_FILE).mkdir()
     summary.summarize(tmp_path / "x0")
-    assert f"{tmp_path / NAME} can't be read" in capsys.readouterr().err
+    assert f"{tmp_path / TEST_EVALUATIONS_FILE} can't be read" in capsys.readouterr().err
 
 
 LINES = re.findall(r"^python -m leyden\.(\w+) (.*)$", (ROOT / "docs" / "test_set.md").read_text(), re.MULTILINE)

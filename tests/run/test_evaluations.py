@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.run.evaluations import HEADER, NAME, num_test_evaluations, read_test_evaluations, record_test_evaluation
+from leyden.run.evaluations import (
+    HEADER,
+    TEST_EVALUATIONS_FILE,
+    num_test_evaluations,
+    read_test_evaluations,
+    record_test_evaluation,
+)
 from tests.conftest import QUICK
 
 
@@ -36,16 +42,16 @@ def record(folder, run, value=0.5):
 def recorded_after(content, run):
     """The checkpoint, metrics of each record in a list that held `content`, once another evaluation was recorded."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / NAME).write_bytes(content)
+        (Path(folder) / TEST_EVALUATIONS_FILE).write_bytes(content)
         record(folder, run, 0.75)
         rows = read_test_evaluations(Path(folder))
-        assert (Path(folder) / NAME).read_bytes().startswith(",".join(HEADER).encode() + b"\r\n")
+        assert (Path(folder) / TEST_EVALUATIONS_FILE).read_bytes().startswith(",".join(HEADER).encode() + b"\r\n")
         return [row[3:] for row in rows if len(row) == len(HEADER)]
 
 
 def test_the_columns_of_the_list(run, tmp_path):
     assert [record(tmp_path, run, value) for value in (0.5, 0.25)] == [1, 2]
-    with (tmp_path / NAME).open(newline="") as file:
+    with (tmp_path / TEST_EVALUATIONS_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 2
     assert [row["metrics"] for row in rows] == ['{"test/acc": 0.5}', '{"test/acc": 0.25}']
@@ -55,8 +61,8 @@ def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_thos
     sizes = [0]
     for n in range(3):
         record(tmp_path, run, n)
-        sizes.append((tmp_path / NAME).stat().st_size)
-    whole = (tmp_path / NAME).read_bytes()
+        sizes.append((tmp_path / TEST_EVALUATIONS_FILE).stat().st_size)
+    whole = (tmp_path / TEST_EVALUATIONS_FILE).read_bytes()
     for end in range(len(whole) + 1):
         found = recorded_after(whole[:end], run)
         kept = [
@@ -75,7 +81,7 @@ def test_whatever_stands_in_the_list_the_next_evaluation_is_read(run, damage):
 def test_a_run_with_a_strange_path_has_one_line_that_steers_no_terminal(tmp_path, name):
     run = made(tmp_path / name)
     assert [record(tmp_path, run) for _ in range(2)] == [1, 2]
-    content = (tmp_path / NAME).read_bytes().decode()
+    content = (tmp_path / TEST_EVALUATIONS_FILE).read_bytes().decode()
     assert len(content.splitlines()) == 3
     assert not re.search("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", content)
     assert {len(row) for row in read_test_evaluations(tmp_path)} == {len(HEADER)}
@@ -83,7 +89,7 @@ def test_a_run_with_a_strange_path_has_one_line_that_steers_no_terminal(tmp_path
 
 def test_a_newline_within_a_quoted_field_is_part_of_the_field(run, tmp_path):
     line = ["2026", "x\r\n2026,y,/r,best,{}", "/r", "best", "{}"]
-    with (tmp_path / NAME).open("w", newline="") as file:
+    with (tmp_path / TEST_EVALUATIONS_FILE).open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, line])
     assert read_test_evaluations(tmp_path) == [line]
     assert num_test_evaluations(read_test_evaluations(tmp_path), "y") == 0
@@ -101,7 +107,7 @@ def test_a_strangers_name_that_would_forge_a_line_is_refused(cli, tmp_path, name
     assert code == 2
     assert len(err.splitlines()) == 1
     assert name not in out + err
-    assert not (tmp_path / "outputs" / NAME).exists()
+    assert not (tmp_path / "outputs" / TEST_EVALUATIONS_FILE).exists()
 
 
 @pytest.mark.parametrize("key", ["name", "sweep_name", "run_dir"])

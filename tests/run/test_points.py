@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.loggers.metrics_csv import MetricsCSV
-from leyden.run.result import HEADER, points, rows
+from leyden.run.result import HEADER, read_points, read_rows
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
@@ -25,10 +25,10 @@ def write(path, table):
 def test_what_is_cut_off_anywhere_keeps_its_whole_lines(tmp_path_factory, table, data):
     path = tmp_path_factory.mktemp("cut") / "metrics.csv"
     content = write(path, table)
-    assert points(path) == table
+    assert read_points(path) == table
     length = data.draw(st.integers(0, len(content)))
     path.write_bytes(content[:length])
-    assert points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
+    assert read_points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
 
 
 @given(table=POINTS, position=st.floats(0, 1, exclude_max=True), byte=st.binary(min_size=1, max_size=1))
@@ -38,16 +38,16 @@ def test_a_bad_byte_costs_the_lines_that_it_is_in(tmp_path_factory, table, posit
     place = int(position * len(content))
     path.write_bytes(content[:place] + byte + content[place + 1 :])
     line = content[:place].count(b"\n") - 1  # in the table; it may be joined to the next one
-    found = points(path)
+    found = read_points(path)
     assert found[: max(line, 0)] == table[: max(line, 0)]
     rest = table[max(line + 2, 0) :]
     assert found[len(found) - len(rest) :] == rest
 
 
 def test_a_file_that_is_not_there_or_is_something_else_has_no_points(tmp_path):
-    assert points(tmp_path / "none.csv") == []
+    assert read_points(tmp_path / "none.csv") == []
     (tmp_path / "other").write_bytes(bytes(range(256)) * 100)
-    assert points(tmp_path / "other") == []
+    assert read_points(tmp_path / "other") == []
 
 
 def test_deleted_while_it_is_written_it_has_a_header_again(tmp_path):
@@ -68,7 +68,7 @@ def test_a_run_that_goes_on_keeps_the_lines_before_it_as_they_were(tmp_path):
     resumed = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
     resumed.log_metrics({"c": 5}, 2)
     assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
-    assert list(rows(resumed.path))[-1] == ["2", "c", "5"]
+    assert list(read_rows(resumed.path))[-1] == ["2", "c", "5"]
 
 
 def deleted(path):
@@ -95,9 +95,9 @@ def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monke
     run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2")
     assert run.result.status == "finished"
     assert "Traceback" not in err
-    found = points(run.directory / "metrics.csv")
+    found = read_points(run.directory / "metrics.csv")
     assert [step for step, name, _ in found if name == "val/acc"][-1] == 19
     monkeypatch.undo()
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=3")
     assert (run.directory / "metrics.csv").read_text().startswith("step,metric,value\n")
-    assert {point for point in found if point[0] < 20} < set(points(run.directory / "metrics.csv"))
+    assert {point for point in found if point[0] < 20} < set(read_points(run.directory / "metrics.csv"))

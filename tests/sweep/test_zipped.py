@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.run.command import _lowered
+from leyden.run.command import _zip_as_sweeper_param
 from tests.sweep.spaces import grid, space, typed
 
 PAIR = "zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
@@ -118,7 +118,7 @@ def test_a_zip_has_its_own_name_and_its_own_keys(name, arguments, message):
 
 def test_typed_it_is_the_same_as_in_a_file(cli):
     for text in (PAIR, "zip(model.hidden_sizes=[[8],[9]],+model.note=['it\\'s ${seed}, \\\\',\"b\\\"c\"])"):
-        lowered = _lowered(f"pair={text}")
+        lowered = _zip_as_sweeper_param(f"pair={text}")
         (override,) = OverridesParser.create().parse_overrides([lowered])
         assert override.get_key_element() == "++hydra.sweeper.params.pair"
         assert OmegaConf.create([override.value()])[0] == text

@@ -29,9 +29,9 @@ from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
-from leyden.run.fork import point
+from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
-from leyden.run.result import rows, write_rows
+from leyden.run.result import read_rows, write_rows
 from leyden.tasks.parameters import join_abbreviated, match_names
 from leyden.tasks.task import Task
 
@@ -376,7 +376,7 @@ class Fork:
             UserError: The checkpoint of the parent has changed meanwhile.
         """
         curves = "metrics.csv"
-        points = [row for row in rows(self.parent.directory / curves) if int(row[0]) < self.step]
+        points = [row for row in read_rows(self.parent.directory / curves) if int(row[0]) < self.step]
         write_rows(run.directory / curves, points)
         known = read_fingerprints(self.parent.directory)
         write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
@@ -407,7 +407,7 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
         return None
     if cfg.trainer.get("fast_dev_run"):
         raise UserError("fork: trainer.fast_dev_run goes on from nothing; take one of the two away")
-    parent, name = point(cfg.fork)
+    parent, name = parse_fork(cfg.fork)
     path = _find(parent, name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.files import digest_of_content
 from leyden.data.random_state import random_states
-from leyden.run.files import LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
+from leyden.run.files import HASH_LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held
 
 
@@ -82,4 +82,4 @@ class Fingerprints(DisplayCallback):
 
 def state_digest(content: Any) -> str:
     """Return the first digits of a hash of tensors and plain values."""
-    return digest_of_content(content)[:LENGTH]
+    return digest_of_content(content)[:HASH_LENGTH]

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from leyden.run.lock import check_held
-from leyden.run.result import HEADER, rows, write_rows
+from leyden.run.result import HEADER, read_rows, write_rows
 
 
 class MetricsCSV(Logger):
@@ -62,4 +62,4 @@ class MetricsCSV(Logger):
     def _start(self) -> None:
         """Write the header and the lines to keep."""
         self._started = True
-        write_rows(self.path, [row for row in rows(self.path) if int(row[0]) < self.purge_step])
+        write_rows(self.path, [row for row in read_rows(self.path) if int(row[0]) < self.purge_step])

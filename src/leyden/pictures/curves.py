@@ -14,7 +14,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import chart_of, stages_of
 from leyden.pictures.base import tensorboard_writer
 from leyden.pictures.figures import render
-from leyden.run.result import points
+from leyden.run.result import read_points
 from leyden.tasks.task import Task
 
 LABELS = {"acc": "accuracy"}
@@ -102,7 +102,7 @@ class Curves(DisplayCallback):
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Return each curve's points (step, value), if finite."""
     curves = defaultdict(list)
-    for step, metric, value in points(path):
+    for step, metric, value in read_points(path):
         if math.isfinite(value):
             curves[metric].append((step, value))
     return curves

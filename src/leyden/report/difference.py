@@ -11,7 +11,7 @@ from rich.table import Table
 from leyden.config.errors import UserError
 from leyden.config.terminal import Terminal, text_table
 from leyden.config.values import flatten
-from leyden.run.directory import Run, changed, trained_on
+from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
 
 
@@ -139,7 +139,7 @@ def show_equality(there: Run, here: Run) -> bool:
     for run, only in ((there, {*a} - {*b}), (here, {*b} - {*a})):
         if only:
             say(f"only in {run.directory}: {_count(only)}, from step {min(only)} to {max(only)}")
-    if names := changed(trained_on(there), trained_on(here)):
+    if names := changed_names(trained_on(there), trained_on(here)):
         say(f"the data differ: {', '.join(names)}")
     apart, is_as_long = _metrics_apart(there, here), max(b) >= max(a)
     if not is_as_long:

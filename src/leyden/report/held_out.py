@@ -9,7 +9,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
-from leyden.run.evaluations import NAME, as_field, num_test_evaluations, read_test_evaluations
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, as_field, num_test_evaluations, read_test_evaluations
 from leyden.run.identity import identity_values
 
 MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
@@ -26,7 +26,7 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         try:
             lists[folder] = read_test_evaluations(folder)
         except OSError as error:
-            warn(f"{folder / NAME} can't be read ({error.strerror})")
+            warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
     named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
     seen = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
     if not seen:
@@ -36,7 +36,7 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
     for folder, rows in lists.items():
         nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
-            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / NAME})")
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / TEST_EVALUATIONS_FILE})")
     return [*lines, *_lotteries(seen, [row for rows in lists.values() for row in rows], names)]
 
 
@@ -46,7 +46,9 @@ def _is_tested(record: Record) -> bool:
 
 def _folder(record: Record) -> Path | None:
     """Return the folder above a run's directory that has a list; None where there is none."""
-    return next((folder for folder in record.run.directory.parents if (folder / NAME).exists()), None)
+    return next(
+        (folder for folder in record.run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None
+    )
 
 
 def _lotteries(seen: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from leyden.config.terminal import printable
 from leyden.report.query import check_known, parse
 from leyden.report.records import Record, position, read_each
-from leyden.run.result import points
+from leyden.run.result import read_points
 
 # Silence so many times as long as there is from one point of a run to the next, and at least so many seconds, is a standstill.
 USUAL, LEAST_S = 20, 600
@@ -113,7 +113,7 @@ def _line(record: Record, own: dict[str, Any], asked: Sequence[str]) -> ListedRu
 def _is_still(record: Record) -> bool:
     """Whether a run has logged nothing for much longer than it takes from one step that is logged to the next."""
     path = record.run.directory / "metrics.csv"
-    num_steps = len({step for step, *_ in points(path)})
+    num_steps = len({step for step, *_ in read_points(path)})
     if record.started is None or num_steps < 2:
         return False
     last = path.stat().st_mtime

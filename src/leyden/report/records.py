@@ -12,10 +12,10 @@ from leyden.config.objective import Objective, objectives
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.fork import point
+from leyden.run.fork import parse_fork
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
-from leyden.run.result import Result, points
+from leyden.run.result import Result, read_points
 from leyden.scheduler import phases as phases_of
 from leyden.scheduler.protocol import Phase
 
@@ -93,7 +93,7 @@ def _seconds(text: Any) -> float | None:
 
 def position(record: Record) -> str:
     """How far a run has come that has not ended: its last step and objective, by its `metrics.csv`."""
-    found = points(record.run.directory / "metrics.csv", last_bytes=2**16)
+    found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     metric = record.objectives[0].metric if record.objectives else None
     reached = [f"{metric} {value:.4f}" for _, name, value in found if name == metric]
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
@@ -106,8 +106,8 @@ Phases = Mapping[tuple[str, str], Phase]  # of jobs, by scheduler and id
 def read_records(directory: Path) -> list[Record]:
     """The runs in or below a directory, by path.
 
-    A run has a choice for each key that any of them was given, if its configuration has such a key; and no objectives
-    if it has others than the first.
+    A run has a choice for each key that any of them was given, if its configuration has such a key; and no
+    objectives if it has others than the first.
 
     Args:
         directory: The directory.
@@ -200,7 +200,7 @@ def read_record(run: Run, phases: Phases) -> Record:
     if isinstance(
         fork := config.get("fork"), str
     ):  # the parent, which a mean can be over, and where the fork left it
-        parent, config["fork_at"] = point(fork)
+        parent, config["fork_at"] = parse_fork(fork)
         config["fork"] = str(parent.directory)
         if "fork" in typed:
             typed |= {"fork": config["fork"], "fork_at": config["fork_at"]}

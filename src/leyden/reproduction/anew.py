@@ -17,7 +17,7 @@ from leyden.reproduction.recipe import check_parent_checkpoint, keep_overrides, 
 from leyden.reproduction.sources import check_data, checked_out, code_of
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import NAME, read_fingerprints
+from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints
 from leyden.run.process import end_with_parent
 
 # Signals that end a process, and by which Python would clean nothing up; SIGHUP comes when a terminal is closed.
@@ -60,9 +60,9 @@ def reproduce(run: Run, how: ReproduceOptions) -> Run:
     """
     check_parent_checkpoint(run)
     if not read_fingerprints(run.directory):
-        raise UserError(f"{run.directory}: has no {NAME}, to which the new run could be compared")
+        raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, to which the new run could be compared")
     directory = (how.output or _directory(run)).absolute()
-    if lock.content(directory):
+    if lock.list_files(directory):
         raise UserError(f"output={directory}: is not empty; must be a new folder")
     code, by = code_of(run), accelerator(run)
     number = how.threads or threads(run)

@@ -22,7 +22,7 @@ from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import sha256_of, write_whole
 from leyden.run.fork import group_choices
-from leyden.run.identity import CONTROL, RunIdentity, hydra_value
+from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
 
 
 def keep_overrides(there: RunContents, here: Run) -> bool:
@@ -87,7 +87,7 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
     Raises:
         UserError: The configuration is none, or makes what its roles do not allow.
     """
-    config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL, "logger")}
+    config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
     where = run.directory / "config.yaml"
     if not isinstance(config.get("trainer"), dict):
         raise UserError(f"{where}: trainer is missing")

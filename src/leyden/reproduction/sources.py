@@ -11,7 +11,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
-from leyden.run.directory import RunContents, changed, trained_on
+from leyden.run.directory import RunContents, changed_names, trained_on
 from leyden.run.files import sha256_of
 from leyden.run.provenance import git
 
@@ -89,7 +89,7 @@ def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
 
 
 def _apply(diff: str, tree: Path, *, consent: bool) -> None:
-    changed = git(tree, "apply", "--numstat", "-z", given=diff)
+    changed = git(tree, "apply", "--numstat", "-z", stdin=diff)
     if changed is None:
         raise UserError("the run's changes of the code can't be read by git apply")
     names = [line.split("\t")[-1] for line in changed.split("\0") if line]
@@ -98,7 +98,7 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
             f"the run was made with changes that are in no commit, of {_listed(names)}; that code "
             "would be executed: look at the diff in provenance.json, and say apply_diff=true if you trust it"
         )
-    if git(tree, "apply", "--whitespace=nowarn", given=diff) is None:
+    if git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
         raise UserError(f"the run's changes of the code don't fit its commit: {_listed(names)}")
 
 
@@ -125,7 +125,7 @@ def check_data(run: RunContents, data: Any) -> None:
         here = {name: found for name in there if (found := _digest(root, name))}
     except (OSError, ValueError) as error:
         raise UserError(f"data: {error}") from error
-    if names := changed(there, here):
+    if names := changed_names(there, here):
         raise UserError(
             f"the data differ: {', '.join(names)} in {root} is not what the run was trained on; "
             "data_root=DIR names another folder"

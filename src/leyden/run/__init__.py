@@ -1,1 +1,1 @@
-"""One run: its directory, its result, what makes it the same as another, and where it comes from."""
+"""A run: its directory, identity, provenance, session and result."""

@@ -1,4 +1,4 @@
-"""Commands that Hydra configures, and whose errors a person can read."""
+"""Commands configured by Hydra, with readable error messages."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ from leyden.config.terminal import printable, warn
 from leyden.run.fork import inherit_groups
 from leyden.run.process import is_main_process
 
-# Hydra's options; argparse takes their beginnings, too.
+# Hydra's options; argparse accepts their prefixes, too.
 OPTIONS = (
     "--help",
     "--hydra-help",
@@ -42,8 +42,8 @@ OPTIONS = (
     "--experimental-rerun",
 )
 SHORT_OPTIONS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
-# What is in the way of run directories, and what to type instead.
-INSTEAD = {
+# Hydra settings that conflict with run directories, each with its replacement.
+REPLACEMENTS = {
     "hydra.run.dir": "run_dir names the run directory",
     "hydra.sweep.dir": "sweep_name names the sweep, outputs the folder of all",
     "hydra.sweep.subdir": "each job of a sweep has a directory of its own",
@@ -51,23 +51,23 @@ INSTEAD = {
     "hydra.job.chdir": "a relative path is relative to where the command is started",
 }
 
-# A sweep of several keys together, of which Hydra's grammar knows nothing.
+# A sweep over several keys together, which is not part of Hydra's grammar.
 ZIP = re.compile(r"\s*(shuffle\s*\(\s*)?zip\s*\(")
 
 
 def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
     """Make `task` a Hydra command, configured by `conf/<task's module>.yaml`.
 
-    A mistake of the user (Hydra's errors included) ends it with one or two lines on stderr and exit code 2;
-    `HYDRA_FULL_ERROR=1` shows the traceback instead. A bug in the user's code shows its traceback.
+    A user's mistake (Hydra's errors included) is printed in one or two lines to stderr, with exit code 2;
+    `HYDRA_FULL_ERROR=1` prints the traceback instead. A bug in the user's code is printed with its traceback.
     """
     name = Path(task.__code__.co_filename).stem
 
     def main() -> None:
         debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
-        def end(error: Exception) -> None:
-            if debug or sys.gettrace():  # a debugger wants the error itself
+        def report(error: Exception) -> None:
+            if debug or sys.gettrace():  # let the error propagate to the debugger
                 return
             if is_mistake(error):
                 _exit(str(error) if isinstance(error, UserError) else explain(error, name, sys.argv[1:]))
@@ -79,11 +79,11 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
         def job(cfg: DictConfig) -> Any:
             _show_tracebacks(debug)
             try:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the launchers of a sweep run the task itself
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # Leyden's launchers call `task` directly
                     refuse_launcher(HydraConfig.get().runtime.choices)
                 return task(cfg)
             except Exception as error:
-                end(error)
+                report(error)
                 raise
 
         try:
@@ -91,34 +91,36 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                 warn(
                     "on Windows no run is told to save before it is ended: it goes on from its last epoch; and there is no Slurm"
                 )
-            if is_main_process():  # Lightning starts the others with arguments of its own
+            if is_main_process():  # Lightning starts the other ranks with its own arguments
                 _check_arguments(name, sys.argv[1:])
-                sys.argv[1:] = map(_lowered, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:])
-            # Hydra prints and swallows its errors unless it is told to raise them; a job's own are another matter.
+                sys.argv[1:] = map(
+                    _zip_as_sweeper_param, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:]
+                )
+            # Otherwise Hydra prints its own errors without raising them.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would only disturb the end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
             print("Interrupted.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGINT) from None
         except Exception as error:
-            end(error)
+            report(error)
             raise
         finally:
             _show_tracebacks(debug)
 
-    main.task = task  # type: ignore[attr-defined]  # for the workers of a sweep
+    main.task = task  # type: ignore[attr-defined]  # called by a sweep's workers
     return main
 
 
 def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
-    """Refuse a launcher that is none of Leyden's.
+    """Refuse a launcher that is not one of Leyden's.
 
     Args:
-        groups: The choice of each group, as Hydra's `runtime.choices`.
+        groups: The choice for each config group, as in Hydra's `runtime.choices`.
 
     Raises:
-        UserError: Says which launchers there are.
+        UserError: Always; the message names the allowed launchers.
     """
     raise UserError(
         f"hydra/launcher={groups['hydra/launcher']}: must be local or slurm, whose jobs are runs that are checked and resumed; "
@@ -127,10 +129,10 @@ def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
 
 
 def _check_arguments(name: str, argv: list[str]) -> None:
-    """Refuse what Hydra would take, and Leyden can't honour.
+    """Refuse arguments that Hydra would accept but Leyden does not support.
 
     Raises:
-        UserError: Names the argument, and what to type instead.
+        UserError: An argument is refused; the message names it and what to type instead.
     """
     is_sweep = any(each == "-m" or (len(each) > 3 and "--multirun".startswith(each)) for each in argv)
     for argument in argv:
@@ -144,8 +146,8 @@ def _check_arguments(name: str, argv: list[str]) -> None:
         ):
             bare = argument.lstrip("-")
             raise UserError(f"{argument}: no such option; a key is typed without dashes, as {bare or 'seed=1'}")
-        if instead := INSTEAD.get(key.lstrip("+~")):
-            raise UserError(f"{key}: can't be set: {instead}")
+        if replacement := REPLACEMENTS.get(key.lstrip("+~")):
+            raise UserError(f"{key}: can't be set: {replacement}")
         if name != "train" and argument in ("-m", "--multirun"):
             raise UserError(f"{argument}: there is one run to {name}; sweeps are those of leyden.train")
         if not is_sweep and (ZIP.match(value) or key == "sweep.seeds"):
@@ -161,21 +163,23 @@ def _check_arguments(name: str, argv: list[str]) -> None:
     parse_options(argv, refuse)
 
 
-def _lowered(argument: str) -> str:
-    """A zip as the sweeper's own configuration, where Hydra takes any text."""
+def _zip_as_sweeper_param(argument: str) -> str:
+    """Return a zip as an override of the sweeper's parameters, where Hydra accepts any text."""
     name, _, value = argument.partition("=")
     if not ZIP.match(value) or name.startswith("-"):
         return argument
     if not name.isidentifier():
         raise UserError(f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself")
-    text = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()  # each job interpolates for itself
+    text = QuotedString(
+        value.replace("${", "\\${"), Quote.single
+    ).with_quotes()  # interpolations are resolved in each job
     return f"++hydra.sweeper.params.{name}={text}"
 
 
-def _show_tracebacks(really: bool) -> None:
-    """Tell Hydra to raise errors instead of printing some and swallowing them; this variable is its only switch."""
+def _show_tracebacks(enabled: bool) -> None:
+    """Set whether Hydra raises its errors or prints them; an environment variable is its only switch."""
     os.environ.pop("HYDRA_FULL_ERROR", None)
-    if really:
+    if enabled:
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
 

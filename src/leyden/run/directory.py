@@ -1,7 +1,8 @@
-"""The run directory: its files, read and written; a start in it resumes the run or is refused.
+"""The run directory: reading and writing its files, and deciding whether a start may resume the run in it.
 
-It alone is enough to evaluate a run, to predict with it or to resume it. A later start replaces `config.yaml` (more
-epochs), checkpoints, and adds itself to `provenance.json`; a result is kept.
+The directory alone is enough to evaluate a run, to predict with it or to resume it. A later start replaces
+`config.yaml` (for example with more epochs) and the checkpoints, and appends itself to `provenance.json`. Old
+results are kept.
 """
 
 import contextlib
@@ -26,15 +27,15 @@ from leyden.run.provenance import origin
 from leyden.run.result import Result
 from leyden.scheduler import SCHEDULERS
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader is ten times as fast
 MAX_CONFIG_BYTES = 2**20
 
 
 class RunContents:
-    """The contents of a run directory, which anybody may have made.
+    """Read-only access to a run directory, whose contents are untrusted.
 
     Args:
-        directory: Its path; relative to the working directory.
+        directory: Path of the run directory, absolute or relative to the working directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -42,20 +43,22 @@ class RunContents:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, with the names of today: `make rename` may have renamed the owner's package.
+        """The resolved configuration as plain values, with targets in the project package's current name.
+
+        `make rename` may have renamed the package since the run was made.
 
         Raises:
-            UserError: The directory is not that of a run.
+            UserError: The directory is not a run directory.
         """
-        config: dict[str, Any] = _with_names_of_today(self.recorded)
+        config: dict[str, Any] = _with_current_targets(self.recorded)
         return config
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The same as it was kept.
+        """The configuration exactly as recorded in `config.yaml`.
 
         Raises:
-            UserError: As above.
+            UserError: The directory is not a run directory.
         """
         try:
             text = read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
@@ -68,16 +71,16 @@ class RunContents:
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
             raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration of a run")
-        if not (name := config.get("name", "")).isprintable():  # it would forge lines of lists and terminals
+        if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
             raise UserError(f"{self.directory}: not a run directory, its name in config.yaml is {name!r}")
         return config
 
     @property
     def result(self) -> Result | None:
-        """What `result.json` holds; None for a run that has not ended.
+        """The result in `result.json`; None if the run has not ended.
 
         Raises:
-            UserError: It can't be read, or is none.
+            UserError: `result.json` can't be read or is not a valid result.
         """
         path = self.directory / "result.json"
         content = read_json(path, None)
@@ -88,7 +91,7 @@ class RunContents:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Where each start came from, as `origin` tells it.
+        """The provenance of each start, as returned by `origin`.
 
         Raises:
             UserError: `provenance.json` is damaged.
@@ -106,13 +109,13 @@ class RunContents:
 
     @property
     def overrides(self) -> list[str]:
-        """What the user had typed at the first start."""
-        starts = self.starts  # read once: it can vanish meanwhile
+        """The overrides of the first start."""
+        starts = self.starts  # read once, since the file can vanish in between
         return list(starts[0]["overrides"]) if starts else []
 
     @property
     def submission(self) -> dict[str, str]:
-        """Scheduler, job id and log of a run that was submitted to a cluster; empty for one that was not.
+        """Scheduler, job id and log path of a run that was submitted to a cluster; empty for other runs.
 
         Raises:
             UserError: `job.json` is damaged.
@@ -132,55 +135,59 @@ class RunContents:
         write_whole(self.directory / "job.json", json.dumps(value) + "\n")
 
     def checkpoint(self, name: str) -> Path:
-        """Path of the checkpoint `name`: `best`, `last`, or one that is kept.
+        """Return the path of a checkpoint.
+
+        Args:
+            name: `best`, `last`, or the name of a kept checkpoint, such as `epoch_3`.
 
         Raises:
-            UserError: There is none, or it is damaged.
+            UserError: The checkpoint is missing or damaged.
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
             raise UserError(f"checkpoint={name}: must be best, last, or one that is kept, as epoch_3")
         path = self.directory / "checkpoints" / f"{name}.ckpt"
         if self.config and (problem := damage(path)):
-            there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
-            raise UserError(f"{path}: {problem} (checkpoints there: {there})")
+            available = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            raise UserError(f"{path}: {problem} (checkpoints there: {available})")
         return path
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, None if none was saved; a damaged one is named on stderr.
+        """Return the newest intact checkpoint, None if none was saved; warn about damaged ones.
 
         Raises:
-            UserError: All that there are are damaged.
+            UserError: All saved checkpoints are damaged.
         """
-        damaged = False
+        any_damaged = False
         for name in ("last", "best"):
             path = self.directory / "checkpoints" / f"{name}.ckpt"
             problem = damage(path)
             if not problem:
                 return path
             if path.exists():
-                damaged = True
+                any_damaged = True
                 warn(f"{path} is damaged ({problem}): the one before it is taken")
-        if damaged:
+        if any_damaged:
             raise UserError(f"{self.directory}: no good checkpoint is left; choose another run_dir")
         return None
 
 
-def _with_names_of_today(node: Any) -> Any:
+def _with_current_targets(node: Any) -> Any:
+    """Return a configuration with each `_target_` under the project package's current name."""
     if isinstance(node, list):
-        return [_with_names_of_today(value) for value in node]
+        return [_with_current_targets(value) for value in node]
     if not isinstance(node, dict):
         return node
     return {
-        key: current_target(value) if key == "_target_" and isinstance(value, str) else _with_names_of_today(value)
+        key: current_target(value) if key == "_target_" and isinstance(value, str) else _with_current_targets(value)
         for key, value in node.items()
     }
 
 
 class Run(RunContents):
-    """A run directory.
+    """A run directory that can be locked and written to.
 
     Args:
-        directory: Its path; relative to the working directory.
+        directory: Path of the run directory, absolute or relative to the working directory.
 
     Example:
         >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
@@ -190,43 +197,43 @@ class Run(RunContents):
 
     def __init__(self, directory: str | Path) -> None:
         super().__init__(directory)
-        self._before: tuple[Path, bytes] | None = (
-            None  # result and configuration of a run that has been begun again
-        )
+        # Path of the archived result and content of the configuration, if a run with a result was started again.
+        self._previous: tuple[Path, bytes] | None = None
 
     @contextlib.contextmanager
     def locked(
-        self, choices: RunIdentity, *, resume: str, timeout_s: float = lock.LOCK_TIMEOUT_S
+        self, identity: RunIdentity, *, resume: str, timeout_s: float = lock.LOCK_TIMEOUT_S
     ) -> Iterator[None]:
-        """Hold the directory for a run of these choices, new or continued.
+        """Lock the directory for a new or resumed run with this identity.
 
-        A directory that is refused is left as it was, and so is one for which `begin` was not called.
+        A refused directory is left unchanged, and so is one for which `begin` is not called.
 
         Args:
-            choices: Of the run.
-            resume: `auto` continues what is there; `never` takes a new directory only; `must` an old one only.
-            timeout_s: How long to wait while another process holds it; negative: for ever.
+            identity: Identity of the run.
+            resume: `auto` resumes an existing run; `never` allows only a new directory, `must` only an existing
+                run.
+            timeout_s: Seconds to wait while another process holds the lock; negative to wait indefinitely.
 
         Raises:
             UserError: The directory is refused; the message says why.
         """
-        self.accept(choices, resume)
-        # Of several processes (DDP) the first one alone locks and writes.
-        if self.is_finished(choices) or not is_main_process():
+        self.accept(identity, resume)
+        # With several processes (DDP), only rank 0 locks and writes.
+        if self.is_finished(identity) or not is_main_process():
             yield
             return
         with lock.acquire(self.directory, timeout_s):
-            self.accept(choices, resume)  # again: the holder before us may have changed it
+            self.accept(identity, resume)  # again, since the previous holder may have changed it
             yield
 
-    def accept(self, choices: RunIdentity, resume: str) -> None:
-        """Make sure that the directory is free for these choices, or holds a run of them.
+    def accept(self, identity: RunIdentity, resume: str) -> None:
+        """Check that the directory is empty or holds a run with this identity.
 
         Raises:
-            UserError: It is not; the message says why.
+            UserError: The directory is refused; the message says why.
         """
         try:
-            is_new = not lock.content(self.directory)
+            is_new = not lock.list_files(self.directory)
             refuse_links(self.directory, self.directory / "checkpoints")
         except OSError as error:
             raise UserError(f"{self.directory}: can't be read ({error.strerror})") from error
@@ -236,82 +243,80 @@ class Run(RunContents):
             return
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        typed = [override for start in self.starts for override in start["overrides"]]
-        deleted = {override[1:].partition("=")[0] for override in typed if override.startswith("~")}
-        if differences := choices.differences(self.config, deleted=deleted):
-            told = f"repeat what that run was started with: {shlex.join(self.overrides)}"
+        overrides = [override for start in self.starts for override in start["overrides"]]
+        deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
+        if differences := identity.differences(self.config, deleted=deleted):
+            advice = f"repeat what that run was started with: {shlex.join(self.overrides)}"
             if not self.overrides:
-                told = f"type what that run has: {shlex.join(choices.corrections(self.config))}"
+                advice = f"type what that run has: {shlex.join(identity.corrections(self.config))}"
             raise UserError(
                 f"{self.directory} holds a run with other choices: {'; '.join(differences)}\n"
-                f"choose another run_dir, or {told}"
+                f"choose another run_dir, or {advice}"
             )
 
-    def is_finished(self, choices: RunIdentity) -> bool:
-        """Whether it has ended well, and no more is asked for: no more epochs, and no first test."""
+    def is_finished(self, identity: RunIdentity) -> bool:
+        """Return whether the run is complete, and neither more epochs nor a first test evaluation is requested."""
         result = self.result
         if result is None or not result.has_ended_well:
             return False
-        if choices.config.get("test") is True and not result.is_tested:
+        if identity.config.get("test") is True and not result.is_tested:
             return False
-        return not choices.is_longer_than(self.config)
+        return not identity.is_longer_than(self.config)
 
     def begin(
         self,
-        choices: RunIdentity,
+        identity: RunIdentity,
         overrides: list[str],
         parent: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,
         data: dict[str, str] | None = None,
     ) -> None:
-        """Write down what this run is, and that it starts or goes on now.
+        """Record the configuration and the provenance of a start, new or resumed.
 
         Args:
-            choices: Of the run.
-            overrides: What the user has typed.
-            parent: As `origin` has it.
-            machine: As `origin` has it.
-            data: As `origin` has it.
+            identity: Identity of the run.
+            overrides: Overrides on the command line.
+            parent: Checkpoint that the weights come from, see `origin`.
+            machine: Description of the machine, see `origin`.
+            data: Hashes of the training data, see `origin`.
         """
         if is_main_process():
-            starts = [
-                *self.starts,
-                origin(overrides, parent, machine, data),
-            ]  # what can be refused is, before anything changes
+            # Can raise, so it comes before any file is changed.
+            starts = [*self.starts, origin(overrides, parent, machine, data)]
             if (archived := self._archive_result()) is not None:
-                self._before = archived, (self.directory / "config.yaml").read_bytes()
-            write_whole(self.directory / "config.yaml", yaml.safe_dump(choices.kept, sort_keys=False))
+                self._previous = archived, (self.directory / "config.yaml").read_bytes()
+            write_whole(self.directory / "config.yaml", yaml.safe_dump(identity.saved_config, sort_keys=False))
             write_whole(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
 
-    def take_back(self) -> bool:
-        """Undo `begin` for a run that had a result and could not go on: the result and the configuration of before.
+    def restore_result(self) -> bool:
+        """Undo `begin` for a run that had a result: restore its previous result and configuration.
 
         Returns:
-            Whether there was one.
+            Whether the run had a result.
         """
-        if self._before is None:
+        if self._previous is None:
             return False
-        archived, config = self._before
+        archived, config = self._previous
         write_whole(self.directory / "config.yaml", config)
         archived.replace(self.directory / "result.json")
         return True
 
     def end(self, result: Result) -> None:
-        """Write `result.json`: the run has ended."""
+        """Write `result.json`, which marks the run as ended."""
         if is_main_process():
             write_whole(self.directory / "result.json", result.to_json())
 
     def _archive_result(self) -> Path | None:
-        """A run that goes on after its end keeps the old result under another name, which is returned."""
+        """Rename the result of a run that is started again and return the new path; None if there is no result."""
         if self.result is None:
             return None
-        kept = [path.stem.partition("_")[2] for path in self.directory.glob("result_*.json")]
-        number = 1 + max((int(text) for text in kept if text.isdecimal()), default=0)
+        archived = [path.stem.partition("_")[2] for path in self.directory.glob("result_*.json")]
+        number = 1 + max((int(text) for text in archived if text.isdecimal()), default=0)
         return (self.directory / "result.json").rename(self.directory / f"result_{number}.json")
 
 
 def trained_on(run: RunContents) -> dict[str, str]:
-    """Return what the run's last start recorded; empty where no start did, as of data that nothing identifies.
+    """Return the hashes of the training data, by name, from the last start that recorded them; empty if none did.
 
     Raises:
         UserError: `provenance.json` is damaged.
@@ -323,23 +328,23 @@ def trained_on(run: RunContents) -> dict[str, str]:
     return {}
 
 
-def changed(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """Return the names that are not the same in both; of data that one does not know, nothing is said.
+def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Return the names that both have with different hashes.
 
     Example:
-        >>> changed({"a.csv": "1", "b.csv": "1"}, {"a.csv": "2", "c.csv": "1"})
+        >>> changed_names({"a.csv": "1", "b.csv": "1"}, {"a.csv": "2", "c.csv": "1"})
         ['a.csv']
     """
     return [name for name in there if name in here and here[name] != there[name]]
 
 
 def check_resumable(run: RunContents, here: Mapping[str, str]) -> None:
-    """Make sure that a run is resumed on the data that it was trained on.
+    """Check that a run is resumed with the data that it was trained on.
 
     Raises:
-        UserError: They have changed; it names them.
+        UserError: The data have changed; the message names the files.
     """
-    if names := changed(trained_on(run), here):
+    if names := changed_names(trained_on(run), here):
         raise UserError(
             f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}; put the former "
             "data back to resume it, or choose another run_dir"

@@ -1,4 +1,4 @@
-"""The list of test evaluations: each evaluation of a run on a test set, in the order in which they were made."""
+"""The list of test evaluations: every evaluation of a run on a test set, in chronological order."""
 
 import csv
 import io
@@ -15,40 +15,42 @@ from leyden.run.directory import Run
 from leyden.run.files import MAX_BYTES, read_bytes
 from leyden.run.provenance import now
 
-NAME = "test_evaluations.csv"
+TEST_EVALUATIONS_FILE = "test_evaluations.csv"
 HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
 
 
 def read_test_evaluations(outputs: Path) -> list[list[str]]:
-    """Return the fields of each line of the list in a folder, as in `HEADER`; a damaged line may have fewer.
+    """Return the rows of the list in a folder, with the fields of `HEADER`; a damaged row may have fewer.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The list can't be read.
     """
     try:
-        return _parsed(read_bytes(outputs / NAME))
+        return _parsed(read_bytes(outputs / TEST_EVALUATIONS_FILE))
     except FileNotFoundError:
         return []
 
 
 def num_test_evaluations(rows: Sequence[Sequence[str]], experiment: str) -> int:
-    """Return the number of an experiment's test evaluations."""
+    """Return the number of test evaluations of an experiment."""
     return sum(row[1:2] == [as_field(experiment)] for row in rows)
 
 
 def check_test_evaluations(outputs: str) -> None:
-    """Make sure, before a test evaluation, that it can be recorded.
+    """Check, before a test evaluation, that it can be recorded.
 
     Raises:
-        UserError: It can't.
+        UserError: The list can't be written.
     """
-    path = Path(outputs) / NAME
+    path = Path(outputs) / TEST_EVALUATIONS_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_suffix(".lock")), path.open("ab"):
             pass
     except OSError as error:
-        raise UserError(f"outputs={outputs}: {NAME} can't be written there ({error.strerror})") from error
+        raise UserError(
+            f"outputs={outputs}: {TEST_EVALUATIONS_FILE} can't be written there ({error.strerror})"
+        ) from error
 
 
 def record_test_evaluation(outputs: str, run: Run, checkpoint: str, metrics: dict[str, float]) -> int:
@@ -57,21 +59,21 @@ def record_test_evaluation(outputs: str, run: Run, checkpoint: str, metrics: dic
     Returns:
         The number of the experiment's test evaluations, this one included.
     """
-    path = Path(outputs) / NAME
+    path = Path(outputs) / TEST_EVALUATIONS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     name = run.config.get("name", "")
     with filelock.FileLock(path.with_suffix(".lock")):
         content = path.read_bytes() if path.exists() else b""
         head, new = _line(HEADER), _line([now(), name, str(run.directory), checkpoint, json.dumps(metrics)])
         with path.open("ab") as file:
-            file.write((head[len(content) :] if head.startswith(content) else _end(content)) + new)
+            file.write((head[len(content) :] if head.startswith(content) else _missing_line_end(content)) + new)
             file.flush()
             os.fsync(file.fileno())
     return 1 + num_test_evaluations(_parsed(content), name)
 
 
 def as_field(text: str) -> str:
-    """Return a text as the list has it: in one line and in UTF-8, with no character that steers a terminal."""
+    """Return a text as a field of the list: one line of UTF-8 without control characters."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -80,8 +82,8 @@ def _line(fields: Sequence[str]) -> bytes:
     return written.getvalue().encode()
 
 
-def _end(content: bytes) -> bytes:
-    """Return the end of a line that a process was killed within, whose last field may be quoted; empty for a whole line."""
+def _missing_line_end(content: bytes) -> bytes:
+    """Return the bytes that complete a last line cut off by a killed process; empty if it is complete."""
     if content.count(b'"') % 2:
         return b'"\r\n'
     return b"" if content.endswith(b"\n") else b"\r\n"
@@ -89,8 +91,8 @@ def _end(content: bytes) -> bytes:
 
 def _parsed(content: bytes) -> list[list[str]]:
     rows = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""))
-    before = csv.field_size_limit(MAX_BYTES)  # else a damaged line, which can be a long field, would raise
+    old_limit = csv.field_size_limit(MAX_BYTES)  # a damaged line can look like one long field
     try:
         return [row for row in rows if row and row[0] != HEADER[0]]
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(old_limit)

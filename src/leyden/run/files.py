@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, read as what anybody may have made; and their fingerprints."""
+"""Files of a run: atomic writes, safe reads of untrusted files, and the run's fingerprints."""
 
 import contextlib
 import errno
@@ -13,42 +13,42 @@ from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
 
-MAX_BYTES = 64 * 2**20  # of a text; a config is a thousand times smaller
+MAX_BYTES = 64 * 2**20  # per file; a config is a thousand times smaller
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once all of it is on the disk; after an error the old one stays.
+    """Open a new file that atomically replaces `path` when it is complete; after an error the old file stays.
 
-    Neither `path` nor the name that it is written under is followed where it is a link: who has made a directory
-    decides nothing about files outside.
+    Links are not followed, neither at `path` nor at the temporary name, so that an untrusted directory can't
+    redirect the write to a file outside.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # of a process that was killed
+    temporary.unlink(missing_ok=True)  # left behind by a killed process
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a path can't be opened for itself alone
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - Path.open takes no descriptor
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        # Where the folder is gone, or read-only, the first error is the one to tell.
+        # If this fails as well, for example in a read-only folder, the first error is the one to report.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # of a full disk
+        if isinstance(error, OSError) and error.filename is None:  # for example for a full disk
             error.filename = str(path)
         raise
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The SHA-256 of what follows in a file, in hexadecimal digits."""
+    """Return the SHA-256 of the rest of a file, in hexadecimal digits."""
     sha256 = hashlib.sha256()
     while block := file.read(2**20):
         sha256.update(block)
@@ -57,10 +57,14 @@ def sha256_of(file: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def writing(key: str, path: Path) -> Iterator[None]:
-    """Tell of a file that can't be written by the key that has named it.
+    """Turn an `OSError` while writing into a `UserError` that names the setting.
+
+    Args:
+        key: Key of the setting that names the file.
+        path: Path of the file.
 
     Raises:
-        UserError: It can't.
+        UserError: The file can't be written.
     """
     try:
         yield
@@ -69,14 +73,14 @@ def writing(key: str, path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None = None) -> bytes:
-    """The content of a regular file, or its last bytes; a pipe or a device would keep us waiting for ever.
+    """Return the content of a regular file, or its last bytes; other files, such as pipes, could block.
 
     Raises:
-        OSError: It is none, it has more than `max_bytes`, or it can't be read.
+        OSError: The file is not regular, has more than `max_bytes`, or can't be read.
     """
-    # Windows has no pipes among its files, for which one would wait.
+    # Windows has no O_NONBLOCK, but no pipes in folders either.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - as above
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
@@ -88,20 +92,20 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """The same as text.
+    """Return the content of a regular UTF-8 file.
 
     Raises:
-        OSError: As above.
-        UnicodeDecodeError: It is not UTF-8.
+        OSError: The file is not regular, has more than `max_bytes`, or can't be read.
+        UnicodeDecodeError: The content is not UTF-8.
     """
     return read_bytes(path, max_bytes=max_bytes).decode()
 
 
 def read_json(path: Path, missing: Any) -> Any:
-    """The content of a file, or what stands for one that is not there.
+    """Return the parsed content of a JSON file, or `missing` if there is no such file.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The file can't be read or parsed.
     """
     try:
         return json.loads(read_text(path))
@@ -113,25 +117,25 @@ def read_json(path: Path, missing: Any) -> Any:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, a zip archive with checksums; None for nothing."""
+    """Return what is wrong with a checkpoint file, which is a zip archive with checksums; None if it is intact."""
     try:
         if path.exists() and not path.is_file():
             return "is no regular file"
         with zipfile.ZipFile(path) as archive:
-            # PyTorch compresses nothing: what claims to be larger than its file would fill the memory.
+            # PyTorch does not compress; an entry that claims to be larger than the file is a zip bomb.
             if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
                 return "holds more than it has bytes"
             corrupt = archive.testzip()
-    except Exception as error:  # whatever zipfile stumbles over in a damaged file
+    except Exception as error:  # zipfile raises various types for a damaged file
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{corrupt} is corrupt" if corrupt else None
 
 
 def refuse_links(*directories: Path) -> None:
-    """Make sure that what is written to directories lands in them, and that files are what Leyden writes as files.
+    """Check that directories contain no links, so that writes stay inside, and no folders named like files.
 
     Raises:
-        UserError: Something there is a link, a pipe or a device; or a folder where a file belongs.
+        UserError: An entry is a link, a pipe or a device, or a folder with the name of a file.
     """
     for directory in directories:
         if directory.exists() and not directory.is_dir():
@@ -139,7 +143,7 @@ def refuse_links(*directories: Path) -> None:
         for entry in list(os.scandir(directory)) if directory.is_dir() else []:
             try:
                 kind = entry.stat(follow_symlinks=False).st_mode
-            except FileNotFoundError:  # another process has just finished writing it
+            except FileNotFoundError:  # a temporary file that another process just renamed
                 continue
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise UserError(
@@ -151,17 +155,17 @@ def refuse_links(*directories: Path) -> None:
                 raise UserError(f"{entry.path}: is a folder with the name of a file; move it elsewhere")
 
 
-NAME = "fingerprint.csv"
-LENGTH = 32  # digits of a hash
+FINGERPRINTS_FILE = "fingerprint.csv"
+HASH_LENGTH = 32  # digits of a hash
 
 
 class Fingerprint(NamedTuple):
-    """Hashes of a run at a step, in hexadecimal digits.
+    """Hashes of a run's state after an optimizer step, in hexadecimal digits.
 
     Args:
-        weights: Of all parameters and buffers.
-        optimizer: Of the state of each optimizer.
-        random: Of the random numbers of Python, NumPy and PyTorch in the first process.
+        weights: Hash of all parameters and buffers.
+        optimizer: Hash of the optimizers' states.
+        random: Hash of the random states of Python, NumPy and PyTorch on rank 0.
     """
 
     weights: str
@@ -170,41 +174,41 @@ class Fingerprint(NamedTuple):
 
 
 def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
-    """Those of a run directory, by optimizer step; what is no whole line is left out, as of a process that was killed.
+    """Return a run directory's fingerprints by optimizer step; incomplete lines are skipped.
 
     Raises:
         OSError: The file can't be read.
     """
-    path = directory / NAME
+    path = directory / FINGERPRINTS_FILE
     found = {}
-    for row in (line.split(",") for line in _text(path).splitlines()):
+    text = read_bytes(path).decode(errors="replace") if path.exists() else ""
+    for row in (line.split(",") for line in text.splitlines()):
         if len(row) == 4 and row[0].isascii() and row[0].isdecimal() and all(map(_is_hash, row[1:])):
             found[int(row[0])] = Fingerprint(*row[1:])
     return found
 
 
-def _text(path: Path) -> str:
-    return read_bytes(path).decode(errors="replace") if path.exists() else ""
-
-
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:
-    """Write these, and no others, in the order of their steps."""
+    """Replace the file of fingerprints, sorted by step."""
     header = ",".join(["step", *Fingerprint._fields])
-    write_whole(directory / NAME, "\n".join([header, *(_line(step, found[step]) for step in sorted(found)), ""]))
+    write_whole(
+        directory / FINGERPRINTS_FILE,
+        "\n".join([header, *(_fingerprint_line(step, found[step]) for step in sorted(found)), ""]),
+    )
 
 
 def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
-    """Write one behind those that are there."""
-    with (directory / NAME).open("a", encoding="utf-8") as file:
-        file.write(_line(step, found) + "\n")
+    """Append a fingerprint to the file."""
+    with (directory / FINGERPRINTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(_fingerprint_line(step, found) + "\n")
 
 
-def _line(step: int, found: Fingerprint) -> str:
+def _fingerprint_line(step: int, found: Fingerprint) -> str:
     return ",".join([str(step), *found])
 
 
 def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]) -> tuple[int, list[str]] | None:
-    """The first step that both have and at which they differ, with what differs; None for none.
+    """Return the first common step with different fingerprints, and the fields that differ; None if there is none.
 
     Example:
         >>> a, b = Fingerprint("aa", "bb", "cc"), Fingerprint("aa", "bb", "dd")
@@ -218,4 +222,4 @@ def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint])
 
 
 def _is_hash(text: str) -> bool:
-    return len(text) == LENGTH and {*text} <= {*"0123456789abcdef"}
+    return len(text) == HASH_LENGTH and {*text} <= {*"0123456789abcdef"}

@@ -1,4 +1,4 @@
-"""The identity of a run: the settings that decide its result, and by which two runs are the same."""
+"""The identity of a run: the settings that determine its result, and by which two runs count as the same."""
 
 import functools
 import math
@@ -15,11 +15,11 @@ from leyden.config.hydra import default_value
 from leyden.config.objective import Objective, objectives
 from leyden.config.values import flatten
 
-# Keys that steer a start of the program and are no part of what a run is.
-CONTROL = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
-PLACES = ("data.root", "data.download", "data.num_workers")  # may differ from start to start
-# What is said of a run and shown of it changes no bit of its weights and metrics.
-SHOWN = (
+# Keys that control a start of the program and are not part of a run's identity.
+CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
+LOCATION_KEYS = ("data.root", "data.download", "data.num_workers")  # may change when a run is resumed
+# Names, logs and displays do not change a run's weights and metrics.
+DISPLAY_KEYS = (
     "name",
     "logger",
     "trainer.log_every_n_steps",
@@ -27,9 +27,9 @@ SHOWN = (
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
 )
-# Callbacks that change no bit: all of `leyden.pictures`, and these.
-WATCHING_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
-WATCHING = (
+# Callbacks that never change weights or metrics: all of `leyden.pictures`, and these.
+DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
+DISPLAY_CALLBACKS = (
     "RichProgressBar",
     "TQDMProgressBar",
     "RichModelSummary",
@@ -40,12 +40,12 @@ WATCHING = (
 
 
 def is_launch_option(key: str) -> bool:
-    """Whether a key says how and where a start is made, and is no part of what a run is."""
-    return key.split(".")[0] in CONTROL or key in PLACES
+    """Return whether a key only controls how and where a run is started, and is not part of its identity."""
+    return key.split(".")[0] in CONTROL_KEYS or key in LOCATION_KEYS
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """What somebody has typed, by key, less what steers a start.
+    """Return the values of overrides by key, without launch options.
 
     Example:
         >>> typed_overrides(["optimizer.lr=0.1", "+model.depth=3", "run_dir=x"])
@@ -57,11 +57,11 @@ def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """The configuration of a run.
+    """The configuration of a run, compared with others to decide whether they are the same run.
 
     Args:
-        config: Resolved, as plain values.
-        default: The value of a key in `conf/`, to be asked for one that an older run does not have.
+        config: Resolved configuration, as plain values.
+        default: Returns the default value of a key in `conf/`, for keys that an older run lacks.
     """
 
     config: dict[str, Any]
@@ -69,12 +69,12 @@ class RunIdentity:
 
     @classmethod
     def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "RunIdentity":
-        """Those of a composed configuration, which is checked, and whose paths become absolute.
+        """Create the identity from a composed configuration, which is checked, and whose paths become absolute.
 
         Args:
             cfg: The configuration.
-            groups: The choice of each group, as Hydra's `runtime.choices`.
-            run_dir: The run directory of a job of a sweep; None: `cfg` names it.
+            groups: The choice for each config group, as in Hydra's `runtime.choices`.
+            run_dir: The run directory of a sweep's job; None to use `cfg.run_dir`.
 
         Raises:
             UserError: The configuration is wrong.
@@ -83,22 +83,22 @@ class RunIdentity:
         return cls(config, functools.partial(default_value, cfg, dict(groups)))
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What `config.yaml` holds."""
-        return {key: value for key, value in self.config.items() if key not in CONTROL}
+    def saved_config(self) -> dict[str, Any]:
+        """The part of the configuration that is saved in `config.yaml`."""
+        return {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the run is selected on."""
+        """The run's objectives, without values."""
         return objectives(self.config["objective"])
 
     @property
     def max_epochs(self) -> Any:
-        """Of the training."""
+        """The maximum number of epochs, `trainer.max_epochs`."""
         return self.config["trainer"]["max_epochs"]
 
     def is_longer_than(self, there: dict[str, Any]) -> bool:
-        """Whether more epochs are asked for than in another run's configuration; null and -1 stand for no end."""
+        """Return whether this has more epochs than a stored configuration; null and -1 mean no limit."""
         values = (dict(flatten(there)).get("trainer.max_epochs"), self.max_epochs)
         old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
         return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
@@ -106,15 +106,15 @@ class RunIdentity:
     def differences(
         self, there: dict[str, Any], *, defaults_count: bool = False, deleted: Collection[str] = ()
     ) -> list[str]:
-        """What makes this another run than that of a stored configuration.
+        """Return the differences that make this a different run from that of a stored configuration.
 
-        A key that only this one has is no difference while it has its default. More epochs are none either, unless a
-        schedule of the learning rate ends with the run that it was made for.
+        A key that only this configuration has is ignored if it has its default value. More epochs are ignored as
+        well, unless there is a learning rate schedule, which is made for the original number of epochs.
 
         Args:
             there: The stored configuration.
-            defaults_count: Whether keys that only this one has count though they have their defaults.
-            deleted: Keys that were deleted there on purpose, which a default is no excuse for.
+            defaults_count: Whether to report keys that only this configuration has even at their default values.
+            deleted: Keys that were deleted on purpose in the stored run; for them the default is not ignored.
         """
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
         found = []
@@ -127,14 +127,14 @@ class RunIdentity:
                 and self._is_default(key, new[key])
             ):
                 continue
-            # As they are written: 1 is one batch and 1.0 all of them, true is neither.
+            # Compared as written: for a batch limit, 1 is one batch and 1.0 all batches, and true is neither.
             a, b = (repr(flat[key]) if key in flat else "absent" for flat in (old, new))
             if a != b:
                 found.append(f"{key}: {a} there, {b} here")
         return found
 
     def corrections(self, there: dict[str, Any]) -> list[str]:
-        """What is to be typed besides, so that nothing makes this another run than that of a stored configuration."""
+        """Return the additional overrides that make this the same run as that of a stored configuration."""
         old, new = (dict(flatten(config)) for config in (there, self.config))
         keys = [difference.partition(":")[0] for difference in self.differences(there)]
         return [
@@ -143,14 +143,15 @@ class RunIdentity:
         ]
 
     def _is_default(self, key: str, value: Any) -> bool:
+        """Return whether a key has its default value."""
         try:
             return repr(self.default(key)) == repr(value)
-        except (KeyError, HydraException):  # there is none, or `conf/` has changed under a job that waits
+        except (KeyError, HydraException):  # no such key, or `conf/` has changed while a job was queued
             return False
 
 
 def hydra_value(value: Any) -> str:
-    """A plain value as Hydra reads it.
+    """Return a plain value in Hydra's override syntax.
 
     Example:
         >>> hydra_value([None, True, 1e-3, "a b", "x.y/z"])
@@ -164,24 +165,27 @@ def hydra_value(value: Any) -> str:
 
 
 def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration, which is given flat, can change a bit of weights or metrics.
+    """Return the part of a flat configuration that can change a run's weights or metrics.
 
     Example:
-        >>> identity_values({"optimizer.lr": 0.1, "logger": None, "callbacks.x._target_": "leyden.pictures.classification.Errors"})
+        >>> identity_values({"optimizer.lr": 0.1, "logger": None, "trainer.profiler": "simple"})
         {'optimizer.lr': 0.1}
     """
     return {
         key: value
         for key, value in flat.items()
         if not is_launch_option(key)
-        and not any(key == shown or key.startswith(f"{shown}.") for shown in SHOWN)
-        and not (key.split(".")[0] == "callbacks" and (_watches(key, flat) or (key.count(".") < 2 and not value)))
+        and not any(key == shown or key.startswith(f"{shown}.") for shown in DISPLAY_KEYS)
+        and not (
+            key.split(".")[0] == "callbacks"
+            and (_is_display_callback(key, flat) or (key.count(".") < 2 and not value))
+        )
     }
 
 
-def _watches(key: str, flat: Mapping[str, Any]) -> bool:
-    """Return whether a key is that of a callback which changes no bit of a run."""
+def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:
+    """Return whether a key belongs to a callback that never changes weights or metrics."""
     module, _, name = str(flat.get(".".join([*key.split(".")[:2], "_target_"]))).rpartition(".")
     if module.startswith("lightning.pytorch.callbacks"):
-        return name in WATCHING
-    return module.rpartition(".")[0] == "leyden.pictures" or module in WATCHING_MODULES
+        return name in DISPLAY_CALLBACKS
+    return module.rpartition(".")[0] == "leyden.pictures" or module in DISPLAY_MODULES

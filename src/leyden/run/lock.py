@@ -1,4 +1,4 @@
-"""One process per run directory."""
+"""The lock of a run directory, held by one process at a time."""
 
 import contextlib
 import errno
@@ -15,20 +15,20 @@ from leyden.config.errors import UserError
 from leyden.run.files import read_text
 from leyden.run.provenance import now
 
-LOCK_TIMEOUT_S = 2.0  # long enough for a process that only checks whether it is held
-_HELD: dict[Path, int] = {}  # directories that this process has locked, kept open: no other one gets their number
+LOCK_TIMEOUT_S = 2.0  # outlasts a process that only checks the lock
+_HELD: dict[Path, int] = {}  # open descriptors of locked directories, so that inode numbers are not reused
 
 
 @contextlib.contextmanager
 def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
-    """Hold a directory, which is made where it is missing, and removed if it is empty in the end.
+    """Lock a directory; create it if it is missing, and remove it if it is empty at the end.
 
     Args:
         directory: An absolute path.
-        timeout_s: How long to wait while another process holds it; negative: for ever.
+        timeout_s: Seconds to wait while another process holds the lock; negative to wait indefinitely.
 
     Raises:
-        UserError: Another process holds it, or it can't be written to.
+        UserError: Another process holds the lock, or the directory can't be written to.
     """
     path = directory / ".lock"
     lock = filelock.FileLock(path)
@@ -36,7 +36,7 @@ def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
     try:
         made = _make_directories(directory)
         lock.acquire(timeout=timeout_s)
-        if sys.platform != "win32":  # there nobody moves a folder in which a file is open, or reads what is locked
+        if sys.platform != "win32":  # Windows prevents moving a folder with an open file and reading a locked file
             _HELD[directory] = os.open(directory, os.O_RDONLY)
             path.write_text(f"process {os.getpid()} on {platform.node()}, started {now()}\n", encoding="utf-8")
     except filelock.Timeout:
@@ -49,8 +49,8 @@ def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError, UserError):
             check_held(directory)
-            if not content(directory):
-                if sys.platform == "win32":  # nor does anybody remove it
+            if not list_files(directory):
+                if sys.platform == "win32":  # an open file can't be removed
                     lock.release()
                 path.unlink(missing_ok=True)
                 _remove_directories(made)
@@ -60,14 +60,14 @@ def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
 
 
 def check_held(directory: Path) -> None:
-    """Make sure, before something is written, that a directory is still the one that this process has locked.
+    """Check, before a write, that a directory is still the one that this process has locked.
 
-    Somebody can move or delete it meanwhile, and another run can begin in its place.
+    It may have been moved or deleted, and another run may have been started in its place.
 
     Raises:
-        UserError: It is not.
+        UserError: The directory was moved, deleted or replaced.
     """
-    if (descriptor := _HELD.get(directory)) is None:  # another process of DDP has locked it
+    if (descriptor := _HELD.get(directory)) is None:  # locked by rank 0, not by this process
         return
     with contextlib.suppress(OSError):
         if os.path.samestat(directory.stat(), os.fstat(descriptor)):
@@ -76,21 +76,21 @@ def check_held(directory: Path) -> None:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process works in a directory."""
-    if sys.platform == "win32":  # where a lock can't be shared
+    """Return whether a process holds the lock of a directory."""
+    if sys.platform == "win32":  # no shared locks
         try:
             if (path := directory / ".lock").exists():
                 filelock.FileLock(path, timeout=0).acquire().lock.release()
         except OSError as error:
             return isinstance(error, filelock.Timeout)
         return False
-    import fcntl  # which is not there
+    import fcntl  # not available on Windows
 
     try:
         descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
-    try:  # to share it, as a reader can: who only looks writes nothing, and can look at a read-only disk
+    try:  # a shared lock needs no write access, so this works on a read-only disk
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)
@@ -99,14 +99,15 @@ def is_held(directory: Path) -> bool:
     return False
 
 
-def content(directory: Path) -> set[str]:
-    """Names of the files but the lock and what a process that was killed had not finished writing."""
+def list_files(directory: Path) -> set[str]:
+    """Return the names in a directory, without the lock and temporary files; empty if it does not exist."""
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     return {name for name in names if name != ".lock" and not name.endswith(".tmp")}
 
 
 def _holder(path: Path) -> str:
-    for _ in range(10):  # it may be about to write who it is
+    """Return the description of the process that holds a lock file."""
+    for _ in range(10):  # the process may not have written it yet
         with contextlib.suppress(OSError, ValueError):
             if text := read_text(path).strip():
                 return text
@@ -115,14 +116,14 @@ def _holder(path: Path) -> str:
 
 
 def _make_directories(path: Path) -> list[Path]:
-    """Make a directory and those above it; the ones that were not there, from top to bottom."""
+    """Create a directory with its parents; return those that were missing, topmost first."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()][::-1]
     path.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _remove_directories(made: list[Path]) -> None:
-    """Remove those of the directories that are empty."""
+    """Remove directories, bottom up, as long as they are empty."""
     with contextlib.suppress(OSError):
         for folder in reversed(made):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""Provenance of a run: code, versions, command, machine."""
+"""Provenance of a run: code, package versions, command, machine."""
 
 import contextlib
 import importlib.metadata
@@ -19,33 +19,33 @@ from leyden.scheduler import job_id
 
 
 def git(
-    at: Path, *arguments: str, environment: dict[str, str] | None = None, given: str | None = None
+    at: Path, *arguments: str, environment: dict[str, str] | None = None, stdin: str | None = None
 ) -> str | None:
-    """What git prints, None if it fails; bytes that are no UTF-8 and ends of lines survive the way there and back.
+    """Run git and return its output, or None if it fails; line ends and bytes that are not UTF-8 are preserved.
 
     Args:
-        at: The folder that it works in.
-        arguments: What is asked.
-        environment: Of the process; None for that of this one.
-        given: What it reads.
+        at: Working directory.
+        arguments: Command-line arguments.
+        environment: Environment variables; None for those of this process.
+        stdin: Text for git's standard input.
     """
-    environment = {**(environment or os.environ), "GIT_OPTIONAL_LOCKS": "0"}  # what only looks writes nothing
+    environment = {**(environment or os.environ), "GIT_OPTIONAL_LOCKS": "0"}  # reading commands write nothing
     try:
-        ended = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(at), *arguments],
             capture_output=True,
             env=environment,
-            input=None if given is None else given.encode(errors="surrogateescape"),
+            input=None if stdin is None else stdin.encode(errors="surrogateescape"),
         )
     except (OSError, ValueError):
         return None
-    return ended.stdout.decode(errors="surrogateescape") if ended.returncode == 0 else None
+    return completed.stdout.decode(errors="surrogateescape") if completed.returncode == 0 else None
 
 
-GIT_OF_COPY = "git.json"  # in a copy of the code, for the jobs of a cluster
+GIT_OF_COPY = "git.json"  # state of the code, in the copy that a cluster's jobs run
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
-# As `git apply` takes it, whatever the user has configured.
-FORM = (
+# Output that `git apply` accepts, whatever the user has configured.
+DIFF_OPTIONS = (
     "--binary",
     "--no-ext-diff",
     "--no-textconv",
@@ -63,13 +63,13 @@ def origin(
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that tells how this process was started.
+    """Return the provenance of a start, an entry of `provenance.json`.
 
     Args:
-        overrides: What the user has typed.
-        parent: The checkpoint of another run that this start has taken weights from: `checkpoint` and its `sha256`.
-        machine: As `leyden.run.provenance` tells it; None for a start that trains nothing.
-        data: What identifies the data that are trained on, a SHA-256 by name; None for a start that trains nothing.
+        overrides: Overrides on the command line.
+        parent: Checkpoint of another run that this start took weights from: `checkpoint` and its `sha256`.
+        machine: Result of `machine()`; None if the start does not train.
+        data: SHA-256 of the training data, by name; None if the start does not train.
     """
     return {
         "time": now(),
@@ -89,15 +89,15 @@ def origin(
 
 
 def installed_versions() -> dict[str, str]:
-    """Of the packages on which bits can depend most."""
+    """Return the versions of the packages that are most likely to change results."""
     return {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
 def state_of_code() -> dict[str, Any]:
-    """Commit and changes of the code, as `git apply` takes them; None where there is no git.
+    """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
 
-    New files that git does not ignore are changes, too; those of more than `MAX_FILE_BYTES` are named in `left_out`,
-    and of a diff of more than `MAX_DIFF_BYTES` nothing is kept.
+    Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole.
     """
     copied = ROOT / GIT_OF_COPY
     if copied.exists():
@@ -110,6 +110,7 @@ def state_of_code() -> dict[str, Any]:
 
 
 def _diff() -> tuple[str | None, list[str]]:
+    """Return the diff of the uncommitted changes, None if it is too large, and the names of files left out."""
     listed = (git(ROOT, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
     new = [name for name in listed if name and (ROOT / name).is_file()]
     sizes = {name: (ROOT / name).stat().st_size for name in new}
@@ -118,34 +119,33 @@ def _diff() -> tuple[str | None, list[str]]:
         return None, ["all changes"]
     index = git(ROOT, "rev-parse", "--path-format=absolute", "--git-path", "index")
     with tempfile.TemporaryDirectory() as folder:
-        # In a copy of the index, new files can be announced without a change of the user's own.
+        # New files are added to a copy of the index, so that the user's index stays unchanged.
         environment = {**os.environ, "GIT_INDEX_FILE": f"{folder}/index"}
         if index and Path(index.strip()).exists():
-            shutil.copy2(
-                index.strip(), f"{folder}/index"
-            )  # with its time, by which git knows what to look at again
-        listed_here = "--pathspec-from-file=-", "--pathspec-file-nul"  # they can be too many for a command line
+            # With the modification time, which git uses to detect changed files.
+            shutil.copy2(index.strip(), f"{folder}/index")
+        from_stdin = "--pathspec-from-file=-", "--pathspec-file-nul"  # there may be too many for a command line
         if (
             small
-            and git(ROOT, "add", "--intent-to-add", *listed_here, environment=environment, given="\0".join(small))
+            and git(ROOT, "add", "--intent-to-add", *from_stdin, environment=environment, stdin="\0".join(small))
             is None
         ):
             return None, ["all changes"]
-        diff = git(ROOT, "diff", *FORM, "HEAD", environment=environment)
+        diff = git(ROOT, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
     left_out = sorted(set(new) - set(small))
     return (None, ["all changes"]) if diff is None or len(diff) > MAX_DIFF_BYTES else (diff, left_out)
 
 
 def now() -> str:
-    """Time with its zone, ISO 8601."""
+    """Return the local time with its time zone, in ISO 8601."""
     return datetime.now().astimezone().isoformat()
 
 
 def machine() -> dict[str, Any]:
-    """System, processor, its instructions that PyTorch uses, threads, GPUs.
+    """Return the system, the processor, the CPU instruction set that PyTorch uses, the threads and the GPUs.
 
-    `threads` are those of PyTorch in this process. Where `OMP_NUM_THREADS` did not set them (`threads_are_set`), Lightning gives each
-    of several processes its part of the `cores`.
+    `threads` is PyTorch's number of threads in this process. Unless `OMP_NUM_THREADS` is set (`threads_are_set`),
+    Lightning divides the `cores` among several processes.
     """
     import torch
 
@@ -162,7 +162,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The name of the processor; Python knows it on some systems only."""
+    """Return the name of the processor, which Python alone knows only on some systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

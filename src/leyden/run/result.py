@@ -1,4 +1,4 @@
-"""Results of a run: `result.json`, which is written last of all, and the curves in `metrics.csv`."""
+"""Results of a run: `result.json`, which is written last, and the curves in `metrics.csv`."""
 
 import csv
 import io
@@ -15,12 +15,13 @@ from leyden.scheduler import num_restarts
 
 @dataclass(frozen=True)
 class Failure:
-    """What a run ended by.
+    """The error that ended a run.
 
     Args:
         type: Name of the exception's class.
-        message: Its text.
-        where: Place in somebody's code, as `models/mlp.py:12 in forward`; empty for a mistake in the configuration.
+        message: Message of the exception.
+        where: Line of code that raised it, as `models/mlp.py:12 in forward`; empty for a mistake in the
+            configuration.
     """
 
     type: str
@@ -30,22 +31,23 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run.
+    """The result of a run, as stored in `result.json`.
 
     Args:
-        status: `finished`, `pruned`, `failed`, or `fast_dev_run` for one that was only tried.
-        objectives: What it was selected on, with what was reached.
-        metrics: Those of the best epoch by name; with a test evaluation also its own; and `num_parameters`.
-        epochs: That were completed: trained on all batches that the trainer's limits leave.
-        optimizer_steps: Over all starts.
-        seconds: Of training with validation, over all starts; None where it is not known.
-        samples_per_second: Of training: the samples of all batches, over all starts, by `seconds`; None where it is not known.
-        checkpoint: The one that was evaluated, relative to the run directory; None where there is none.
-        requeues: How often the job of a cluster had been started again.
-        error: None for a run that has not failed.
-        stages: The names among the metrics that each stage has logged: `train`, `val`, and `test` for a run that was evaluated
-            on the whole test set.
-        can_be_tested: Whether the task has a `test_step`, and the data have a test set.
+        status: `finished`, `pruned`, `failed`, or `fast_dev_run` for a trial run.
+        objectives: The objectives with the run's values.
+        metrics: Metrics of the best epoch by name, those of the test evaluation if there was one, and
+            `num_parameters`.
+        epochs: Number of completed epochs, trained on all batches that the trainer's limits allow.
+        optimizer_steps: Number of optimizer steps over all starts.
+        seconds: Time of training and validation over all starts; None if unknown.
+        samples_per_second: Training samples over all starts, divided by `seconds`; None if unknown.
+        checkpoint: Path of the evaluated checkpoint, relative to the run directory; None if there is none.
+        requeues: How often the cluster job was requeued.
+        error: The error of a failed run, else None.
+        stages: Names of the metrics that each stage logged: `train`, `val`, and `test` if the run was evaluated on
+            the whole test set.
+        can_be_tested: Whether the task has a `test_step` and the data have a test set.
     """
 
     status: str
@@ -65,39 +67,39 @@ class Result:
     def failed(
         cls, objectives: tuple[Objective, ...], error: Failure, *, epochs: int = 0, num_steps: int = 0
     ) -> "Result":
-        """The result of a run that has failed after so many epochs and steps."""
+        """Create the result of a run that failed after the given numbers of epochs and steps."""
         return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_restarts(), error)
 
     @property
     def has_ended_well(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is complete: finished or pruned."""
         return self.status in ("finished", "pruned")
 
     @property
     def is_tested(self) -> bool:
-        """Whether it was evaluated on the test set, and not on a part of it alone."""
+        """Whether the run was evaluated on the whole test set."""
         return "test" in self.stages
 
     @property
     def test_metrics(self) -> dict[str, float]:
-        """The metrics of its evaluation on the test set."""
+        """The metrics of the test evaluation."""
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
     def with_test(self, measured: Mapping[str, float]) -> "Result":
-        """Return the result with an evaluation on the test set.
+        """Return the result with the metrics of a test evaluation added.
 
-        A name that training or validation has logged, too, is that of their metric; the test's gets `test/` before it.
+        A test metric whose name was also logged in training or validation gets the prefix `test/`.
         """
         named = {f"test/{name}" if name in self.metrics else name: value for name, value in measured.items()}
         return replace(self, metrics={**self.metrics, **named}, stages={**self.stages, "test": [*named]})
 
-    def reached(self, objectives: tuple[Objective, ...]) -> "Result":
-        """The same with what was reached of these objectives; None where there is no such metric."""
+    def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
+        """Return the result with these objectives and their values; None for an objective without a metric."""
         valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
         return replace(self, objectives=valued)
 
     def to_json(self) -> str:
-        """The text of `result.json`: one objective stands as such, several as a list, none as null."""
+        """Return the content of `result.json`; `objective` is an object, a list for several objectives, or null."""
         values = asdict(self)
         aims = list(values.pop("objectives"))
         if self.error and not self.error.where:
@@ -107,13 +109,13 @@ class Result:
 
     @classmethod
     def from_json(cls, content: Any) -> "Result":
-        """The result in the content of `result.json`.
+        """Create a result from the parsed content of `result.json`.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The content is not a valid result.
         """
         try:
-            known = {each.name for each in fields(cls)}  # a newer engine may write more
+            known = {each.name for each in fields(cls)}  # a newer version may have more fields
             values = {name: value for name, value in dict(content).items() if name in known}
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
@@ -121,14 +123,14 @@ class Result:
             result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
         except (TypeError, KeyError, ValueError) as wrong:
             raise ValueError("is no result of a run") from wrong
-        if not _is_sound(result):
+        if not _is_valid(result):
             raise ValueError("is no result of a run")
         return result
 
 
-def _is_sound(result: Result) -> bool:
-    """Whether all is of its type; what a run that has ended well has, it must have."""
-    reached = (result.seconds, *(aim.value for aim in result.objectives))
+def _is_valid(result: Result) -> bool:
+    """Return whether all fields have valid types, and a complete run has its time and objective values."""
+    required = (result.seconds, *(aim.value for aim in result.objectives))
     return (
         isinstance(result.status, str)
         and isinstance(result.metrics, dict)
@@ -141,32 +143,36 @@ def _is_sound(result: Result) -> bool:
         and isinstance(result.checkpoint, str | None)
         and isinstance(result.can_be_tested, bool)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
-        and all(_is_number(value) or (value is None and not result.has_ended_well) for value in reached)
+        and all(_is_number(value) or (value is None and not result.has_ended_well) for value in required)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
         and all(isinstance(text, str) for text in (vars(result.error).values() if result.error else ()))
     )
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that can be printed and compared, NaN among them."""
+    """Return whether a value is a number that can be printed and compared; NaN is one."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 HEADER = ["step", "metric", "value"]
-MAX_BYTES = 2**28  # some million points
+MAX_BYTES = 2**28  # of `metrics.csv`, some million points
 
 
-def rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
-    """The lines of the table that are whole, as texts: step, metric, value.
+def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
+    """Yield the rows of `metrics.csv` as strings: step, metric, value.
 
-    Whatever else is there is left out: the header, a line that a killed run has not finished, damaged ones. Each
-    line is read for itself, so that none of them spoils the next. A file that can't be read has none.
+    The header, incomplete and damaged lines are skipped. Each line is parsed by itself, so that a damaged line does
+    not affect the next. An unreadable file has no rows.
+
+    Args:
+        path: Path of the file.
+        last_bytes: Read at most this many bytes, from the end of the file; None to read all.
     """
     try:
         text = read_bytes(path, max_bytes=MAX_BYTES, last_bytes=last_bytes).decode(errors="replace")
     except OSError:
         return
-    for line in text.split("\n")[:-1]:  # behind the last line feed is what was not finished
+    for line in text.split("\n")[:-1]:  # after the last line feed is an incomplete line
         try:
             step, metric, value = next(csv.reader([line]))
             int(step), float(value)
@@ -176,18 +182,18 @@ def rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
             yield [step, metric, value]
 
 
-def write_rows(path: Path, kept: Sequence[Sequence[str]]) -> None:
-    """Write the table anew, of these lines."""
+def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Replace `metrics.csv` with these rows."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([HEADER, *kept])
+    csv.writer(text).writerows([HEADER, *rows])
     write_whole(path, text.getvalue())
 
 
-def points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
-    """The same as numbers: step, metric, value, in the order in which they were logged.
+def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
+    """Return the rows of `metrics.csv` with step and value as numbers, in the order in which they were logged.
 
     Args:
-        path: The file.
-        last_bytes: Reads no more than the end of it; None reads all.
+        path: Path of the file.
+        last_bytes: Read at most this many bytes, from the end of the file; None to read all.
     """
-    return [(int(step), metric, float(value)) for step, metric, value in rows(path, last_bytes=last_bytes)]
+    return [(int(step), metric, float(value)) for step, metric, value in read_rows(path, last_bytes=last_bytes)]

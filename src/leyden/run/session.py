@@ -1,4 +1,4 @@
-"""A run from its beginning to its end, whatever ends it."""
+"""The session of a run: a start from beginning to end, however it ends."""
 
 import contextlib
 import signal
@@ -18,12 +18,12 @@ from leyden.run.result import Failure, Result
 
 
 class Position(NamedTuple):
-    """How far a training has come.
+    """Progress of the training.
 
     Args:
-        epochs: That were completed, over all starts.
-        num_steps: Optimizer steps, over all starts.
-        has_trained: Whether a step can have been taken in this start; not so while a checkpoint is restored.
+        epochs: Number of completed epochs over all starts.
+        num_steps: Number of optimizer steps over all starts.
+        has_trained: Whether this start may have trained; false while a checkpoint is restored.
     """
 
     epochs: int
@@ -32,31 +32,32 @@ class Position(NamedTuple):
 
 
 class Session:
-    """What goes on in a run directory once it has begun; a result ends it.
+    """A start of a run that has begun, and ends with a result.
 
     Args:
-        run: The directory.
-        choices: Of the run.
-        before_end: Is called with the result before that is written.
+        run: The run directory.
+        identity: Identity of the run.
+        before_end: Called with the result before it is written.
     """
 
-    def __init__(self, run: Run, choices: RunIdentity, before_end: Callable[[Run, Result], None]) -> None:
-        self.run, self.choices, self.before_end = run, choices, before_end
-        self.before = run.result
+    def __init__(self, run: Run, identity: RunIdentity, before_end: Callable[[Run, Result], None]) -> None:
+        self.run, self.identity, self.before_end = run, identity, before_end
+        self.previous_result = run.result
 
     def end(self, result: Result) -> Result:
-        """Write the result, with what was reached of the objectives; it is the last thing that is written."""
-        result = result.reached(self.choices.objectives)
-        before = self.before
-        # Nothing was trained in this start, as for a first test evaluation: the checkpoint is a little older than the end.
-        if before and before.has_ended_well and before.optimizer_steps == result.optimizer_steps:
+        """Write the result with the values of the objectives, as the last file of the run, and return it."""
+        result = result.with_objectives(self.identity.objectives)
+        previous = self.previous_result
+        # Nothing was trained in this start, for example only tested. The checkpoint is a little older than the end
+        # of the training, so the numbers of the previous result are kept.
+        if previous and previous.has_ended_well and previous.optimizer_steps == result.optimizer_steps:
             names = ("epochs", "seconds", "samples_per_second")
-            result = replace(result, **{name: value for name in names if (value := getattr(before, name))})
+            result = replace(result, **{name: value for name in names if (value := getattr(previous, name))})
         self.write(result)
         return result
 
     def write(self, result: Result) -> None:
-        """Write a result as it is. Whatever is not there yet when the run is killed is made again."""
+        """Write a result unchanged; if the process is killed before that is done, the next start repeats it."""
         check_held(self.run.directory)
         self.before_end(self.run, result)
         self.run.end(result)
@@ -65,7 +66,7 @@ class Session:
 @contextlib.contextmanager
 def session(
     run: Run,
-    choices: RunIdentity,
+    identity: RunIdentity,
     overrides: list[str],
     *,
     parent: dict[str, Any] | None = None,
@@ -73,41 +74,41 @@ def session(
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:
-    """Begin a run; if something ends it before it has a result, that is what it is told to have failed by.
+    """Begin a run; record an error that ends it early as its failure.
 
-    A run that had a result, and fails before it trains, has that result again.
+    If a run that had a result fails before it trains, its previous result is restored.
 
     Args:
-        run: The directory, which this process has locked.
-        choices: Of the run.
-        overrides: What the user has typed.
-        parent: As `origin` has it.
-        data: As `origin` has it.
-        position: Tells how far the training has come.
-        before_end: Is called with the result before that is written.
+        run: The run directory, locked by this process.
+        identity: Identity of the run.
+        overrides: Overrides on the command line.
+        parent: Checkpoint that the weights come from, see `origin`.
+        data: Hashes of the training data, see `origin`.
+        position: Returns the progress of the training.
+        before_end: Called with the result before it is written.
 
     Raises:
-        UserError: The run has failed by a mistake, or by something that is no bug.
-        SystemExit: It was stopped from outside, and can go on.
+        UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
+        SystemExit: The run was interrupted, and can be resumed.
     """
-    begun = Session(run, choices, before_end)
-    run.begin(choices, overrides, parent, machine(), data)
+    begun = Session(run, identity, before_end)
+    run.begin(identity, overrides, parent, machine(), data)
     try:
         yield begun
     except Exception as error:
         mistaken = is_mistake(error, runs=True)
         _fail(begun, Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error)), position())
         if mistaken:
-            told = " ".join(str(error).split()) or type(error).__name__
-            is_named = told.startswith(f"{run.directory}:")
-            raise UserError(told if is_named else f"{run.directory} failed: {told}") from error
+            message = " ".join(str(error).split()) or type(error).__name__
+            names_run = message.startswith(f"{run.directory}:")
+            raise UserError(message if names_run else f"{run.directory} failed: {message}") from error
         raise
-    except SystemExit as stop:  # by Ctrl-C or SIGTERM; Lightning would end with 1 and 0
+    except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
             saved = (run.directory / "checkpoints" / "last.ckpt").exists()
-            then = "goes on" if saved else "starts over, nothing was saved yet"
+            effect = "goes on" if saved else "starts over, nothing was saved yet"
             print(
-                f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {then}.",
+                f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {effect}.",
                 file=sys.stderr,
             )
         codes: dict[Any, int] = {None: 128 + signal.SIGTERM, 0: 128 + signal.SIGTERM, 1: 128 + signal.SIGINT}
@@ -115,9 +116,10 @@ def session(
 
 
 def _fail(begun: Session, failure: Failure, position: Position) -> None:
-    result = Result.failed(begun.choices.objectives, failure, epochs=position.epochs, num_steps=position.num_steps)
+    """Write the result of a failed run, or restore the previous result if nothing was trained."""
+    result = Result.failed(begun.identity.objectives, failure, epochs=position.epochs, num_steps=position.num_steps)
     try:
-        if position.has_trained or not begun.run.take_back():
+        if position.has_trained or not begun.run.restore_result():
             begun.write(result)
     except (OSError, UserError) as second:
         warn(f"that it failed can't be written down: {second}")

@@ -22,7 +22,7 @@ from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
-from leyden.run.fork import parent_groups, point
+from leyden.run.fork import parent_groups, parse_fork
 from leyden.run.identity import RunIdentity, is_launch_option
 from leyden.run.process import importing
 from leyden.run.result import Failure, Result
@@ -182,7 +182,7 @@ def _of_fork(kept: Sequence[str]) -> list[str]:
         return list(kept)
     text = fork.partition("=")[2].strip("\"'")
     with contextlib.suppress(UserError):
-        inherited = parent_groups(point(text)[0])
+        inherited = parent_groups(parse_fork(text)[0])
         rest = [each for each in kept if each is not fork and each not in inherited]
         return [f"fork={Path(text).name}", *rest]
     return list(kept)

@@ -17,7 +17,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.data.contract import digests_of, has_split
 from leyden.report.hparams import write_hparams
-from leyden.run.directory import Run, RunContents, changed, check_resumable, trained_on
+from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
@@ -190,6 +190,6 @@ def _digests(data: L.LightningDataModule, resumed: Run | None, parent: RunConten
         digests = digests_of(data)
     if resumed:
         check_resumable(resumed, digests)
-    if parent and (names := changed(trained_on(parent), digests)) and is_main_process():
+    if parent and (names := changed_names(trained_on(parent), digests)) and is_main_process():
         warn(f"fork: the data differ from those of {parent.directory}: {', '.join(names)}")
     return digests
