@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
         if is_main_process():
             # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
-            print_result(run, result, further=not is_job and hydra_cfg.job.config_name == "train")
+            print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from leyden.config.objective import Objective
 from leyden.report.ranking import MARK, Row, contenders
 from leyden.report.records import Record
-from leyden.report.statistics import MOST
+from leyden.report.statistics import MAX_FURTHER
 
 
 def row(values, *, status="finished", name="", **config):
@@ -55,9 +55,9 @@ def test_what_is_clearly_worse_is_not_marked():
     rows = [row([0.9, 0.91, 0.92]), row([0.895, 0.915, 0.9]), row([0.5, 0.51, 0.53])]
     found = contenders(rows, ["seed"], "max")
     assert found.like_best == [True, True, False]
-    assert 1 < found.further < MOST
+    assert 1 < found.num_further < MAX_FURTHER
     assert found.remarks[0].startswith(MARK)
-    assert f"about {found.further} more seeds per row" in found.remarks[1]
+    assert f"about {found.num_further} more seeds per row" in found.remarks[1]
     found = contenders(rows[::2], ["seed"], "max")
     assert found.like_best == [True, False]
     assert found.remarks == ["The first row is truly the best one (95 % confidence)."]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from leyden.config.objective import Objective
 from leyden.report import summary
-from leyden.report.summary import LEAST, importances
+from leyden.report.summary import MIN_SETTINGS, importances
 from tests.report.test_contenders import row
 from tests.report.test_summary import summarize, write
 
@@ -57,10 +57,12 @@ def test_the_key_that_decides_is_the_most_important_one(mode, key):
     }
 
 
-@pytest.mark.parametrize("num", [0, 1, 2, LEAST - 1, LEAST, 50])
+@pytest.mark.parametrize("num", [0, 1, 2, MIN_SETTINGS - 1, MIN_SETTINGS, 50])
 def test_what_tells_nothing_has_no_importance(drawn, num):
     assert importances(settings(drawn, lambda choices: 0.5, num), "max", []) == {}
-    assert bool(importances(settings(drawn, lambda choices: drawn.random(), num), "max", [])) == (num >= LEAST)
+    assert bool(importances(settings(drawn, lambda choices: drawn.random(), num), "max", [])) == (
+        num >= MIN_SETTINGS
+    )
     assert importances([({}, drawn.random()) for _ in range(num)], "max", []) == {}
 
 
@@ -94,7 +96,7 @@ def test_the_history_is_in_the_order_in_which_the_settings_have_ended(drawn):
 
 
 def test_a_search_has_two_panels_and_a_grid_none(tmp_path, monkeypatch):
-    for number in range(LEAST):
+    for number in range(MIN_SETTINGS):
         here = tmp_path / str(number)
         write(here, [f"optimizer.lr={0.01 * (number + 1)}"], value=0.5 - 0.01 * number)
         start = {"overrides": [f"optimizer.lr={number}"], "time": f"2026-01-01T00:{number:02}:00+00:00"}

@@ -13,7 +13,7 @@ from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.errors import UserError
 from leyden.report import summary
-from leyden.report.ranking import merge, varied
+from leyden.report.ranking import merge_rows, varying_keys
 from leyden.report.records import read_records
 from leyden.run import files
 from leyden.run.identity import RunIdentity
@@ -168,7 +168,7 @@ def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
 def test_lists_and_unequal_keys_are_columns(tmp_path):
     write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
     write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
-    found = merge(read_records(tmp_path), ["seed"])
+    found = merge_rows(read_records(tmp_path), ["seed"])
     assert [row.choices for row in found] == [
         {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
         {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
@@ -203,8 +203,8 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     assert (gaps / "summary.md").read_text().splitlines()[5].startswith("|  |  | 0.4000 |")
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
-    assert varied([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
-    choices = [row.choices for row in merge(read_records(gaps), ["seed"])]
+    assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
+    choices = [row.choices for row in merge_rows(read_records(gaps), ["seed"])]
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
 
 

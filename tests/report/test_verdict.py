@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from leyden.report.statistics import MOST, Group, improvement, quantile, verdict
+from leyden.report.statistics import MAX_FURTHER, Group, improvement, t_quantile, verdict
 
 
 def paired(*columns):
@@ -39,7 +39,7 @@ def test_intervals_are_those_of_scipy(drawn):
         assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
         assert found.num_pairs == same
         freedom = 10 ** drawn.uniform(0.3, 5)
-        assert quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
+        assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
 
 
 @pytest.mark.parametrize("num", [3, 5, 10])
@@ -84,7 +84,7 @@ def test_what_tells_nothing_is_said(a, b, words, groups):
     assert found.in_words("A", "B") == words
     assert not found.better
     assert found.interval is None
-    assert found.further() is None
+    assert found.num_further() is None
 
 
 def test_it_takes_as_many_seeds_as_show_the_difference_in_four_of_five_cases():
@@ -92,7 +92,7 @@ def test_it_takes_as_many_seeds_as_show_the_difference_in_four_of_five_cases():
     for groups in (paired, apart):
         columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
         found = verdict(*groups(*columns), "max")
-        num = 4 + found.further()
+        num = 4 + found.num_further()
         spread = found.deviation / (1 if groups is paired else 2**0.5)  # of each of two, or of the differences
         seen = 0
         for _ in range(1000):
@@ -100,8 +100,8 @@ def test_it_takes_as_many_seeds_as_show_the_difference_in_four_of_five_cases():
             b = [0.0] * num if groups is paired else draw(source, num, 0.0, spread)
             seen += verdict(*groups(a, b), "max").better == "a"
         assert 750 < seen < 850
-    assert verdict(*paired([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]), "max").further() == MOST + 1
-    assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").further() is None
+    assert verdict(*paired([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]), "max").num_further() == MAX_FURTHER + 1
+    assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").num_further() is None
 
 
 def test_folds_tell_less_than_as_many_independent_runs():

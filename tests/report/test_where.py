@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
-from leyden.report.query import parse
+from leyden.report.query import parse_condition
 
 RUN = {
     "val/acc": 0.98,
@@ -53,7 +53,7 @@ RUN = {
     ],
 )
 def test_what_a_condition_means(text, holds):
-    assert parse(text)[0](RUN) is holds
+    assert parse_condition(text)[0](RUN) is holds
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_what_a_condition_means(text, holds):
 )
 def test_what_is_none_is_told_in_a_line(text, message):
     with pytest.raises(UserError, match=f"^where=.*{message}"):
-        parse(text)
+        parse_condition(text)
 
 
 @given(st.text(alphabet="abn/. <>=!()'\"0andortx", max_size=30))
 def test_whatever_is_typed_is_a_condition_or_a_line(text):
     try:
-        condition, keys = parse(text)
+        condition, keys = parse_condition(text)
     except UserError:
         return
     assert condition({}) in (True, False)
@@ -89,5 +89,5 @@ def test_whatever_is_typed_is_a_condition_or_a_line(text):
 @pytest.mark.parametrize("text", ["(" * 5000, f"a={'[' * 5000}{']' * 5000}", "not " * 5000 + "a=1"])
 def test_whatever_is_nested_deeply_is_a_line(text):
     with pytest.raises(UserError, match=r"too long|too deeply") as raised:
-        parse(text)
+        parse_condition(text)
     assert len(str(raised.value)) < 500

@@ -1,1 +1,1 @@
-"""Many runs: a table, a picture, and rows for TensorBoard."""
+"""Reports on runs: lists, summaries, comparisons, differences, and rows for TensorBoard."""

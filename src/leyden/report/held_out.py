@@ -1,4 +1,4 @@
-"""The held-out test set: the number of test evaluations, and that one of many tested seeds was picked."""
+"""Remarks on the held-out test set: the number of test evaluations, and settings with many tested seeds."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,15 @@ from leyden.run.directory import Run
 from leyden.run.evaluations import TEST_EVALUATIONS_FILE, as_field, num_test_evaluations, read_test_evaluations
 from leyden.run.identity import identity_values
 
-MANY = 3  # seeds of a setting, from which on the best of them says little of the setting
+MIN_SEEDS = 3  # from this number of tested seeds on, the best one is not representative of its setting
+MAX_NAMES = 3  # of runs, in a remark
 
 
 def test_set_remarks(records: Sequence[Record]) -> list[str]:
-    """Return the lines; none, if none of the runs was evaluated on the test set as far as is known.
+    """Return remarks on test evaluations; empty if no run is known to have been evaluated on the test set.
 
     Args:
-        records: All runs that are reported on.
+        records: All runs of the report.
     """
     lists: dict[Path, list[list[str]]] = {}
     for folder in dict.fromkeys(filter(None, map(_folder, records))):
@@ -28,16 +29,16 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         except OSError as error:
             warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
     named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
-    seen = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
-    if not seen:
+    tested = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
+    if not tested:
         return []
-    names = dict.fromkeys(str(record.config.get("name")) for record in seen)
+    names = dict.fromkeys(str(record.config.get("name")) for record in tested)
     lines = []
     for folder, rows in lists.items():
         nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
             lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / TEST_EVALUATIONS_FILE})")
-    return [*lines, *_lotteries(seen, [row for rows in lists.values() for row in rows], names)]
+    return [*lines, *_seed_warnings(tested, [row for rows in lists.values() for row in rows], names)]
 
 
 def _is_tested(record: Record) -> bool:
@@ -45,46 +46,46 @@ def _is_tested(record: Record) -> bool:
 
 
 def _folder(record: Record) -> Path | None:
-    """Return the folder above a run's directory that has a list; None where there is none."""
+    """Return the folder above a run directory that has a list of test evaluations; None if there is none."""
     return next(
         (folder for folder in record.run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None
     )
 
 
-def _lotteries(seen: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
-    """Return the warnings where many seeds of one setting were evaluated on the test set."""
-    here = dict.fromkeys(record.run.directory for record in seen)
-    # Those that are here come first.
-    settings = _by_setting(
+def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
+    """Return a warning for each setting of which many seeds were evaluated on the test set."""
+    here = dict.fromkeys(record.run.directory for record in tested)
+    # The runs of the report come first.
+    settings = _group_by_setting(
         dict.fromkeys([*here, *(Path(row[2]) for row in rows if len(row) > 2 and row[1] in names)])
     )
-    lines, whole = [], []
+    lines, num_seeds = [], []
     for runs in settings:
         ours = [directory.name for directory in runs.values() if directory in here]
-        if len(runs) < MANY or not ours:
+        if len(runs) < MIN_SEEDS or not ours:
             continue
         if len(ours) == len(runs):
-            whole.append(len(runs))
+            num_seeds.append(len(runs))
             continue
         are = "is 1" if len(ours) == 1 else f"are {len(ours)}"
         lines.append(
-            f"{_some(ours)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
+            f"{_list_some(ours)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
             "the mean over all of them, not what was picked"
         )
-    if whole:
-        nums = f"{whole[0]}" if len({*whole}) == 1 else f"{min(whole)} to {max(whole)}"
-        of = "one setting were" if len(whole) == 1 else f"each of {len(whole)} settings were"
+    if num_seeds:
+        nums = f"{num_seeds[0]}" if len({*num_seeds}) == 1 else f"{min(num_seeds)} to {max(num_seeds)}"
+        of = "one setting were" if len(num_seeds) == 1 else f"each of {len(num_seeds)} settings were"
         lines.append(f"{nums} seeds of {of} evaluated on the test set: report their mean, not the best of them")
     return lines
 
 
-def _by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
-    """Group runs that differ in the seed alone, and in what takes its value from it: per setting, a run for each seed."""
-    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but whole numbers
+def _group_by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
+    """Group runs that differ only in the seed and values derived from it; return a run per seed and setting."""
+    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values except integers
     for directory in directories:
         try:
             config = identity_values(dict(flatten(Run(directory).config)))
-        except (UserError, ValueError):  # it is gone, or no path
+        except (UserError, ValueError):  # deleted, or not a path
             continue
         if type(seed := config.get("seed")) is not int:
             continue
@@ -100,10 +101,11 @@ def _by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
 
 
 def _differ_by_seed(a: Mapping[str, int], b: Mapping[str, int]) -> bool:
+    """Return whether two configurations' integers differ only in the seed and in values equal to it."""
     return a.keys() == b.keys() and all(
         value == b[key] or (value == a["seed"] and b[key] == b["seed"]) for key, value in a.items()
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
+def _list_some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")

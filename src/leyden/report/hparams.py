@@ -1,4 +1,4 @@
-"""A run as a row of TensorBoard's HParams table: what was chosen, and what came of it."""
+"""A run as a row of TensorBoard's HParams table: its overrides and its result."""
 
 import time
 from typing import Any
@@ -11,19 +11,19 @@ from leyden.run.identity import typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 
-# Behind "events.out.tfevents...": what a restarted TensorBoard reads last. The name says to it what the file is.
-NAME = "hparams.tfevents"
+# TensorBoard recognises event files by "tfevents", and reads this one after "events.out.tfevents..." (by name).
+HPARAMS_FILE = "hparams.tfevents"
 
 
 def write_hparams(run: Run, result: Result) -> None:
-    """Write what was chosen and a result, before `result.json` ends the run; the row before is replaced.
+    """Write a run's overrides and result, before `result.json` ends the run; replaces an earlier row.
 
-    A column is what the user has typed, as number, truth value or text, with the value that it has in the resolved
-    configuration; then `status`; then each metric of the result, as `best/val/acc`. Lightning's way
-    (`log_hyperparams`) would make numbers of truth values, take the columns of the whole table from any one run,
-    add points to the curves, and know of no run that was killed.
+    The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
+    then each metric of the result, as `best/val/acc`. Lightning's `log_hyperparams` would turn booleans into
+    numbers, take the columns of the whole table from one arbitrary run, add points to the curves, and miss runs
+    that were killed.
 
-    Nothing is written where the run does not log to TensorBoard.
+    Nothing is written if the run does not log to TensorBoard.
     """
     logged = any(
         "tensorboard" in str(node.get("_target_")) for node in (run.config.get("logger") or {}).values() if node
@@ -50,7 +50,7 @@ def _write(run: Run, result: Result) -> None:
         _plugin_value(metadata.SESSION_END_INFO_TAG, session_end_info=end),
         *(Summary.Value(tag=f"best/{name}", simple_value=value) for name, value in result.metrics.items()),
     ]
-    path = run.directory / NAME
+    path = run.directory / HPARAMS_FILE
     step, now = result.optimizer_steps, time.time()
     with replacing(path) as file:
         records = RecordWriter(file)
@@ -59,7 +59,7 @@ def _write(run: Run, result: Result) -> None:
 
 
 def hparams_of(run: Run) -> dict[str, float | bool | str]:
-    """What was typed at the first start, less what steers a start, by its resolved value."""
+    """Return the resolved values of the first start's overrides, without launch options."""
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     return {

@@ -1,4 +1,4 @@
-"""The result of a run as it is printed, with the commands that one would type next."""
+"""Printed result of a run, with suggested next commands."""
 
 import shlex
 import shutil
@@ -13,19 +13,20 @@ from leyden.config.terminal import Terminal, python_command, quoted_override, re
 from leyden.run.directory import Run
 from leyden.run.result import Result
 
-# What is typed for one start, and not for the next.
-OF_ONE_START = ("run_dir", "resume", "dry_run", "sweep_name", "trainer.max_epochs")
+# Settings of a single start, which suggested commands do not repeat.
+SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name", "trainer.max_epochs")
 
 
 def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
-    """At most three commands, each with what it is for; they hold where they are printed."""
-    return list(islice(_steps(run, result), 3)) if result.status == "finished" else []
+    """Return at most three suggested commands, each with its purpose, for the current working directory."""
+    return list(islice(_suggest_steps(run, result), 3)) if result.status == "finished" else []
 
 
-def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
+def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
+    """Yield suggested commands, each with its purpose."""
     where = relative_path(run.directory)
-    typed_before = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
-    choices = {key: override for key, override in typed_before.items() if key not in OF_ONE_START}
+    overrides = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
+    kept = {key: override for key, override in overrides.items() if key not in SINGLE_START_KEYS}
     trainer = run.config["trainer"]
     if any(run.directory.glob("events.out.tfevents.*")):
         if Path.cwd() == ROOT and shutil.which("make"):
@@ -37,23 +38,25 @@ def _steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
             f"{_verb('evaluate')} {quoted_override('run', where)}",
             "its accuracy, or what it has, on the test set",
         )
-    if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):  # a schedule ends with its run
-        longer = [*choices.values(), f"trainer.max_epochs={2 * result.epochs}"]
+    # A learning rate schedule is made for its number of epochs.
+    if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
+        longer = [*kept.values(), f"trainer.max_epochs={2 * result.epochs}"]
         yield f"{_verb('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if isinstance(rate, float) and rate > 0:
-        others = [override for key, override in choices.items() if key not in ("optimizer.lr", "test")]
+        others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]
         swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
         yield f"{_verb('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
     yield _verb("runs"), "all runs so far"
 
 
 def _verb(name: str) -> str:
+    """Return the shell command of a verb."""
     return f"{python_command()} -m leyden.{name}"
 
 
-def print_result(run: Run, result: Result, *, further: bool) -> None:
-    """Print the metrics of a run that has ended, where it lies, and, if `further`, what one would do next."""
+def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
+    """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
     table = Table(show_header=False, box=None)
     if result.status == "fast_dev_run":
         table.add_row("status", "tried only (trainer.fast_dev_run): this is no finished run")
@@ -70,14 +73,15 @@ def print_result(run: Run, result: Result, *, further: bool) -> None:
     console = Terminal()
     console.print(table)
     console.print(f"run directory: {relative_path(run.directory)}")
-    if further:
+    if show_next_steps:
         print_next_steps(run, result)
 
 
 def print_next_steps(run: Run, result: Result) -> None:
-    """Print what one would do next with a run that has ended well."""
+    """Print suggested next commands for a finished run."""
     if steps := next_steps(run, result):
         console = Terminal()
         console.print("what next:")
         for command, purpose in steps:
-            console.print(f"  {purpose}:\n    {command}")  # to be pasted; to zsh a comment would be words
+            # The command has its own line, to be copied; zsh does not accept a trailing comment.
+            console.print(f"  {purpose}:\n    {command}")

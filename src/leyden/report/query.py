@@ -1,4 +1,4 @@
-"""Conditions as a person types them: `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`. Nothing is executed."""
+"""Query conditions, such as `val/acc > 0.97 and (optimizer.lr < 0.01 or model = cnn)`, parsed without `eval`."""
 
 import difflib
 import operator
@@ -21,25 +21,25 @@ OPERATORS = {
     ">": operator.gt,
 }
 MAX_WORDS = 200
-MAX_SHOWN = 200  # characters
-DIGITS = 4
+MAX_SHOWN = 200  # characters of a condition in an error message
+MIN_ROUNDED_DIGITS = 4  # numbers with fewer digits are compared exactly
 TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
 
 
-def parse(text: str, option: str = "where") -> tuple[Condition, set[str]]:
-    """The condition, and the keys that it names.
+def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[str]]:
+    """Parse a condition; return it as a function, with the keys that it names.
 
-    A key that a run lacks makes its comparison false. Numbers are compared as numbers, else texts as texts.
+    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts.
 
     Args:
-        text: What was typed.
-        option: Behind which option.
+        text: The condition.
+        option: Name of the option, for error messages.
 
     Raises:
-        UserError: It is none.
+        UserError: The text is not a valid condition.
 
     Example:
-        >>> condition, keys = parse("val/acc > 0.97 and not status = failed")
+        >>> condition, keys = parse_condition("val/acc > 0.97 and not status = failed")
         >>> condition({"val/acc": 0.98, "status": "finished"}), sorted(keys)
         (True, ['status', 'val/acc'])
     """
@@ -47,10 +47,10 @@ def parse(text: str, option: str = "where") -> tuple[Condition, set[str]]:
 
 
 def check_known(option: str, keys: Collection[str], known: Collection[str]) -> None:
-    """Make sure that there are such keys.
+    """Check that each key of a condition is known.
 
     Raises:
-        UserError: No run has one of them.
+        UserError: No run has one of the keys.
     """
     for key in sorted({*keys} - {*known}):
         close = difflib.get_close_matches(key, known, 1)
@@ -58,9 +58,11 @@ def check_known(option: str, keys: Collection[str], known: Collection[str]) -> N
 
 
 class _Parser:
+    """A recursive-descent parser of conditions."""
+
     def __init__(self, text: str, option: str) -> None:
         self.text, self.option, self.keys = text, option, set[str]()
-        self.tokens: list[tuple[str, bool]] = []  # each with whether it was quoted
+        self.tokens: list[tuple[str, bool]] = []  # text of each token, and whether it was quoted
         position = 0
         while text[position:].strip():
             found = TOKEN.match(text, position)
@@ -73,41 +75,41 @@ class _Parser:
             raise self._error("it is too long")
 
     def parse(self) -> tuple[Condition, set[str]]:
-        condition = self._any()
+        condition = self._parse_or()
         if self.tokens:
             raise self._error(f"{self.tokens[0][0]} is one too many")
         return condition, self.keys
 
-    def _any(self) -> Condition:
-        parts = [self._all()]
-        while self._takes("or"):
-            parts.append(self._all())
+    def _parse_or(self) -> Condition:
+        parts = [self._parse_and()]
+        while self._accept("or"):
+            parts.append(self._parse_and())
         return parts[0] if len(parts) == 1 else lambda values: any(part(values) for part in parts)
 
-    def _all(self) -> Condition:
-        parts = [self._one()]
-        while self._takes("and"):
-            parts.append(self._one())
+    def _parse_and(self) -> Condition:
+        parts = [self._parse_comparison()]
+        while self._accept("and"):
+            parts.append(self._parse_comparison())
         return parts[0] if len(parts) == 1 else lambda values: all(part(values) for part in parts)
 
-    def _one(self) -> Condition:
-        if self._takes("not"):
-            inner = self._one()
+    def _parse_comparison(self) -> Condition:
+        if self._accept("not"):
+            inner = self._parse_comparison()
             return lambda values: not inner(values)
-        if self._takes("("):
-            inner = self._any()
-            if not self._takes(")"):
+        if self._accept("("):
+            inner = self._parse_or()
+            if not self._accept(")"):
                 raise self._error("a ) is missing")
             return inner
         key, sign, value = self._next("a key"), self._next("a sign"), self._next("a value")
         if sign not in OPERATORS:
             raise self._error(f"{sign} must be one of {' '.join(OPERATORS)}")
         self.keys.add(key)
-        listed = self._list(value)
-        return lambda values: key in values and _compare(OPERATORS[sign], values[key], value, listed)
+        parsed = self._parse_yaml(value)
+        return lambda values: key in values and _compare(OPERATORS[sign], values[key], value, parsed)
 
-    def _list(self, value: str) -> Any:
-        """The list that a value stands for; None for none."""
+    def _parse_yaml(self, value: str) -> Any:
+        """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
         try:
             return yaml.safe_load(value)
         except yaml.YAMLError:
@@ -115,7 +117,7 @@ class _Parser:
         except RecursionError:
             raise self._error("it is nested too deeply") from None
 
-    def _takes(self, word: str) -> bool:
+    def _accept(self, word: str) -> bool:
         if self.tokens and self.tokens[0] == (word, False):
             del self.tokens[0]
             return True
@@ -131,20 +133,21 @@ class _Parser:
         return UserError(f"{self.option}={shown}: {why}; as {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'")
 
 
-def _compare(sign: Callable[[Any, Any], bool], found: Any, typed: str, listed: Any) -> bool:
+def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
+    """Compare a run's value with that of a condition, given as text and parsed as YAML."""
     if isinstance(found, list):
-        return listed is not None and sign in (operator.eq, operator.ne) and sign(found, listed)
+        return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
     if found is None or isinstance(found, bool):
         if sign not in (operator.eq, operator.ne):
             return False
         found = {None: "null", True: "true", False: "false"}[found]
     if isinstance(found, int | float):
         try:
-            number = float(typed)
+            number = float(text)
         except ValueError:
             return False
-        digits = len(re.sub(r"e.*|[^0-9]", "", typed.lower()).lstrip("0"))
-        # As a table shows it, which rounds: from four digits on equal is what is rounded to the same.
-        rounds = sign in (operator.eq, operator.ne) and digits >= DIGITS
+        digits = len(re.sub(r"e.*|[^0-9]", "", text.lower()).lstrip("0"))
+        # Tables show rounded numbers: with four or more digits, numbers are equal if they round to the same.
+        rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
         return sign(float(f"{found:.{digits}g}") if rounds else float(found), number)
-    return sign(str(found), typed)
+    return sign(str(found), text)

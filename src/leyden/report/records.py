@@ -1,4 +1,4 @@
-"""The runs below a folder: each with its configuration, its result and its curves."""
+"""Records of the runs below a folder: configuration, overrides, status and result of each."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,17 +22,19 @@ from leyden.scheduler.protocol import Phase
 
 @dataclass
 class Record:
-    """A run: what was chosen for it, and what came of it.
+    """A run as read for a report.
 
     Args:
-        run: Its directory.
-        choices: By key; one that its configuration does not have is not there.
-        typed: Those that were typed at its first start.
-        config: Its resolved configuration, flat.
-        status: That of its result, but `diverged` where an objective is NaN; or `running`, `queued`, `interrupted`.
-        objectives: With what was reached.
-        result: Its result; None if it has none.
-        starts: As `Run` has them.
+        run: The run directory.
+        choices: Values, by key, of the settings that any run of the report overrides; keys that this run's
+            configuration lacks are absent.
+        typed: Overrides of the first start, by key.
+        config: The resolved configuration, flat.
+        status: Status of the result, or `diverged` if an objective is NaN; without a result `running`, `queued` or
+            `interrupted`.
+        objectives: The objectives with the run's values.
+        result: The result; None if the run has none.
+        starts: Provenance of each start, as in `Run`.
     """
 
     run: Run
@@ -46,45 +48,48 @@ class Record:
 
     @property
     def epochs(self) -> int | None:
-        """Those that have ended."""
+        """Number of completed epochs; None without a result."""
         return self.result.epochs if self.result else None
 
     @property
     def seconds(self) -> float | None:
-        """Of training."""
+        """Training time in seconds; None if unknown."""
         return self.result.seconds if self.result else None
 
     @property
     def started(self) -> float | None:
-        """When it was first started, in seconds since the epoch; None where that is not known."""
+        """Time of the first start, in seconds since the epoch; None if unknown."""
         return _seconds(self.starts[0].get("time")) if self.starts else None
 
     @property
     def ended(self) -> float | None:
-        """The same of its end, by its last start and the seconds of training: times of files change when copied."""
+        """Time of the end, in seconds since the epoch; None if unknown.
+
+        Computed from the last start and the training time, since the times of files change when they are copied.
+        """
         started = _seconds(self.starts[-1].get("time")) if self.starts else None
         return None if started is None or self.seconds is None else started + self.seconds
 
     @property
     def error(self) -> str:
-        """What it failed by, in one line; empty for nothing."""
+        """The error of a failed run in one line; else empty."""
         error = self.result.error if self.result else None
         return " ".join(f"{error.type}: {error.message} {error.where}".split()) if error else ""
 
     @property
     def values(self) -> list[float]:
-        """What it reached, one number per objective; empty if it has not reached all."""
-        there = [aim.value for aim in self.objectives if aim.value is not None and not math.isnan(aim.value)]
-        return there if len(there) == len(self.objectives) else []
+        """The values of the objectives; empty if any of them is missing or NaN."""
+        known = [each.value for each in self.objectives if each.value is not None and not math.isnan(each.value)]
+        return known if len(known) == len(self.objectives) else []
 
     @property
     def gains(self) -> list[float]:
-        """The same with signs that make more better."""
-        return [aim.gain for aim in self.objectives if aim.gain is not None] if self.values else []
+        """The values of the objectives, negated where smaller is better."""
+        return [each.gain for each in self.objectives if each.gain is not None] if self.values else []
 
 
 def _seconds(text: Any) -> float | None:
-    """Since the epoch; None for what is no time."""
+    """Return an ISO 8601 time in seconds since the epoch; None if it is not a time."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError):
@@ -92,7 +97,7 @@ def _seconds(text: Any) -> float | None:
 
 
 def position(record: Record) -> str:
-    """How far a run has come that has not ended: its last step and objective, by its `metrics.csv`."""
+    """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     metric = record.objectives[0].metric if record.objectives else None
     reached = [f"{metric} {value:.4f}" for _, name, value in found if name == metric]
@@ -100,106 +105,104 @@ def position(record: Record) -> str:
 
 
 T = TypeVar("T")
-Phases = Mapping[tuple[str, str], Phase]  # of jobs, by scheduler and id
+Phases = Mapping[tuple[str, str], Phase]  # of cluster jobs, by scheduler and job id
 
 
 def read_records(directory: Path) -> list[Record]:
-    """The runs in or below a directory, by path.
+    """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
 
-    A run has a choice for each key that any of them was given, if its configuration has such a key; and no
-    objectives if it has others than the first.
+    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. Runs whose
+    objectives differ from the first run's have none.
 
     Args:
         directory: The directory.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no run.
     """
-    records = read_each(directory)
+    records = read_raw_records(directory)
     fill_choices(records)
-    aims = next((_aims(record) for record in records if record.objectives), [])
+    first = next((_objective_keys(record) for record in records if record.objectives), [])
     for record in records:
-        record.objectives = record.objectives if _aims(record) == aims else ()
+        record.objectives = record.objectives if _objective_keys(record) == first else ()
     return records
 
 
 def fill_choices(records: Sequence[Record]) -> None:
-    """Give each run a choice for each key that was typed for any of them, if its configuration has such a key."""
+    """Set each run's choices: its values of all keys that any of the runs overrides."""
     keys = list(dict.fromkeys(key for record in records for key in record.typed))
     for record in records:
         known = {**record.typed, **record.config}
         record.choices = {key: known[key] for key in keys if key in known}
 
 
-def read_each(directory: Path) -> list[Record]:
-    """The runs in or below a directory, by path, with what was typed for each.
+def read_raw_records(directory: Path) -> list[Record]:
+    """Return the runs in or below a directory, sorted by path, with only their own overrides as choices.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no run.
     """
     paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
     runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
-    queued = list(_of_readable(runs, _job))
-    found = phases_of(job for _, job in queued if job)
-    records = [
-        record for _, record in _of_readable([run for run, _ in queued], lambda run: read_record(run, found))
-    ]
+    jobs = list(_read_or_skip(runs, _unfinished_job))
+    found = phases_of(job for _, job in jobs if job)
+    records = [record for _, record in _read_or_skip([run for run, _ in jobs], lambda run: read_record(run, found))]
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
     return records
 
 
-def _of_readable(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tuple[Run, T]]:
-    """What `read` gives of each run; one that is damaged, or somebody else's, is named and left out."""
+def _read_or_skip(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tuple[Run, T]]:
+    """Yield each run with the result of `read`; warn about runs that can't be read and skip them."""
     for run in runs:
         try:
             yield run, read(run)
-        # Files can hold anything.
+        # The files are untrusted, so any of these can occur.
         except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
             warn(f"left out: {run.directory} can't be read ({why})")
 
 
-def _job(run: Run) -> tuple[str, str] | None:
-    """Return scheduler and id of the job that a run without a result was submitted as; None for none."""
+def _unfinished_job(run: Run) -> tuple[str, str] | None:
+    """Return the scheduler and the id of the cluster job of a run without a result; None if there is no job."""
     job = None if (run.directory / "result.json").exists() else run.submission
     return (job["scheduler"], job["job_id"]) if job else None
 
 
-def _aims(record: Record) -> list[tuple[str, str]]:
+def _objective_keys(record: Record) -> list[tuple[str, str]]:
+    """Return the metric and mode of each objective."""
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status(run: Run, starts: list[dict[str, Any]], phases: Phases) -> str:
-    """Of a run without a result."""
+def _status_without_result(run: Run, starts: list[dict[str, Any]], phases: Phases) -> str:
+    """Return the status of a run without a result."""
     if is_held(run.directory):
         return "running"
     if not (job := run.submission):
         return "interrupted"
     phase = phases.get((job["scheduler"], job["job_id"]))
-    if phase is None:  # the scheduler does not answer: a job that has not started the run yet is queued
+    if phase is None:  # the scheduler does not answer; then a job counts as queued until it is started
         return "queued" if starts[-1]["job"] != job["job_id"] else "interrupted"
     return "interrupted" if phase == "ended" else phase
 
 
-def _ended(result: Result) -> str:
-    """Return the status of a run with a result: one whose objective is NaN has finished nothing that could be compared."""
-    is_nan = any(aim.value is not None and math.isnan(aim.value) for aim in result.objectives)
+def _status_of_result(result: Result) -> str:
+    """Return the status of a run with a result; a complete run with a NaN objective counts as diverged."""
+    is_nan = any(each.value is not None and math.isnan(each.value) for each in result.objectives)
     return "diverged" if is_nan and result.has_ended_well else result.status
 
 
 def read_record(run: Run, phases: Phases) -> Record:
-    """A run with the overrides of its first start as choices.
+    """Return the record of a run, with the overrides of its first start as choices.
 
     Raises:
-        UserError: A file in it is damaged; or an error of another type, if it holds something else.
+        UserError: A file is damaged. Untrusted content can raise other types as well.
     """
     plain, result, starts = run.config, run.result, run.starts
     config = dict(flatten(plain))
     typed = typed_overrides(starts[0]["overrides"] if starts else [])
-    if isinstance(
-        fork := config.get("fork"), str
-    ):  # the parent, which a mean can be over, and where the fork left it
+    # Split into the parent, which a mean can be taken over, and its checkpoint.
+    if isinstance(fork := config.get("fork"), str):
         parent, config["fork_at"] = parse_fork(fork)
         config["fork"] = str(parent.directory)
         if "fork" in typed:
@@ -209,7 +212,7 @@ def read_record(run: Run, phases: Phases) -> Record:
         choices=dict(typed),
         typed=typed,
         config=config,
-        status=_ended(result) if result else _status(run, starts, phases),
+        status=_status_of_result(result) if result else _status_without_result(run, starts, phases),
         objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
         result=result,
         starts=starts,

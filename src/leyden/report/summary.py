@@ -1,4 +1,4 @@
-"""Many runs as one table and picture, with remarks: which is best, which have not finished, what to do next."""
+"""Summary of many runs as a table and a picture, with remarks on the best and the unfinished runs."""
 
 import csv
 import io
@@ -17,13 +17,22 @@ from leyden.config.objective import Objective
 from leyden.config.terminal import Terminal, quoted_override, text_table
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
-from leyden.report.ranking import MARK, Contenders, Row, contenders, described, merge, pareto_front, varied
+from leyden.report.ranking import (
+    MARK,
+    Contenders,
+    Row,
+    contenders,
+    merge_rows,
+    pareto_front,
+    read_sweep_settings,
+    varying_keys,
+)
 from leyden.report.records import Record, position, read_records
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
-NUM_TICKS = 6  # values that are written at the axis one by one
-MAX_LABEL = 24  # characters; of longer texts, as paths, the end tells more
+NUM_TICKS = 6  # values that get a tick each
+MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
 
 
 def draw_summary(
@@ -32,31 +41,32 @@ def draw_summary(
     *,
     log: Collection[str] | None,
     averaged: Collection[str],
-    further: Sequence[Callable[[Any], None]] = (),
+    extra_panels: Sequence[Callable[[Any], None]] = (),
 ) -> bytes:
-    """Draw each objective against each choice that varies: one point per run, a line through the means.
+    """Draw each objective against each varying choice: one point per run, and a line through the means.
 
-    Several objectives are drawn against the first one, too. A run without a choice has no point in its panel.
+    With several objectives, each is also drawn against the first one. A run that lacks a choice has no point in
+    that panel.
 
     Args:
-        points: Choices and objectives of each run.
+        points: Choices and objective values of each run.
         metrics: Names of the objectives.
-        log: The choices with a logarithmic axis; None: those whose values span about a decade or more.
-        averaged: Those that are no settings, and have no axis where there is another one.
-        further: Draw panels of their own, each on the axes that it is given; they stand in the last row.
+        log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
+        averaged: Keys that are averaged over; they get a panel only if no other key varies.
+        extra_panels: Functions that draw a panel each on the axes passed to them; shown in the last row.
 
     Returns:
-        A PNG file.
+        The content of a PNG file.
     """
-    from matplotlib.figure import Figure  # no pyplot: it keeps state
+    from matplotlib.figure import Figure  # not pyplot, which has global state
 
     choices = [chosen for chosen, _ in points]
-    several = [key for key in varied(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
-    keys = [key for key in several if key not in averaged] or several
+    varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
+    keys = [key for key in varying if key not in averaged] or varying
     if not keys:
         choices, keys = [{"run": number + 1} for number in range(len(points))], ["run"]
-    num_columns = max(len(keys) + (len(metrics) > 1), len(further))
-    num_rows = len(metrics) + bool(further)
+    num_columns = max(len(keys) + (len(metrics) > 1), len(extra_panels))
+    num_rows = len(metrics) + bool(extra_panels)
     figure = Figure(figsize=(4 * num_columns, 3.5 * num_rows), layout="constrained")
     for row, metric in enumerate(metrics):
         panels = [
@@ -70,7 +80,7 @@ def draw_summary(
             axes.set_xlabel(name)
             axes.set_ylabel(metric)
             axes.grid(alpha=0.3)
-    for column, draw_panel in enumerate(further):
+    for column, draw_panel in enumerate(extra_panels):
         draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
@@ -78,17 +88,18 @@ def draw_summary(
 
 
 def shorten(text: str) -> str:
-    """The end of a text that is too long for an axis."""
+    """Return a text for an axis, reduced to its end if it is too long."""
     return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
 
 
 def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, line: bool) -> None:
+    """Draw points with numeric or categorical x values, and optionally a line through the means."""
     numeric = all(_is_number(x) for x, _ in points)
-    order = sorted({_text(x): x for x, _ in points}.items(), key=lambda item: _rank(item[1]))
+    order = sorted({_label(x): x for x, _ in points}.items(), key=lambda item: _axis_order(item[1]))
     place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
-    axes.scatter([place[_text(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.7)
+    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.7)
     if line:
-        means = [statistics.fmean(y for x, y in points if _text(x) == text) for text, _ in order]
+        means = [statistics.fmean(y for x, y in points if _label(x) == text) for text, _ in order]
         axes.plot(list(place.values()), means, alpha=0.6)
     values = list(place.values())
     if not numeric:
@@ -104,26 +115,26 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def _text(x: Any) -> str:
+def _label(x: Any) -> str:
     return "null" if x is None else str(x)
 
 
-def _rank(x: Any) -> tuple[bool, float, str]:
-    """Numbers by size, then texts."""
-    return (False, x, "") if _is_number(x) else (True, 0.0, _text(x))
+def _axis_order(x: Any) -> tuple[bool, float, str]:
+    """Return a sort key: numbers by value, then texts."""
+    return (False, x, "") if _is_number(x) else (True, 0.0, _label(x))
 
 
-LEAST = 10  # settings; fewer tell nothing of importance
-NUM_TOP = 5  # settings at least that are compared with all; Optuna's advice
+MIN_SETTINGS = 10  # with fewer, importances are meaningless
+MIN_TOP = 5  # smallest number of top settings that are compared with all, as Optuna advises
 
 
-def search_panels(rows: Sequence[Row], aim: Objective, log: Collection[str]) -> list[Callable[[Any], None]]:
-    """What draws the panels, each on the axes that it is given. Few settings have none.
+def search_panels(rows: Sequence[Row], objective: Objective, log: Collection[str]) -> list[Callable[[Any], None]]:
+    """Return functions that draw panels about a search, each on the axes passed to it; none for few settings.
 
     Args:
-        rows: Settings, each the mean over its runs.
-        aim: What was searched for.
-        log: The keys that were searched by orders of magnitude.
+        rows: Settings with their runs.
+        objective: Objective of the search.
+        log: Keys that were searched on a logarithmic scale.
     """
     found = []
     for row in rows:
@@ -132,32 +143,33 @@ def search_panels(rows: Sequence[Row], aim: Objective, log: Collection[str]) -> 
         ):
             ends = [record.ended for record in finished if record.ended is not None]
             found.append((row.choices, mean, max(ends) if len(ends) == len(finished) else None))
-    drawn: list[Callable[[Any], None]] = []
-    shares = importances([(choices, mean) for choices, mean, _ in found], aim.mode, log)
+    panels: list[Callable[[Any], None]] = []
+    shares = importances([(choices, mean) for choices, mean, _ in found], objective.mode, log)
     if shares:
-        drawn.append(lambda axes: _draw_importances(axes, shares))
+        panels.append(lambda axes: _draw_importances(axes, shares))
     known = [(end, mean) for _, mean, end in found if end is not None]
     if len(known) == len(found) > 1:
         history = [mean for _, mean in sorted(known, key=lambda each: each[0])]
-        drawn.append(lambda axes: _draw_history(axes, history, aim))
-    return drawn
+        panels.append(lambda axes: _draw_history(axes, history, objective))
+    return panels
 
 
 def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: Collection[str]) -> dict[str, float]:
-    """How much each key decides whether a setting is among the best, as shares of one, by PED-ANOVA.
+    """Return the importance of each key for being among the best settings, by PED-ANOVA; the values sum to 1.
 
-    A key that only some settings have counts where it is (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's extension to
-    conditional keys). Empty where there are fewer than `LEAST` settings, or where all are equally good.
+    A key that only some settings have is evaluated on those (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's
+    extension to conditional keys). Empty if there are fewer than `MIN_SETTINGS` settings, or if all are equally
+    good.
 
     Args:
-        found: Choices and value of each setting.
-        mode: `min` or `max`: what is better.
-        log: The keys that were searched by orders of magnitude.
+        found: Choices and objective value of each setting.
+        mode: `min` or `max`, the better direction.
+        log: Keys that were searched on a logarithmic scale.
     """
     keys = list(dict.fromkeys(key for choices, _ in found for key in choices))
-    share = max(0.1, NUM_TOP / max(1, len(found)))
+    share = max(0.1, MIN_TOP / max(1, len(found)))
     order = sorted((value for _, value in found), reverse=mode == "max")
-    if not keys or len(found) < LEAST or order[math.ceil(share * len(found)) - 1] == order[-1]:
+    if not keys or len(found) < MIN_SETTINGS or order[math.ceil(share * len(found)) - 1] == order[-1]:
         return {}
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -173,11 +185,12 @@ def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: C
         }
         study.add_trial(optuna.create_trial(params=params, distributions=own, value=value))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a key that hardly any setting has, or lacks
+        warnings.simplefilter("ignore")  # about keys that almost all settings have or lack
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
 
 
 def _distribution(values: Sequence[Any], log: bool) -> Any:
+    """Return the Optuna distribution that covers some values of a key."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
@@ -198,41 +211,41 @@ def _draw_importances(axes: Any, shares: dict[str, float]) -> None:
     axes.set_xlabel("importance (PED-ANOVA)")
 
 
-def _draw_history(axes: Any, history: Sequence[float], aim: Objective) -> None:
+def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> None:
     numbers = range(1, len(history) + 1)
     axes.scatter(numbers, history, s=18, alpha=0.7)
-    best = list(accumulate(history, max if aim.mode == "max" else min))
+    best = list(accumulate(history, max if objective.mode == "max" else min))
     axes.step(numbers, best, where="post", alpha=0.6, label="best so far")
     axes.legend()
     axes.set_xlabel("settings, in the order of their end")
-    axes.set_ylabel(aim.metric)
+    axes.set_ylabel(objective.metric)
     axes.grid(alpha=0.3)
 
 
 def remarks(
-    records: Sequence[Record], aims: Sequence[Objective], winners: Sequence[Record], directory: Path
+    records: Sequence[Record], objectives: Sequence[Objective], winners: Sequence[Record], directory: Path
 ) -> list[str]:
-    """The lines.
+    """Return remarks on the best and the unfinished runs, with suggested next commands.
 
     Args:
         records: All runs.
-        aims: What they were selected on.
-        winners: The best run, or of several objectives the Pareto front.
-        directory: Where the runs are.
+        objectives: The objectives of the runs.
+        winners: The best run, or the Pareto front if there are several objectives.
+        directory: Folder with the runs.
     """
     lines = []
     testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
-    if len(aims) == 1 and winners:
+    if len(objectives) == 1 and winners:
         lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
     elif winners:
-        names = ", ".join(f"{aim.metric} ({aim.mode})" for aim in aims)
+        names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
         then = " The test evaluation of one:" if testable else ""
         lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
     for winner in testable:
         reached = ", ".join(f"{value:.6g}" for value in winner.values)
         lines.append(
             f"    python -m leyden.evaluate {quoted_override('run', winner.run.directory)}"
-            + f"  # {reached}" * (len(aims) > 1)
+            + f"  # {reached}" * (len(objectives) > 1)
         )
     if (study := directory / "study.journal").is_file():
         lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
@@ -244,7 +257,7 @@ def remarks(
     return lines
 
 
-NUM_SHOWN = 20  # rows in the terminal; the files have them all
+NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 
 
 def summarize(directory: Path, form: str = "table") -> list[Run]:
@@ -252,111 +265,113 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
 
     Args:
         directory: Any folder with runs in or below it.
-        form: Of what is printed, `table` or `json`.
+        form: Format of the printed table, `table` or `json`.
 
     Returns:
-        The best run, or of several objectives those that no other beats.
+        The best run, or the Pareto front if there are several objectives.
 
     Raises:
         UserError: There is no run.
     """
     records = read_records(directory)
-    log_keys, averaged = described(directory)
-    rows = merge(records, averaged)
-    keys = varied([row.choices for row in rows])
-    aims = next((record.objectives for record in records if record.objectives), ())
-    metrics = [objective.metric for objective in aims] or ["objective"]
-    is_single = len(aims) == 1
-    like = contenders(rows, averaged, aims[0].mode) if is_single else Contenders([None] * len(rows), None, [])
+    log_keys, averaged = read_sweep_settings(directory)
+    rows = merge_rows(records, averaged)
+    keys = varying_keys([row.choices for row in rows])
+    objectives = next((record.objectives for record in records if record.objectives), ())
+    metrics = [objective.metric for objective in objectives] or ["objective"]
+    is_single = len(objectives) == 1
+    marked = (
+        contenders(rows, averaged, objectives[0].mode) if is_single else Contenders([None] * len(rows), None, [])
+    )
     cells = [
         {
             **dict.fromkeys(keys, ""),
             **row.cells(metrics, averaged),
             "like_best": {None: "", True: "yes", False: "no"}[is_like],
         }
-        for row, is_like in zip(rows, like.like_best, strict=True)
+        for row, is_like in zip(rows, marked.like_best, strict=True)
     ]
     file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
     file.writeheader()
     file.writerows(cells)
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
-    # Of several seeds the best is that of the best row, not the luckiest of all.
+    # The best run is taken from the best setting; it need not be the luckiest seed of all.
     winners = pareto_front(rows[0].records if is_single else records)
     evaluations = test_set_remarks(records)
     repeats = any(cell["n"] < len(row.counted) for cell, row in zip(cells, rows, strict=True))
-    once = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
-    said = [*once, *like.remarks, *remarks(records, aims, winners, directory), *evaluations]
-    head = [*keys, *metrics, *HEAD]
+    repeat_remark = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
+    notes = [*repeat_remark, *marked.remarks, *remarks(records, objectives, winners, directory), *evaluations]
+    header = [*keys, *metrics, *COLUMNS]
     shown = [
-        _texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
+        _row_texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
         for number, (cell, row) in enumerate(zip(cells, rows, strict=True))
     ]
-    lines = [f"| {' | '.join(texts)} |" for texts in (head, *shown)]
-    lines.insert(1, "|" + "---|" * len(head))
-    _write(directory / "summary.md", "\n".join([*lines, "", *said, ""]).encode(errors="surrogateescape"))
+    lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
+    lines.insert(1, "|" + "---|" * len(header))
+    _write(directory / "summary.md", "\n".join([*lines, "", *notes, ""]).encode(errors="surrogateescape"))
     picture = draw_summary(
         [(record.choices, record.values) for record in records if record.values],
         metrics,
         log=log_keys,
         averaged=averaged,
-        # Only a search has written down what it tries by orders of magnitude.
-        further=search_panels(rows, aims[0], log_keys) if is_single and log_keys is not None else (),
+        # Only a search records its logarithmic keys.
+        extra_panels=search_panels(rows, objectives[0], log_keys) if is_single and log_keys is not None else (),
     )
     _write(directory / "summary.png", picture)
     if form == "json":
         best = str(winners[0].run.directory) if is_single and winners else None
-        print(
-            json.dumps(_for_programs(rows, metrics, averaged, like, best, evaluations), indent=2)
-        )  # as ASCII: it steers no terminal
+        content = _json_content(rows, metrics, averaged, marked, best, evaluations)
+        print(json.dumps(content, indent=2))  # ASCII, so no control characters
         return [winner.run for winner in winners]
-    short = [key.rpartition(".")[2] for key in keys]  # where it is clear
+    short = [key.rpartition(".")[2] for key in keys]  # used if unambiguous
     names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-    table = text_table(*names, *metrics, *HEAD)
+    table = text_table(*names, *metrics, *COLUMNS)
     for texts in shown[:NUM_SHOWN]:
         table.add_row(*texts)
     console = Terminal()
     console.print(table)
     if len(cells) > NUM_SHOWN:
         console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
-    console.print("\n".join([*said, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    console.print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
     return [winner.run for winner in winners]
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole; sweeps that share jobs can end at once, so each process has a name of its own for it."""
+    """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
     own = path.with_name(f"{path.name}.{os.getpid()}")
     write_whole(own, content)
     own.replace(path)
 
 
-HEAD = ("n", "epochs", "seconds", "status")
+COLUMNS = ("n", "epochs", "seconds", "status")
 
 
-def _texts(
+def _row_texts(
     cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool, num_all: int
 ) -> list[str]:
+    """Return the cells of a row as text."""
     value, deviation = cells["objective"], cells["deviation"]
     objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
     objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_first)
-    further = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
+    others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
     num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
-    return [*(format_value(cells[key]) for key in keys), objective, *further, num, *numbers, cells["status"]]
+    return [*(format_value(cells[key]) for key in keys), objective, *others, num, *numbers, cells["status"]]
 
 
-def _for_programs(
+def _json_content(
     rows: Sequence[Row],
     metrics: Sequence[str],
     averaged: Sequence[str],
-    like: Contenders,
+    marked: Contenders,
     best: str | None,
     evaluations: list[str],
 ) -> Any:
-    """The table as JSON has it; a row has no choice where there is a gap."""
+    """Return the table for JSON output; a choice that a row lacks is absent."""
     lines = []
-    for row, is_like in zip(rows, like.like_best, strict=True):
+    for row, is_like in zip(rows, marked.like_best, strict=True):
         cells = {key: value for key, value in row.cells(metrics, averaged).items() if key not in row.choices}
         runs = [str(record.run.directory) for record in row.records]
         lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
-    told = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": like.further}
-    return as_json({**told, "test_evaluations": evaluations})
+    content = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": marked.num_further}
+    return as_json({**content, "test_evaluations": evaluations})

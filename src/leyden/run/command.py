@@ -170,9 +170,8 @@ def _zip_as_sweeper_param(argument: str) -> str:
         return argument
     if not name.isidentifier():
         raise UserError(f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself")
-    text = QuotedString(
-        value.replace("${", "\\${"), Quote.single
-    ).with_quotes()  # interpolations are resolved in each job
+    # Escaped, so that interpolations are resolved in each job.
+    text = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
     return f"++hydra.sweeper.params.{name}={text}"
 
 
