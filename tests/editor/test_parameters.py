@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from leyden.editor.classes import LATER, needed, schema_of, value
+from leyden.editor.classes import LATER, required_arguments, schema_of, value_schema
 
 NODE = {"type": "object"}
 INTEGER, NUMBER, TEXT, NULL = ({"type": name} for name in ("integer", "number", "string", "null"))
@@ -26,17 +26,17 @@ INTEGER, NUMBER, TEXT, NULL = ({"type": name} for name in ("integer", "number", 
     ],
 )
 def test_a_type(hint, kinds):
-    assert value(hint, NODE) == {"anyOf": [*kinds, LATER]}
+    assert value_schema(hint, NODE) == {"anyOf": [*kinds, LATER]}
 
 
 @pytest.mark.parametrize("hint", [Any, "unknown", Any | None, int | Any])
 def test_anything_can_stand_where_no_type_is_known(hint):
-    assert "anyOf" not in value(hint, NODE)
+    assert "anyOf" not in value_schema(hint, NODE)
 
 
 def test_a_default_of_another_type_is_allowed():
-    assert value(int, NODE, None) == {"anyOf": [INTEGER, NULL, LATER]}
-    assert value(int, NODE, 3) == {"anyOf": [INTEGER, LATER], "default": 3}
+    assert value_schema(int, NODE, None) == {"anyOf": [INTEGER, NULL, LATER]}
+    assert value_schema(int, NODE, 3) == {"anyOf": [INTEGER, LATER], "default": 3}
 
 
 class Base:
@@ -70,8 +70,8 @@ def test_arguments_are_told_of_and_those_of_the_bases_too():
     assert made["description"] == "Takes what its base takes, and more."
     assert made["properties"]["size"]["anyOf"][0] == INTEGER
     assert "anyOf" not in schema_of(Base, NODE, (), {})["properties"]["name"]
-    assert needed(Open, ()) == ["own"]
-    assert needed(Open, ("own",)) == []
+    assert required_arguments(Open, ()) == ["own"]
+    assert required_arguments(Open, ("own",)) == []
 
 
 def test_other_keys_are_errors_where_they_would_be():

@@ -13,7 +13,7 @@ from leyden.assembly.instantiate import argument_names
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, ROOT
 from leyden.data.facts import Facts
-from leyden.editor.classes import TRAINERS, find
+from leyden.editor.classes import TRAINERS, find_target
 from leyden.editor.schemas import schemas
 from tests.conf.test_conf import compose
 
@@ -128,7 +128,7 @@ def test_a_network_of_torch_needs_its_arguments(written):
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_fact_is_no_key_of_a_network(written, path):
     content = read(path.relative_to(CONF))
-    for fact in FACTS & argument_names(find(content["_target_"])):
+    for fact in FACTS & argument_names(find_target(content["_target_"])):
         assert errors(written["model"], {**content, fact: None})
 
 

@@ -1,1 +1,1 @@
-"""What an editor and a shell know of `conf/`: schemas of its files, and what can be typed next."""
+"""JSON schemas by which an editor completes and checks the files in `conf/`."""

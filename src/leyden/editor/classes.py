@@ -1,4 +1,4 @@
-"""Classes that can stand at each place of a configuration, and their arguments as JSON schemas."""
+"""Classes that each part of a configuration can name, and JSON schemas of their arguments."""
 
 import collections.abc
 import contextlib
@@ -36,23 +36,24 @@ from leyden.data.transforms import Augment
 
 Schema = dict[str, Any]
 
-# An interpolation, or a value that is still to be given: both can stand for anything.
+# An interpolation or a mandatory value (`???`), which is valid for any type.
 LATER: Schema = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 PLAIN: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def schema_of(made: Any, node: Schema, given: Collection[str], nested: Mapping[str, Schema]) -> Schema:
-    """The schema of a node whose `_target_` is a class or function.
+def schema_of(target: Any, node: Schema, given: Collection[str], nested: Mapping[str, Schema]) -> Schema:
+    """Return the schema of a node whose `_target_` is a class or function.
 
-    Other keys are errors, unless its constructor takes any: then those of the bases are known, too. Where it hands
-    the rest on to a class of the engine, that is known to take no others.
+    Unknown keys are errors, unless the constructor has `**kwargs`; then the arguments of its base classes are
+    added. If it forwards `**kwargs` to one of the engine's classes without `**kwargs`, unknown keys are errors
+    again.
 
     Args:
-        made: The class or function.
-        node: Schema of a node that makes something, for arguments that are no plain values.
-        given: Arguments that the program gives, which are no keys.
-        nested: Schemas of such nodes for arguments of these names, in place of `node`.
+        target: The class or function.
+        node: Schema of a node with a `_target_`, for arguments that are not plain values.
+        given: Arguments that the program passes, which can't be keys.
+        nested: Schemas that replace `node` for arguments with these names.
 
     Example:
         >>> def sized(size: int, *, names: list[str] | None = None): ...
@@ -60,39 +61,39 @@ def schema_of(made: Any, node: Schema, given: Collection[str], nested: Mapping[s
         {'type': 'integer'}
     """
     properties: Schema = {}
-    rest: Any = True
-    for part in inspect.getmro(made) if inspect.isclass(made) else (made,):
+    additional: Any = True
+    for part in inspect.getmro(target) if inspect.isclass(target) else (target,):
         try:
             parameters = signature(part).parameters
-        except (TypeError, ValueError):  # of a class that is written in C
+        except (TypeError, ValueError):  # a class written in C
             break
-        told, hints = _told(part), _hints(part)
+        docs, hints = _argument_docs(part), _argument_types(part)
         for name, parameter in parameters.items():
             if parameter.kind not in VARIADIC and name not in given:
-                schema = value(hints.get(name, Any), nested.get(name, node), parameter.default)
-                if name in told:
-                    schema["description"] = told[name]
+                schema = value_schema(hints.get(name, Any), nested.get(name, node), parameter.default)
+                if name in docs:
+                    schema["description"] = docs[name]
                 properties.setdefault(name, schema)
         keywords = [name for name, each in parameters.items() if each.kind == each.VAR_KEYWORD]
         if not keywords:
-            if part is made or part.__module__.startswith("leyden."):
-                rest = False
+            if part is target or part.__module__.startswith("leyden."):
+                additional = False
             break
-        if part is made:
-            rest = value(hints.get(keywords[0], Any), node)
-    first = (inspect.getdoc(made) or "").split("\n\n")[0]
+        if part is target:
+            additional = value_schema(hints.get(keywords[0], Any), node)
+    first = (inspect.getdoc(target) or "").split("\n\n")[0]
     return {
         "description": " ".join(first.split()),
         "properties": properties,
         "patternProperties": {"^(_.*_|defaults)$": {}},
-        "additionalProperties": rest,
+        "additionalProperties": additional,
     }
 
 
-def needed(made: Any, given: Collection[str]) -> list[str]:
-    """Arguments of a class or function that a configuration must have."""
+def required_arguments(target: Any, given: Collection[str]) -> list[str]:
+    """Return the arguments of a class or function that a configuration must set."""
     try:
-        parameters = signature(made).parameters.items()
+        parameters = signature(target).parameters.items()
     except (TypeError, ValueError):
         return []
     return [
@@ -100,19 +101,20 @@ def needed(made: Any, given: Collection[str]) -> list[str]:
     ]
 
 
-def value(hint: Any, node: Schema, default: Any = inspect.Parameter.empty) -> Schema:
-    """The schema of a value of a type, with its default if there is one; an interpolation can stand for it."""
-    kinds = list(_kinds(hint, node))
-    if {} in kinds:
+def value_schema(hint: Any, node: Schema, default: Any = inspect.Parameter.empty) -> Schema:
+    """Return the schema of a value with a type hint, with its default if any; interpolations are allowed."""
+    types_of_hint = list(_type_schemas(hint, node))
+    if {} in types_of_hint:
         schema: Schema = {"if": {"type": "object", "required": ["_target_"]}, "then": node}
     else:
-        kinds += [{"type": "null"}] if default is None else []
-        schema = {"anyOf": [*(kind for n, kind in enumerate(kinds) if kind not in kinds[:n]), LATER]}
+        types_of_hint += [{"type": "null"}] if default is None else []
+        distinct = [each for n, each in enumerate(types_of_hint) if each not in types_of_hint[:n]]
+        schema = {"anyOf": [*distinct, LATER]}
     return {**schema, "default": default} if type(default) in PLAIN and default is not None else schema
 
 
-def _kinds(hint: Any, node: Schema) -> Iterator[Schema]:
-    """The schemas of the types that a hint allows; an empty one stands for anything."""
+def _type_schemas(hint: Any, node: Schema) -> Iterator[Schema]:
+    """Yield the schemas of the types that a hint allows; an empty schema allows anything."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     base = origin or hint
     if hint in PLAIN:
@@ -121,50 +123,50 @@ def _kinds(hint: Any, node: Schema) -> Iterator[Schema]:
         yield {"enum": list(parts)}
     elif base in (typing.Union, types.UnionType):
         for part in parts:
-            yield from _kinds(part, node)
+            yield from _type_schemas(part, node)
     elif base is typing.Annotated:
-        yield from _kinds(parts[0], node)
-    elif base is Any or not inspect.isclass(base):  # a type variable, a name that is known to a type checker only
+        yield from _type_schemas(parts[0], node)
+    elif base is Any or not inspect.isclass(base):  # a type variable, or a name that only type checkers know
         yield {}
     elif issubclass(base, numbers.Number):
         yield {"type": "number"}
     elif issubclass(base, collections.abc.Mapping):
-        yield {"type": "object", "additionalProperties": value(parts[1], node) if len(parts) == 2 else {}}
+        yield {"type": "object", "additionalProperties": value_schema(parts[1], node) if len(parts) == 2 else {}}
     elif issubclass(base, list | tuple | set) or base in (collections.abc.Sequence, collections.abc.Iterable):
         items = [part for part in parts if part is not ...]
-        yield {"type": "array", "items": value(typing.Union[tuple(items)], node) if items else {}}  # noqa: UP007
+        yield {"type": "array", "items": value_schema(typing.Union[tuple(items)], node) if items else {}}  # noqa: UP007
     else:
         if hasattr(base, "__fspath__"):
             yield {"type": "string"}
         yield node
 
 
-def _hints(made: Any) -> dict[str, Any]:
-    """The types of the arguments; one that names what only a type checker imports is left out."""
-    function = inspect.unwrap(made.__init__ if inspect.isclass(made) else made)
+def _argument_types(target: Any) -> dict[str, Any]:
+    """Return the type hints of the arguments, without those that can't be evaluated."""
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     hints: dict[str, Any] = {}
     annotated = {name: each.annotation for name, each in signature(function).parameters.items()}
     for name, hint in annotated.items():
-        with contextlib.suppress(Exception):  # any code can stand in a hint
+        with contextlib.suppress(Exception):  # a hint can be any code, or a name imported only for type checkers
             if hint is not inspect.Parameter.empty:
                 hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
     return hints
 
 
-def _told(made: Any) -> dict[str, str]:
-    """What the section "Args:" of a docstring says of each argument."""
-    told: dict[str, str] = {}
-    for doc in (made.__doc__, made.__init__.__doc__ if inspect.isclass(made) else None):
+def _argument_docs(target: Any) -> dict[str, str]:
+    """Return the description of each argument in the docstring's section "Args:"."""
+    docs: dict[str, str] = {}
+    for doc in (target.__doc__, target.__init__.__doc__ if inspect.isclass(target) else None):
         for section in re.findall(r"^Args:\n((?: .*\n|\n)+)", inspect.cleandoc(doc or "") + "\n", re.M):
             indent = len(section) - len(section.lstrip(" "))
             entry = rf"^ {{{indent}}}\*{{0,2}}(\w+)(?: *\(.*?\))?: *(.*\n(?: {{{indent + 1},}}.*\n|\n)*)"
-            told |= {name: " ".join(text.split()) for name, text in re.findall(entry, section, re.M)}
-    return told
+            docs |= {name: " ".join(text.split()) for name, text in re.findall(entry, section, re.M)}
+    return docs
 
 
 Groups = Mapping[str, Mapping[str, Any]]
 FACTS = tuple(sorted(Facts().lacking))
-# What `assembly/` gives beside facts; a configuration that sets one of these is refused.
+# Arguments of the Trainer that `assembly/` passes; a configuration that sets one of them is refused.
 TRAINERS = (
     *("callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"),
     *("enable_progress_bar", "num_sanity_val_steps", "enable_model_summary"),
@@ -173,12 +175,12 @@ TRAINERS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A key of the configuration below which something is made.
+    """A key of the configuration whose node, or nodes, have a `_target_`.
 
     Args:
-        role: What is made.
-        given: Arguments that the program gives.
-        named: Whether there are several, each below a name of its own.
+        role: Role of the classes and functions that can be named there.
+        given: Arguments that the program passes.
+        named: Whether the key has several nodes, each under a name.
     """
 
     role: Role
@@ -223,36 +225,36 @@ PLACES = {
 }
 
 
-def known(folder: str, role: Role) -> dict[str, Any]:
-    """What is known to play a role: the classes of its packages, and what the files in a folder of `conf/` name."""
+def known_targets(folder: str, role: Role) -> dict[str, Any]:
+    """Return a role's known classes and functions: in its packages, and named by files in a folder of `conf/`."""
     found: dict[str, Any] = {}
-    for name in (*role.names, *_targets(folder)):
-        made = find(name)
-        if role.is_class(made) or inspect.isroutine(made):
-            found[name] = made
+    for name in (*role.names, *_targets_in(folder)):
+        target = find_target(name)
+        if role.is_class(target) or inspect.isroutine(target):
+            found[name] = target
     for package in role.packages:
         for module in _modules(package):
-            for name, made in vars(module).items():
+            for name, target in vars(module).items():
                 if (
-                    role.is_class(made)
-                    and made is not role.base
-                    and made.__module__.startswith(package)
-                    and not (name.startswith("_") or inspect.isabstract(made))
+                    role.is_class(target)
+                    and target is not role.base
+                    and target.__module__.startswith(package)
+                    and not (name.startswith("_") or inspect.isabstract(target))
                 ):
-                    found.setdefault(next(iter(aliases(made)), f"{module.__name__}.{name}"), made)
+                    found.setdefault(next(iter(aliases(target)), f"{module.__name__}.{name}"), target)
     return found
 
 
-def aliases(made: Any) -> list[str]:
-    """The dotted names of a class or function, the shortest first: `torch.optim.Adam`, `torch.optim.adam.Adam`."""
-    name, parts = made.__name__, made.__module__.split(".")
+def aliases(target: Any) -> list[str]:
+    """Return all dotted names of a target, shortest first: `torch.optim.Adam`, `torch.optim.adam.Adam`."""
+    name, parts = target.__name__, target.__module__.split(".")
     packages = [".".join(parts[: n + 1]) for n in range(len(parts))]
-    return [f"{each}.{name}" for each in packages if vars(sys.modules[each]).get(name) is made]
+    return [f"{each}.{name}" for each in packages if vars(sys.modules[each]).get(name) is target]
 
 
 @functools.cache
-def _targets(folder: str) -> list[str]:
-    """Return all values of `_target_` in the files of a folder; a file that is no YAML has none."""
+def _targets_in(folder: str) -> list[str]:
+    """Return all values of `_target_` in the YAML files of a folder in `conf/`; invalid files are skipped."""
     found = set()
     for path in (CONF / folder).rglob("*.yaml"):
         with contextlib.suppress(yaml.YAMLError):
@@ -261,8 +263,8 @@ def _targets(folder: str) -> list[str]:
     return sorted(name for name in found if isinstance(name, str))
 
 
-def find(name: str) -> Any:
-    """What a dotted name stands for; None: nothing."""
+def find_target(name: str) -> Any:
+    """Return the object with a dotted name, or None if there is none."""
     try:
         return hydra.utils.get_object(name)
     except (ImportError, ValueError):
@@ -270,12 +272,12 @@ def find(name: str) -> Any:
 
 
 def _modules(package: str) -> Iterator[Any]:
-    """A package and all modules below it; one that can't be imported is somebody's work in progress."""
+    """Yield a package and all modules below it; warn about modules that can't be imported and skip them."""
     names = [package]
     for name in names:
         try:
             yield (module := importlib.import_module(name))
-        except Exception as error:  # any code can stand there
+        except Exception as error:  # an imported module can raise anything
             warn(f"{name} is left out: {error}")
             continue
         if name == package:
@@ -283,22 +285,22 @@ def _modules(package: str) -> Iterator[Any]:
 
 
 def group_files() -> dict[str, dict[str, Any]]:
-    """The files of each group of `conf/` by its folder: what each holds, with its package as `@package`."""
+    """Return the content of the files of each config group, with each file's package as `@package`."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(CONF.glob("*/**/*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
         text = path.read_text(encoding="utf-8")
         try:
-            held = dict(yaml.safe_load(text) or {})
+            content = dict(yaml.safe_load(text) or {})
         except (yaml.YAMLError, TypeError, ValueError) as error:
             warn(f"{path.relative_to(CONF)} is left out: {' '.join(str(error).split())}")
             continue
-        found.setdefault(group, {})[path.stem] = {**held, "@package": package_of(text, group)}
+        found.setdefault(group, {})[path.stem] = {**content, "@package": package_of(text, group)}
     return found
 
 
 def package_of(text: str, group: str) -> str:
-    """Where the keys of a file land, by its text and its group; empty for the root."""
+    """Return the Hydra package of a config file, from its header or its group; empty for the root."""
     header = re.match(r"# *@package +(\S+)", text)
     package = header[1] if header else group.replace("/", ".")
     return "" if package == "_global_" else package
