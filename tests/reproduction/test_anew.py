@@ -337,11 +337,11 @@ def test_roles_hold_for_the_classes_of_the_code_of_the_run(tmp_path):
     (tmp_path / "src" / "older" / "trust.yaml").write_text("model: [torch.nn.parallel.DistributedDataParallel]\n")
     allowed = ("older.models.net.Net", "torch.nn.parallel.DistributedDataParallel")
     for target in (*allowed, "older.models.net.os.system", f"{OWN}.models.mlp.MLP"):
-        problem = recipe._problem({"model": {"_target_": target}}, tmp_path)
+        problem = recipe._trust_problem({"model": {"_target_": target}}, tmp_path)
         assert (problem == "") is (target in allowed), problem
     module.write_text("raise RuntimeError('a bug')")
     with pytest.raises(UserError, match="can't be imported: RuntimeError: a bug"):
-        recipe._problem({"model": {"_target_": allowed[0]}}, tmp_path)
+        recipe._trust_problem({"model": {"_target_": allowed[0]}}, tmp_path)
 
 
 def test_the_folder_of_the_data_is_the_users(make, given, tmp_path, capsys):

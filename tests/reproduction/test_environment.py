@@ -21,7 +21,7 @@ def test_only_known_packages_are_constrained(make, repository, commit, monkeypat
     monkeypatch.setattr(environment, "_call", call)
     told = start(commit[1], versions={"torch": "2.13.0+cpu", "evil": "1.0", "numpy": "2.4.6"})
     run = Run(make(starts=[told]))
-    python = environment.python_as_there(run, repository)
+    python = environment.recorded_python(run, repository)
     assert len(calls) == 2
     assert calls[1][:4] == (str(python), "-m", "pip", "install")
     # Of the project itself nothing is installed, and the work tree stays as it is.
@@ -30,10 +30,10 @@ def test_only_known_packages_are_constrained(make, repository, commit, monkeypat
     written = (python.parents[1] / "constraints.txt").read_text()
     assert written.splitlines() == ["rich==15.0.0", "torch==2.13.0", "numpy==2.4.6"]
     # The same versions again are there already; others are another environment.
-    assert environment.python_as_there(run, repository) == python
+    assert environment.recorded_python(run, repository) == python
     assert len(calls) == 2
     other = Run(make("other", starts=[start(commit[1], versions={"torch": "2.12.0"})]))
-    assert environment.python_as_there(other, repository) != python
+    assert environment.recorded_python(other, repository) != python
 
 
 @pytest.mark.parametrize("version", ["1.0 ; evil", "1.0\nevil", "@ file:///x", "-r x", 1.0, ""])
@@ -46,12 +46,12 @@ def test_what_is_no_version_is_refused(make, commit, version):
 def test_another_python_is_refused(make, commit, repository):
     run = Run(make(starts=[start(commit[1], python="3.9.1")]))
     with pytest.raises(UserError, match=r"env=true: the run had Python 3\.9\.1"):
-        environment.python_as_there(run, repository)
+        environment.recorded_python(run, repository)
 
 
 def test_other_versions_are_told(make, commit, capsys):
     told = start(commit[1])
-    environment.python_here(Run(make("a", starts=[told])))
+    environment.current_python(Run(make("a", starts=[told])))
     assert not capsys.readouterr().err
-    environment.python_here(Run(make("b", starts=[{**told, "versions": {"torch": "1.0"}}])))
+    environment.current_python(Run(make("b", starts=[{**told, "versions": {"torch": "1.0"}}])))
     assert "torch 1.0 there" in capsys.readouterr().err

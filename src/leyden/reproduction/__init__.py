@@ -1,1 +1,1 @@
-"""A run made anew from its directory: its code, its configuration, its versions."""
+"""Reproduction of a run from its directory: with its code, configuration and package versions."""

@@ -1,4 +1,4 @@
-"""A run made anew: by its own code and its own configuration, in a directory of its own."""
+"""Reproduction of a run with its recorded code and configuration, in a new run directory."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.report.printout import print_next_steps
-from leyden.reproduction.environment import accelerator, python_as_there, python_here, threads
+from leyden.reproduction.environment import accelerator, current_python, recorded_python, recorded_threads
 from leyden.reproduction.recipe import check_parent_checkpoint, keep_overrides, recipe, write_config
 from leyden.reproduction.sources import check_data, checked_out, code_of
 from leyden.run import lock
@@ -20,21 +20,21 @@ from leyden.run.directory import Run
 from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints
 from leyden.run.process import end_with_parent
 
-# Signals that end a process, and by which Python would clean nothing up; SIGHUP comes when a terminal is closed.
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+# Signals that end Python without cleanup unless they are handled; SIGHUP is sent when a terminal is closed.
+EXIT_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """How a run is made anew.
+    """Options for reproducing a run.
 
     Args:
         output: The new run directory; None for one below `outputs/reproduced/`.
-        data_root: Takes the place of `data.root`; empty for the recorded one.
-        threads: Of each process; None for as many as the run had.
-        apply_diff: Whether the user trusts changes of the code that are in no commit.
-        trust: Whether the user trusts all that is made, whatever role it has.
-        env: Whether the versions of the run are installed.
+        data_root: Replacement for `data.root`; empty for the project's `data/`.
+        threads: Threads per process; None for the recorded number.
+        apply_diff: Whether the user trusts the recorded uncommitted code changes, which are executed.
+        trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
+        env: Whether to install the recorded package versions in a separate environment.
     """
 
     output: Path | None = None
@@ -45,68 +45,68 @@ class ReproduceOptions:
     env: bool = False
 
 
-def reproduce(run: Run, how: ReproduceOptions) -> Run:
-    """Train a run anew.
+def reproduce(run: Run, options: ReproduceOptions) -> Run:
+    """Train a run again with its recorded code and configuration.
 
     Args:
-        run: Of this project; anybody may have made the directory.
-        how: What the user wants.
+        run: A run of this project; its directory is untrusted.
+        options: The user's options.
 
     Returns:
         The new run.
 
     Raises:
-        UserError: It can't be made as it was, or its training has failed.
+        UserError: The run can't be reproduced, or the training has failed.
     """
     check_parent_checkpoint(run)
     if not read_fingerprints(run.directory):
         raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, to which the new run could be compared")
-    directory = (how.output or _directory(run)).absolute()
+    directory = (options.output or _default_directory(run)).absolute()
     if lock.list_files(directory):
         raise UserError(f"output={directory}: is not empty; must be a new folder")
-    code, by = code_of(run), accelerator(run)
-    number = how.threads or threads(run)
-    # Whatever ends this process, the work tree is removed.
-    before = {number: signal.signal(number, _end) for number in ENDING}
+    code, device = code_of(run), accelerator(run)
+    num_threads = options.threads or recorded_threads(run)
+    # However this process ends, the work tree is removed.
+    old_handlers = {number: signal.signal(number, _exit_on_signal) for number in EXIT_SIGNALS}
     try:
-        with checked_out(code, apply_diff=how.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:
-            root = recipe(run, tree, how.data_root, trust=how.trust)
-            root["trainer"]["accelerator"] = by
+        with checked_out(code, apply_diff=options.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:
+            root = recipe(run, tree, options.data_root, trust=options.trust)
+            root["trainer"]["accelerator"] = device
             check_data(run, root.get("data"))
             write_config({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")
-            python = python_as_there(run, tree) if how.env else python_here(run)
-            _train(str(python), tree, folder, _environment(tree, number))
+            python = recorded_python(run, tree) if options.env else current_python(run)
+            _train(str(python), tree, folder, _environment(tree, num_threads))
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    here = Run(directory)
-    if keep_overrides(run, here) and (result := here.result):
-        print_next_steps(here, result)
-    return here
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
+    reproduced = Run(directory)
+    if keep_overrides(run, reproduced) and (result := reproduced.result):
+        print_next_steps(reproduced, result)
+    return reproduced
 
 
 def _train(python: str, tree: Path, folder: str, environment: dict[str, str]) -> None:
-    """Run `leyden.train` of the tree, by the configuration in the folder."""
-    asked = "import leyden; print(leyden.__file__)"
-    found = subprocess.run([python, "-c", asked], cwd=tree, env=environment, capture_output=True, text=True)
-    if Path(found.stdout.strip() or "/") != tree / "src" / "leyden" / "__init__.py":
-        raise UserError(f"{python} does not take the code of the run, but {found.stdout.strip() or 'none'}")
+    """Run `leyden.train` in a work tree, with the configuration in a folder."""
+    script = "import leyden; print(leyden.__file__)"
+    imported = subprocess.run([python, "-c", script], cwd=tree, env=environment, capture_output=True, text=True)
+    if Path(imported.stdout.strip() or "/") != tree / "src" / "leyden" / "__init__.py":
+        raise UserError(f"{python} does not take the code of the run, but {imported.stdout.strip() or 'none'}")
     command = [python, "-m", "leyden.train", "--config-dir", folder, "--config-name", "recorded"]
-    code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
-    if code:
-        raise UserError(f"the run could not be made anew: its training ended with {code}")
+    exit_code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
+    if exit_code:
+        raise UserError(f"the run could not be made anew: its training ended with {exit_code}")
 
 
-def _environment(tree: Path, number: int | None) -> dict[str, Any]:
-    """Of the process that trains: the code that it finds first, and its threads."""
+def _environment(tree: Path, num_threads: int | None) -> dict[str, Any]:
+    """Return the environment variables of the training process: Python path and number of threads."""
     path = os.pathsep.join(filter(None, [str(tree / "src"), os.environ.get("PYTHONPATH")]))
-    given = {"OMP_NUM_THREADS": str(number), "MKL_NUM_THREADS": str(number)} if number else {}
-    return {**os.environ, "PYTHONPATH": path, **given}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads)) if num_threads else {}
+    return {**os.environ, "PYTHONPATH": path, **threads}
 
 
-def _directory(run: Run) -> Path:
+def _default_directory(run: Run) -> Path:
     return ROOT / "outputs" / "reproduced" / run.directory.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
 
 
-def _end(number: int, frame: object) -> NoReturn:
+def _exit_on_signal(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""The Python, threads, processes and GPUs that a run is reproduced with."""
+"""The Python environment, threads and accelerator for reproducing a run."""
 
 import hashlib
 import os
@@ -20,16 +20,16 @@ from leyden.run.directory import RunContents
 from leyden.run.process import importing, num_cores
 from leyden.run.provenance import VERSIONS, installed_versions, machine
 
-MOST = 1024  # threads of a process that are believed
+MAX_THREADS = 1024  # per process; larger recorded numbers are ignored
 
 
 def accelerator(run: RunContents) -> str:
-    """What the run is to be computed by, for `trainer.accelerator`.
+    """Return the value of `trainer.accelerator` for reproducing a run.
 
     Raises:
-        UserError: This machine does not have it.
+        UserError: This machine lacks the run's GPUs, or the run used several nodes.
     """
-    trainer, there = _trainer(run), _machine(run)
+    trainer, there = _recorded_trainer(run), _recorded_machine(run)
     if trainer.get("num_nodes", 1) != 1:
         raise UserError(
             f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is not made anew by one"
@@ -46,42 +46,43 @@ def accelerator(run: RunContents) -> str:
         raise UserError(
             f"the run was trained by all {len(gpus_there)} GPUs of its machine, this one has {len(gpus_here)}"
         )
-    # `auto` there was the processor, and would be a GPU here.
+    # `auto` chose the CPU for the original run, and would choose a GPU here.
     return "cpu" if gpus_here and there and not gpus_there else asked
 
 
-def threads(run: RunContents) -> int | None:
-    """How many threads each of the run's processes had, None if that is not known.
+def recorded_threads(run: RunContents) -> int | None:
+    """Return the number of threads of each of the run's processes, or None if unknown.
 
-    The number can change bits: sums are split among threads.
+    It can change results, since sums are split among threads.
     """
-    there, devices = _machine(run), _trainer(run).get("devices", 1)
+    there, devices = _recorded_machine(run), _recorded_trainer(run).get("devices", 1)
     number, cores = there.get("threads"), there.get("cores")
-    if type(number) is not int or type(cores) is not int or not 1 <= number <= MOST:
+    if type(number) is not int or type(cores) is not int or not 1 <= number <= MAX_THREADS:
         warn("the run has not written down its number of threads, on which bits can depend; threads=N sets one")
         return None
     if type(devices) is int and devices > 1 and not there.get("threads_are_set"):
-        number = max(1, cores // devices)  # as Lightning does
+        number = max(1, cores // devices)  # as Lightning sets it
     if number > num_cores():
         warn(f"the run had {number} threads, and this machine has {num_cores()} cores: it takes longer")
     return number
 
 
-def _machine(run: RunContents) -> dict[str, Any]:
-    """As the last start that trained has told of it."""
-    told = [each for start in run.starts if isinstance(each := start.get("machine"), dict)]
-    return told[-1] if told else {}
+def _recorded_machine(run: RunContents) -> dict[str, Any]:
+    """Return the description of the machine from the last start that trained."""
+    machines = [each for start in run.starts if isinstance(each := start.get("machine"), dict)]
+    return machines[-1] if machines else {}
 
 
-def _trainer(run: RunContents) -> dict[str, Any]:
+def _recorded_trainer(run: RunContents) -> dict[str, Any]:
+    """Return the `trainer` node of the recorded configuration; empty if it is damaged."""
     return part if isinstance(part := run.recorded.get("trainer"), dict) else {}
 
 
 ENVIRONMENTS = ROOT / "outputs" / "reproduced" / ".envs"
 
 
-def python_here(run: RunContents) -> Path:
-    """The Python that runs this; what differs from the run's is told in a line."""
+def current_python(run: RunContents) -> Path:
+    """Return the path of the current Python; warn about versions that differ from the run's."""
     here = {"python": platform.python_version(), **installed_versions()}
     there = {"python": run.starts[-1].get("python"), **recorded_versions(run)}
     differing = [
@@ -92,15 +93,15 @@ def python_here(run: RunContents) -> Path:
     return Path(sys.executable)
 
 
-def python_as_there(run: RunContents, tree: Path) -> Path:
-    """The Python of an environment with the versions of the run, which is made where it is not there yet.
+def recorded_python(run: RunContents, tree: Path) -> Path:
+    """Return the path of a Python with the run's package versions, in an environment that is created if missing.
 
     Args:
-        run: That is to be made anew.
-        tree: The project with the run's code: it names what is installed.
+        run: The run to reproduce.
+        tree: The project at the run's commit, whose dependencies are installed.
 
     Raises:
-        UserError: The run had another Python, or pip does not find the versions.
+        UserError: The run had another Python version, or pip can't install the packages.
     """
     recorded, here = str(run.starts[-1].get("python")), platform.python_version()
     if recorded.split(".")[:2] != here.split(".")[:2]:
@@ -109,29 +110,32 @@ def python_as_there(run: RunContents, tree: Path) -> Path:
     content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text(encoding="utf-8")])
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    python, whole = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "whole"
+    python, marker = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "whole"
     with filelock.FileLock(folder.with_suffix(".lock")):
-        if not whole.exists():  # or pip was interrupted
+        if not marker.exists():  # missing or incomplete, if pip was interrupted
             print(f"installing what the run had, to {folder}", flush=True)
             _call(sys.executable, "-m", "venv", "--clear", str(folder))
             path = folder / "constraints.txt"
             path.write_text(constraints, encoding="utf-8")
-            # What the project needs, and nothing of itself: in the work tree a build would leave files behind.
-            shutil.copytree(tree, bare := folder / "bare", ignore=_folders)
+            # Install the dependencies from a copy without packages, since a build would leave files in the work
+            # tree.
+            shutil.copytree(tree, bare := folder / "bare", ignore=_ignore_folders)
             (bare / "src").mkdir()
             _call(str(python), "-m", "pip", "install", "--quiet", "--constraint", str(path), str(bare))
-            whole.touch()
+            marker.touch()
     return python
 
 
 def recorded_versions(run: RunContents) -> dict[str, str]:
-    """Versions of the packages that a run writes down, and of no others: whoever made the directory could name any.
+    """Return the recorded versions of the packages in `VERSIONS`.
+
+    Others are ignored, since the run directory is untrusted.
 
     Raises:
-        UserError: One is none.
+        UserError: A value is not a version number.
     """
-    told: Any = run.starts[-1].get("versions")
-    found = {name: told[name] for name in VERSIONS if name in told} if isinstance(told, dict) else {}
+    recorded: Any = run.starts[-1].get("versions")
+    found = {name: recorded[name] for name in VERSIONS if name in recorded} if isinstance(recorded, dict) else {}
     for name, version in found.items():
         if not isinstance(version, str) or not re.fullmatch(r"[0-9][0-9A-Za-z.+!]{0,63}", version):
             raise UserError(f"{run.directory}/provenance.json: {name} {version}: is no version")
@@ -139,15 +143,16 @@ def recorded_versions(run: RunContents) -> dict[str, str]:
 
 
 def _constraints(text: str, versions: Mapping[str, str]) -> str:
-    """Those of the project, with the versions of a run in place of its own.
+    """Return the project's pip constraints, with a run's versions in place of its own.
 
-    What stands behind a plus is left out: it names a build for a kind of machine, and an index may have another one.
+    Local version labels (after a plus) are dropped: they name a build for a kind of machine, which the package
+    index may not have.
     """
     lines = [line for line in text.splitlines() if re.split("[=;<> ]", line)[0].lower() not in versions]
     return "\n".join([*lines, *(f"{name}=={version.partition('+')[0]}" for name, version in versions.items()), ""])
 
 
-def _folders(folder: str, names: list[str]) -> list[str]:
+def _ignore_folders(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if (Path(folder) / name).is_dir()]
 
 

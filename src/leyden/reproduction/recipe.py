@@ -1,4 +1,4 @@
-"""The configuration of a run as one that `leyden.train` of its own code takes, and the overrides that resume it."""
+"""The configuration for reproducing a run with its own code, and the overrides for resuming the reproduced run."""
 
 import json
 import subprocess
@@ -26,18 +26,19 @@ from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
 
 
 def keep_overrides(there: RunContents, here: Run) -> bool:
-    """Write down for a run made anew what it can be resumed with: the overrides of the first one, if they lead to it.
+    """Record overrides with which a reproduced run can be resumed, if there are any.
 
-    They are kept only where `conf/` and they give the configuration of this run, which was checked before it trained.
+    They are recorded only if they compose, with `conf/`, to the reproduced run's configuration, which was checked
+    before it trained.
 
     Args:
-        there: The run that was first.
-        here: The one that was made anew.
+        there: The original run.
+        here: The reproduced run.
 
     Returns:
-        Whether they lead to it.
+        Whether overrides were recorded.
     """
-    starts, overrides = here.starts, _leading_to(here, there.overrides)
+    starts, overrides = here.starts, _overrides_for(here, there.overrides)
     if not starts or overrides is None:
         return False
     starts[-1]["overrides"] = overrides
@@ -45,26 +46,26 @@ def keep_overrides(there: RunContents, here: Run) -> bool:
     return True
 
 
-def _leading_to(run: Run, given: list[str]) -> list[str] | None:
-    """Overrides that lead to a run's configuration; None if there are none known.
+def _overrides_for(run: Run, original: list[str]) -> list[str] | None:
+    """Return overrides that compose to a run's configuration; None if there are none.
 
-    Of those that were given at first the choices of files in `conf/` count, letter by letter; all others are made of the
-    configuration's values, so that nothing of a stranger's text is parsed.
+    Of the original overrides, those that choose a file in `conf/` are used literally. All others are derived from
+    the configuration's values, so that no untrusted text is parsed.
     """
-    kept = [each for each in given if each in group_choices()]
+    kept = [each for each in original if each in group_choices()]
     try:
         if root := dict(flatten(run.config)).get("data.root"):
             kept.append(f"data.root={hydra_value(root)}")
-        kept += _choices(run, kept).corrections(run.config)
-        if any({*"$\\"} & {*each} for each in kept):  # a text that Hydra could read as something else
+        kept += _identity(run, kept).corrections(run.config)
+        if any({*"$\\"} & {*each} for each in kept):  # a text that Hydra could interpret
             return None
-        return kept if not _choices(run, kept).differences(run.config) else None
-    except (HydraException, OmegaConfBaseException, UserError, ValueError):  # of another conf/ than there is now
+        return kept if not _identity(run, kept).differences(run.config) else None
+    except (HydraException, OmegaConfBaseException, UserError, ValueError):  # `conf/` has changed
         return None
 
 
-def _choices(run: Run, overrides: list[str]) -> RunIdentity:
-    """Those that a command with overrides would have."""
+def _identity(run: Run, overrides: list[str]) -> RunIdentity:
+    """Return the identity that a start with these overrides would have."""
     with composing():
         cfg: Any = hydra.compose("train", overrides=overrides, return_hydra_config=True)
     groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
@@ -74,37 +75,37 @@ def _choices(run: Run, overrides: list[str]) -> RunIdentity:
 
 
 def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict[str, Any]:
-    """The root of a configuration that makes the run anew, for Hydra to compose.
+    """Return the root of a Hydra configuration that reproduces a run.
 
-    All is as it was recorded, but for what says where. What logs is the project's own.
+    All settings are as recorded, except folders and loggers, which are the project's own.
 
     Args:
-        run: That is to be made anew.
-        tree: The project with the run's code.
-        data_root: Takes the place of `data.root`; empty for the recorded one.
-        trust: Whether the user trusts all that is made, whatever role it has.
+        run: The run to reproduce.
+        tree: The project at the run's commit.
+        data_root: Replacement for `data.root`; empty for the project's `data/`.
+        trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
 
     Raises:
-        UserError: The configuration is none, or makes what its roles do not allow.
+        UserError: The configuration is invalid, or names a class or function that its role does not allow.
     """
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
     where = run.directory / "config.yaml"
     if not isinstance(config.get("trainer"), dict):
         raise UserError(f"{where}: trainer is missing")
-    if strange := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
-        raise UserError(f"{where}: {one_line(strange[0])} is no key of a run")
-    for value in _plain_values(config):
+    if unknown := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
+        raise UserError(f"{where}: {one_line(unknown[0])} is no key of a run")
+    for value in _keys_and_values(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
                 f"{where}: {one_line(value)} holds an interpolation, and a configuration that is kept is resolved"
             )
-    if not trust and (problem := _problem(config, tree)):
+    if not trust and (problem := _trust_problem(config, tree)):
         raise UserError(
             f"{where}: {one_line(problem)}; it would be executed: say trust=true if you trust all of this configuration"
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
-        data["root"] = _root(str(data["root"]), data_root)
-    # `conf/train.yaml` gives what is not recorded; its groups would add keys to those that are.
+        data["root"] = _data_root(str(data["root"]), data_root)
+    # Missing keys come from `conf/train.yaml`. Its groups are removed where recorded, since they would add keys.
     groups = [key for key in config if (tree / "conf" / key).is_dir()]
     result = run.result
     return {
@@ -117,17 +118,17 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts in quotes: by its own rules a bare 1e5 is a text, by those of who reads it a number."""
+    """A dumper that quotes all strings: a bare 1e5 is a string for PyYAML, but a number for OmegaConf."""
 
 
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
 def write_config(root: dict[str, Any], path: Path) -> None:
-    """Write a configuration to a file, of which OmegaConf reads the same.
+    """Write a configuration to a YAML file, and check that OmegaConf reads it back unchanged.
 
     Raises:
-        UserError: It would read something else.
+        UserError: OmegaConf reads a different configuration.
     """
     path.write_text(yaml.dump(root, Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if repr(OmegaConf.to_container(OmegaConf.load(path))) != repr(root):
@@ -135,15 +136,15 @@ def write_config(root: dict[str, Any], path: Path) -> None:
 
 
 def check_parent_checkpoint(run: RunContents) -> None:
-    """Make sure that the checkpoint that a run has started from, or is a fork of, is there, and still the same.
+    """Check that the checkpoint that a run started from (`fork` or `init_from`) exists and is unchanged.
 
     Raises:
-        UserError: It is not.
+        UserError: The checkpoint is unknown, missing or changed.
     """
     keys = [key for key in ("fork", "init_from") if run.recorded.get(key) is not None]
     if not keys:
         return
-    key = keys[0]  # a fork can have the `init_from` of its parent, which that has dealt with
+    key = keys[0]  # a fork inherits `init_from` from its parent, where it was used already
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
         raise UserError(f"{run.directory}/provenance.json: does not tell which checkpoint {key} was")
@@ -156,31 +157,31 @@ def check_parent_checkpoint(run: RunContents) -> None:
         raise UserError(f"{key}: {path} is another checkpoint than the one from which the run started")
 
 
-def _root(recorded: str, typed: str) -> str:
-    """Return the folder of the data: the project's own or one that is typed, since anybody may have named the recorded one."""
+def _data_root(recorded: str, replacement: str) -> str:
+    """Return the data folder: the user's or the project's own; the recorded path is untrusted."""
     own = str(ROOT / "data")
-    if not typed and recorded != own:
+    if not replacement and recorded != own:
         warn(f"data.root={recorded} is not taken over: {own} takes its place, data_root=DIR names another")
-    return str(Path(typed).absolute()) if typed else own
+    return str(Path(replacement).absolute()) if replacement else own
 
 
-def _plain_values(node: Any) -> Iterator[Any]:
-    """All keys and values."""
+def _keys_and_values(node: Any) -> Iterator[Any]:
+    """Yield all keys and plain values of a configuration."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield key
-            yield from _plain_values(value)
+            yield from _keys_and_values(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _plain_values(value)
+            yield from _keys_and_values(value)
     else:
         yield node
 
 
-def _problem(config: dict[str, Any], tree: Path) -> str:
-    """Return what a configuration names that no role allows, with the classes of the run's own code; empty for nothing."""
+def _trust_problem(config: dict[str, Any], tree: Path) -> str:
+    """Return what a configuration names that no role allows, with the run's own code; empty if there is nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        write_config(config, path := Path(folder) / "config.yaml")  # what is checked is what will be read
+        write_config(config, path := Path(folder) / "config.yaml")  # check exactly the file that is used later
         command = [sys.executable, "-m", "leyden.reproduction.verify", str(tree), str(path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The code of a run in a work tree of its own, and its data, checked before it is reproduced."""
+"""A run's code, checked out in a separate work tree, and a check of its data."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ MAX_NAMES = 5  # of files, in a message
 
 @dataclass(frozen=True)
 class Code:
-    """What a run was made by.
+    """The code of a run.
 
     Args:
-        sha: Of the commit.
-        diff: What was changed since, as `git apply` takes it; empty for nothing.
+        sha: Hash of the commit.
+        diff: Uncommitted changes, as a diff for `git apply`; empty if there are none.
     """
 
     sha: str
@@ -32,10 +32,10 @@ class Code:
 
 
 def code_of(run: RunContents) -> Code:
-    """The code of all starts of a run.
+    """Return the code of a run, which must be the same for all its starts.
 
     Raises:
-        UserError: It is not known, or not all of it, or was another one at a later start.
+        UserError: The code is unknown, recorded only in part, or differs between starts.
     """
     where, starts = run.directory / "provenance.json", run.starts
     if not starts:
@@ -46,8 +46,8 @@ def code_of(run: RunContents) -> Code:
             raise UserError(
                 f"{where}: start {number} was made by other code than start 1; no code makes this run anew"
             )
-    told = found[1] if isinstance(found[1], dict) else {}
-    sha, diff, left_out = told.get("sha"), told.get("diff"), told.get("left_out")
+    recorded = found[1] if isinstance(found[1], dict) else {}
+    sha, diff, left_out = recorded.get("sha"), recorded.get("diff"), recorded.get("left_out")
     if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError(f"{where}: names no commit: the run was made where there is no git")
     if left_out:
@@ -59,16 +59,16 @@ def code_of(run: RunContents) -> Code:
 
 @contextlib.contextmanager
 def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
-    """The project with this code, in a folder that is removed in the end.
+    """Check out a run's code in a temporary work tree; yield the path of the project in it.
 
     Args:
-        code: Of a run.
-        apply_diff: Whether the user trusts the diff, which was written by whoever made the run directory.
+        code: The code of the run.
+        apply_diff: Whether the user trusts the diff; the run directory is untrusted.
 
     Raises:
-        UserError: Git, the commit or a consent is missing, or the diff does not fit.
+        UserError: Git, the commit or the user's consent is missing, or the diff does not apply.
     """
-    prefix = git(ROOT, "rev-parse", "--show-prefix")  # a project can be a folder of its repository
+    prefix = git(ROOT, "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
     if prefix is None:
         raise UserError(
             f"{ROOT}: is no repository of git, or git is not installed; the code of the run is not there"
@@ -89,10 +89,15 @@ def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
 
 
 def _apply(diff: str, tree: Path, *, consent: bool) -> None:
-    changed = git(tree, "apply", "--numstat", "-z", stdin=diff)
-    if changed is None:
+    """Apply a run's diff to a work tree.
+
+    Raises:
+        UserError: The user has not consented, or the diff does not apply.
+    """
+    changes = git(tree, "apply", "--numstat", "-z", stdin=diff)
+    if changes is None:
         raise UserError("the run's changes of the code can't be read by git apply")
-    names = [line.split("\t")[-1] for line in changed.split("\0") if line]
+    names = [line.split("\t")[-1] for line in changes.split("\0") if line]
     if not consent:
         raise UserError(
             f"the run was made with changes that are in no commit, of {_listed(names)}; that code "
@@ -103,20 +108,23 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
 
 
 def _listed(names: object) -> str:
+    """Return names as a text of limited length."""
     names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
     more = len(names) - MAX_NAMES
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_data(run: RunContents, data: Any) -> None:
-    """Hold the files that the run was trained on against those that are here; what is no file here is compared in the end.
+    """Compare the recorded hashes of a run's training data with the files here.
+
+    Data that are not files are compared after the training.
 
     Args:
-        run: That is to be made anew; anybody may have made its directory.
-        data: The node of its configuration.
+        run: The run to reproduce; its directory is untrusted.
+        data: The `data` node of its configuration.
 
     Raises:
-        UserError: A file is another one, or can't be read.
+        UserError: A file differs or can't be read.
     """
     if not isinstance(data, dict) or not isinstance(data.get("root"), str):
         return
@@ -133,7 +141,7 @@ def check_data(run: RunContents, data: Any) -> None:
 
 
 def _digest(root: Path, name: str) -> str | None:
-    """Return what identifies a file below a folder, or the images of a split; None where there is no such thing."""
+    """Return the hash of a file below a folder, or of a split's images; None if there is no such file or split."""
     path = root / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         return None
@@ -141,7 +149,7 @@ def _digest(root: Path, name: str) -> str | None:
         with path.open("rb") as file:
             return sha256_of(file)
     if name.endswith("/") and path.is_dir():
-        from leyden.data.folder import Folder  # with PyTorch, which takes seconds
+        from leyden.data.folder import Folder  # imports PyTorch, which takes seconds
 
         classes = [each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")]
         (found,) = Folder(path, sorted(classes, key=os.fsencode), (1, 1, 1)).digests.values()

@@ -1,6 +1,6 @@
-"""Check a configuration against the roles of this engine, with the classes of another work tree: a process of its own.
+"""Check a configuration against the engine's roles, with the classes of another work tree, in a separate process.
 
-`python -m leyden.reproduction.verify TREE FILE` reads a configuration as Hydra does, and prints what no role allows.
+`python -m leyden.reproduction.verify TREE FILE` reads a configuration as Hydra does, and prints the first problem.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from leyden.config import paths
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     tree = Path(sys.argv[1])
-    paths.SRC = tree / "src"  # the packages of the project, whose classes roles allow; `leyden` is imported by now
+    paths.SRC = tree / "src"  # roles allow classes of this tree's packages; `leyden` is imported already
     sys.path.insert(0, str(paths.SRC))
-    with contextlib.redirect_stdout(sys.stderr):  # a module of the project can print when it is imported
+    with contextlib.redirect_stdout(sys.stderr):  # the project's modules may print during import
         from leyden.assembly.trust import problem_of_run
 
         config: Any = OmegaConf.to_container(OmegaConf.load(sys.argv[2]))
