@@ -1,4 +1,4 @@
-"""Compare two groups of runs: which one is better, and how certain that is."""
+"""Compare two groups of runs: which is better, and how certain that is."""
 
 from leyden.config import arguments
 from leyden.config.errors import UserError

@@ -1,4 +1,4 @@
-"""Train a network: one run."""
+"""Train a network: one run, or a sweep with -m."""
 
 from pathlib import Path
 

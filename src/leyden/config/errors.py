@@ -1,4 +1,4 @@
-"""User errors, reported in one line, told apart from bugs, reported with a traceback."""
+"""Errors of two kinds: users' mistakes, reported in one line, and bugs, reported with a traceback."""
 
 import contextlib
 import dis
@@ -111,7 +111,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
 
 
 def last_frame(error: BaseException) -> str:
-    """Return the innermost non-library frame, as `models/mlp.py:12 in forward`; empty if there is none."""
+    """Return the innermost non-library frame, such as `models/mlp.py:12 in forward`; empty if there is none."""
     frames = [frame for frame in _frames(cause_of(error).__traceback__) if not _is_library(frame.path)]
     if not frames:
         return ""

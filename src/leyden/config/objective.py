@@ -1,4 +1,4 @@
-"""Objectives: the metrics by which runs are compared and selected."""
+"""Objectives: the metrics that decide which run is best."""
 
 from dataclasses import dataclass
 from typing import Any

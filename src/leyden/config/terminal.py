@@ -64,7 +64,7 @@ def relative_path(path: Path) -> Path:
 
 
 def python_command() -> str:
-    """Return the shell command for this Python: `python`, `uv run python`, or a path as `.venv/bin/python`."""
+    """Return the shell command for this Python: `python`, `uv run python`, or a path such as `.venv/bin/python`."""
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # inside `uv run`, whose PATH differs from the shell's
         return "uv run python"
     executable = Path(sys.executable)

@@ -1,1 +1,1 @@
-"""JSON schemas by which an editor completes and checks the files in `conf/`."""
+"""JSON schemas with which an editor completes and checks the files in `conf/`."""

@@ -193,7 +193,7 @@ def key_comments(text: str) -> dict[str, str]:
 
 
 def schemas() -> dict[str, Schema]:
-    """Return all schemas by file name; a group's name is its folder with dots, as `callbacks.averaging`."""
+    """Return all schemas by file name; a group's name is its folder with dots, such as `callbacks.averaging`."""
     groups = group_files()
     of_groups = {group.replace("/", "."): _group_schema(groups, group) for group in groups}
     return of_groups | {name: _root_schema(groups, name) for name in SCHEMAS}

@@ -28,7 +28,7 @@ from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, improvem
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: the best setting of a group of runs.
+    """A side of a comparison: the best setting of a group of runs.
 
     Args:
         directory: Folder with the runs in or below it.

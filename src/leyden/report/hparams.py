@@ -19,7 +19,7 @@ def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result, before `result.json` ends the run; replaces an earlier row.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
-    then each metric of the result, as `best/val/acc`. Lightning's `log_hyperparams` would turn booleans into
+    then each metric of the result, such as `best/val/acc`. Lightning's `log_hyperparams` would turn booleans into
     numbers, take the columns of the whole table from one arbitrary run, add points to the curves, and miss runs
     that were killed.
 

@@ -193,7 +193,7 @@ def _print_csv(found: Sequence[ListedRun], asked: list[str]) -> None:
 
 
 def _age_text(seconds: float | None) -> str:
-    """Return an age in the largest unit of which it has at least two, as `90 min`."""
+    """Return an age in the largest unit of which it has at least two, such as `90 min`."""
     if seconds is None:
         return ""
     return next((f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now")

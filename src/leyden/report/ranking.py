@@ -131,7 +131,7 @@ def _untyped_keys(records: Sequence[Record], averaged: Sequence[str]) -> list[st
 
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
-    """Return the varying keys whose value equals that of an averaged key, as `data.split_seed` and `seed`."""
+    """Return the varying keys whose value equals that of an averaged key, as `data.split_seed` equals `seed`."""
     return {
         key
         for key in varying_keys(configs)

@@ -15,7 +15,7 @@ from leyden.run.directory import RunContents, changed_names, trained_on
 from leyden.run.files import sha256_of
 from leyden.run.provenance import git
 
-MAX_NAMES = 5  # of files, in a message
+MAX_NAMES = 5  # file names in a message
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def refuse_links(*directories: Path) -> None:
 
 
 FINGERPRINTS_FILE = "fingerprint.csv"
-HASH_LENGTH = 32  # digits of a hash
+HASH_LENGTH = 32  # hexadecimal digits
 
 
 class Fingerprint(NamedTuple):

@@ -1,4 +1,4 @@
-"""The identity of a run: the settings that determine its result, and by which two runs count as the same."""
+"""The identity of a run: the settings that determine its result, and distinguish it from other runs."""
 
 import functools
 import math

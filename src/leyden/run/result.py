@@ -20,7 +20,7 @@ class Failure:
     Args:
         type: Name of the exception's class.
         message: Message of the exception.
-        where: Line of code that raised it, as `models/mlp.py:12 in forward`; empty for a mistake in the
+        where: Line of code that raised it, such as `models/mlp.py:12 in forward`; empty for a mistake in the
             configuration.
     """
 
@@ -72,12 +72,12 @@ class Result:
 
     @property
     def has_ended_well(self) -> bool:
-        """Whether the run is complete: finished or pruned."""
+        """True if the run is complete: finished or pruned."""
         return self.status in ("finished", "pruned")
 
     @property
     def is_tested(self) -> bool:
-        """Whether the run was evaluated on the whole test set."""
+        """True if the run was evaluated on the whole test set."""
         return "test" in self.stages
 
     @property
