@@ -136,12 +136,12 @@ def show_equality(there: Run, here: Run) -> bool:
         since = f"equal until step {before[-1]}" if before else "there is none before"
         show(f"parted: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}")
     elif {*a} == {*b}:
-        show(f"equal, bit for bit, over all {_count_text(common)}, up to step {common[-1]}")
+        show(f"equal, bit for bit, over all {_count_fingerprints(common)}, up to step {common[-1]}")
     else:
-        show(f"equal, bit for bit, over the {_count_text(common)} that both have, up to step {common[-1]}")
+        show(f"equal, bit for bit, over the {_count_fingerprints(common)} that both have, up to step {common[-1]}")
     for run, only in ((there, {*a} - {*b}), (here, {*b} - {*a})):
         if only:
-            show(f"only in {run.directory}: {_count_text(only)}, from step {min(only)} to {max(only)}")
+            show(f"only in {run.directory}: {_count_fingerprints(only)}, from step {min(only)} to {max(only)}")
     if names := changed_names(trained_on(there), trained_on(here)):
         show(f"the data differ: {', '.join(names)}")
     apart, is_as_long = _metrics_apart(there, here), max(b) >= max(a)
@@ -159,7 +159,7 @@ def show_equality(there: Run, here: Run) -> bool:
     return not difference and is_as_long and not (apart and same_end)
 
 
-def _count_text(steps: Collection[int]) -> str:
+def _count_fingerprints(steps: Collection[int]) -> str:
     return f"{len(steps)} fingerprint{'s' * (len(steps) != 1)}"
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.config.terminal import one_line, warn
 from leyden.config.values import flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
-from leyden.run.evaluations import TEST_EVALUATIONS_FILE, as_field, num_test_evaluations, read_test_evaluations
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, num_test_evaluations, read_test_evaluations
 from leyden.run.identity import identity_values
 
 MIN_SEEDS = 3  # from this number of tested seeds on, the best one is not representative of its setting
@@ -23,13 +23,13 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         records: All runs of the report.
     """
     lists: dict[Path, list[list[str]]] = {}
-    for folder in dict.fromkeys(filter(None, map(_folder, records))):
+    for folder in dict.fromkeys(filter(None, map(_folder_with_list, records))):
         try:
             lists[folder] = read_test_evaluations(folder)
         except OSError as error:
             warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
     named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
-    tested = [record for record in records if _is_tested(record) or as_field(str(record.run.directory)) in named]
+    tested = [record for record in records if _is_tested(record) or one_line(str(record.run.directory)) in named]
     if not tested:
         return []
     names = dict.fromkeys(str(record.config.get("name")) for record in tested)
@@ -45,7 +45,7 @@ def _is_tested(record: Record) -> bool:
     return record.result is not None and record.result.is_tested
 
 
-def _folder(record: Record) -> Path | None:
+def _folder_with_list(record: Record) -> Path | None:
     """Return the folder above a run directory that has a list of test evaluations; None if there is none."""
     return next(
         (folder for folder in record.run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None

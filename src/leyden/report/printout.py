@@ -11,6 +11,7 @@ from rich.table import Table
 from leyden.config.paths import ROOT
 from leyden.config.terminal import Terminal, python_command, quoted_override, relative_path
 from leyden.run.directory import Run
+from leyden.run.fork import key_of
 from leyden.run.result import Result
 
 # Settings of a single start, which suggested commands do not repeat.
@@ -25,7 +26,7 @@ def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
 def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     """Yield suggested commands, each with its purpose."""
     where = relative_path(run.directory)
-    overrides = {override.lstrip("+~").partition("=")[0]: override for override in run.overrides}
+    overrides = {key_of(override): override for override in run.overrides}
     kept = {key: override for key, override in overrides.items() if key not in SINGLE_START_KEYS}
     trainer = run.config["trainer"]
     if any(run.directory.glob("events.out.tfevents.*")):

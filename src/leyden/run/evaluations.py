@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import printable
+from leyden.config.terminal import one_line
 from leyden.run.directory import Run
 from leyden.run.files import MAX_BYTES, read_bytes
 from leyden.run.provenance import now
@@ -33,7 +33,7 @@ def read_test_evaluations(outputs: Path) -> list[list[str]]:
 
 def num_test_evaluations(rows: Sequence[Sequence[str]], experiment: str) -> int:
     """Return the number of test evaluations of an experiment."""
-    return sum(row[1:2] == [as_field(experiment)] for row in rows)
+    return sum(row[1:2] == [one_line(experiment)] for row in rows)
 
 
 def check_test_evaluations(outputs: str) -> None:
@@ -64,21 +64,19 @@ def record_test_evaluation(outputs: str, run: Run, checkpoint: str, metrics: dic
     name = run.config.get("name", "")
     with filelock.FileLock(path.with_suffix(".lock")):
         content = path.read_bytes() if path.exists() else b""
-        head, new = _line(HEADER), _line([now(), name, str(run.directory), checkpoint, json.dumps(metrics)])
+        header = _csv_line(HEADER)
+        line = _csv_line([now(), name, str(run.directory), checkpoint, json.dumps(metrics)])
+        missing = header[len(content) :] if header.startswith(content) else _missing_line_end(content)
         with path.open("ab") as file:
-            file.write((head[len(content) :] if head.startswith(content) else _missing_line_end(content)) + new)
+            file.write(missing + line)
             file.flush()
             os.fsync(file.fileno())
     return 1 + num_test_evaluations(_parsed(content), name)
 
 
-def as_field(text: str) -> str:
-    """Return a text as a field of the list: one line of UTF-8 without control characters."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def _line(fields: Sequence[str]) -> bytes:
-    csv.writer(written := io.StringIO(newline="")).writerow(map(as_field, fields))
+def _csv_line(fields: Sequence[str]) -> bytes:
+    """Return a line of the list: UTF-8 without control characters."""
+    csv.writer(written := io.StringIO(newline="")).writerow(map(one_line, fields))
     return written.getvalue().encode()
 
 
@@ -90,6 +88,7 @@ def _missing_line_end(content: bytes) -> bytes:
 
 
 def _parsed(content: bytes) -> list[list[str]]:
+    """Return the rows of the list, without the header."""
     rows = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""))
     old_limit = csv.field_size_limit(MAX_BYTES)  # a damaged line can look like one long field
     try:
