@@ -11,7 +11,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
-ALL = {"Layout", "Texts", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
+ALL = {"Layout", "ProvenanceText", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
 ALL |= {"PRCurves", "Summary", "the row for TensorBoard's HParams"}
 
 
@@ -27,7 +27,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
         "model.dropout=0.2",
     )
     whole, *_ = train("whole", *arguments)
-    for module in [module for name, module in sys.modules.items() if name.startswith("leyden.callbacks.")]:
+    for module in [module for name, module in sys.modules.items() if name.startswith("leyden.pictures.")]:
         for name in ("tensorboard_writer", "image_loggers", "render"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)

@@ -185,11 +185,10 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
 def test_a_second_process_is_told_who_holds_the_directory(run):
     code = f"""
 import sys, time, yaml
-from leyden.run.identity import Choices
 from leyden.run.directory import Run
-from leyden.run.identity import Choices
+from leyden.run.identity import RunIdentity
 run = Run({str(run.directory)!r})
-choices = Choices(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), {{}}.__getitem__)
+choices = RunIdentity(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), {{}}.__getitem__)
 with run.locked(choices, resume="auto"):
     run.begin(choices, [])
     print("locked", flush=True)

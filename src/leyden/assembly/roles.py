@@ -59,12 +59,12 @@ class Role:
         return (*self.names, *allowed_by_owner().get(self.listed, ()))
 
 
-@functools.cache
 def dotted_name(made: type) -> str:
     """Return the name of a class as a `_target_` has it."""
     return f"{made.__module__}.{made.__qualname__}"
 
 
+@functools.cache
 def allowed_by_owner() -> dict[str, tuple[str, ...]]:
     """The names in the `trust.yaml` of the project's packages, by role.
 
