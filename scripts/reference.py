@@ -14,17 +14,14 @@ from mkdocs.structure.files import File, Files
 from leyden.config.paths import SRC, own_packages
 
 PAGES = {
-    "tasks": ("Tasks", "task outcome classification regression autoencoder language freeze parameter_groups"),
-    "data": ("Data", "contract facts in_memory streamed tensors table text folder datasets augment normalize"),
+    "tasks": ("Tasks", "task classification regression autoencoder language parameters"),
+    "data": ("Data", "contract facts in_memory streamed tensors table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
-    "callbacks": (
-        "Callbacks",
-        "showing evaluation checkpoint averaging monitor fingerprint preemption curves confusion errors "
-        "pr_curves predicted reconstructions generated samples weights histograms graph layout texts",
-    ),
+    "callbacks": ("Callbacks", "display checkpoint averaging fingerprint preemption"),
+    "pictures": ("Pictures", "base classification curves outputs network monitor"),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
-    "runs": ("Runs", "run.directory run.contents run.result training.trained training.predictions"),
+    "runs": ("Runs", "run.directory run.result training.trained training.predict"),
 }
 
 

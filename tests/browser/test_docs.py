@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mkdocs: make docs installs it"),
 ]
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "loggers", "runs"]
+REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "pictures", "loggers", "runs"]
 NAMES = [*PAGES, *(f"reference/{name}" for name in REFERENCE)]
 
 
