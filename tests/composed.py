@@ -14,6 +14,8 @@ from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
 
+MODE = "hydra.mode=RUN"
+
 
 class Loader(ConfigLoaderImpl):
     """Hydra's own, whatever a test has put into its place."""
@@ -43,6 +45,9 @@ class SearchPath:
 
 def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     """The configuration; None of what is left to Hydra: what is its own, a sweep, and a mistake, whose message is Hydra's."""
+    # Hydra's command line types the mode, once it has asked for it.
+    of_command = [MODE] if overrides[-1:] == [MODE] else []
+    overrides = overrides[: len(overrides) - len(of_command)]
     try:
         composes = composer(config_name, SearchPath(self.config_search_path))
         parsed = [composes.parse(text) for text in overrides]
@@ -56,6 +61,9 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     except Exception:
         return None
     with open_dict(config.hydra):
+        if of_command:
+            config.hydra.mode = RunMode.RUN
+            config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, MODE]
         config.hydra.runtime.cwd = str(Path.cwd())
         config.hydra.job.name = JobRuntime.instance().get("name")  # that of this command
     OmegaConf.clear_cache(config)  # the time in a name is that of this command
