@@ -1,11 +1,13 @@
-"""Commands in this process, composed as the jobs of a sweep are: Hydra reads what is in `conf/` twice for each command."""
+"""Configurations in this process, composed as the jobs of a sweep are: Hydra reads what is in `conf/` each time, for a command twice."""
 
+import contextlib
 import functools
 from pathlib import Path
 
+import hydra
+import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -13,8 +15,6 @@ from omegaconf import OmegaConf, open_dict
 from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
-
-MODE = "hydra.mode=RUN"
 
 
 class Loader(ConfigLoaderImpl):
@@ -24,9 +24,10 @@ class Loader(ConfigLoaderImpl):
 
 
 @functools.cache
-def composer(verb, search_path):
+def composer(verb, search_path, of_hydra=()):
+    """Composes with these overrides of Hydra's own keys; its command line adds `hydra.mode=RUN`."""
     loader = Loader(search_path.path)
-    return Composer(loader, loader.load_configuration(verb, [], RunMode.RUN))
+    return Composer(loader, loader.load_configuration(verb, list(of_hydra), RunMode.RUN))
 
 
 class SearchPath:
@@ -44,26 +45,21 @@ class SearchPath:
 
 
 def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
-    """The configuration; None of what is left to Hydra: what is its own, a sweep, and a mistake, whose message is Hydra's."""
-    # Hydra's command line types the mode, once it has asked for it.
-    of_command = [MODE] if overrides[-1:] == [MODE] else []
-    overrides = overrides[: len(overrides) - len(of_command)]
+    """The configuration; None of what is left to Hydra: a sweep, and a mistake, whose message is Hydra's."""
+    search_path = SearchPath(self.config_search_path)
     try:
-        composes = composer(config_name, SearchPath(self.config_search_path))
+        composes = composer(config_name, search_path)
         parsed = [composes.parse(text) for text in overrides]
-        if any(override.is_hydra_override() for override in parsed):
-            return None
         if not validate_sweep_overrides:  # Hydra asks for `hydra.mode` alone
-            return composes.config
+            return None if any(override.is_hydra_override() for override in parsed) else composes.config
         if run_mode == RunMode.MULTIRUN or any(override.is_sweep_override() for override in parsed):
             return None
-        config = composes.compose(overrides)
+        of_hydra = tuple(override.input_line for override in parsed if override.is_hydra_override())
+        composes = composer(config_name, search_path, of_hydra)
+        config = composes.compose([override.input_line for override in parsed if not override.is_hydra_override()])
     except Exception:
         return None
     with open_dict(config.hydra):
-        if of_command:
-            config.hydra.mode = RunMode.RUN
-            config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, MODE]
         config.hydra.runtime.cwd = str(Path.cwd())
         config.hydra.job.name = JobRuntime.instance().get("name")  # that of this command
     OmegaConf.clear_cache(config)  # the time in a name is that of this command
@@ -80,14 +76,22 @@ def load_configuration(self, config_name, overrides, run_mode, from_shell=True, 
     return config
 
 
-def compose(*overrides):
-    """What `hydra.compose` gives of a run, within milliseconds where the same files were chosen before."""
-    with composing():
-        config = load_configuration(GlobalHydra.instance().config_loader(), "train", list(overrides), RunMode.RUN)
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
 # A traceback through it is one through Hydra, in which no code of a researcher is looked for.
 load_configuration.__code__ = load_configuration.__code__.replace(co_filename=config_loader_impl.__file__)
+
+
+def compose(*overrides):
+    """The configuration of a run, without Hydra's part."""
+    with composing():
+        return hydra.compose("train", overrides=list(overrides))
+
+
+@contextlib.contextmanager
+def composing(load=load_configuration):
+    """Within it Hydra composes by this function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "load_configuration", load)
+        yield
+
+
+by_hydra = functools.partial(composing, Loader.load_configuration)

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import importlib
 import os
@@ -11,7 +12,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from leyden.config.paths import ROOT
 from leyden.data import in_memory, tensors
@@ -77,6 +77,13 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composing():
+    """All tests compose in milliseconds."""
+    with composed.composing():
+        yield
+
+
 @pytest.fixture(scope="session")
 def mnist_root():
     """The project's data folder with MNIST in it."""
@@ -116,11 +123,13 @@ def here(verb, *arguments, by_hydra=False):
     It composes as a sweep does, and MNIST is read once; with `by_hydra` it is all as a person has it.
     """
     module = importlib.import_module(f"leyden.{verb}")
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sys, "argv", [f"leyden.{verb}", *arguments])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        if not by_hydra:
-            patch.setattr(ConfigLoaderImpl, "load_configuration", composed.load_configuration)
+        if by_hydra:
+            stack.enter_context(composed.by_hydra())
+        else:
             patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
         try:
             module.main()

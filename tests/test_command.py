@@ -65,11 +65,11 @@ def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
         ("export", ("run=x",)),
     ],
 )
-@pytest.mark.parametrize("of_command", [(), ("hydra.mode=RUN",)])  # as Hydra's command line adds it
-def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments, of_command):
+@pytest.mark.parametrize("of_hydra", [(), ("hydra.mode=RUN",)])  # which its command line adds
+def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments, of_hydra):
     with composing():
         loader = GlobalHydra.instance().config_loader()
-        overrides = [*arguments, *of_command]
+        overrides = [*arguments, *of_hydra]
         theirs = composed.Loader.load_configuration(loader, verb, overrides, RunMode.RUN)
         ours = composed.quickly(loader, verb, overrides, RunMode.RUN, validate_sweep_overrides=True)
     assert ours is not None, "left to Hydra, which takes much longer"

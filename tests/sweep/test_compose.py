@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
+from tests.composed import Loader
 
 CHOICES = {
     "seed": ["seed=1", "seed=2", "++seed=3"],
@@ -30,7 +31,7 @@ CHOICES = {
 @pytest.fixture(scope="module")
 def composer():
     with composing():
-        loader = GlobalHydra.instance().config_loader()
+        loader = Loader(GlobalHydra.instance().config_loader().get_search_path())  # Hydra's own
         overrides = ["seed=1,2", "hydra.job.name=x"]
         yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))
 
