@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra._internal import config_loader_impl
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -45,21 +45,29 @@ class SearchPath:
 
 
 def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
-    """The configuration; None of what is left to Hydra: a sweep, and a mistake, whose message is Hydra's."""
+    """The configuration; None of what is left to Hydra: mistakes, whose messages are Hydra's, and keys of a sweeper that is chosen, too."""
     search_path = SearchPath(self.config_search_path)
     try:
         composes = composer(config_name, search_path)
         parsed = [composes.parse(text) for text in overrides]
+        of_hydra = [override for override in parsed if override.is_hydra_override()]
         if not validate_sweep_overrides:  # Hydra asks for `hydra.mode` alone
-            return None if any(override.is_hydra_override() for override in parsed) else composes.config
-        if run_mode == RunMode.MULTIRUN or any(override.is_sweep_override() for override in parsed):
+            return None if of_hydra else composes.config
+        # A sweep is composed without what it tries.
+        trying = [override for override in parsed if override.is_sweep_override()]
+        if any(override.is_hydra_override() or run_mode == RunMode.RUN for override in trying):
             return None
-        of_hydra = tuple(override.input_line for override in parsed if override.is_hydra_override())
-        composes = composer(config_name, search_path, of_hydra)
-        config = composes.compose([override.input_line for override in parsed if not override.is_hydra_override()])
+        composes = composer(config_name, search_path, tuple(override.input_line for override in of_hydra))
+        of_task = [override for override in parsed if override not in of_hydra]
+        config = composes.compose([override.input_line for override in of_task if override not in trying])
     except Exception:
         return None
     with open_dict(config.hydra):
+        names = config.hydra.job.config.override_dirname
+        config.hydra.overrides.task = [override.input_line for override in of_task]
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            of_task, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
+        )
         config.hydra.runtime.cwd = str(Path.cwd())
         config.hydra.job.name = JobRuntime.instance().get("name")  # that of this command
     OmegaConf.clear_cache(config)  # the time in a name is that of this command

@@ -65,13 +65,28 @@ def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
         ("export", ("run=x",)),
     ],
 )
-@pytest.mark.parametrize("of_hydra", [(), ("hydra.mode=RUN",)])  # which its command line adds
-def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments, of_hydra):
+def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments):
+    assert_composed_as_by_hydra(verb, *arguments)
+    assert_composed_as_by_hydra(verb, *arguments, "hydra.mode=RUN")  # which its command line adds
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("seed=0,1", "optimizer.lr=0.1,0.2", "model=cnn", "sweep_name=s"),
+        ("model=cnn,mlp", "sweep=tpe", "optimizer.lr=interval(0.1,0.2)", "+logger.x=1"),
+        ("sweep=grid", "data.batch_size=range(1,3)", "~optimizer.rho"),
+    ],
+)
+def test_what_the_tests_compose_of_a_sweep_is_what_hydra_composes(arguments):
+    assert_composed_as_by_hydra("train", *arguments, mode=RunMode.MULTIRUN)
+
+
+def assert_composed_as_by_hydra(verb, *overrides, mode=RunMode.RUN):
     with composing():
         loader = GlobalHydra.instance().config_loader()
-        overrides = [*arguments, *of_hydra]
-        theirs = composed.Loader.load_configuration(loader, verb, overrides, RunMode.RUN)
-        ours = composed.quickly(loader, verb, overrides, RunMode.RUN, validate_sweep_overrides=True)
+        theirs = composed.Loader.load_configuration(loader, verb, [*overrides], mode)
+        ours = composed.quickly(loader, verb, [*overrides], mode, validate_sweep_overrides=True)
     assert ours is not None, "left to Hydra, which takes much longer"
     assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
     assert OmegaConf.is_struct(ours) == OmegaConf.is_struct(theirs)
