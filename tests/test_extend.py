@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -200,19 +201,26 @@ def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
     assert found["trainer"].callback_metrics["test/acc"] > 0.9
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of the project as git has it, changes included."""
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A copy of the project as git has it, changes included; for those that change nothing."""
+    copy = tmp_path_factory.mktemp("template") / "copy"
     files = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
     )
     for file in files.split("\0")[:-1]:
         if (ROOT / file).exists():
-            (tmp_path / "copy" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, tmp_path / "copy" / file)
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, copy / file)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the template"]):
-        git(tmp_path / "copy", *command)
-    return tmp_path / "copy"
+        git(copy, *command)
+    return copy
+
+
+@pytest.fixture
+def copy(template, tmp_path):
+    """One of it."""
+    return shutil.copytree(template, tmp_path / "copy", symlinks=True)
 
 
 def git(folder, *arguments):
@@ -271,19 +279,28 @@ def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
     assert f"{learned:.4f}" in said
 
 
+@pytest.fixture
+def refusal(monkeypatch):
+    """What `scripts/new.py` ends with, run in this process, of a kind and a name that it refuses."""
+
+    def refusal(kind, name):
+        monkeypatch.setattr("sys.argv", ["new.py", kind, name])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / "new.py"), run_name="__main__")
+        return stop.value.code  # a text, which is printed: the exit code is 1
+
+    return refusal
+
+
 @pytest.mark.parametrize("name", ["", "2nd", "Caps", "class", "a-b", "../x"])
-def test_a_new_model_needs_a_name(name):
-    code, said = call(ROOT, "scripts/new.py", "model", name)
-    assert code == 1
-    assert f"NAME={name}: must be a name for a Python module" in said
+def test_a_new_model_needs_a_name(refusal, name):
+    assert f"NAME={name}: must be a name for a Python module" in refusal("model", name)
 
 
 @pytest.mark.parametrize("name", ["null", "true", "false", "nan", "inf", "on", "off", "yes", "no"])
 @pytest.mark.parametrize("kind", ["model", "task", "data"])
-def test_a_name_that_is_read_as_something_else_is_refused(kind, name):
-    code, said = call(ROOT, "scripts/new.py", kind, name)
-    assert code == 1
-    assert f"NAME={name}: is read as " in said
+def test_a_name_that_is_read_as_something_else_is_refused(refusal, kind, name):
+    assert f"NAME={name}: is read as " in refusal(kind, name)
 
 
 @pytest.mark.parametrize(
@@ -294,10 +311,8 @@ def test_a_name_that_is_read_as_something_else_is_refused(kind, name):
         *(("data", name) for name in ("dataset", "any", "math", "torch", "typing")),
     ],
 )
-def test_a_new_class_takes_no_name_that_its_file_uses(kind, name):
-    code, said = call(ROOT, "scripts/new.py", kind, name)
-    assert code == 1, said
-    assert f"NAME={name}: the file calls something else " in said
+def test_a_new_class_takes_no_name_that_its_file_uses(refusal, kind, name):
+    assert f"NAME={name}: the file calls something else " in refusal(kind, name)
 
 
 def test_a_choice_that_is_read_as_no_text_is_told(copy):
@@ -331,11 +346,11 @@ def test_a_choice_that_is_read_as_no_text_is_told(copy):
         ("models", "is taken, by the folder tests/models/"),
     ],
 )
-def test_a_name_that_is_refused_changes_nothing(copy, name, message):
-    code, said = call(copy, "scripts/rename.py", name)
+def test_a_name_that_is_refused_changes_nothing(template, name, message):
+    code, said = call(template, "scripts/rename.py", name)
     assert code == 1
     assert message in said
-    assert not git(copy, "status", "--porcelain")
+    assert not git(template, "status", "--porcelain")
 
 
 def test_a_rename_leaves_the_word_for_what_is_no_package(copy):
