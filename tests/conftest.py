@@ -28,9 +28,9 @@ for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
 # What is started in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Speed is never tested: the first use of torch, or a busy machine, is no failure.
+# Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start of the tests draws other examples.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "patient", deadline=None, max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("patient")
 
@@ -51,7 +51,15 @@ def _minutes(item):
     return slow.kwargs.get("minutes", 1) if slow else 0
 
 
-def pytest_collection_modifyitems(items):
+# All tests that were found, those that are not run by this command too: their files, each with its markers.
+COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    config.stash[COLLECTED] = [
+        (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items
+    ]
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         # Tests that share something which is made once for their module share a process, too.

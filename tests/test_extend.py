@@ -169,6 +169,7 @@ def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, nam
     assert len(list(tmp_path.rglob("result.json"))) == len([each for each in commands if each[0] != "-m"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", recipes("experiment"))
 def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
     (*before, last), place = recipe(name)

@@ -213,7 +213,7 @@ SCALARS = st.one_of(
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=2))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(VALUES, VALUES)
 def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there, here):
     """1 is one batch, and 1.0 all of them; "1" is a text, and true none of these."""

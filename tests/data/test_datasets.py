@@ -50,7 +50,10 @@ def compose(choose):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_gives_samples_and_its_facts(compose, name):
-    data = assembly.datamodule(compose(name))
+    cfg = compose(name)
+    if "num_workers" in cfg.data:
+        cfg.data.num_workers = 0  # tests/data/test_stream.py has those that read in processes
+    data = assembly.datamodule(cfg)
     data.setup("test")
     facts = data.facts
     assert isinstance(data, DataModule)
@@ -95,7 +98,8 @@ def learned(facts):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
     more = learned(assembly.datamodule(compose(name)).facts)
-    code, _, err = cli("train", *choose(name), *more, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    few = [f"trainer.limit_{part}_batches={num}" for part, num in {"train": 2, "val": 1, "test": 1}.items()]
+    code, _, err = cli("train", *choose(name), *more, "trainer.max_epochs=1", *few)
     assert code == 0, err
     (run,) = (tmp_path / "outputs").glob("*/*")
     pictures = {path.name for path in run.glob("*.png")}

@@ -50,6 +50,7 @@ def test_facts_reach_a_network(train):
     assert not (run.directory / "errors.png").exists()  # there are no inputs(split, indices) to show
 
 
+@pytest.mark.slow
 def test_it_is_swept_and_pruned(cli, tmp_path):
     sweep = ("-m", *own("Plain"), "sweep_name=s", "trainer.max_epochs=2", "cluster.num_jobs=2")
     code, _, err = cli("train", *sweep, "+data.batch_size=10,20")

@@ -12,6 +12,7 @@ from tests.conftest import weights
 from tests.training.test_train import curves
 
 
+@pytest.mark.slow
 def test_the_default_is_the_experiment_of_the_note(cli, tmp_path):
     """The whole default command: it learns, it tests once, and it says where everything is."""
     code, out, err = cli("train")

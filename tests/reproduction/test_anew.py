@@ -77,6 +77,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     assert " apart" in told
 
 
+@pytest.mark.slow
 def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     pictures = folders.write(tmp_path / "pictures")
     other = (
@@ -134,6 +135,7 @@ def test_overrides_of_a_stranger_are_repeated_only_where_they_lead_to_what_was_t
     assert kept == starts[0]["overrides"] or (override not in kept and "model.dropout=0.2" in kept)
 
 
+@pytest.mark.slow
 def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
     changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
     code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")

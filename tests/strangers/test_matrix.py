@@ -16,14 +16,13 @@ from tests.strangers.cells import Row
 from tests.strangers.today import TODAY
 from tests.strangers.traits import FEATURES, PAGE, TRAITS, on_the_page, table
 
-# What people bring first; all else is drawn by `make test-faults`.
-QUICK = (
+# What people bring first: a way to change bits each in the fast suite, the others in the slow one; all else is drawn by
+# `make test-faults`.
+QUICK = ("numpy_sampler", "environment", "own_loaders", "plateau", "three_optimizers", "dqn", "gan", "saved_arrays")
+SLOW = (
     *(
         "split",
-        "numpy_sampler",
         "numpy_dataset",
-        "environment",
-        "own_loaders",
         "dict_batches",
         "object_batches",
         "list_batches",
@@ -34,12 +33,10 @@ QUICK = (
         "combined_cycle",
         "estimated",
         "per_epoch",
-        "plateau",
         "accumulation",
-        "three_optimizers",
     ),
-    *("hidden", "replay", "dqn", "class_attribute", "closure", "averaged_model", "finetuning", "gan", "item"),
-    *("names", "val_check_interval", "hparams_network", "saved_arrays", "ema_callback"),
+    *("hidden", "replay", "class_attribute", "closure", "averaged_model", "finetuning", "item"),
+    *("names", "val_check_interval", "hparams_network", "ema_callback"),
 )
 NUM_DRAWN = int(os.environ.get("FAULTS_N", "40"))
 # The same rows each time, so that what fails fails again; FAULTS_SEED draws others.
@@ -82,7 +79,7 @@ def held(request, rows, name, feature, method):
     assert outcome.kind == TRAITS[name].expected(feature), f"{name}, {method}: {outcome.kind}: {outcome.line}"
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits_or_says_so(request, rows, name):
     held(request, rows, name, "resume", "resume")
 

@@ -144,6 +144,7 @@ def test_a_strategy_is_judged_by_what_it_is(train):
     assert "each process is started as a command of its own; choose ddp" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -180,6 +181,7 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
         assert "was trained with trainer.accelerator=mps: this machine has none that PyTorch can use" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "step", "more"),
     [
@@ -207,6 +209,7 @@ def test_each_of_several_optimizers_has_its_curves(train):
     assert not {"lr", "grad_norm"} & {*found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle", "none"])
 def test_loaders_that_are_combined_resume_to_the_same_bits(tmp_path, mnist_root, mode):
     objective = ("objective.metric=val/loss/dataloader_idx_0", "objective.mode=min")

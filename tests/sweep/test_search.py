@@ -267,14 +267,19 @@ def finished_search(directory, num_trials):
 
 
 def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # thousands of them
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # many of them
     (tmp_path / "whole").mkdir()
     finished_search(tmp_path / "whole", 3)
     whole = (tmp_path / "whole" / "study.journal").read_bytes()
     runs = [path.parent.name for path in (tmp_path / "whole").glob("*/config.yaml")]
     assert len(runs) == 3
-    refused = 0
-    for end in range(len(whole)):
+    refused, lines_end = 0, [n for n, byte in enumerate(whole) if byte == ord("\n")]
+    # Within a line all bytes are alike.
+    ends = {
+        *range(0, len(whole), 41),
+        *(end + n for end in lines_end for n in (-1, 0, 1, 2) if end + n < len(whole)),
+    }
+    for end in sorted(ends):
         directory = tmp_path / "cut"
         shutil.rmtree(directory, ignore_errors=True)
         for name in runs:
@@ -284,10 +289,9 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
         lines = whole[:end].rpartition(b"\n")[0].splitlines()
         known = [name for name in runs if f'"{name}"'.encode() in b"".join(lines)]
         if len(known) < 3:
-            if end % 7 == 0:  # they are alike
-                refused += 1
-                with pytest.raises(UserError, match=rf"study\.journal knows nothing of {3 - len(known)} of 3 runs"):
-                    finished_search(directory, 3)
+            refused += 1
+            with pytest.raises(UserError, match=rf"study\.journal knows nothing of {3 - len(known)} of 3 runs"):
+                finished_search(directory, 3)
         else:
             finished_search(directory, 3)
             assert len(list(directory.glob("*/config.yaml"))) == 3
@@ -295,7 +299,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
             journal = (directory / "study.journal").read_bytes()
             assert journal.splitlines()[: len(lines)] == lines  # ... has lost nothing that was whole
             assert all(json.loads(line) for line in journal.splitlines())
-    assert refused > 100
+    assert refused > 30
 
 
 def test_a_study_that_is_gone_is_said(tmp_path):

@@ -62,6 +62,7 @@ BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.bu
 PLACE_OF_BUG = "tests/sweep/buggy.py:14 in forward"
 
 
+@pytest.mark.slow
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(sweep(tmp_path, *GRID))
     found = runs(tmp_path)
