@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from leyden import reproduce
 from leyden.config.paths import ROOT
 from leyden.reproduction import anew, environment, recipe, sources
 from leyden.run.provenance import installed_versions
+from tests.conftest import start as forked
 
 
 def git(folder, *arguments):
@@ -31,6 +33,18 @@ def commit(tmp_path_factory):
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "first")
     return folder, git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture(autouse=True)
+def verified_in_a_copy(monkeypatch):
+    """The process that judges a configuration is a copy of one that has imported PyTorch: a new Python takes seconds for that."""
+
+    def run(command, *, cwd, **_):
+        process = forked(*command[3:], script=tuple(command[1:3]), cwd=cwd)
+        output, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, output, output)
+
+    monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture
