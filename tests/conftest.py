@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import functools
 import importlib
 import os
@@ -15,6 +16,7 @@ import torch
 
 from leyden.config.paths import ROOT
 from leyden.data import in_memory, tensors
+from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import composed
 from tests.data import small
@@ -128,7 +130,7 @@ def drawn():
 def here(verb, *arguments, by_hydra=False):
     """Run a command in this process, and return its exit code, 0 for none.
 
-    It composes as a sweep does, and MNIST is read once; with `by_hydra` it is all as a person has it.
+    It composes as a sweep does, MNIST is read once, and git is asked once; with `by_hydra` it is all as a person has it.
     """
     module = importlib.import_module(f"leyden.{verb}")
     with contextlib.ExitStack() as stack:
@@ -139,6 +141,7 @@ def here(verb, *arguments, by_hydra=False):
             stack.enter_context(composed.by_hydra())
         else:
             patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
+            patch.setattr(provenance, "state_of_code", state_of_code_once)
         try:
             module.main()
         except SystemExit as stop:
@@ -151,6 +154,15 @@ def read_once(read, dataset, root, *, train, download):
     if getattr(dataset, "func", None) is MNIST and not dataset.keywords and Path(root) == ROOT / "data":
         return mnist(train)
     return read(dataset, root, train=train, download=download)
+
+
+def state_of_code_once():
+    """What a run keeps of the code, that of the project from its first call."""
+    return copy.deepcopy(state_of_project()) if provenance.ROOT == ROOT else STATE_OF_CODE()
+
+
+STATE_OF_CODE = provenance.state_of_code
+state_of_project = functools.cache(STATE_OF_CODE)
 
 
 @functools.cache

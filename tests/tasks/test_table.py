@@ -43,6 +43,7 @@ def owned(row, monkeypatch):
         monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=(name,)))
 
 
+@pytest.mark.slow  # tests/tasks/test_data.py and the matrix of tests/training/test_exact.py have the like
 def test_resume(row, whole, cli, tmp_path):
     assert TABLE[row]["resume"] == "yes"
     run, arguments = whole

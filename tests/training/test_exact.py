@@ -38,13 +38,13 @@ FOLDER = (*FOLDER, "model.hidden_sizes=[16]", "data/augment=affine_erasing", "tr
 NORMED = "model._target_=tests.callbacks.test_averaging.Normed"
 # What is trained; the batches at which it is stopped, each of which is a run; and what may be another when it is resumed.
 MATRIX = {
-    "random": ((*QUICK, *STOCHASTIC, "data.normalize=standardize"), (0, 2, 3, 9, 10, 16, 19), ()),
-    "accumulated": ((*QUICK, *STOCHASTIC, "trainer.accumulate_grad_batches=3"), (4, 9, 13), ()),
-    "recipe": ((*QUICK, *STOCHASTIC, *RECIPE, "trainer.gradient_clip_val=0.5"), (4, 10, 16), ()),
+    "random": ((*QUICK, *STOCHASTIC, "data.normalize=standardize"), (0, 3, 9, 10, 19), ()),
+    "accumulated": ((*QUICK, *STOCHASTIC, "trainer.accumulate_grad_batches=3"), (4, 9), ()),
+    "recipe": ((*QUICK, *STOCHASTIC, *RECIPE, "trainer.gradient_clip_val=0.5"), (4, 16), ()),
     "drawn": ((*SMALL, *STOCHASTIC, "callbacks.histograms.every_n_epochs=1"), (13,), ()),
     "ema": (
         (*QUICK, *STOCHASTIC, "+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging"),
-        (10, 16),
+        (16,),
         (),
     ),
     "late ema": (
@@ -57,16 +57,16 @@ MATRIX = {
         (4, 17),
         (),
     ),
-    "module": ((*QUICK, *PLAIN), (4, 13), ()),
-    "optimizers by hand": ((*QUICK, *OWN, *GAN), (7, 13), ()),
-    "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (5, 17), ()),
+    "module": ((*QUICK, *PLAIN), (13,), ()),
+    "optimizers by hand": ((*QUICK, *OWN, *GAN), (13,), ()),
+    "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (17,), ()),
     "its workers": (
         ("data=own", "data._target_=tests.data.own.Plain", "+data.num_workers=2", "+data.persistent=true", *PLAIN),
         (17,),
         (),
     ),
     "without a length": (("data=own", "data._target_=tests.data.own.Streaming", *PLAIN), (5, 17), ()),
-    "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (5, 17), ("data.num_workers=1",)),
+    "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (17,), ("data.num_workers=1",)),
 }
 
 

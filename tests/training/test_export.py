@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from leyden.training import onnx
-from tests.test_extend import QUICK
 from tests.training.test_train import train  # noqa: F401 - a fixture
 
 
@@ -33,9 +32,10 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet"])
-def test_other_networks_can_be_exported(cli, tmp_path, model):
+def test_other_networks_can_be_exported(cli, tmp_path, small_root, model):
     run_dir = tmp_path / "run"
-    code, _, err = cli("train", f"run_dir={run_dir}", f"model={model}", *QUICK, "test=false")
+    few = (f"data.root={small_root}", "data.val_size=100", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    code, _, err = cli("train", f"run_dir={run_dir}", f"model={model}", "callbacks=bare", *few, "test=false")
     assert code == 0, err
     code, _, err = cli("export", f"run={run_dir}")
     assert code == 0, err

@@ -51,6 +51,7 @@ def train(cli, tmp_path, root):
     return run
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_bit_and_may_change_on_the_way(train):
     first, *_ = train("a", *STOCHASTIC, "data.num_workers=0")
     for name, num_workers in (("b", 2), ("c", 4)):
