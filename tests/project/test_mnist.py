@@ -106,6 +106,7 @@ def fetch_and_count(root, source, log):
     get(root)
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
     context = multiprocessing.get_context("spawn")
     source, log = mnist_root / "MNIST" / "raw", tmp_path / "log"
