@@ -20,7 +20,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.sweep import launcher
+from leyden.sweep import launcher, sweep
 from leyden.sweep.jobs import slug
 from leyden.sweep.sweep import claim_directory
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -457,6 +457,13 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     assert "holds another sweep: name keras_note there, mnist_mlp here" in err
 
 
+@pytest.fixture
+def few_built(monkeypatch):
+    """Of any number of jobs those are built that have each value once."""
+    monkeypatch.setattr(sweep, "ALL", 1)
+
+
+@pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes_the_checks(cli, path):
     code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
@@ -464,6 +471,7 @@ def test_every_recipe_passes_the_checks(cli, path):
     assert out.startswith("0: ")
 
 
+@pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize(
     "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
 )
@@ -477,6 +485,7 @@ def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
         assert out.startswith("0: ")
 
 
+@pytest.mark.usefixtures("few_built")
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
     code, out, err = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
