@@ -44,7 +44,7 @@ def composed(compose):
     return OmegaConf.to_yaml(config), config.hydra.overrides, OmegaConf.is_struct(config)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.data())
 def test_it_composes_as_hydra_does(composer, data):
     keys = data.draw(st.lists(st.sampled_from([*CHOICES]), max_size=5))
