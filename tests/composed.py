@@ -98,11 +98,11 @@ def compose(*overrides):
 
 
 @contextlib.contextmanager
-def composing(load=load_configuration):
+def composing_by(load=load_configuration):
     """Within it Hydra composes by this function."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "load_configuration", load)
         yield
 
 
-by_hydra = functools.partial(composing, Loader.load_configuration)
+by_hydra = functools.partial(composing_by, Loader.load_configuration)

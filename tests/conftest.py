@@ -90,7 +90,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session", autouse=True)
 def composing():
     """All tests compose in milliseconds."""
-    with composed.composing():
+    with composed.composing_by():
         yield
 
 

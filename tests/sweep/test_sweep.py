@@ -20,7 +20,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.sweep import launcher, sweep
+from leyden.sweep import launcher
 from leyden.sweep.jobs import slug
 from leyden.sweep.sweep import claim_directory
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -460,7 +460,7 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
 @pytest.fixture
 def few_built(monkeypatch):
     """Of any number of jobs those are built that have each value once."""
-    monkeypatch.setattr(sweep, "ALL", 1)
+    monkeypatch.setattr("leyden.sweep.sweep.ALL", 1)
 
 
 @pytest.mark.usefixtures("few_built")
