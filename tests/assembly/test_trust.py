@@ -315,7 +315,7 @@ def reachable():
                         yield role, f"{name}.{key}", found
         for name in role.all_names:
             yield role, name, get_object(name)
-    for builder in roles.BUILDERS:
+    for builder in roles.NETWORK_BUILDERS:
         yield roles.NETWORKS, f"{builder.__module__}.{builder.__name__}", builder
 
 
@@ -348,7 +348,7 @@ def test_whatever_the_list_allows_loads_writes_and_fetches_nothing(tmp_path, aud
         known = [
             parameter.name for parameter in inspect.signature(made).parameters.values() if parameter.kind in kinds
         ]
-        for value in values if made not in roles.BUILDERS else values[:2]:
+        for value in values if made not in roles.NETWORK_BUILDERS else values[:2]:
             given = {key: value for key in known if key not in DOWNLOAD_ARGUMENTS}
             if role == "DATASETS":  # as `fetch.load` calls it: root and download are not a stranger's to choose
                 given = {**given, "root": str(bait), "train": True, "download": False}
@@ -705,4 +705,4 @@ def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
 def test_the_data_sets_on_the_list_are_data_sets():
     assert all(issubclass(found, role.base) for role, _, found in REACHABLE if role is not roles.NETWORKS)
     assert issubclass(roles.DATA.base, L.LightningDataModule)
-    assert np.all([builder.__module__.startswith("torchvision.models.") for builder in roles.BUILDERS])
+    assert np.all([builder.__module__.startswith("torchvision.models.") for builder in roles.NETWORK_BUILDERS])

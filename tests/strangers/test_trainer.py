@@ -255,7 +255,7 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     data = Combined("none")
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(Listed() if mode != "sequential" else Several(), loaders, verbose=False)
-    assert bool(schedule.tested_part(trainer)) == (limit == 2)
+    assert bool(schedule.partial_test_message(trainer)) == (limit == 2)
 
 
 # Worker processes, on whose number depends what data draw or count in them.

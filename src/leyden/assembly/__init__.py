@@ -1,6 +1,6 @@
-"""From configuration to objects."""
+"""Building the parts of a run from its configuration."""
 
-from leyden.assembly.check import check_run, dry_build, evaluates
+from leyden.assembly.check import check_run, dry_build, evaluates_test_set
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.assembly.run_trainer import RunTrainer, run_trainer
@@ -22,7 +22,7 @@ __all__ = [
     "check_world_size",
     "datamodule",
     "dry_build",
-    "evaluates",
+    "evaluates_test_set",
     "instantiate",
     "load_parent_weights",
     "network",

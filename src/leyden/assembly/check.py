@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, found before it trains."""
+"""Checks of a configuration and of a run's parts, made before training."""
 
 import contextlib
 from typing import Any
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from leyden.assembly.data import check_world_size, datamodule, resumes_within_epoch
 from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
-from leyden.assembly.schedule import limited, max_batches, num_batches, validates
+from leyden.assembly.schedule import apply_limit, max_batches, num_batches, validates_at_epoch_end
 from leyden.assembly.start_from import check_fork, check_parent
 from leyden.assembly.task import task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
@@ -27,28 +27,29 @@ from leyden.tasks.task import Task
 
 
 def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None:
-    """Find what is wrong with a configuration, short of training; `facts` keeps what was read for the next call.
+    """Check a configuration by building all parts of its run, without training.
 
     Args:
         cfg: The configuration.
-        facts: What was read for another one; what is read now is added.
-        test: Whether the run is to evaluate on the test set.
+        facts: A cache of data sets and parents for checks of several configurations; this call adds to it.
+        test: True if the run evaluates on the test set.
 
     Raises:
         UserError: Names the part and the mistake.
     """
     require_choice(cfg, "trainer.accelerator", *ACCELERATORS)
     check_strategy(cfg)
-    data = _data(cfg, facts)
-    # The machine that checks need not be the one that trains: on a CPU, as one process.
-    alone = cfg.copy()
-    alone.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    data = _cached_data(cfg, facts)
+    # This machine may lack the accelerator or the devices that the run will train on: check on a CPU, in one
+    # process.
+    on_cpu = cfg.copy()
+    on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
     callbacks, checkpoint = callbacks_of(cfg, facts_of(data))
-    made = plain_trainer(alone, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
-    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # else known in the run
+    trainer = plain_trainer(on_cpu, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
+    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # "auto" is known in the run
     check_world_size(data, devices * cfg.trainer.num_nodes)
-    module = _task(cfg, data, made)
-    check_run(cfg, module, data, made, checkpoint, test=evaluates(cfg, module, data, test=test))
+    module = _build_task(cfg, data, trainer)
+    check_run(cfg, module, data, trainer, checkpoint, test=evaluates_test_set(cfg, module, data, test=test))
     check_parent(cfg, module, facts)
     check_fork(cfg, module, data, facts)
     for name, node in switched_on(cfg.logger):
@@ -56,11 +57,15 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> 
         check_keys(node, f"logger.{name}")
 
 
-def evaluates(cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, *, test: bool) -> bool:
-    """Whether a run that is to evaluate on the test set can: if not, and `test=true` does not ask for it, a line says so.
+def evaluates_test_set(
+    cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, *, test: bool
+) -> bool:
+    """Return whether a run can evaluate on the test set, if `test` asks for it.
+
+    With `test=auto`, a line is printed if the test set or the task's `test_step` is missing.
 
     Raises:
-        UserError: It is asked for.
+        UserError: The run can't be evaluated, and `test=true` asks for it.
     """
     if not test:
         return False
@@ -73,32 +78,34 @@ def evaluates(cfg: DictConfig, module: L.LightningModule, data: L.LightningDataM
     return not lacking
 
 
-def _task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
-    """The task, without memory or random numbers; on the CPU where its code asks for values, which are not known so.
+def _build_task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
+    """Build the task on PyTorch's meta device, which takes no memory and draws no random numbers.
+
+    A task whose code needs values of tensors, which the meta device does not have, is built on the CPU.
 
     Raises:
-        UserError: A part is wrong; or an error of somebody's code, as in training.
+        UserError: A part is wrong. Errors in the user's code are raised as in training.
     """
-    if not isinstance(data, ModuleData):  # which has made it
+    if not isinstance(data, ModuleData):  # ModuleData has built its task already
         with contextlib.suppress(Exception), torch.device("meta"):
             return task(cfg, data, trainer)
-    return task(cfg, data, trainer)  # a mistake is found again, by the error that training would show
+    return task(cfg, data, trainer)  # raises the error that training would raise
 
 
-def _data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
-    """The data, read once for all batch sizes and seeds: they change none that is checked."""
-    here = instantiate(cfg.data, "data")
-    if isinstance(here, ModuleData):  # of a module of its own
+def _cached_data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
+    """Return the data, read once for configurations that differ only in batch sizes and seeds."""
+    new = instantiate(cfg.data, "data")
+    if isinstance(new, ModuleData):  # depends on the module, so it can't be shared
         return datamodule(cfg)
-    same: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(here) else ()
-    if same and cfg.fork is None:  # the facts of a fork must be those of its parent, to the last number
-        same += ("seed", "split_seed", "fold")
-    key = str({name: value for name, value in cfg.data.items() if name not in same})
+    ignored: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(new) else ()
+    if ignored and cfg.fork is None:  # a fork's facts must equal its parent's exactly
+        ignored += ("seed", "split_seed", "fold")
+    key = str({name: value for name, value in cfg.data.items() if name not in ignored})
     if key not in facts:
         facts[key] = datamodule(cfg)
     data: L.LightningDataModule = facts[key]
     if divides_batches(data):
-        data.batch_size, data.eval_batch_size = here.batch_size, here.eval_batch_size  # type: ignore[attr-defined]
+        data.batch_size, data.eval_batch_size = new.batch_size, new.eval_batch_size  # type: ignore[attr-defined]
     return data
 
 
@@ -111,7 +118,9 @@ def check_run(
     *,
     test: bool,
 ) -> None:
-    """Find what would end a run without a result, after it has trained; `test`: whether it evaluates in the end.
+    """Check for settings with which a run would train and then end without a result.
+
+    `test` is True if the run evaluates on the test set at its end.
 
     Raises:
         UserError: Names the key.
@@ -119,17 +128,19 @@ def check_run(
     batches, limit = num_batches(trainer, data), trainer.limit_val_batches
     if batches < 1:
         raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no batch of training")
-    if has_split(data, "val") and (whole := max_batches(data.val_dataloader())) and limited(whole, limit) < 1:
+    if has_split(data, "val") and (whole := max_batches(data.val_dataloader())) and apply_limit(whole, limit) < 1:
         raise UserError(f"trainer.limit_val_batches={limit}: leaves none of {whole:.0f} batches of validation")
     if test:
         with user_errors("data"):
-            data.setup("test")  # it is there, and is counted; nothing is evaluated on it
+            data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
     limit = trainer.limit_test_batches
-    if test and isinstance(limit, float) and limited(whole := max_batches(data.test_dataloader()), limit) < 1:
+    if test and isinstance(limit, float) and apply_limit(whole := max_batches(data.test_dataloader()), limit) < 1:
         raise UserError(f"trainer.limit_test_batches={limit}: leaves none of {whole:.0f} batches of the test set")
     aim = next(iter(objectives(cfg.objective)), None)
     checkpoint.validates = (
-        has_split(data, "val") and is_overridden("validation_step", module) and validates(trainer, batches)
+        has_split(data, "val")
+        and is_overridden("validation_step", module)
+        and validates_at_epoch_end(trainer, batches)
     )
     if aim and isinstance(module, Task) and aim.metric in module.names_in("val") and not checkpoint.validates:
         raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
@@ -144,7 +155,7 @@ def check_run(
             "whose loader has no state_dict and is no DataLoader; leave it null"
         )
     if not isinstance(module, Task):
-        return  # what it logs is known when it does
+        return  # the names that another LightningModule logs are unknown before it logs them
     known = module.logged_on(sizes_of(data))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, FollowsValidation):

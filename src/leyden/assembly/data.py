@@ -22,15 +22,15 @@ from leyden.data.resumable import flatten_loaders, make_resumable
 def datamodule(
     cfg: DictConfig, *, prepare: bool = True, module: L.LightningModule | None = None
 ) -> L.LightningDataModule:
-    """The data of a run, fetched and read as far as training needs it.
+    """Return the data of a run, downloaded and set up for training.
 
     Args:
         cfg: The configuration.
-        prepare: Whether to call `prepare_data`, which can write to the folder of the data.
-        module: What is trained or evaluated, if it is made already: with `data=module` its own loaders are the data.
+        prepare: True to call `prepare_data`, which may write to the data folder.
+        module: The module to train or evaluate, if it exists already; `data=module` uses its loaders.
 
     Raises:
-        UserError: They can't be had, or `cfg.data` makes something else.
+        UserError: The data are not available, or `cfg.data` makes no LightningDataModule.
     """
     _fork_workers()
     with seeded(cfg.seed, "__init__"):
@@ -42,8 +42,9 @@ def datamodule(
             data.attach(*made)
         seed_stages(data, cfg.seed)
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
-            # The processes of a run call it in turn.
-            user = os.getuid() if hasattr(os, "getuid") else ""  # on Windows each has a folder of their own
+            # The lock makes the processes of a run call it one after another.
+            # On Windows, each user has a temporary folder of their own.
+            user = os.getuid() if hasattr(os, "getuid") else ""
             with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{user}.lock"):
                 data.prepare_data()
         data.setup("fit")
@@ -54,10 +55,10 @@ def datamodule(
 
 
 def _fork_workers() -> None:
-    """Let a DataLoader copy this process for its workers, as by default on Linux before Python 3.14.
+    """Make DataLoader workers start by `fork`, the default on Linux before Python 3.14.
 
-    By the new default another process copies itself for them, and when this one is killed, neither that one nor they notice: PyTorch's workers ask
-    whether the process that has made them is alive, and that one waits for them.
+    The new default, `forkserver`, starts workers from a server process. If this process is killed, the workers stay
+    alive: they only check that their parent, the server, is alive, and the server waits for them.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     if sys.platform == "linux" and sys.version_info >= (3, 14) and method in (None, "forkserver"):
@@ -65,10 +66,10 @@ def _fork_workers() -> None:
 
 
 def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
-    """Make sure that each process gets a part of every training batch.
+    """Check that each process gets a part of every training batch.
 
     Raises:
-        UserError: One would get nothing.
+        UserError: A process would get an empty part.
     """
     if divides_batches(data):
         with user_errors("data"):
@@ -76,5 +77,5 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
 
 
 def resumes_within_epoch(data: L.LightningDataModule) -> bool:
-    """Whether a run on these data can go on within an epoch: all loaders of training have a state."""
+    """Return whether a run on these data can resume within an epoch: all training loaders have a `state_dict`."""
     return all(hasattr(loader, "state_dict") for loader in flatten_loaders(data.train_dataloader()))

@@ -1,7 +1,8 @@
-"""Settings that a fork takes over from its parent, whose directory anybody may have made: plain values, set as data.
+"""Settings that a fork inherits from its parent.
 
-They are set key by key in what was composed here. A part that its role then allows (`roles.py`) is as in the parent. Of any
-other part, classes must be those that are composed here, and numbers of keys that are there alone are taken over.
+The parent's directory may come from a stranger, so its settings are treated as data: they are set key by key in the
+fork's composed configuration. A part that its role allows (`roles.py`) is inherited in whole. From any other part,
+only numbers of existing keys are inherited, and the classes must be those composed here.
 """
 
 import copy
@@ -28,54 +29,56 @@ from leyden.run.fork import group_choices, key_of, parent_groups, settings_sourc
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
 
-Keys = tuple[Any, ...]  # from the root of a configuration to one of its values
+Keys = tuple[Any, ...]  # the path from the root of a configuration to one of its values
 DATA_ROOT = ("data", "root")
-WORKERS = ("data", "num_workers")
-SPLIT = ("data", "split_seed")  # what the parent was trained on stays in the training split, whatever the seed
-# Keys of a node that say what is made and how it is called; all others are arguments.
-OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
+NUM_WORKERS = ("data", "num_workers")
+SPLIT_SEED = ("data", "split_seed")  # inherited even if the seed changes: the training split stays the parent's
+# Keys of a node that Hydra interprets; all others are arguments.
+HYDRA_KEYS = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 
 
 def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
-    """Set a fork's configuration, in place, to the settings of its parent, but for those that were typed for the fork.
+    """Set a fork's configuration, in place, to its parent's settings, except for the fork's own overrides.
 
-    Settings that change no bit of weights or metrics (the logger, pictures, intervals of checkpoints) are the fork's own,
-    and so is the folder of its data.
+    Settings that change no bit of weights or metrics (loggers, pictures, checkpoint intervals) are not inherited,
+    and neither is the folder of the data.
 
     Args:
-        cfg: As it was composed, with its interpolations.
-        overrides: That it was composed by.
-        run_dir: Of the fork.
+        cfg: The composed configuration, with its interpolations.
+        overrides: The overrides that it was composed with.
+        run_dir: The fork's run directory.
 
     Raises:
-        UserError: The parent can't be read; or was set to something that can't be taken over.
+        UserError: The parent can't be read, or has a setting that can't be inherited.
     """
     if not cfg.fork:
         return
     source = settings_source(cfg.fork, run_dir)
     config = source.config
     _check_parts(source, config)
-    there = _settings(config)
+    parent_values = _identity_settings(config)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw: Any = OmegaConf.to_container(own)
-    written, here = dict(_values(raw)), dict(_values(OmegaConf.to_container(own, resolve=True)))
-    typed = _Typed(source, overrides)
-    differing = [keys for keys, value in there.items() if not _same(written, keys, value)]
+    unresolved, fork_values = dict(_leaves(raw)), dict(_leaves(OmegaConf.to_container(own, resolve=True)))
+    overridden = _OverriddenKeys(source, overrides)
+    differing = [keys for keys, value in parent_values.items() if not _has_value(unresolved, keys, value)]
     for keys in differing:
-        if any(map(_is_interpolation, _texts(there[keys]))):
+        if any(map(_is_interpolation, _strings(parent_values[keys]))):
             raise _refusal(
-                source, keys, there[keys], "it holds an interpolation, and a kept configuration is resolved"
+                source, keys, parent_values[keys], "it holds an interpolation, and a kept configuration is resolved"
             )
-        if isinstance(there[keys], list) and typed.below(keys):
-            raise UserError(f"fork: {dotted(keys)} is a list: type all of it, as {dotted(keys)}={there[keys]}")
-    following = _following(raw, here, {keys: there[keys] for keys in differing})
-    changed = [keys for keys in differing if keys not in following and not typed(keys)]
+        if isinstance(parent_values[keys], list) and overridden.below(keys):
+            raise UserError(
+                f"fork: {dotted(keys)} is a list: type all of it, as {dotted(keys)}={parent_values[keys]}"
+            )
+    following = _following_interpolations(raw, fork_values, {keys: parent_values[keys] for keys in differing})
+    changed = [keys for keys in differing if keys not in following and not overridden(keys)]
     for keys in changed:
-        _node(raw, keys[:-1])[keys[-1]] = there[keys]
-    _check(source, changed, there, here, raw)
-    _remove_others(raw, here, config, typed)
-    _keep_root(config, here, typed)
-    _take_workers(config, raw, typed)
+        _node_at(raw, keys[:-1])[keys[-1]] = parent_values[keys]
+    _check_roles(source, changed, parent_values, fork_values, raw)
+    _remove_absent_keys(raw, fork_values, config, overridden)
+    _check_data_root(config, fork_values, overridden)
+    _inherit_num_workers(config, raw, overridden)
     for key in sorted({str(keys[0]) for keys in changed} | {*ROLES}):
         try:
             cfg[key] = raw[key]
@@ -84,10 +87,10 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
 
 
 def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
-    """Make sure that a parent's configuration has the parts of one, and no other root keys.
+    """Check that a parent's configuration has all parts of a run, and no unknown root keys.
 
     Raises:
-        UserError: It has not.
+        UserError: A part is missing, or a key is unknown.
     """
     where = f"fork: {source.directory}/config.yaml"
     for part in ROLES:
@@ -98,83 +101,97 @@ def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
         raise UserError(f"{where}: {one_line(unknown[0])} is no key of a run")
 
 
-def _check(
-    source: RunContents, changed: Sequence[Keys], there: dict[Keys, Any], here: dict[Keys, Any], raw: Any
+def _check_roles(
+    source: RunContents,
+    changed: Sequence[Keys],
+    parent_values: dict[Keys, Any],
+    fork_values: dict[Keys, Any],
+    raw: Any,
 ) -> None:
-    """Make sure that what is made by the settings together is what roles allow.
+    """Check that the roles allow each part with its inherited settings.
 
     Raises:
-        UserError: It is not.
+        UserError: A part is not allowed, and an inherited setting is more than a number of an existing key.
     """
     config: Any = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     for part, role in ROLES.items():
         of_part = [keys for keys in changed if keys[0] == part]
         node = config[part]
-        if part == "callbacks":  # those that only watch are as they are composed here
+        if part == "callbacks":  # only callbacks with inherited settings are checked; the others are composed here
             node = {name: inner for name, inner in node.items() if any(keys[1:2] == (name,) for keys in of_part)}
         if of_part and (problem := problem_of(node, part, role)):
             for keys in of_part:
-                if {*keys} & OF_HYDRA or keys not in here or not _is_number(there[keys]):
-                    raise _refusal(source, keys, there[keys], problem)
+                if {*keys} & HYDRA_KEYS or keys not in fork_values or not _is_number(parent_values[keys]):
+                    raise _refusal(source, keys, parent_values[keys], problem)
 
 
-def _remove_others(raw: Any, here: dict[Keys, Any], config: dict[str, Any], typed: "_Typed") -> None:
-    """Remove what is composed here and the parent did not have: it was made by the defaults of its classes.
+def _remove_absent_keys(
+    raw: Any, fork_values: dict[Keys, Any], config: dict[str, Any], overridden: "_OverriddenKeys"
+) -> None:
+    """Remove composed keys that the parent did not have: there, the defaults of its classes applied.
 
-    An argument without a default stays: the parent's class did not have it yet.
+    An argument without a default stays: the parent's class did not have that argument yet.
     """
-    there = dict(_values(config))
-    for keys in _settings(raw):
+    parent_values = dict(_leaves(config))
+    for keys in _identity_settings(raw):
         node = functools.reduce(lambda above, key: (above or {}).get(key), keys[:-1], raw)
-        if keys in there or keys[0] not in ROLES or typed(keys) or keys not in here or keys[-1] not in (node or {}):
+        if (
+            keys in parent_values
+            or keys[0] not in ROLES
+            or overridden(keys)
+            or keys not in fork_values
+            or keys[-1] not in (node or {})
+        ):
             continue
-        if keys[-1] == "_target_":  # the parent had nothing of the kind
-            above = _node(raw, keys[:-2])
+        if keys[-1] == "_target_":  # the parent had no such part
+            above = _node_at(raw, keys[:-2])
             if keys[0] == "callbacks":
                 above[keys[-2]] = None
             elif len(keys) > 2:
                 above.pop(keys[-2])
-        elif not isinstance(node.get("_target_"), str) or keys[-1] not in _needed(node, keys):
+        elif not isinstance(node.get("_target_"), str) or keys[-1] not in _required_arguments(node, keys):
             node.pop(keys[-1])
-            for n in range(len(keys) - 1, 1, -1):  # what is empty by that
-                if _node(raw, keys[:n]) == {} and keys[:n] not in there:
-                    _node(raw, keys[: n - 1]).pop(keys[n - 1])
+            for n in range(len(keys) - 1, 1, -1):  # remove nodes that are now empty
+                if _node_at(raw, keys[:n]) == {} and keys[:n] not in parent_values:
+                    _node_at(raw, keys[: n - 1]).pop(keys[n - 1])
 
 
-def _needed(node: dict[str, Any], keys: Keys) -> set[str]:
-    """The arguments that what a node names must be given."""
+def _required_arguments(node: dict[str, Any], keys: Keys) -> set[str]:
+    """Return the required arguments of a node's target."""
     return argument_names(target(OmegaConf.create({"_target_": node["_target_"]}), dotted(keys[:-1])), needed=True)
 
 
-def _keep_root(config: dict[str, Any], here: dict[Keys, Any], typed: "_Typed") -> None:
-    """Say that data are read from the fork's own folder, where the parent's is another one: anybody may have named that.
+def _check_data_root(config: dict[str, Any], fork_values: dict[Keys, Any], overridden: "_OverriddenKeys") -> None:
+    """Warn if the fork reads its data from another folder than its parent.
+
+    `data.root` is never inherited: the parent's directory may come from a stranger.
 
     Raises:
-        UserError: The fork has none.
+        UserError: The fork has no `data.root`.
     """
-    there, own = config["data"].get("root"), here.get(DATA_ROOT)
-    if not isinstance(there, str) or there == own or typed(DATA_ROOT):
+    parent_root, own_root = config["data"].get("root"), fork_values.get(DATA_ROOT)
+    if not isinstance(parent_root, str) or parent_root == own_root or overridden(DATA_ROOT):
         return
-    if own in (None, "???"):
+    if own_root in (None, "???"):
         raise UserError(
-            f"fork: data.root={one_line(there)} is not taken over, as anybody may have named it; type data.root=DIR"
+            f"fork: data.root={one_line(parent_root)} is not taken over, as anybody may have named it; type data.root=DIR"
         )
     if is_main_process():
         warn(
-            f"fork: data are read from {own}; the parent's were in {one_line(there)}, which data.root=DIR would name"
+            f"fork: data are read from {own_root}; the parent's were in {one_line(parent_root)}, which data.root=DIR would name"
         )
 
 
-def _take_workers(config: dict[str, Any], raw: Any, typed: "_Typed") -> None:
-    """Take over the number of worker processes of data of one's own: what they draw and count in a worker depends on it.
+def _inherit_num_workers(config: dict[str, Any], raw: Any, overridden: "_OverriddenKeys") -> None:
+    """Set the parent's number of worker processes for the user's own data, which may depend on it.
 
     The engine's data are the same with any number.
     """
-    num_workers = config["data"].get(WORKERS[1])
-    if typed(WORKERS) or type(num_workers) is not int or not isinstance(raw["data"].get("_target_"), str):
+    num_workers = config["data"].get(NUM_WORKERS[1])
+    if overridden(NUM_WORKERS) or type(num_workers) is not int or not isinstance(raw["data"].get("_target_"), str):
         return
     if not divides_batches(target(OmegaConf.create({"_target_": raw["data"]["_target_"]}), "data")):
-        raw["data"][WORKERS[1]] = num_workers
+        raw["data"][NUM_WORKERS[1]] = num_workers
 
 
 def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:
@@ -185,9 +202,9 @@ def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError
     )
 
 
-def _settings(config: dict[str, Any]) -> dict[Keys, Any]:
-    """The settings that make a run another one."""
-    values = dict(_values(config))
+def _identity_settings(config: dict[str, Any]) -> dict[Keys, Any]:
+    """Return the settings that identify a run, without `fork` and `data.root`."""
+    values = dict(_leaves(config))
     kept = identity_values({dotted(keys): value for keys, value in values.items()})
     places = (("fork",), DATA_ROOT)
     return {
@@ -197,40 +214,44 @@ def _settings(config: dict[str, Any]) -> dict[Keys, Any]:
     }
 
 
-def _values(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """The values of a configuration; a list is one value, whatever it holds."""
+def _leaves(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Yield the path and value of each leaf of a configuration; a list is one value."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _values(value, (*keys, key))
+            yield from _leaves(value, (*keys, key))
     else:
         yield keys, node
 
 
-def _same(values: dict[Keys, Any], keys: Keys, value: Any) -> bool:
-    """Whether there is this value: 1 is one batch, and 1.0 all of them."""
+def _has_value(values: dict[Keys, Any], keys: Keys, value: Any) -> bool:
+    """Return whether a path has exactly this value: as a limit, 1 is one batch, and 1.0 is all of them."""
     return keys in values and repr(values[keys]) == repr(value)
 
 
-def _following(raw: Any, here: dict[Keys, Any], there: dict[Keys, Any]) -> set[Keys]:
-    """The settings that are interpolations here, and have their parent's value wherever all other settings are its, too."""
-    interpolated = {keys for keys, value in _values(raw) if not _same(here, keys, value)}
+def _following_interpolations(raw: Any, fork_values: dict[Keys, Any], parent_values: dict[Keys, Any]) -> set[Keys]:
+    """Return the interpolated settings that get their parent's value once all other settings are inherited."""
+    interpolated = {keys for keys, value in _leaves(raw) if not _has_value(fork_values, keys, value)}
     as_there = copy.deepcopy(raw)
-    for keys, value in there.items():
+    for keys, value in parent_values.items():
         if keys not in interpolated:
-            _node(as_there, keys[:-1])[keys[-1]] = value
-    found = dict(_values(OmegaConf.to_container(OmegaConf.create(as_there), resolve=True)))
-    return {keys for keys in interpolated & there.keys() if keys != SPLIT and _same(found, keys, there[keys])}
+            _node_at(as_there, keys[:-1])[keys[-1]] = value
+    found = dict(_leaves(OmegaConf.to_container(OmegaConf.create(as_there), resolve=True)))
+    return {
+        keys
+        for keys in interpolated & parent_values.keys()
+        if keys != SPLIT_SEED and _has_value(found, keys, parent_values[keys])
+    }
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number, null, or a list of such; true and false can switch something on."""
+    """Return whether a value is a number, null, or a list of these; booleans could enable features, and are not."""
     if isinstance(value, list):
         return all(map(_is_number, value))
     return value is None or type(value) in (int, float)
 
 
-def _node(root: Any, keys: Keys) -> Any:
-    """The dictionary at these keys, which is made if it is not there."""
+def _node_at(root: Any, keys: Keys) -> Any:
+    """Return the dictionary at a path, created if it is missing."""
     for key in keys:
         if not isinstance(root.get(key), dict):
             root[key] = {}
@@ -238,23 +259,24 @@ def _node(root: Any, keys: Keys) -> Any:
     return root
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value."""
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings in a nested value."""
     for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _texts(inner)
+        yield from _strings(inner)
     if isinstance(value, str):
         yield value
 
 
 def _is_interpolation(text: str) -> bool:
-    """Whether OmegaConf would put something else in the place of a text."""
+    """Return whether OmegaConf would resolve a string as an interpolation."""
     return OmegaConf.is_interpolation(OmegaConf.create([text]), 0)
 
 
-class _Typed:
-    """Whether a setting was typed for the fork: itself, a part that holds it, or a file of `conf/` that sets it.
+class _OverriddenKeys:
+    """Predicate: True for a setting that an override of the fork sets.
 
-    The file that the parent was composed by is nothing new.
+    The override names the setting itself, a part that contains it, or a file of `conf/` that sets it. Choices of
+    files that the parent was composed with as well do not count.
     """
 
     def __init__(self, source: RunContents, overrides: Sequence[str]) -> None:
@@ -262,22 +284,24 @@ class _Typed:
         chosen = {
             f"{plus}{group}={name}" for group, name in composed_choices(inherited).items() for plus in ("", "+")
         }
-        typed = [each for each in overrides if each not in chosen]
-        self.keys = [tuple(key_of(each).partition("@")[0].replace("/", ".").split(".")) for each in typed]
-        self.of_files: set[str] = set()
-        if files := [each for each in typed if each in group_choices()]:
+        new_overrides = [each for each in overrides if each not in chosen]
+        self.keys = [tuple(key_of(each).partition("@")[0].replace("/", ".").split(".")) for each in new_overrides]
+        self.set_by_files: set[str] = set()
+        if files := [each for each in new_overrides if each in group_choices()]:
             groups = {group_choices()[each] for each in files}
             others = [each for each in inherited if group_choices()[each] not in groups]
             before, after = composed_values(inherited), composed_values([*others, *files])
-            self.of_files = {key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))}
-            self.of_files |= {
+            self.set_by_files = {
+                key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))
+            }
+            self.set_by_files |= {
                 key for each in files for key in keys_set_by(group_choices()[each], each.partition("=")[2])
             }
 
     def __call__(self, keys: Keys) -> bool:
         is_above = any(keys[: len(key)] == key for key in self.keys)
-        return is_above or self.below(keys) or dotted(keys) in self.of_files
+        return is_above or self.below(keys) or dotted(keys) in self.set_by_files
 
     def below(self, keys: Keys) -> bool:
-        """Whether a key within this setting was typed."""
+        """Return whether an override sets a key below this setting."""
         return any(len(key) > len(keys) and key[: len(keys)] == keys for key in self.keys)

@@ -1,4 +1,4 @@
-"""From nodes of the configuration to objects: the only place that instantiates."""
+"""Instantiation of configuration nodes; no other module calls `hydra.utils.instantiate`."""
 
 import contextlib
 import difflib
@@ -21,18 +21,21 @@ if sys.version_info >= (3, 14):
 
 
 def signature(made: Any) -> inspect.Signature:
-    """That of a class or function; what its annotations name need not be there, as what is imported for a type checker only."""
-    if sys.version_info >= (3, 14):  # which evaluates them when they are asked for
+    """Return the signature of a class or function, even if its annotations can't be resolved.
+
+    Annotations may name classes that are imported for type checkers only.
+    """
+    if sys.version_info >= (3, 14):  # evaluates annotations lazily
         return inspect.signature(made, annotation_format=Format.FORWARDREF)
     return inspect.signature(made)
 
 
 def argument_names(made: Any, *, needed: bool = False) -> set[str]:
-    """The arguments that a class or function names; those of a base, too, where a class hands the rest on to that.
+    """Return the names of a callable's arguments, including those of base classes that receive its `**kwargs`.
 
     Args:
         made: The class or function.
-        needed: Whether it is about those only that have no default.
+        needed: True for arguments without a default only.
     """
     parameters = itertools.chain.from_iterable(_parameters(made))
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -40,17 +43,17 @@ def argument_names(made: Any, *, needed: bool = False) -> set[str]:
 
 
 def takes_any(made: Any) -> bool:
-    """Whether a class or function takes keywords that neither it nor a base of it names."""
+    """Return whether a callable, or the base class that receives its `**kwargs`, accepts any keyword."""
     *_, last = [[], *_parameters(made)]
     return not last or any(parameter.kind == parameter.VAR_KEYWORD for parameter in last)
 
 
 def _parameters(made: Any) -> Iterator[list[inspect.Parameter]]:
-    """The parameters of a class or function, and of its bases up to one that hands nothing on."""
+    """Yield the parameters of a callable, then of its base classes, up to one that takes no `**kwargs`."""
     for part in inspect.getmro(made) if inspect.isclass(made) else [made]:
         try:
             parameters = list(signature(part).parameters.values())
-        except ValueError:  # of a class that is written in C
+        except ValueError:  # a class written in C has no signature
             return
         yield parameters
         if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
@@ -65,62 +68,63 @@ def instantiate(
     without: Sequence[str] = (),
     **given: Any,
 ) -> Any:
-    """Instantiate a node, with values that the program gives and the configuration must not.
+    """Instantiate a node, with arguments that the program supplies and the configuration must not set.
 
     Args:
-        node: Names what is made by `_target_`.
-        key: Of the node, for errors.
-        facts: What the program can give, by name: what is made gets those that its constructor names.
-        without: Keys of the node that are left out.
-        given: What it gets in any case.
+        node: A node with a `_target_`.
+        key: The node's key, for error messages.
+        facts: Optional arguments by name: the target receives those that its constructor names.
+        without: Keys of the node to leave out.
+        given: Arguments that the target always receives.
 
     Raises:
-        UserError: Something is wrong with the node.
+        UserError: The node is invalid, or sets an argument that the program supplies.
     """
     for name in {*given} - {*without}:
         if name in node and not OmegaConf.is_missing(node, name):
             raise UserError(f"{key}.{name}={node[name]}: is given by the program, it can't be set")
     if not given and not facts:
         with user_errors(key, node):
-            return hydra.utils.instantiate(_plain(node, key, without), _convert_="all")
+            return hydra.utils.instantiate(_resolved_values(node, key, without), _convert_="all")
     made = _constructor(node, key, without=(*without, *given))
     named = {name: value for name, value in facts.items() if name in argument_names(made.func)}
     if both := sorted({*named} & {*made.keywords}):
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is given by the program, it can't be set")
-    if node.get("_partial_") and not given:  # somebody else calls it, as a loss that is a function
+    if node.get("_partial_") and not given:  # called later, such as a loss function
         return functools.partial(made, **named)
     with user_errors(key, node, given={*named, *given, *without}):
         return made(**named, **given)
 
 
 def target(node: DictConfig, key: str) -> Any:
-    """The class or function that a node names; nothing is made, the nodes below it neither."""
+    """Return the class or function that a node names, without instantiating it or the nodes below it."""
     return _constructor(node, key, without=[str(name) for name in node if name != "_target_"]).func
 
 
 def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> functools.partial[Any]:
-    """What a node names, with its keys as arguments, but for those `without`; it is not called yet."""
-    plain = _plain(node, key, without)
+    """Return a node's target, bound to the node's keys as arguments, except for those in `without`."""
+    values = _resolved_values(node, key, without)
     with user_errors(key, node):
-        made: functools.partial[Any] = hydra.utils.instantiate(plain, _convert_="all", _partial_=True)
+        made: functools.partial[Any] = hydra.utils.instantiate(values, _convert_="all", _partial_=True)
     return made
 
 
-def _plain(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
+def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
     if not isinstance(node.get("_target_"), str):
         raise UserError(f"{key}._target_={node.get('_target_')}: must be the name of what is made")
     missing = sorted(name.removeprefix(f"{key}.") for name in OmegaConf.missing_keys(node))
     if missing := [name for name in missing if name.split(".")[0] not in without]:
         raise UserError(f"{key}.{missing[0]}: is missing, it must be given")
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    return {name: value for name, value in plain.items() if name not in without}
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    return {name: value for name, value in values.items() if name not in without}
 
 
 def check_lightning_kind(made: Any, kind: type, key: str) -> None:
-    """Make sure that a node has made an object of Lightning's kind.
+    """Check that an instantiated object is of the class of `lightning` that its key needs.
 
     Raises:
-        UserError: It has not; or the object is of `pytorch_lightning`, whose classes are others of the same names.
+        UserError: It is not; the message names the package `pytorch_lightning` if the object is from there, as its
+            classes have the same names and are not those of `lightning`.
     """
     if isinstance(made, kind):
         return
@@ -134,7 +138,7 @@ def check_lightning_kind(made: Any, kind: type, key: str) -> None:
 
 
 def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
-    """The nodes of a group of named parts; `NAME=null` switches one off."""
+    """Return the name and node of each enabled part of a group; `NAME=null` disables one."""
     nodes = [(str(name), node) for name, node in group.items() if node is not None]
     for name, node in nodes:
         if not (isinstance(node, DictConfig) and "_target_" in node):
@@ -143,7 +147,7 @@ def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
 
 
 def check_extra(node: DictConfig, key: str) -> None:
-    """Make sure that the package is installed that an optional part of Leyden needs."""
+    """Check that the optional package that a target's attribute `needs` names is installed."""
     with user_errors(key, node):
         package = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
     if package and importlib.util.find_spec(package) is None:
@@ -151,10 +155,10 @@ def check_extra(node: DictConfig, key: str) -> None:
 
 
 def check_keys(node: DictConfig, key: str) -> None:
-    """Make sure that a target takes its keys, without making anything."""
+    """Check that a node's target accepts the node's keys, without instantiating it."""
     with user_errors(key, node):
         made = hydra.utils.get_object(node["_target_"])
-        keys = map(str, node.keys())  # missing values, too
+        keys = map(str, node.keys())  # including keys whose value is missing
         signature(made).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
 
 
@@ -162,13 +166,13 @@ def check_keys(node: DictConfig, key: str) -> None:
 def user_errors(
     key: str, node: DictConfig | None = None, *, given: Collection[str] = (), runs: bool = False
 ) -> Iterator[None]:
-    """Name the part of the configuration to which a mistake belongs; a bug in somebody's code keeps its traceback.
+    """Re-raise a mistake in the configuration as a `UserError` that names the part; a bug keeps its traceback.
 
     Args:
-        key: Of the part.
-        node: Of the part, for a guess at what was meant.
-        given: Arguments that the program gives besides.
-        runs: Whether what was made is used here: then a mistake in the configuration is known already.
+        key: The part's key.
+        node: The part's node, for a hint at a misspelled argument.
+        given: Further arguments that the program supplies.
+        runs: True if the block runs the built object; see `is_mistake`.
     """
     try:
         yield
@@ -183,11 +187,11 @@ def user_errors(
                 raise
             raise cause from None
         text = " ".join(str(cause).split()) or type(cause).__name__
-        raise UserError(f"{key}: {text}{_meant(cause, node, given)}") from error
+        raise UserError(f"{key}: {text}{_hint(cause, node, given)}") from error
 
 
-def _meant(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
-    """A guess at an argument that was misspelled; for an error that names none, those that there are."""
+def _hint(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
+    """Return a hint for an error message: the likely spelling of an unknown argument, or the node's values."""
     if node is None:
         return ""
     keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]

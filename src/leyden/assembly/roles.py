@@ -1,4 +1,4 @@
-"""Roles: what may be made for each part of a configuration that can come from anybody."""
+"""Roles: the classes that each part of an untrusted configuration may instantiate."""
 
 import functools
 import inspect
@@ -23,40 +23,40 @@ from leyden.data.transforms import Augment
 
 @dataclass(frozen=True)
 class Role:
-    """What may be made for a node of the configuration.
+    """The classes that a node of an untrusted configuration may instantiate.
 
     Args:
-        base: Class that what is made is an instance of.
-        packages: Its class is defined in or below one of these.
-        names: Further classes, one by one.
-        listed: Key of `trust.yaml` whose names the project's owner allows, too; empty for none.
-        is_partial: Whether the node must have `_partial_: true`: then the program calls what is made, with arguments
-            of its own. None: both are allowed.
-        not_its: Keys that only the program may set.
-        nested: Roles of nodes below it, by their key; an empty key stands for any.
+        base: Base class of all allowed classes.
+        packages: Packages and modules that allowed classes are defined in, at any depth.
+        names: Dotted names of further allowed classes.
+        trust_key: Key of `trust.yaml` under which the project's owner allows more classes; empty for none.
+        is_partial: True if the node must have `_partial_: true` (the program calls the result later, with further
+            arguments), False if it must not, None if both are allowed.
+        reserved_keys: Keys that only the program may set.
+        nested: Roles of the nodes below, by key; the empty key is for all other keys.
     """
 
     base: type
     packages: tuple[str, ...]
     names: tuple[str, ...] = ()
-    listed: str = ""
+    trust_key: str = ""
     is_partial: bool | None = None
-    not_its: tuple[str, ...] = ()
+    reserved_keys: tuple[str, ...] = ()
     nested: dict[str, "Role"] = field(default_factory=dict)
 
     def is_class(self, made: Any) -> bool:
-        """Whether something is a class whose instances can play this role."""
-        # To Python 3.10, `tuple[int]` is a class, too.
+        """Return whether an object is a subclass of the role's base class."""
+        # In Python 3.10, `inspect.isclass(tuple[int])` is true.
         return inspect.isclass(made) and get_origin(made) is None and issubclass(made, self.base)
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """The classes that are allowed one by one, the owner's among them.
+        """The dotted names of classes allowed one by one, including those in `trust.yaml`.
 
         Raises:
-            UserError: A `trust.yaml` is not as it must be.
+            UserError: A `trust.yaml` is invalid.
         """
-        return (*self.names, *allowed_by_owner().get(self.listed, ()))
+        return (*self.names, *allowed_by_owner().get(self.trust_key, ()))
 
 
 def dotted_name(made: type) -> str:
@@ -66,10 +66,10 @@ def dotted_name(made: type) -> str:
 
 @functools.cache
 def allowed_by_owner() -> dict[str, tuple[str, ...]]:
-    """The names in the `trust.yaml` of the project's packages, by role.
+    """Return the names in the `trust.yaml` of the project's packages, by key.
 
     Raises:
-        UserError: The file is no mapping from roles to lists of names.
+        UserError: A file can't be read, or is not a mapping from known keys to lists of names.
     """
     found: dict[str, tuple[str, ...]] = {}
     for package in own_packages():
@@ -80,9 +80,9 @@ def allowed_by_owner() -> dict[str, tuple[str, ...]]:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
-        if not isinstance(content, dict) or (unknown := [key for key in content if key not in LISTS]):
+        if not isinstance(content, dict) or (unknown := [key for key in content if key not in TRUST_KEYS]):
             what = f"{unknown[0]}: no such role" if isinstance(content, dict) else "is no mapping"
-            raise UserError(f"{path}: {what}; it has the keys {', '.join(LISTS)}")
+            raise UserError(f"{path}: {what}; it has the keys {', '.join(TRUST_KEYS)}")
         for role, names in content.items():
             if not isinstance(names or [], list) or not all(isinstance(name, str) for name in names or []):
                 raise UserError(
@@ -92,14 +92,17 @@ def allowed_by_owner() -> dict[str, tuple[str, ...]]:
     return found
 
 
-# A class may load, write or fetch nothing when it is made, whatever its arguments: the test of
-# this list tries all of them.
-NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), listed="model")
+# An allowed class must not load, write or download anything when instantiated, whatever its arguments.
+# tests/assembly/test_trust.py instantiates all of them.
+NETWORKS = Role(nn.Module, packages=(*own_folders("models"), "torch.nn.modules"), trust_key="model")
 NETWORKS.nested[""] = NETWORKS
-# Whatever else is made for an argument, as a tokenizer or the teacher of a task: a network, or what the owner lists.
-PARTS = Role(nn.Module, packages=(*own_folders("models"), *own_folders("tasks"), "torch.nn.modules"), listed="part")
+# Any other object that is an argument, such as a tokenizer or a task's teacher: a module, or a class in
+# `trust.yaml`.
+PARTS = Role(
+    nn.Module, packages=(*own_folders("models"), *own_folders("tasks"), "torch.nn.modules"), trust_key="part"
+)
 PARTS.nested[""] = PARTS
-TRANSFORMS = Role(object, packages=(), listed="transform")
+TRANSFORMS = Role(object, packages=(), trust_key="transform")
 TRANSFORMS.nested[""] = TRANSFORMS
 DATASETS = Role(
     Dataset,
@@ -108,66 +111,66 @@ DATASETS = Role(
         *map(dotted_name, (Table, Text)),
         *(f"torchvision.datasets.{name}" for name in ("KMNIST", "QMNIST", "CIFAR10", "CIFAR100")),
     ),
-    listed="dataset",
+    trust_key="dataset",
     is_partial=True,
-    not_its=("_args_", "root", "train", "download"),
+    reserved_keys=("_args_", "root", "train", "download"),
     nested={"transform": TRANSFORMS, "target_transform": TRANSFORMS, "": PARTS},
 )
-# Changes of training images: classes whose instances are called with a batch.
+# Augmentations: classes whose instances are called with a batch of training images.
 AUGMENT = Role(
     object,
     packages=(),
     names=(dotted_name(Augment),),
-    listed="transform",
-    nested={"": Role(nn.Module, packages=("torchvision.transforms.v2",), listed="transform")},
+    trust_key="transform",
+    nested={"": Role(nn.Module, packages=("torchvision.transforms.v2",), trust_key="transform")},
 )
 DATA = Role(
     L.LightningDataModule,
     packages=(*own_folders("data"), "leyden.data"),
-    listed="data",
+    trust_key="data",
     is_partial=False,
-    not_its=("_args_",),
+    reserved_keys=("_args_",),
     nested={
         "dataset": DATASETS,
         "augment": AUGMENT,
-        # Nobody tells these which part they are: each has a node of its own.
-        **dict.fromkeys(("train", "val", "test"), replace(DATASETS, not_its=("_args_", "root", "download"))),
+        # Each split of a streamed data set has a node of its own, so these may set `train`.
+        **dict.fromkeys(("train", "val", "test"), replace(DATASETS, reserved_keys=("_args_", "root", "download"))),
         "": PARTS,
     },
 )
-LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), listed="loss", nested={"": PARTS})
+LOSSES = Role(nn.Module, packages=(*own_folders("tasks"), "torch.nn.modules"), trust_key="loss", nested={"": PARTS})
 METRICS = Role(
     Metric,
     packages=("torchmetrics.classification", "torchmetrics.regression", *own_folders("tasks")),
     names=("torchmetrics.text.Perplexity",),
-    listed="metric",
+    trust_key="metric",
 )
 METRICS.nested[""] = METRICS
 TASKS = Role(
     L.LightningModule,
     packages=("leyden.tasks", *own_folders("tasks")),
-    listed="task",
+    trust_key="task",
     is_partial=False,
-    not_its=("_args_",),
+    reserved_keys=("_args_",),
     nested={"loss": LOSSES, "metrics": METRICS, "": PARTS},
 )
 OPTIMIZERS = Role(
     torch.optim.Optimizer,
     packages=("torch.optim", *own_folders("optimizers")),
-    listed="optimizer",
+    trust_key="optimizer",
     is_partial=True,
-    not_its=("_args_", "params"),
+    reserved_keys=("_args_", "params"),
     nested={"": PARTS},
 )
 SCHEDULERS = Role(
     LRScheduler,
     packages=("torch.optim.lr_scheduler", *own_folders("optimizers")),
-    listed="scheduler",
+    trust_key="scheduler",
     is_partial=True,
-    not_its=("_args_", "optimizer"),
+    reserved_keys=("_args_", "optimizer"),
     nested={"": PARTS},
 )
-# Callbacks of Lightning that write nowhere but to the run's logger.
+# Lightning's callbacks that write only to the run's loggers.
 LIGHTNING_CALLBACKS = (
     "DeviceStatsMonitor",
     "EarlyStopping",
@@ -188,30 +191,30 @@ CALLBACK = Role(
         "leyden.sweep.pruning.Pruning",
         *(f"lightning.pytorch.callbacks.{name}" for name in LIGHTNING_CALLBACKS),
     ),
-    listed="callback",
+    trust_key="callback",
     is_partial=False,
-    not_its=("_args_",),
+    reserved_keys=("_args_",),
     nested={
         "pruner": Role(
             object,
             packages=(),
             names=("optuna.pruners.HyperbandPruner", "optuna.pruners.MedianPruner"),
-            listed="part",
+            trust_key="part",
         ),
         "": PARTS,
     },
 )
-# A group of callbacks, by names that somebody chose.
+# The group of callbacks, whose keys are arbitrary names.
 CALLBACKS = Role(L.Callback, packages=(), nested={"": CALLBACK})
-# The trainer is Lightning's, of plain values; none of them names a place, and what the program makes is not theirs.
+# Lightning's trainer with plain values; keys that name a path, or that the program sets, are not allowed.
 TRAINERS = Role(
     L.Trainer,
     packages=(),
     names=("lightning.pytorch.Trainer",),
     is_partial=False,
-    not_its=("_args_", "default_root_dir", "logger", "callbacks", "plugins", "model_registry"),
+    reserved_keys=("_args_", "default_root_dir", "logger", "callbacks", "plugins", "model_registry"),
 )
-# The role of each part that a run is made of.
+# The role of each part of a run.
 ROLES = {
     "model": NETWORKS,
     "data": DATA,
@@ -222,19 +225,19 @@ ROLES = {
     "trainer": TRAINERS,
 }
 # The keys of trust.yaml.
-LISTS = (
+TRUST_KEYS = (
     *("model", "dataset", "transform", "data", "task", "loss", "metric", "part"),
     *("optimizer", "scheduler", "callback"),
 )
-# Functions that make networks are those of torchvision's registry for images; with weights they would fetch them.
-BUILDERS = frozenset(
+# torchvision's registered builders of image networks; given weights, they would download them.
+NETWORK_BUILDERS = frozenset(
     map(torchvision.models.get_model_builder, torchvision.models.list_models(module=torchvision.models))
 )
-# Losses as functions: those of torch.
-FUNCTIONS = frozenset(
+# Losses of `torch.nn.functional`.
+LOSS_FUNCTIONS = frozenset(
     value
     for name, value in vars(torch.nn.functional).items()
     if inspect.isfunction(value) and (name.endswith("_loss") or "cross_entropy" in name)
 )
-# What a trainer takes from it: plain values that change a metric.
-TRAINER = ("precision", "limit_test_batches", "deterministic")
+# Settings of the trainer that evaluation takes from a run: plain values that change a metric.
+TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")

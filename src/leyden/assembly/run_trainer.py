@@ -1,4 +1,4 @@
-"""The trainer of a run, with what watches it: callbacks and loggers that write to the run directory."""
+"""The trainer of a run, with callbacks and loggers that write to the run directory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,16 +31,16 @@ from leyden.tasks.task import Task
 
 @dataclass(frozen=True)
 class RunTrainer:
-    """A trainer, and what is asked of its parts when it has trained.
+    """A run's trainer, and the callbacks that its result is read from.
 
     Args:
-        trainer: Lightning's.
-        checkpoint: Keeps the checkpoints, and the metrics of the best one.
-        timer: Knows the seconds of training, over all starts.
-        seen: Counts samples and completed epochs, over all starts.
-        preemption: Ends it when it is told to.
-        state: Keeps what changes beside weights.
-        stages: Knows which stage has logged each metric.
+        trainer: Lightning's trainer.
+        checkpoint: Saves the checkpoints, and has the metrics of the best one.
+        timer: Measures the seconds of training, over all starts of the run.
+        seen: Counts samples and completed epochs, over all starts of the run.
+        preemption: Stops training on a signal.
+        state: Saves state other than weights in checkpoints, such as random states.
+        stages: Records which stage logged each metric.
     """
 
     trainer: L.Trainer
@@ -53,38 +53,38 @@ class RunTrainer:
 
     @property
     def callbacks(self) -> list[L.Callback]:
-        """All of them, those too that Lightning has made."""
+        """All callbacks of the trainer, including Lightning's own."""
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return callbacks
 
     @property
     def position(self) -> Position:
-        """How far it has come."""
+        """The progress of training: epochs, optimizer steps, and whether training has started."""
         has_trained = self.timer.start_time() is not None
         return Position(self.seen.num_epochs, self.trainer.global_step, has_trained)
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
-        """Whether something is drawn from the evaluation of a module at the end."""
+        """Return whether a callback draws pictures from the final evaluation of a module."""
         kinds = {callback.kind for callback in self.callbacks if isinstance(callback, OnEvaluation)}
         return isinstance(module, Task) and module.kind in kinds
 
     def evaluate(
         self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], *, test: bool
     ) -> dict[str, float]:
-        """The metrics of a checkpoint's weights, as they are: on the test set, or else on the validation split."""
-        # An average of weights would swap in those of the last step.
+        """Return the metrics of a checkpoint's weights, on the test set or on the validation split."""
+        # A WeightAveraging callback would swap in the averaged weights of the last step.
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
         load_weights(module, content)
         self.state.restore_best(module, content)
         evaluate = self.trainer.test if test else self.trainer.validate
-        with seeded(self.state.seed, "test"):  # what it draws, each evaluation draws
+        with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
             measured = evaluate(module, datamodule=data, verbose=False)
-        return {name: value for each in measured for name, value in each.items()}  # one per loader
+        return {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
 
     @property
     def status(self) -> str:
-        """What a training that has ended is; a callback that has pruned it says so by `pruned`."""
+        """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` if a callback pruned it."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "fast_dev_run"
         return "pruned" if any(getattr(callback, "pruned", False) for callback in self.callbacks) else "finished"
@@ -98,14 +98,14 @@ def run_trainer(
     *,
     pictures: bool = True,
 ) -> RunTrainer:
-    """The trainer with its callbacks and loggers, all of which write to the run directory.
+    """Return the trainer of a run, with its callbacks and loggers.
 
     Args:
         cfg: The configuration of the run.
-        run: Its directory.
-        data: Its data.
-        content: Of the checkpoint that the run goes on from; logged points from its step on are dropped.
-        pictures: Whether callbacks draw at the end of the run; else `leyden.training.redraw` can do so later.
+        run: The run directory, which callbacks and loggers write to.
+        data: The data of the run.
+        content: The checkpoint to resume from; logged points from its step on are dropped.
+        pictures: True if callbacks draw at the end of the run; `leyden.training.redraw` can draw later.
 
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.
@@ -124,7 +124,7 @@ def run_trainer(
     duration: Any = cfg.trainer.get("max_time")
     if OmegaConf.is_config(duration):
         duration = OmegaConf.to_container(duration)
-    with user_errors("trainer.max_time"):  # by a timer that is known here, where Lightning would make one
+    with user_errors("trainer.max_time"):  # Lightning would create a Timer of its own, out of reach
         timer = timers[0] if timers else Timer(duration)
     loggers = []
     for name, node in switched_on(cfg.logger):
@@ -133,10 +133,10 @@ def run_trainer(
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
     preemption = Preemption(checkpoint.save_last, checkpoint.commit)
-    made = plain_trainer(
+    trainer = plain_trainer(
         cfg,
         callbacks=[
-            stages := Stages(),  # the first: others ask it
+            stages := Stages(),  # first, as other callbacks read from it
             *callbacks,
             ModuleHooks(),
             *([] if timers else [timer]),
@@ -150,21 +150,21 @@ def run_trainer(
         default_root_dir=str(run.directory),
         use_distributed_sampler=not divides_batches(data),
     )
-    check_unsharded(type(made.strategy), cfg.trainer.get("strategy", "auto"))
-    num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else made.world_size
-    if num_processes != made.world_size:
+    check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
+    num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else trainer.world_size
+    if num_processes != trainer.world_size:
         raise UserError(
-            f"{run.directory} was trained by {num_processes} processes, this would be {made.world_size}: another number "
+            f"{run.directory} was trained by {num_processes} processes, this would be {trainer.world_size}: another number "
             "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
         )
-    return RunTrainer(made, checkpoint, timer, seen, preemption, state, stages)
+    return RunTrainer(trainer, checkpoint, timer, seen, preemption, state, stages)
 
 
 def num_logged(content: dict[str, Any]) -> int:
-    """Return the steps that a checkpoint's run has logged: batches after which an optimizer has stepped.
+    """Return the number of logged steps at a checkpoint: batches in which an optimizer stepped.
 
-    Several optimizers may have stepped in a batch, and `global_step` counts each. Lightning counts a batch after its last hook, so one
-    is added within an epoch.
+    `global_step` may be larger, as it counts each of several optimizers. Lightning counts a batch after its last
+    hook, so 1 is added for a checkpoint within an epoch.
     """
     loops = content["loops"]["fit_loop"]
     is_within = not loops["epoch_loop.batch_progress"]["is_last_batch"]

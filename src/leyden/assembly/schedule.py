@@ -1,4 +1,4 @@
-"""The length of a run in batches, steps and epochs, and learning-rate schedules as long as that."""
+"""The length of a run in batches, steps and epochs, and learning-rate schedules of that length."""
 
 import copy
 import math
@@ -22,13 +22,13 @@ from leyden.run.process import is_main_process
 
 
 def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
-    """Optimizer steps of a run: those of its epochs, unless `max_steps` ends it before.
+    """Return the number of optimizer steps of a run: those of its epochs, or `max_steps` if that is fewer.
 
     Raises:
-        UserError: That is not known.
+        UserError: Neither the data nor `max_steps` determine the number.
     """
-    # The trainer could tell it, but when asked it sets up its loaders, and forgets to put them back to where a run
-    # goes on within an epoch.
+    # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
+    # their position within an epoch.
     batches = num_batches(trainer, data)
     limits = [trainer.max_steps] * (trainer.max_steps > 0)
     if batches < math.inf:
@@ -38,8 +38,8 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     return min(limits)
 
 
-def run_epochs(trainer: L.Trainer, data: L.LightningDataModule) -> int:
-    """Epochs of a run, the last of which `max_steps` can end before its end; 0 where that is not known."""
+def num_epochs_of_run(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+    """Return the number of epochs of a run, counting a last one that `max_steps` cuts short; 0 if unknown."""
     batches = num_batches(trainer, data)
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
     if trainer.max_steps > 0 and 0 < batches < math.inf:
@@ -48,15 +48,15 @@ def run_epochs(trainer: L.Trainer, data: L.LightningDataModule) -> int:
 
 
 def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
-    """Training batches of an epoch, by all the trainer's limits; infinity where the data don't tell."""
-    return limited(whole_batches(trainer, data), trainer.limit_train_batches)
+    """Return the number of training batches per epoch, within the trainer's limits; infinity if unknown."""
+    return apply_limit(unlimited_batches(trainer, data), trainer.limit_train_batches)
 
 
-def whole_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
-    """Training batches of an epoch in one process, without limits; infinity where the data don't tell.
+def unlimited_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
+    """Return the number of training batches per epoch and process, without limits; infinity if unknown.
 
     Raises:
-        UserError: Lightning does not train on loaders that are combined in this way.
+        UserError: Lightning can't train on loaders that are combined in this mode.
     """
     loaders = data.train_dataloader()
     if _mode(loaders) == "sequential":
@@ -71,7 +71,7 @@ def whole_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
 
 
 def _is_divided(loader: Any) -> bool:
-    """Whether Lightning lets each process have a part of a loader."""
+    """Return whether Lightning gives each process a part of a loader, by a DistributedSampler."""
     return (
         isinstance(loader, DataLoader)
         and not isinstance(loader.dataset, IterableDataset)
@@ -80,14 +80,17 @@ def _is_divided(loader: Any) -> bool:
 
 
 def max_batches(loaders: Any) -> float:
-    """Batches of the longest of some loaders, or of the shortest where they end together; 0 for none, infinity where it is not known."""
+    """Return the number of batches of the longest loader, or of the shortest in the mode `min_size`.
+
+    Without loaders it is 0; if a length is unknown it is infinity.
+    """
     lengths = list(map(_length, flatten_loaders(loaders))) or [0.0]
     return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
 
 
 def _mode(loaders: Any) -> str | None:
-    """Return how loaders are combined; None where Lightning combines them in its own way."""
-    # Lightning has no public way to it.
+    """Return the mode of a CombinedLoader; None for other loaders."""
+    # Lightning has no public attribute for it.
     return loaders._mode if isinstance(loaders, CombinedLoader) else None
 
 
@@ -98,15 +101,15 @@ def _length(loader: Any) -> float:
         return math.inf
 
 
-def limited(whole: float, limit: float | int | None) -> float:
-    """Batches by a limit of the trainer's: a number of them, or a part of all."""
+def apply_limit(whole: float, limit: float | int | None) -> float:
+    """Return the number of batches within a limit of the trainer: a number of batches, or a fraction of all."""
     if limit is None or whole == math.inf:
         return whole if limit is None or isinstance(limit, float) else limit
     return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
 
 
-def tested_part(trainer: L.Trainer) -> str:
-    """Return why the trainer's test was no evaluation on the test set; empty where it took every batch in earnest."""
+def partial_test_message(trainer: L.Trainer) -> str:
+    """Return a message if the trainer tested on a part of the test set only; empty if it used every batch."""
     whole, taken = map(_length, flatten_loaders(trainer.test_dataloaders)), trainer.num_test_batches
     pairs = list(zip(taken, whole, strict=True))
     fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -118,12 +121,15 @@ def tested_part(trainer: L.Trainer) -> str:
     return f"trainer.{key}: {num:.0f}{whole_text} batches of the test set are no test evaluation, and not recorded as one"
 
 
-def validates(trainer: L.Trainer, batches: float) -> bool:
-    """Whether a run of epochs of so many batches validates at the end of any of them, where the best one is chosen."""
-    interval = getattr(trainer, "val_check_interval", None)  # none where validation goes by time
+def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
+    """Return whether a run validates at the end of at least one epoch, where the best epoch is selected.
+
+    `batches` is the number of training batches per epoch.
+    """
+    interval = getattr(trainer, "val_check_interval", None)  # None if the interval is a time
     if interval is None:
         return False
-    if batches == math.inf:  # an epoch ends when the data do
+    if batches == math.inf:  # an epoch ends with the data
         return isinstance(interval, float) and (trainer.check_val_every_n_epoch or 0) <= (trainer.max_epochs or 1)
     after = interval if isinstance(interval, int) else max(1, int(batches * interval))
     num_epochs = trainer.max_epochs or 1
@@ -135,66 +141,67 @@ def validates(trainer: L.Trainer, batches: float) -> bool:
 
 
 @dataclass
-class Made:
-    """A schedule that was made.
+class BuiltSchedule:
+    """A schedule built for a module.
 
     Args:
         schedule: The schedule.
-        groups: The values of its optimizer's groups before.
+        groups: The options of its optimizer's parameter groups before the schedule was built.
     """
 
     schedule: LRScheduler
     groups: list[dict[str, Any]]
 
 
-class Schedule:
-    """Makes the schedule that a node describes, when called with an optimizer.
+class ScheduleFactory:
+    """Builds the schedule that a configuration node describes, when called with an optimizer.
 
     Args:
-        node: Of the configuration; its value that is missing there is the number of steps.
+        node: The node; a missing value in it (`???`) is filled with the number of steps.
 
     Attributes:
         num_steps: Optimizer steps of the run.
         num_epochs: Epochs of the run.
+        built: All schedules built so far.
     """
 
     def __init__(self, node: DictConfig) -> None:
         self.node = node
         self.num_steps = self.num_epochs = 1
-        self.made: list[Made] = []
+        self.built: list[BuiltSchedule] = []
 
     @property
     def has_length(self) -> bool:
-        """Whether the schedule depends on the number of its steps."""
+        """True if the schedule depends on the number of steps."""
         return any(OmegaConf.is_missing(self.node, key) for key in self.node)
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
-        """The schedule, counted in optimizer steps."""
+        """Build the schedule, to be stepped once per optimizer step."""
         groups = [
             {key: copy.copy(value) for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
-        self.made.append(Made(make_schedule(self.node, self.num_steps, optimizer), groups))
-        return self.made[-1].schedule
+        self.built.append(BuiltSchedule(make_schedule(self.node, self.num_steps, optimizer), groups))
+        return self.built[-1].schedule
 
-    def by_epoch(self, made: Made) -> LRScheduler:
-        """The same schedule counted in epochs, in place of one that was made."""
-        optimizer = made.schedule.optimizer
-        for group, before in zip(optimizer.param_groups, made.groups, strict=True):
-            for key in {*group} - {*before, "params"}:  # that the schedule has added
+    def rebuild_by_epoch(self, built: BuiltSchedule) -> LRScheduler:
+        """Build a schedule anew, to be stepped once per epoch, after restoring its optimizer's parameter groups."""
+        optimizer = built.schedule.optimizer
+        for group, before in zip(optimizer.param_groups, built.groups, strict=True):
+            for key in {*group} - {*before, "params"}:  # keys that the schedule has added
                 del group[key]
             group.update(before)
         with user_errors("scheduler", self.node):
             return make_schedule(self.node, self.num_epochs, optimizer)
 
     def check(self, optimizer: Optimizer) -> None:
-        """Take a few steps of a schedule: some mistakes show only then.
+        """Check the node by stepping a new schedule a few times, as some mistakes show only then.
 
         Raises:
             UserError: A value is wrong.
         """
         with user_errors("scheduler", self.node), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the optimizer takes none
+            warnings.simplefilter("ignore")  # PyTorch warns, as the optimizer makes no step
             schedule = make_schedule(self.node, self.num_steps, optimizer)
             for _ in range(min(3, self.num_steps - 1)):
                 rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -205,38 +212,40 @@ class Schedule:
 
 
 def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
-    """The schedule that a node describes; its value that is missing there is the number of steps."""
+    """Return the schedule that a node describes, with the number of steps for a missing value."""
     given: dict[str, Any] = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
     schedule: LRScheduler = instantiate(node, "scheduler", optimizer=optimizer, **given)
     return schedule
 
 
 class ScheduleLength(L.Callback):
-    """Lets a schedule be as long as the run in what the module steps it by: in optimizer steps, or in epochs.
+    """Makes a schedule as long as the run, whether the module steps it per optimizer step or per epoch.
 
-    How a module has its schedule stepped is known when Lightning has called its `configure_optimizers`.
+    The interval is known only after Lightning has called the module's `configure_optimizers`.
 
     Args:
-        schedule: Has made it.
+        schedule: The factory that built the schedule.
 
     Raises:
-        UserError: The module has it stepped in another way.
+        UserError: The module steps the schedule at another interval.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: ScheduleFactory) -> None:
         self.schedule = schedule
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See how it is stepped."""
-        for made in self.schedule.made:
-            if made.schedule.optimizer in trainer.optimizers:  # not of an earlier call
-                self._see(made, trainer, pl_module)
+        """Adapt the schedules of the trainer's optimizers to their intervals."""
+        for built in self.schedule.built:
+            if (
+                built.schedule.optimizer in trainer.optimizers
+            ):  # skips those of earlier calls of configure_optimizers
+                self._adapt(built, trainer, pl_module)
 
-    def _see(self, made: Made, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _adapt(self, built: BuiltSchedule, trainer: L.Trainer, module: L.LightningModule) -> None:
         name = type(module).__name__
-        # A module can have put it into another one, as SequentialLR.
+        # The optimizer identifies the schedule: a module may have wrapped it, for example in a SequentialLR.
         configs = [
-            each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is made.schedule.optimizer
+            each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.schedule.optimizer
         ]
         if not configs or not module.automatic_optimization:
             if is_main_process():
@@ -248,7 +257,7 @@ class ScheduleLength(L.Callback):
         for config in configs:
             if (config.interval, config.frequency) == ("step", 1):
                 continue
-            is_alone = config.scheduler is made.schedule
+            is_alone = config.scheduler is built.schedule
             if (config.interval, config.frequency) != ("epoch", 1) or not is_alone or not self.schedule.num_epochs:
                 within = "" if is_alone else f", as a part of {type(config.scheduler).__name__}"
                 raise UserError(
@@ -256,4 +265,4 @@ class ScheduleLength(L.Callback):
                     f"{config.frequency} {config.interval}{within}; its configure_optimizers must give "
                     '{"scheduler": ..., "interval": "step"}'
                 )
-            config.scheduler = self.schedule.by_epoch(made)
+            config.scheduler = self.schedule.rebuild_by_epoch(built)

@@ -1,4 +1,4 @@
-"""The start of a run from a checkpoint: of its own (resume), of a parent's weights (init), of a parent's state (fork)."""
+"""Starting a run from a checkpoint: its own (resume), or a parent's weights (`init_from`) or state (`fork`)."""
 
 import contextlib
 import pickle
@@ -35,19 +35,25 @@ from leyden.run.result import read_rows, write_rows
 from leyden.tasks.parameters import join_abbreviated, match_names
 from leyden.tasks.task import Task
 
-# What each checkpoint of a run has.
-CHECKPOINT = {"state_dict": dict, "global_step": int, "callbacks": dict, "loops": dict, "optimizer_states": list}
+# The required keys of a checkpoint, with their types.
+CHECKPOINT_KEYS = {
+    "state_dict": dict,
+    "global_step": int,
+    "callbacks": dict,
+    "loops": dict,
+    "optimizer_states": list,
+}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a run's checkpoint.
+    """Return the content of a run's checkpoint.
 
     Raises:
-        UserError: It is none.
+        UserError: The file is not the checkpoint of a run.
     """
     with user_errors(str(path)):
         content = SafeCheckpointIO().load_checkpoint(path)
-        for key, kind in CHECKPOINT.items():
+        for key, kind in CHECKPOINT_KEYS.items():
             if not isinstance(content.get(key), kind):
                 raise ValueError(f"not the checkpoint of a run: it has no {key}")
         state = content["callbacks"].get("RankState")
@@ -59,21 +65,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Make sure that a run can go on from a checkpoint, before anything of what there is changes.
+    """Check that a run can resume from a checkpoint, before its directory changes.
 
     Raises:
-        UserError: It is that of another run, or damaged.
+        UserError: The checkpoint is damaged, or does not fit the module or the data.
     """
     try:
-        chosen = loss_buffers(module)
+        buffers = loss_buffers(module)
         module.load_state_dict(content["state_dict"])
-        module.load_state_dict(chosen, strict=False)  # a fork can have others
-        if isinstance(module, Task):  # of another LightningModule Lightning alone knows when it can be asked
+        module.load_state_dict(buffers, strict=False)  # a fork may have set others than its parent
+        if isinstance(module, Task):  # Lightning restores the optimizers of other modules when it fits
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
             raise ValueError("the data set is not the one that this run was trained on")
-    except Exception as error:  # it comes from anywhere, and can be wrong in any way
-        raise _unfit(path, error) from error
+    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
+        raise _misfit_error(path, error) from error
 
 
 def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
@@ -81,32 +87,32 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     (state,) = content["optimizer_states"]
     both = state["param_groups"], optimizer.state_dict()["param_groups"]
-    # What an optimizer has gathered is kept by number: another order would give it to other parameters.
-    names_there, names_here = ([each.get("param_names") for each in groups] for groups in both)
-    if names_there != names_here:
+    # Optimizer states are stored by a parameter's number: in another order they would go to other parameters.
+    stored_names, own_names = ([each.get("param_names") for each in groups] for groups in both)
+    if stored_names != own_names:
         raise ValueError("the optimizer's groups have other parameters")
-    for there, here in zip(*both, strict=True):
-        for key, value in here.items():
-            number = (int, float) if type(value) in (int, float) else type(value)
-            if not isinstance(there.get(key, value), number):
-                raise TypeError(f"the optimizer's {key} is {there[key]!r}")
+    for stored, own in zip(*both, strict=True):
+        for key, value in own.items():
+            allowed = (int, float) if type(value) in (int, float) else type(value)
+            if not isinstance(stored.get(key, value), allowed):
+                raise TypeError(f"the optimizer's {key} is {stored[key]!r}")
     optimizer.load_state_dict(state)
 
 
 def kept_facts(content: dict[str, Any], path: Path) -> Facts:
-    """The facts of the data that a run was trained on.
+    """Return the facts of the data that a checkpoint's run was trained on.
 
     Raises:
-        UserError: There are none.
+        UserError: The checkpoint has no valid facts.
     """
     try:
         return Facts.from_state(content["facts"])
-    except Exception as error:  # it comes from anywhere, and can be wrong in any way
+    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
         raise UserError(f"{path}: has no facts of the data ({type(error).__name__})") from error
 
 
 def num_epochs(content: dict[str, Any]) -> int | None:
-    """The epochs that had ended; None within one."""
+    """Return the number of epochs that had ended at a checkpoint; None for a checkpoint within an epoch."""
     loops = content["loops"]["fit_loop"]
     ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
     return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
@@ -114,32 +120,32 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """What `check_fits` could not see, Lightning stumbles over while it restores loops and callbacks: it is told alike.
+    """Report an error in Lightning's restoring of loops and callbacks in the way of `check_fits`.
 
     Raises:
-        UserError: The checkpoint can't be gone on from.
+        UserError: The checkpoint can't be resumed from.
     """
     try:
         yield
     except Exception as error:
         frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
         if path and not trainer.position.has_trained and checkpoint_connector.__file__ in frames:
-            raise _unfit(path, error) from error
+            raise _misfit_error(path, error) from error
         raise
 
 
-def _unfit(path: Path, error: Exception) -> UserError:
+def _misfit_error(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: does not fit this run ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint of another run, of which the weights alone are read.
+    """The weights of another run's checkpoint, for `init_from`.
 
     Args:
-        path: Of the file.
-        sha256: Of its bytes.
-        weights: By name, as the `state_dict()` of what was trained there.
+        path: Path of the checkpoint.
+        sha256: SHA-256 of the file.
+        weights: State dict of the module trained in that run.
     """
 
     path: Path
@@ -147,45 +153,45 @@ class Parent:
     weights: dict[str, Any]
 
     def fitting(self, module: L.LightningModule, skip: Sequence[str]) -> dict[str, Any]:
-        """The weights that a module takes over: all that are there and here, less those that are skipped.
+        """Return the weights that a module takes from its parent, without the skipped ones.
 
-        Buffers of its `loss`, as class weights, are none of them: they are choices of the run.
+        Buffers of the module's `loss`, such as class weights, are settings of the run and are never taken.
 
         Args:
-            module: On any device, the one without memory, too.
-            skip: Patterns of names.
+            module: The module, on any device, including the meta device.
+            skip: Patterns of names to skip.
 
         Raises:
-            UserError: A pattern matches nothing, or nothing is left; or a weight is in one of the two only, or has
-                another shape.
+            UserError: A pattern matches nothing; all weights are skipped; or a weight is missing in one of the two
+                modules, or has another shape.
         """
         own = module.state_dict()
-        chosen = loss_buffers(module)
-        names = [name for name in {**self.weights, **own} if name not in chosen]
+        settings = loss_buffers(module)
+        names = [name for name in {**self.weights, **own} if name not in settings]
         with user_errors("init_skip"):
             skipped = {*match_names(names, list(skip))}
         shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in skipped}
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = join_abbreviated([*wrong.values()]) or f"{_typed(skip)} leaves out all of it"
+            why = join_abbreviated([*wrong.values()]) or f"{_init_skip_override(skip)} leaves out all of it"
             raise UserError(f"init_from: {self.path}: nothing there is to start from: {why}")
         if wrong:
-            instead = shlex.quote(_typed([*skip, *layers]))
+            override = shlex.quote(_init_skip_override([*skip, *layers]))
             raise UserError(
-                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {instead} leaves that out"
+                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {override} leaves that out"
             )
         return {name: self.weights[name] for name in shapes}
 
 
 def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
-    """Give what a run trains the weights of its parent; those that are skipped stay as they were initialised.
+    """Load the parent's weights into a run's module; skipped weights stay as initialised.
 
     Returns:
-        What `provenance.json` tells of the parent; None for a run without one.
+        The parent's entry in `provenance.json`; None for a run without parent.
 
     Raises:
-        UserError: The parent can't be read, or does not fit.
+        UserError: The parent can't be read, or its weights don't fit the module.
     """
     parent = read_parent(cfg)
     if parent is None:
@@ -197,15 +203,15 @@ def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str,
 
 
 def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, Any]) -> None:
-    """Make sure that a run can start from its parent, unless it has checkpoints of its own, from which it would go on.
+    """Check that a run can start from its parent's weights, unless it will resume from checkpoints of its own.
 
     Args:
-        cfg: Of the run.
-        module: What it trains.
-        known: Parents that were read before, by `init_from`; this one is added.
+        cfg: The run's configuration.
+        module: The module that it trains.
+        known: A cache of parents, by `init_from`; this call adds to it.
 
     Raises:
-        UserError: It can't.
+        UserError: The parent can't be read, or its weights don't fit the module.
     """
     run = RunContents(cfg.run_dir)
     if (
@@ -220,10 +226,10 @@ def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, An
 
 
 def read_parent(cfg: DictConfig) -> Parent | None:
-    """The parent of a run; None for a run without one.
+    """Return the parent that `init_from` names; None for a run without parent.
 
     Raises:
-        UserError: It can't be read; or weights are to be skipped where there are none.
+        UserError: The parent can't be read, or `init_skip` is set without `init_from`.
     """
     if cfg.init_from is None:
         if cfg.init_skip:
@@ -239,11 +245,11 @@ def read_parent(cfg: DictConfig) -> Parent | None:
         if problem := damage(path):
             there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
             raise UserError(f"init_from: {path}: {problem} (checkpoints there: {there}; DIR@last is the last one)")
-        return _read(path)
+        return _read_parent_file(path)
 
 
-def _read(path: Path) -> Parent:
-    with path.open("rb") as file:  # once: another file can take its name meanwhile
+def _read_parent_file(path: Path) -> Parent:
+    with path.open("rb") as file:  # opened once, as the file may be replaced meanwhile
         sha256 = sha256_of(file)
         file.seek(0)
         try:
@@ -263,30 +269,30 @@ def _shape(weights: Mapping[str, Any], name: str) -> str:
     return str(tuple(weight.shape)) if isinstance(weight, torch.Tensor) else f"a {type(weight).__name__}"
 
 
-def _typed(skip: Sequence[str]) -> str:
+def _init_skip_override(skip: Sequence[str]) -> str:
     return f"init_skip=[{','.join(skip)}]"
 
 
 def _layer(name: str) -> str:
-    """The pattern of all that the layer of a weight has: `network.head.*`."""
+    """Return the pattern of all weights of a weight's layer, such as `network.head.*`."""
     layer, dot, _ = name.rpartition(".")
     return f"{layer}.*" if dot else name
 
 
-# What has its state in a checkpoint, which is gone on with as it is.
-FIXED = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
+# Keys of parts whose state comes from the parent's checkpoint; a fork can't change them.
+FIXED_KEYS = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
 
-# What would put samples that the parent was trained on into the validation split.
-OF_SPLIT = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
-# What decides on the batches of an epoch, and which of them make a step.
-OF_EPOCH = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
+# Keys whose change would move samples that the parent was trained on into the validation split.
+SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+# Keys that determine the batches and optimizer steps of an epoch.
+EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
 
 
 def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dict[str, Any]) -> None:
-    """Make sure that all that is asked for otherwise than in the parent takes effect.
+    """Check that each setting that differs from the parent's takes effect in the fork.
 
     Raises:
-        UserError: It would not.
+        UserError: A changed setting would have no effect, or is not allowed to change.
     """
     where = f"fork: {path}"
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -295,20 +301,20 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     state = content["callbacks"]
     for key in changed:
         was_averaged = "averaging" in f"{key}{here.get(key)}"
-        if key.startswith(FIXED) and (key in there or not key.startswith("callbacks.") or was_averaged):
+        if key.startswith(FIXED_KEYS) and (key in there or not key.startswith("callbacks.") or was_averaged):
             raise UserError(
                 f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
                 "init_from takes the weights alone"
             )
-    if cut := [key for key in changed if key in OF_SPLIT]:
+    if cut := [key for key in changed if key in SPLIT_KEYS]:
         key = cut[0]
         raise UserError(
             f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: the fork would be validated on what "
             "its parent was trained on; leave it as it is there"
         )
     within = num_epochs(content) is None
-    if within and (odd := [key for key in changed if key.startswith(OF_EPOCH)]):
-        raise UserError(f"{where}: {odd[0]} can't be changed within an epoch; fork at the end of one")
+    if within and (refused := [key for key in changed if key.startswith(EPOCH_KEYS)]):
+        raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork at the end of one")
     if state[RunCheckpoint.state_key]["is_over"]:
         raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -320,14 +326,14 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
 
 @dataclass(frozen=True)
 class Fork:
-    """A state of another run.
+    """The state of another run that a fork starts from.
 
     Args:
-        parent: That run.
-        path: Of the checkpoint.
-        content: Of that.
-        sha256: Of its bytes.
-        best: The checkpoint of the best epoch until then; None where it is not kept.
+        parent: The other run.
+        path: Path of its checkpoint.
+        content: Content of the checkpoint.
+        sha256: SHA-256 of the file.
+        best: The checkpoint of the best epoch up to that state; None if it was not kept.
     """
 
     parent: RunContents
@@ -338,28 +344,30 @@ class Fork:
 
     @property
     def step(self) -> int:
-        """The optimizer step after which it parts from its parent."""
+        """The last optimizer step that the fork shares with its parent."""
         return int(self.content["global_step"])
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What `provenance.json` tells of it."""
+        """The parent's entry in `provenance.json`."""
         return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
 
     def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Make sure that network and data are those of the parent.
+        """Check that the shapes of all weights and the facts of the data equal the parent's.
 
         Raises:
-            UserError: They are not.
+            UserError: They differ.
         """
         module.configure_model()  # some make their network there; Lightning calls it again, which makes nothing anew
         there = _shapes(self.content["state_dict"])
         here = _shapes(module.state_dict())
-        later = {
+        lazy = {
             name for name, each in module.state_dict().items() if is_lazy(each)
         }  # a first batch gives these their shape
-        if apart := [name for name in {**there, **here} if there.get(name) != here.get(name) and name not in later]:
-            name = apart[0]
+        if different := [
+            name for name in {**there, **here} if there.get(name) != here.get(name) and name not in lazy
+        ]:
+            name = different[0]
             raise UserError(
                 f"fork: {self.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
                 "has the network of its parent"
@@ -368,12 +376,13 @@ class Fork:
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
 
     def begin(self, run: Run) -> None:
-        """Make the directory that of a run which was interrupted at this step.
+        """Fill a run directory as if its run had been interrupted at this step.
 
-        Curves and fingerprints until then are those of the parent. The last checkpoint comes last: without it all is done anew.
+        Curves and fingerprints up to the step are copied from the parent. `last.ckpt` is written last: if it is
+        missing, the next start does all of this again.
 
         Raises:
-            UserError: The checkpoint of the parent has changed meanwhile.
+            UserError: The parent's checkpoint has changed since it was read.
         """
         curves = "metrics.csv"
         points = [row for row in read_rows(self.parent.directory / curves) if int(row[0]) < self.step]
@@ -394,10 +403,10 @@ class Fork:
 
 
 def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
-    """The state that a run is to start from; None for one that is no fork, or has begun.
+    """Return the state that a fork starts from; None for a run that is no fork, or that resumes.
 
     Raises:
-        UserError: The state can't be read, or this run can't go on from it.
+        UserError: The state can't be read, or the fork's settings don't allow it.
     """
     if cfg.fork is None:
         return None
@@ -408,29 +417,29 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
     if cfg.trainer.get("fast_dev_run"):
         raise UserError("fork: trainer.fast_dev_run goes on from nothing; take one of the two away")
     parent, name = parse_fork(cfg.fork)
-    path = _find(parent, name)
+    path = _find_checkpoint(parent, name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
     check_changes(cfg, parent, path, content)
-    # By another objective another epoch may have been the best one, which is not kept.
+    # With another objective, another epoch may have been the best, whose checkpoint was not kept.
     same = objectives(parent.config["objective"]) == objectives(cfg.objective)
-    return Fork(parent, path, content, sha256, _best(path, content) if same else None)
+    return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
 
 
 def check_fork(
     cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, known: dict[str, Any]
 ) -> None:
-    """Make sure that a run can start from the state that it is to start from.
+    """Check that a fork can start from its parent's state.
 
     Args:
-        cfg: Of the run.
-        module: What it trains, on any device, the one without memory, too.
-        data: On what.
-        known: States that were read before, by `fork`; this one is added.
+        cfg: The fork's configuration.
+        module: The module that it trains, on any device, including the meta device.
+        data: The data that it trains on.
+        known: A cache of states, by `fork`; this call adds to it.
 
     Raises:
-        UserError: It can't.
+        UserError: The state can't be read, or does not fit.
     """
     run = Run(cfg.run_dir)
     if cfg.fork is None or (run.result and run.result.has_ended_well):
@@ -444,11 +453,11 @@ def check_fork(
     fork.check(module, data)
 
 
-def _find(parent: RunContents, name: str) -> Path:
-    """The checkpoint of a name; that of an epoch can be the best or the last one, too.
+def _find_checkpoint(parent: RunContents, name: str) -> Path:
+    """Return the path of a checkpoint by name; `last.ckpt` or `best.ckpt` may serve as that of an epoch.
 
     Raises:
-        UserError: It is not there, or damaged.
+        UserError: The checkpoint is missing or damaged.
     """
     folder = parent.directory / "checkpoints"
     path = folder / f"{name}.ckpt"
@@ -464,23 +473,28 @@ def _find(parent: RunContents, name: str) -> Path:
     return path
 
 
-def _best(path: Path, content: dict[str, Any]) -> Path | None:
-    """The checkpoint of the best epoch until that of `path`, by the metrics that both have of it."""
+def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
+    """Return the checkpoint of the best epoch up to that of `path`, identified by its metrics; None if not kept."""
     best = content["callbacks"][RunCheckpoint.state_key]["best"]
     if not best:
         return None
-    for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:  # `best.ckpt` is the first of the others
+    for other in [
+        path,
+        *sorted({*path.parent.glob("*.ckpt")} - {path}),
+    ]:  # `best.ckpt` sorts first among the others
         if damage(other) or num_epochs(there := read_checkpoint(other)) is None:
             continue
         state = there["callbacks"].get(RunCheckpoint.state_key, {})
-        if repr(state.get("best")) == repr(best) == repr(state.get("last")):  # texts: a metric can be no number
+        if (
+            repr(state.get("best")) == repr(best) == repr(state.get("last"))
+        ):  # compared as strings, as a metric may be NaN
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
     return None
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of each weight; a module's extra state has none, and a lazy layer not yet."""
+    """Return the shape of each weight; () for a module's extra state and for a lazy layer without a shape yet."""
     return {
         name: tuple(each.shape) if isinstance(each, Tensor) and not is_lazy(each) else ()
         for name, each in state.items()

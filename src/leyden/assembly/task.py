@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.assembly.instantiate import argument_names, check_lightning_kind, instantiate, target, user_errors
-from leyden.assembly.schedule import Schedule, ScheduleLength, num_steps, run_epochs
+from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_epochs_of_run, num_steps
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
@@ -22,32 +22,32 @@ from leyden.tasks.task import Task
 
 
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
-    """The network that `cfg.model` describes, for data with these facts."""
+    """Return the network that `cfg.model` describes, for data with these facts."""
     module: torch.nn.Module = instantiate(cfg.model, "model", facts.by_name)
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"model: makes a {type(module).__name__}; must be a torch.nn.Module")
-    # Convolutions are faster so, on a CPU and on a GPU in half precision; other layers don't mind.
+    # Faster for convolutions, on a CPU and on a GPU in half precision; it does not change other layers.
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_logits(module: torch.nn.Module, facts: Facts) -> None:
-    """Make sure that a network takes the samples and gives one logit per class, before hours of something else.
+    """Check that a network accepts the samples and returns one logit per class.
 
-    Of data that don't say their shape, or are no numbers, this is not known.
+    Nothing is checked for texts, or for data whose sample shape or number of classes is unknown.
 
     Raises:
-        UserError: It does not; or an error of its own, which shows its line.
+        UserError: The output has another shape. Errors in the network's code keep their traceback.
     """
     if facts.input_shape is None or facts.num_classes is None or facts.vocabulary is not None:
         return
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     samples = torch.zeros(2, *facts.input_shape, device=device)
-    module.eval()  # draws no random numbers, and leaves running means alone
+    module.eval()  # draw no random numbers, and leave running means unchanged
     with torch.no_grad(), user_errors(f"model, given samples of shape {tuple(samples.shape)}", runs=True):
         try:
             logits_NK = module(samples)
         except NotImplementedError:
-            if device.type == "meta":  # it does what can't be foreseen: the run itself checks it again
+            if device.type == "meta":  # not supported on the meta device: checked again when the run starts
                 return
             raise
     module.train()
@@ -61,10 +61,13 @@ def check_logits(module: torch.nn.Module, facts: Facts) -> None:
 
 
 def check_step(module: Task, facts: Facts) -> None:
-    """Make sure that a task can learn from data with these facts; of what they don't say, this is not known.
+    """Check that a task can learn from data with these facts, by a step on a batch of zeros.
+
+    The step is skipped if the facts have no sample shape or no number of outputs.
 
     Raises:
-        UserError: It can't; or an error of its own, which shows its line.
+        UserError: The targets are of another kind, or the step fails. Errors in the task's code keep their
+            traceback.
     """
     if module.kind in ("classes", "values", "text") and facts.kind not in ("", module.kind):
         raise UserError(
@@ -82,22 +85,22 @@ def check_step(module: Task, facts: Facts) -> None:
             inputs if is_text else inputs.new_zeros(2, *([] if facts.num_outputs == 1 else [facts.num_outputs]))
         )
     what = f"task, given samples of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
-    module.eval()  # as above
-    eager = torch.compiler.set_stance("force_eager")  # it is not compiled for a batch of two
+    module.eval()  # draw no random numbers, and leave running means unchanged
+    eager = torch.compiler.set_stance("force_eager")  # don't compile for this batch of two
     with torch.no_grad(), eager, user_errors(what, runs=True), contextlib.suppress(NotImplementedError):
         module.step((inputs, targets))
     module.train()
 
 
 def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
-    """What is learned, for as many steps as the trainer will take.
+    """Return the LightningModule to train, with a schedule as long as the run.
 
     Raises:
-        UserError: A part of the configuration is wrong, or the objective is nothing that is logged.
+        UserError: A part of the configuration is wrong, or the objective is not a logged metric.
     """
     module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
-        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), run_epochs(trainer, data)
+        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs_of_run(trainer, data)
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
@@ -105,27 +108,29 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             f"task: {type(module).__name__} has {' and '.join(own)} of its own, which {type(data).__name__} would take the place of; "
             "data=module trains on what the module brings"
         )
-    if isinstance(module, Task) and divides_batches(data):  # their batches are samples and targets
+    if isinstance(module, Task) and divides_batches(data):  # batches of such data are samples and targets
         check_step(module, facts_of(data))
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
         with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
-            # A value that it refuses shows now, not in training.
-            made = make_optimizer(cfg.optimizer)(module.named_parameters())
+            # Build one now, so that an invalid value shows before training.
+            optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
         if scheduler:
-            scheduler.check(made)
+            scheduler.check(optimizer)
         _check_objective(cfg, module, data)
     return module
 
 
-def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedule | None]:
-    """The LightningModule that is to be trained, and what makes its schedule, whose length is not known yet; None for none.
+def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, ScheduleFactory | None]:
+    """Return a new LightningModule, and the factory of its schedule (None without one).
+
+    The length of the schedule is not set yet.
 
     Raises:
         UserError: A part of the configuration is wrong.
     """
-    scheduler = Schedule(cfg.scheduler) if cfg.scheduler else None
+    scheduler = ScheduleFactory(cfg.scheduler) if cfg.scheduler else None
     if scheduler and "scheduler" not in argument_names(kind := target(cfg.task, "task")):
         raise UserError(
             f"scheduler={cfg.scheduler.get('_target_')}: {kind.__name__} has no argument of that name, and takes none; "
@@ -141,9 +146,10 @@ def task_module(
     optimizer: Callable[..., Optimizer] | None = None,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
 ) -> L.LightningModule:
-    """The LightningModule that `cfg.task` describes, with the network of `cfg.model` if its constructor names one.
+    """Return the LightningModule that `cfg.task` describes.
 
-    It gets the facts, optimizer and scheduler that its constructor names, and so do its loss and its metrics.
+    It receives those of the facts, the optimizer, the scheduler and the network of `cfg.model` that its constructor
+    names. Its loss and its metrics receive the facts that their constructors name.
 
     Raises:
         UserError: A part of the configuration is wrong.
@@ -163,12 +169,12 @@ def task_module(
     if isinstance(module, Task) and module.kind == facts.kind == "classes":
         check_logits(module.network, facts)
     if cfg.compile and "network" in offered:
-        offered["network"].compile()  # in place, so that its keys in a checkpoint do not depend on it
+        offered["network"].compile()  # in place: the keys in checkpoints stay the same
     return module
 
 
 def _is_part(node: Any) -> bool:
-    """Whether a node of a task describes an object (a loss), or several by name (metrics)."""
+    """Return whether a node of a task describes an object (a loss), or several by name (metrics)."""
     if not isinstance(node, DictConfig):
         return False
     return "_target_" in node or (len(node) > 0 and all(map(_is_part, node.values())))
@@ -181,7 +187,7 @@ def _part(node: DictConfig, key: str, facts: Facts) -> Any:
 
 
 def _check_objective(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
-    """Make sure that a task logs what is selected on."""
+    """Check that a task logs the metrics of the objective."""
     allowed = module.logged_on(sizes := sizes_of(data))
     for objective in objectives(cfg.objective):
         if objective.metric not in allowed:
@@ -190,13 +196,14 @@ def _check_objective(cfg: DictConfig, module: Task, data: L.LightningDataModule)
                 f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
                 "objective=null selects nothing and keeps the last epoch"
             )
-        allowed.add("num_parameters")  # the first one selects among epochs, which have it in common
+        # Not as the first objective, which selects among epochs: it is the same for all of them.
+        allowed.add("num_parameters")
 
 
 def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
-    """What makes the optimizer that a node describes, when called with named parameters, which it divides by its `groups`."""
-    made: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
+    """Return a function that builds the optimizer of a node from named parameters, in its `groups`."""
+    build: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
     groups = OmegaConf.to_container(node.groups, resolve=True) if node.get("groups") else None
     if not groups:
-        return made
-    return lambda named: made(parameter_groups(named, groups))  # type: ignore[arg-type]
+        return build
+    return lambda named: build(parameter_groups(named, groups))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Lightning's trainer with its callbacks, as all of the engine's trainers are."""
+"""Lightning's trainer, its callbacks and its strategy, as all commands use them."""
 
 import inspect
 import logging
@@ -28,7 +28,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError
 from leyden.data.facts import Facts
 
-HOOKS_OF_A_STEP = (
+STEP_HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
     "on_before_zero_grad",
@@ -40,10 +40,13 @@ STRATEGIES = "auto, ddp or ddp_find_unused_parameters_true"  # for messages
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
-    """All that are switched on, and the one of them that keeps the checkpoints."""
+    """Return all enabled callbacks, and the one among them that saves checkpoints.
+
+    A DisplayCallback that needs facts that the data don't have is left out.
+    """
     callbacks: list[L.Callback] = []
     for name, node in switched_on(cfg.callbacks):
-        if _wants_other_data(node, f"callbacks.{name}", facts):
+        if _lacks_facts(node, f"callbacks.{name}", facts):
             continue
         callbacks.append(instantiate(node, f"callbacks.{name}", facts.by_name))
         check_lightning_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
@@ -57,17 +60,21 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
     return callbacks, checkpoints[0]
 
 
-def _wants_other_data(node: DictConfig, key: str, facts: Facts) -> bool:
-    """Whether a callback that only shows something names a fact that these data do not have."""
+def _lacks_facts(node: DictConfig, key: str, facts: Facts) -> bool:
+    """Return whether a node is a DisplayCallback that needs a fact that these data do not have."""
     if not facts.lacking:
         return False
-    made = target(node, key)
-    shows = inspect.isclass(made) and issubclass(made, DisplayCallback)
-    return shows and bool(facts.lacking & argument_names(made, needed=True))
+    kind = target(node, key)
+    is_display = inspect.isclass(kind) and issubclass(kind, DisplayCallback)
+    return is_display and bool(facts.lacking & argument_names(kind, needed=True))
 
 
 def check_strategy(cfg: DictConfig) -> None:
-    """Make sure that processes can be started, will find each other, and that their checkpoints can be resumed from."""
+    """Check the strategy: its processes can be started on all nodes, and its checkpoints can be resumed from.
+
+    Raises:
+        UserError: The strategy is unknown or not supported.
+    """
     strategy = cfg.trainer.get("strategy", "auto")
     if strategy in StrategyRegistry:
         kind, arguments = StrategyRegistry[strategy]["strategy"], StrategyRegistry[strategy]["init_params"]
@@ -80,7 +87,7 @@ def check_strategy(cfg: DictConfig) -> None:
         raise UserError(f"trainer.strategy={strategy}: must be {STRATEGIES}, or a node with a _target_")
     if arguments.get("start_method", "popen") != "popen":
         raise UserError(f"trainer.strategy={strategy}: each process is started as a command of its own; choose ddp")
-    if inspect.isclass(kind):  # else it is known when it is made
+    if inspect.isclass(kind):  # otherwise checked when the trainer exists
         check_unsharded(kind, strategy)
     launched = (
         SLURMEnvironment.detect()
@@ -95,10 +102,10 @@ def check_strategy(cfg: DictConfig) -> None:
 
 
 def check_unsharded(kind: type, strategy: Any) -> None:
-    """Make sure that each process of a strategy has all weights and states of optimizers, as the file of a checkpoint holds them.
+    """Check that each process of a strategy holds all weights and optimizer states, as checkpoints do.
 
     Raises:
-        UserError: They may be divided among the processes.
+        UserError: The strategy may shard them.
     """
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
@@ -108,52 +115,53 @@ def check_unsharded(kind: type, strategy: Any) -> None:
 
 
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
-    """The trainer with these callbacks, and with what all of Leyden's trainers have."""
+    """Return a trainer with these callbacks, and with the plugins and options of all commands."""
     plugins: list[Any] = [SafeCheckpointIO()]
     if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # that is `Preemption`'s
-    made: L.Trainer = instantiate(
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # the callback Preemption requeues
+    trainer: L.Trainer = instantiate(
         cfg.trainer,
         "trainer",
-        without=["max_time"],  # a Timer's
+        without=["max_time"],  # the callback Timer applies it
         callbacks=[without_empty_hooks(callback) for callback in callbacks],
         plugins=plugins,
-        # Without one in the configuration there is none of Lightning's either.
+        # No progress bar of Lightning's if the configuration has none.
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         num_sanity_val_steps=0,
         enable_model_summary=False,
         **{"use_distributed_sampler": False, **kwargs},
     )
-    # Deterministic mode would also fill all new memory: no need here, and it costs a pass over every tensor.
+    # Deterministic mode would also fill new tensors, at the cost of a pass over each; it is not needed here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return made
+    return trainer
 
 
 def without_empty_hooks(callback: L.Callback) -> L.Callback:
-    """One of the engine's callbacks, less the hooks of a step that it does not have: Lightning calls empty ones, too.
+    """Return a callback after disabling the per-step hooks that its class does not override.
 
-    All of them together take 4 % of the default run's training (median of 9 pairs of runs, 2 CPU cores).
+    Lightning calls empty hooks, too: together they take 4 % of the default run's training time (median of 9 pairs
+    of runs, 2 CPU cores). Callbacks from outside the library stay unchanged.
     """
     if not type(callback).__module__.startswith("leyden."):
-        return callback  # somebody else's may call its own hooks, or get some later
-    for name in HOOKS_OF_A_STEP:
+        return callback  # it may call its hooks itself, or set them later
+    for name in STEP_HOOKS:
         if getattr(type(callback), name) is getattr(L.Callback, name):
-            setattr(callback, name, None)  # of this object alone; Lightning leaves out what can't be called
+            setattr(callback, name, None)  # on the instance; Lightning skips what is not callable
     return callback
 
 
 def silence_lightning() -> None:
-    """Leave out what Lightning tells at each start, and warnings that leave a user nothing to do."""
+    """Silence Lightning's messages at each start, and warnings that a user can't act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Who has asked for a profiler wants its report.
+    # A profiler reports by its logger.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no validation split
     warnings.filterwarnings(
         "ignore", "You defined a `validation_step` but have no"
-    )  # the objective is one of training
+    )  # fine if the objective is a training metric
     warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # as `freeze` asks for
-    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # hyperparameters are in none
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means of epochs are logged anyway
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # by `freeze`
+    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # hyperparameters are not
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means per epoch are logged anyway

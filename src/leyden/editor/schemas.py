@@ -146,7 +146,7 @@ class Document:
                 if below is not PARTS  # lists of parts can name anything
             }
             node = nested.pop("", None) or self.node("any", ANY, ())
-            schema = schema_of(target, node, {*given, *role.not_its}, nested)
+            schema = schema_of(target, node, {*given, *role.reserved_keys}, nested)
             if key == "optimizer":  # `groups` is the engine's argument, not the class's
                 schema["properties"]["groups"] = {"type": "object", "additionalProperties": {"type": "object"}}
             self.definitions[definition] = schema
@@ -257,7 +257,7 @@ def _rules_by_inherited_file(document: Document, groups: Groups, group: str, key
     role, given = PLACES[key].role, PLACES[key].given
     incomplete = {"anyOf": [{"required": ["defaults"]}, {"required": ["_partial_"]}]}
     for name, target in known_targets(document.folder, role).items():
-        if names := required_arguments(target, (*given, *role.not_its)):
+        if names := required_arguments(target, (*given, *role.reserved_keys)):
             yield {"if": {**names_target(name, target), "not": incomplete}, "then": {"required": names}}
 
 

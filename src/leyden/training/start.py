@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from leyden import assembly
 from leyden.assembly import RunTrainer, reporting_restore_errors
-from leyden.assembly.schedule import tested_part
+from leyden.assembly.schedule import partial_test_message
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
@@ -76,7 +76,7 @@ def fit(
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
         measured = trainer.evaluate(module, data, best, test=test)
-        if test and not tested_part(lightning):
+        if test and not partial_test_message(lightning):
             return result.with_test(measured)
     return result
 
@@ -116,7 +116,7 @@ def start(
         cfg.seed, verbose=False
     )  # callbacks may have drawn, which are not there when the run is evaluated
     module = assembly.task(cfg, data, trainer.trainer)
-    test = assembly.evaluates(cfg, module, data, test=test)
+    test = assembly.evaluates_test_set(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
     if fork:
         fork.check(module, data)
@@ -178,7 +178,7 @@ def _check_evaluation(cfg: DictConfig, choices: RunIdentity, *, test: bool) -> N
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:
     """Add the run's test evaluation to the list; that of a part of the test set is none, and a line says so."""
-    if part := tested_part(trainer):
+    if part := partial_test_message(trainer):
         print(part)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)

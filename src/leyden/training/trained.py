@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate
-from leyden.assembly.schedule import tested_part
+from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
@@ -185,6 +185,6 @@ def evaluate(
     with seeded(trusted_config(run).seed, "test"):  # as the run's own evaluation
         measured = trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
-    if part := tested_part(trainer):
+    if part := partial_test_message(trainer):
         return metrics, part
     return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)
