@@ -1,1 +1,1 @@
-"""A run from its configuration to its result; and a trained one, put to use."""
+"""Training a run from its configuration, and evaluation, prediction and export of trained runs."""

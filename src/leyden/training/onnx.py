@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file."""
+"""Export of a trained network to ONNX."""
 
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,22 @@ from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import trained_data, trained_task
 
-TOLERANCE = 1e-4  # of a number that the network gives, or of the largest one, if that is above 1
+TOLERANCE = 1e-4  # of an output, relative to the largest one in its batch if that is above 1
 BATCH_SIZE = 1000
 
 
 def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> tuple[int, float]:
-    """Write a network that takes samples as they are in the data set, shape (N, ...), with the normalisation inside.
+    """Write a run's network as an ONNX file that takes raw samples, shape (N, ...), and normalises them itself.
 
-    Pixels, shape (N, C, H, W), uint8, are called `pixels`, other samples `inputs`; logits, shape (N, K), `logits`, another
-    output `outputs`. What it gives for all samples of the test set is compared with the run's network. No target is looked
-    at, so this is no test evaluation.
+    The input is named `pixels` for images, shape (N, C, H, W), uint8, and `inputs` for other samples; the output is
+    named `logits` for a classification, shape (N, K), and `outputs` for other tasks. The ONNX outputs of all
+    samples of the test set are compared with the network's. No target is read, so this is no test evaluation.
 
     Returns:
-        The number of samples, and the largest difference of a number.
+        The number of samples compared, and the largest difference of an output.
 
     Raises:
-        UserError: The file would give something else, or can't be written; or the data don't give their samples.
+        UserError: The outputs differ, the file can't be written, or the data have no `inputs(split, indices)`.
     """
     assembly.silence_lightning()
     task, facts = trained_task(run, checkpoint)
@@ -69,12 +69,12 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
 
 
 def _compare(content: bytes, network: nn.Module, data: Any, num: int) -> tuple[int, float]:
-    """How often another number of a sample is the largest, and by how much a number differs at most."""
+    """Return the number of outputs with another argmax, and the largest difference of an output."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     num_other, difference = 0, 0.0
     with torch.inference_mode():
-        for start in range(0, num, BATCH_SIZE):  # there may be more than memory holds
+        for start in range(0, num, BATCH_SIZE):  # all samples may not fit in memory
             part = data.inputs("test", slice(start, start + BATCH_SIZE))
             expected = network(part)
             found = torch.from_numpy(session.run(None, {name: part.numpy()})[0])

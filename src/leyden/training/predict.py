@@ -40,20 +40,20 @@ from leyden.training.trained import check_kind, image_reader, trained_task
 def reconstruct(
     task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
 ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-    """Images, as `read_files` gives them, and what comes out for them, in batches.
+    """Reconstruct batches of images from `read_image_batches`.
 
     Yields:
-        A row per image, with the mean squared error of its normalised pixels; and images and reconstructions, each image
-        with its own behind it, shape (2 N, C, H, W).
+        A row per image, with the mean squared error of its normalised pixels; and a tensor of shape (2 N, C, H, W)
+        of normalised images, each followed by its reconstruction.
 
     Raises:
-        UserError: A file is no image.
+        UserError: A file is not an image.
     """
     for names, pixels_NCHW in images:
         with torch.inference_mode():
             inputs_NCHW = facts.normalize(pixels_NCHW.to(task.device))
-            made = task.network(inputs_NCHW)
-            outputs_NCHW = (made[0] if isinstance(made, tuple) else made).cpu()
+            outputs = task.network(inputs_NCHW)
+            outputs_NCHW = (outputs[0] if isinstance(outputs, tuple) else outputs).cpu()
             inputs_NCHW = inputs_NCHW.cpu()
         errors_N = (outputs_NCHW - inputs_NCHW).square().flatten(1).mean(dim=1)
         rows = [
@@ -72,10 +72,10 @@ def continue_text(
     seed: int,
     accelerator: str | None,
 ) -> str:
-    """A text that goes on from `prompt`, as `generate` says.
+    """Return a text that continues `prompt`, sampled by `generate`.
 
     Raises:
-        UserError: The run has learned no language, or the prompt can't be written in its vocabulary.
+        UserError: The run has not learned texts, or its vocabulary lacks a part of the prompt.
     """
     task, facts = trained_task(run, checkpoint, "text", accelerator=accelerator)
     vocabulary, shape = facts.vocabulary, facts.input_shape
@@ -104,16 +104,16 @@ ROWS_PER_BATCH = 10_000
 def predict_table(
     run: Run, checkpoint: Path, path: Path, *, accelerator: str | None
 ) -> list[dict[str, float | str]]:
-    """The rows of a table with what is predicted: a number per target, or the class and its probability.
+    """Return the rows of a table with predictions: a number per target, or the class and its probability.
 
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
         path: A .csv, .parquet or .npz file, with the columns that the network was trained on.
-        accelerator: By which it computes; None: the run's.
+        accelerator: The accelerator to compute on; None for the run's.
 
     Raises:
-        UserError: It is no such file, lacks a column, or the network was not trained on rows of numbers.
+        UserError: The file can't be read or lacks a column, or the network was not trained on rows of numbers.
     """
     task, facts = trained_task(run, checkpoint, "values", "classes", accelerator=accelerator)
     if len(facts.input_shape or ()) != 1:
@@ -148,16 +148,17 @@ def _predicted(outputs: torch.Tensor, facts: Facts) -> dict[str, float | str]:
 
 
 BATCH_SIZE = 64
-NUM_WORKERS, MANY = 4, 1000  # processes that read, of more files than this
+NUM_WORKERS = 4  # processes that read files
+MIN_FILES_FOR_WORKERS = 1000  # up to so many files are read in the main process
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The probabilities of the classes of an image.
+    """Class probabilities of an image.
 
     Args:
-        image: Path of the file.
-        probabilities: By name of the class, in the order of the data.
+        image: Path of the image file.
+        probabilities: Probability by class name, in the data's order of classes.
     """
 
     image: str
@@ -165,49 +166,50 @@ class Prediction:
 
     @property
     def likeliest(self) -> list[tuple[str, float]]:
-        """Names and probabilities, the likeliest first."""
+        """Class names and probabilities, the likeliest first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Images by their files, each with its number.
+    """Dataset of image files; a sample is the pixels and the index of an image.
 
     Args:
-        paths: The files.
-        read: Gives the pixels of one, shape (C, H, W).
+        paths: Paths of the files.
+        read: Reads a file; returns pixels, shape (C, H, W).
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Tensor]) -> None:
-        self.paths = np.array([os.fsencode(path) for path in paths])  # a list would be copied to each worker
+        # Workers share the memory of an array; a list would be copied to each.
+        self.paths = np.array([os.fsencode(path) for path in paths])
         self.read = read
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """The file of an image."""
+        """Return the path of an image."""
         return os.fsdecode(self.paths[index])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Pixels, shape (C, H, W), and the number."""
+        """Return the pixels, shape (C, H, W), and the index of an image."""
         return self.read(Path(self.path(index))), index
 
 
 def classify(
     task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
 ) -> Iterator[tuple[list[Prediction], Tensor]]:
-    """The classes of image files, in batches.
+    """Classify batches of images.
 
     Args:
-        task: What was learned.
-        facts: Of the data that it was learned of.
-        images: As `read_files` gives them.
+        task: The trained task.
+        facts: Facts of its training data.
+        images: Batches from `read_image_batches`.
 
     Yields:
-        The predictions, and the images as the network gets them, shape (N, C, H, W), uint8.
+        The predictions, and the images as the network receives them, shape (N, C, H, W), uint8.
 
     Raises:
-        UserError: A file is no image.
+        UserError: A file is not an image.
     """
     classes = facts.class_names or ()
     for names, pixels_NCHW in images:
@@ -223,27 +225,30 @@ def classify(
         )
 
 
-def read_files(
+def read_image_batches(
     run: Run, facts: Facts, paths: Sequence[Path], *, invert: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Image files as the network of a run gets them, in batches: their names, and pixels, shape (N, C, H, W), uint8.
+    """Yield batches of image files: their paths, and pixels as the run's network receives them.
+
+    Pixels have shape (N, C, H, W), uint8. At the end, a warning names images that are mostly light, as they may
+    need `invert`.
 
     Raises:
-        UserError: A file is no image, or the network takes no images from files.
+        UserError: A file is not an image, or the network does not take images from files.
     """
     shape: Any = facts.input_shape or ()
-    own = image_reader(run)
-    if own and invert:
+    data_reader = image_reader(run)
+    if data_reader and invert:
         raise UserError(f"invert=true: the data set of {run.directory} reads its files in a way of its own")
-    if not own and (len(shape) != 3 or shape[0] not in (1, 3)):
+    if not data_reader and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"{run.directory}: was trained on samples of shape {shape}; an image has 1 or 3 channels")
-    read = own or functools.partial(read_image, input_shape=shape, invert=invert)
+    read = data_reader or functools.partial(read_image, input_shape=shape, invert=invert)
     files = ImageFiles(paths, read)
     loader = StreamLoader(
         SeededSamples(files, 0, None),
         torch.arange(len(paths)),
         batch_size=BATCH_SIZE,
-        num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MANY else 0,
+        num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
         shuffle=False,
     )
     light: list[str] = []
@@ -251,7 +256,7 @@ def read_files(
     with contextlib.closing(loader):
         for pixels_NCHW, indices_N in loader:
             names = [files.path(index) for index in indices_N.tolist()]
-            if not own:
+            if not data_reader:
                 is_light_N = pixels_NCHW.float().mean((1, 2, 3)) > 127
                 num_light += int(is_light_N.sum())
                 light = [*light, *(name for name, is_light in zip(names, is_light_N, strict=True) if is_light)][:5]
@@ -266,12 +271,14 @@ Batches = Iterator[tuple[list[Prediction], Tensor]]
 
 
 def write_predictions(path: Path, batches: Batches) -> Batches:
-    """The same batches; when they have passed, all probabilities stand in a .csv or .json file.
+    """Yield the batches unchanged, and write all their probabilities to a .csv or .json file.
+
+    The file appears at its path after the last batch.
 
     Raises:
-        UserError: It can't be written.
+        UserError: The file can't be written.
     """
-    rows = _json if path.suffix == ".json" else _batch_as_csv
+    rows = _batch_as_json if path.suffix == ".json" else _batch_as_csv
     with writing("output", path), replacing(path) as file:
         for number, (predictions, pixels_NCHW) in enumerate(batches):
             file.write(rows(predictions, is_first=number == 0).encode(errors="surrogateescape"))
@@ -279,7 +286,7 @@ def write_predictions(path: Path, batches: Batches) -> Batches:
         file.write(b"\n]\n" if path.suffix == ".json" else b"")
 
 
-def _json(predictions: Sequence[Prediction], *, is_first: bool) -> str:
+def _batch_as_json(predictions: Sequence[Prediction], *, is_first: bool) -> str:
     rows = [
         {
             "image": prediction.image,
@@ -303,19 +310,19 @@ def _batch_as_csv(predictions: Sequence[Prediction], *, is_first: bool) -> str:
 
 
 class ShownPredictions:
-    """The first predictions, for a terminal and a picture.
+    """The first predictions, up to `MAX_SHOWN`, for a terminal and a picture.
 
     Args:
-        of: Number of all.
+        total: Number of all predictions.
     """
 
-    def __init__(self, *, of: int) -> None:
-        self.of = of
+    def __init__(self, *, total: int) -> None:
+        self.total = total
         self._predictions: list[Prediction] = []
         self._pixels: list[Tensor] = []
 
     def add(self, predictions: Sequence[Prediction], pixels_NCHW: Tensor) -> None:
-        """Keep of a batch what there is room for."""
+        """Add a batch, up to `MAX_SHOWN` predictions in total."""
         room = MAX_SHOWN - len(self._predictions)
         if room:
             self._predictions += predictions[:room]
@@ -323,7 +330,7 @@ class ShownPredictions:
 
     @property
     def table(self) -> Table:
-        """A row per image."""
+        """A table with a row per image."""
         table = Table("image", "class", "probability", "next", box=None)
         for prediction in self._predictions:
             (name, probability), (second, next_to_it) = _first_two(prediction)
@@ -332,28 +339,28 @@ class ShownPredictions:
 
     @property
     def width(self) -> int:
-        """Letters of a line: a table is cut to the terminal's width, and a cut path can't be read."""
+        """Width in characters, at least the terminal's, at which no path is cut."""
         longest = max(len(printable(prediction.image)) for prediction in self._predictions)
         return max(Terminal().width, longest + 50)
 
     @property
     def left_out(self) -> str:
-        """What the table does not hold; empty for nothing."""
-        num = self.of - len(self._predictions)
+        """A line with the number of images that are not shown; empty if all are."""
+        num = self.total - len(self._predictions)
         return f"{num:,} further images are not shown; output=FILE.csv writes all" if num else ""
 
     def draw(self, path: Path) -> None:
-        """Draw the images with the two likeliest classes of each into a .png file.
+        """Draw the images with their two likeliest classes to a .png file.
 
         Raises:
-            UserError: It can't be written.
+            UserError: The file can't be written.
         """
         captions = []
         for prediction in self._predictions:
             first, second = _first_two(prediction)
             captions.append(f"{first[0]}  {first[1]:.3f}\n{second[0]}  {second[1]:.3f}")
         title = "as the network sees them, with the two likeliest classes"
-        title += f"\nthe first {len(captions)} of {self.of}" * (self.of > len(captions))
+        title += f"\nthe first {len(captions)} of {self.total}" * (self.total > len(captions))
         content = io.BytesIO()
         sheet(torch.cat(self._pixels).numpy(), captions, title).savefig(content, format="png", dpi=120)
         with writing("picture", path):
@@ -365,17 +372,17 @@ def _first_two(prediction: Prediction) -> list[tuple[str, float]]:
 
 
 def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
-    """Print what a trained network says, and write it to a file or draw a picture if asked to.
+    """Print the predictions of a trained network, and optionally write them to a file and draw a picture.
 
     Args:
-        cfg: As `conf/predict.yaml` has it; one of `images`, `table` and `prompt` is given.
+        cfg: The configuration of `conf/predict.yaml`, with one of `images`, `table` and `prompt` set.
         run: The run.
         checkpoint: One of its checkpoints.
-        output: A .csv or .json file.
-        picture: A .png file, of images.
+        output: A .csv or .json file to write; None for no file.
+        picture: A .png file to draw the images to; None for no picture.
 
     Raises:
-        UserError: The run has learned something else, or a file can't be read or written.
+        UserError: The run has learned another kind of task, or a file can't be read or written.
     """
     if picture and cfg.images is None:
         raise UserError(f"picture={picture}: is for images")
@@ -386,22 +393,22 @@ def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pi
         given["accelerator"] = cfg.accelerator
         print(printable(continue_text(run, checkpoint, str(cfg.prompt), **given)))
     elif cfg.table is not None:
-        _show(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
+        _print_rows(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
     else:
         paths = find_images(cfg.images)
         task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
         if task.kind == "reconstruction":
-            made = reconstruct(task, facts, read_files(run, facts, paths, invert=cfg.invert))
-            _show_reconstructions(made, len(paths), output, picture)
+            reconstructed = reconstruct(task, facts, read_image_batches(run, facts, paths, invert=cfg.invert))
+            _show_reconstructions(reconstructed, len(paths), output, picture)
         else:
             check_kind(run, task, "classes")
-            batches = classify(task, facts, read_files(run, facts, paths, invert=cfg.invert))
+            batches = classify(task, facts, read_image_batches(run, facts, paths, invert=cfg.invert))
             _show_classes(batches, len(paths), output, picture)
 
 
 def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path | None) -> None:
-    shown = ShownPredictions(of=num)
-    with _bar() as bar:
+    shown = ShownPredictions(total=num)
+    with _progress_bar() as bar:
         images = bar.add_task("images", total=num)
         for predictions, pixels_NCHW in write_predictions(output, batches) if output else batches:
             shown.add(predictions, pixels_NCHW)
@@ -414,17 +421,20 @@ def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path
 
 
 def _show_reconstructions(
-    made: Iterator[tuple[list[dict[str, Any]], torch.Tensor]], num: int, output: Path | None, picture: Path | None
+    batches: Iterator[tuple[list[dict[str, Any]], torch.Tensor]],
+    num: int,
+    output: Path | None,
+    picture: Path | None,
 ) -> None:
     rows: list[dict[str, Any]] = []
     pairs: list[torch.Tensor] = []
-    with _bar() as bar:
+    with _progress_bar() as bar:
         images = bar.add_task("images", total=num)
-        for batch, pairs_NCHW in made:
+        for batch, pairs_NCHW in batches:
             pairs += [pairs_NCHW] if len(rows) < MAX_SHOWN else []
             rows += batch
             bar.advance(images, len(batch))
-    _show(rows, output)
+    _print_rows(rows, output)
     if picture:
         content, shown = io.BytesIO(), torch.cat(pairs)[: 2 * MAX_SHOWN]
         title = "each image and its reconstruction"
@@ -433,29 +443,29 @@ def _show_reconstructions(
             write_whole(picture, content.getvalue())
 
 
-def _show(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
-    """Print the first rows, and write all of them if asked to."""
+def _print_rows(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
+    """Print the first rows, and write all rows to `output` if it is given."""
     table = Table(*rows[0], box=None)
     for row in rows[:MAX_SHOWN]:
         table.add_row(*(value if isinstance(value, str) else f"{value:.6g}" for value in row.values()))
-    # A table is cut to the terminal's width, and a cut path can't be read.
+    # Widen the table beyond the terminal if needed, as rich would cut long paths.
     longest = max(len(printable(str(value))) for row in rows[:MAX_SHOWN] for value in row.values())
     Terminal(width=max(Terminal().width, longest + 40)).print(table)
     if len(rows) > MAX_SHOWN:
         Terminal().print(f"{len(rows) - MAX_SHOWN:,} further rows are not shown; output=FILE.csv writes all")
     if output:
-        content = json.dumps(rows, indent=2) if output.suffix == ".json" else _csv(rows)
+        content = json.dumps(rows, indent=2) if output.suffix == ".json" else _rows_as_csv(rows)
         with writing("output", output):
             write_whole(output, content.encode(errors="surrogateescape"))
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
     text = csv.DictWriter(file := io.StringIO(newline=""), fieldnames=list(rows[0]))
     text.writeheader()
     text.writerows(rows)
     return file.getvalue()
 
 
-def _bar() -> Progress:
+def _progress_bar() -> Progress:
     console = Terminal(stderr=True)
     return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""Pictures of a run that has ended without them."""
+"""Drawing the pictures of a run that ended without drawing them."""
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -18,20 +18,22 @@ from leyden.run.directory import Run
 
 
 def draw_late_pictures(cfg: DictConfig) -> None:
-    """Draw what the callbacks of a run draw at its end, from its curves, and from the validation split by its best weights.
+    """Draw the pictures that a run's callbacks draw at its end.
+
+    They are drawn from its curves, and from an evaluation of the best weights on the validation split.
 
     Args:
-        cfg: The configuration of the run, whose directory it names.
+        cfg: The configuration of the run, with its `run_dir`.
 
     Raises:
-        UserError: The data or the checkpoints can't be had.
+        UserError: The data or the checkpoints can't be read.
     """
     assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
-    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # of any number of processes
+    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # the run may have had several processes
     data = assembly.datamodule(cfg)
     callbacks, _ = callbacks_of(cfg, facts_of(data))
     drawing: list[L.Callback] = [each for each in callbacks if isinstance(each, DisplayCallback) and each.at_end]
@@ -48,7 +50,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
     restore_module(module, best)
-    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # a picture has the step at which the run has ended
+    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # pictures are logged at the run's last step
     for callback in drawing:
         callback.on_fit_end(trainer, module)
     if has_split(data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):

@@ -1,4 +1,4 @@
-"""From the configuration of a run to its result: training and evaluation."""
+"""Training and evaluation of a run, from its configuration to its result."""
 
 import contextlib
 import shlex
@@ -35,21 +35,21 @@ def fit(
     checkpoint: Path | None,
     test: bool,
 ) -> Result:
-    """Train, then evaluate the best checkpoint: on the test set, or for pictures on the validation split.
+    """Train, then evaluate the best checkpoint on the test set, or on the validation split for pictures.
 
     Args:
-        module: What is trained.
-        data: On what.
-        trainer: By what.
-        run: Where.
-        checkpoint: From where on; None: from the start.
-        test: Whether to evaluate on the test set in the end.
+        module: The module to train.
+        data: The data to train on.
+        trainer: The trainer, with its callbacks.
+        run: The run directory.
+        checkpoint: The checkpoint to resume from; None to train from the start.
+        test: True to evaluate on the test set.
 
     Returns:
-        What has come of it, with all metrics.
+        The result, with all metrics.
 
     Raises:
-        UserError: The objective was never logged, or the checkpoint can't be gone on from.
+        UserError: The objective was never logged, or the checkpoint can't be resumed from.
     """
     lightning, kept = trainer.trainer, trainer.checkpoint
     trainer.state.note_made(module)
@@ -83,25 +83,25 @@ def fit(
 
 def start(
     cfg: DictConfig,
-    choices: RunIdentity,
+    identity: RunIdentity,
     run: Run,
     *,
     test: bool,
     pictures: bool,
     overrides: list[str],
 ) -> Result:
-    """Build what is configured, train, evaluate, and write down what came of it.
+    """Build all parts of a run, train, evaluate, and record the result.
 
     Args:
         cfg: The configuration.
-        choices: The same, resolved.
-        run: The directory, which this process has locked.
-        test: Whether to evaluate on the test set in the end.
-        pictures: Whether to draw some at the end.
-        overrides: What the user has typed.
+        identity: The resolved configuration, with the settings that identify the run.
+        run: The run directory, locked by this process.
+        test: True to evaluate on the test set at the end.
+        pictures: True to draw the pictures of the end of a run.
+        overrides: The user's overrides.
 
     Raises:
-        UserError: Something is wrong with a part, or the run has failed by what is no bug.
+        UserError: A part is wrong, or the run fails without a bug, for example by a full disk.
     """
     assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
@@ -109,7 +109,7 @@ def start(
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
     data = assembly.datamodule(cfg)
-    digests = _digests(data, run if checkpoint else None, fork.parent if fork else None)
+    digests = _checked_digests(data, run if checkpoint else None, fork.parent if fork else None)
     trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
     L.seed_everything(
@@ -127,18 +127,18 @@ def start(
     else:
         parent = assembly.load_parent_weights(cfg, module)
     if is_main_process():
-        _check_evaluation(cfg, choices, test=test)
+        _check_evaluation(cfg, identity, test=test)
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
-        # Lightning starts the other processes by these arguments: the time in a name would be another one.
+        # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
         sys.argv += shlex.split(quoted_override("run_dir", run.directory))
     with contextlib.ExitStack() as at_the_end:
         for logger in trainer.trainer.loggers:
-            if hasattr(logger, "close"):  # Lightning's own have no such thing
+            if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
         begun = at_the_end.enter_context(
             session(
                 run,
-                choices,
+                identity,
                 overrides,
                 parent=parent,
                 data=digests,
@@ -151,25 +151,28 @@ def start(
                 f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
             )
         if fork:
-            # The first process makes it before the others read it.
+            # The main process writes the checkpoint before the others read it.
             checkpoint = run.directory / "checkpoints" / "last.ckpt"
             if is_main_process():
                 fork.begin(run)
-                found = choices.differences(fork.parent.config, defaults_count=True)
+                found = identity.differences(fork.parent.config, defaults_count=True)
                 changed = [each for each in found if not each.startswith("fork:")]
                 print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
-            del fork  # and with it the content of a checkpoint
+            del fork  # frees the memory of its checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
-    return result  # noqa: RET504 - now that the loggers are closed
+    return result  # noqa: RET504 - after the loggers are closed
 
 
-def _check_evaluation(cfg: DictConfig, choices: RunIdentity, *, test: bool) -> None:
-    """Find, before training, what would be in the way of an evaluation after it."""
+def _check_evaluation(cfg: DictConfig, identity: RunIdentity, *, test: bool) -> None:
+    """Check, before training, that the run can be evaluated after it.
+
+    Warn if its configuration would be refused as untrusted; check the list of test evaluations if `test` is True.
+    """
     try:
-        assembly.trusted(choices.config)
+        assembly.trusted(identity.config)
     except UserError as error:
         warn(f"evaluate, predict and export will refuse this run: {error}")
     if test:
@@ -177,15 +180,21 @@ def _check_evaluation(cfg: DictConfig, choices: RunIdentity, *, test: bool) -> N
 
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:
-    """Add the run's test evaluation to the list; that of a part of the test set is none, and a line says so."""
-    if part := partial_test_message(trainer):
-        print(part)
+    """Add the run's test evaluation to the list, or print a message if it used a part of the test set only."""
+    if message := partial_test_message(trainer):
+        print(message)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
 
 
-def _digests(data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None) -> dict[str, str]:
-    """Return what identifies the data; those of a run that is resumed must be the same, and for a fork a line names others."""
+def _checked_digests(
+    data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None
+) -> dict[str, str]:
+    """Return the digests of the data.
+
+    They must equal those of a run that resumes; for a fork, a warning names the files that differ from its
+    parent's.
+    """
     with assembly.user_errors("data"):
         digests = digests_of(data)
     if resumed:

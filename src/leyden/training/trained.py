@@ -1,4 +1,4 @@
-"""A trained run, put to use: its network, its data, and a trainer that evaluates it."""
+"""A trained run: its network, its data, and its evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,9 @@ from leyden.tasks.task import Task
 
 
 def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts]:
-    """What a run has learned, in evaluation mode, on the CPU; and the facts of its data, which need not be there.
+    """Return the trained module of a run and the facts of its data; the data set itself is not needed.
+
+    The module is on the CPU, in evaluation mode.
 
     Raises:
         UserError: The configuration or the checkpoint is refused, or they don't fit each other.
@@ -46,23 +48,24 @@ def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts
     try:
         load_weights(module, content)
         restore_module(module, content)
-    except Exception as error:  # it comes from anywhere, and can be wrong in any way
+    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
         why = " ".join(str(error).split())
         raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
     return module.eval(), facts
 
 
 def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | None = "cpu") -> tuple[Task, Facts]:
-    """The same, of a run that has learned a task of one of these kinds; without them, any `Task`.
+    """Return the trained task of a run, on an accelerator, and the facts of its data.
 
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
-        kinds: As `Task.kind` has them.
-        accelerator: To whose device the module is moved; None: the run's.
+        kinds: The allowed values of `Task.kind`; without any, all are allowed.
+        accelerator: The accelerator to move the module to; None for the run's.
 
     Raises:
-        UserError: As above; or the run has learned something else, or there is no such accelerator.
+        UserError: The configuration or the checkpoint is refused, the run's module is not a `Task` of these kinds,
+            or this machine lacks the accelerator.
     """
     device = evaluation_trainer(run, accelerator).strategy.root_device
     module, facts = trained_module(run, checkpoint)
@@ -70,10 +73,10 @@ def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | Non
 
 
 def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
-    """What a run has learned, which must be a task of one of these kinds; without them, any `Task`.
+    """Return a run's module, checked to be a `Task` of one of these kinds, or of any kind if none is given.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not such a task.
     """
     if not isinstance(module, Task) or (kinds and module.kind not in kinds):
         what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
@@ -82,9 +85,9 @@ def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
 
 
 def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
-    """How the data of a run read a file, where they are files: their `read_image`, so that both see the same.
+    """Return the `read_image` of a run's data, so that prediction reads image files as training did.
 
-    It gives pixels, shape (C, H, W), uint8. None: their images are no files.
+    It returns pixels, shape (C, H, W), uint8. None if the data don't read image files.
     """
     data = instantiate(trusted_config(run).data, "data")
     dataset = getattr(data, "dataset", data)
@@ -94,19 +97,19 @@ def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
 def trained_data(
     run: Run, facts: Facts, root: str | None, world_size: int, module: L.LightningModule
 ) -> L.LightningDataModule:
-    """The data set that a run was trained on; with `data=module` that of the module.
+    """Return the data that a run was trained on; with `data=module`, those of the module.
 
-    It is read from `root`, if that is given, else from where it lay in training. It is fetched to `root` or to the
-    project's own folder only, and prepared (`prepare_data`, which can write) in these only: a run directory of somebody else's decides nothing
-    about other places.
+    They are read from `root`, or from the folder used in training. Downloads and `prepare_data`, which can write,
+    are restricted to `root` and to the project's own data folder: a stranger's run directory must not cause writing
+    to other folders.
 
     Raises:
-        UserError: It can't be had, or is another one than `facts` tell of.
+        UserError: The data are not available, or their facts differ from `facts`.
     """
     cfg = trusted_config(run)
-    own = str(ROOT / "data")
-    there = root or str(cfg.data.get("root") or own)
-    given: dict[str, Any] = {"root": there, "download": there == own or root is not None}
+    project_root = str(ROOT / "data")
+    data_root = root or str(cfg.data.get("root") or project_root)
+    given: dict[str, Any] = {"root": data_root, "download": data_root == project_root or root is not None}
     cfg.data.update({key: value for key, value in given.items() if key in cfg.data})
     try:
         data = datamodule(cfg, prepare="root" not in cfg.data or given["download"], module=module)
@@ -114,15 +117,15 @@ def trained_data(
     except UserError as error:
         raise UserError(f"{error}; data_root=FOLDER tells where the data set is, or is to be") from error
     if facts_of(data) != facts:
-        raise UserError(f"{there}: not the data set that {run.directory} was trained on")
+        raise UserError(f"{data_root}: not the data set that {run.directory} was trained on")
     return data
 
 
 def check_accelerator(run: Run, asked: str | None) -> str:
-    """Return the accelerator to compute by: the one that is asked for, else the run's; `auto` where this machine lacks that.
+    """Return the accelerator to compute on: `asked`, else the run's, or `auto` if this machine lacks the run's.
 
     Raises:
-        UserError: There is none of the one that is asked for.
+        UserError: This machine lacks the accelerator `asked`.
     """
     recorded = (run.config.get("trainer") or {}).get("accelerator")
     chosen = asked or (recorded if recorded in ACCELERATORS else "auto")
@@ -132,7 +135,7 @@ def check_accelerator(run: Run, asked: str | None) -> str:
         L.Trainer(
             accelerator=chosen, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
-    except Exception as error:  # whatever Lightning or a driver raises
+    except Exception as error:  # Lightning and drivers raise errors of any class
         why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
         if asked:
             raise UserError(f"accelerator={asked}: {why}; choose auto or cpu") from error
@@ -142,10 +145,10 @@ def check_accelerator(run: Run, asked: str | None) -> str:
 
 
 def evaluation_trainer(run: Run, accelerator: str | None) -> L.Trainer:
-    """A trainer that evaluates a run on one device, and writes nothing.
+    """Return a trainer that evaluates a run on one device, without loggers and callbacks.
 
     Raises:
-        UserError: The run's configuration is refused, or there is no such accelerator.
+        UserError: The run's configuration is refused, or this machine lacks the accelerator.
     """
     silence_lightning()
     accelerator = check_accelerator(run, accelerator)
@@ -159,20 +162,23 @@ def evaluation_trainer(run: Run, accelerator: str | None) -> L.Trainer:
 def evaluate(
     run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str | None
 ) -> tuple[dict[str, float], int | str]:
-    """Evaluate a checkpoint on the test set, and record that, unless the run's trainer takes a part of the set alone.
+    """Evaluate a checkpoint on the test set, and record the evaluation.
+
+    An evaluation is not recorded if the run's `limit_test_batches` restricts it to a part of the test set.
 
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
-        outputs: Folder of the list of test evaluations.
-        data_root: Where the data set lies, if not where it was in training.
-        accelerator: As Lightning names it; None: the run's.
+        outputs: Folder with the list of test evaluations.
+        data_root: Folder of the data set; None for the folder used in training.
+        accelerator: Lightning's name of an accelerator; None for the run's.
 
     Returns:
-        The metrics, and the number of the experiment's test evaluations, or why this is none.
+        The metrics, and the number of the experiment's test evaluations, or a message why this one was not
+        recorded.
 
     Raises:
-        UserError: The configuration or the checkpoint is refused, or the data can't be had.
+        UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
     trainer = evaluation_trainer(run, accelerator)
     module, facts = trained_module(run, checkpoint)
@@ -182,9 +188,9 @@ def evaluate(
     if not has_split(data, "test"):
         raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
     check_test_evaluations(outputs)
-    with seeded(trusted_config(run).seed, "test"):  # as the run's own evaluation
+    with seeded(trusted_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
         measured = trainer.test(module, datamodule=data, verbose=False)
-    metrics = {name: value for each in measured for name, value in each.items()}  # one per loader
-    if part := partial_test_message(trainer):
-        return metrics, part
+    metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
+    if message := partial_test_message(trainer):
+        return metrics, message
     return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)
