@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers. The work is done in `leyden.sweep` and `leyden.cluster`."""
+"""Hydra's launcher plugins; they delegate to `leyden.sweep` and `leyden.cluster`."""
 
 import sys
 from abc import abstractmethod
@@ -16,21 +16,24 @@ from leyden.scheduler import SCHEDULERS
 
 
 class JobLauncher(Launcher):
-    """Runs jobs somewhere; one that has ended before is not run again. A `leyden.sweep.sweep.JobRunner`."""
+    """Base class of launchers that run composed jobs; a `leyden.sweep.sweep.JobRunner`.
 
-    waits = True  # for the jobs to end
+    Jobs that ended in an earlier start are skipped.
+    """
+
+    waits = True
     runner: Any = None
     num_at_once: int
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what launching needs."""
-        check_num_jobs(config.cluster.num_jobs)  # by it the work is shared out, before any job is checked
+        """Store the configuration and the module of the task."""
+        check_num_jobs(config.cluster.num_jobs)  # here, as it is used before the jobs are checked
         self.config = config
         module = sys.modules[task_function.__module__]
         self.module = module.__spec__.name if module.__spec__ else module.__name__
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
-        """Refuse the sweeper: Leyden's own give composed jobs to `run_jobs`."""
+        """Refuse other sweepers: Leyden's sweepers call `run_jobs` with composed jobs."""
         raise UserError(
             f"hydra/sweeper={self.config.hydra.runtime.choices['hydra/sweeper']}: must be grid or optuna, whose jobs are runs that are "
             "checked and resumed"
@@ -38,7 +41,7 @@ class JobLauncher(Launcher):
 
     @abstractmethod
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
-        """Find what is wrong with the jobs, and make the runner; False if that was all that is wanted."""
+        """Check the jobs and create the runner; return False if the user asked for the check only."""
 
     def run_jobs(
         self,
@@ -48,27 +51,27 @@ class JobLauncher(Launcher):
         at_once: int | None = None,
         ended: Callable[[Any, str], bool],
     ) -> None:
-        """Run jobs that are composed and checked, as `batch.run` says."""
+        """Run checked jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
         from leyden.sweep.status import run_jobs
 
         run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
 
     def close(self) -> None:
-        """End the workers, if there are any."""
+        """Stop the workers, if there are any."""
 
 
 class LocalLauncher(JobLauncher):
-    """Runs the jobs in parallel on this machine; jobs of several processes one after another.
+    """Runs jobs in parallel on this machine; jobs with several processes run one after another.
 
     Args:
-        num_jobs: At once; None for one per GPU, or one per core where there is no GPU.
+        num_jobs: Number of jobs at once; None for one per GPU, or one per core without GPUs.
     """
 
     def __init__(self, num_jobs: int | None) -> None:
         self.num_jobs = num_jobs
 
     def setup(self, **kwargs: Any) -> None:
-        """Start the process that workers are copies of: it imports while the jobs are checked. A dry run has no workers."""
+        """Find devices and slots, and start the fork server, which imports PyTorch while the jobs are checked."""
         from leyden.sweep.launcher import warm_up, worker_environments
         from leyden.sweep.worker import USES_CUDA, visible_devices
 
@@ -81,7 +84,7 @@ class LocalLauncher(JobLauncher):
             warm_up(self.config.data)
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
-        """Make sure that the jobs can be run here."""
+        """Check that the jobs can run on this machine."""
         from leyden.sweep.launcher import Pool, num_devices
         from leyden.sweep.worker import run_as_command
 
@@ -90,9 +93,7 @@ class LocalLauncher(JobLauncher):
             raise UserError(f"trainer.num_nodes={nodes[0]}: a sweep on this machine has no other nodes")
         if self.runner is None and all((each.devices, each.strategy) == (1, "auto") for each in trainers):
             self.runner = Pool(self.slots, self.module)
-        elif (
-            self.runner is None
-        ):  # each job has all devices that it asks for, and its share of the cores per process
+        elif self.runner is None:  # one job at a time, with all its devices; its processes share the cores
             most = max(num_devices(each.devices, self.devices) for each in trainers)
             if most > 1 and any(device.startswith("MIG-") for device in self.devices):
                 raise UserError(f"trainer.devices={most}: CUDA gives a process one part of a GPU (MIG) at most")
@@ -103,24 +104,24 @@ class LocalLauncher(JobLauncher):
         return True
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         if self.runner is not None:
             self.runner.stop()
 
 
 class ClusterLauncher(JobLauncher):
-    """Runs the jobs on a cluster.
+    """Runs jobs on a cluster.
 
     Args:
-        cluster: The resources of a job, as `conf/cluster/slurm.yaml` has them.
-        scheduler: Name of the scheduler that starts them.
+        cluster: The node `cluster` of the configuration, as in `conf/cluster/slurm.yaml`.
+        scheduler: Name of the scheduler that starts the jobs.
     """
 
     def __init__(self, cluster: DictConfig, scheduler: str) -> None:
         self.cluster, self.scheduler, self.waits = cluster, SCHEDULERS[scheduler], cluster.wait
 
     def setup(self, **kwargs: Any) -> None:
-        """Find how many jobs there are at once."""
+        """Set the number of jobs at once."""
         if sys.platform == "win32":
             raise UserError(
                 "cluster: no cluster is reached from Windows; cluster=local runs the jobs on this machine"
@@ -129,7 +130,7 @@ class ClusterLauncher(JobLauncher):
         self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:
-        """Check that the scheduler takes the jobs; False for `cluster.dry_run`, which only prints the script."""
+        """Check that the scheduler accepts the jobs; for `cluster.dry_run`, print the script and return False."""
         from leyden.cluster.submit import ClusterRunner
 
         for job in jobs:
@@ -140,19 +141,19 @@ class ClusterLauncher(JobLauncher):
             print(script)
         return not self.cluster.dry_run
 
-    def run_jobs(self, ask: Callable[[], Any], status: Any, *, at_once: int | None = None, **further: Any) -> None:
-        """Submit, and wait unless that is not wanted."""
-        from leyden.cluster.submit import leave_jobs
+    def run_jobs(self, ask: Callable[[], Any], status: Any, *, at_once: int | None = None, **kwargs: Any) -> None:
+        """Submit the jobs, and wait for them if `cluster.wait` is true."""
+        from leyden.cluster.submit import submit_jobs
 
         if self.waits:
-            if at_once and self.cluster.num_jobs:  # of a search, whose jobs are no array that the scheduler limits
+            if at_once and self.cluster.num_jobs:  # a search submits jobs one by one, so no array limits them
                 at_once = min(at_once, self.cluster.num_jobs)
-            super().run_jobs(ask, status, at_once=at_once, **further)
+            super().run_jobs(ask, status, at_once=at_once, **kwargs)
         else:
-            leave_jobs(list(iter(ask, None)), self.runner)
+            submit_jobs(list(iter(ask, None)), self.runner)
 
-    def leave_search(self, config: DictConfig, num_jobs: int) -> None:
-        """Submit jobs that go on with a search by themselves."""
-        from leyden.cluster.submit import leave_search
+    def submit_search(self, config: DictConfig, num_jobs: int) -> None:
+        """Submit jobs that run a search without this process."""
+        from leyden.cluster.submit import submit_search
 
-        leave_search(config, self.runner, num_jobs)
+        submit_search(config, self.runner, num_jobs)

@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers. The work is done in `leyden.sweep`."""
+"""Hydra's sweeper plugins; they delegate to `leyden.sweep`."""
 
 from typing import Any
 
@@ -8,12 +8,15 @@ from leyden.config.errors import UserError
 
 
 class GridSweeper(BasicSweeper):
-    """All combinations, as Hydra's own, but all are checked first, all are run, and a summary ends it.
+    """Runs all combinations of values, as Hydra's basic sweeper.
+
+    Unlike there, all jobs are checked first, a failed job does not stop the others, and a summary is written at the
+    end.
 
     Args:
-        params: What is tried by key, in Hydra's override syntax, as on the command line; rows by name, as zip(...).
-        union: Several grids, each as `params`, which is crossed with each of them.
-        exclude: Jobs that are left out, by the values of their keys.
+        params: Values to try by key, in Hydra's override syntax; or zip(...) by an arbitrary name.
+        union: Several grids, each like `params`; `params` is added to each of them.
+        exclude: Jobs to leave out, as a list of values by key.
         when: Conditions under which a job has a key.
     """
 
@@ -24,22 +27,22 @@ class GridSweeper(BasicSweeper):
         self.union, self.exclude, self.when = union, exclude, when
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs that the arguments span."""
+        """Run the grid of `params` and the command-line arguments."""
         from leyden.sweep.grid import SearchSpaceParser, settings, spaces
         from leyden.sweep.jobs import shared_overrides
-        from leyden.sweep.space import check_few
+        from leyden.sweep.space import check_sweep_size
         from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]
-            typed = SearchSpaceParser(loader, sweep.config, is_search=False)
-            grids = spaces(typed, self.params, self.union, self.when, arguments)
+            parser = SearchSpaceParser(loader, sweep.config, is_search=False)
+            grids = spaces(parser, self.params, self.union, self.when, arguments)
             num = num_seeds(sweep.config, grids)
             found = settings(grids, self.exclude)
-            check_few(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
+            check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
             jobs = sweep.compose(found)
-            further = [overrides for job in jobs for overrides in add_seeds(job, num)]
-            jobs += sweep.compose(further, first=len(jobs))
+            other_seeds = [overrides for job in jobs for overrides in add_seeds(job, num)]
+            jobs += sweep.compose(other_seeds, first=len(jobs))
             if sweep.check(jobs):
                 source = iter(jobs)
                 sweep.run(lambda: next(source, None), total=len(jobs), shared=shared_overrides(jobs))
@@ -48,16 +51,16 @@ class GridSweeper(BasicSweeper):
 
 
 class OptunaSweeper(BasicSweeper):
-    """A search by Optuna 5: ask for a trial when there is a place for it, tell when it ends; over restarts and beside others.
+    """Searches with Optuna 5; a search can be restarted, and run by several processes at once.
 
     Args:
-        sampler: One of Optuna's.
-        num_trials: How many trials there are to be in the end.
-        batch_size: Trials at once, at most; None for as many as the launcher runs at once.
-        params: Search space by key, in Hydra's override syntax, as on the command line; rows by name, as zip(...).
+        sampler: One of Optuna's samplers.
+        num_trials: Number of trials, including those of earlier starts.
+        batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
+        params: Search space by key, in Hydra's override syntax; or zip(...) by an arbitrary name.
         when: Conditions under which a trial has a key.
-        union: Of a grid; a search has none.
-        exclude: Of a grid; a search has none.
+        union: For grids only; an error if set.
+        exclude: For grids only; an error if set.
     """
 
     def __init__(
@@ -72,15 +75,15 @@ class OptunaSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.sampler, self.num_trials, self.batch_size, self.when = sampler, num_trials, batch_size, when
-        self.of_grids = {"union": union, "exclude": exclude}
+        self.grid_options = {"union": union, "exclude": exclude}
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Search the space that the arguments span."""
+        """Search the space of `params` and the command-line arguments."""
         from leyden.sweep.grid import SearchSpaceParser
         from leyden.sweep.search import run_search
         from leyden.sweep.sweep import Sweep
 
-        for key, value in self.of_grids.items():
+        for key, value in self.grid_options.items():
             if value is not None:
                 raise UserError(
                     f"hydra.sweeper.{key}: is for grids; a search takes hydra.sweeper.when, and zip(...)"

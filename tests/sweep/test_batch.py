@@ -20,11 +20,11 @@ class Clock:
         self.num_places, self.now, self.ends = num_places, 0, []
 
     @property
-    def room(self):
+    def num_free(self):
         return None if self.num_places is None else self.num_places - len(self.ends)
 
     def start(self, jobs):
-        assert self.room is None or 0 < len(jobs) <= self.room
+        assert self.num_free is None or 0 < len(jobs) <= self.num_free
         for job in jobs:
             job.started = self.now
             self.ends.append((self.now + job.seconds, job))
@@ -48,7 +48,7 @@ class Silent:
     def __exit__(self, *_):
         pass
 
-    def pass_over(self):
+    def count_skipped(self):
         pass
 
     add = show = lambda self, *_: None
@@ -60,9 +60,9 @@ def job(number, seconds, *, is_finished=False, error=""):
         seconds=seconds,
         error=error,
         overrides=[],
-        choices=None,
+        identity=None,
         task_config=None,
-        run=SimpleNamespace(is_finished=lambda choices: is_finished, result=None),
+        run=SimpleNamespace(is_finished=lambda identity: is_finished, result=None),
     )
 
 
@@ -146,4 +146,4 @@ def test_what_turns_up_late_is_run_too():
 
 
 def test_a_pool_has_room_for_as_many_as_it_has_places():
-    assert Pool([{"OMP_NUM_THREADS": "1"}] * 3, "leyden.train").room == 3
+    assert Pool([{"OMP_NUM_THREADS": "1"}] * 3, "leyden.train").num_free == 3

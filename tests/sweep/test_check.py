@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.sweep import sweep
-from leyden.sweep.space import MANY
+from leyden.sweep.space import MAX_NUMBERS
 from tests.conftest import QUICK, start
 
 values = st.one_of(st.integers(-5, 60).map(str), st.sampled_from(["a", "b"]))
@@ -16,12 +16,12 @@ settings = st.lists(st.dictionaries(st.sampled_from(["x", "y", "z"]), values), m
 def test_each_value_is_in_a_job_that_is_built(found):
     chosen = sweep.covering_subset(found)
     assert chosen == sorted({*chosen})
-    if len(found) <= sweep.ALL:
+    if len(found) <= sweep.MAX_DRY_BUILDS:
         assert chosen == list(range(len(found)))
     for key in ("x", "y", "z"):
         there = {each[key] for each in found if key in each}
         built = {found[n][key] for n in chosen if key in found[n]}
-        if len(there) > MANY and there.isdisjoint("ab"):
+        if len(there) > MAX_NUMBERS and there.isdisjoint("ab"):
             numbers = [*map(int, there)]
             assert {min(numbers), max(numbers)} <= {*map(int, built)}
         else:

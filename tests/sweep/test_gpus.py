@@ -30,7 +30,7 @@ def driver(tmp_path, monkeypatch):
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(worker, "NODES", tmp_path / "dev")
+    monkeypatch.setattr(worker, "DEVICE_FILES", tmp_path / "dev")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0")
 
     def make(script=None, *, has_nodes=True):

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
-from leyden.cluster.submit import _for_elsewhere
+from leyden.cluster.submit import _with_absolute_paths
 from leyden.config.hydra import composing
 
 
@@ -19,7 +19,7 @@ def test_its_places_are_those_of_the_command(tmp_path, name, data):
     with open_dict(cfg):
         cfg.hydra.overrides.task = [f"data={data}", "seed=3"]
     directory = tmp_path / "all of them" / "sweeps" / name
-    found = _for_elsewhere(cfg, directory)
+    found = _with_absolute_paths(cfg, directory)
     typed = OverridesParser.create().parse_overrides(list(found.hydra.overrides.task))
     places = {each.key_or_group: each.value() for each in typed}
     expected = {"outputs": str(tmp_path / "all of them"), "sweep_name": name, "data": data, "seed": 3}

@@ -45,7 +45,7 @@ from tests.sweep.spaces import space
 def test_the_space_is_in_hydras_syntax(override, distribution):
     searched = space(override, "b=3")
     trial = optuna.create_study().ask()
-    searched.draw(trial)
+    searched.suggest(trial)
     assert trial.distributions == {"a": distribution}
     assert searched.overrides(trial.params) == ["b=3", f"a={trial.params['a']}"]
     assert searched.fixed == ["b=3"]
@@ -191,7 +191,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
         )
 
     with contextlib.suppress(KilledError):
-        branched().draw(SimpleNamespace(suggest_float=suggest, suggest_categorical=suggest))
+        branched().suggest(SimpleNamespace(suggest_float=suggest, suggest_categorical=suggest))
     opened.gen.close()
     heir = searches(tmp_path, 6, branched())
     with heir.opened():

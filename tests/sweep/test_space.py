@@ -59,7 +59,7 @@ def test_a_key_is_there_where_its_conditions_hold(drawn):
             assert not found.has({each: value for each, value in setting.items() if each != key})
         assert not found.has({**setting, "z": "z0"})
     reached = {key for setting in expected for key, _ in setting}
-    assert not set(found.never_there()) & reached
+    assert not set(found.never_active()) & reached
 
 
 @given(conditional())
@@ -80,7 +80,7 @@ def test_a_search_draws_what_is_there(drawn, seed):
     searched = made(*drawn)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     for _ in range(3):
-        searched.draw(trial := study.ask())
+        searched.suggest(trial := study.ask())
         assert frozenset(trial.params.items()) in expected
 
 
@@ -107,7 +107,7 @@ def test_what_is_fixed_keeps_its_conditions():
     assert found.fixed == []
     narrowed = space("optimizer=adamw", "optimizer.momentum=0.5,0.9", "lr=1,2", when=when)
     assert narrowed.settings() == [{"lr": "1"}, {"lr": "2"}]
-    assert narrowed.never_there() == []
+    assert narrowed.never_active() == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_member_of_a_zip_has_no_condition_of_its_own():
 
 def test_conditions_that_never_hold_together():
     found = space("a=1,2", "b=1,2", "c=1,2", when={"b": {"a": 1}, "c": {"a": 2, "b": 1}})
-    assert found.never_there() == ["c"]
+    assert found.never_active() == ["c"]
 
 
 CAN = ("RandomSampler", "TPESampler", "BruteForceSampler")

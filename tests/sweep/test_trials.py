@@ -56,10 +56,10 @@ def fake(number, trial, callbacks, seconds, end):
         value=value,
         end=end,
         overrides=[],
-        choices=None,
+        identity=None,
         task_config=None,
         config=OmegaConf.create({"callbacks": callbacks}),
-        run=SimpleNamespace(is_finished=lambda choices: end == "before", result=result),
+        run=SimpleNamespace(is_finished=lambda identity: end == "before", result=result),
     )
 
 

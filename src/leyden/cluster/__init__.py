@@ -1,1 +1,1 @@
-"""Jobs on a cluster, by Slurm."""
+"""Jobs on a Slurm cluster."""

@@ -1,4 +1,4 @@
-"""What a job of a sweep does on a node: a run, or the trials of a search one after another."""
+"""The functions that run on a node of the cluster: a job of a sweep, or trials of a search one after another."""
 
 import gc
 import importlib
@@ -26,33 +26,33 @@ from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
 
 
-def run_on_node(module: str, config: DictConfig, choices: RunIdentity, overrides: list[str]) -> None:
-    """Run a job; whatever it fails by stands in its `result.json`.
+def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
+    """Run a job; record a failure in its `result.json`, and raise it.
 
     Args:
-        module: Name of the module whose `main.task` it is.
-        config: Of the job, Hydra's part included.
-        choices: What it is asked to be.
-        overrides: What it was composed by.
+        module: Name of the module whose `main.task` runs the job.
+        config: The job's configuration, including the node `hydra`.
+        identity: The settings that identify the job's run.
+        overrides: The overrides that the job was composed with.
     """
     setup_globals()
     try:
         execute_job(module, config)
     except Exception as error:
         if is_main_process():
-            record_failure(choices, overrides, failure_text(error))
+            record_failure(identity, overrides, failure_text(error))
         raise
 
 
 def search_on_node(module: str, config: DictConfig) -> None:
-    """Go on with a search until it has its number of trials, beside others that do the same.
+    """Run trials of a search until it has its number of trials; several nodes may do so at once.
 
     Args:
-        module: Name of the module whose `main.task` a trial is.
-        config: Of the sweep, Hydra's part included, with nothing in it that would be something else here.
+        module: Name of the module whose `main.task` runs a trial.
+        config: The sweep's configuration, including the node `hydra`, with absolute paths.
 
     Raises:
-        UserError: This job was started again too often.
+        UserError: This job was requeued too often.
     """
     setup_globals()
     if num_restarts() > config.cluster.max_requeues:
@@ -60,7 +60,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
             f"requeued {num_restarts()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
         )
     with importing():
-        from leyden import assembly  # noqa: F401 - and PyTorch: what is checked is checked in this process
+        from leyden import assembly  # noqa: F401 - with PyTorch imported, the checks run in this process
     with composing():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
@@ -69,7 +69,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
         )
         scheduler = current()
         assert scheduler is not None  # it has started this process
-        sweeper.launcher = InThisProcess(module, scheduler)
+        sweeper.launcher = InProcessLauncher(module, scheduler)
         sweeper.sweep(list(config.hydra.overrides.task))
 
 
@@ -78,27 +78,27 @@ def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:
     return {"scheduler": scheduler.name, "job_id": job.job_id, "log": str(job.log)}
 
 
-class InThisProcess:
-    """Runs jobs one after another in this process; as a launcher, and as a `batch.Runner`.
+class InProcessLauncher:
+    """Runs jobs one after another in this process; a `JobRunner` and a `Runner`.
 
-    What tells the process to end, as a scheduler before the time limit, is for the run that is under way: it saves, and asks that
-    the job be started again, which then goes on with that run. Between two runs it waits for the next one to begin.
+    The scheduler's signal before the time limit is handled by the current run: it saves a checkpoint and requeues this job,
+    which then resumes the run. Between two runs the signal is blocked until the next run starts.
 
     Args:
-        module: Name of the module whose `main.task` a job is.
-        scheduler: Has started this process.
+        module: Name of the module whose `main.task` runs a job.
+        scheduler: The scheduler that started this process.
     """
 
     waits = True
     num_at_once = 1
-    room = 1
+    num_free = 1
 
     def __init__(self, module: str, scheduler: Scheduler) -> None:
         self.module, self.scheduler, self.log = module, scheduler, scheduler.log()
-        self.given: list[Job] = []
+        self.started: list[Job] = []
 
     def check_jobs(self, jobs: Sequence[Job]) -> bool:
-        """Nothing: they were checked where the search was left."""
+        """No-op: the jobs were checked when the search was submitted."""
         return True
 
     def run_jobs(
@@ -109,34 +109,35 @@ class InThisProcess:
         at_once: int | None,
         ended: Callable[[Job, str], bool],
     ) -> None:
-        """Run jobs, as `batch.run` says, but one at once."""
+        """Run jobs one after another, with the arguments of `leyden.sweep.status.run_jobs`."""
         run_jobs(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Take a job, which belongs to this job from now on; `wait` runs it."""
+        """Record this scheduler's job in the run directory of each job; `wait` runs it."""
         for job in jobs:
             job.log = self.log
-            with job.run.locked(choices := job.choices, resume="auto"):
-                job.run.begin(choices, job.overrides)
+            with job.run.locked(identity := job.identity, resume="auto"):
+                job.run.begin(identity, job.overrides)
                 job.run.submission = submission(self.scheduler, Submitted(str(self.scheduler.job_id()), self.log))
-        self.given += jobs
+        self.started += jobs
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
-        """Run it to its end."""
-        job, error = self.given.pop(), ""
+        """Run the started job to its end."""
+        job, error = self.started.pop(), ""
         config = job.config_on_node
-        config.cluster.max_requeues = sys.maxsize  # that of this job, in which there are many runs, was looked at
+        # The limit is on the scheduler's job, which runs many runs; search_on_node has checked it.
+        config.cluster.max_requeues = sys.maxsize
         try:
             execute_job(self.module, config)
         except Exception as raised:
             traceback.print_exc()
             error = failure_text(raised)
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a run that has failed leaves it open
-        gc.collect()  # of a network that was, nothing is left on a GPU
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a failed run may leave it unblocked
+        gc.collect()  # free the GPU memory of the run
         return [(job, error)], 0
 
     def stop(self) -> None:
-        """Nothing: a job that is told of has ended."""
+        """No-op: jobs run synchronously in `wait`."""
 
     close = stop

@@ -1,1 +1,1 @@
-"""Many runs as one thing: which, where, and what came of them."""
+"""Sweeps: grids and searches, whose jobs run locally or on a cluster."""

@@ -1,6 +1,6 @@
-"""A job of several processes, as a command of its own: `python -m leyden.sweep.command FILE`.
+"""A job with several processes, started as a command of its own: `python -m leyden.sweep.command FILE`.
 
-Lightning starts the other processes of a run by the words that its first one was started by.
+Lightning starts the other processes of a run by repeating the command line of the first one.
 """
 
 import pickle
@@ -15,11 +15,11 @@ from leyden.sweep.worker import execute_job
 
 
 def main() -> None:
-    """Run the job that lies in the file; what it fails by goes to `error` beside that."""
+    """Run the pickled job in the file; write the text of an error to the file `error` beside it."""
     path = Path(sys.argv[1])
     setup_globals()
     try:
-        execute_job(*pickle.loads(path.read_bytes()))  # of the process that has started this one
+        execute_job(*pickle.loads(path.read_bytes()))  # trusted: written by the parent process
     except Exception as error:
         if is_main_process():
             path.with_name("error").write_text(failure_text(error), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The jobs of a grid: all combinations of what was typed, less those that are left out.
+"""Parsing of search spaces, and the jobs of a grid: all combinations of values, except excluded ones.
 
-A zip has keys whose values go together, row by row: `model_optimizer=zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))`
-is mlp with sgd, then cnn with adamw.
+A zip combines the values of several keys row by row, as Python's `zip`:
+`model_optimizer=zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))` is mlp with sgd, then cnn with adamw.
 """
 
 import re
@@ -21,53 +21,53 @@ from leyden.sweep.space import (
     Choice,
     Dimension,
     Space,
+    bare_key,
     check_conditions,
     check_range,
     check_tags,
+    choice_dimension,
     conditions,
     conditions_hold,
-    of_interval,
-    of_values,
-    plain,
+    interval_dimension,
     quote_override,
     quote_zip_value,
     read_when,
     unquoted,
 )
 
-AS = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
+ZIP_EXAMPLE = "as zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))"
 
 
 def is_zip(value: Any) -> bool:
-    """Whether what stands behind a name is meant to be a zip."""
+    """Return whether a value is written as a zip."""
     return isinstance(value, str) and ZIP.match(value) is not None
 
 
 def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
-    """The dimension whose choices are the rows of a zip.
+    """Parse a zip; the choices of the returned dimension are its rows.
 
     Args:
-        name: Of the dimension.
+        name: Name of the dimension.
         value: The text `zip(...)`.
-        parser: Reads the members, which are in Hydra's syntax.
+        parser: Hydra's parser, for the members.
 
     Raises:
-        UserError: Names the zip, the member and what is wrong with it.
+        UserError: Names the zip, the member and the mistake.
     """
     if value.lstrip().startswith("shuffle"):
         raise UserError(f"{name}=shuffle(...): the rows of a zip keep their order; take shuffle away")
     found = re.fullmatch(r"\s*zip\s*\((.*)\)\s*", value, re.DOTALL)
-    parts = _split(found[1]) if found else None
+    parts = _split_at_commas(found[1]) if found else None
     if parts is None:
-        raise UserError(f"{name}={value}: brackets or quotes don't match; a zip is written {AS}")
+        raise UserError(f"{name}={value}: brackets or quotes don't match; a zip is written {ZIP_EXAMPLE}")
     columns: dict[str, tuple[Override, list[Any]]] = {}
     for part in parts:
-        override, values = _member(name, part, parser)
-        if (key := plain(override)) in columns:
+        override, values = _parse_member(name, part, parser)
+        if (key := bare_key(override)) in columns:
             raise UserError(f"{name}=zip(...): {key} is there twice")
         columns[key] = override, values
     if len(columns) < 2:
-        raise UserError(f"{name}=zip(...): must have two members or more, {AS}")
+        raise UserError(f"{name}=zip(...): must have two members or more, {ZIP_EXAMPLE}")
     (first, (_, firsts)), *others = columns.items()
     for key, (_, values) in others:
         if len(values) != len(firsts):
@@ -82,8 +82,8 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
     return Dimension(name, tuple(columns), {" ".join(row.overrides): row for row in rows})
 
 
-def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, list[Any]]:
-    """A key and its values."""
+def _parse_member(name: str, part: str, parser: OverridesParser) -> tuple[Override, list[Any]]:
+    """Return the override of a zip's member, and its values."""
     key, has_value, value = (text.strip() for text in part.partition("="))
     if not has_value or not key:
         raise UserError(f"{name}=zip(...): {part.strip() or 'nothing'}: a member is written KEY=choice(...)")
@@ -95,7 +95,7 @@ def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, li
         raise refused("a zip in a zip; give all members to one")
     if not value.strip("[] "):
         raise refused("there is nothing to try in it")
-    # The elements of a list are the rows.
+    # A list means a choice of its elements.
     several = f"choice({value[1:-1]})" if value.startswith("[") and value.endswith("]") else value
     try:
         (override,) = parser.parse_overrides([f"{key}={several}"])
@@ -123,8 +123,8 @@ def _member(name: str, part: str, parser: OverridesParser) -> tuple[Override, li
     return override, values
 
 
-def _split(text: str) -> list[str] | None:
-    """The parts between commas that stand in no brackets and no quotes; None where those don't match."""
+def _split_at_commas(text: str) -> list[str] | None:
+    """Split a text at commas outside of brackets and quotes; return None if brackets or quotes don't match."""
     parts, start, quote, brackets = [], 0, "", ""
     for found in re.finditer(r"\\.|[\"'()\[\]{},]", text):
         sign = found[0]
@@ -143,28 +143,28 @@ def _split(text: str) -> list[str] | None:
 
 
 class SearchSpaceParser:
-    """Reads the dimensions of a sweep.
+    """Parses the dimensions of a sweep.
 
     Args:
-        loader: Hydra's, which knows the groups and their choices.
-        config: Of the sweep; a zip has another name than its keys and groups.
-        is_search: Whether they are for a search, which draws from intervals. A grid has lists, and runs those that are
-            shuffled in another order.
+        loader: Hydra's config loader, which resolves globs over groups.
+        config: The sweep's configuration; the name of a zip must not be one of its keys or groups.
+        is_search: True for a search, which takes intervals and ignores `shuffle`; False for a grid, which takes
+            lists and keeps their shuffled order.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, *, is_search: bool) -> None:
         self.loader, self.config, self.is_search = loader, config, is_search
         self.parser = OverridesParser.create(config_loader=loader)
-        # As the two have always written values into the names of directories and into a study.
+        # The two differ because the texts are part of directory names and of studies.
         self.text = quote_override if is_search else Transformer.str
 
     def dimensions(
         self, params: Any, arguments: Sequence[str], where: str = "hydra.sweeper.params"
     ) -> list[Dimension]:
-        """The dimensions of what stands in `params`, and of arguments, which go before.
+        """Return the dimensions of `params` and of command-line arguments, which replace those of the same key.
 
         Raises:
-            UserError: Something can't be tried, or is tried twice.
+            UserError: A value can't be parsed, or a key is tried twice.
         """
         if not isinstance(params, Mapping | None):
             raise UserError(f"{where}={params}: must be what to try by key, as +hydra.sweeper.params.seed='0,1'")
@@ -192,11 +192,11 @@ class SearchSpaceParser:
         return zipped(name, value, self.parser)
 
     def _dimension(self, override: Override) -> Dimension:
-        """The dimension of an override; one that is fixed has one choice."""
+        """Return the dimension of an override; without sweep syntax it is fixed, with one choice."""
         line = override.input_line
         if not override.is_sweep_override():
             text = override.get_value_element_as_str()
-            return of_values(override, [override.value()], lambda _: text, is_fixed=True)
+            return choice_dimension(override, [override.value()], lambda _: text, is_fixed=True)
         if is_launch_option(override.key_or_group):
             raise UserError(f"{line}: is one thing for all jobs of a sweep, give one value")
         sweep = override.value()
@@ -205,11 +205,11 @@ class SearchSpaceParser:
         check_range(line or "", sweep)
         try:
             if isinstance(sweep, IntervalSweep):
-                return of_interval(override, sweep)
+                return interval_dimension(override, sweep)
             if self.is_search and not isinstance(sweep, Glob):
                 check_tags(sweep.tags, "log")  # type: ignore[union-attr]
-                sweep.shuffle = False  # type: ignore[union-attr]  # a study wants the same choices in each start
-            dimension = of_values(override, override.sweep_iterator(), self.text)
+                sweep.shuffle = False  # type: ignore[union-attr]  # a study needs a fixed order of choices
+            dimension = choice_dimension(override, override.sweep_iterator(), self.text)
         except (ValueError, TypeError) as error:
             raise UserError(f"{line}: {error}") from error
         if not dimension.choices:
@@ -218,50 +218,52 @@ class SearchSpaceParser:
 
 
 def _check_keys(name: str, dimension: Dimension, others: Iterable[Dimension]) -> None:
-    """Raise a `UserError` if a member of a zip is set elsewhere, too: only one of the two would count."""
+    """Raise a `UserError` if another dimension sets a member of a zip, too: only one of them would take effect."""
     elsewhere = {key for other in others for key in other.keys}
     if twice := [key for key in dimension.keys if key in elsewhere]:
         raise UserError(f"{name}=zip(...): {twice[0]} is set outside of it, too; give one of the two")
 
 
-def spaces(typed: SearchSpaceParser, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:
-    """The grids of a sweep: one, or one per entry of `union`, which goes before `params`, and arguments before both.
+def spaces(parser: SearchSpaceParser, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:
+    """Return the grids of a sweep: one, or one per entry of `union`.
+
+    An entry of `union` overrides `params`, and arguments override both.
 
     Raises:
-        UserError: Something can't be tried, or has conditions that can't hold.
+        UserError: A value can't be parsed, or has conditions that never hold.
     """
     entries = _entries("union", union)
-    several = [typed.dimensions(params, arguments)] if union is None else []
+    several = [parser.dimensions(params, arguments)] if union is None else []
     for number, entry in enumerate(entries):
-        typed.dimensions(entry, (), where := f"hydra.sweeper.union[{number}]")  # mistakes of its own
-        both = {**(params or {}), **entry}
-        several.append(typed.dimensions(both, arguments, where))
+        parser.dimensions(entry, (), where := f"hydra.sweeper.union[{number}]")  # checks the entry alone
+        merged = {**(params or {}), **entry}
+        several.append(parser.dimensions(merged, arguments, where))
     found = read_when(when, [dimension for dimensions in several for dimension in dimensions])
     grids = [Space(dimensions, found) for dimensions in several]
-    never = set.intersection(*(set(grid.never_there()) for grid in grids))
+    never = set.intersection(*(set(grid.never_active()) for grid in grids))
     if never and len(grids) == 1:
         raise UserError(f"hydra.sweeper.when.{min(never)}: its conditions never hold together")
     return grids
 
 
 def settings(grids: Iterable[Space], exclude: Any) -> list[list[str]]:
-    """The overrides of each job, each once.
+    """Return the overrides of each job, without duplicates and excluded jobs.
 
     Raises:
-        UserError: There is nothing left, or a condition is on what no job has.
+        UserError: No job is left, or a condition names a key or value that no job has.
     """
     grids = list(grids)
-    tried = [dimension for grid in grids for dimension in grid.dimensions]
-    left_out = []
+    dimensions = [dimension for grid in grids for dimension in grid.dimensions]
+    excluded = []
     for number, entry in enumerate(_entries("exclude", exclude)):
         where = f"hydra.sweeper.exclude[{number}]"
-        left_out.append(conditions(where, entry))
-        check_conditions(where, left_out[-1], tried)
+        excluded.append(conditions(where, entry))
+        check_conditions(where, excluded[-1], dimensions)
     found: dict[frozenset[str], list[str]] = {}
     for grid in grids:
         for setting in grid.settings():
             values = grid.values(setting)
-            if not any(conditions_hold(each, values) for each in left_out):
+            if not any(conditions_hold(each, values) for each in excluded):
                 overrides = grid.overrides(setting)
                 found.setdefault(frozenset(overrides), overrides)
     if not found:
@@ -270,7 +272,11 @@ def settings(grids: Iterable[Space], exclude: Any) -> list[list[str]]:
 
 
 def _entries(key: str, node: Any) -> list[Any]:
-    """The entries of a list in the sweeper's configuration."""
+    """Return the entries of a list of mappings in the sweeper's configuration.
+
+    Raises:
+        UserError: It is not a list of mappings, or empty.
+    """
     if node is None:
         return []
     if (

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: composed, named, and the text of a job's failure that goes from process to process."""
+"""The jobs of a sweep: their composition, their directory names, and the text of their failures."""
 
 import contextlib
 import dataclasses
@@ -31,13 +31,13 @@ AT = "\n    at "
 
 
 def failure_text(error: BaseException) -> str:
-    """The text of an exception; of a mistake in the configuration it names no place."""
+    """Return the text of an exception, with the line that raised it unless it is a mistake in the configuration."""
     place = "" if is_mistake(error) else last_frame(error)
     return failure_as_text(Failure(type(error).__name__, str(error), place))
 
 
 def failure_as_text(failure: Failure) -> str:
-    r"""The text of what stands in `result.json`.
+    r"""Return the text of a failure.
 
     Example:
         >>> failure_as_text(Failure("KeyError", "'hidden'", "mlp.py:12 in forward"))
@@ -47,45 +47,47 @@ def failure_as_text(failure: Failure) -> str:
 
 
 def parse_failure(text: str) -> Failure:
-    """Type, message and place of a text, as above."""
+    """Return the failure of a text written by `failure_as_text`."""
     kind, _, rest = text.partition(": ")
     message, at, place = rest.rpartition(AT)
     return Failure(kind, message, place) if at else Failure(kind, rest)
 
 
 class Composer:
-    """Composes the configuration of a job in a few milliseconds, where Hydra needs a tenth of a second.
+    """Composes configurations of jobs in a few milliseconds each, where Hydra takes 0.1 s.
+
+    A composition is reused for all jobs with the same choices of files; only their values are set anew.
 
     Args:
-        loader: Hydra's.
-        config: Of the sweep, Hydra's part included.
+        loader: Hydra's config loader.
+        config: The sweep's configuration, including the node `hydra`.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
-        self.of_groups: dict[tuple[str, ...], DictConfig] = {}
-        self.sets_value: dict[str, bool] = {}  # by key, as it is typed
+        self.composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that choose files
+        self.sets_value: dict[str, bool] = {}  # by key, with its prefix
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The same as Hydra's `load_sweep_config` gives.
+        """Return the same configuration as Hydra's `load_sweep_config`.
 
         Raises:
-            HydraException: As that does.
+            HydraException: An override is wrong.
         """
         parsed = [self.parse(text) for text in overrides]
         values = [override for override in parsed if self._sets_value(override, overrides)]
         if any(override.is_hydra_override() for override in parsed):
             return self._by_hydra(overrides)
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
-        if groups not in self.of_groups:
-            self.of_groups[groups] = self._by_hydra(groups)
-        composed = self.of_groups[groups].copy()
+        if groups not in self.composed:
+            self.composed[groups] = self._by_hydra(groups)
+        composed = self.composed[groups].copy()
         try:
-            # Hydra has no public way to set values in what it has composed.
+            # Hydra has no public way to apply overrides to a composed configuration.
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         except HydraException:
-            return self._by_hydra(overrides)  # its message tells of the whole
+            return self._by_hydra(overrides)  # raises an error with the full message
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
             names = composed.hydra.job.config.override_dirname
@@ -98,7 +100,10 @@ class Composer:
         return self.loader.load_sweep_config(self.config, list(overrides))
 
     def _sets_value(self, override: Override, overrides: Sequence[str]) -> bool:
-        """Whether an override sets a value, and chooses no file, as Hydra finds for its key among those of a job."""
+        """Return whether an override sets a value, rather than choosing a file of a group.
+
+        Hydra decides this per key, from all overrides of a job.
+        """
         key = str(override.input_line).partition("=")[0]
         if key not in self.sets_value:
             found = self.loader.compute_defaults_list(
@@ -113,9 +118,9 @@ class Composer:
 
 MAX_LENGTH = 120
 ROOT_KEYS = "|".join(field.name for field in dataclasses.fields(TrainConfig))
-# Overrides of which a name tells all: what is written between them and in a list can be taken apart again.
+# A name without hash must be unambiguous: it can be split into its overrides and lists again.
 BETWEEN = re.compile(rf"_(?=[+~]*(?:{ROOT_KEYS})(?!\w))")
-NUMBERS = re.compile(r"[0-9.]+(?:-[0-9.]+)+")  # of a list; a text that looks like it gets a hash
+NUMBERS = re.compile(r"[0-9.]+(?:-[0-9.]+)+")  # a list of numbers in a name; a string of this form gets a hash
 PLAIN = re.compile(
     rf"\+{{0,2}}(?:{ROOT_KEYS})(?:\.\w+)*=(?:\[[0-9.]+(?:,[0-9.]+)+\]|(?!{NUMBERS.pattern}$)[\w.+-]+)", re.ASCII
 )
@@ -123,42 +128,41 @@ HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
 def slug(overrides: Sequence[str]) -> str:
-    """A job's overrides as a readable file name, the same in whatever order they were given.
+    """Return a readable directory name for a job's overrides, independent of their order.
 
-    Overrides that steer a start, and the choice of the sweep or cluster itself, are left out. There is no `=` in
-    it, which would break Hydra's parser. A short hash is added where the name is too long, or where it would not
-    tell all: no two jobs share one.
+    Launch options, such as the choice of the sweep or cluster, are left out. The name has no `=`, which would break
+    Hydra's parser. A short hash is added if the name is too long or ambiguous, so no two jobs share a name.
 
     Args:
-        overrides: As they were typed.
+        overrides: The job's overrides, as given by the user.
 
     Example:
         >>> slug(["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]"])
         'model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1'
-        >>> slug(["model.hidden_sizes=[512]"])  # without a hash it would be that of 512, which is no list
+        >>> slug(["model.hidden_sizes=[512]"])  # without the hash, the same name as for 512, which is no list
         'model.hidden_sizes-512-27faaab5'
     """
-    kept = _kept(overrides)
-    parts = [_of_class(each) for each in _of_fork(kept)]
+    kept = _identifying_overrides(overrides)
+    parts = [_shorten_class(each) for each in _shorten_fork(kept)]
     plain, shown = "_".join(kept), "_".join(parts)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
     can_be_split = (BETWEEN.split(plain) if plain else []) == kept
     if len(clean) <= MAX_LENGTH:
-        tells_all = (
+        is_unambiguous = (
             parts == kept
             and all(map(PLAIN.fullmatch, kept))
             and kept == sorted(kept)
             and len(BETWEEN.split(name)) == max(1, len(kept))
         )
-        if tells_all and can_be_split and not HASH.search(clean):
+        if is_unambiguous and can_be_split and not HASH.search(clean):
             return clean
-    told = plain if can_be_split else json.dumps(kept)
-    return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    hashed = plain if can_be_split else json.dumps(kept)
+    return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(hashed.encode()).hexdigest()[:8]}"
 
 
-def _kept(overrides: Sequence[str]) -> list[str]:
-    """Those that tell jobs apart, in one order; where a key comes twice the last one holds, and the order stays."""
+def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides without launch options, sorted by key; those of one key keep their order."""
     pairs = [(override.lstrip("+~").split("=")[0], override) for override in overrides]
     kept = [(key, override) for key, override in pairs if not is_launch_option(key)]
     if len({key for key, _ in kept}) == len(kept):
@@ -166,8 +170,8 @@ def _kept(overrides: Sequence[str]) -> list[str]:
     return [override for _, override in sorted(kept, key=lambda pair: pair[0])]
 
 
-def _of_class(override: str) -> str:
-    """What a name shows of an override: of one that names a class, `task._target_=mine.gan.GAN`, its last word, `task=GAN`."""
+def _shorten_class(override: str) -> str:
+    """Shorten an override of a class for a name: `task._target_=mine.gan.GAN` becomes `task=GAN`."""
     key, _, value = override.partition("=")
     above, _, last = key.rpartition(".")
     if last != "_target_" or not all(word.isidentifier() for word in value.split(".")):
@@ -175,8 +179,8 @@ def _of_class(override: str) -> str:
     return f"{above}={value.rpartition('.')[2]}"
 
 
-def _of_fork(kept: Sequence[str]) -> list[str]:
-    """What a name says of a fork: the folder of its parent, and what that was not given; a hash tells the rest."""
+def _shorten_fork(kept: Sequence[str]) -> list[str]:
+    """Shorten a fork's overrides for a name: the parent's folder, and overrides that the parent did not have."""
     fork = next((each for each in kept if each.startswith("fork=")), None)
     if fork is None:
         return list(kept)
@@ -193,10 +197,10 @@ class Job:
     """A job of a sweep.
 
     Args:
-        config: All of its configuration, Hydra's part included.
-        overrides: What it was composed by.
-        run: Its directory.
-        log: What it prints.
+        config: The configuration, including the node `hydra`.
+        overrides: The overrides that it was composed with.
+        run: The run directory.
+        log: The file with the job's output.
     """
 
     config: DictConfig
@@ -206,12 +210,12 @@ class Job:
 
     @property
     def number(self) -> int:
-        """Which one of the sweep."""
+        """The job's number within the sweep."""
         return int(self.config.hydra.job.num)
 
     @functools.cached_property
     def task_config(self) -> DictConfig:
-        """A copy of the configuration without Hydra's part; once `choices` are known, with absolute paths."""
+        """A copy of the configuration without the node `hydra`; computing `identity` makes its paths absolute."""
         cfg = self.config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
@@ -219,10 +223,10 @@ class Job:
 
     @property
     def resolved_config(self) -> DictConfig:
-        """The configuration with nothing left that another process, elsewhere or later, could resolve otherwise."""
+        """The configuration with all values resolved, so that another process can't resolve them differently."""
         config = self.config.copy()
         with open_dict(config):
-            config.update(self.choices.config)
+            config.update(self.identity.config)
             config.hydra.sweep.dir, config.hydra.sweep.subdir = (
                 str(self.run.directory.parent),
                 self.run.directory.name,
@@ -231,18 +235,18 @@ class Job:
 
     @property
     def config_on_node(self) -> DictConfig:
-        """The same as it is to run on a node of a cluster."""
+        """The resolved configuration, adapted to a node of a cluster."""
         config = self.resolved_config
         if "download" in config.data:
-            config.data.download = False  # a node may have no network; the data set is here by now
+            config.data.download = False  # a node may have no network; the data set was downloaded before
         if config.sweep.pictures == "best":
-            config.sweep.pictures = "all"  # when the sweep ends, nobody need be there who could draw
-        config.resume = "auto"  # what it was has been looked at, and a requeued job finds its own directory
+            config.sweep.pictures = "all"  # no process may be left to draw them when the sweep ends
+        config.resume = "auto"  # checked before submission; a requeued job must resume in its own directory
         return config
 
     @functools.cached_property
-    def choices(self) -> RunIdentity:
-        """What the job is asked to be.
+    def identity(self) -> RunIdentity:
+        """The settings that identify the job's run.
 
         Raises:
             UserError: The configuration is wrong.
@@ -251,7 +255,7 @@ class Job:
 
 
 def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-    """The job of each list of overrides; `first` is the number of the first one."""
+    """Compose a job for each list of overrides; `first` is the number of the first job."""
     directory = Path(composer.config.hydra.sweep.dir).absolute()
     jobs = []
     for number, overrides in enumerate(batch, start=first):
@@ -269,24 +273,24 @@ def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) 
 
 
 def shared_overrides(jobs: Sequence[Job]) -> set[str]:
-    """The overrides that all of several jobs have."""
+    """Return the overrides that several jobs have in common; none for a single job."""
     first, *others = (job.overrides for job in jobs)
     return {*first}.intersection(*others) if others else set()
 
 
-def record_failure(choices: RunIdentity, overrides: list[str], error: str) -> None:
-    """Let the directory of a job that has failed say so, unless it has a result or is in use.
+def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> None:
+    """Record a failure in a job's run directory, unless it has a result or is in use.
 
     Args:
-        choices: Of the job.
-        overrides: What the job was composed by.
-        error: As `failure` has it.
+        identity: The job's identity.
+        overrides: The overrides that the job was composed with.
+        error: The text of `failure_text`.
     """
-    run = Run(choices.config["run_dir"])
-    with contextlib.suppress(UserError), run.locked(choices, resume="auto"):
+    run = Run(identity.config["run_dir"])
+    with contextlib.suppress(UserError), run.locked(identity, resume="auto"):
         if run.result is None:
             if not (run.directory / "config.yaml").exists():
-                run.begin(choices, overrides)
-            result = Result.failed(choices.objectives, parse_failure(error))
+                run.begin(identity, overrides)
+            result = Result.failed(identity.objectives, parse_failure(error))
             write_hparams(run, result)
             run.end(result)

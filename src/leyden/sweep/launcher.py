@@ -1,4 +1,4 @@
-"""Jobs in parallel on this machine, in processes that start warm: copies of one that has imported all and read the data."""
+"""Jobs in parallel on this machine, in workers forked from a process that imported PyTorch and read the data."""
 
 import contextlib
 import json
@@ -21,17 +21,17 @@ from leyden.sweep import worker
 from leyden.sweep.jobs import Job
 from leyden.sweep.worker import serve
 
-# A copy of a process that has imported PyTorch is safe on Linux alone: elsewhere each one imports it for itself.
+# Forking a process that has imported PyTorch is safe on Linux only; elsewhere each worker imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
-DATA = "LEYDEN_SWEEP_DATA"  # tells `leyden.sweep.warm` what to read
+DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads
 
 
 def warm_up(data: DictConfig) -> None:
-    """Let the imports of the jobs begin in the background, and the reading of the data that most of them need.
+    """Start the fork server in the background, which imports PyTorch and reads the data; Linux only.
 
     Args:
-        data: The node of the configuration; nothing is fetched.
+        data: The data node of the sweep's configuration; nothing is downloaded.
     """
     if sys.platform != "linux":
         return
@@ -44,7 +44,7 @@ def warm_up(data: DictConfig) -> None:
             os.environ[DATA] = json.dumps({**node, "download": False})
     try:
         forkserver.ensure_running()
-    except OSError as error:  # its socket lies there, whose path has at most about a hundred bytes
+    except OSError as error:  # its socket is in TMPDIR, and a socket's path has at most about 100 bytes
         raise UserError(
             f"TMPDIR={tempfile.gettempdir()}: no process can be started from there ({error})"
         ) from error
@@ -52,36 +52,34 @@ def warm_up(data: DictConfig) -> None:
         os.environ.pop(DATA, None)
 
 
-class Process:
-    """A process that does one thing after another.
+class Worker:
+    """A worker process that calls one function after another.
 
     Args:
-        environment: Threads and devices.
+        environment: Environment variables for threads and devices.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.connection, theirs = CONTEXT.Pipe()
+        self.connection, worker_end = CONTEXT.Pipe()
         # Not a daemon: a job may start processes of its own.
-        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(theirs, environment, sys.orig_argv))
+        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(worker_end, environment, sys.orig_argv))
         self.process.start()
-        theirs.close()
-        self.is_spent = (
-            False  # what it did has changed variables of classes and files: it is no new process any more
-        )
+        worker_end.close()
+        self.is_spent = False  # True once a job has changed variables of classes or modules
 
-    def give(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
-        """Let it call a function, whose output goes to a log, or to where that of this process goes."""
+    def submit(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
+        """Let the worker call a function; its output goes to `log`, or to the output of this process."""
         self.connection.send((function, arguments, log))
 
-    def has_answered(self) -> bool:
-        """Whether the function has returned, or the process is gone."""
+    def is_done(self) -> bool:
+        """Return whether the function has returned or the worker has died."""
         return self.connection.poll() or not self.process.is_alive()
 
-    def answer(self) -> Any:
-        """What the function returns.
+    def result(self) -> Any:
+        """Wait for the function's return value and return it.
 
         Raises:
-            EOFError: The process is gone; the message says how.
+            EOFError: The worker has died; the message says how.
         """
         try:
             result, self.is_spent = self.connection.recv()
@@ -91,33 +89,33 @@ class Process:
             raise EOFError(_how_it_ended(self.process.exitcode)) from None
 
     def stop(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker."""
         self.connection.close()
         self.process.kill()
         self.process.join()
 
 
-def call_in_copy(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
-    """What a function returns that needs PyTorch: here, if this process has imported that, else in a copy of one that has.
+def call_in_worker(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
+    """Call a function that needs PyTorch, in this process if it has imported PyTorch, else in a new worker.
 
     Args:
-        function: What is called.
-        arguments: With what.
-        log: Where its output goes; None: where that of this process goes.
+        function: The function.
+        arguments: Its positional arguments.
+        log: File for its output; None for the output of this process.
 
     Raises:
-        UserError: The process that did it is gone.
+        UserError: The worker was killed.
     """
-    if "torch" in sys.modules:  # on a node, where this process trains
+    if "torch" in sys.modules:  # on a node of a cluster, where this process trains
         with (
             log.open("a", encoding="utf-8") if log else contextlib.nullcontext(sys.stdout) as file,
             contextlib.redirect_stdout(file),
         ):
             return function(*arguments)
-    process = Process({"OMP_NUM_THREADS": str(num_threads(num_cores()))})
+    process = Worker({"OMP_NUM_THREADS": str(num_threads(num_cores()))})
     try:
-        process.give(function, *arguments, log=log)
-        return process.answer()
+        process.submit(function, *arguments, log=log)
+        return process.result()
     except EOFError as error:
         raise UserError(f"{function.__name__}: the process was killed: {error}") from None
     finally:
@@ -132,12 +130,14 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 
 def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
-    """The environment of each worker: its device, and its share of the cores, or the threads that the user has exported.
+    """Return the environment variables of each worker: its device, and its number of threads.
+
+    The threads are the worker's share of the cores, unless the user has set OMP_NUM_THREADS.
 
     Args:
-        num_jobs: Number of workers; None for one per device, or one per core where there is no device.
-        devices: As CUDA names them; workers take them in turn.
-        num_cores: Of this machine.
+        num_jobs: Number of workers; None for one per device, or one per core without devices.
+        devices: CUDA's names of the devices; workers take them in turn.
+        num_cores: Number of cores of this machine.
 
     Example:
         >>> [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(3, ["0", "1"], 8)]
@@ -153,7 +153,7 @@ def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores:
 
 
 def num_devices(asked: Any, devices: Sequence[str]) -> int:
-    """How many devices a trainer takes, of those that there are.
+    """Return the number of devices that `trainer.devices` asks for, given the available ones.
 
     Example:
         >>> [num_devices(asked, ["0", "1"]) for asked in (2, [0, 3, 5], "2", "auto")]
@@ -165,12 +165,12 @@ def num_devices(asked: Any, devices: Sequence[str]) -> int:
 
 
 class Pool:
-    """Processes, which are started when they are needed and live until `stop`.
+    """Worker processes, each started for its first job and kept until `stop`; a `leyden.sweep.status.Runner`.
 
     Args:
-        environments: One per process.
-        module: Whose `main.task` a job is.
-        run: Runs a job in one of them.
+        environments: Environment variables of each worker.
+        module: Name of the module whose `main.task` runs a job.
+        run: Function that a worker calls for a job; returns the text of an error, empty on success.
     """
 
     def __init__(
@@ -180,46 +180,45 @@ class Pool:
         run: Callable[[str, DictConfig], str] = worker.try_job,
     ) -> None:
         self.environments, self.module, self.run = environments, module, run
-        self.processes: dict[int, Process] = {}  # by place
-        self.running: dict[int, Job] = {}
+        self.workers: dict[int, Worker] = {}  # by slot, the index of an environment
+        self.running: dict[int, Job] = {}  # by slot
 
     @property
-    def room(self) -> int:
-        """Places where no job runs."""
+    def num_free(self) -> int:
+        """Number of slots in which no job runs."""
         return len(self.environments) - len(self.running)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Give jobs to the processes that have none."""
-        free = [place for place in range(len(self.environments)) if place not in self.running]
-        for job, place in zip(jobs, free, strict=False):
-            there = self.processes.get(place)
-            if there and (there.is_spent or not there.process.is_alive()):  # it has died since
-                self.processes.pop(place).stop()
-            if place not in self.processes:
-                self.processes[place] = Process(self.environments[place])
-            self.processes[place].give(self.run, self.module, job.resolved_config, log=job.log)
-            self.running[place] = job
+        """Start jobs in free slots."""
+        free = [slot for slot in range(len(self.environments)) if slot not in self.running]
+        for job, slot in zip(jobs, free, strict=False):
+            worker = self.workers.get(slot)
+            if worker and (worker.is_spent or not worker.process.is_alive()):
+                self.workers.pop(slot).stop()
+            if slot not in self.workers:
+                self.workers[slot] = Worker(self.environments[slot])
+            self.workers[slot].submit(self.run, self.module, job.resolved_config, log=job.log)
+            self.running[slot] = job
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
-        """As `batch.Runner` says; that a process died is an error of its job, too."""
-        at_work = [self.processes[place] for place in self.running]
-        connection.wait([p.connection for p in at_work] + [p.process.sentinel for p in at_work], timeout=1)
+        """Wait up to a second for jobs to end, as `Runner.wait`; the death of a worker is an error of its job."""
+        busy = [self.workers[slot] for slot in self.running]
+        connection.wait([each.connection for each in busy] + [each.process.sentinel for each in busy], timeout=1)
         ended = []
-        for place, job in list(self.running.items()):
-            process = self.processes[place]
-            if not process.has_answered():
+        for slot, job in list(self.running.items()):
+            if not self.workers[slot].is_done():
                 continue
             try:
-                error = process.answer()
+                error = self.workers[slot].result()
             except EOFError as gone:
                 error = f"Killed: {gone}"
-                self.processes.pop(place).stop()
+                self.workers.pop(slot).stop()
             ended.append((job, error))
-            del self.running[place]
+            del self.running[slot]
         return ended, len(self.running)
 
     def stop(self) -> None:
-        """End the processes, whatever they do."""
-        for process in self.processes.values():
-            process.stop()
-        self.processes, self.running = {}, {}
+        """Kill the workers."""
+        for each in self.workers.values():
+            each.stop()
+        self.workers, self.running = {}, {}

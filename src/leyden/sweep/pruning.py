@@ -1,4 +1,4 @@
-"""Stops a trial of a search early when others show that it will not win."""
+"""Pruning: early stopping of unpromising trials of a search."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,17 +15,17 @@ NEEDED = "pruning needs one objective, that validation logs, as val/acc; ~callba
 
 
 class Pruning(L.Callback):
-    """Reports the objective after the validation at the end of each epoch, and stops the run if the pruner says so.
+    """Reports the objective to Optuna after the validation at the end of each epoch, and stops the run if the pruner decides so.
 
-    Where the run is no trial of a search it does nothing. The study lies beside the run directory; the trial is the
-    one with the directory's name.
+    For a run that is no trial of a search, it does nothing. The study is in the parent folder of the run directory;
+    the trial is found by the name of the run directory.
 
     Args:
-        metric: The objective, one that validation logs, by whatever name.
-        pruner: One of Optuna's.
+        metric: The objective, a metric that validation logs.
+        pruner: One of Optuna's pruners.
     """
 
-    state_key = "Pruning"  # in the checkpoint, whatever the class is called
+    state_key = "Pruning"  # the key in checkpoints, independent of the class name
 
     def __init__(self, *, metric: Any, pruner: Any) -> None:
         if not isinstance(metric, str) or metric == "num_parameters":
@@ -38,25 +38,25 @@ class Pruning(L.Callback):
         self._is_in_search = False
 
     def check_logged(self, names: Collection[str]) -> None:
-        """Make sure that the objective is one of the metrics that validation logs.
+        """Check that validation logs the objective.
 
         Raises:
-            ValueError: It is not.
+            ValueError: The objective is not in `names`.
         """
         if self.metric not in names:
             logs = ", ".join(sorted(names)) or "nothing"
             raise ValueError(f"metric={self.metric}: {NEEDED}; validation logs {logs}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has stopped the run."""
+        """Return whether the run was pruned."""
         return {"pruned": self.pruned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore whether the run was pruned."""
         self.pruned = state_dict["pruned"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the trial; end at once if it was stopped before."""
+        """Find the trial; stop at once if it was pruned before."""
         trainer.should_stop = trainer.should_stop or self.pruned
         directory = Path(trainer.default_root_dir)
         self._is_in_search = (directory.parent / "study.journal").exists()
@@ -64,7 +64,7 @@ class Pruning(L.Callback):
             self._trial = find_trial(directory, self.pruner)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report, and stop if it is to be pruned; a validation within an epoch is none that an epoch is chosen by."""
+        """Report the objective, and stop if the trial should be pruned; not within an epoch, as no best epoch is chosen there."""
         if trainer.state.fn != "fit" or not self._is_in_search or not trainer.is_last_batch:
             return
         found = stages_of(trainer).validation
@@ -77,6 +77,6 @@ class Pruning(L.Callback):
         if self._trial is not None:
             self._trial.report(found[self.metric].item(), epoch)
             prune = self._trial.should_prune()
-        # The first of several processes decides for all. The last epoch is over anyway.
+        # Rank zero decides for all processes. After the last epoch, there is nothing to stop.
         if trainer.strategy.broadcast(prune) and epoch < (trainer.max_epochs or 0):
             self.pruned = trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""A search by Optuna: its trials, each a job per seed, asked for when there is a place and told to the study when they end."""
+"""A search by Optuna: trials are asked for when a slot is free, run as one job per seed, and told to the study."""
 
 import contextlib
 import importlib.util
@@ -21,32 +21,32 @@ from leyden.sweep.space import Dimension, Space, read_when
 from leyden.sweep.study import open_study, trial_of, try_sampler
 from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
-PRUNING = "leyden.sweep.pruning.Pruning"  # by its name: it imports PyTorch
+PRUNING = "leyden.sweep.pruning.Pruning"  # not imported, as it imports PyTorch
 
 
 @dataclass
 class OpenTrial:
-    """A trial under way.
+    """A trial whose jobs have not all ended.
 
     Args:
-        trial: Optuna's.
+        trial: Optuna's trial.
         waiting: Its jobs that have not started.
-        is_pruned: Whether a pruner looks at it. It looks at the first seed, the others wait for what it says.
-        running: The numbers of jobs that have started.
-        values: Of the objectives, of each job that has ended well.
-        state: What it ends as, where it does not end well.
+        has_pruner: True if a pruner may stop it. Only the first seed is pruned; the others wait for its end.
+        running: Numbers of the running jobs.
+        values: Values of the objectives, for each job that has finished.
+        state: The final state of a failed or pruned trial.
     """
 
     trial: Trial
     waiting: list[Job]
-    is_pruned: bool
+    has_pruner: bool
     running: set[int] = field(default_factory=set)
     values: list[Sequence[float | None]] = field(default_factory=list)
     state: TrialState | None = None
 
-    def next(self) -> Job | None:
-        """The next of its jobs; None if there is none, or none yet."""
-        if not self.waiting or (self.is_pruned and self.running and not self.values):
+    def next_job(self) -> Job | None:
+        """Return the next job to start; None if there is none, or if it must wait for the first seed."""
+        if not self.waiting or (self.has_pruner and self.running and not self.values):
             return None
         job = self.waiting.pop(0)
         self.running.add(job.number)
@@ -54,13 +54,13 @@ class OpenTrial:
 
 
 class Trials:
-    """Asks for trials, gives their jobs, and tells the study what came of them.
+    """The trials of this process: asks for them, yields their jobs, and tells the study their results.
 
     Args:
-        study: Optuna's.
-        ask: Gives a trial and its jobs, the first seed first; None for none.
-        at_once: How many trials are under way at once, at most.
-        dropped: Is told of how many jobs there will be less than there were to be.
+        study: Optuna's study.
+        ask: Returns a new trial and its jobs, the first seed first; None if there are no more.
+        at_once: Largest number of open trials.
+        dropped: Called with the number of jobs that will not run, when a trial fails or is pruned.
     """
 
     def __init__(
@@ -76,48 +76,48 @@ class Trials:
         self.is_exhausted = False
 
     def ask(self) -> Job | None:
-        """The next job; None for none now."""
-        for one in self.open:
-            if job := one.next():
+        """Return the next job to start; None if there is none now."""
+        for trial in self.open:
+            if job := trial.next_job():
                 return job
         if self.is_exhausted or len(self.open) >= self.at_once or not (asked := self._ask()):
             return None
-        trial, jobs = asked
-        self.open.append(new := OpenTrial(trial, jobs, is_pruned=_is_pruned(jobs[0])))
-        return new.next()
+        optuna_trial, jobs = asked
+        self.open.append(new := OpenTrial(optuna_trial, jobs, has_pruner=_has_pruner(jobs[0])))
+        return new.next_job()
 
     def ended(self, job: Job, error: str) -> None:
-        """Take what came of a job; its error, empty for none."""
-        one = next(one for one in self.open if job.number in one.running)
-        one.running.remove(job.number)
+        """Record the end of a job, with the text of its error (empty on success)."""
+        trial = next(each for each in self.open if job.number in each.running)
+        trial.running.remove(job.number)
         result = job.run.result
         if error:
-            one.state = TrialState.FAIL
+            trial.state = TrialState.FAIL
         elif result and result.status == "pruned":
-            one.state = one.state or TrialState.PRUNED
+            trial.state = trial.state or TrialState.PRUNED
         else:
-            one.values.append([objective.value for objective in result.objectives] if result else [])
-        if one.state is not None and one.waiting:
-            self.dropped(len(one.waiting))
-            one.waiting.clear()
-        if not one.waiting and not one.running:
-            self.open.remove(one)
-            self._tell(one)
+            trial.values.append([objective.value for objective in result.objectives] if result else [])
+        if trial.state is not None and trial.waiting:
+            self.dropped(len(trial.waiting))
+            trial.waiting.clear()
+        if not trial.waiting and not trial.running:
+            self.open.remove(trial)
+            self._tell(trial)
 
-    def _tell(self, one: OpenTrial) -> None:
-        told: dict[str, Any] = (
-            {"state": one.state} if one.state is not None else {"values": objective_means(one.values)}
+    def _tell(self, trial: OpenTrial) -> None:
+        outcome: dict[str, Any] = (
+            {"state": trial.state} if trial.state is not None else {"values": objective_means(trial.values)}
         )
         try:
-            self.study.tell(one.trial, **told)
-        except RuntimeError as error:  # a sampler that has tried all there is wants to stop the study
+            self.study.tell(trial.trial, **outcome)
+        except RuntimeError as error:  # a sampler with nothing left to try stops the study
             if "Study.stop" not in str(error):
                 raise
             self.is_exhausted = True
 
 
 def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """The mean of each objective over the seeds; None where one of them has none.
+    """Return the mean of each objective over the seeds; None if a seed has no value.
 
     Example:
         >>> objective_means([[0.5, 10.0], [1.0, 10.0]])
@@ -126,19 +126,22 @@ def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | No
     return [fmean(column) if None not in column else None for column in zip(*values, strict=True)]
 
 
-def _is_pruned(job: Job) -> bool:
+def _has_pruner(job: Job) -> bool:
     return any(node and node.get("_target_") == PRUNING for node in job.config.callbacks.values())
 
 
 class Search:
-    """Asks for the trials of a sweep.
+    """A search over a study that several processes may share; each process asks it for trials.
+
+    A process marks its trials with a unique owner name and holds a lock of that name while it lives. A running
+    trial whose owner's lock is free was abandoned, and another process takes it over.
 
     Args:
-        study: As `open_study` gives it.
+        study: The study of `open_study`.
         directory: The sweep directory.
-        space: What is searched.
-        num_trials: How many are to have ended, those of earlier starts included; what failed then does not count.
-        runs: Gives the names of a trial's run directories; by the first one `Pruning` finds the trial.
+        space: The search space.
+        num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
+        runs: Returns the names of a trial's run directories; `Pruning` finds the trial by the first name.
     """
 
     def __init__(
@@ -153,86 +156,88 @@ class Search:
         self.study, self.directory, self.space = study, directory, space
         self.num_trials, self.runs = num_trials, runs
         self.owner = f"owner-{uuid.uuid4().hex}"
-        self.mine: set[int] = set()
+        self.owned: set[int] = set()  # numbers of this process's trials
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Let others see that this process is alive, and let what has failed before be tried once more."""
-        mine = self._lock(self.owner)
+        """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
+        own_lock = self._lock(self.owner)
         try:
             with self._lock("ask"):
-                mine.acquire()
+                own_lock.acquire()
                 self._remove_free_locks()
-                self._find_lost()
+                self._check_complete()
                 trials = self.study.get_trials(deepcopy=False)
-                again = {trial.user_attrs.get("again") for trial in trials}
+                retried = {trial.user_attrs.get("again") for trial in trials}
                 for trial in trials:
-                    if trial.state == TrialState.FAIL and trial.number not in again:
-                        # One that was itself to try a setting again can have been killed before it had drawn all of it.
+                    if trial.state == TrialState.FAIL and trial.number not in retried:
+                        # An enqueued trial may have been killed before all its parameters were suggested: then
+                        # `fixed_params` has the others.
                         setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                         self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
             yield
         finally:
             (self.directory / "locks" / self.owner).unlink(missing_ok=True)
-            mine.release()
+            own_lock.release()
 
     def ask(self) -> Trial | None:
-        """The next trial: one that a killed process has left, else a new one; None if there are enough of them.
+        """Return the next trial: one abandoned by a killed process, else a new one; None if there are enough.
 
         Raises:
-            UserError: The study is one of another space.
+            UserError: The study is of another space.
         """
         with self._lock("ask"):
             for frozen in self.study.get_trials(deepcopy=False):
-                if frozen.state == TrialState.RUNNING and self._is_left(frozen):
+                if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
                     if self.space.has(frozen.params):
-                        return self._own(trial_of(self.study, frozen))
-                    # It was left before all was drawn, or drawn from another space.
+                        return self._claim(trial_of(self.study, frozen))
+                    # Some parameters were not suggested yet, or it is of another space.
                     self.study.tell(frozen.number, state=TrialState.FAIL)
             if self.num_open() < 1:
                 return None
             try:
                 trial = self.study.ask()
-                self.space.draw(trial)
+                self.space.suggest(trial)
             except ValueError as error:
                 raise UserError(
                     f"{self.directory}: the sampler, or its study, does not take this space ({error})\n"
                     "another space, or another number of objectives, needs another sweep_name"
                 ) from error
-            return self._own(trial)
+            return self._claim(trial)
 
     def num_open(self) -> int:
-        """How many trials there are still to be asked for."""
+        """Return the number of new trials still to be asked for."""
         return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
     def num_to_take_over(self) -> int:
-        """How many trials killed processes have left, which this one will run first."""
+        """Return the number of trials abandoned by killed processes, which this process will run first."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return sum(map(self._is_left, running))
+        return sum(map(self._is_abandoned, running))
 
-    def num_left(self) -> int:
-        """How many trials have not ended, those that are under way included."""
+    def num_remaining(self) -> int:
+        """Return the number of trials that have not ended, including running ones."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         return max(0, self.num_trials - len(self.study.get_trials(deepcopy=False, states=states)))
 
-    def _own(self, trial: Trial) -> Trial:
+    def _claim(self, trial: Trial) -> Trial:
         trial.set_user_attr("owner", self.owner)
         first, *others = self.runs(trial)
         if others:
             trial.set_user_attr("further_runs", others)
         trial.set_user_attr("run", first)
-        self.mine.add(trial.number)
+        self.owned.add(trial.number)
         return trial
 
     def _counts(self, frozen: FrozenTrial) -> bool:
+        """Return whether a trial counts towards `num_trials`."""
         ended_well = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        return ended_well or frozen.state == TrialState.RUNNING or frozen.number in self.mine
+        return ended_well or frozen.state == TrialState.RUNNING or frozen.number in self.owned
 
-    def _is_left(self, frozen: FrozenTrial) -> bool:
-        """Whether the process that runs a trial is gone: its lock is free."""
-        if frozen.number in self.mine:
+    def _is_abandoned(self, frozen: FrozenTrial) -> bool:
+        """Return whether the process of a running trial is gone: its lock is free."""
+        if frozen.number in self.owned:
             return False
-        # Without an owner it died before it could write down that it is the owner.
+        # No owner: the process died before it recorded itself.
         owner = frozen.user_attrs.get("owner")
         return owner is None or not (self.directory / "locks" / owner).exists() or self._is_free(owner)
 
@@ -244,16 +249,18 @@ class Search:
             return False
 
     def _remove_free_locks(self) -> None:
-        """Remove what processes that were killed have left; nobody makes a lock meanwhile, as `ask` is held."""
+        """Remove the lock files of killed processes; the caller holds the lock `ask`, so no new ones appear."""
         for path in (self.directory / "locks").glob("owner-*"):
             if path.name != self.owner and self._is_free(path.name):
                 path.unlink(missing_ok=True)
 
-    def _find_lost(self) -> None:
-        """Make sure that the study knows all runs that there are: else there would be more trials than are wanted.
+    def _check_complete(self) -> None:
+        """Check that the study has a trial for each run in the sweep directory.
+
+        Otherwise a part of the study was lost, and too many trials would run.
 
         Raises:
-            UserError: It does not.
+            UserError: The study lacks runs.
         """
         runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
         known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
@@ -271,7 +278,10 @@ class Search:
 
 
 def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
-    """The names of a trial's run directories, the first seed's first: None where it was left before it had one."""
+    """Return the names of a trial's run directories, that of the first seed first.
+
+    The first is None if the trial was abandoned before its runs were recorded.
+    """
     return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("further_runs", ())]
 
 
@@ -284,21 +294,21 @@ def run_search(
     num_trials: int,
     batch_size: int | None,
 ) -> None:
-    """Search until `num_trials` trials have ended, those of earlier starts included.
+    """Search until `num_trials` trials have ended, including those of earlier starts.
 
     Args:
-        sweep: Its directory and launcher.
-        dimensions: What is searched, and what is fixed.
-        when: The conditions under which a key is there, as `hydra.sweeper.when` has them.
-        sampler: One of Optuna's.
-        num_trials: How many trials there are to be.
-        batch_size: Trials at once, at most; None for as many as the launcher runs at once.
+        sweep: The sweep, with its directory and launcher.
+        dimensions: The dimensions of the search space, and fixed ones.
+        when: The conditions of `hydra.sweeper.when`.
+        sampler: One of Optuna's samplers.
+        num_trials: Number of trials.
+        batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
 
     Raises:
-        UserError: Something is wrong with the space, the study or a setting; or trials have failed.
+        UserError: The space, the study or a setting is wrong; or trials have failed.
     """
     if isinstance(sampler, GPSampler) and importlib.util.find_spec("scipy") is None:
-        # It would not miss it before the eleventh trial.
+        # GPSampler itself would fail only at the eleventh trial.
         raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install -e '.[gp]' installs it")
     if batch_size is None:
         batch_size = sweep.launcher.num_at_once
@@ -308,10 +318,10 @@ def run_search(
     space = Space(dimensions, read_when(when, dimensions))
     if not space.free:
         raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
-    if never := space.never_there():
+    if never := space.never_active():
         raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
     num = num_seeds(sweep.config, [space])
-    # Each bound, each choice and each branch is checked before the first trial.
+    # Check each bound, each choice and each branch before the first trial.
     extremes = sweep.compose([space.overrides(corner) for corner in space.corners()])
     aims = objectives(extremes[0].task_config.objective)
     if not aims:
@@ -322,40 +332,41 @@ def run_search(
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
-    jobs: dict[int, list[Job]] = {}  # of each trial
+    jobs: dict[int, list[Job]] = {}  # by the number of a trial
     num_composed = 0
 
-    def composed(params: Mapping[str, Any]) -> list[Job]:
+    def compose_jobs(params: Mapping[str, Any]) -> list[Job]:
         nonlocal num_composed
         (first,) = sweep.compose([space.overrides(params)], first=num_composed)
-        further = sweep.compose(add_seeds(first, num), first=num_composed + 1)
+        others = sweep.compose(add_seeds(first, num), first=num_composed + 1)
         num_composed += num
-        return [first, *further]
+        return [first, *others]
 
     def runs(trial: Trial) -> list[str]:
-        """Compose the jobs of a trial; the names of their directories."""
-        jobs[trial.number] = composed(trial.params)
+        """Compose the jobs of a trial; return the names of their directories."""
+        jobs[trial.number] = compose_jobs(trial.params)
         return [job.run.directory.name for job in jobs[trial.number]]
 
     def find(directory: Path) -> Job | None:
-        """The job of a directory, if it is one of this space."""
+        """Compose the job of a run directory again; return None if it is of another space."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        its = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
-        return next((job for each in its for job in composed(each.params) if job.run.directory == directory), None)
+        matching = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
+        found = (job for each in matching for job in compose_jobs(each.params))
+        return next((job for job in found if job.run.directory == directory), None)
 
-    looking = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
-    if not sweep.launcher.waits and (num_left := looking.num_left()):
-        sweep.launcher.leave_search(sweep.config, min(batch_size, num_left))  # type: ignore[attr-defined]
+    search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
+    if not sweep.launcher.waits and (num_remaining := search.num_remaining()):
+        sweep.launcher.submit_search(sweep.config, min(batch_size, num_remaining))  # type: ignore[attr-defined]
         return
 
     def ask() -> tuple[Trial, list[Job]] | None:
-        trial = looking.ask()
+        trial = search.ask()
         return (trial, jobs.pop(trial.number)) if trial else None
 
-    trials = Trials(study, ask, at_once=batch_size, dropped=sweep.expect_less)
-    with looking.opened():
-        num_before = (num_trials - looking.num_left()) * num
-        total = num_before + (looking.num_open() + looking.num_to_take_over()) * num
+    trials = Trials(study, ask, at_once=batch_size, dropped=sweep.reduce_total)
+    with search.opened():
+        num_before = (num_trials - search.num_remaining()) * num
+        total = num_before + (search.num_open() + search.num_to_take_over()) * num
         sweep.run(
             trials.ask,
             total=total,

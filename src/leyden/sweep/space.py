@@ -1,11 +1,11 @@
-"""The space of a sweep: its dimensions, and the conditions under which they are there.
+"""The space of a sweep: its dimensions, and the conditions under which a dimension is active.
 
-A dimension is a key and its values, or the rows of a zip:
+A dimension is a key with its values, or the rows of a zip:
 
 optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform; intervals are for a search
 model.dropout=interval(0.0,0.5)               a number
 data.batch_size=int(interval(32,256))         a whole number
-data.batch_size=choice(64,128,256)            one of these; 64,128,256 says the same
+data.batch_size=choice(64,128,256)            one of these; or shorter: 64,128,256
 trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra._internal.grammar.utils import escape_special_characters  # of which Hydra has no public name
+from hydra._internal.grammar.utils import escape_special_characters  # not public in Hydra
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 
 from leyden.config.checks import MAX_JOBS
@@ -32,12 +32,12 @@ def override_text(
     string: Callable[[str], str] = lambda text: text,
     quoted: Callable[[QuotedString], str] = QuotedString.with_quotes,
 ) -> str:
-    """A value as it stands in an override.
+    """Return the text of a value in an override.
 
     Args:
-        value: As Hydra has parsed it.
-        string: Of a text.
-        quoted: Of a text that stood in quotes.
+        value: A value parsed by Hydra.
+        string: Formats a string without quotes.
+        quoted: Formats a quoted string.
 
     Example:
         >>> override_text([True, None, 0.5])
@@ -59,14 +59,14 @@ def override_text(
 
 
 def quote_override(value: Any) -> str:
-    """A value of a search: signs that would end it are escaped."""
+    """Return the text of a value of a search, with special characters escaped."""
     return override_text(
         value, lambda text: escape_special_characters(text) if re.search(r"[()\[\]{}=,]", text) else text
     )
 
 
 def quote_zip_value(value: Any) -> str:
-    """A value of a zip: a text stands in quotes, unless it is a word and no other value.
+    """Return the text of a value of a zip, with strings in quotes, unless they are plain words.
 
     Example:
         >>> [quote_zip_value(value) for value in ("mlp", "1", 1, "a b")]
@@ -79,19 +79,19 @@ def quote_zip_value(value: Any) -> str:
 
 
 def unquoted(value: Any) -> str:
-    """A value as conditions compare it: quotes are none of it."""
+    """Return the text of a value without quotes, as conditions compare it."""
     return override_text(value, quoted=lambda text: text.text)
 
 
-MANY = 20  # numbers of a key, of which the smallest and the largest stand for all
+MAX_NUMBERS = 20  # of more numbers of a key, only the smallest and the largest are checked before a sweep
 
 
 class Choice(NamedTuple):
-    """One of the things that a dimension can be.
+    """A choice of a dimension.
 
     Args:
-        overrides: What it sets.
-        values: The value of each key, without prefix and quotes, as conditions name it.
+        overrides: The overrides of the choice.
+        values: The value of each key as conditions name it: keys without prefix, values without quotes.
     """
 
     overrides: tuple[str, ...]
@@ -99,7 +99,7 @@ class Choice(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Bounds of a number, both included."""
+    """Bounds of a number, both inclusive, on a linear or logarithmic scale."""
 
     low: float
     high: float
@@ -107,20 +107,20 @@ class Interval(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the numbers are whole ones."""
+        """True if the numbers are integers."""
         return isinstance(self.low, int)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """What a sweep tries for a key, or for several keys together.
+    """The values that a sweep tries for a key, or for several keys together (a zip).
 
     Args:
-        name: The key as it was typed, or the name of a zip.
-        keys: What it sets, without prefixes.
-        choices: By their texts; of an interval there are none.
-        interval: Bounds, of a number that a search draws.
-        is_fixed: Whether there is one choice, which is no part of a search.
+        name: The key with its prefix, as in the override, or the name of a zip.
+        keys: The keys that it sets, without prefixes.
+        choices: Choices by their texts; empty for an interval.
+        interval: Bounds of a number that a search draws; None for choices.
+        is_fixed: True if there is a single choice, given without sweep syntax, which is not searched.
     """
 
     name: str
@@ -129,8 +129,8 @@ class Dimension:
     interval: Interval | None = None
     is_fixed: bool = False
 
-    def draw(self, trial: "BaseTrial") -> Any:
-        """Let a trial choose."""
+    def suggest(self, trial: "BaseTrial") -> Any:
+        """Return the value that a trial suggests."""
         if self.interval is None:
             return trial.suggest_categorical(self.name, list(self.choices))
         low, high, log = self.interval
@@ -139,63 +139,65 @@ class Dimension:
         return trial.suggest_float(self.name, low, high, log=log)
 
     def has(self, value: Any) -> bool:
-        """Whether a value is one of this dimension; of an interval any number is, as its bounds can have been others."""
+        """Return whether a value is of this dimension; any number is of an interval, as bounds may have changed."""
         return isinstance(value, int | float) if self.interval else value in self.choices
 
     def overrides(self, value: Any) -> Sequence[str]:
-        """What it sets; the value of a fixed one is known."""
+        """Return the overrides for a value; a fixed dimension ignores `value`."""
         if self.is_fixed:
             (choice,) = self.choices.values()
             return choice.overrides
         return [f"{self.name}={value}"] if self.interval else self.choices[value].overrides
 
     def extremes(self) -> list[Any]:
-        """Each bound or choice; of many numbers their ends."""
-        return [self.interval.low, self.interval.high] if self.interval else ends(list(self.choices))
+        """Return the bounds, or the choices; of more than `MAX_NUMBERS` numbers, the smallest and the largest."""
+        return [self.interval.low, self.interval.high] if self.interval else extreme_values(list(self.choices))
 
 
-def ends(texts: list[str]) -> list[str]:
-    """The smallest and the largest one of more than `MANY` numbers; all of what else there is."""
+def extreme_values(texts: list[str]) -> list[str]:
+    """Return the smallest and the largest of more than `MAX_NUMBERS` numbers; fewer or other texts unchanged."""
     with contextlib.suppress(ValueError):
-        if len(texts) > MANY:
+        if len(texts) > MAX_NUMBERS:
             return [min(texts, key=float), max(texts, key=float)]
     return texts
 
 
-def plain(override: Override) -> str:
-    """The key of an override without its prefix, as a condition names it."""
+def bare_key(override: Override) -> str:
+    """Return the key of an override without its prefix, as conditions name it."""
     return override.get_key_element().lstrip("+~")
 
 
-def check_few(what: str, num: float) -> None:
-    """Raise a `UserError` if something would be more jobs than a sweep can have; it is counted, not made."""
+def check_sweep_size(what: str, num: float) -> None:
+    """Raise a `UserError` if a number of jobs exceeds `MAX_JOBS`, before they are composed."""
     if not num <= MAX_JOBS:
-        told = f"{num:,.0f}" if math.isfinite(num) else "no end of"
-        raise UserError(f"{what}: {told} jobs; a sweep has {MAX_JOBS:,} at most, a search (sweep=tpe) draws some")
+        number = f"{num:,.0f}" if math.isfinite(num) else "no end of"
+        raise UserError(f"{what}: {number} jobs; a sweep has {MAX_JOBS:,} at most, a search (sweep=tpe) draws some")
 
 
 def check_range(line: str, sweep: Any) -> None:
-    """Raise a `UserError` if a sweep over a key is a range of more numbers than there can be jobs."""
+    """Raise a `UserError` if a `range(...)` has more numbers than a sweep can have jobs."""
     if isinstance(sweep, RangeSweep) and sweep.step and None not in (sweep.start, sweep.stop):
         try:
             num = (sweep.stop - sweep.start) / sweep.step  # type: ignore[operator]
         except OverflowError:
             num = math.inf
-        check_few(line, num)
+        check_sweep_size(line, num)
 
 
-def of_values(override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any) -> Dimension:
-    """The dimension of a key and its values."""
-    name, key = override.get_key_element(), plain(override)
+def choice_dimension(
+    override: Override, values: Iterable[Any], text: Callable[[Any], str], **kwargs: Any
+) -> Dimension:
+    """Return the dimension of a key with a list of values."""
+    name, key = override.get_key_element(), bare_key(override)
     choices = {text(value): Choice((f"{name}={text(value)}",), {key: unquoted(value)}) for value in values}
     return Dimension(name, (key,), choices, **kwargs)
 
 
-def of_interval(override: Override, sweep: IntervalSweep) -> Dimension:
-    """The dimension of a key whose value is a number between two others.
+def interval_dimension(override: Override, sweep: IntervalSweep) -> Dimension:
+    """Return the dimension of a key with an interval.
 
     Raises:
-        ValueError: There is no such number, or there are no orders of magnitude.
+        ValueError: The interval is empty, or logarithmic with bounds that are not positive.
     """
     check_tags(sweep.tags, "log")
     low, high, log = sweep.start or 0, sweep.end or 0, "log" in sweep.tags
@@ -205,28 +207,28 @@ def of_interval(override: Override, sweep: IntervalSweep) -> Dimension:
         raise ValueError("the first bound must not be larger than the second one")
     if log and low <= 0:
         raise ValueError("the bounds of tag(log,...) must be larger than 0")
-    return Dimension(override.get_key_element(), (plain(override),), interval=Interval(low, high, log))
+    return Dimension(override.get_key_element(), (bare_key(override),), interval=Interval(low, high, log))
 
 
 def check_tags(tags: Iterable[str], *known: str) -> None:
-    """Raise a `ValueError` for a tag that means nothing."""
+    """Raise a `ValueError` for an unknown tag."""
     if unknown := sorted({*tags} - {*known}):
         raise ValueError(f"the tag {unknown[0]} means nothing here" + (", there is log alone" if known else ""))
 
 
 Conditions = dict[str, frozenset[str]]
-"""The values of which a key has one, by key; all of them must hold."""
+"""Allowed values by key: each key must have one of its values."""
 
 
 def conditions(where: str, node: Any) -> Conditions:
-    """Read conditions.
+    """Return the conditions of a configuration node.
 
     Args:
-        where: What the user has written them for.
-        node: A value, or a list of values of which one is enough, by key.
+        where: The node's key, for error messages.
+        node: A mapping from keys to an allowed value, or a list of allowed values.
 
     Raises:
-        UserError: They are none.
+        UserError: The node is not such a mapping.
 
     Example:
         >>> conditions("hydra.sweeper.exclude", {"model": "cnn", "seed": [0, 1]})["model"]
@@ -242,7 +244,9 @@ def conditions(where: str, node: Any) -> Conditions:
 
 
 def check_conditions(where: str, found: Conditions, dimensions: Iterable[Dimension]) -> None:
-    """Make sure that conditions are on what is tried; a key with one fixed value may have any other one.
+    """Check that conditions name keys and values that the dimensions have.
+
+    A condition on a key with a fixed value may name any value.
 
     Raises:
         UserError: Names the key or the value that no job has.
@@ -261,36 +265,36 @@ def check_conditions(where: str, found: Conditions, dimensions: Iterable[Dimensi
 
 
 def read_when(node: Any, dimensions: Sequence[Dimension]) -> dict[str, Conditions]:
-    """The conditions of `hydra.sweeper.when`, by key.
+    """Return the conditions of `hydra.sweeper.when`, by key.
 
     Raises:
-        UserError: They are none, or on what is not tried.
+        UserError: The node is not a mapping of conditions, or names a key or value that no job has.
     """
     where = "hydra.sweeper.when"
     if not isinstance(node, Mapping | None):
         raise UserError(f"{where}={node}: must be conditions by key, as {{optimizer.momentum: {{optimizer: sgd}}}}")
     found = {}
     for key, each in (node or {}).items():
-        plain = str(key).lstrip("+")
-        if not any(plain in (dimension.name, *dimension.keys) for dimension in dimensions):
+        name = str(key).lstrip("+")
+        if not any(name in (dimension.name, *dimension.keys) for dimension in dimensions):
             raise UserError(f"{where}.{key}: is not tried, so that there are no conditions for it")
         for dimension in dimensions:
-            if plain in dimension.keys and len(dimension.keys) > 1:
+            if name in dimension.keys and len(dimension.keys) > 1:
                 raise UserError(
                     f"{where}.{key}: is a member of the zip {dimension.name}, which has conditions as a whole"
                 )
         check_conditions(f"{where}.{key}", needed := conditions(f"{where}.{key}", each), dimensions)
-        found[plain] = needed
+        found[name] = needed
     return found
 
 
 def conditions_hold(found: Conditions, values: Mapping[str, str]) -> bool:
-    """Whether all of them hold for the values of a job."""
+    """Return whether all conditions hold for the values of a job."""
     return all(values.get(key) in allowed for key, allowed in found.items())
 
 
 def _builtin(value: Any) -> Any:
-    """A value of a configuration as Python's own."""
+    """Return a configuration value as Python's dict, list or plain value."""
     if isinstance(value, Mapping):
         return {key: _builtin(inner) for key, inner in value.items()}
     return (
@@ -301,18 +305,25 @@ def _builtin(value: Any) -> Any:
 
 
 Setting = Mapping[str, Any]
-"""The value of each dimension that is there, by name, those that are fixed left out."""
+"""The value of each active dimension that is not fixed, by name."""
 
 
 class Space:
-    """The settings of a sweep.
+    """The settings of a grid or a search.
+
+    A dimension is active in a setting if its conditions hold there, or if it has none.
 
     Args:
-        dimensions: What is tried, and what is fixed.
-        when: The conditions of a dimension, by its key.
+        dimensions: The dimensions, including fixed ones.
+        when: The conditions of dimensions, by key.
+
+    Attributes:
+        dimensions: All dimensions, each after those that its conditions depend on.
+        free: The dimensions that are not fixed.
+        fixed: The overrides that all settings share.
 
     Raises:
-        UserError: Dimensions depend on each other in a circle, or on what is not there.
+        UserError: Conditions are circular, or name a key that no dimension sets.
 
     Example:
         >>> from leyden.sweep.space import Choice
@@ -326,11 +337,11 @@ class Space:
     """
 
     def __init__(self, dimensions: Sequence[Dimension], when: Mapping[str, Conditions]) -> None:
-        self.of = {key: dimension for dimension in dimensions for key in (dimension.name, *dimension.keys)}
-        self.when = {self.of[key].name: each for key, each in when.items() if key in self.of}
+        self.by_key = {key: dimension for dimension in dimensions for key in (dimension.name, *dimension.keys)}
+        self.when = {self.by_key[key].name: each for key, each in when.items() if key in self.by_key}
         self.dimensions: list[Dimension] = []
         for dimension in sorted(dimensions, key=lambda each: not each.is_fixed):
-            self._place(dimension, ())
+            self._append(dimension, ())
         self.free = [dimension for dimension in self.dimensions if not dimension.is_fixed]
         self.fixed = [
             override
@@ -339,79 +350,82 @@ class Space:
             for override in dimension.overrides(None)
         ]
 
-    def _place(self, dimension: Dimension, path: tuple[str, ...]) -> None:
-        """Append a dimension, those that it depends on first."""
+    def _append(self, dimension: Dimension, path: tuple[str, ...]) -> None:
+        """Append a dimension after those that its conditions depend on; `path` detects circles."""
         path = (*path, dimension.name)
         if dimension.name in path[:-1]:
             raise UserError(f"hydra.sweeper.when: a circle: {' needs '.join(path)}")
         for key in self.when.get(dimension.name, {}):
-            if key not in self.of:
+            if key not in self.by_key:
                 raise UserError(f"hydra.sweeper.when: {dimension.name} is tried where nothing sets {key}")
-            self._place(self.of[key], path)
+            self._append(self.by_key[key], path)
         if dimension not in self.dimensions:
             self.dimensions.append(dimension)
 
-    def is_there(self, dimension: Dimension, setting: Setting) -> bool:
-        """Whether a setting has a dimension."""
+    def is_active(self, dimension: Dimension, setting: Setting) -> bool:
+        """Return whether a dimension is active in a setting."""
         needed = self.when.get(dimension.name, {})
         return not needed or conditions_hold(needed, {key: self._value(key, setting) for key in needed})
 
     def _value(self, key: str, setting: Setting) -> str:
-        dimension = self.of[key]
-        if dimension.is_fixed and self.is_there(dimension, setting):
+        dimension = self.by_key[key]
+        if dimension.is_fixed and self.is_active(dimension, setting):
             (choice,) = dimension.choices.values()
             return choice.values[key]
         taken = dimension.choices.get(setting.get(dimension.name, ""))
         return taken.values[key] if taken else ""
 
     def overrides(self, setting: Setting) -> list[str]:
-        """What a job of this setting is composed by."""
-        there = (each for each in self.dimensions if self.is_there(each, setting))
-        return [override for each in there for override in each.overrides(setting.get(each.name))]
+        """Return the overrides of a setting's job."""
+        active = (each for each in self.dimensions if self.is_active(each, setting))
+        return [override for each in active for override in each.overrides(setting.get(each.name))]
 
     def values(self, setting: Setting) -> dict[str, str]:
-        """The value of each key that a job of this setting is given, as conditions name it; intervals have none."""
-        there = (each for each in self.dimensions if self.is_there(each, setting) and not each.interval)
-        return {key: self._value(key, setting) for each in there for key in each.keys}
+        """Return the value of each key in a setting, as conditions name it; without keys of intervals."""
+        active = (each for each in self.dimensions if self.is_active(each, setting) and not each.interval)
+        return {key: self._value(key, setting) for each in active for key in each.keys}
 
-    def draw(self, trial: "BaseTrial") -> None:
-        """Let a trial choose a setting, its parameters; those that decide what else there is come first."""
+    def suggest(self, trial: "BaseTrial") -> None:
+        """Let a trial suggest a setting, which becomes its parameters."""
         setting: dict[str, Any] = {}
         for dimension in self.free:
-            if self.is_there(dimension, setting):
-                setting[dimension.name] = dimension.draw(trial)
+            if self.is_active(dimension, setting):
+                setting[dimension.name] = dimension.suggest(trial)
 
     def has(self, setting: Setting) -> bool:
-        """Whether a setting is a whole one of this space."""
-        there = {each.name: each for each in self.free if self.is_there(each, setting)}
-        return set(there) == set(setting) and all(each.has(setting[name]) for name, each in there.items())
+        """Return whether a setting is a complete setting of this space."""
+        active = {each.name: each for each in self.free if self.is_active(each, setting)}
+        return set(active) == set(setting) and all(each.has(setting[name]) for name, each in active.items())
 
     def settings(self, dimensions: Iterable[Dimension] | None = None) -> list[dict[str, Any]]:
-        """All combinations of choices; of some dimensions, with all that those depend on.
+        """Return all combinations of the choices of all dimensions that are not fixed, or of the given ones.
 
         Raises:
-            UserError: There are more than a sweep can have.
+            UserError: There are more combinations than a sweep can have jobs.
         """
         found: list[dict[str, Any]] = [{}]
         for each in self.free if dimensions is None else dimensions:
-            there = sum(self.is_there(each, one) for one in found)
-            check_few(" x ".join(one.name for one in self.free), there * len(each.choices) + len(found) - there)
+            num_active = sum(self.is_active(each, setting) for setting in found)
+            num = num_active * len(each.choices) + len(found) - num_active
+            check_sweep_size(" x ".join(dimension.name for dimension in self.free), num)
             found = [
-                further
-                for one in found
-                for further in (
-                    [{**one, each.name: text} for text in each.choices] if self.is_there(each, one) else [one]
+                extended
+                for setting in found
+                for extended in (
+                    [{**setting, each.name: text} for text in each.choices]
+                    if self.is_active(each, setting)
+                    else [setting]
                 )
             ]
         return found
 
     def branches(self) -> list[dict[str, Any]]:
-        """What decides which dimensions there are: one setting of it for each way it can be."""
-        deciding = {self.of[key].name for each in self.when.values() for key in each}
-        return self.settings(each for each in self.free if each.name in deciding)
+        """Return all combinations of the dimensions that conditions depend on."""
+        conditioning = {self.by_key[key].name for each in self.when.values() for key in each}
+        return self.settings(each for each in self.free if each.name in conditioning)
 
     def corners(self) -> list[dict[str, Any]]:
-        """Settings that take each bound, each choice and each branch, so that a mistake shows before the first trial."""
+        """Return settings that together have each bound, choice and branch, for checks before a search."""
         extremes = {each.name: each.extremes() for each in self.free}
         unseen = {name: list(values) for name, values in extremes.items()}
         found: list[dict[str, Any]] = []
@@ -421,32 +435,35 @@ class Space:
                 is_first, setting = False, dict(branch)
                 for each in self.free:
                     name, values = each.name, extremes[each.name]
-                    if name not in branch and self.is_there(each, setting):
+                    if name not in branch and self.is_active(each, setting):
                         setting[name] = unseen[name].pop(0) if unseen[name] else values[len(found) % len(values)]
                 found.append(setting)
         return found
 
-    def never_there(self) -> list[str]:
-        """Dimensions whose conditions hold in no setting, though nothing that those are on is fixed."""
+    def never_active(self) -> list[str]:
+        """Return the names of dimensions that are active in no setting.
+
+        A dimension with a condition on a fixed key, or on such a dimension, is not among them.
+        """
         branches = self.branches()
-        never = {each.name for each in self.free if not any(self.is_there(each, branch) for branch in branches)}
+        never = {each.name for each in self.free if not any(self.is_active(each, branch) for branch in branches)}
         return [
             name
             for name in never
-            if not any(self.of[key].is_fixed or self.of[key].name in never for key in self.when[name])
+            if not any(self.by_key[key].is_fixed or self.by_key[key].name in never for key in self.when[name])
         ]
 
     @property
     def fixed_choices(self) -> list[str]:
-        """What of the fixed overrides can change what a job reaches: one that differs in it is of another search."""
+        """The fixed overrides that can change a job's result; a search with others is another search."""
         return sorted(override for override in self.fixed if identity_values(typed_overrides([override])))
 
     @property
     def is_conditional(self) -> bool:
-        """Whether there is something to draw that not each setting has."""
+        """True if some settings lack a dimension that is not fixed."""
         return any(each.name in self.when for each in self.free)
 
     @property
     def log_keys(self) -> list[str]:
-        """The keys that are searched by orders of magnitude."""
+        """The names of dimensions with a logarithmic interval."""
         return [each.name for each in self.free if each.interval and each.interval.log]

@@ -1,4 +1,4 @@
-"""Jobs run as places become free, and the status line of a sweep."""
+"""The loop that runs the jobs of a sweep, and its status line."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -11,14 +11,14 @@ from leyden.sweep.jobs import Job, record_failure
 
 
 class StatusLine:
-    """One line: how many jobs have ended and how, the best so far, and the time left; a context.
+    """A context manager that shows the number of jobs by status, the best objective so far, and the time left.
 
-    Where there is no terminal, there is a line for each job that has ended.
+    On a terminal the line is updated in place; otherwise a line is printed whenever jobs have ended.
 
     Args:
-        total: Number of jobs, those that have ended before included.
-        shared: Overrides that all jobs have.
-        num_before: How many have ended before, of which nobody will tell.
+        total: Number of jobs, including those that ended in earlier starts.
+        shared: Overrides common to all jobs, which are not shown.
+        num_before: Number of jobs that ended in earlier starts and are not passed to this object.
     """
 
     def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:
@@ -27,7 +27,7 @@ class StatusLine:
         self.started = time.monotonic()
         self.num_before = num_before
         self.num_run = self.num_failed = self.num_pruned = 0
-        self.num_shown = 0  # that had ended when the last line was printed
+        self.num_shown = 0  # value of num_run when the last line was printed
         self.best: tuple[float, str] | None = None
 
     def __enter__(self) -> "StatusLine":
@@ -41,12 +41,12 @@ class StatusLine:
         if self.live:
             self.live.stop()
 
-    def pass_over(self) -> None:
-        """Count a job that has ended before."""
+    def count_skipped(self) -> None:
+        """Count a job that ended in an earlier start."""
         self.num_before += 1
 
     def add(self, job: Job, error: str) -> None:
-        """Count a job that has ended."""
+        """Count a job that has ended, with the text of its error (empty on success)."""
         result = job.run.result
         self.num_run += 1
         self.num_failed += bool(error)
@@ -59,7 +59,7 @@ class StatusLine:
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
     def show(self, num_running: int) -> None:
-        """Show how far they are."""
+        """Update the line."""
         if self.live:
             self.live.update(self._line(num_running), refresh=True)
         elif self.num_run > self.num_shown:
@@ -79,23 +79,25 @@ class StatusLine:
 
 
 class Runner(Protocol):
-    """Runs jobs somewhere, several at once; nothing that happens to one stops the others."""
+    """Protocol of objects that run several jobs at once; the failure of a job must not stop the others."""
 
     @property
-    def room(self) -> int | None:
-        """How many more jobs it takes now; None for any number."""
+    def num_free(self) -> int | None:
+        """Number of jobs that can be started now; None for any number."""
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Start jobs, as many as there is room for."""
+        """Start at most `num_free` jobs."""
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
-        """Jobs that have ended, each with the error that it ended with, empty for none; and how many are running.
+        """Wait for a job to end, but only for a short time.
 
-        It waits for one to end, but not for long.
+        Returns:
+            The jobs that have ended, each with the text of its error (empty on success); and the number of running
+            jobs.
         """
 
     def stop(self) -> None:
-        """End the jobs that are running."""
+        """End the running jobs."""
 
 
 def run_jobs(
@@ -106,43 +108,45 @@ def run_jobs(
     at_once: int | None,
     ended: Callable[[Job, str], bool],
 ) -> None:
-    """Run the jobs that have not ended before.
+    """Run jobs, as many at once as possible, and skip those that have ended before.
 
     Args:
-        ask: Gives the next job, None for none; it is called when there is a place for one, and again when others have ended.
-        runner: Runs them.
-        status: Shows how far they are.
-        at_once: How many, where that is less than what the runner takes; None: as many as it takes.
-        ended: Is told the error of each as it ends, empty for none. False ends all.
+        ask: Returns the next job; None if there is none now. It is called when a slot is free, and after a None
+            again when a job has ended.
+        runner: Runs the jobs.
+        status: Shows the progress.
+        at_once: Largest number of jobs at once; None for the runner's own limit.
+        ended: Called with each job that has ended and the text of its error (empty on success); returns False to
+            end all jobs.
     """
-    num_given, goes_on = 0, True
+    num_started, is_active = 0, True
 
-    def next_ones() -> list[Job]:
-        nonlocal goes_on
-        limits = [limit for limit in (runner.room, at_once and at_once - num_given) if limit is not None]
+    def next_jobs() -> list[Job]:
+        nonlocal is_active
+        limits = [limit for limit in (runner.num_free, at_once and at_once - num_started) if limit is not None]
         found: list[Job] = []
-        while goes_on and (not limits or len(found) < min(limits)) and (job := ask()):
-            if job.run.is_finished(job.choices):
-                status.pass_over()
-                goes_on = ended(job, "")
+        while is_active and (not limits or len(found) < min(limits)) and (job := ask()):
+            if job.run.is_finished(job.identity):
+                status.count_skipped()
+                is_active = ended(job, "")
             else:
                 found.append(job)
         return found
 
     with status:
-        while goes_on:
-            given = next_ones()
-            if given and goes_on:
-                runner.start(given)
-                num_given += len(given)
-            if not num_given:
+        while is_active:
+            jobs = next_jobs()
+            if jobs and is_active:
+                runner.start(jobs)
+                num_started += len(jobs)
+            if not num_started:
                 return
             over, num_running = runner.wait()
-            num_given -= len(over)
+            num_started -= len(over)
             for job, error in over:
                 if error:
-                    record_failure(job.choices, job.overrides, error)
+                    record_failure(job.identity, job.overrides, error)
                 status.add(job, error)
-                goes_on = ended(job, error) and goes_on
+                is_active = ended(job, error) and is_active
             status.show(num_running)
     runner.stop()

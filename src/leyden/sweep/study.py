@@ -1,4 +1,4 @@
-"""The study of a search: Optuna's, in the sweep directory, over restarts and beside other processes."""
+"""The Optuna study of a search, a file in the sweep directory that restarts and several processes share."""
 
 import contextlib
 import copy
@@ -25,27 +25,29 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from leyden.config.errors import UserError
 from leyden.sweep.space import Space
 
-STUDY = "study"  # brackets of Hyperband follow from it
+STUDY = "study"  # Hyperband's brackets depend on this name
 LOCK = "study.lock"
 LOCK_TIMEOUT = 30  # seconds
 
 
 class Journal(JournalFileBackend):
-    """Optuna's file, one record per line, to which a process that is killed can have written half a line.
+    """Optuna's journal file, repaired after a process was killed while it wrote a line.
 
-    Readers leave that out; here the next writer cuts it off, where Optuna's would append to it and spoil the file.
+    Readers ignore an incomplete last line. Optuna's writer would append to it and so corrupt the file; this one
+    removes it first.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        # Optuna's own locks outlive a process that was killed; where one lies, optuna-dashboard would wait, and remove it.
+        # Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then remove
+        # them.
         self.path, self.lock = path, filelock.FileLock(path.with_name(LOCK), timeout=LOCK_TIMEOUT)
         super().__init__(str(path), lock_obj=self.lock)  # type: ignore[arg-type]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write records behind the last one that is whole."""
+        """Append records after the last complete one."""
         with self.lock, self.path.open("rb+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read() not in (b"", b"\n"):
@@ -55,10 +57,10 @@ class Journal(JournalFileBackend):
 
 
 def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
-    """The study in a sweep directory.
+    """Open the study in a sweep directory, or create it; `kwargs` go to `optuna.create_study`.
 
     Raises:
-        UserError: It can't be read, or a process that is stuck holds its lock.
+        UserError: The study can't be read, or another process holds its lock for too long.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = directory / "study.journal"
@@ -72,16 +74,16 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
 
 
 def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
-    """Let a copy of the sampler draw some trials, of each branch: what it can't do shows now, not after the first trials.
+    """Check a sampler by letting a copy of it sample a few trials of each branch of the space.
 
     Raises:
-        UserError: It can't, or is none.
+        UserError: The sampler does not support the space or the objectives, or is not one of Optuna's.
     """
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
-    if space.is_conditional and (draws := _draws_at_random(sampler)):
+    if space.is_conditional and (name := _unconditional_sampler(sampler)):
         raise UserError(
-            f"hydra.sweeper.sampler: {draws} learns nothing of keys that some trials lack, as hydra.sweeper.when has it; "
+            f"hydra.sweeper.sampler: {name} learns nothing of keys that some trials lack, as hydra.sweeper.when has it; "
             "tpe, random and grid do"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,26 +94,26 @@ def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
     try:
         for number in range(3 + len(branches)):
             trial = study.ask()
-            space.draw(trial)
-            with contextlib.suppress(RuntimeError):  # it has tried all there is
+            space.suggest(trial)
+            with contextlib.suppress(RuntimeError):  # a sampler with nothing left to try stops the study
                 study.tell(trial, [float(number)] * len(directions))
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
 
 
-def _draws_at_random(sampler: BaseSampler) -> str:
-    """Which sampler this is, if it draws at random what not all trials have; empty if it does not."""
-    together = (CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, NSGAIIISampler, QMCSampler)
-    if isinstance(sampler, together):
+def _unconditional_sampler(sampler: BaseSampler) -> str:
+    """Return the name of a sampler that samples conditional parameters at random; empty for other samplers."""
+    unconditional = (CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, NSGAIIISampler, QMCSampler)
+    if isinstance(sampler, unconditional):
         return type(sampler).__name__
-    # Optuna has no public way to ask for these.
+    # Optuna has no public attributes for these.
     if isinstance(sampler, TPESampler) and sampler._multivariate and not sampler._group:
         return "TPESampler(multivariate=true) without group=true"
     return ""
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
-    """The trial that a run in a sweep directory is; None if it is none."""
+    """Return the running trial of a run directory, or None."""
     study = open_study(run_directory.parent, pruner=pruner)
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if frozen.user_attrs.get("run") == run_directory.name:
@@ -120,5 +122,5 @@ def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
 
 
 def trial_of(study: optuna.Study, frozen: FrozenTrial) -> Trial:
-    """A trial that another process has asked for, to be gone on with; Optuna has no public way to take one up again."""
+    """Return a trial that another process asked for, to continue it; Optuna has no public way to do so."""
     return Trial(study, frozen._trial_id)

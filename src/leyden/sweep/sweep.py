@@ -1,6 +1,7 @@
-"""A sweep: the directory that its jobs share, checked, run, and summarized in the end.
+"""A sweep: its directory, the checks and runs of its jobs, and the summary at its end.
 
-Several seeds of one setting (`sweep.seeds`) are no settings of their own; a mean is over them and `sweep.average_over`.
+Runs that differ only in the seed (`sweep.seeds`) or in the keys of `sweep.average_over` are one setting of the
+summary, with mean values.
 """
 
 import json
@@ -25,45 +26,47 @@ from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.sweep import worker
 from leyden.sweep.jobs import Composer, Job, compose, slug
-from leyden.sweep.launcher import call_in_copy
-from leyden.sweep.space import Space, check_few, ends
+from leyden.sweep.launcher import call_in_worker
+from leyden.sweep.space import Space, check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
 from leyden.sweep.worker import draw_pictures
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Make a directory that of a sweep of this name and objective, and write down further facts about it.
+    """Write the identity of a sweep (name, objective, …) and facts about it to `sweep.json` in its directory.
 
     Raises:
-        UserError: It is that of another one.
+        UserError: The directory belongs to another sweep, or can't be written to.
     """
     path = directory / "sweep.json"
-    refuse_links(directory, directory / "logs", directory / "locks")  # submitit makes links in slurm/
+    refuse_links(directory, directory / "logs", directory / "locks")  # not slurm/, where submitit creates links
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock"):  # of several starts at once the first one decides whose it is
-            there = read_json(path, identity)
-            if not isinstance(there, dict):
+        with FileLock(directory / ".lock"):  # of concurrent starts, the first one claims the directory
+            claimed = read_json(path, identity)
+            if not isinstance(claimed, dict):
                 raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
             differences = [
-                f"{key} {before} there, {here} here"
-                for key, here in identity.items()
-                if (before := there.get(key, "absent")) != here
+                f"{key} {before} there, {value} here"
+                for key, value in identity.items()
+                if (before := claimed.get(key, "absent")) != value
             ]
             if differences:
                 raise UserError(
                     f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
                 )
-            write_whole(path, json.dumps({**identity, **there, **facts}) + "\n")
+            write_whole(path, json.dumps({**identity, **claimed, **facts}) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-ALL = 30  # jobs, up to which each is built; of more, a part that has each value
+MAX_DRY_BUILDS = 30  # of more jobs, only a subset that covers all values is built before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> None:
-    """Find what is wrong with jobs: of all, the values and the directory; of those that are to run, what is made of them.
+    """Check all jobs' settings and directories, and build the parts of those that will run.
+
+    Of many jobs, a covering subset is built.
 
     Raises:
         UserError: Names the job and the mistake.
@@ -72,43 +75,44 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
     to_run = {}
     for name, job in zip(names, jobs, strict=True):
         try:
-            job.run.accept(job.choices, job.choices.config["resume"])
-            if not job.run.is_finished(job.choices):
+            job.run.accept(job.identity, job.identity.config["resume"])
+            if not job.run.is_finished(job.identity):
                 to_run[name] = job
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     chosen = covering_subset([typed_overrides(job.overrides) for job in to_run.values()])
     pairs = list(to_run.items())
-    configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].choices.config)) for n in chosen]
+    configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].identity.config)) for n in chosen]
     if not configs:
         return
     if "torch" in sys.modules:
-        worker.dry_build_jobs(configs)  # as `call` would, but here an error can be raised as it is
-    elif mistake := call_in_copy(worker.dry_build_failure, configs):
+        worker.dry_build_jobs(configs)  # here errors can be raised directly
+    elif mistake := call_in_worker(worker.dry_build_failure, configs):
         raise mistake
 
 
 def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
-    """Which of several settings are checked for all: up to `ALL` of them, else so many that each value is in one.
+    """Return the indices of settings that are built to check all; up to `MAX_DRY_BUILDS` settings, all indices.
 
-    Of many numbers of a key their ends count; of what is no number, as networks and data sets, each pair that occurs, too.
+    Of more settings, the subset has each value of each key (of many numbers, the smallest and the largest), and
+    each occurring pair of values that are not numbers, such as networks and data sets.
 
     Example:
         >>> covering_subset([{"seed": str(seed)} for seed in range(200)])
         [0, 199]
     """
-    if len(settings) <= ALL:
+    if len(settings) <= MAX_DRY_BUILDS:
         return list(range(len(settings)))
     values = {
         key: list(dict.fromkeys(e[key] for e in settings if key in e)) for key in dict.fromkeys(chain(*settings))
     }
-    counted = {(key, value) for key, texts in values.items() for value in ends(texts)}
+    required = {(key, value) for key, texts in values.items() for value in extreme_values(texts)}
     words = {key for key, texts in values.items() if not all(map(_is_number, texts))}
     chosen: list[int] = []
     seen: set[object] = set()
     for number, setting in enumerate(settings):
-        named = [pair for pair in setting.items() if pair[0] in words]
-        new = ({*setting.items()} & counted | {*combinations(sorted(named), 2)}) - seen
+        word_items = [pair for pair in setting.items() if pair[0] in words]
+        new = ({*setting.items()} & required | {*combinations(sorted(word_items), 2)}) - seen
         if new:
             chosen.append(number)
             seen |= new
@@ -124,15 +128,15 @@ def _is_number(text: str) -> bool:
 
 
 def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
-    """With how many seeds each setting of a sweep runs.
+    """Return the number of seeds that each setting of a sweep runs with.
 
     Raises:
-        UserError: It is no number of seeds, too many, or the seed is tried itself.
+        UserError: `sweep.seeds` is not a valid number, or conflicts with a sweep over `seed`.
     """
     num = config.sweep.get("seeds")
     if type(num) is not int or num < 1:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number")
-    check_few(f"sweep.seeds={num}", num)
+    check_sweep_size(f"sweep.seeds={num}", num)
     keys = config.sweep.get("average_over")
     if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
         raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} lacks seed, over which the mean is")
@@ -142,29 +146,30 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
 
 
 def averaged_keys(config: DictConfig, job: Job) -> list[str]:
-    """The keys that a mean is over.
+    """Return the keys of `sweep.average_over`.
 
     Args:
-        config: Of the sweep.
-        job: One of its jobs, which has the keys if somebody has typed them; of the default some data have no folds.
+        config: The sweep's configuration.
+        job: One of its jobs, whose configuration must have the keys if they come from an override. (Not all data
+            have the default key `data.fold`.)
 
     Raises:
-        UserError: They are no keys.
+        UserError: The value is not a list of keys of the configuration.
     """
     keys = config.sweep.average_over
     if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"sweep.average_over={keys}: must be a list of keys, as [seed]")
     if any(override.startswith("sweep.average_over") for override in job.overrides):
-        known = dict(flatten(job.choices.config))
+        known = dict(flatten(job.identity.config))
         if unknown := [key for key in keys if key not in known]:
             raise UserError(f"sweep.average_over={list(keys)}: there is no {unknown[0]}")
     return list(keys)
 
 
 def add_seeds(job: Job, num: int) -> list[list[str]]:
-    """The overrides of a job's setting with each of the seeds that follow its own, so that there are `num`.
+    """Return the overrides of a job with each of the `num - 1` seeds that follow its own.
 
-    The first one keeps the directory that it has without `sweep.seeds`.
+    The job itself keeps its overrides, and so the directory that it has without `sweep.seeds`.
     """
     setting = [override for override in job.overrides if override.lstrip("+").partition("=")[0] != "seed"]
     first = job.config.seed
@@ -173,10 +178,10 @@ def add_seeds(job: Job, num: int) -> list[list[str]]:
 
 @runtime_checkable
 class JobRunner(Protocol):
-    """A launcher, as a sweep needs it: it gets jobs that are composed.
+    """Protocol of a launcher that runs composed jobs.
 
-    Args:
-        waits: Whether it waits for the jobs to end.
+    Attributes:
+        waits: True if `run_jobs` waits for the jobs to end.
         num_at_once: Number of jobs that run at once.
     """
 
@@ -184,7 +189,7 @@ class JobRunner(Protocol):
     num_at_once: int
 
     def check_jobs(self, jobs: Sequence[Job]) -> bool:
-        """Check that the jobs can be run; False if that was all that is wanted."""
+        """Check that the jobs can be run; return False if the user asked for the check only."""
 
     def run_jobs(
         self,
@@ -194,22 +199,22 @@ class JobRunner(Protocol):
         at_once: int | None,
         ended: Callable[[Job, str], bool],
     ) -> None:
-        """Run jobs, as `batch.run` does."""
+        """Run jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers, if there are any."""
 
 
 class Sweep:
-    """A sweep directory and the jobs that run in it by a launcher; a context that ends the launcher's workers.
+    """A sweep directory and its jobs; a context manager that closes the launcher.
 
     Args:
-        loader: Composes the jobs' configurations.
-        config: Of the sweep, Hydra's part included.
+        loader: Hydra's config loader.
+        config: The sweep's configuration, including the node `hydra`.
         launcher: Runs the jobs.
 
     Raises:
-        UserError: The launcher is none of Leyden's.
+        UserError: The launcher is not one of Leyden's.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Any) -> None:
@@ -219,8 +224,8 @@ class Sweep:
         self.composer = Composer(loader, config)
         self.directory = Path(config.hydra.sweep.dir).absolute()
         self.num_jobs = 0
-        self.ended: dict[Path, Job] = {}  # by their directories
-        self.failures: dict[str, str] = {}
+        self.ended: dict[Path, Job] = {}  # by run directory
+        self.failures: dict[str, str] = {}  # texts of errors, by the name of the run directory
         self.status: StatusLine | None = None
 
     def __enter__(self) -> "Sweep":
@@ -228,24 +233,24 @@ class Sweep:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is KeyboardInterrupt and self.status:
-            named = quoted_override("sweep_name", self.directory.name)
-            print(f"{len(self.ended)} jobs have ended; the same command with {named} goes on", file=sys.stderr)
+            override = quoted_override("sweep_name", self.directory.name)
+            print(f"{len(self.ended)} jobs have ended; the same command with {override} goes on", file=sys.stderr)
         self.launcher.close()
 
     def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-        """Jobs, one per list of overrides; `first` is the number of the first one."""
+        """Compose a job for each list of overrides; `first` is the number of the first job."""
         return compose(self.composer, batch, first)
 
     def check(self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any) -> bool:
-        """Find mistakes in the jobs and take the directory; False if that was all that is wanted, by `dry_run`.
+        """Check the jobs and claim the sweep directory; return False after a dry run.
 
         Args:
-            jobs: That are to run.
-            identity: What makes this sweep another one, beside name and objective; None: a grid, these are all of its jobs.
-            facts: To be written down about the sweep.
+            jobs: The jobs of a grid, or the extremes of a search space.
+            identity: What identifies a search beside its name and objective; None for a grid.
+            facts: Facts to store in `sweep.json`.
 
         Raises:
-            UserError: A job is wrong, or the directory is that of another sweep.
+            UserError: A job is wrong, or the directory belongs to another sweep.
         """
         if any(override.startswith("run_dir=") for override in jobs[0].overrides):
             raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
@@ -256,7 +261,7 @@ class Sweep:
         require_choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not self.launcher.waits:
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
-        config = jobs[0].choices.config
+        config = jobs[0].identity.config
         facts["average_over"] = averaged_keys(self.config, jobs[0])
         validate_jobs(jobs)
         if config["dry_run"]:
@@ -267,8 +272,8 @@ class Sweep:
             return False
         if not self.launcher.check_jobs(jobs):
             return False
-        both = {"name": self.config.name, "objective": config["objective"]}
-        claim_directory(self.directory, {**both, **(identity or {})}, facts)
+        common = {"name": self.config.name, "objective": config["objective"]}
+        claim_directory(self.directory, {**common, **(identity or {})}, facts)
         return True
 
     def run(
@@ -281,18 +286,18 @@ class Sweep:
         at_once: int | None = None,
         ended: Callable[[Job, str], None] | None = None,
     ) -> None:
-        """Run jobs, and remember which of them failed.
+        """Run jobs, and record which of them fail.
 
         Args:
-            ask: Gives the next job when there is a place for it; None for none.
-            total: How many there will be, those of earlier starts that are not asked for again included.
-            num_before: How many of them there are of the latter.
-            shared: Overrides that all of them have.
-            at_once: How many at once; None: as the launcher has it.
-            ended: Is told the error of each, empty for none.
+            ask: Returns the next job; None if there is none now.
+            total: Number of jobs, including the `num_before`.
+            num_before: Number of jobs that ended in earlier starts, and that `ask` does not return.
+            shared: Overrides common to all jobs.
+            at_once: Largest number of jobs at once; None for the launcher's own limit.
+            ended: Called with each job that has ended and the text of its error (empty on success).
         """
 
-        def told(job: Job, error: str) -> bool:
+        def record(job: Job, error: str) -> bool:
             self.num_jobs += 1
             self.ended[job.run.directory] = job
             if error:
@@ -302,27 +307,27 @@ class Sweep:
             return not (self.failures and self.config.sweep.fail_fast)
 
         self.status = StatusLine(total, shared, num_before)
-        self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=told)
+        self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=record)
 
-    def expect_less(self, num: int) -> None:
-        """Let the status line know of jobs that will not be needed."""
+    def reduce_total(self, num: int) -> None:
+        """Subtract jobs that will not run from the status line's total."""
         if self.status:
             self.status.total -= num
 
     def conclude(self, find: Callable[[Path], Job | None] = lambda directory: None) -> None:
-        """Write and print the summary, and draw the best.
+        """Write and print the summary, and draw the pictures of the best runs.
 
         Args:
-            find: Gives the job of a directory that has ended in an earlier start; None for none.
+            find: Returns the job of a run directory that ended in an earlier start, or None.
 
         Raises:
-            UserError: Jobs have failed; it lists them with reason and log.
+            UserError: Jobs have failed; the message lists them with their errors and logs.
         """
         winners = []
         try:
             winners = summarize(self.directory)
         except UserError:
-            if not self.failures:  # else they tell why there is nothing
+            if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
         if self.config.sweep.pictures == "best":
             self._draw(winners, find)
@@ -332,15 +337,15 @@ class Sweep:
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
     def _draw(self, runs: Sequence[Run], find: Callable[[Path], Job | None]) -> None:
-        """Draw the pictures of runs whose jobs have drawn none."""
+        """Draw the pictures of runs that have none yet."""
         for run in runs:
             with log_and_continue(f"{run.directory.name}: the drawing of its pictures"):
                 ended = (run.directory / "result.json").stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
-                # As this sweep has made it: what stands in a directory decides nothing.
+                # The configuration is composed by this sweep, never read from the run directory.
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
                 if job is None:
                     continue
                 print(f"drawing the best: {run.directory}")
-                if error := call_in_copy(draw_pictures, job.resolved_config, log=job.log):
+                if error := call_in_worker(draw_pictures, job.resolved_config, log=job.log):
                     raise UserError(error)

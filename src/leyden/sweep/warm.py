@@ -1,4 +1,7 @@
-"""What the processes of a sweep are copies of: it has imported all, has read the data set, and has started nothing."""
+"""Preloaded module of the fork server: workers are forked from it after it has imported PyTorch and read the data.
+
+It must start no threads and no GPU, as forked workers could not use them.
+"""
 
 import contextlib
 import json
@@ -6,7 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would be lost in a copy, which has its own number of them
+os.environ["OMP_NUM_THREADS"] = "1"  # a forked worker would lose a thread pool; it sets its own number of threads
 
 from leyden.data.tensors import keep_tensors
 from leyden.run.process import importing
@@ -21,7 +24,7 @@ with importing():
 
 def _read(node: str) -> None:
     assembly.silence_lightning()
-    with contextlib.suppress(Exception):  # what is wrong with the data is told by the checks, which come next
+    with contextlib.suppress(Exception):  # the checks that follow report mistakes in the data
         assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
 
 
@@ -31,7 +34,7 @@ def _num_threads() -> int:
 
 
 def _starts_nothing(node: str) -> bool:
-    """Whether reading starts no thread and no GPU, which copies of this process could not use: a copy tries it."""
+    """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
     if not (pid := os.fork()):
         before, code = _num_threads(), 1
         try:

@@ -1,4 +1,7 @@
-"""The work of a sweep's processes, one job after another, on the GPUs that the driver lists. Light: it is copied, then imports."""
+"""The worker processes of a sweep, which run one job after another, and the devices for them.
+
+PyTorch is imported inside of functions only: the sweep's main process imports this module and must start quickly.
+"""
 
 import contextlib
 import gc
@@ -39,48 +42,48 @@ if TYPE_CHECKING:
 
 USES_CUDA = ("auto", "gpu", "cuda")  # of trainer.accelerator
 TIMEOUT_S = 60  # a driver that is not loaded yet takes half of it, with many GPUs
-NODES = Path("/dev")
+DEVICE_FILES = Path("/dev")
 GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)")
 MIG = re.compile(r"^\s+MIG .*\(UUID: (MIG-[\w/-]+)\)", re.MULTILINE)
-NAMED = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+DEVICE_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
 def visible_devices() -> list[str]:
-    """The CUDA devices that processes started here may use, each as CUDA_VISIBLE_DEVICES takes it; none without a driver.
+    """Return the CUDA devices that this machine's processes may use, as values for CUDA_VISIBLE_DEVICES.
 
-    A node in `/dev` tells nothing: in a container `/dev/nvidia3` alone is device 0.
+    The numbers of device files don't help: in a container with `/dev/nvidia3` alone, that is device 0.
 
     Raises:
-        UserError: There are GPUs, and the driver does not tell which.
+        UserError: There are GPUs, but nvidia-smi can't list them.
     """
-    if importlib.metadata.version("torch").endswith("+cpu"):  # it can't use them
+    if importlib.metadata.version("torch").endswith("+cpu"):  # this build has no CUDA
         return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return _asked() if chosen is None else named(chosen)
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _query_driver() if value is None else parse_visible_devices(value)
 
 
-def named(chosen: str) -> list[str]:
-    """What CUDA takes of a value of CUDA_VISIBLE_DEVICES: all before the first that names no device.
+def parse_visible_devices(value: str) -> list[str]:
+    """Return the devices in a value of CUDA_VISIBLE_DEVICES, up to the first invalid name, as CUDA does.
 
     Raises:
-        UserError: It names one twice; then CUDA takes none.
+        UserError: A device is named twice; CUDA would then use none.
 
     Example:
-        >>> named("2,GPU-8a,-1,3"), named("NoDevFiles"), named("")
-        (['2', 'GPU-8a'], [], [])
+        >>> [parse_visible_devices(value) for value in ("2,GPU-8a,-1,3", "NoDevFiles", "")]
+        [['2', 'GPU-8a'], [], []]
     """
     devices: list[str] = []
-    for device in chosen.split(","):
-        if not NAMED.fullmatch(device.strip()):
+    for device in value.split(","):
+        if not DEVICE_NAME.fullmatch(device.strip()):
             break
         devices.append(device.strip())
     if len({*devices}) < len(devices):
-        raise UserError(f"CUDA_VISIBLE_DEVICES={chosen}: names a device twice, and CUDA takes none of them then")
+        raise UserError(f"CUDA_VISIBLE_DEVICES={value}: names a device twice, and CUDA takes none of them then")
     return devices
 
 
-def _asked() -> list[str]:
-    told, problem = "", "nvidia-smi is not installed"
+def _query_driver() -> list[str]:
+    output, problem = "", "nvidia-smi is not installed"
     if program := shutil.which("nvidia-smi"):
         try:
             ended = subprocess.run(
@@ -91,7 +94,7 @@ def _asked() -> list[str]:
                 timeout=TIMEOUT_S,
                 stdin=subprocess.DEVNULL,
             )
-            told = "" if ended.returncode else ended.stdout
+            output = "" if ended.returncode else ended.stdout
             problem = (
                 f"nvidia-smi -L ended with {ended.returncode}" if ended.returncode else "nvidia-smi -L names no GPU"
             )
@@ -99,15 +102,14 @@ def _asked() -> list[str]:
             problem = f"nvidia-smi -L gave no answer in {TIMEOUT_S} s"
         except OSError as error:
             problem = f"nvidia-smi can't be started ({error.strerror})"
-    blocks = re.split(r"^(?=GPU \d+:)", told, flags=re.MULTILINE)
+    blocks = re.split(r"^(?=GPU \d+:)", output, flags=re.MULTILINE)
     gpus = [(found[1], found[2], MIG.findall(block)) for block in blocks if (found := GPU.match(block))]
-    if any(
-        parts for *_, parts in gpus
-    ):  # then CUDA counts otherwise than the driver; by their names all can be told
+    if any(parts for *_, parts in gpus):  # with MIG, CUDA numbers devices in another way: use their UUIDs
         return [device for _, uuid, parts in gpus for device in parts or [uuid]]
     if gpus:
         return [number for number, *_ in gpus]
-    if "No devices" not in told and any(re.fullmatch(r"nvidia\d+", node.name) for node in NODES.glob("nvidia*")):
+    files = DEVICE_FILES.glob("nvidia*")
+    if "No devices" not in output and any(re.fullmatch(r"nvidia\d+", file.name) for file in files):
         raise UserError(
             f"the GPUs of this machine can't be told: {problem}; CUDA_VISIBLE_DEVICES=0,1 in the environment names them, "
             "trainer.accelerator=cpu does without"
@@ -116,13 +118,13 @@ def _asked() -> list[str]:
 
 
 def serve(connection: Connection, environment: dict[str, str], command: list[str]) -> None:
-    """Do what comes through the connection, until it is closed or the parent is gone.
+    """Call the functions received from a connection, until it is closed or the parent process dies.
 
     Args:
-        connection: Gives a function, its arguments, and the path of a log or None; takes what the function returns, and whether
-            that has changed what the next one would find.
-        environment: Threads and devices.
-        command: By which the sweep was started, for what a run writes down of where it comes from.
+        connection: Receives tuples of a function, its arguments and the path of a log (or None); sends the
+            return value, and True if the call changed state that the next job would find.
+        environment: Environment variables for threads and devices.
+        command: The command line of the sweep, for the provenance of runs.
     """
     sys.orig_argv = command
     with importing():
@@ -130,8 +132,8 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
 
         from leyden import assembly
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it has read the environment before
-    die_with_parent()  # the sweep, started again, would find the job's directory in use
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the variable was read when torch was imported
+    die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
     setup_globals()
     assembly.silence_lightning()
     while True:
@@ -143,17 +145,17 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
             with log.open("a", encoding="utf-8") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
-        shared = _shared_by(arguments)
+        shared = _shared_state(arguments)
         result = function(*arguments)
         connection.send((result, shared is not None and any(shared.changes())))
         sys.stdout.flush()
         gc.collect()
 
 
-def _shared_by(arguments: Sequence[Any]) -> "ObjectState | None":
-    """See what the classes that a configuration names share with those of the next one: their variables, and those of their files.
+def _shared_state(arguments: Sequence[Any]) -> "ObjectState | None":
+    """Return the state that jobs share: variables of the classes that a configuration names, and of their modules.
 
-    They are imported for that. What changes in a job makes this process another one than that of a single run.
+    The classes are imported for that. A job that changes this state would change the next job in this process.
     """
     from leyden.data.object_state import shared_state
 
@@ -165,17 +167,17 @@ def _shared_by(arguments: Sequence[Any]) -> "ObjectState | None":
             )
             names |= {str(value) for key, value in flat if key.rpartition(".")[2] == "_target_"}
     for name in names:
-        with contextlib.suppress(Exception):  # the job will show what is wrong with it
+        with contextlib.suppress(Exception):  # the job reports the error
             get_object(name)
     return shared_state({name.partition(".")[0] for name in names}) if names else None
 
 
 def execute_job(module: str, config: DictConfig) -> None:
-    """Run a job in this process; what it raises is raised.
+    """Run a job in this process, and raise its error.
 
     Args:
-        module: Name of the module whose `main.task` a job is.
-        config: Of the job, Hydra's part included.
+        module: Name of the module whose `main.task` runs the job.
+        config: The job's configuration, including the node `hydra`.
     """
     _check_gpu(config)
     context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
@@ -185,40 +187,40 @@ def execute_job(module: str, config: DictConfig) -> None:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
         hydra_context=context,
-    ).return_value  # raises, if the job has raised
+    ).return_value  # this property raises the job's error
 
 
 def try_job(module: str, config: DictConfig) -> str:
-    """Run a job; the error that it ends with, empty for none."""
+    """Run a job; return the text of its error, empty on success."""
     try:
         execute_job(module, config)
-    except BaseException as error:  # whatever a job does, the next one is to run
+    except BaseException as error:  # the next job must run, whatever this one raises
         traceback.print_exc()
         return failure_text(error)
     return ""
 
 
 def _check_gpu(config: DictConfig) -> None:
-    """Make sure that GPUs which this process was given can be used: `auto` would be the processor, and nobody would know.
+    """Check that PyTorch can use the GPU of this process; `accelerator=auto` would silently use the CPU.
 
     Raises:
-        UserError: It can't.
+        UserError: PyTorch can't use it.
     """
     import torch
 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if named(devices) and config.trainer.accelerator in USES_CUDA and not torch.cuda.is_available():
+    if parse_visible_devices(devices) and config.trainer.accelerator in USES_CUDA and not torch.cuda.is_available():
         raise UserError(
             f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; trainer.accelerator=cpu does without"
         )
 
 
 def run_as_command(module: str, config: DictConfig) -> str:
-    """The same of a job that has several processes."""
+    """Run a job with several processes, as a command of its own; return the text of its error, empty on success."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job"
         path.write_bytes(pickle.dumps((module, config)))
-        # Killed like this process is, it ends the others.
+        # When this process is killed, the command is ended by a signal on which it ends its other processes.
         code = subprocess.run(
             [sys.executable, "-m", "leyden.sweep.command", str(path)], preexec_fn=end_with_parent
         ).returncode
@@ -229,11 +231,7 @@ def run_as_command(module: str, config: DictConfig) -> str:
 
 
 def draw_pictures(config: DictConfig) -> str:
-    """Draw the pictures of a run that has ended without them; what is in the way, empty for nothing.
-
-    Args:
-        config: Of the run.
-    """
+    """Draw the pictures of a run that ended without them; return the text of an error, empty on success."""
     with importing():
         from leyden.training import redraw
     try:
@@ -245,10 +243,10 @@ def draw_pictures(config: DictConfig) -> str:
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig]]) -> None:
-    """Find what is wrong with any of several configurations, short of training.
+    """Check several configurations by building the parts of their runs, without training.
 
     Args:
-        configs: Each with its name.
+        configs: Names and configurations.
 
     Raises:
         UserError: Names the configuration and the mistake.
@@ -265,11 +263,11 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig]]) -> None:
 
 
 def dry_build_failure(configs: Sequence[tuple[str, DictConfig]]) -> BaseException | None:
-    """The same for another process: what is to be raised there.
+    """Call `dry_build_jobs` for another process; return the exception that it should raise, or None.
 
-    Of a bug the traceback is printed here; it can't be sent.
+    The traceback of a bug is printed here, as it can't be sent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is interrupted, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
     try:
         dry_build_jobs(configs)
     except UserError as error:
