@@ -1,1 +1,1 @@
-"""The worked example, which is yours: read it, change it, replace it. The engine that runs it is `leyden`."""
+"""The worked example: read it, change it, replace it with your own work. The library that runs it is `leyden`."""

@@ -28,7 +28,9 @@ SHORT = {
         "val_size: 59000": "val_size: 5000",
         "limit_val_batches: 5": "limit_val_batches: 1",
     },
-    "src/leyden/sweep/sweep.py": {"ALL = 30": "ALL = 1"},  # of any number of jobs, some are built
+    "src/leyden/sweep/sweep.py": {
+        "MAX_DRY_BUILDS = 30": "MAX_DRY_BUILDS = 1"
+    },  # of any number of jobs, some are built
     "conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
 # Beginnings of commands that are not run; their words are checked as far as that can be without running them.

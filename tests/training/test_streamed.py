@@ -138,7 +138,7 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     assert "invert=true: the data set of" in err
     _, facts = trained_task(run, run.checkpoint("best"))
     with pytest.raises(UserError) as raised:
-        list(predict.read_files(run, facts, sorted(images.iterdir()), invert=False))
+        list(predict.read_image_batches(run, facts, sorted(images.iterdir()), invert=False))
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
 

@@ -1,1 +1,1 @@
-"""Data sets: where their files come from."""
+"""Data sets, and the download of their files."""

@@ -1,4 +1,4 @@
-"""Diamonds: a table to predict a price from."""
+"""Diamonds: a table of measurements and prices."""
 
 import hashlib
 import tempfile
@@ -11,19 +11,22 @@ FILE = "diamonds.csv"
 
 
 class Diamonds(Table):
-    """`data`, (48546 or 5394, 6) float32: carats, depth and table in percent, length, width and height in mm.
+    """Prices of diamonds, with six measurements each.
 
-    `targets` are prices in 1,000 US dollars, (N,) float32. Every tenth diamond, drawn at random, is of the test set.
+    `data` has shape (N, 6), float32, with N = 48,546 for training and 5,394 for the test: carats, depth and table
+    in percent, length, width and height in mm. `targets` has shape (N,), float32: prices in 1,000 US dollars. The
+    test set is a random tenth of the diamonds.
 
-    Source: Wickham, ggplot2: Elegant graphics for data analysis (2009), as the package plotnine ships them.
+    Source: Wickham, ggplot2: Elegant graphics for data analysis (2009), from the package plotnine.
 
     Args:
         root: Folder of the file.
-        train: Whether it is the training set.
-        download: Whether the file is fetched, if it is not there.
+        train: True for the training set, False for the test set.
+        download: True to download the file if it is missing.
 
     Raises:
-        OSError: It is not there, or can't be fetched.
+        OSError: The download fails, or the file is corrupt.
+        RuntimeError: The file is missing.
     """
 
     sha256 = {FILE: "9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4"}  # noqa: RUF012 - a constant
@@ -33,7 +36,7 @@ class Diamonds(Table):
         if download and not path.exists():
             path.write_bytes(_fetch(path.parent))
         if not path.exists():
-            raise RuntimeError(f"{path} not found")  # as the data sets of torchvision have it
+            raise RuntimeError(f"{path} not found")  # as torchvision's data sets do
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256[FILE]:
             raise FileNotFoundError(f"{path} is corrupt")
         inputs = ["carat", "depth", "table", "x", "y", "z"]

@@ -5,18 +5,20 @@ import torch
 from matplotlib import cbook
 from torch.utils.data import Dataset
 
-EVERY = 10  # one point in so many is of the test set
+TEST_EVERY = 10  # every tenth point is in the test set
 
 
 class Elevation(Dataset[None]):
-    """`data`, (N, 2) float32: longitude and latitude in degrees; `targets`, (N,) float32: height in hundreds of metres.
+    """Elevations of 138,632 grid points around Jacksboro, Tennessee, from 236 to 1,076 m.
 
-    138,632 points of a grid around Jacksboro, Tennessee, from 236 to 1,076 m, of which every tenth is of the test set.
-    Source: U.S. Geological Survey's elevation data, as matplotlib ships them in `jacksboro_fault_dem.npz`.
+    `data` has shape (N, 2), float32: longitude and latitude in degrees. `targets` has shape (N,), float32: height
+    in hundreds of metres. Every tenth point is in the test set.
+
+    Source: U.S. Geological Survey's elevation data, from matplotlib's `jacksboro_fault_dem.npz`.
 
     Args:
-        root: Not used: the file lies in the package.
-        train: Whether it is the training set.
+        root: Not used, as matplotlib contains the file.
+        train: True for the training set, False for the test set.
         download: Not used.
     """
 
@@ -28,7 +30,7 @@ class Elevation(Dataset[None]):
             heights = file["elevation"].astype(np.float32) / 100
             longitudes = np.linspace(file["xmin"], file["xmax"], heights.shape[1], dtype=np.float32)
             latitudes = np.linspace(file["ymin"], file["ymax"], heights.shape[0], dtype=np.float32)
-        places = np.stack(np.meshgrid(longitudes, latitudes), axis=-1).reshape(-1, 2)
-        is_test = np.arange(len(places)) % EVERY == 0
-        chosen = ~is_test if train else is_test
-        self.data, self.targets = torch.from_numpy(places[chosen]), torch.from_numpy(heights.reshape(-1)[chosen])
+        coordinates = np.stack(np.meshgrid(longitudes, latitudes), axis=-1).reshape(-1, 2)
+        is_test = np.arange(len(coordinates)) % TEST_EVERY == 0
+        mask = ~is_test if train else is_test
+        self.data, self.targets = torch.from_numpy(coordinates[mask]), torch.from_numpy(heights.reshape(-1)[mask])

@@ -1,4 +1,4 @@
-"""EMNIST, upright and with classes from 0."""
+"""EMNIST with upright images and classes from 0."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ import torchvision
 
 
 class EMNIST(torchvision.datasets.EMNIST):
-    """Handwritten characters, `data` (N, 28, 28) uint8 and `targets` int64, in one of six splits.
+    """Handwritten characters in one of six splits: `data`, (N, 28, 28) uint8, and `targets`, (N,) int64.
 
-    torchvision's is as the files are: images with rows and columns exchanged, and in the split `letters` a class
-    "N/A" without images before "a". This one has neither.
+    In torchvision's class, rows and columns of the images are transposed, and the split `letters` has an empty
+    class "N/A" before "a", as in the original files. This class corrects both.
 
     Source: Cohen, Afshar, Tapson and van Schaik, EMNIST: an extension of MNIST to handwritten letters (2017).
 
     Args:
-        root: Folder of the downloads.
+        root: Folder of the data sets.
         split: `byclass`, `bymerge`, `balanced`, `letters`, `digits` or `mnist`.
-        kwargs: `train` and `download`.
+        kwargs: `train` and `download`, as in torchvision.
 
     Raises:
-        ValueError: There is no such split.
+        ValueError: The split is unknown.
     """
 
-    sha256: dict[str, str] = {}  # noqa: RUF012 - kept beside the files when torchvision has fetched and checked them
+    sha256: dict[str, str] = {}  # noqa: RUF012 - stored beside the files once torchvision has checked the downloads
 
     def __init__(self, root: str, split: str, **kwargs: Any) -> None:
         super().__init__(root, split, **kwargs)

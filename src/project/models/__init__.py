@@ -1,1 +1,1 @@
-"""Networks, each a plain `nn.Module`."""
+"""Networks as plain `nn.Module`s."""

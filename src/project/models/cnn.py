@@ -1,6 +1,6 @@
 """Convolutional network.
 
-Shapes: N images of a batch, C channels, H rows, W columns, K classes.
+Shapes: N images in a batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Convolutions 5×5 with batch normalisation, each followed by pooling to half the size, then two dense layers.
+    """5×5 convolutions with batch normalisation and 2×2 max pooling, then two dense layers.
 
-    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998), of
-    whose LeNet-5 this is a wider, newer form.
+    A wider LeNet-5 with batch normalisation, ReLU and dropout. Source: LeCun, Bottou, Bengio and Haffner,
+    Gradient-based learning applied to document recognition (1998).
 
     Args:
-        input_shape: Shape of one image, (C, H, W); a convolution makes a side of h one of (h - 4) / 2.
+        input_shape: Shape of an image, (C, H, W); a convolution with its pooling reduces a side h to (h - 4) / 2.
         num_classes: Number of logits.
-        num_channels: Of each convolution.
+        num_channels: Number of output channels of each convolution.
         hidden_size: Units of the dense hidden layer.
-        dropout: Chance of a hidden unit to be dropped in training, in [0, 1).
+        dropout: Dropout probability of the hidden units, in [0, 1).
 
     Raises:
         ValueError: The images are too small, or an argument is out of its range.
@@ -72,6 +72,6 @@ class CNN(nn.Module):
         )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        """Return logits, shape (N, num_classes), for images, shape (N, C, H, W)."""
         logits_NK: Tensor = self.layers(images_NCHW)
         return logits_NK

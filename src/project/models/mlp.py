@@ -1,6 +1,6 @@
 """Multilayer perceptron.
 
-Shapes: N samples of a batch, K numbers that are given for each.
+Shapes: N samples in a batch, K outputs per sample.
 """
 
 import itertools
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, started as Keras starts its `Dense`.
+    """Dense layers with ReLU between them, initialised as in Keras: Glorot-uniform weights, zero biases.
 
-    Weights are Glorot-uniform, biases zero. Source: Glorot and Bengio, Understanding the difficulty of training
-    deep feedforward neural networks (2010).
+    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
 
     Args:
-        input_shape: Shape of one sample, as (C, H, W) of an image; any shape does, it is flattened.
-        num_outputs: Numbers that it gives per sample: one logit per class, or what is to be predicted.
+        input_shape: Shape of a sample, such as (C, H, W) for images; samples are flattened.
+        num_outputs: Number of outputs per sample: one logit per class, or one number per target.
         hidden_sizes: Units of each hidden layer, at least one layer.
-        dropout: Chance of a hidden unit to be dropped in training, in [0, 1).
+        dropout: Dropout probability of the hidden units, in [0, 1).
 
     Raises:
         ValueError: An argument is out of its range.
@@ -54,6 +53,6 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits or numbers, shape (N, num_outputs), of samples, shape (N, ...)."""
+        """Return logits or numbers, shape (N, num_outputs), for samples, shape (N, ...)."""
         outputs_NK: Tensor = self.layers(inputs)
         return outputs_NK

@@ -1,6 +1,6 @@
 """Residual network for small images.
 
-Shapes: N images of a batch, C channels, H rows, W columns, K classes.
+Shapes: N images in a batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two convolutions 3×3, whose result is added to the input; it can halve the image's sides (rounded up)."""
+    """Residual block: two 3×3 convolutions plus a shortcut; stride 2 halves the sides, rounded up."""
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
         super().__init__()
@@ -25,22 +25,23 @@ class Block(nn.Module):
             )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Features, shape (N, num_outputs, H / stride, W / stride), of features, shape (N, num_inputs, H, W)."""
+        """Map features of shape (N, num_inputs, H, W) to shape (N, num_outputs, H / stride, W / stride)."""
         y_NCHW = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x_NCHW)))))
         return F.relu(y_NCHW + self.shortcut(x_NCHW))
 
 
 class ResNet(nn.Module):
-    """Residual network for images of 28×28 to 32×32: a 3×3 convolution, stages of blocks, the mean, a dense layer.
+    """Residual network for images of 28×28 to 32×32 pixels.
 
-    All stages but the first start by halving the image's sides. Source: He, Zhang, Ren and Sun, Deep residual
-    learning for image recognition (2016), section 4.2, with 1×1 convolutions as shortcuts.
+    A 3×3 convolution, stages of residual blocks, global average pooling and a dense layer. Each stage after the
+    first starts with stride 2. Source: He, Zhang, Ren and Sun, Deep residual learning for image recognition (2016),
+    section 4.2, with 1×1 convolutions as shortcuts.
 
     Args:
-        input_shape: Shape of one image, (C, H, W), with sides from 28 to 32.
+        input_shape: Shape of an image, (C, H, W), with sides from 28 to 32.
         num_classes: Number of logits.
-        num_channels: Of the blocks in each stage.
-        num_blocks: In each stage.
+        num_channels: Number of channels in each stage.
+        num_blocks: Number of blocks per stage.
 
     Raises:
         ValueError: The images are too small or too large, or an argument is out of its range.
@@ -79,6 +80,6 @@ class ResNet(nn.Module):
         )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        """Return logits, shape (N, num_classes), for images, shape (N, C, H, W)."""
         logits_NK: Tensor = self.layers(images_NCHW)
         return logits_NK

@@ -1,6 +1,6 @@
-"""Networks made elsewhere, for colour images of a size of their own.
+"""Adapter for networks that expect colour images of a certain size, such as torchvision's.
 
-Shapes: N images of a batch, C channels, H rows, W columns, K classes.
+Shapes: N images in a batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class RGB(nn.Module):
-    """Gives a network what it wants: images of three channels and of a certain size.
+    """Converts images to three channels and a certain size for another network.
 
     Args:
-        input_shape: Shape of one image, (C, H, W), with 1 channel, which is repeated, or 3.
+        input_shape: Shape of an image, (C, H, W), with 3 channels, or 1, which is repeated.
         num_classes: Number of logits.
-        network: Makes the network when called with `num_classes`, as torchvision's models are.
-        size: Sides of the images that it sees; None: as they are.
+        network: Called with `num_classes`, returns the network, as torchvision's model builders do.
+        size: Side to which images are resized; None to keep their size.
 
     Raises:
         ValueError: The images have another number of channels, or an argument is out of its range.
@@ -44,9 +44,8 @@ class RGB(nn.Module):
             raise ValueError(f"size={size}: must be a positive whole number, or null for images as they are")
         self.network = network(num_classes=num_classes)
         for norm in self.network.modules():
-            if isinstance(
-                norm, nn.BatchNorm2d
-            ):  # takes anything; its momentum may be None, for the mean of all steps
+            # BatchNorm2d does not check its arguments; a momentum of None is valid (cumulative average).
+            if isinstance(norm, nn.BatchNorm2d):
                 for name, value in (
                     ("eps", norm.eps),
                     ("momentum", 0.1 if norm.momentum is None else norm.momentum),
@@ -56,7 +55,7 @@ class RGB(nn.Module):
         self.size = size
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits, shape (N, num_classes), of images, shape (N, C, H, W)."""
+        """Return logits, shape (N, num_classes), for images, shape (N, C, H, W)."""
         images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
         if self.size:
             images_NCHW = F.interpolate(images_NCHW, size=(self.size, self.size), mode="bilinear")

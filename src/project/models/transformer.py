@@ -1,6 +1,6 @@
-"""Transformer that tells the next token.
+"""Transformer that predicts the next token.
 
-Shapes: N texts of a batch, T tokens of each, D numbers that stand for a token, K words of the vocabulary.
+Shapes: N texts in a batch, T tokens per text, D features per token, K tokens in the vocabulary.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class Transformer(nn.Module):
-    """A decoder alone, as GPT: each place of a text sees itself and what comes before it.
+    """Decoder-only transformer with causal attention, as GPT-2: pre-norm blocks and learned position embeddings.
 
-    Layer normalisation comes first in each block; places have embeddings that are learned. Source: Vaswani et al.,
-    Attention is all you need (2017); Radford et al., Language models are unsupervised multitask learners (2019).
+    Source: Vaswani et al., Attention is all you need (2017); Radford et al., Language models are unsupervised
+    multitask learners (2019).
 
     Args:
-        input_shape: (T,), the most tokens that it takes.
-        vocab_size: Number of words.
+        input_shape: (T,), the maximum context length in tokens.
+        vocab_size: K, the size of the vocabulary.
         num_layers: Number of blocks.
-        num_heads: Heads of attention in each.
+        num_heads: Number of attention heads per block.
         hidden_size: D, a multiple of `num_heads`.
-        dropout: Chance of a number to be dropped in training, in [0, 1).
+        dropout: Dropout probability, in [0, 1).
 
     Raises:
         ValueError: An argument is out of its range.
@@ -53,28 +53,28 @@ class Transformer(nn.Module):
             raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
         (context,) = input_shape
         self.tokens = nn.Embedding(vocab_size, hidden_size)
-        self.places = nn.Embedding(context, hidden_size)
+        self.positions = nn.Embedding(context, hidden_size)
         self.blocks = nn.Sequential(*(Block(hidden_size, num_heads, dropout) for _ in range(num_layers)))
         self.norm = nn.LayerNorm(hidden_size)
         self.head = nn.Linear(hidden_size, vocab_size)
-        for embedding in (self.tokens, self.places):
+        for embedding in (self.tokens, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, tokens_NT: Tensor) -> Tensor:
-        """Logits of the next token at each place, shape (N, T, K), of tokens, shape (N, T), int64."""
-        places_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
-        hidden_NTD = self.blocks(self.tokens(tokens_NT) + self.places(places_T))
+        """Return logits of the next token at each position, shape (N, T, K), for tokens, shape (N, T), int64."""
+        positions_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        hidden_NTD = self.blocks(self.tokens(tokens_NT) + self.positions(positions_T))
         logits_NTK: Tensor = self.head(self.norm(hidden_NTD))
         return logits_NTK
 
 
 class Block(nn.Module):
-    """Attention to what comes before, then a dense layer, each added to what went in.
+    """Transformer block: causal self-attention, then a two-layer MLP, each with a residual connection.
 
     Args:
         hidden_size: D, a multiple of `num_heads`.
-        num_heads: Heads of attention.
-        dropout: As above.
+        num_heads: Number of attention heads.
+        dropout: Dropout probability, in [0, 1).
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
@@ -88,10 +88,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_NTD: Tensor) -> Tensor:
-        """The same shape, (N, T, D)."""
+        """Map features of shape (N, T, D) to the same shape."""
         parts = self.attend(self.norm1(hidden_NTD)).chunk(3, dim=2)
         query, key, value = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
-        hidden_NTD = hidden_NTD + self.dropout(self.project(seen))
-        changed_NTD: Tensor = self.dropout(self.dense(self.norm2(hidden_NTD)))
-        return hidden_NTD + changed_NTD
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        hidden_NTD = hidden_NTD + self.dropout(self.project(attended))
+        update_NTD: Tensor = self.dropout(self.dense(self.norm2(hidden_NTD)))
+        return hidden_NTD + update_NTD

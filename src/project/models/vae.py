@@ -1,6 +1,6 @@
 """Variational autoencoder.
 
-Shapes: N samples of a batch, Z numbers of a code.
+Shapes: N samples in a batch, Z latent dimensions.
 """
 
 import math
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 
 class VAE(nn.Module):
-    """A dense encoder and a dense decoder with one hidden layer each; outputs lie in (0, 1), as pixels do.
+    """Variational autoencoder with one hidden dense layer in encoder and decoder; outputs are in (0, 1), as pixels.
 
-    In training the code is drawn from the normal distribution that the encoder gives; in evaluation it is the mean.
+    In training, the code is sampled from the encoder's normal distribution; in evaluation, it is the mean.
     Source: Kingma and Welling, Auto-encoding variational Bayes (2014).
 
     Args:
-        input_shape: Shape of one sample, as (C, H, W) of an image; any shape does, it is flattened.
+        input_shape: Shape of a sample, such as (C, H, W) for images; samples are flattened.
         hidden_size: Units of each hidden layer.
-        latent_size: Numbers of a code.
+        latent_size: Z, the number of latent dimensions.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -48,7 +48,7 @@ class VAE(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstructions of samples, shape (N, ...); mean and log variance of their codes, shape (N, Z)."""
+        """Return reconstructions, shape (N, ...), and the mean and log variance of the codes, shape (N, Z)."""
         mean_NZ, log_variance_NZ = self.encoder(inputs).chunk(2, dim=1)
         code_NZ = mean_NZ
         if self.training:

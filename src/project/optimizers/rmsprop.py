@@ -14,16 +14,16 @@ class RMSprop(Optimizer):
         v ← ρ v + (1 - ρ) g²
         w ← w - lr · g / √(v + ε)
 
-    `torch.optim.RMSprop` divides by √v + ε instead: while v is still small, as in the first steps, it goes
-    much farther.
+    `torch.optim.RMSprop` divides by √v + ε instead, which makes much larger steps while v is small, as in the first
+    steps.
 
     Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5 (2012); the place of ε as in
     `keras.optimizers.RMSprop` (Keras 3).
 
     Args:
-        params: Parameters, or groups of them with options of their own.
+        params: Parameters, or parameter groups.
         lr: Learning rate, positive.
-        rho: Decay of the mean square a step, in [0, 1).
+        rho: Decay of the mean square per step, in [0, 1).
         eps: Added to the mean square, positive.
 
     Raises:
@@ -44,16 +44,16 @@ class RMSprop(Optimizer):
         if not isinstance(rho, int | float) or not 0 <= rho < 1:
             raise ValueError(f"rho={rho}: must be a number in [0, 1)")
         super().__init__(params, {"lr": lr, "rho": rho, "eps": eps})
-        self._buffers: dict[Tensor, Tensor] = {}  # scratch memory, no part of the state
+        self._buffers: dict[Tensor, Tensor] = {}  # scratch memory, not part of the state dict
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy, which has parameters, and so scratch memory, of its own."""
+        """Restore a pickled or copied optimizer, whose parameters are new and need new scratch memory."""
         super().__setstate__(state)
         self._buffers = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the parameters once; returns what `closure`, which computes loss and gradients, returns."""
+        """Update the parameters once, and return the loss of `closure`, which computes loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -67,7 +67,7 @@ class RMSprop(Optimizer):
                     state["mean_square"] = torch.zeros_like(w)
                 if w not in self._buffers:
                     self._buffers[w] = torch.empty_like(w)
-                # Five passes over memory and no allocation: on a CPU a small network's step is bound by them.
+                # Five passes over memory without allocation: on a CPU, these limit the step of a small network.
                 v, buffer = state["mean_square"], self._buffers[w]
                 torch.mul(w.grad, w.grad, out=buffer)
                 v.lerp_(buffer, 1 - group["rho"])

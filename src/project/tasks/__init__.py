@@ -1,1 +1,1 @@
-"""Losses, metrics and LightningModules of your own."""
+"""The project's losses, metrics and LightningModules."""

@@ -1,6 +1,6 @@
 """Focal loss.
 
-Shapes: N samples of a batch, K classes.
+Shapes: N samples in a batch, K classes.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class FocalLoss(nn.Module):
-    """Cross-entropy that counts a sample the less, the surer the network is of its class: (1 - p)^γ · -log p.
+    """Focal loss, cross-entropy with less weight on well-classified samples: (1 - p)^γ · -log p.
 
     Source: Lin, Goyal, Girshick, He and Dollár, Focal loss for dense object detection (2017).
 
     Args:
-        num_classes: The data's, not in the YAML.
+        num_classes: Number of classes, supplied by the data.
         gamma: γ, 0 or larger; 0 is cross-entropy.
-        class_weights: One factor per class, positive; None: all are 1.
+        class_weights: A positive factor per class; None for 1 each.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -42,6 +42,6 @@ class FocalLoss(nn.Module):
         self.register_buffer("weights_K", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-        """The mean over the samples, of logits, shape (N, K), and class indices, shape (N,)."""
+        """Return the mean loss for logits, shape (N, K), and class indices, shape (N,)."""
         losses_N = F.cross_entropy(logits_NK, labels_N, reduction="none")
         return (self.weights_K[labels_N] * (1 - torch.exp(-losses_N)) ** self.gamma * losses_N).mean()
