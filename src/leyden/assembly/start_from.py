@@ -243,8 +243,8 @@ def read_parent(cfg: DictConfig) -> Parent | None:
         if not Path(directory).is_dir():
             raise UserError(f"init_from={directory}: no such folder; must be a run directory, or null")
         if problem := damage(path):
-            there = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
-            raise UserError(f"init_from: {path}: {problem} (checkpoints there: {there}; DIR@last is the last one)")
+            names = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            raise UserError(f"init_from: {path}: {problem} (checkpoints there: {names}; DIR@last is the last one)")
         return _read_parent_file(path)
 
 
@@ -296,20 +296,20 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     """
     where = f"fork: {path}"
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    there, here = (identity_values(dict(flatten(each))) for each in (parent.config, config))
-    changed = [key for key in {**there, **here} if key != "fork" and repr(there.get(key)) != repr(here.get(key))]
+    old, new = (identity_values(dict(flatten(each))) for each in (parent.config, config))
+    changed = [key for key in {**old, **new} if key != "fork" and repr(old.get(key)) != repr(new.get(key))]
     state = content["callbacks"]
     for key in changed:
-        was_averaged = "averaging" in f"{key}{here.get(key)}"
-        if key.startswith(FIXED_KEYS) and (key in there or not key.startswith("callbacks.") or was_averaged):
+        is_averaging = "averaging" in f"{key}{new.get(key)}"
+        if key.startswith(FIXED_KEYS) and (key in old or not key.startswith("callbacks.") or is_averaging):
             raise UserError(
-                f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: its state comes from the parent; "
+                f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: its state comes from the parent; "
                 "init_from takes the weights alone"
             )
     if cut := [key for key in changed if key in SPLIT_KEYS]:
         key = cut[0]
         raise UserError(
-            f"{where}: {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here: the fork would be validated on what "
+            f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: the fork would be validated on what "
             "its parent was trained on; leave it as it is there"
         )
     within = num_epochs(content) is None
@@ -358,18 +358,17 @@ class Fork:
         Raises:
             UserError: They differ.
         """
-        module.configure_model()  # some make their network there; Lightning calls it again, which makes nothing anew
-        there = _shapes(self.content["state_dict"])
-        here = _shapes(module.state_dict())
-        lazy = {
-            name for name, each in module.state_dict().items() if is_lazy(each)
-        }  # a first batch gives these their shape
+        module.configure_model()  # some modules make their network there; Lightning's second call changes nothing
+        parent = _shapes(self.content["state_dict"])
+        own = _shapes(module.state_dict())
+        # The first batch sets the shape of a lazy layer's weights.
+        lazy = {name for name, weight in module.state_dict().items() if is_lazy(weight)}
         if different := [
-            name for name in {**there, **here} if there.get(name) != here.get(name) and name not in lazy
+            name for name in {**parent, **own} if parent.get(name) != own.get(name) and name not in lazy
         ]:
             name = different[0]
             raise UserError(
-                f"fork: {self.path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; a fork "
+                f"fork: {self.path}: {name} is {parent.get(name, 'absent')} there and {own.get(name, 'absent')} here; a fork "
                 "has the network of its parent"
             )
         if kept_facts(self.content, self.path) != facts_of(data):
@@ -393,13 +392,13 @@ class Fork:
         folder.mkdir(exist_ok=True)
         for source, name in ((self.best, "best"), (self.path, "last")):
             if source:
-                with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as there:
-                    if source == self.path and sha256_of(there) != self.sha256:
+                with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as original:
+                    if source == self.path and sha256_of(original) != self.sha256:
                         raise UserError(
                             f"fork: {source}: has changed since it was read; the same command tries again"
                         )
-                    there.seek(0)
-                    shutil.copyfileobj(there, file)
+                    original.seek(0)
+                    shutil.copyfileobj(original, file)
 
 
 def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
@@ -466,9 +465,9 @@ def _find_checkpoint(parent: RunContents, name: str) -> Path:
             if not damage(other) and num_epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
                 return other
     if problem := damage(path):
-        there = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
+        names = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
         raise UserError(
-            f"fork: {path}: {problem} (checkpoints there: {there}; callbacks.checkpoint.keep=every keeps one per epoch)"
+            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep=every keeps one per epoch)"
         )
     return path
 
@@ -482,9 +481,9 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
         path,
         *sorted({*path.parent.glob("*.ckpt")} - {path}),
     ]:  # `best.ckpt` sorts first among the others
-        if damage(other) or num_epochs(there := read_checkpoint(other)) is None:
+        if damage(other) or num_epochs(candidate := read_checkpoint(other)) is None:
             continue
-        state = there["callbacks"].get(RunCheckpoint.state_key, {})
+        state = candidate["callbacks"].get(RunCheckpoint.state_key, {})
         if (
             repr(state.get("best")) == repr(best) == repr(state.get("last"))
         ):  # compared as strings, as a metric may be NaN

@@ -332,14 +332,21 @@ def run_search(
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=sampler, directions=directions)
+    _run_trials(sweep, study, space, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
+
+
+def _run_trials(
+    sweep: Sweep, study: optuna.Study, space: Space, *, seeds_per_trial: int, num_trials: int, batch_size: int
+) -> None:
+    """Run the trials of a checked search, or submit jobs that do so, and conclude the sweep."""
     jobs: dict[int, list[Job]] = {}  # by the number of a trial
     num_composed = 0
 
     def compose_jobs(params: Mapping[str, Any]) -> list[Job]:
         nonlocal num_composed
         (first,) = sweep.compose([space.overrides(params)], first=num_composed)
-        others = sweep.compose(add_seeds(first, num), first=num_composed + 1)
-        num_composed += num
+        others = sweep.compose(add_seeds(first, seeds_per_trial), first=num_composed + 1)
+        num_composed += seeds_per_trial
         return [first, *others]
 
     def runs(trial: Trial) -> list[str]:
@@ -365,14 +372,14 @@ def run_search(
 
     trials = Trials(study, ask, at_once=batch_size, dropped=sweep.reduce_total)
     with search.opened():
-        num_before = (num_trials - search.num_remaining()) * num
-        total = num_before + (search.num_open() + search.num_to_take_over()) * num
+        num_before = (num_trials - search.num_remaining()) * seeds_per_trial
+        total = num_before + (search.num_open() + search.num_to_take_over()) * seeds_per_trial
         sweep.run(
             trials.ask,
             total=total,
             num_before=num_before,
             shared=space.fixed,
-            at_once=batch_size * num,
+            at_once=batch_size * seeds_per_trial,
             ended=trials.ended,
         )
     sweep.conclude(find)
