@@ -36,10 +36,12 @@ def datamodule(
     with seeded(cfg.seed, "__init__"):
         data: L.LightningDataModule = instantiate(cfg.data, "data")
     check_lightning_kind(data, L.LightningDataModule, "data")
-    made = (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
+    module_and_schedule = (
+        (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
+    )
     with user_errors("data"):
-        if isinstance(data, ModuleData) and made:
-            data.attach(*made)
+        if isinstance(data, ModuleData) and module_and_schedule:
+            data.attach(*module_and_schedule)
         seed_stages(data, cfg.seed)
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The lock makes the processes of a run call it one after another.

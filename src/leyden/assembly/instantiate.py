@@ -20,37 +20,37 @@ if sys.version_info >= (3, 14):
     from annotationlib import Format
 
 
-def signature(made: Any) -> inspect.Signature:
+def signature(callee: Any) -> inspect.Signature:
     """Return the signature of a class or function, even if its annotations can't be resolved.
 
     Annotations may name classes that are imported for type checkers only.
     """
     if sys.version_info >= (3, 14):  # evaluates annotations lazily
-        return inspect.signature(made, annotation_format=Format.FORWARDREF)
-    return inspect.signature(made)
+        return inspect.signature(callee, annotation_format=Format.FORWARDREF)
+    return inspect.signature(callee)
 
 
-def argument_names(made: Any, *, needed: bool = False) -> set[str]:
+def argument_names(callee: Any, *, needed: bool = False) -> set[str]:
     """Return the names of a callable's arguments, including those of base classes that receive its `**kwargs`.
 
     Args:
-        made: The class or function.
+        callee: The class or function.
         needed: True for arguments without a default only.
     """
-    parameters = itertools.chain.from_iterable(_parameters(made))
+    parameters = itertools.chain.from_iterable(_parameters(callee))
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {p.name for p in parameters if p.kind not in kinds and (not needed or p.default is p.empty)}
 
 
-def takes_any(made: Any) -> bool:
+def takes_any(callee: Any) -> bool:
     """Return whether a callable, or the base class that receives its `**kwargs`, accepts any keyword."""
-    *_, last = [[], *_parameters(made)]
+    *_, last = [[], *_parameters(callee)]
     return not last or any(parameter.kind == parameter.VAR_KEYWORD for parameter in last)
 
 
-def _parameters(made: Any) -> Iterator[list[inspect.Parameter]]:
+def _parameters(callee: Any) -> Iterator[list[inspect.Parameter]]:
     """Yield the parameters of a callable, then of its base classes, up to one that takes no `**kwargs`."""
-    for part in inspect.getmro(made) if inspect.isclass(made) else [made]:
+    for part in inspect.getmro(callee) if inspect.isclass(callee) else [callee]:
         try:
             parameters = list(signature(part).parameters.values())
         except ValueError:  # a class written in C has no signature
@@ -86,14 +86,14 @@ def instantiate(
     if not given and not facts:
         with user_errors(key, node):
             return hydra.utils.instantiate(_resolved_values(node, key, without), _convert_="all")
-    made = _constructor(node, key, without=(*without, *given))
-    named = {name: value for name, value in facts.items() if name in argument_names(made.func)}
-    if both := sorted({*named} & {*made.keywords}):
+    constructor = _constructor(node, key, without=(*without, *given))
+    named = {name: value for name, value in facts.items() if name in argument_names(constructor.func)}
+    if both := sorted({*named} & {*constructor.keywords}):
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is given by the program, it can't be set")
     if node.get("_partial_") and not given:  # called later, such as a loss function
-        return functools.partial(made, **named)
+        return functools.partial(constructor, **named)
     with user_errors(key, node, given={*named, *given, *without}):
-        return made(**named, **given)
+        return constructor(**named, **given)
 
 
 def target(node: DictConfig, key: str) -> Any:
@@ -105,8 +105,8 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
     """Return a node's target, bound to the node's keys as arguments, except for those in `without`."""
     values = _resolved_values(node, key, without)
     with user_errors(key, node):
-        made: functools.partial[Any] = hydra.utils.instantiate(values, _convert_="all", _partial_=True)
-    return made
+        constructor: functools.partial[Any] = hydra.utils.instantiate(values, _convert_="all", _partial_=True)
+    return constructor
 
 
 def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
@@ -119,17 +119,17 @@ def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict
     return {name: value for name, value in values.items() if name not in without}
 
 
-def check_lightning_kind(made: Any, kind: type, key: str) -> None:
+def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     """Check that an instantiated object is of the class of `lightning` that its key needs.
 
     Raises:
         UserError: It is not; the message names the package `pytorch_lightning` if the object is from there, as its
             classes have the same names and are not those of `lightning`.
     """
-    if isinstance(made, kind):
+    if isinstance(instance, kind):
         return
-    name = type(made).__name__
-    if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(made).__mro__):
+    name = type(instance).__name__
+    if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__):
         raise UserError(
             f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
             "write `import lightning as L` in its file, and L for pytorch_lightning"
@@ -157,9 +157,9 @@ def check_extra(node: DictConfig, key: str) -> None:
 def check_keys(node: DictConfig, key: str) -> None:
     """Check that a node's target accepts the node's keys, without instantiating it."""
     with user_errors(key, node):
-        made = hydra.utils.get_object(node["_target_"])
+        callee = hydra.utils.get_object(node["_target_"])
         keys = map(str, node.keys())  # including keys whose value is missing
-        signature(made).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
+        signature(callee).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
 
 
 @contextlib.contextmanager
@@ -196,13 +196,13 @@ def _hint(error: BaseException, node: DictConfig | None, given: Collection[str])
         return ""
     keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
     if isinstance(error, TypeError):
-        made = hydra.utils.get_object(node["_target_"])
-        known = argument_names(made)
-        wrong = [] if takes_any(made) else [key for key in keys if key not in {*known, *given}]
+        callee = hydra.utils.get_object(node["_target_"])
+        known = argument_names(callee)
+        wrong = [] if takes_any(callee) else [key for key in keys if key not in {*known, *given}]
         if wrong:
             close = difflib.get_close_matches(wrong[0], sorted(known), 1)
             return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(sorted(known))}"
-        if argument_names(made, needed=True) - {*keys, *given}:
+        if argument_names(callee, needed=True) - {*keys, *given}:
             return "; they stand in conf/, or are facts, which these data don't tell"
     if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
         return f" (with {', '.join(f'{key}={node[key]}' for key in keys)})"

@@ -44,10 +44,10 @@ class Role:
     reserved_keys: tuple[str, ...] = ()
     nested: dict[str, "Role"] = field(default_factory=dict)
 
-    def is_class(self, made: Any) -> bool:
+    def is_class(self, kind: Any) -> bool:
         """Return whether an object is a subclass of the role's base class."""
         # In Python 3.10, `inspect.isclass(tuple[int])` is true.
-        return inspect.isclass(made) and get_origin(made) is None and issubclass(made, self.base)
+        return inspect.isclass(kind) and get_origin(kind) is None and issubclass(kind, self.base)
 
     @property
     def all_names(self) -> tuple[str, ...]:

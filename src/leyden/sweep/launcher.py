@@ -152,16 +152,16 @@ def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores:
     ]
 
 
-def num_devices(asked: Any, devices: Sequence[str]) -> int:
+def num_devices(requested: Any, devices: Sequence[str]) -> int:
     """Return the number of devices that `trainer.devices` asks for, given the available ones.
 
     Example:
-        >>> [num_devices(asked, ["0", "1"]) for asked in (2, [0, 3, 5], "2", "auto")]
+        >>> [num_devices(requested, ["0", "1"]) for requested in (2, [0, 3, 5], "2", "auto")]
         [2, 3, 2, 2]
     """
-    if isinstance(asked, int | str) and str(asked).isdecimal():
-        return int(asked)
-    return max(1, len(devices) if isinstance(asked, int | str) else len(asked))
+    if isinstance(requested, int | str) and str(requested).isdecimal():
+        return int(requested)
+    return max(1, len(devices) if isinstance(requested, int | str) else len(requested))
 
 
 class Pool:

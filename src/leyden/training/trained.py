@@ -121,24 +121,24 @@ def trained_data(
     return data
 
 
-def check_accelerator(run: Run, asked: str | None) -> str:
-    """Return the accelerator to compute on: `asked`, else the run's, or `auto` if this machine lacks the run's.
+def check_accelerator(run: Run, requested: str | None) -> str:
+    """Return the accelerator to compute on: `requested`, or the run's, or `auto` if this machine lacks that.
 
     Raises:
-        UserError: This machine lacks the accelerator `asked`.
+        UserError: This machine lacks the accelerator `requested`.
     """
     recorded = (run.config.get("trainer") or {}).get("accelerator")
-    chosen = asked or (recorded if recorded in ACCELERATORS else "auto")
+    chosen = requested or (recorded if recorded in ACCELERATORS else "auto")
     if chosen not in ACCELERATORS:
-        raise UserError(f"accelerator={asked}: must be one of {', '.join(ACCELERATORS)}")
+        raise UserError(f"accelerator={requested}: must be one of {', '.join(ACCELERATORS)}")
     try:
         L.Trainer(
             accelerator=chosen, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
     except Exception as error:  # Lightning and drivers raise errors of any class
         why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
-        if asked:
-            raise UserError(f"accelerator={asked}: {why}; choose auto or cpu") from error
+        if requested:
+            raise UserError(f"accelerator={requested}: {why}; choose auto or cpu") from error
         warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto takes its place")
         return "auto"
     return chosen

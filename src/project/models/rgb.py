@@ -23,8 +23,8 @@ class RGB(nn.Module):
 
     Example:
         >>> import torch, torchvision
-        >>> made = torchvision.models.squeezenet1_1
-        >>> network = RGB(input_shape=(1, 28, 28), num_classes=10, network=made, size=64)
+        >>> builder = torchvision.models.squeezenet1_1
+        >>> network = RGB(input_shape=(1, 28, 28), num_classes=10, network=builder, size=64)
         >>> network(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
