@@ -460,7 +460,7 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
 @pytest.fixture
 def few_built(monkeypatch):
     """Of any number of jobs those are built that have each value once."""
-    monkeypatch.setattr("leyden.sweep.sweep.ALL", 1)
+    monkeypatch.setattr("leyden.sweep.sweep.MAX_DRY_BUILDS", 1)
 
 
 @pytest.mark.usefixtures("few_built")
