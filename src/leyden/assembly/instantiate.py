@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import itertools
 import sys
+import types
+import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +42,43 @@ def argument_names(callee: Any, *, needed: bool = False) -> set[str]:
     parameters = itertools.chain.from_iterable(_parameters(callee))
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {p.name for p in parameters if p.kind not in kinds and (not needed or p.default is p.empty)}
+
+
+def open_arguments(callee: Any, objects: Collection[str] = ()) -> set[str]:
+    """Return the names of a callable's arguments that have no value of their own yet.
+
+    These are the arguments of its signature without a default, or with None. Of arguments that a base class receives
+    by `**kwargs`, only those without a default count.
+
+    Args:
+        callee: The class or function.
+        objects: Names whose values are objects; an argument that is annotated as a text or a number takes none.
+
+    Example:
+        >>> def net(hidden, optimizer="adam", scheduler=None): ...
+        >>> sorted(open_arguments(net))
+        ['hidden', 'scheduler']
+    """
+    own, *bases = [*_parameters(callee)] or [[]]
+    try:
+        hints = typing.get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
+    except Exception:  # annotations may name what is imported for type checkers only
+        hints = {}
+    plain = {name for name in objects if _is_plain(hints.get(name))}
+    names = {p.name for p in own if p.default is None}
+    names |= {p.name for p in itertools.chain(own, *bases) if p.default is p.empty}
+    # A base class's argument that the class has itself is the class's to decide.
+    return (argument_names(callee) & names) - {p.name for p in own if p.default not in (None, p.empty)} - plain
+
+
+def _is_plain(hint: Any) -> bool:
+    """Return whether a type annotation allows texts, numbers and None only."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    return hint is not None and all(
+        kind in (str, int, float, bool, types.NoneType) or typing.get_origin(kind) is typing.Literal
+        for kind in kinds
+    )
 
 
 def takes_any(callee: Any) -> bool:

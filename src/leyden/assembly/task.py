@@ -1,6 +1,7 @@
 """The task: a LightningModule with its network, loss, metrics, optimizer and schedule."""
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from leyden.assembly.instantiate import argument_names, check_lightning_kind, instantiate, target, user_errors
+from leyden.assembly.instantiate import (
+    argument_names,
+    check_lightning_kind,
+    instantiate,
+    open_arguments,
+    target,
+    user_errors,
+)
 from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_epochs_of_run, num_steps
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.errors import UserError
@@ -131,10 +139,9 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
         UserError: A part of the configuration is wrong.
     """
     scheduler = ScheduleFactory(cfg.scheduler) if cfg.scheduler else None
-    if scheduler and "scheduler" not in argument_names(kind := target(cfg.task, "task")):
+    if scheduler and "scheduler" not in taken_arguments(cfg, facts):
         raise UserError(
-            f"scheduler={cfg.scheduler.get('_target_')}: {kind.__name__} has no argument of that name, and takes none; "
-            "choose scheduler=none"
+            f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes none; choose scheduler=none"
         )
     return task_module(cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler), scheduler
 
@@ -148,17 +155,17 @@ def task_module(
 ) -> L.LightningModule:
     """Return the LightningModule that `cfg.task` describes.
 
-    It receives those of the facts, the optimizer, the scheduler and the network of `cfg.model` that its constructor
-    names. Its loss and its metrics receive the facts that their constructors name.
+    It receives the `taken_arguments`. Its loss and its metrics receive the facts that their constructors name.
 
     Raises:
         UserError: A part of the configuration is wrong.
     """
     nodes = {str(name): node for name, node in cfg.task.items() if _is_part(node)}
     parts = {name: _part(node, f"task.{name}", facts) for name, node in nodes.items()}
-    names = argument_names(target(cfg.task, "task"))
+    taken = taken_arguments(cfg, facts)
     offered: dict[str, Any] = {**facts.by_name, "optimizer": optimizer, "scheduler": scheduler}
-    if "network" in names:
+    offered = {name: value for name, value in offered.items() if name in taken}
+    if "network" in taken:
         offered["network"] = network(cfg, facts)
     module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
     check_lightning_kind(module, L.LightningModule, "task")
@@ -171,6 +178,21 @@ def task_module(
     if cfg.compile and "network" in offered:
         offered["network"].compile()  # in place: the keys in checkpoints stay the same
     return module
+
+
+def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
+    """Return the arguments that the task's constructor takes from the program: facts, and network, optimizer, scheduler.
+
+    A `Task` takes all that it names. Any other module may use these names for settings of its own: it takes those
+    that neither its signature nor the configuration gives a value.
+    """
+    objects = {"network", "optimizer", "scheduler"}
+    offered = {*facts.by_name, *objects}
+    callee = target(cfg.task, "task")
+    if inspect.isclass(callee) and issubclass(callee, Task):
+        return offered & argument_names(callee)
+    given = {str(name) for name in cfg.task if not OmegaConf.is_missing(cfg.task, name)}
+    return (offered & open_arguments(callee, objects)) - given
 
 
 def _is_part(node: Any) -> bool:
