@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
                 from leyden.training.start import start
             if cfg.dry_run:
                 assembly.silence_lightning()
-                assembly.dry_build(cfg, {}, test=test)
+                assembly.dry_build(cfg, {}, overrides=hydra_cfg.overrides.task, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return
             overrides = list(hydra_cfg.overrides.task)

@@ -241,7 +241,34 @@ def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
 
 def test_a_schedule_that_a_module_does_not_take_is_refused(train):
     _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
-    assert "Plain has no argument of that name, and takes none; choose scheduler=none" in err
+    assert "Plain takes none; choose scheduler=none" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "argument"),
+    [
+        ("optimizer.lr=0.5", "optimizer"),
+        ("optimizer=sgd", "optimizer"),
+        ("model=cnn", "network"),
+        ("model.dropout=0.5", "network"),
+    ],
+)
+def test_a_part_that_a_module_does_not_take_is_refused_where_it_is_typed(train, typed, argument):
+    run, _, err = train("a", *module("Plain"), typed, code=2)
+    assert f"{typed}: has no effect, as Plain takes no {argument}; task.ARG=... sets its own" in err
+    assert not run.directory.exists()
+
+
+def test_a_part_that_a_module_does_not_take_is_refused_in_a_sweep(cli):
+    code, _, err = cli("train", "-m", *module("Plain"), "optimizer.lr=0.1,0.01", "sweep_name=s")
+    assert code == 2
+    assert "optimizer.lr=0.1: has no effect, as Plain takes no optimizer" in err
+
+
+def test_after_a_run_only_learning_rates_that_its_module_takes_are_proposed(train):
+    _, out, _ = train("a", *module("Plain"))
+    assert "what next:" in out
+    assert "other learning rates" not in out
 
 
 def test_a_schedule_without_a_length_is_left_as_it_is(train):

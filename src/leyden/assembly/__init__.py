@@ -1,6 +1,6 @@
 """Building the parts of a run from its configuration."""
 
-from leyden.assembly.check import check_run, dry_build, evaluates_test_set
+from leyden.assembly.check import check_overrides, check_run, dry_build, evaluates_test_set
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.assembly.run_trainer import RunTrainer, run_trainer
@@ -11,13 +11,14 @@ from leyden.assembly.start_from import (
     read_fork,
     reporting_restore_errors,
 )
-from leyden.assembly.task import network, task, task_module
+from leyden.assembly.task import network, taken_arguments, task, task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.assembly.trust import trusted
 
 __all__ = [
     "RunTrainer",
     "check_fits",
+    "check_overrides",
     "check_run",
     "check_world_size",
     "datamodule",
@@ -32,6 +33,7 @@ __all__ = [
     "reporting_restore_errors",
     "run_trainer",
     "silence_lightning",
+    "taken_arguments",
     "task",
     "task_module",
     "trusted",

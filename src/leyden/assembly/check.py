@@ -1,6 +1,8 @@
 """Checks of a configuration and of a run's parts, made before training."""
 
 import contextlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -10,10 +12,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.assembly.data import check_world_size, datamodule, resumes_within_epoch
-from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, user_errors
+from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, target, user_errors
 from leyden.assembly.schedule import apply_limit, max_batches, num_batches, validates_at_epoch_end
 from leyden.assembly.start_from import check_fork, check_parent
-from leyden.assembly.task import task
+from leyden.assembly.task import taken_arguments, task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION, RunCheckpoint
 from leyden.callbacks.logged_metrics import FollowsValidation
@@ -21,17 +23,21 @@ from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import ACCELERATORS
+from leyden.config.terminal import one_line
 from leyden.data.contract import ModuleData, divides_batches, facts_of, has_split, sizes_of
+from leyden.data.facts import Facts
+from leyden.run.fork import key_of
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
 
 
-def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> None:
+def dry_build(cfg: DictConfig, facts: dict[str, Any], *, overrides: Sequence[str] = (), test: bool = False) -> None:
     """Check a configuration by building all parts of its run, without training.
 
     Args:
         cfg: The configuration.
         facts: A cache of data sets and parents for checks of several configurations; this call adds to it.
+        overrides: The overrides that were typed, or that a sweep tries.
         test: True if the run evaluates on the test set.
 
     Raises:
@@ -39,6 +45,7 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> 
     """
     require_choice(cfg, "trainer.accelerator", *ACCELERATORS)
     check_strategy(cfg)
+    check_overrides(cfg, overrides)
     data = _cached_data(cfg, facts)
     # This machine may lack the accelerator or the devices that the run will train on: check on a CPU, in one
     # process.
@@ -55,6 +62,26 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, test: bool = False) -> 
     for name, node in switched_on(cfg.logger):
         check_extra(node, f"logger.{name}")
         check_keys(node, f"logger.{name}")
+
+
+def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that the task takes the network and the optimizer that overrides choose or set.
+
+    Only what was typed or is tried by a sweep counts: `conf/train.yaml` and recipes always choose both.
+
+    Raises:
+        UserError: An override would have no effect.
+    """
+    taken = taken_arguments(cfg, Facts())
+    for part, argument in (("optimizer", "optimizer"), ("model", "network")):
+        if argument in taken:
+            continue
+        for override in overrides:
+            if re.split("[./@]", key_of(override))[0] == part:
+                name = target(cfg.task, "task").__name__
+                raise UserError(
+                    f"{one_line(override)}: has no effect, as {name} takes no {argument}; task.ARG=... sets its own"
+                )
 
 
 def evaluates_test_set(

@@ -44,7 +44,7 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         longer = [*kept.values(), f"trainer.max_epochs={2 * result.epochs}"]
         yield f"{_verb('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
-    if isinstance(rate, float) and rate > 0:
+    if result.takes_optimizer and isinstance(rate, float) and rate > 0:
         others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]
         swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
         yield f"{_verb('train')} -m {shlex.join([*others, swept])}", "try other learning rates"

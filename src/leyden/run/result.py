@@ -48,6 +48,7 @@ class Result:
         stages: Names of the metrics that each stage logged: `train`, `val`, and `test` if the run was evaluated on
             the whole test set.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
+        takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
     """
 
     status: str
@@ -62,6 +63,7 @@ class Result:
     error: Failure | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
+    takes_optimizer: bool = True
 
     @classmethod
     def failed(
@@ -142,6 +144,7 @@ def _is_valid(result: Result) -> bool:
         and _is_number(result.requeues)
         and isinstance(result.checkpoint, str | None)
         and isinstance(result.can_be_tested, bool)
+        and isinstance(result.takes_optimizer, bool)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
         and all(_is_number(value) or (value is None and not result.has_ended_well) for value in required)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)

@@ -82,7 +82,9 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
             raise UserError(f"{name}: {error}") from error
     chosen = covering_subset([typed_overrides(job.overrides) for job in to_run.values()])
     pairs = list(to_run.items())
-    configs = [(pairs[n][0], OmegaConf.create(pairs[n][1].identity.config)) for n in chosen]
+    configs = [
+        (name, OmegaConf.create(job.identity.config), job.overrides) for name, job in map(pairs.__getitem__, chosen)
+    ]
     if not configs:
         return
     if "torch" in sys.modules:

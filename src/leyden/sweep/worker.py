@@ -242,11 +242,11 @@ def draw_pictures(config: DictConfig) -> str:
     return ""
 
 
-def dry_build_jobs(configs: Sequence[tuple[str, DictConfig]]) -> None:
+def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None:
     """Check several configurations by building the parts of their runs, without training.
 
     Args:
-        configs: Names and configurations.
+        configs: Names, configurations, and the overrides that they were composed with.
 
     Raises:
         UserError: Names the configuration and the mistake.
@@ -255,14 +255,14 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig]]) -> None:
         from leyden import assembly
     assembly.silence_lightning()
     facts: dict[str, Any] = {}
-    for name, config in configs:
+    for name, config, overrides in configs:
         try:
-            assembly.dry_build(config, facts)
+            assembly.dry_build(config, facts, overrides=overrides)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
 
-def dry_build_failure(configs: Sequence[tuple[str, DictConfig]]) -> BaseException | None:
+def dry_build_failure(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> BaseException | None:
     """Call `dry_build_jobs` for another process; return the exception that it should raise, or None.
 
     The traceback of a bug is printed here, as it can't be sent.

@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +17,7 @@ from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.data.contract import digests_of, has_split
+from leyden.data.facts import Facts
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -105,6 +107,7 @@ def start(
     """
     assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
+    assembly.check_overrides(cfg, overrides)
     fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
@@ -160,6 +163,7 @@ def start(
                 print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
             del fork  # frees the memory of its checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
+        result = replace(result, takes_optimizer="optimizer" in assembly.taken_arguments(cfg, Facts()))
         if test and is_main_process():
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
