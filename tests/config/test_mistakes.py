@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from leyden.config.errors import is_mistake
+from leyden.run.directory import Run
 from tests.conftest import QUICK, start
 from tests.example import OWN
 
@@ -243,3 +244,42 @@ def test_what_is_raised_on_purpose_needs_no_source_and_can_take_several_lines(tm
         with pytest.raises((ValueError, TypeError)) as raised:
             made[name](input_shape=(1, 2, 3), num_classes=2)
         assert is_mistake(raised.value) is mistake
+
+
+LIBRARY = """
+import lightning as L
+import torch
+
+
+class Mine(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(784, 10)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_load_checkpoint(self, checkpoint):
+        checkpoint["__special_save__"]
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    test_step = validation_step
+"""
+
+
+def test_a_bug_of_an_installed_module_while_it_runs_shows_its_type_and_its_line(run, tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(folder)
+    code, output = run("task=own", "task._target_=installed.Mine", "objective=null", "test=true")
+    assert code == 1, output
+    assert "KeyError: '__special_save__'" in output
+    assert 'installed.py", line 18, in on_load_checkpoint' in output
+    failure = Run(tmp_path / "run").result.error
+    assert (failure.type, failure.where.rpartition("/")[2]) == ("KeyError", "installed.py:18 in on_load_checkpoint")

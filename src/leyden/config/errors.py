@@ -47,12 +47,19 @@ _HYDRA = str(Path(hydra.__file__).parent)
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
 
+# Instructions that raise what code raises on purpose, or what C code has raised.
+_RAISES = ("RAISE_VARARGS", "RERAISE", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "PRECALL")
+_BUG_OF_A_RUN = "_leyden_bug_of_a_run"  # attribute of an error
+
+
 class UserError(Exception):
     """A mistake of the user, printed in one or two lines, without a traceback."""
 
 
 # The disk is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Types of bugs, where Python itself raises them: a missing key, attribute or name.
+_BUGS = (LookupError, AttributeError, NameError)
 # Types raised on purpose: a wrong value, a missing file, a non-finite number.
 _RAISED_ON_PURPOSE = (ValueError, OSError, FloatingPointError, UserError)
 
@@ -84,7 +91,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     if isinstance(error, UserError | FloatingPointError):
         return True
     cause = cause_of(error)
-    if isinstance(cause, SyntaxError):
+    if isinstance(cause, SyntaxError) or hasattr(error, _BUG_OF_A_RUN):
         return False
     if _is_out_of_memory(cause):
         return True
@@ -100,7 +107,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
         return is_engine or not runs
     if isinstance(cause, TypeError) and not runs and _has_forwarded_keyword(frames):
         return True
-    if is_ours:
+    if is_ours or (runs and isinstance(cause, _BUGS) and frames[-1].instruction not in _RAISES):
         return False
     if isinstance(cause, ValueError) and not runs and ours:
         # A class passed its arguments on to a library's base class, which rejected them.
@@ -110,14 +117,24 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     return all(frame.path.startswith(_ENGINE) for frame in ours)
 
 
+def mark_as_bug(error: BaseException) -> None:
+    """Make `is_mistake` return False for an error that was raised while a run trained, wherever it is caught later."""
+    setattr(error, _BUG_OF_A_RUN, True)
+
+
 def last_frame(error: BaseException) -> str:
-    """Return the innermost non-library frame, such as `models/mlp.py:12 in forward`; empty if there is none."""
-    frames = [frame for frame in _frames(cause_of(error).__traceback__) if not _is_library(frame.path)]
-    if not frames:
+    """Return the innermost frame outside of libraries, such as `models/mlp.py:12 in forward`; empty if there is none.
+
+    An error in a library that only the engine has called is located in the library.
+    """
+    frames = list(_frames(cause_of(error).__traceback__))
+    own = [frame for frame in frames if not _is_library(frame.path)]
+    if not own:
         return ""
-    path = Path(frames[-1].path)
+    frame = frames[-1] if own[-1].path.startswith(_ENGINE) else own[-1]
+    path = Path(frame.path)
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return f"{shown}:{frames[-1].line} in {frames[-1].function}"
+    return f"{shown}:{frame.line} in {frame.function}"
 
 
 class Frame(NamedTuple):

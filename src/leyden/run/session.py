@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from leyden.config.errors import UserError, is_mistake, last_frame
+from leyden.config.errors import UserError, is_mistake, last_frame, mark_as_bug
 from leyden.config.terminal import quoted_override, warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
@@ -102,6 +102,7 @@ def session(
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
             raise UserError(message if names_run else f"{run.directory} failed: {message}") from error
+        mark_as_bug(error)
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
