@@ -116,13 +116,16 @@ class Saving(Plain):
 class Unreadable(Plain):
     """It keeps an object."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, is_late: bool = False):
         super().__init__()
+        self.is_late = is_late
         self.kept = {"layer": nn.Linear(1, 1), "function": lambda: 0, "object": object(), "names": np.array([{}])}[
             name
         ]
 
     def on_save_checkpoint(self, checkpoint):
+        if self.is_late and not self.global_step:
+            raise RuntimeError("nothing is trained yet")
         checkpoint["mine"] = {"plain": 1, "list": [1, self.kept]}
 
 

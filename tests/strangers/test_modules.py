@@ -99,7 +99,30 @@ def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypa
     assert len(err.splitlines()) == 1
 
 
+def test_a_fact_that_no_checkpoint_could_hold_is_refused_before_training(train, monkeypatch):
+    from tests.strangers.brought import Data
+
+    monkeypatch.setattr(Data, "facts", {"tokenizer": object()}, raising=False)
+    run, _, err = train("a", *module("Plain"), code=2)
+    assert "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values" in err
+    assert not run.directory.exists()
+
+
 # Loaders of its own.
+
+
+@pytest.mark.parametrize("typed", ["seed=0", "dry_run=true", "callbacks.checkpoint.every_n_steps=3"])
+def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch, typed):
+    from tests.strangers.brought import Data
+
+    loader = Data.train_dataloader
+
+    def asking(self):
+        assert self.trainer.max_epochs == 2
+        return loader(self)
+
+    monkeypatch.setattr(Data, "train_dataloader", asking)
+    train("a", *module("Plain"), typed)
 
 
 def whole(*more):
@@ -335,10 +358,16 @@ def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(tra
         ("names", "numpy.ndarray"),
     ],
 )
-def test_what_could_not_be_read_again_ends_the_run_at_its_first_checkpoint(train, name, kind):
-    run, _, err = train("a", *module("Unreadable", f"+task.name={name}"), code=2)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_could_not_be_read_again_ends_the_run_before_training_or_at_its_first_checkpoint(
+    train, name, kind, is_late
+):
+    """Late, where the hook fails before anything is trained."""
+    late = ["+task.is_late=true"] * is_late
+    run, _, err = train("a", *module("Unreadable", f"+task.name={name}", *late), code=2)
     assert f"the checkpoint could not be read again: mine.list.1 is a {kind}; " in err
-    assert run.result.optimizer_steps == 10
+    assert "a subclass can override on_save_checkpoint" in err
+    assert run.result.optimizer_steps == (10 if is_late else 0)
     assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
 
 

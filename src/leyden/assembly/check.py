@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.data import check_world_size, datamodule, resumes_within_epoch
+from leyden.assembly.data import attach_trainer, check_world_size, datamodule, resumes_within_epoch
 from leyden.assembly.instantiate import check_extra, check_keys, instantiate, switched_on, target, user_errors
 from leyden.assembly.schedule import apply_limit, max_batches, num_batches, validates_at_epoch_end
 from leyden.assembly.start_from import check_fork, check_parent
@@ -53,6 +53,7 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, overrides: Sequence[str
     on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
     callbacks, checkpoint = callbacks_of(cfg, facts_of(data))
     trainer = plain_trainer(on_cpu, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
+    attach_trainer(data, trainer)
     devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # "auto" is known in the run
     check_world_size(data, devices * cfg.trainer.num_nodes)
     module = _build_task(cfg, data, trainer)

@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, user_errors
 from leyden.assembly.task import new_module
+from leyden.callbacks.checkpoint import find_unreadable
+from leyden.config.errors import UserError
 from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
 from leyden.data.random_state import seed_stages, seeded
@@ -50,10 +52,24 @@ def datamodule(
             with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{user}.lock"):
                 data.prepare_data()
         data.setup("fit")
-        facts_of(data)
+        _check_facts(facts_of(data))
         if not divides_batches(data):
             make_resumable(data)
     return data
+
+
+def _check_facts(facts: Facts) -> None:
+    """Check that checkpoints can hold the facts, from which evaluation builds the network.
+
+    Raises:
+        UserError: One of them is an object.
+    """
+    if culprit := find_unreadable({**facts.to_state(), **facts.further}):
+        key, kind = culprit
+        raise UserError(
+            f"data.facts: {key.removeprefix('further.')} is a {kind}; facts must be tensors, arrays and plain values, as "
+            "checkpoints hold them"
+        )
 
 
 def _fork_workers() -> None:
@@ -65,6 +81,13 @@ def _fork_workers() -> None:
     method = multiprocessing.get_start_method(allow_none=True)
     if sys.platform == "linux" and sys.version_info >= (3, 14) and method in (None, "forkserver"):
         multiprocessing.set_start_method("fork", force=True)
+
+
+def attach_trainer(data: L.LightningDataModule, trainer: L.Trainer) -> None:
+    """Set the trainer of data, and of a module with loaders, before their loaders are requested, as in training."""
+    data.trainer = trainer
+    if isinstance(data, ModuleData):
+        data.attached[0].trainer = trainer
 
 
 def check_world_size(data: L.LightningDataModule, world_size: int) -> None:

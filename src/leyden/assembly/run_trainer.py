@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.assembly.data import resumes_within_epoch
+from leyden.assembly.data import attach_trainer, resumes_within_epoch
 from leyden.assembly.instantiate import check_extra, instantiate, switched_on, user_errors
 from leyden.assembly.trainer import callbacks_of, check_strategy, check_unsharded, plain_trainer
 from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
@@ -117,7 +117,6 @@ def run_trainer(
         callbacks = [
             callback for callback in callbacks if not (isinstance(callback, DisplayCallback) and callback.at_end)
         ]
-    checkpoint.within_epochs = resumes_within_epoch(data)
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     if timers and cfg.trainer.get("max_time"):
         raise UserError("trainer.max_time: callbacks has a Timer already; give one of the two")
@@ -150,6 +149,8 @@ def run_trainer(
         default_root_dir=str(run.directory),
         use_distributed_sampler=not divides_batches(data),
     )
+    attach_trainer(data, trainer)
+    checkpoint.within_epochs = resumes_within_epoch(data)
     check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
     num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else trainer.world_size
     if num_processes != trainer.world_size:

@@ -4,6 +4,7 @@ Crashes, full disks and untrusted files do no harm: a checkpoint is written to a
 renamed when the metrics of all earlier steps are logged. Reading a checkpoint executes no code from it.
 """
 
+import contextlib
 import copy
 import io
 import math
@@ -69,11 +70,7 @@ class SafeCheckpointIO(CheckpointIO):
         except Exception as error:
             if (culprit := _find_unreadable(kept, ())) is None:
                 raise
-            key, kind = culprit
-            raise UserError(
-                f"the checkpoint could not be read again: {key} is a {kind}; what on_save_checkpoint or state_dict of a module "
-                "or callback keeps must be tensors, arrays and plain values"
-            ) from error
+            raise _unreadable_error(*culprit) from error
         with replacing(path) as file:
             file.write(buffer.getbuffer())
 
@@ -100,6 +97,39 @@ class SafeCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
+
+
+def find_unreadable(content: Any) -> tuple[str, str] | None:
+    """Return key and type of the first value that a checkpoint can't hold; None if it can hold all of them."""
+    return _find_unreadable(_arrays_to_tensors(content, [], []), ())
+
+
+def _unreadable_error(key: str, kind: str) -> UserError:
+    return UserError(
+        f"the checkpoint could not be read again: {key} is a {kind}; what on_save_checkpoint or state_dict of a module "
+        "or callback keeps must be tensors, arrays and plain values; a subclass can override on_save_checkpoint"
+    )
+
+
+def _check_hooks(trainer: L.Trainer) -> None:
+    """Check what the hooks of module and data add to a checkpoint, before anything is trained.
+
+    A hook may need what only training sets: if it fails here, the first checkpoint shows why. What it draws or
+    changes in attributes does not depend on stops, as a run that resumes does not call it here.
+
+    Raises:
+        UserError: They add what can't be read again.
+    """
+    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    for made in (module, data):
+        content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
+        before = {*content}
+        with contextlib.suppress(Exception):
+            if made is not None:
+                made.on_save_checkpoint(content)
+        added = {key: value for key, value in content.items() if key not in {*before, *HYPERPARAMETERS}}
+        if culprit := find_unreadable(added):
+            raise _unreadable_error(*culprit)
 
 
 def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
@@ -369,7 +399,9 @@ class RunCheckpoint(Checkpoint):
         self._stage = state_dict["stage"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop a run that had been stopped before; otherwise continue the step count."""
+        """Stop a run that had been stopped before; otherwise continue the step count. Check hooks at the first start."""
+        if trainer.ckpt_path is None:
+            _check_hooks(trainer)
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
