@@ -118,8 +118,12 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
 
 
 def mark_as_bug(error: BaseException) -> None:
-    """Make `is_mistake` return False for an error that was raised while a run trained, wherever it is caught later."""
-    setattr(error, _BUG_OF_A_RUN, True)
+    """Make `is_mistake` return False for a bug that showed while a run trained, wherever the error is caught later.
+
+    What was raised on purpose while a run trained stays a line.
+    """
+    if isinstance(cause_of(error), _BUGS):
+        setattr(error, _BUG_OF_A_RUN, True)
 
 
 def last_frame(error: BaseException) -> str:
