@@ -9,13 +9,14 @@ from leyden.config.objective import Objective
 from leyden.report.ranking import MARK, Row, contenders
 from leyden.report.records import Record
 from leyden.report.statistics import MAX_FURTHER
+from leyden.run.directory import Run
 
 
 def row(values, *, status="finished", name="", **config):
     """A row of runs with these values, by seed."""
     records = [
         Record(
-            run=None,
+            run=Run("nowhere"),
             choices={},
             typed={},
             config={"seed": seed, **{key.replace("__", "."): value for key, value in config.items()}},

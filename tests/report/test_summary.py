@@ -472,3 +472,30 @@ def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):
     summarize(folder)
     assert "na\\udcffme" in capsys.readouterr().out
     assert b"na\xffme" in (folder / "summary.md").read_bytes()
+
+
+def write_fingerprints(directory, weights):
+    """As the runs of a module that seeds itself have them: the random states of the run's own seed are others."""
+    files.write_fingerprints(
+        directory, {10: files.Fingerprint(weights * 32, "b" * 32, f"{hash(directory) % 10**8:032d}")}
+    )
+
+
+def test_runs_that_are_bit_equal_though_their_seeds_differ_count_once(tmp_path, capsys, monkeypatch):
+    for lr, weights in (("0.1", "aaa"), ("0.2", "bcd"), ("0.3", "")):
+        for seed in range(3):
+            run = tmp_path / "s" / f"{lr}_{seed}"
+            write(run, [f"optimizer.lr={lr}", f"seed={seed}"], value=float(lr))
+            if weights:
+                write_fingerprints(run, weights[seed])
+    summarize(tmp_path / "s")
+    assert [row["n"] for row in rows(tmp_path / "s")] == ["1", "3", "3"]
+    assert rows(tmp_path / "s")[0]["deviation"] == ""
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Runs with other seeds are equal bit for bit and count once in n: the seed changes nothing" in out
+    assert "Runs that repeat others" not in out
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "s"), "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
+    compare.main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the seed changes nothing" in out
+    assert "it takes" in out

@@ -15,6 +15,7 @@ from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, query_values
 from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
+    IDLE_SEED,
     Row,
     derived_keys,
     merge_rows,
@@ -230,6 +231,8 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
     ]
     if any(num_missing):
         lines.append(f"Of the runs that finished alone: {num_missing[0]} of A and {num_missing[1]} of B did not")
+    if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
+        lines.append(IDLE_SEED)
     if found.interval:
         low, high = found.interval
         keys = " and ".join(comparison.averaged)

@@ -36,6 +36,14 @@ class Row:
         """The finished runs that have values of all objectives."""
         return [record for record in self.records if record.values and record.status == "finished"]
 
+    def repeats(self, averaged: Sequence[str]) -> bool:
+        """Return whether counted runs repeat others, the averaged keys included."""
+        return len(_by_values(self.counted, averaged)) < len(self.counted)
+
+    def has_idle_seed(self, averaged: Sequence[str]) -> bool:
+        """Return whether counted runs are bit-equal though averaged keys, such as the seed, differ."""
+        return len(_group_repetitions(self.counted, averaged)) < len(_by_values(self.counted, averaged))
+
     def num_all(self, averaged: Sequence[str]) -> int:
         """Return the number of runs, whatever their status; repetitions count once, as in the means."""
         return len(_group_repetitions(self.records, averaged))
@@ -105,11 +113,24 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
 
 
 def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
-    """Group runs by their values of the averaged keys.
+    """Group runs that count as one, with their mean: they say nothing about other seeds.
 
-    Repetitions with the same values, seed included, count as one, with their mean: they say nothing about other
-    seeds.
+    These are runs with the same values of the averaged keys, and runs that are equal bit for bit though these differ,
+    such as those of a module that seeds itself: in their objectives, and in their weights at all steps.
     """
+    found: dict[tuple[str, ...], list[Record]] = {}
+    candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, as fingerprints take longer to read
+    for key, same in _by_values(records, averaged).items():
+        others = candidates.setdefault(repr(same[0].values), []) if same[0].values else []
+        equal = next((other for other in others if found[other][0].weights == same[0].weights != []), None)
+        if equal is None:
+            others.append(key)
+        found.setdefault(equal or key, []).extend(same)
+    return found
+
+
+def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
+    """Group runs by their values of the averaged keys."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         key = tuple(repr(record.config[name]) if name in record.config else "" for name in averaged)
@@ -200,6 +221,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+IDLE_SEED = "Runs with other seeds are equal bit for bit and count once in n: the seed changes nothing; does the module seed itself?"
 MARK = "≈"
 
 

@@ -1,5 +1,6 @@
 """Records of the runs below a folder: configuration, overrides, status and result of each."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from leyden.config.objective import Objective, objectives
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
+from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
@@ -45,6 +47,14 @@ class Record:
     objectives: tuple[Objective, ...]
     result: Result | None
     starts: list[dict[str, Any]]
+
+    @functools.cached_property
+    def weights(self) -> list[tuple[int, str]]:
+        """Digests of the weights by optimizer step, from the run's fingerprints; empty without any."""
+        try:
+            return [(step, each.weights) for step, each in read_fingerprints(self.run.directory).items()]
+        except OSError:
+            return []
 
     @property
     def epochs(self) -> int | None:

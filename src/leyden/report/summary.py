@@ -18,6 +18,7 @@ from leyden.config.terminal import Terminal, quoted_override, text_table
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
 from leyden.report.ranking import (
+    IDLE_SEED,
     MARK,
     Contenders,
     Row,
@@ -298,8 +299,9 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     # The best run is taken from the best setting; it need not be the luckiest seed of all.
     winners = pareto_front(rows[0].records if is_single else records)
     evaluations = test_set_remarks(records)
-    repeats = any(cell["n"] < len(row.counted) for cell, row in zip(cells, rows, strict=True))
+    repeats = any(row.repeats(averaged) for row in rows)
     repeat_remark = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
+    repeat_remark += [IDLE_SEED] if any(row.has_idle_seed(averaged) for row in rows) else []
     notes = [*repeat_remark, *marked.remarks, *remarks(records, objectives, winners, directory), *evaluations]
     header = [*keys, *metrics, *COLUMNS]
     shown = [
