@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 class Done(NamedTuple):
     """What a command ended with."""
 
-    sources: int | None
+    code: int | None
     output: str
 
     @property
@@ -328,10 +328,10 @@ class Row:
     def _in_a_copy(self, python, tree, folder, environment):
         """The training of a run that is made anew, in a copy of this process: a Python that begins takes ten times as long."""
         told = ("--config-dir", folder, "--config-name", "recorded")
-        sources, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
+        code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
         print(output)
-        if sources:
-            raise UserError(f"the run could not be made anew: its training ended with {sources}")
+        if code:
+            raise UserError(f"the run could not be made anew: its training ended with {code}")
 
 
 def differences(a, b, *, everything):
