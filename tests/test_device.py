@@ -161,7 +161,7 @@ def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path
     if "val" not in data.sizes:
         cfg.trainer.limit_val_batches = 0
         stages.remove("validate")
-    trainer = assembly.run_trainer(cfg, Run(tmp_path / "run"), data, None, lambda: "").trainer
+    trainer = assembly.run_trainer(cfg, Run(tmp_path / "run"), data, None).trainer
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DRAW)] + [watch := Watch()]
     module = assembly.task(cfg, data, trainer)
     for stage in stages:
@@ -192,6 +192,16 @@ def test_every_network_and_every_optimizer_takes_steps(model, optimizer):
     assert all(parameter.grad.device == META for parameter in module.parameters())
 
 
+@pytest.fixture
+def deterministic():
+    """As `trainer.deterministic=true` sets it, which is the default: torchmetrics then counts by other operators."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("metrics", names("task/metrics"))
 def test_every_metric_takes_batches(metrics):
     for model, case in ((name, case) for name in names("model") for case in suited(name)):
