@@ -22,7 +22,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
-from leyden.assembly import roles
+from leyden.assembly import roles, trust
 from leyden.assembly.trust import _allowed, problem_of_run, trusted_config
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
@@ -706,3 +706,19 @@ def test_the_data_sets_on_the_list_are_data_sets():
     assert all(issubclass(found, role.base) for role, _, found in REACHABLE if role is not roles.NETWORKS)
     assert issubclass(roles.DATA.base, L.LightningDataModule)
     assert np.all([builder.__module__.startswith("torchvision.models.") for builder in roles.NETWORK_BUILDERS])
+
+
+@pytest.mark.parametrize(
+    ("listed", "target", "package"),
+    [("", "b.nets.Net", "b"), ("", "elsewhere.Net", "a"), ("c", "elsewhere.Net", "c"), ("c", "b.nets.Net", "b")],
+)
+def test_the_advice_names_the_list_of_the_classs_own_package_or_one_that_is_there(
+    tmp_path, monkeypatch, listed, target, package
+):
+    if listed:
+        (tmp_path / listed).mkdir()
+        (tmp_path / listed / "trust.yaml").touch()
+    monkeypatch.setattr(trust, "SRC", tmp_path)
+    monkeypatch.setattr(trust, "own_packages", lambda: ["a", "b", "c"])
+    advice = trust._advice(trust.Problem("", target, "task"))
+    assert advice == f"; if you trust it, list it in src/{package}/trust.yaml: `task: [{target}]`"

@@ -26,7 +26,7 @@ from leyden.assembly.roles import (
     Role,
 )
 from leyden.config.errors import UserError
-from leyden.config.paths import own_packages
+from leyden.config.paths import SRC, own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import DOWNLOAD_ARGUMENTS
 from leyden.run.directory import Run
@@ -127,10 +127,16 @@ def _problem(node: Any, key: str, role: Role | None) -> Problem | None:
 
 
 def _advice(problem: Problem) -> str:
-    """Return the end of an error message that says how to allow a target; empty if it can't be allowed."""
+    """Return the end of an error message that says how to allow a target; empty if it can't be allowed.
+
+    It names the file of the class's own package, or else of a package that has one.
+    """
     if not problem.trust_key or not (packages := own_packages()):
         return ""
-    return f"; if you trust it, list it in src/{packages[0]}/trust.yaml: `{problem.trust_key}: [{problem.target}]`"
+    of_class = problem.target.partition(".")[0]
+    listing = [name for name in packages if (SRC / name / "trust.yaml").exists()]
+    package = of_class if of_class in packages else [*listing, *packages][0]
+    return f"; if you trust it, list it in src/{package}/trust.yaml: `{problem.trust_key}: [{problem.target}]`"
 
 
 def _refusal_reason(node: dict[str, Any], role: Role | None) -> tuple[str, bool]:
