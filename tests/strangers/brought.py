@@ -162,6 +162,19 @@ class Scheduled(Plain):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
 
 
+class Following(Plain):
+    """Its schedule follows a metric."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.optimizer = optimizer
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
+
+
 class Whole(Plain):
     """It brings its own data, as Lightning's examples of one file do."""
 

@@ -74,7 +74,7 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, k
     plus = "+" * (key == "callbacks.mine")
     _, _, err = train("a", *module("Plain"), f"{plus}{key}._target_=of_a_stranger.My{kind}", code=2)
     assert f"{key}: My{kind} is a {kind} of the package pytorch_lightning" in err
-    assert "`import lightning as L`" in err
+    assert "`import lightning.pytorch as pl`" in err
     assert len(err.splitlines()) == 1
 
 
@@ -299,6 +299,16 @@ def test_a_schedule_without_a_length_is_left_as_it_is(train):
     run, *_ = train("a", *scheduled("list", *fixed))
     (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert state["step_size"] == 2
+
+
+def test_a_fork_that_would_stand_elsewhere_is_refused_and_leaves_nothing(train, tmp_path):
+    arguments = module("Following", f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
+    train("parent", *module("Following"))
+    fork, _, err = train("fork", *arguments, "optimizer.lr=0.5", code=2)
+    assert "fork: the schedule follows a metric: with other values of the optimizer it would stand elsewhere" in err
+    assert not fork.directory.exists()
+    fork, *_ = train("fork", *arguments)
+    assert fork.result.status == "finished"
 
 
 # Checkpoints.

@@ -171,7 +171,7 @@ def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__):
         raise UserError(
             f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
-            "write `import lightning as L` in its file, and L for pytorch_lightning"
+            "write `import lightning.pytorch as pl` in its file (docs/tasks.md has a way for an installed library)"
         )
     raise UserError(f"{key}: makes a {name}; must be a {kind.__name__}")
 

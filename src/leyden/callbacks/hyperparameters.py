@@ -17,6 +17,10 @@ from leyden.config.errors import UserError
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
 
 
+class RefusedForkError(UserError):
+    """A fork can't begin with these settings, which shows only where Lightning has restored the optimizers."""
+
+
 class Hyperparameters(L.Callback):
     """Saves in each checkpoint the hyperparameters that optimizers and schedules had before the first step.
 
@@ -73,7 +77,7 @@ class Hyperparameters(L.Callback):
                 buffer.copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
-            raise UserError(
+            raise RefusedForkError(
                 "fork: the schedule follows a metric: with other values of the optimizer it would stand elsewhere; leave them, "
                 "or take the weights alone by init_from"
             )
@@ -82,7 +86,7 @@ class Hyperparameters(L.Callback):
         pairs = zip(trainer.optimizers, self._restored["optimizers"], self._configured["optimizers"], strict=True)
         for optimizer, restored, configured in pairs:
             if restored["class"] != configured["class"]:
-                raise UserError(
+                raise RefusedForkError(
                     f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is another one; "
                     "init_from takes the weights alone"
                 )

@@ -2,7 +2,9 @@
 
 import contextlib
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from leyden import assembly
 from leyden.assembly import RunTrainer, reporting_restore_errors
 from leyden.assembly.schedule import partial_test_message
 from leyden.callbacks.checkpoint import SafeCheckpointIO
+from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.data.contract import digests_of, has_split
@@ -22,6 +25,7 @@ from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
+from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 from leyden.run.session import session
@@ -134,7 +138,7 @@ def start(
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
         sys.argv += shlex.split(quoted_override("run_dir", run.directory))
-    with contextlib.ExitStack() as at_the_end:
+    with _removing_refused_fork(run, is_fork=fork is not None), contextlib.ExitStack() as at_the_end:
         for logger in trainer.trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
@@ -168,6 +172,25 @@ def start(
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
+
+
+@contextlib.contextmanager
+def _removing_refused_fork(run: Run, *, is_fork: bool) -> Iterator[None]:
+    """Empty the directory of a fork that is refused once its optimizers are restored; the lock then removes it.
+
+    Args:
+        run: The run directory, which this start has filled if it is a fork's.
+        is_fork: True for a fork that begins.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not (is_fork and isinstance(error.__cause__, RefusedForkError)):
+            raise
+        for name in list_files(run.directory) if is_main_process() else ():
+            path = run.directory / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise error.__cause__ from None
 
 
 def _check_evaluation(cfg: DictConfig, identity: RunIdentity, *, test: bool) -> None:
