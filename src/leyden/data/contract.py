@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 
 from leyden.data.facts import Facts
 from leyden.data.files import digest_of
@@ -203,9 +204,25 @@ def has_split(data: L.LightningDataModule, split: str) -> bool:
     return split != "val" or bool(flatten_loaders(data.val_dataloader()))
 
 
+def _num_drawn(loader: Any) -> int:
+    """Return the number of samples that an epoch of a loader draws, over all processes.
+
+    Raises:
+        TypeError: It is unknown, as for a batch sampler of one's own, which may draw any number.
+    """
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    if isinstance(batches, BatchSampler):
+        sampler = batches.sampler
+    elif batches is not None:
+        raise TypeError("a batch sampler of one's own")
+    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset) or sampler is None:
+        return len(loader.dataset)
+    return len(sampler)
+
+
 def num_samples(loaders: Any) -> int | None:
-    """Return the total number of samples of some loaders; None if one of them does not report it."""
+    """Return the number of samples per epoch of some loaders together; None if one of them does not report it."""
     try:
-        return sum(len(loader.dataset) for loader in flatten_loaders(loaders))
+        return sum(map(_num_drawn, flatten_loaders(loaders)))
     except (AttributeError, TypeError, NotImplementedError):
         return None
