@@ -131,6 +131,14 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, me
     assert not (tmp_path / "outputs" / "new" / "run").exists()
 
 
+def test_an_argument_beside_others_can_be_added(cli):
+    code, _, err = cli("train", "model.dropuot=0.5")
+    assert code == 2
+    assert err.startswith(
+        "leyden: model.dropuot: no such key; did you mean model.dropout? +model.dropuot=... adds one\n"
+    )
+
+
 def test_an_argument_of_a_part_that_has_none_yet(cli):
     code, _, err = cli("train", "task=own", "task._target_=mine.GAN", "task.latent_size=2")
     assert (code, err) == (2, "leyden: task.latent_size: no such key; +task.latent_size=... adds one\n")

@@ -142,5 +142,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
     close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
+    if parent and siblings and f"{parent}._target_" in known:
+        suggestion += f"{'' if close else ';'} +{key}=... adds one"
     listing = f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
     return suggestion + listing * bool(siblings)
