@@ -42,6 +42,20 @@ def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes():
             assert draw() != first
 
 
+def test_generators_of_numpy_without_a_seed_follow():
+    def draws():
+        unseeded = np.random.default_rng(), np.random.RandomState(None), np.random.Generator(np.random.PCG64())
+        return [each.random() for each in unseeded] + [each.random() for each in unseeded]
+
+    with seeded(3, "setup"):
+        first = draws()
+        with seeded(4, "setup"):
+            assert draws() != first
+    with seeded(3, "setup"):
+        assert draws() == first
+    assert draws() != draws()
+
+
 def test_it_is_put_back_though_something_fails():
     before = digest_of_content(random_states())
     with pytest.raises(ZeroDivisionError), seeded(3, "setup"):

@@ -37,6 +37,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
 def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     """Context with random states determined by the arguments alone; restores the previous states at its end.
 
+    NumPy generators that are created without a seed, such as by `np.random.default_rng()`, are determined by the
+    arguments, too, instead of the system's entropy.
+
     Args:
         seed: The run's seed.
         stage: Name of a data module's hook.
@@ -44,16 +47,20 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     """
     before = random_states()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(3).tolist()
+    words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(4).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
     # `torch.manual_seed` would also seed a GPU that is not initialized yet, permanently.
     torch.default_generator.manual_seed(words[2])
     if on_gpu is not None:
         torch.cuda.manual_seed_all(words[2])
+    # NumPy asks this function for the entropy of an unseeded generator, and has no public way to set it.
+    entropy = np.random.bit_generator.randbits  # type: ignore[attr-defined]
+    np.random.bit_generator.randbits = random.Random(words[3]).getrandbits  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        np.random.bit_generator.randbits = entropy  # type: ignore[attr-defined]
         restore_random_states(before)
         if on_gpu is not None:
             torch.cuda.set_rng_state_all(on_gpu)
