@@ -2,11 +2,14 @@
 
 import errno
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.samples_seen import batch_size
 from leyden.run.directory import Run
 from leyden.tasks.classification import Classification
 from tests.conftest import QUICK, finish, start  # 1,000 images of training, 10 batches of 100 an epoch
@@ -47,6 +50,32 @@ def seen(run):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
+@dataclass(slots=True)
+class Slotted:
+    """A batch without `__dict__`."""
+
+    inputs: object
+    targets: object
+
+
+class Broken(Mapping):
+    """A batch that can't be looked into."""
+
+    def __getitem__(self, key):
+        raise KeyError(key)
+
+    def __iter__(self):
+        yield "a"
+
+    def __len__(self):
+        return 1
+
+
+def test_a_batch_of_any_class_is_counted_or_unknown():
+    assert batch_size(Slotted(torch.zeros(4, 3), torch.zeros(4))) == 4
+    assert batch_size(Broken()) is None
+
+
 def test_a_result_counts_the_samples_and_the_completed_epochs_that_were_trained(train, arguments, epochs, samples):
     assert seen(train(*arguments)) == (epochs, samples)
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
+from leyden.data.encoding import attribute_names
+
 
 class SamplesSeen(L.Callback):
     """Counts the samples of each training batch, over all processes, and the completed epochs.
@@ -85,7 +87,10 @@ def batch_size(batch: Any, loaders: Any = None) -> int | None:
     if isinstance(loaders, list | tuple) and isinstance(batch, list | tuple) and len(loaders) == len(batch):
         pairs = list(zip(batch, loaders, strict=True))
     if not pairs:  # one loader, or several whose batches a hook of the module has merged
-        sizes = _sizes(batch, is_part=False) or set()
+        try:
+            sizes = _sizes(batch, is_part=False) or set()
+        except Exception:  # a user's class may raise anything, and counting never ends a run
+            return None
         return next(iter(sizes)) if len(sizes) == 1 else None
     # An exhausted loader yields None while a longer one continues.
     found = [batch_size(part, loader) for part, loader in pairs if part is not None]
@@ -112,7 +117,7 @@ def _sizes(batch: Any, *, is_part: bool = True) -> set[int] | None:
     if isinstance(batch, Mapping):
         return _common_sizes(batch.values())
     if dataclasses.is_dataclass(batch):
-        return _common_sizes(vars(batch).values())
+        return _common_sizes(getattr(batch, name, None) for name in attribute_names(batch))
     if not isinstance(batch, list | tuple) or not batch:
         return None
     inner = _common_sizes(batch)
