@@ -5,11 +5,15 @@ import functools
 import io
 import random
 import types
+from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, RandomSampler
 
+from leyden.data import object_state
 from leyden.data.object_state import ObjectState
 from tests.data import changing
 
@@ -120,6 +124,54 @@ def test_what_cant_be_kept_is_named(before, change):
     if change:
         change(owner)
     assert state.changes()[1] == ["module.value"]
+
+
+def test_what_a_class_of_an_installed_package_and_its_module_hold_is_seen(monkeypatch):
+    monkeypatch.setattr(object_state, "INSTALL_DIRECTORIES", (str(Path(changing.__file__).parent),))
+    learner = begin()
+    state = ObjectState({"module": learner})
+    learner.learn()
+    names = {str(entry["path"][-1][1]) for entry in kept_by(state)[0]}
+    assert {"TOTAL", "LOG", "num_made", "NUMBERS"} <= names
+
+
+def test_what_lightning_and_pytorch_share_is_not_looked_at():
+    state = ObjectState({"module": torch.nn.Linear(1, 1), "data": L.LightningDataModule()})
+    assert not [path for path, _ in state._leaves() if str(path[0][1]).startswith(("torch", "lightning"))]
+
+
+def test_a_loader_within_is_looked_into():
+    sampler = RandomSampler(range(4), generator=torch.Generator())
+    owner = types.SimpleNamespace(loader=DataLoader(range(4), sampler=sampler))
+    kept, _ = kept_by(ObjectState({"data": owner}))
+    assert {str(entry["path"][-1][1]) for entry in kept} == {"generator"}
+
+
+def test_what_is_saved_elsewhere_is_not_restored():
+    layer = torch.nn.Linear(1, 1)
+    owner = types.SimpleNamespace(step=layer.forward)
+    state = ObjectState({"dataset": owner})
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+    kept, _ = kept_by(state)
+    assert [entry["path"][-1][1] for entry in kept] == ["weight"]
+    other = torch.nn.Linear(1, 1)
+    there = ObjectState({"dataset": types.SimpleNamespace(step=other.forward)}, lambda: [*other.parameters()])
+    before = other.weight.item()
+    there.restore(kept)
+    assert other.weight.item() == before
+    assert not there.changes()[0]
+
+
+def test_reading_a_frame_is_no_change():
+    pandas = pytest.importorskip("pandas")
+    times = pandas.date_range("2026-01-01", periods=4, tz="UTC")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [*"abcd"], "t": times}).set_index("t", drop=False)
+    state = ObjectState({"data": types.SimpleNamespace(frame=frame, index=frame.index, column=frame["b"])})
+    frame.loc[times[1]], frame["a"], frame.index.is_unique, frame.index.get_indexer(times[:2])
+    assert state.changes() == ([], [])
+    frame.iloc[0, 0] = 5.0
+    assert state.changes()[1] == ["data.frame"]
 
 
 def test_what_two_objects_hold_is_found_once():

@@ -44,6 +44,9 @@ from leyden.data.encoding import (
 )
 from leyden.data.files import digest_of_content
 
+# Attributes of a `DataLoader` that may hold state.
+PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
+
 MAX_COMPARED = 10_000  # items; of a larger container, only a part is compared
 MAX_TRAVERSED = 1000  # objects; a larger container is not traversed
 MAX_PICKLED = 2**26  # bytes
@@ -150,6 +153,11 @@ class ObjectState:
         """Whether there is an object that a path leads to a part of."""
         return path[:-1] in self._owners
 
+    def holds(self, objects: Iterable[Any]) -> bool:
+        """Return whether one of these objects was found at the start, with its attributes."""
+        found = {id(owner) for owner in self._owners.values()}
+        return any(id(each) in found for each in objects)
+
     def remove(self, paths: Iterable[Path]) -> None:
         """Take attributes away."""
         for path in paths:
@@ -176,6 +184,8 @@ class ObjectState:
             ValueError: These objects have no such attributes.
         """
         made: list[Any] = []
+        known = self.known()  # from an older checkpoint
+        ids = {id(each) for each in known if not isinstance(each, PLAIN)}
         for entry in kept:
             path = path_of(entry)
             try:
@@ -187,6 +197,9 @@ class ObjectState:
                 if isinstance(owner, type | types.ModuleType) and path not in self._snapshots:
                     raise AttributeError("it was no value")
                 here = _get(owner, path[-1], None)
+                if id(here) in ids:
+                    made.append(here)
+                    continue
                 value = made[entry["same_as"]] if "same_as" in entry else None
                 if value is None:
                     value = decode(entry["value"], here, in_place=entry["in_place"])
@@ -198,6 +211,26 @@ class ObjectState:
                     f"{path_name(path)} can't be restored ({type(error).__name__}: {error})"
                 ) from error
             self._kept.add(path)
+
+    def reset(self, apart: Collection[Path]) -> bool:
+        """Set plain values back to those of the start.
+
+        Args:
+            apart: Paths that are left as they are.
+
+        Returns:
+            False if other values have changed since, which can't be set back.
+        """
+        is_whole = True
+        for path, value in list(self._leaves()):
+            snapshot = self._snapshots.get(path)
+            if path in apart or isinstance(value, GENERATORS) or (snapshot and snapshot.digest == _digest(value)):
+                continue
+            if snapshot and isinstance(snapshot.value, PLAIN):
+                _set(self._owners[path[:-1]], path[-1], snapshot.value)
+            else:
+                is_whole = False
+        return is_whole
 
     def differing(self, before: "ObjectState") -> list[str]:
         """Return the names of plain values, tensors and generators that differ from an earlier snapshot."""
@@ -251,13 +284,13 @@ class ObjectState:
             path, owner = queue.pop(0)
             if is_start:
                 self._owners[path], self._items_at_start[path] = owner, _separate_items(owner)
-            shared = [*_namespaces(owner)]
+            shared = [*_namespaces(owner, is_root=len(path) == 1)]
             for step, value in _parts(owner):
                 value_path = (*path, step)
                 if id(value) in seen and not isinstance(value, PLAIN):
                     continue
                 if isinstance(value, types.FunctionType):
-                    shared += _namespaces(value)
+                    shared += _namespaces(value, is_root=not path)
                     if value.__closure__:
                         yield value_path, _Closure(value)
                 elif (isinstance(value, L.Callback | type | types.ModuleType) and not path) or (
@@ -296,12 +329,14 @@ def _is_traversed(value: Any) -> bool:
         return len(value) <= MAX_TRAVERSED and any(
             map(_is_separate, value.values() if isinstance(value, dict) else value)
         )
-    if isinstance(value, types.MethodType | functools.partial):
+    if isinstance(value, types.MethodType | functools.partial | torch_data.DataLoader):
         return True
     if isinstance(value, (*PLAIN, *CONSTANTS, *SEPARATE, *GENERATORS, Tensor, np.ndarray, Iterator)):
         return False
     if isinstance(value, TRAVERSED):
         return True
+    if _is_pandas(value):  # it caches what it computes in attributes
+        return False
     if has_state_dict(value):
         return False
     package = type(value).__module__.partition(".")[0]
@@ -328,15 +363,20 @@ def _is_separate(value: Any) -> bool:
     return _is_traversed(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
 
 
-def _namespaces(owner: Any) -> Iterator[tuple[str, Any]]:
+def _namespaces(owner: Any, *, is_root: bool) -> Iterator[tuple[str, Any]]:
     """Yield what an object or function shares with others: its classes, and the modules that define them.
 
-    Installed packages are skipped.
+    Those of installed packages are skipped, except for a root, which somebody else may have written.
     """
     kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
     for kind in kinds:
         module = sys.modules.get(kind.__module__)
-        if _is_own(kind.__module__, module):
+        is_foreign = is_root and kind.__module__.partition(".")[0] not in {
+            *OPAQUE_PACKAGES,
+            "torchmetrics",
+            "leyden",
+        }
+        if module and (is_foreign or _is_own(kind.__module__, module)):
             if kind is not owner:
                 yield f"{kind.__module__}.{kind.__qualname__}", kind
             yield kind.__module__, module
@@ -370,6 +410,10 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
                 yield ("attribute", name), value
     elif isinstance(owner, types.MethodType):
         yield ("attribute", "__self__"), owner.__self__
+    elif isinstance(owner, torch_data.DataLoader):
+        yield from (
+            (("attribute", name), part) for name in PARTS if (part := getattr(owner, name, None)) is not None
+        )
     elif isinstance(owner, functools.partial):
         yield from ((("attribute", name), getattr(owner, name)) for name in ("func", "args", "keywords"))
     else:
@@ -467,6 +511,8 @@ def _digest(value: Any) -> Hashable:
         return tuple(map(_digest, value.values))
     if isinstance(value, Iterator):
         return repr(value) if isinstance(value, itertools.count) else _Opaque(id(value), 0)
+    if _is_pandas(value) and (digest := _pandas_digest(value)):
+        return digest
     try:
         return digest_of_content(encode(_subsample(value)))
     except NotEncodableError:
@@ -478,6 +524,30 @@ def _digest(value: Any) -> Hashable:
         if not sha.is_full:
             return _Opaque(id(value), len(value) if isinstance(value, Sized) else 0)
     return _Pickled(sha.digest.hexdigest())
+
+
+def _is_pandas(value: Any) -> bool:
+    """Return whether a value is a frame, a series or an index of pandas, which may not be installed."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index)
+
+
+def _pandas_digest(value: Any) -> str | None:
+    """Return a digest of the values and names of a frame, a series or an index; None if pandas can't hash them.
+
+    Its pickle has values that pandas has cached, too.
+    """
+    step = max(1, len(value) // MAX_COMPARED)
+    pandas = sys.modules["pandas"]
+    part = value[::step] if isinstance(value, pandas.Index) else value.iloc[::step]
+    try:
+        hashed = pandas.util.hash_pandas_object(part).to_numpy().tobytes()
+    except Exception:  # an item or an extension array may have no hash
+        return None
+    columns = (
+        [(str(name), str(kind)) for name, kind in value.dtypes.items()] if value.ndim == 2 else str(value.dtype)
+    )
+    return hashlib.sha256(hashed + repr((value.shape, columns)).encode()).hexdigest()
 
 
 class _HashWriter:
