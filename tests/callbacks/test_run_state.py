@@ -43,6 +43,7 @@ def callback(seed=0):
     loops = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_results={})))
     trainer = SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1, **vars(loops))
     trainer.lr_scheduler_configs = trainer.optimizers = trainer.callbacks = []
+    trainer.limit_val_batches = 0
     trainer.train_dataloader, trainer.datamodule = [], L.LightningDataModule()
     made.setup(trainer, L.LightningModule(), "fit")
     return made

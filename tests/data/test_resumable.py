@@ -1,14 +1,18 @@
 """A `DataLoader` that goes on within an epoch: from the states of its own process, and of its own generators."""
 
+import copy
+import dataclasses
 import random
+import types
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from leyden.data import resumable
-from leyden.data.resumable import make_resumable
+from leyden.data.resumable import batch_checksum, make_resumable
 
 SAMPLES = list(range(12))
 
@@ -51,6 +55,24 @@ def test_the_order_is_drawn_again_from_where_it_came(kind, given):
     other = loader_of(kind, seed=6)  # of a process that has just begun
     other.load_state_dict(state)
     assert [batch.tolist() for batch in other] == batches[given:]
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """A batch without `__dict__`."""
+
+    values: object
+
+
+def test_a_checksum_sees_the_values_of_any_batch():
+    for of in (Slotted, lambda values: {"a": values}, lambda values: types.SimpleNamespace(a=values)):
+        for values in (torch.zeros(3), torch.ones(3)), (np.zeros(3), np.ones(3)), ("a", "b"):
+            first, other = (batch_checksum(of(each)) for each in values)
+            assert first != other
+            assert first == batch_checksum(of(copy.deepcopy(values[0])))
+    itself = types.SimpleNamespace(a=torch.zeros(1))
+    itself.itself = itself
+    batch_checksum(itself)
 
 
 def test_each_process_goes_on_from_its_own_state(monkeypatch):

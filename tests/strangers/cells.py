@@ -43,7 +43,7 @@ DIFFERS, CRASH = "differs silently", "crash"
 # Lines on stderr that tell nothing of bits.
 ASIDE = ("will refuse this run", "slowed by a busy machine", "persistent_workers", "the test set")
 # Those that do.
-ANNOUNCEMENTS = ("exact resume is not promised", "the run will go on from the end of the last one")
+ANNOUNCEMENTS = ("exact resume is not promised",)
 
 
 class Outcome(NamedTuple):

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -117,6 +118,32 @@ class SplitByNumPy(GlobalSplit):
         )
 
 
+class SplitByEntropy(GlobalSplit):
+    """It permutes by generators without a seed, as a well-known library does."""
+
+    def setup(self, stage):
+        order = np.random.default_rng().permutation(60)
+        held_out = np.random.RandomState(None).permutation(order[NUM:]).tolist()
+        parts = (order[:NUM].tolist(), held_out[:10], held_out[10:])
+        self.train, self.val, self.test = (torch.utils.data.Subset(Rows(60), part) for part in parts)
+
+
+class SplitBySystem(GlobalSplit):
+    """It holds out by the system's entropy, which nobody can repeat."""
+
+    def setup(self, stage):
+        held_out = random.SystemRandom().sample(range(60), 20)
+        self.train = Rows()
+        self.val, self.test = (torch.utils.data.Subset(Rows(60), part) for part in (held_out[:10], held_out[10:]))
+
+
+class TrainedBySystem(Plain):
+    """It chooses what to train on by the system's entropy."""
+
+    def setup(self, stage):
+        self.train = torch.utils.data.Subset(Rows(60), random.SystemRandom().sample(range(60), NUM))
+
+
 class Prepared(Plain):
     """`prepare_data` draws when it makes its file, not when it finds it; `setup` draws, too."""
 
@@ -208,6 +235,29 @@ class WithSetEpoch(NumPySampler):
         yield from torch.randperm(NUM, generator=torch.Generator().manual_seed(self.epoch)).tolist()
 
 
+class OneByOne(NumPySampler):
+    """One that draws each index when it is asked for, from the global random state."""
+
+    def __init__(self):
+        pass
+
+    def __iter__(self):
+        for _ in range(NUM):
+            yield int(torch.randint(NUM, (1,)))
+
+
+class Pool(NumPySampler):
+    """The same from a pool, which an index leaves when it is drawn."""
+
+    def __init__(self):
+        pass
+
+    def __iter__(self):
+        pool = list(range(NUM))
+        while pool:
+            yield pool.pop(int(torch.randint(len(pool), (1,))))
+
+
 class Buckets(BatchSampler):
     """Batches of its own, put in order by a generator of its own."""
 
@@ -257,6 +307,18 @@ class SampledBySetEpoch(_Sampled):
     """A sampler that is told its epoch."""
 
     sampler = WithSetEpoch
+
+
+class SampledOneByOne(_Sampled):
+    """A sampler that draws each index when it is asked for."""
+
+    sampler = OneByOne
+
+
+class SampledFromPool(_Sampled):
+    """A sampler that draws from a pool."""
+
+    sampler = Pool
 
 
 class SampledByWeights(Plain):
@@ -571,6 +633,21 @@ def as_list(samples):
 Pair = namedtuple("Pair", "inputs targets")
 
 
+@dataclass(slots=True)
+class Slotted:
+    """A batch without `__dict__`."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, *args, **kwargs):
+        return Slotted(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
+
+
+def as_slotted(samples):
+    return Slotted(*(torch.stack(part) for part in zip(*samples, strict=True)))
+
+
 def as_pair(samples):
     return Pair(*(torch.stack(part) for part in zip(*samples, strict=True)))
 
@@ -580,7 +657,9 @@ class Collated(Plain):
 
     def __init__(self, kind: str):
         super().__init__()
-        self.collate = {"object": as_object, "dict": as_dict, "list": as_list, "pair": as_pair}[kind]
+        self.collate = {"object": as_object, "dict": as_dict, "list": as_list, "pair": as_pair}.get(
+            kind, as_slotted
+        )
 
     def train_dataloader(self):
         return DataLoader(self.train, BATCH, shuffle=True, collate_fn=self.collate)
@@ -650,6 +729,50 @@ class Wrapped(Plain):
 
     def train_dataloader(self):
         return Prefetcher(super().train_dataloader())
+
+
+class Sliced:
+    """As many batches an epoch of a stream that goes on."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        yield from itertools.islice(self.stream, NUM // BATCH)
+
+
+class OwnEndless(Plain):
+    """A loader of its own over a stream that goes on from epoch to epoch."""
+
+    def train_dataloader(self):
+        inputs, targets = rows(55)
+        return Sliced(itertools.cycle(list(zip(inputs.split(BATCH), targets.split(BATCH), strict=True))))
+
+
+class Walk:
+    """Batches along a walk, of which the place is a number."""
+
+    def __init__(self):
+        self.place, self.rng = 0, np.random.default_rng(0)
+
+    def __iter__(self):
+        for _ in range(NUM // BATCH):
+            self.place += int(self.rng.integers(1, 7))
+            yield rows(BATCH, self.place)
+
+
+class OwnWalk(Plain):
+    """A loader of its own with a number and a generator."""
+
+    def train_dataloader(self):
+        return Walk()
+
+
+class WrappedSampler(Plain):
+    """A loader in a wrapper, with a sampler that has a generator."""
+
+    def train_dataloader(self):
+        return Prefetcher(DataLoader(self.train, BATCH, sampler=NumPySampler()))
 
 
 class InfiniteLoader(DataLoader):

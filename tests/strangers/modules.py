@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.strangers.data import BATCH, Rows
 
@@ -317,6 +317,24 @@ class Buffer(Plain):
     def training_step(self, batch, batch_idx):
         self.mean = 0.9 * self.mean + 0.1 * batch[0].mean(0)
         return self.loss((batch[0] - self.mean, batch[1]))
+
+
+class WithOwnSchedule(Plain):
+    """A schedule whose function is a method of its own."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": Warming(optimizer), "interval": "step"}}
+
+
+class Warming(lr_scheduler.LambdaLR):
+    """A rate that rises by a method of the schedule."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer, lr_lambda=self.scale)
+
+    def scale(self, step):
+        return min(1.0, (step + 1) / 10)
 
 
 class Tried(Plain):
@@ -1145,6 +1163,61 @@ class OwnLoaders(Plain):
 
     def test_dataloader(self):
         return DataLoader(Rows(10, 2), BATCH)
+
+
+class Source(IterableDataset):
+    """Samples from a function, as reinforcement learning has them."""
+
+    def __init__(self, generate):
+        self.generate = generate
+
+    def __iter__(self):
+        yield from self.generate()
+
+
+class Generates(OwnLoaders):
+    """A stream from a method of the module."""
+
+    def generate(self):
+        yield from Rows()
+
+    def train_dataloader(self):
+        return DataLoader(Source(self.generate), BATCH)
+
+
+class OnPolicy(Generates):
+    """A stream from a method that asks the network, and walks on from sample to sample."""
+
+    def generate(self):
+        position = torch.zeros(4)
+        for inputs, target in Rows():
+            with torch.no_grad():
+                position = 0.9 * position + inputs + self(position.unsqueeze(0))
+            yield position, target
+
+
+class Collates(OwnLoaders):
+    """A method of the module is the `collate_fn`, and draws from the module's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def collate(self, samples):
+        inputs, targets = (torch.stack(part) for part in zip(*samples, strict=True))
+        return inputs * self.rng.uniform(0.5, 1.5), targets
+
+    def train_dataloader(self):
+        return DataLoader(Rows(), BATCH, shuffle=True, collate_fn=self.collate)
+
+
+class Encodes(Collates):
+    """The `collate_fn` asks the network."""
+
+    def collate(self, samples):
+        inputs, targets = super().collate(samples)
+        with torch.no_grad():
+            return inputs + 0.1 * self(inputs).unsqueeze(1), targets
 
 
 # Checkpoints

@@ -65,6 +65,7 @@ TRAITS = {
     "split_by_stage": Trait("a split per stage, made in each `setup(stage)`", data="SplitByStage"),
     "split_in_constructor": Trait("`random_split` in a constructor", data="SplitInConstructor"),
     "split_by_numpy": Trait("splits by the global states of NumPy and Python", data="SplitByNumPy"),
+    "split_by_entropy": Trait("splits by NumPy generators without a seed", data="SplitByEntropy"),
     "prepare_data": Trait(
         "`prepare_data` that draws when it makes its file", data="Prepared", more=("+data.folder={place}",)
     ),
@@ -75,6 +76,8 @@ TRAITS = {
     "in_place_sampler": Trait("a sampler that shuffles its own list", data="SampledInPlace"),
     "counting_sampler": Trait("a sampler that counts its epochs", data="SampledByCount"),
     "set_epoch": Trait("a sampler with `set_epoch`", data="SampledBySetEpoch"),
+    "one_by_one": Trait("a sampler that draws each index when it is asked for", data="SampledOneByOne"),
+    "pool": Trait("the same from a pool", data="SampledFromPool"),
     "weighted_sampler": Trait("a `WeightedRandomSampler` with a generator", data="SampledByWeights"),
     "batch_sampler": Trait("a batch sampler with a generator of its own", data="SampledInBuckets"),
     "hard_examples": Trait("sampler weights that the module changes by its losses", "Mining", "Mined"),
@@ -82,8 +85,6 @@ TRAITS = {
         "a callback that changes the sampler when an epoch starts",
         data="Mined",
         more=callback("Reweighting"),
-        cells=UNKEPT,
-        names=("weights",),
     ),
     "loader_generator": Trait("a `DataLoader` with a generator", data="Generated"),
     # Data sets
@@ -131,6 +132,23 @@ TRAITS = {
     "wrapper_by_epoch": Trait(
         "the same, saved by the epoch", data="Wrapped", more=("callbacks.checkpoint.every_n_steps=null",)
     ),
+    "own_endless": Trait(
+        "a loader of one's own over a stream that goes on, saved by the epoch",
+        data="OwnEndless",
+        more=("callbacks.checkpoint.every_n_steps=null",),
+        cells=UNKEPT,
+        names=("train_dataloader.stream",),
+    ),
+    "own_walk": Trait(
+        "a loader of one's own with a number and a generator, saved by the epoch",
+        data="OwnWalk",
+        more=("callbacks.checkpoint.every_n_steps=null",),
+    ),
+    "wrapped_sampler": Trait(
+        "a wrapped loader whose sampler has a generator, saved by the epoch",
+        data="WrappedSampler",
+        more=("callbacks.checkpoint.every_n_steps=null",),
+    ),
     "infinite_loader": Trait("a loader that makes its iterator once", data="Infinite"),
     "workers": Trait("a loader with worker processes", data="Plain", more=("+data.num_workers=2",)),
     "second_loader": Trait(
@@ -158,10 +176,17 @@ TRAITS = {
     "shuffled_validation": Trait("validation in random order", data="ShuffledValidation"),
     "own_loaders": Trait("a module with its own loaders (`data=module`)", "OwnLoaders", ""),
     "own_loaders_unused": Trait("the same beside other data", "OwnLoaders", cells=NEVER),
+    "generates": Trait("an `IterableDataset` that calls a method of the module", "Generates", ""),
+    "on_policy": Trait("the same, where the method asks the network", "OnPolicy", "", cells=UNKEPT),
+    "own_collate": Trait("a method of the module as `collate_fn`, with a generator", "Collates", ""),
+    "encodes": Trait("the same, where the method asks the network", "Encodes", ""),
     "object_batches": Trait(
         "batches that are objects, as graphs", "Batches", "Collated", ("+data.kind=object", MONITOR)
     ),
     "dict_batches": Trait("batches that are dictionaries", "Batches", "Collated", ("+data.kind=dict", MONITOR)),
+    "slotted_batches": Trait(
+        "batches that are dataclasses with slots", "Batches", "Collated", ("+data.kind=slotted", MONITOR)
+    ),
     "list_batches": Trait(
         "batches that are lists of dictionaries", "Batches", "Collated", ("+data.kind=list", MONITOR)
     ),
@@ -235,6 +260,9 @@ TRAITS = {
     "configure_model": Trait("a network that is made in `configure_model`", "Configured"),
     "setup": Trait(
         "a network that is made in `setup`", "MadeInSetup", cells={"evaluate": REFUSED, "fork": REFUSED}
+    ),
+    "own_lambda": Trait(
+        "a `LambdaLR` whose function is a method of itself", "WithOwnSchedule", fork=ALL_BUT_LENGTH
     ),
     "item": Trait("`.item()` in a constructor", "Item"),
     "compiled": Trait("`torch.compile` in a constructor", "Compiled"),

@@ -1,5 +1,6 @@
 """State of each process in the checkpoint, so that a resumed run equals one that was never stopped."""
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any, Literal
@@ -10,15 +11,18 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
+from torch.utils.data import DataLoader
 
 from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
+from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
-from leyden.data.object_state import ObjectState, Path, digests, entry_name, is_generator, path_of, selected
+from leyden.data.first_batches import FirstBatches, differs, first_batches
+from leyden.data.object_state import PARTS, ObjectState, Path, digests, entry_name, is_generator, path_of, selected
 from leyden.data.random_state import random_states, restore_random_states
-from leyden.data.resumable import PARTS, flatten_loaders, gather_from_processes
+from leyden.data.resumable import flatten_loaders, gather_from_processes
+from leyden.data.saved_elsewhere import metrics_of, saved_elsewhere
 from leyden.run.process import is_main_process
 
 
@@ -139,6 +143,8 @@ class RunState(L.Callback):
         self._stepping_attributes: ObjectState | None = None
         self._versions: dict[str, int] = {}  # PyTorch's version counter by parameter name, before the start hooks
         self._set_at_start: list[str] = []
+        self._val: FirstBatches = []  # of the validation split
+        self._custom_loaders: list[Any] = []  # training loaders without a state of their own
         self._reported: list[str] = []  # names that were reported as not saved
 
     def note_made(self, module: L.LightningModule) -> None:
@@ -199,6 +205,9 @@ class RunState(L.Callback):
     def _restore_all(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take the snapshot of all objects before training; then restore the checkpoint's changes."""
         loaders = flatten_loaders(trainer.train_dataloader)
+        for loader in loaders:
+            if hasattr(loader, "take_snapshot"):
+                loader.take_snapshot()
         foreign = {
             f"callbacks[{n}]": each
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
@@ -206,9 +215,18 @@ class RunState(L.Callback):
         }
         for each in (module, trainer.datamodule):  # type: ignore[attr-defined]
             _ = each.hparams  # Lightning creates it at the first access
-        roots = {"module": module, **foreign, "data": trainer.datamodule}  # type: ignore[attr-defined]
-        of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
-        self._objects = ObjectState(roots, lambda: _saved_elsewhere(trainer, module, of_loaders))
+        self._val = []
+        if trainer.limit_val_batches:
+            self._val = first_batches(trainer.datamodule, "val", self.seed)  # type: ignore[attr-defined]
+        self._custom_loaders = [loader for loader in loaders if hasattr(loader, "epoch_state")]
+        others = [loader for loader in loaders if not isinstance(loader, DataLoader) and not has_state_dict(loader)]
+        custom = {"train_dataloader" + f"s[{n}]" * (len(others) > 1): each for n, each in enumerate(others)}
+        roots = {"module": module, **foreign, "data": trainer.datamodule, **custom}  # type: ignore[attr-defined]
+        with_parts = [
+            loader for loader in loaders if isinstance(loader, DataLoader) and hasattr(loader, "after_replay")
+        ]
+        of_loaders = [getattr(loader, name, None) for loader in with_parts for name in PARTS]
+        self._objects = ObjectState(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
         self._at_start = _of_module(module).values()
         set_up = {path for path, digest in digests(self._at_start).items() if digest != self._made.get(path)}
         self._set_up = selected(self._at_start, set_up.__contains__)
@@ -221,6 +239,7 @@ class RunState(L.Callback):
         self._set_at_start = [f"module.{name}" for name in sorted(set_at_start)]
         if not self._resumed:
             return
+        self._refuse_other_split(trainer)
         divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]
         is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
@@ -233,13 +252,17 @@ class RunState(L.Callback):
                     raise UserError(LOADER_NOT_RESTORED)
             elif not is_within_epoch:
                 if not loader.restore_owned(state, trainer.current_epoch - 1):
-                    self._refuse_other_batches()
+                    self._refuse_other_batches(loader.lost_in(state))
             elif loader.position != loader.position_in(state):
                 raise UserError(LOADER_NOT_RESTORED)
             elif loader.is_same is None:  # it reads nothing before its first batch is requested
-                loader.after_replay = self._after_replay
+                loader.after_replay = functools.partial(self._after_replay, loader, state)
             elif not loader.is_same:
-                self._refuse_other_batches()
+                self._report_other_batches(loader, state)
+        if not is_within_epoch:
+            for loader, state in zip(self._custom_loaders, self._resumed.get("custom_loaders", []), strict=False):
+                if not loader.has_same_epoch(state):
+                    self._refuse_other_batches([])
         if not is_within_epoch:
             # Otherwise Lightning keeps an iterator that drew numbers before the random states were restored.
             trainer.fit_loop._resuming_from_checkpoint = False
@@ -273,21 +296,47 @@ class RunState(L.Callback):
         kept = self._resumed["objects"]
         self._objects.restore(kept if self._same_seed else [each for each in kept if not is_generator(each)])
 
-    def _after_replay(self, is_same: bool) -> None:
-        """Undo the changes that replaying the epoch has made to objects; refuse batches that differ."""
+    def _after_replay(self, loader: Any, state: dict[str, Any], is_same: bool) -> None:
+        """Undo the changes that replaying the epoch has made to objects; report batches that differ."""
         self._restore_objects()
         if not is_same:
-            self._refuse_other_batches()
+            self._report_other_batches(loader, state)
 
-    def _refuse_other_batches(self) -> None:
-        """Refuse to train on samples twice or never, unless a warning has announced it or a fork has other data."""
+    def _report_other_batches(self, loader: Any, state: dict[str, Any]) -> None:
+        """Announce that a replayed epoch has other batches if the module in training yields them; else refuse it."""
+        if loader.is_from_module and loader.is_same_order:
+            self._announce(
+                "the batches of training are made by the module, whose weights have changed since: those before the "
+                "stop can't be made again"
+            )
+        else:
+            self._refuse_other_batches(loader.lost_in(state))
+
+    def _refuse_other_batches(self, lost: list[str]) -> None:
+        """Refuse to train on samples twice or never, unless it was announced or a fork has other data.
+
+        Args:
+            lost: Names of changed state of the loader that could not be saved. State of other objects gives no
+                batches, so that its loss explains none.
+        """
         if not (self._same_seed and self._same_data):
             return
         found = "the batches of training are others, or come in another order, than before the run was stopped"
-        if self.exact == "require" or not (self._resumed["lost"] or self.exact == "off"):
+        if self.exact == "require" or not (lost or self.exact == "off"):
             raise UserError(f"{found}: samples would be trained on twice or never; exact=off resumes all the same")
         if self.exact == "report" and is_main_process():
             warn(f"{found}: samples are trained on twice or never")
+
+    def _refuse_other_split(self, trainer: L.Trainer) -> None:
+        """Refuse another validation split, which may have samples that were trained on."""
+        before = self._resumed.get("val") if self._val else None
+        if before in (None, self._val) or self.exact == "off" or not (self._same_seed and self._same_data):
+            return
+        if differs(trainer.datamodule, "val", self.seed, before):  # type: ignore[attr-defined]
+            raise UserError(
+                "the validation split is another one than before the run was stopped, and may have samples that were "
+                "trained on; exact=off resumes all the same"
+            )
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the schedules that follow a metric.
@@ -332,11 +381,13 @@ class RunState(L.Callback):
             **random_states(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-            "metrics": {name: logged_metrics.metric_state(metric) for name, metric in _metrics(self._module)},
+            "metrics": {name: logged_metrics.metric_state(metric) for name, metric in metrics_of(self._module)},
             "logged": logged_metrics.logged_state(self._trainer),
             "objects": objects,
             "set_up": selected(self._set_up, lambda path: path not in paths),
             "lost": lost,
+            "val": self._val,
+            "custom_loaders": [loader.epoch_state() for loader in self._custom_loaders],
             "requires_grad": {
                 name: each.requires_grad
                 for name, each in parameters.items()
@@ -384,10 +435,15 @@ class RunState(L.Callback):
         self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
         _check_state(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
-        for name, metric in _metrics(self._module):
+        for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
                 logged_metrics.restore_metric(metric, self._resumed["metrics"][name])
         self._logged = logged_metrics.LoggedState(self._trainer, self._module, self._resumed["logged"])
+
+
+def first_batches_in(content: dict[str, Any]) -> Any:
+    """Return the first batches of the validation split that a checkpoint's run had; None if they are unknown."""
+    return content["callbacks"][RunState.state_key]["processes"][0].get("val")
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
@@ -412,7 +468,7 @@ def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[
 def _of_module(module: L.LightningModule) -> ObjectState:
     """See the attributes of a module beside its weights and metrics."""
     _ = module.hparams  # Lightning makes it when it is first asked for
-    metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
+    metrics = [part for _, metric in metrics_of(module) for part in metric.modules()]
     return ObjectState(
         {"module": module},
         lambda: [*module.parameters(), *module.state_dict(keep_vars=True).values(), *metrics],
@@ -435,7 +491,8 @@ def _unsaved_attributes(trainer: L.Trainer) -> ObjectState:
     of_state = [
         each for optimizer in trainer.optimizers for state in optimizer.state.values() for each in state.values()
     ]
-    return ObjectState(beside, lambda: [*trainer.optimizers, *weights, *of_state])
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return ObjectState(beside, lambda: [*trainer.optimizers, *schedules, *weights, *of_state])
 
 
 def _check_state(mine: dict[str, Any]) -> None:
@@ -453,6 +510,8 @@ def _check_state(mine: dict[str, Any]) -> None:
         "objects": list,
         "set_up": list | None,
         "lost": list,
+        "custom_loaders": list | None,
+        "val": list | None,
         "requires_grad": dict,
         "monitored": dict,
         "accumulate": int | None,
@@ -468,15 +527,3 @@ def _check_state(mine: dict[str, Any]) -> None:
     for name in ("cuda", "mps"):
         if not isinstance(mine[name], torch.Tensor | None):
             raise TypeError(f"the random state of {name} is no tensor")
-
-
-def _saved_elsewhere(trainer: L.Trainer, module: L.LightningModule, others: list[Any]) -> list[Any]:
-    """Return objects saved in other parts of a checkpoint: weights, metrics, optimizers, schedules, loaders."""
-    weights = [*module.parameters(), *module.state_dict(keep_vars=True).values()]
-    metrics = [part for _, metric in _metrics(module) for part in metric.modules()]
-    optimizers = [*trainer.optimizers, *(each.scheduler for each in trainer.lr_scheduler_configs)]
-    return [trainer, *weights, *metrics, *optimizers, *others]
-
-
-def _metrics(module: L.LightningModule) -> list[tuple[str, Metric]]:
-    return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]

@@ -2,40 +2,86 @@
 
 import contextlib
 import copy
-import functools
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from leyden.config.terminal import warn
-from leyden.data.object_state import ObjectState, entry_name, is_generator
+from leyden.data.encoding import attribute_names
+from leyden.data.object_state import PARTS, ObjectState, entry_name, is_generator, path_of
 from leyden.data.random_state import random_states, restore_random_states
+from leyden.data.saved_elsewhere import saved_elsewhere
 from leyden.run.process import is_main_process
 
-# Attributes of a loader that may hold state.
-PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
+# Samplers that draw the whole order at the beginning of an epoch.
+DRAWN_AT_START = (
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    DistributedSampler,
+)
+MAX_DRAWS = 2000  # batches per epoch whose random states are kept, of some kilobytes each
+MAX_DEPTH = 20  # of a batch
 
 
-class _ChecksumSampler:
-    """Sampler that records a checksum of each batch's indices."""
+class _IndexRecorder:
+    """Sampler that records a checksum of each batch's indices.
+
+    For a sampler that draws a batch's indices only when they are requested, it also records the random states from
+    which it draws. The network draws numbers in between, which a replay omits.
+    """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.checksums = sampler, list[int]()
+        self.draws: dict[int, dict[str, Any]] = {}  # random states before a batch, by its number
+        self.replayed: dict[int, dict[str, Any]] = {}  # those of the epoch that is replayed next
+        inner = sampler.sampler if type(sampler) is BatchSampler else sampler
+        self._draws_at_start = type(inner) in DRAWN_AT_START
 
     def __iter__(self) -> Iterator[Any]:
         self.checksums.clear()
-        for indices in self.sampler:
+        self.draws, draws, self.replayed = {}, self.replayed, {}
+        batches = iter(self.sampler)
+        for number in itertools.count():
+            if number in draws:
+                restore_random_states({**random_states(), **draws[number]})
+            is_recorded = number > 0 and not self._draws_at_start and len(self.draws) < MAX_DRAWS
+            before = random_states() if is_recorded else {}
+            indices = next(batches, self)
+            if indices is self:
+                return
+            if is_recorded and (changed := _changed(before, random_states())):
+                self.draws[number] = changed
             self.checksums.append(zlib.crc32(repr(indices).encode()))
             yield indices
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the states before that have changed since."""
+    names = [name for name in ("python", "numpy") if before[name] != after[name]]
+    names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
+    return {name: before[name] for name in names}
 
 
 class Resumable:
@@ -47,6 +93,10 @@ class Resumable:
     beginning of the epoch, too. The replay checks that the skipped batches have the same indices as those trained
     on, and that the first batch has the same content. The content of later batches is not checked, since a dataset
     may draw from a generator that the network has used in between.
+
+    A loader may hold the module in training, such as by a bound method. Its weights, buffers and metrics are never
+    reset, so the batches of an `IterableDataset` may differ in the replay: all of them are checked. Those of other
+    datasets are skipped whatever they contain, and only their indices are checked.
     """
 
     _kind: type  # the loader's original class
@@ -55,10 +105,12 @@ class Resumable:
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
     _prefetch_states: dict[str, Any] | None = None  # before the last batch, if Lightning prefetches it
     _position = 0  # batches yielded
-    _first_checksum: int | None = None  # checksum of the epoch's first batch
-    _indices: _ChecksumSampler | None = None  # of the samples in each batch; None for an iterable dataset
+    _module: Callable[[], Any]  # returns the module in training, or None
+    _checksums: tuple[int, ...] = ()  # of the epoch's first batch; of all batches if the module yields them
+    _indices: _IndexRecorder | None = None  # of the samples in each batch
     after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
     is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
+    is_same_order = True  # whether their indices are
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
@@ -72,24 +124,25 @@ class Resumable:
         # A copy, since the values may change in place during the epoch.
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
         self._epoch_states = {**random_states(), "objects": objects}
+        self._index_sampler.replayed = resume_state.get("draws", {}) if resume_state else {}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
-        self._position, self._first_checksum = 0, None
+        self._position, self._checksums = 0, ()
+        is_streamed = self.is_from_module and isinstance(self.dataset, IterableDataset)  # type: ignore[attr-defined]
         prefetch_states = None
         if resume_state and resume_state["random"]:
             for _ in range(resume_state["position"]):
                 batch = next(batches, None)
-                self._first_checksum = (
-                    batch_checksum(batch) if self._first_checksum is None else self._first_checksum
-                )
+                if is_streamed or not self._checksums:
+                    self._checksums += (batch_checksum(batch),)
             self._position, prefetch_states = resume_state["position"], resume_state["ahead"]
             restore_random_states(prefetch_states or current_states)
             if not prefetch_states:  # changes made by others since, and numbers drawn between the batches
                 for name, each in owned.items():
                     each.restore(resume_state["objects"].get(name, []))
-            self.is_same = (self._first_checksum, self._order_checksum(resume_state["position"])) == (
-                resume_state["first"],
-                resume_state["order"],
-            )
+            is_same_content = [*self._checksums[: self._position]] == resume_state["content"]
+            is_unchecked = self.is_from_module and not is_streamed
+            self.is_same_order = self._order_checksum(self._position) == resume_state["order"]
+            self.is_same = self.is_same_order and (is_same_content or is_unchecked)
             if self.after_replay:
                 self.after_replay(self.is_same)
         while True:
@@ -102,18 +155,23 @@ class Resumable:
                 self._prefetch_states = None
                 return
             self._position += 1
-            if self._position == 1:
-                self._first_checksum = batch_checksum(batch)
+            if is_streamed or not self._checksums:
+                self._checksums += (batch_checksum(batch),)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return, per process, the number of batches used in this epoch, their checksums, and the random states."""
-        own_state = self._resume_state or {
+        if self._resume_state:
+            return {"processes": gather_from_processes(self._resume_state)}
+        objects, lost = self._changes()
+        own_state = {
             "position": self.position,
-            "first": self._first_checksum,
+            "content": [*self._checksums[: self.position]],
+            "draws": self._indices.draws if self._indices is not None else {},
+            "lost": lost,
             "order": self._order_checksum(self.position),
             "random": self._epoch_states,
-            "objects": {name: each.changes()[0] for name, each in self._owned().items()},
+            "objects": objects,
             "ahead": self._prefetch_states,
             "num_workers": self.num_workers,  # type: ignore[attr-defined]
         }
@@ -127,29 +185,38 @@ class Resumable:
         """Restore dataset, sampler and `collate_fn` after a complete epoch, for the next one.
 
         Returns:
-            Whether the first batch of the completed epoch, read again, is the same.
+            False if the first batch of the completed epoch, read again, differs. That of a loader that holds the
+            module in training may differ, since its weights have changed.
         """
         own_state, current_states, owned = _of_this_process(state), random_states(), self._owned()
         is_same = True
         if own_state["random"]:
-            restore_random_states(own_state["random"])
-            for name, each in owned.items():
-                each.restore(own_state["random"]["objects"].get(name, []))
+            is_whole = _restore_beginning(owned, own_state["random"])
             for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):  # type: ignore[attr-defined]
                 if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                     set_epoch(epoch)
-            is_same = batch_checksum(next(iter(self._kind.__iter__(self)), None)) == own_state["first"]  # type: ignore[attr-defined]
+            first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
+            is_same = self.is_from_module or not is_whole or [first] == own_state["content"][:1]
             restore_random_states(current_states)
         for name, each in owned.items():
             each.restore(own_state["objects"].get(name, []))
         return is_same
+
+    def take_snapshot(self) -> None:
+        """Take the state from which changes are detected, unless the first epoch has begun."""
+        self._owned()
+
+    @property
+    def is_from_module(self) -> bool:
+        """True if the loader holds the module in training, or a part of it, such as by a bound method."""
+        return _holds(self._owned(), self._module())
 
     @property
     def _index_sampler(self) -> Any:
         """Sampler of each batch's indices, wrapped to record checksums; PyTorch has no public name for it."""
         sampler = self._kind._index_sampler.__get__(self)  # type: ignore[attr-defined]
         if self._indices is None or self._indices.sampler is not sampler:
-            self._indices = _ChecksumSampler(sampler)
+            self._indices = _IndexRecorder(sampler)
         return self._indices
 
     def _order_checksum(self, position: int) -> int:
@@ -172,6 +239,12 @@ class Resumable:
         return position
 
     @staticmethod
+    def lost_in(state: dict[str, Any]) -> list[str]:
+        """Return the names of what could not be saved in a state of this loader."""
+        lost: list[str] = _of_this_process(state).get("lost", [])
+        return lost
+
+    @staticmethod
     def workers_in(state: dict[str, Any]) -> int | None:
         """The number of worker processes in a state of this loader; None where an older version wrote it."""
         num_workers: int | None = _of_this_process(state).get("num_workers")
@@ -179,14 +252,18 @@ class Resumable:
 
     def lost(self) -> list[str]:
         """Return the names of changing attributes of the dataset, sampler and `collate_fn` that can't be saved."""
-        found = []
+        return self._changes()[1]
+
+    def _changes(self) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+        """Return what has changed of the dataset, sampler and `collate_fn`, and the names of what can't be saved."""
+        objects, names = {}, []
         for name, each in self._owned().items():
-            kept, lost = each.changes()
+            objects[name], lost = each.changes()
             # A prefetched batch is read again after a resume, and would repeat its changes.
             if self._prefetch_states is not None:
-                lost += [entry_name(entry) for entry in kept if not is_generator(entry)]
-            found += [f"{name}.{path}" for path in lost]
-        return found
+                lost += [entry_name(entry) for entry in objects[name] if not is_generator(entry)]
+            names += [f"{name}.{path}" for path in lost]
+        return objects, names
 
 
 def gather_from_processes(own_state: Any) -> list[Any]:
@@ -203,7 +280,7 @@ def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     return own_state
 
 
-def batch_checksum(batch: Any) -> int:
+def batch_checksum(batch: Any, depth: int = 0) -> int:
     """Return a checksum of a batch, over evenly spaced values."""
     if isinstance(batch, Tensor):
         sample_values = (
@@ -215,13 +292,17 @@ def batch_checksum(batch: Any) -> int:
             return zlib.crc32(str(batch.shape).encode())  # reading the values would wait for the GPU
         flat = sample_values.reshape(-1)
         return zlib.crc32(flat[:: max(1, len(flat) // 64)].contiguous().view(torch.uint8).numpy().tobytes())
+    if isinstance(batch, np.ndarray) and not batch.dtype.hasobject:
+        return zlib.crc32(batch.reshape(-1)[:: max(1, batch.size // 64)].tobytes())
+    if depth > MAX_DEPTH:  # a batch may hold itself
+        return 0
     if isinstance(batch, dict):
         batch = list(batch.values())
     if isinstance(batch, list | tuple):
-        return zlib.crc32(repr([batch_checksum(part) for part in batch]).encode())
-    if hasattr(batch, "__dict__"):
-        return batch_checksum(vars(batch))
-    return zlib.crc32(repr(batch).encode()) if isinstance(batch, str | bytes | int | float) else 0
+        return zlib.crc32(repr([batch_checksum(part, depth + 1) for part in batch]).encode())
+    if isinstance(batch, str | bytes | int | float):
+        return zlib.crc32(repr(batch).encode())
+    return batch_checksum([getattr(batch, name, None) for name in attribute_names(batch)], depth + 1)
 
 
 def _is_sized(loader: Any) -> bool:
@@ -237,12 +318,62 @@ class LazyStart:
     """Mixin for a custom loader: random numbers are drawn only when the first batch is requested.
 
     Lightning creates an additional iterator at each start as a check, so a resumed run would draw other numbers.
+    The state of the loader's last epoch is that of its beginning, and a checksum of its first batch.
     """
 
     _kind: type  # the loader's original class
+    _owned: Callable[[], dict[str, ObjectState]]  # returns the state of the loader's attributes
+    _module: Callable[[], Any]  # returns the module in training, or None
+    _epoch: dict[str, Any]  # of the loader's class, so that it is no attribute of the loader
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self._kind.__iter__(self)  # type: ignore[attr-defined]
+        objects = {name: copy.deepcopy(each.changes()[0]) for name, each in self._owned().items()}
+        self._epoch.update(random={**random_states(), "objects": objects}, first=None)
+        for number, batch in enumerate(self._kind.__iter__(self)):  # type: ignore[attr-defined]
+            if number == 0:
+                self._epoch["first"] = batch_checksum(batch)
+            yield batch
+
+    def take_snapshot(self) -> None:
+        """Take the state from which changes are detected, unless the first epoch has begun."""
+        self._owned()
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return the state of the last epoch, and the names of changing attributes that can't be saved."""
+        lost = [path for each in self._owned().values() for path in each.changes()[1]]
+        return {**self._epoch, "lost": lost}
+
+    def has_same_epoch(self, state: dict[str, Any]) -> bool:
+        """Return whether the first batch of an epoch, read again, is the same, as far as it can be read again."""
+        owned = self._owned()
+        if not state.get("random") or state["lost"] or _holds(owned, self._module()):
+            return True
+        current_states = random_states()
+        is_whole = _restore_beginning(owned, state["random"])
+        first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
+        restore_random_states(current_states)
+        return first == state["first"] or not is_whole
+
+
+def _restore_beginning(owned: dict[str, ObjectState], states: dict[str, Any]) -> bool:
+    """Restore the states of an epoch's beginning.
+
+    Returns:
+        False if some can't be: Lightning has read a batch before, which has changed what had not changed then.
+    """
+    restore_random_states(states)
+    is_whole = True
+    for name, each in owned.items():
+        kept = states["objects"].get(name, [])
+        is_whole = each.reset({path_of(entry) for entry in kept}) and is_whole
+        each.restore(kept)
+    return is_whole
+
+
+def _holds(owned: dict[str, ObjectState], module: Any) -> bool:
+    """Return whether a loader holds a module or a part of it."""
+    parts = [] if module is None else [*module.modules()]
+    return any(each.holds(parts) for each in owned.values())
 
 
 def make_resumable(data: L.LightningDataModule) -> None:
@@ -252,17 +383,30 @@ def make_resumable(data: L.LightningDataModule) -> None:
     """
     make = data.train_dataloader
     warned: list[bool] = []
-    # By object id, as of the first loader's start. An ObjectState holds its object, so that the id stays valid.
+    # By object id, as of the start of training. An ObjectState holds its object, so that the id stays valid.
     states: dict[int, ObjectState] = {}
 
+    def module() -> L.LightningModule | None:
+        return data.trainer.lightning_module if getattr(data, "trainer", None) else None  # type: ignore[union-attr]
+
+    def state_of(name: str, part: Any, others: tuple[Any, ...]) -> ObjectState:
+        if id(part) not in states:
+
+            def known() -> list[Any]:
+                trained = module()
+                return [*others, *(saved_elsewhere(trained.trainer, trained) if trained else [])]
+
+            states[id(part)] = ObjectState({name: part}, known)
+        return states[id(part)]
+
     def owned(loader: Any) -> dict[str, ObjectState]:
+        if not isinstance(loader, DataLoader):
+            return {"loader": state_of("loader", loader, ())}
         parts = {name: getattr(loader, name, None) for name in PARTS}
         found, others = {}, list[Any]()
         for name, part in parts.items():
             if part is not None and not any(part is other for other in others):
-                if id(part) not in states:
-                    states[id(part)] = ObjectState({name: part}, functools.partial(list, tuple(others)))
-                found[name] = states[id(part)]
+                found[name] = state_of(name, part, tuple(others))
                 others.append(part)
         return found
 
@@ -270,7 +414,8 @@ def make_resumable(data: L.LightningDataModule) -> None:
         loaders = make()
         for loader in flatten_loaders(loaders):
             if not hasattr(loader, "state_dict"):
-                _mix_in(Resumable if isinstance(loader, DataLoader) else LazyStart, loader, _owned=owned)
+                mixin = Resumable if isinstance(loader, DataLoader) else LazyStart
+                _mix_in(mixin, loader, _owned=owned, _module=staticmethod(module), _epoch={})
             if isinstance(loader, DataLoader) and loader.persistent_workers:
                 # Persistent workers keep random states across epochs, which no checkpoint can save.
                 vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it

@@ -47,6 +47,8 @@ class Result:
         error: The error of a failed run, else None.
         stages: Names of the metrics that each stage logged: `train`, `val`, and `test` if the run was evaluated on
             the whole test set.
+        test_split: Per loader of the test set, a checksum of its first batch, and its number of samples; empty if
+            unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
     """
@@ -64,6 +66,7 @@ class Result:
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
     takes_optimizer: bool = True
+    test_split: list[list[int | None]] = field(default_factory=list)
 
     @classmethod
     def failed(
@@ -87,13 +90,14 @@ class Result:
         """The metrics of the test evaluation."""
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
-    def with_test(self, measured: Mapping[str, float]) -> "Result":
-        """Return the result with the metrics of a test evaluation added.
+    def with_test(self, measured: Mapping[str, float], split: list[list[int | None]]) -> "Result":
+        """Return the result with the metrics of a test evaluation on these first batches added.
 
         A test metric whose name was also logged in training or validation gets the prefix `test/`.
         """
         named = {f"test/{name}" if name in self.metrics else name: value for name, value in measured.items()}
-        return replace(self, metrics={**self.metrics, **named}, stages={**self.stages, "test": [*named]})
+        stages = {**self.stages, "test": [*named]}
+        return replace(self, metrics={**self.metrics, **named}, stages=stages, test_split=split)
 
     def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
         """Return the result with these objectives and their values; None for an objective without a metric."""
@@ -145,6 +149,7 @@ def _is_valid(result: Result) -> bool:
         and isinstance(result.checkpoint, str | None)
         and isinstance(result.can_be_tested, bool)
         and isinstance(result.takes_optimizer, bool)
+        and isinstance(result.test_split, list)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
         and all(_is_number(value) or (value is None and not result.has_ended_well) for value in required)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)

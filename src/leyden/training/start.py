@@ -21,6 +21,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.data.contract import digests_of, has_split
 from leyden.data.facts import Facts
+from leyden.data.first_batches import first_batches
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -83,7 +84,7 @@ def fit(
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
         measured = trainer.evaluate(module, data, best, test=test)
         if test and not partial_test_message(lightning):
-            return result.with_test(measured)
+            return result.with_test(measured, first_batches(data, "test", trainer.state.seed))
     return result
 
 

@@ -17,13 +17,14 @@ from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint import load_weights
-from leyden.callbacks.run_state import restore_module
+from leyden.callbacks.run_state import first_batches_in, restore_module
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import facts_of, has_split
+from leyden.data.contract import divides_batches, facts_of, has_split
 from leyden.data.facts import Facts
+from leyden.data.first_batches import differs
 from leyden.data.random_state import seeded
 from leyden.run.directory import Run
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -190,7 +191,27 @@ def evaluate(
     check_test_evaluations(outputs)
     with seeded(trusted_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
         measured = trainer.test(module, datamodule=data, verbose=False)
+    _check_splits(run, checkpoint, data)
     metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
     if message := partial_test_message(trainer):
         return metrics, message
     return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)
+
+
+def _check_splits(run: Run, checkpoint: Path, data: L.LightningDataModule) -> None:
+    """Check that a run's data have the splits that they had in training, as far as first batches show it.
+
+    Raises:
+        UserError: They have not, so the test set may have samples that were trained on.
+    """
+    if divides_batches(data):
+        return
+    seed = trusted_config(run).seed
+    before = {"validation split": ("val", first_batches_in(read_checkpoint(checkpoint)))}
+    before |= {"test set": ("test", run.result.test_split if run.result else [])}
+    for name, (split, batches) in before.items():
+        if differs(data, split, seed, batches):
+            raise UserError(
+                f"{run.directory}: the {name} is another one than in training, and may have samples that were trained "
+                "on: its data draw from the system's entropy, or have changed"
+            )

@@ -1,0 +1,85 @@
+"""Data whose splits differ from process to process are refused, and a line says which split."""
+
+import pytest
+
+from leyden.assembly import roles
+from tests.strangers.modules import Plain, SecondLoader
+
+ARGUMENTS = (
+    "task=own",
+    "task._target_=tests.strangers.modules.Plain",
+    "data=own",
+    "callbacks=bare",
+    "callbacks.checkpoint.keep=every",
+    "trainer.max_epochs=2",
+)
+
+
+KINDS = ("SplitBySystem", "ShuffledValidation", "TrainedBySystem")
+
+
+def target(name):
+    return f"tests.strangers.data.{name}"
+
+
+def of(name):
+    return (*ARGUMENTS, f"data._target_={target(name)}")
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    listed = {
+        "task": tuple(f"tests.strangers.modules.{name}" for name in ("Plain", "SecondLoader")),
+        "data": tuple(map(target, KINDS)),
+        "callback": (),
+    }
+    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
+
+
+def stop_at(monkeypatch, kind, step):
+    training_step, stopped = kind.training_step, []
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == step and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(kind, "training_step", stopping_step)
+    return stopped
+
+
+def test_another_test_set_is_not_evaluated_on(train, cli):
+    run, *_ = train("a", *of("SplitBySystem"))
+    code, _, err = cli("evaluate", f"run={run.directory}")
+    assert code == 2
+    assert "the validation split is another one than in training" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, monkeypatch, tmp_path):
+    stop_at(monkeypatch, Plain, 11)
+    train("a", *of("SplitBySystem"), code=130)
+    _, _, err = train("a", *of("SplitBySystem"), code=2)
+    assert "the validation split is another one than before the run was stopped" in err
+    train("a", *of("SplitBySystem"), "exact=off")
+    _, _, err = train("b", *ARGUMENTS[3:5], f"fork={tmp_path / 'a'}@1", "trainer.max_epochs=3", code=2)
+    assert "the validation split is another one" in err
+
+
+def test_other_batches_are_refused_though_the_module_has_lost_something(train, monkeypatch):
+    arguments = (*of("TrainedBySystem"), "task._target_=tests.strangers.modules.SecondLoader")
+    stopped = stop_at(monkeypatch, SecondLoader, 11)
+    train("a", *arguments, code=130)
+    assert stopped
+    _, _, err = train("a", *arguments, code=2)
+    assert "module.more changes and can't be kept" not in err
+    assert "the batches of training are others" in err
+    assert "exact=off resumes all the same" in err
+
+
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
+def test_validation_in_random_order_is_the_same_split(train, cli):
+    run, *_ = train("a", *of("ShuffledValidation"))
+    code, _, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
