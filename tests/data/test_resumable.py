@@ -6,6 +6,7 @@ import random
 import types
 from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,38 @@ def test_the_order_is_drawn_again_from_where_it_came(kind, given):
     other = loader_of(kind, seed=6)  # of a process that has just begun
     other.load_state_dict(state)
     assert [batch.tolist() for batch in other] == batches[given:]
+
+
+class Collating(L.LightningModule):
+    """Its method is the `collate_fn` of its loader."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.num_collated = torch.nn.Linear(1, 1), 0
+
+    def collate(self, samples):
+        self.num_collated += 1
+        return torch.tensor(samples)
+
+
+def test_the_weights_of_the_module_in_training_are_not_in_the_state_of_a_loader():
+    module = Collating()
+    module._trainer = SimpleNamespace(lightning_module=module, optimizers=[], lr_scheduler_configs=[])
+
+    class Data:
+        trainer = module._trainer
+        train_dataloader = staticmethod(lambda: DataLoader(SAMPLES, 3, collate_fn=module.collate))
+
+    make_resumable(data := Data())
+    loader = data.train_dataloader()
+    for _ in loader:
+        with torch.no_grad():
+            module.layer.weight += 1
+    next(iter(loader))
+    (state,) = loader.state_dict()["processes"]
+    for objects in (state["objects"], state["random"]["objects"]):
+        assert {str(entry["path"][-1][1]) for entry in objects["collate_fn"]} == {"num_collated"}
+    assert loader.is_from_module
 
 
 @dataclasses.dataclass(slots=True)
