@@ -48,6 +48,12 @@ SMALL = (
 QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1")
 
 
+def for_module(small, arguments):
+    """Those of the overrides that a module of the tests can be given, most of which make their own network."""
+    is_own = any(each.startswith("task._target_=tests.") for each in arguments)
+    return [each for each in small if not (is_own and each.startswith("model."))]
+
+
 def _minutes(item):
     slow = item.get_closest_marker("slow")
     return slow.kwargs.get("minutes", 1) if slow else 0

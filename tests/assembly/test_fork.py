@@ -27,7 +27,7 @@ from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
-from tests.conftest import QUICK, assert_same_bits, here
+from tests.conftest import QUICK, assert_same_bits, for_module, here
 from tests.tasks.test_own import PLAIN
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -50,7 +50,7 @@ def parents(tmp_path_factory, mnist_root):
             f"run_dir={place / name}",
             f"outputs={place}",
             "seed=0",
-            *QUICK,
+            *for_module(QUICK, choices),
             *KEPT,
             *choices,
         )
@@ -249,7 +249,7 @@ def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth
 
 def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypatch):  # noqa: F811
     parent = Path(shutil.copytree(parents / "own", tmp_path / "parent"))
-    arguments = (f"fork={parent}@1", PLAIN[1], "optimizer.lr=0.01")
+    arguments = (f"fork={parent}@1", PLAIN[1], "data.batch_size=50")
     whole, *_ = train("whole", *arguments)
     shutil.copytree(whole.directory, tmp_path / "part")
     (tmp_path / "part" / "result.json").unlink()

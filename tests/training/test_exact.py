@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, start, weights
 from tests.data import folders
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
@@ -57,8 +57,8 @@ MATRIX = {
         (4, 17),
         (),
     ),
-    "module": ((*QUICK, *PLAIN), (13,), ()),
-    "optimizers by hand": ((*QUICK, *OWN, *GAN), (13,), ()),
+    "module": ((*for_module(QUICK, PLAIN), *PLAIN), (13,), ()),
+    "optimizers by hand": ((*for_module(QUICK, GAN), *OWN, *GAN), (13,), ()),
     "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (17,), ()),
     "its workers": (
         ("data=own", "data._target_=tests.data.own.Plain", "+data.num_workers=2", "+data.persistent=true", *PLAIN),

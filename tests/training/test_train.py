@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from leyden.run.directory import Run
-from tests.conftest import QUICK, SMALL, assert_same_bits, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, start, weights
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def train(cli, tmp_path):
 
     def run(name, *arguments, code=0):
         quick = SMALL if any(each.startswith("callbacks=") for each in arguments) else QUICK
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *quick, *arguments)
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *for_module(quick, arguments), *arguments)
         assert found == code, err
         return Run(tmp_path / name), out, err
 

@@ -150,7 +150,7 @@ class ObjectState:
         return copy.deepcopy(kept)
 
     def has(self, path: Path) -> bool:
-        """Whether there is an object that a path leads to a part of."""
+        """Return whether there is an object that a path leads to a part of."""
         return path[:-1] in self._owners
 
     def holds(self, objects: Iterable[Any]) -> bool:
@@ -383,7 +383,7 @@ def _namespaces(owner: Any, *, is_root: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _is_own(name: str, module: Any) -> bool:
-    """Whether a module is neither the engine's nor of an installed package."""
+    """Return whether a module is neither the library's nor of an installed package."""
     file: str | None = getattr(module, "__file__", None)
     return file is not None and not file.startswith(INSTALL_DIRECTORIES) and name.partition(".")[0] != "leyden"
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from leyden import assembly
 from leyden.assembly import RunTrainer, reporting_restore_errors
 from leyden.assembly.schedule import partial_test_message
+from leyden.assembly.start_from import Fork
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
@@ -112,25 +113,26 @@ def start(
     """
     assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
-    assembly.check_overrides(cfg, overrides)
+    assembly.check_overrides(cfg, overrides)  # before the data, which can take long
+    # The checkpoint comes first: loggers drop points after it, and data keep the facts and splits that it has.
     fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
     data = assembly.datamodule(cfg)
     digests = _checked_digests(data, run if checkpoint else None, fork.parent if fork else None)
+    # The trainer before the task, whose schedule is as long as the run.
     trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
-    L.seed_everything(
-        cfg.seed, verbose=False
-    )  # callbacks may have drawn, which are not there when the run is evaluated
+    L.seed_everything(cfg.seed, verbose=False)  # again: callbacks may have drawn, and `evaluate` makes none
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates_test_set(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
+    # Whatever is wrong is found by here: what follows changes the run directory.
     if fork:
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
         assembly.check_fits(content, path, module, data)
-        del content
+        del content  # frees its memory
         parent = fork.origin if fork else None
     else:
         parent = assembly.load_parent_weights(cfg, module)
@@ -143,6 +145,7 @@ def start(
         for logger in trainer.trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
+        # From here on the directory is that of a run that has begun: an error is its result.
         begun = at_the_end.enter_context(
             session(
                 run,
@@ -154,18 +157,9 @@ def start(
                 before_end=write_hparams,
             )
         )
-        if num_restarts() > cfg.cluster.max_requeues:
-            raise UserError(
-                f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
-            )
+        _check_restarts(cfg)
         if fork:
-            # The main process writes the checkpoint before the others read it.
-            checkpoint = run.directory / "checkpoints" / "last.ckpt"
-            if is_main_process():
-                fork.begin(run)
-                found = identity.differences(fork.parent.config, defaults_count=True)
-                changed = [each for each in found if not each.startswith("fork:")]
-                print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
+            checkpoint = _begin_fork(fork, run, identity)
             del fork  # frees the memory of its checkpoint
         result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
         result = replace(result, takes_optimizer="optimizer" in assembly.taken_arguments(cfg, Facts()))
@@ -173,6 +167,28 @@ def start(
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
+
+
+def _check_restarts(cfg: DictConfig) -> None:
+    """Check that the job of this process was not started again too often.
+
+    Raises:
+        UserError: It was.
+    """
+    if num_restarts() > cfg.cluster.max_requeues:
+        raise UserError(
+            f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+        )
+
+
+def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:
+    """Give a run its parent's checkpoint, and return its path; the main process writes it before the others read it."""
+    if is_main_process():
+        fork.begin(run)
+        found = identity.differences(fork.parent.config, defaults_count=True)
+        changed = [each for each in found if not each.startswith("fork:")]
+        print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
+    return run.directory / "checkpoints" / "last.ckpt"
 
 
 @contextlib.contextmanager
