@@ -17,6 +17,7 @@ class Queue:
     """A batch system in a variable: a job is a line in it."""
 
     name = "queue"
+    title = "Queue"
     rank_variable = "QUEUE_RANK"
 
     def __init__(self):

@@ -90,7 +90,7 @@ class ClusterRunner:
         states = self.scheduler.states(ids)
         if ids and not states:
             raise UserError(
-                f"cluster: {self.scheduler.name} does not answer, and some of the jobs may be in its queue; try again"
+                f"cluster: {self.scheduler.title} does not answer, and some of the jobs may be in its queue; try again"
             )
         return {job for job, state in states.items() if state.phase != "ended"}
 
@@ -117,7 +117,7 @@ class ClusterRunner:
     def stop(self) -> None:
         """Cancel the jobs that have not ended."""
         if self.running and (problem := self.scheduler.cancel(list(self.running))):
-            warn(f"{self.scheduler.name} does not cancel jobs {', '.join(self.running)}: {problem}")
+            warn(f"{self.scheduler.title} does not cancel jobs {', '.join(self.running)}: {problem}")
 
     def _error(self, number: str, job: Job, state: JobState | None) -> str | None:
         """Return the text of the error that a job ended with, empty on success; None if it has not ended."""
@@ -130,7 +130,7 @@ class ClusterRunner:
         # On a network file system, the result may become visible after the state.
         if time.monotonic() - since <= GRACE_S[state.text == "COMPLETED"]:
             return None
-        return f"{self.scheduler.name}: job {number} is {state.text} without a result"
+        return f"{self.scheduler.title}: job {number} is {state.text} without a result"
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]

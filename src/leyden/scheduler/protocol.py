@@ -41,10 +41,12 @@ class Scheduler(Protocol):
 
     Args:
         name: Its name, as in `conf/cluster/` and in a run's `job.json`.
+        title: Its name for people.
         rank_variable: The environment variable that has the rank of a process among those of its job.
     """
 
     name: str
+    title: str
     rank_variable: str
 
     def job_id(self) -> str | None:

@@ -32,6 +32,7 @@ class Slurm:
     """The scheduler Slurm, by its clients `sbatch`, `squeue`, `scontrol` and `scancel`; jobs are submitted by submitit."""
 
     name = "slurm"
+    title = "Slurm"
     rank_variable = "SLURM_PROCID"
 
     def job_id(self) -> str | None:
