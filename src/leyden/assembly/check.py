@@ -1,6 +1,7 @@
 """Checks of a configuration and of a run's parts, made before training."""
 
 import contextlib
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -73,15 +74,17 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         UserError: An override would have no effect.
     """
+    kind = target(cfg.task, "task")
+    if inspect.isclass(kind) and not issubclass(kind, L.LightningModule):
+        return  # what it is instead is said when it is made
     taken = taken_arguments(cfg, Facts())
     for part, argument in (("optimizer", "optimizer"), ("model", "network")):
         if argument in taken:
             continue
         for override in overrides:
             if re.split("[./@]", key_of(override))[0] == part:
-                name = target(cfg.task, "task").__name__
                 raise UserError(
-                    f"{one_line(override)}: has no effect, as {name} takes no {argument}; task.ARG=... sets its own"
+                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; task.ARG=... sets its own"
                 )
 
 
