@@ -476,7 +476,7 @@ def test_every_recipe_passes_the_checks(cli, path):
     "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
 )
 def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
-    choices = [["task=own", "task._target_=tests.strangers.brought.Following"]]
+    choices = [["task=own", "task._target_=tests.strangers.brought.Everything"]]
     if path == RECIPES[0]:  # that none names a key of a network is in tests/conf/test_conf.py
         choices.append(["model=cnn"])
     for choice in choices:
