@@ -278,7 +278,7 @@ REFUSED = [
         "fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train",
     ),
     (
-        "fork={own}@1 optimizer=sgd",
+        "fork={first_best}@1 optimizer=sgd",
         " there, torch.optim.SGD here: its state comes from the parent",
     ),
     ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),

@@ -14,7 +14,7 @@ from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from leyden.sweep.jobs import Composer, compose
 from tests.assembly.test_trust import poison
-from tests.conftest import QUICK, SMALL, assert_same_bits, finish, here, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
 from tests.tasks.test_own import PLAIN
 from tests.training.test_exact import stopping
 from tests.training.test_train import train  # noqa: F401 - a fixture
@@ -162,7 +162,8 @@ def test_a_mistake_is_told_in_a_line_before_anything_is_written(
     cli, parent, small_root, tmp_path, mistake, message
 ):
     parts = {"place": tmp_path, "parent": parent}
-    arguments = (*SMALL, "data.val_size=100", f"data.root={small_root}", *mistake.format(**parts).split())
+    typed = mistake.format(**parts).split()
+    arguments = (*for_module(SMALL, typed), "data.val_size=100", f"data.root={small_root}", *typed)
     run = f"run_dir={tmp_path / 'run'}"
     ways = [(run,), (run, "dry_run=true"), ("-m", "seed=0,1", "sweep_name=s")]
     # They share what refuses: one that names no folder, and one that is found among the weights.

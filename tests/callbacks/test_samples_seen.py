@@ -34,22 +34,6 @@ def seen(run):
     return run.result.epochs, round(run.result.samples_per_second * run.result.seconds)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "epochs", "samples"),
-    [
-        (["trainer.max_epochs=2"], 2, 2000),
-        (["+trainer.max_steps=4", LAST], 0, 400),
-        (["+trainer.max_steps=14"], 1, 1400),
-        (["+trainer.max_steps=20"], 2, 2000),
-        (["trainer.max_epochs=2", "trainer.limit_train_batches=0.3"], 2, 600),
-        (["trainer.max_epochs=2", "trainer.limit_train_batches=7"], 2, 1400),
-        (["trainer.max_epochs=2", "+trainer.overfit_batches=2"], 2, 400),
-        (["trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"], 2, 2000),
-        (["+trainer.max_steps=2", "trainer.accumulate_grad_batches=3", LAST], 0, 600),
-        (["trainer.max_epochs=2", "data.batch_size=300"], 2, 2000),  # the last batch has 100
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
 @dataclass(slots=True)
 class Slotted:
     """A batch without `__dict__`."""
@@ -76,6 +60,22 @@ def test_a_batch_of_any_class_is_counted_or_unknown():
     assert batch_size(Broken()) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "samples"),
+    [
+        (["trainer.max_epochs=2"], 2, 2000),
+        (["+trainer.max_steps=4", LAST], 0, 400),
+        (["+trainer.max_steps=14"], 1, 1400),
+        (["+trainer.max_steps=20"], 2, 2000),
+        (["trainer.max_epochs=2", "trainer.limit_train_batches=0.3"], 2, 600),
+        (["trainer.max_epochs=2", "trainer.limit_train_batches=7"], 2, 1400),
+        (["trainer.max_epochs=2", "+trainer.overfit_batches=2"], 2, 400),
+        (["trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"], 2, 2000),
+        (["+trainer.max_steps=2", "trainer.accumulate_grad_batches=3", LAST], 0, 600),
+        (["trainer.max_epochs=2", "data.batch_size=300"], 2, 2000),  # the last batch has 100
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
 def test_a_result_counts_the_samples_and_the_completed_epochs_that_were_trained(train, arguments, epochs, samples):
     assert seen(train(*arguments)) == (epochs, samples)
 
