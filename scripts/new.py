@@ -80,8 +80,7 @@ Shapes: N samples of a batch, K classes.
 import torch.nn.functional as F
 from torch import Tensor
 
-from leyden.tasks.task import Outcome
-from leyden.tasks.task import Task
+from leyden.tasks.task import Outcome, Task
 
 
 class {name}(Task):
