@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
+from leyden.data.contract import divides_batches
 from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
 from leyden.data.first_batches import FirstBatches, differs, first_batches
 from leyden.data.object_state import PARTS, ObjectState, Path, digests, entry_name, is_generator, path_of, selected
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.resumable import flatten_loaders, gather_from_processes
-from leyden.data.saved_elsewhere import metrics_of, saved_elsewhere
+from leyden.data.saved_elsewhere import metrics_of, saved_elsewhere, weights_and_metrics
 from leyden.run.process import is_main_process
 
 
@@ -240,7 +241,7 @@ class RunState(L.Callback):
         if not self._resumed:
             return
         self._refuse_other_split(trainer)
-        divides_batches = hasattr(trainer.datamodule, "check_world_size")  # type: ignore[attr-defined]
+        is_divided = divides_batches(trainer.datamodule)  # type: ignore[attr-defined]
         is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
         if len(stateful) != len(self._loaders):
@@ -248,7 +249,7 @@ class RunState(L.Callback):
         for loader, state in zip(stateful, self._loaders, strict=True):
             self._compare_workers(loader, state)
             if not hasattr(loader, "after_replay"):
-                if is_within_epoch and divides_batches and loader.state_dict()["position"] != state["position"]:
+                if is_within_epoch and is_divided and loader.state_dict()["position"] != state["position"]:
                     raise UserError(LOADER_NOT_RESTORED)
             elif not is_within_epoch:
                 if not loader.restore_owned(state, trainer.current_epoch - 1):
@@ -263,7 +264,6 @@ class RunState(L.Callback):
             for loader, state in zip(self._custom_loaders, self._resumed.get("custom_loaders", []), strict=False):
                 if not loader.has_same_epoch(state):
                     self._refuse_other_batches([])
-        if not is_within_epoch:
             # Otherwise Lightning keeps an iterator that drew numbers before the random states were restored.
             trainer.fit_loop._resuming_from_checkpoint = False
         self._restore_objects()
@@ -468,11 +468,7 @@ def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[
 def _of_module(module: L.LightningModule) -> ObjectState:
     """See the attributes of a module beside its weights and metrics."""
     _ = module.hparams  # Lightning makes it when it is first asked for
-    metrics = [part for _, metric in metrics_of(module) for part in metric.modules()]
-    return ObjectState(
-        {"module": module},
-        lambda: [*module.parameters(), *module.state_dict(keep_vars=True).values(), *metrics],
-    )
+    return ObjectState({"module": module}, lambda: weights_and_metrics(module))
 
 
 def _unsaved_attributes(trainer: L.Trainer) -> ObjectState:

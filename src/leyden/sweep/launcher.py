@@ -17,9 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
 from leyden.run.process import num_cores, num_threads
-from leyden.sweep import worker
 from leyden.sweep.jobs import Job
-from leyden.sweep.worker import serve
+from leyden.sweep.worker import serve, try_job
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each worker imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -177,7 +176,7 @@ class Pool:
         self,
         environments: Sequence[dict[str, str]],
         module: str,
-        run: Callable[[str, DictConfig], str] = worker.try_job,
+        run: Callable[[str, DictConfig], str] = try_job,
     ) -> None:
         self.environments, self.module, self.run = environments, module, run
         self.workers: dict[int, Worker] = {}  # by slot, the index of an environment

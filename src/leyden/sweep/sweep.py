@@ -24,12 +24,11 @@ from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
-from leyden.sweep import worker
 from leyden.sweep.jobs import Composer, Job, compose, slug
 from leyden.sweep.launcher import call_in_worker
 from leyden.sweep.space import Space, check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
-from leyden.sweep.worker import draw_pictures
+from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -88,8 +87,8 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
     if not configs:
         return
     if "torch" in sys.modules:
-        worker.dry_build_jobs(configs)  # here errors can be raised directly
-    elif mistake := call_in_worker(worker.dry_build_failure, configs):
+        dry_build_jobs(configs)  # here errors can be raised directly
+    elif mistake := call_in_worker(dry_build_failure, configs):
         raise mistake
 
 

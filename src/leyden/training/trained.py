@@ -31,16 +31,20 @@ from leyden.run.evaluations import check_test_evaluations, record_test_evaluatio
 from leyden.tasks.task import Task
 
 
-def trained_module(run: Run, checkpoint: Path) -> tuple[L.LightningModule, Facts]:
+def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple[L.LightningModule, Facts]:
     """Return the trained module of a run and the facts of its data; the data set itself is not needed.
 
     The module is on the CPU, in evaluation mode.
+
+    Args:
+        run: The run.
+        checkpoint: One of its checkpoints, for messages.
+        content: What was read from it.
 
     Raises:
         UserError: The configuration or the checkpoint is refused, or they don't fit each other.
     """
     cfg = trusted_config(run)
-    content = read_checkpoint(checkpoint)
     facts = kept_facts(content, checkpoint)
     L.seed_everything(
         cfg.seed, verbose=False
@@ -69,7 +73,7 @@ def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | Non
             or this machine lacks the accelerator.
     """
     device = evaluation_trainer(run, accelerator).strategy.root_device
-    module, facts = trained_module(run, checkpoint)
+    module, facts = trained_module(run, checkpoint, read_checkpoint(checkpoint))
     return check_kind(run, module.to(device), *kinds), facts
 
 
@@ -182,7 +186,10 @@ def evaluate(
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
     trainer = evaluation_trainer(run, accelerator)
-    module, facts = trained_module(run, checkpoint)
+    content = read_checkpoint(checkpoint)
+    module, facts = trained_module(run, checkpoint, content)
+    val = first_batches_in(content)
+    del content  # frees its memory
     if not is_overridden("test_step", module):
         raise UserError(f"{run.directory}: {type(module).__name__} has no test_step")
     data = trained_data(run, facts, data_root, trainer.world_size, module)
@@ -191,15 +198,20 @@ def evaluate(
     check_test_evaluations(outputs)
     with seeded(trusted_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
         measured = trainer.test(module, datamodule=data, verbose=False)
-    _check_splits(run, checkpoint, data)
+    _check_splits(run, val, data)
     metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
     if message := partial_test_message(trainer):
         return metrics, message
     return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)
 
 
-def _check_splits(run: Run, checkpoint: Path, data: L.LightningDataModule) -> None:
+def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
     """Check that a run's data have the splits that they had in training, as far as first batches show it.
+
+    Args:
+        run: The run.
+        val: First batches of the validation split in training; None if they are unknown.
+        data: The data of the evaluation.
 
     Raises:
         UserError: They have not, so the test set may have samples that were trained on.
@@ -207,7 +219,7 @@ def _check_splits(run: Run, checkpoint: Path, data: L.LightningDataModule) -> No
     if divides_batches(data):
         return
     seed = trusted_config(run).seed
-    before = {"validation split": ("val", first_batches_in(read_checkpoint(checkpoint)))}
+    before = {"validation split": ("val", val)}
     before |= {"test set": ("test", run.result.test_split if run.result else [])}
     for name, (split, batches) in before.items():
         if differs(data, split, seed, batches):
