@@ -43,7 +43,7 @@ class WrongShape(nn.Module):
             9,
             784,
             UserError,
-            r"model: gives \(2, 9\) for samples of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)",
+            r"model: returns \(2, 9\) for samples of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)",
         ),
         (10, 783, RuntimeError, "a and b must have|mat1 and mat2 shapes"),  # a bug, which shows its line
     ],
@@ -60,7 +60,7 @@ def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(gives, take
 def test_a_network_that_is_none():
     cfg = compose()
     cfg.model = {"_target_": "builtins.dict"}
-    with pytest.raises(UserError, match=r"model: makes a dict; must be a torch\.nn\.Module"):
+    with pytest.raises(UserError, match=r"model: creates a dict; must be a torch\.nn\.Module"):
         assembly.network(cfg, FACTS)
 
 

@@ -285,7 +285,7 @@ REFUSED = [
     ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
     ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
     ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
-    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork at the end of one"),
+    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork from the end of an epoch"),
     (
         "fork={own}@step_16 trainer.limit_train_batches=8",
         "trainer.limit_train_batches can't be changed within an epoch",
@@ -294,13 +294,13 @@ REFUSED = [
     ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
     (
         "fork={own}@1 data.val_size=58000",
-        "data.val_size: 59000 there, 58000 here: the fork would be validated on what",
+        "data.val_size: 59000 there, 58000 here: the fork would be validated on samples",
     ),
     ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
     ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
     ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
     ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
-    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run goes on from nothing"),
+    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run never starts from a checkpoint"),
 ]
 
 
@@ -318,7 +318,7 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa
 def test_other_groups_of_parameters_are_refused(train, parents):  # noqa: F811
     group = "+optimizer.groups.biases={match: '*.bias', weight_decay: 0.1}"
     _, _, err = train("fork", f"fork={parents / 'stochastic'}@1", group, code=2)
-    assert "the optimizer's groups have other parameters" in err
+    assert "the optimizer's groups have different parameters" in err
 
 
 def test_a_checkpoint_that_does_not_say_what_its_optimizer_was_set_to_is_refused(train, parents, tmp_path):  # noqa: F811
@@ -327,7 +327,7 @@ def test_a_checkpoint_that_does_not_say_what_its_optimizer_was_set_to_is_refused
     del content["callbacks"]["Hyperparameters"]
     torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
     _, _, err = train("fork", f"fork={parent.directory}@1", PLAIN[1], code=2)
-    assert "it does not say what its optimizer was set to" in err
+    assert "it does not record the settings of its optimizer" in err
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ SECRET = "${oc.env:SECRET}"
         (
             "model.dropout",
             SECRET,
-            "model.dropout=${oc.env:SECRET}, which is not taken over: it holds an interpolation",
+            "model.dropout=${oc.env:SECRET}, which is not inherited: it holds an interpolation",
         ),
         ("optimizer.eps", SECRET, "it holds an interpolation"),
         ("freeze", [SECRET], "it holds an interpolation"),
@@ -422,7 +422,7 @@ SECRET = "${oc.env:SECRET}"
         ),
         ("trainer.default_root_dir", "/elsewhere", "default_root_dir can't be set here"),
         ("trainer.plugins", {"_target_": "os.system"}, "plugins can't be set here"),
-        ("trainer.strategy", {"_target_": "os.system"}, "nothing may be made here"),
+        ("trainer.strategy", {"_target_": "os.system"}, "no object may be created here"),
         ("trainer._target_", "os.system", "trainer._target_=os.system is refused"),
         ("seed", "many", "seed="),
         ("objective", {"_target_": "os.system"}, "objective"),
@@ -452,7 +452,7 @@ def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
 
 def test_what_is_given_to_code_that_is_typed_is_typed_too(train, evil):  # noqa: F811
     _, _, err = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1], code=2)
-    assert "task.dropout=0.5, which is not taken over: task._target_=tests.tasks.own.Plain is refused" in err
+    assert "task.dropout=0.5, which is not inherited: task._target_=tests.tasks.own.Plain is refused" in err
     assert "\n  type task.dropout=..." in err
     run, *_ = train("a", fork, PLAIN[1], "task.dropout=0.5")
     assert run.config["task"]["dropout"] == 0.5
@@ -477,15 +477,15 @@ def test_the_folder_of_the_data_is_the_forks_own(train, evil, tmp_path):  # noqa
         ({"trainer": {"max_epochs": 3, "model_registry": "evil/model"}}, "model_registry can't be set here"),
         (
             {"model": {"network": {"_target_": "torchvision.models.resnet18", "pretrained": True}}},
-            "can make it fetch",
+            "can make it download",
         ),
-        ({"hydra": {"job_logging": {}}}, "hydra is no key of a run"),
-        ({"a\nleyden: all is well": 1}, "a\\nleyden: all is well is no key of a run"),
+        ({"hydra": {"job_logging": {}}}, "hydra is not a key of a run"),
+        ({"a\nleyden: all is well": 1}, "a\\nleyden: all is well is not a key of a run"),
         (
             {"optimizer._target_": "x\nleyden: all is well"},
             "optimizer._target_=x\\nleyden: all is well, which is not",
         ),
-        ({"model": None}, "model=None: must have keys of its own"),
+        ({"model": None}, "model=None: must be a mapping"),
     ],
 )
 def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, why):
@@ -654,7 +654,7 @@ def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
 
 def test_an_element_of_a_list_is_no_setting_of_its_own(parents):
     with pytest.raises(
-        UserError, match=r"model.hidden_sizes is a list: type all of it, as model.hidden_sizes=\[16\]"
+        UserError, match=r"model.hidden_sizes is a list: override all of it, such as model.hidden_sizes=\[16\]"
     ):
         inherited(f"fork={parents / 'first_best'}@1", "model.hidden_sizes.0=7")
 

@@ -134,17 +134,17 @@ MISTAKES = [
     ("init_from={place}", "{place}/checkpoints/best.ckpt: No such file or directory (checkpoints there: none"),
     ("init_from={parent}@first", "init_from={parent}@first: no such folder"),
     ("init_from={parent} init_skip=[nothing.*]", "init_skip: nothing.* matches none of network.layers.1.weight, "),
-    ("init_from={parent} init_skip=[*]", "nothing there is to start from: init_skip=[*] leaves out all of it"),
+    ("init_from={parent} init_skip=[*]", "has no weights to start from: init_skip=[*] excludes all weights"),
     (
         "init_skip=[network.layers.3.*]",
-        "init_skip=['network.layers.3.*']: skips weights of a run that init_from=DIR",
+        "init_skip=['network.layers.3.*']: excludes weights of a run, which init_from=DIR",
     ),
     ("init_from={parent} init_skip=[???]", "init_skip: Missing value at index 0"),
     ("init_from={parent} init_skip=network.*", "init_skip=network.*: must be a list, as init_skip=[network.*]"),
     (
         "init_from={parent} data=emnist init_skip=[*.1.bias]",
         "network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; "
-        "'init_skip=[*.1.bias,network.layers.3.*]' leaves that out",
+        "'init_skip=[*.1.bias,network.layers.3.*]' excludes these",
     ),
     (
         "init_from={parent} model.hidden_sizes=[16,16]",
@@ -152,7 +152,7 @@ MISTAKES = [
     ),
     (
         "init_from={parent} task=own task._target_=tests.tasks.own.Plain",
-        "nothing there is to start from: network.layers.1.weight is (16, 784) there and absent here, ",
+        "has no weights to start from: network.layers.1.weight is (16, 784) there and absent here, ",
     ),
 ]
 

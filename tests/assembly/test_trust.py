@@ -157,7 +157,7 @@ def test_a_config_that_names_another_target_is_refused(tmp_path, target, place):
     ],
 )
 def test_a_network_that_would_fetch_its_weights_is_refused(tmp_path, node):
-    with pytest.raises(UserError, match="fetch weights"):
+    with pytest.raises(UserError, match="download weights"):
         trusted_config(written(tmp_path, "model.network", node))
 
 
@@ -388,8 +388,8 @@ def owner(tmp_path, monkeypatch):
         ("model: 5", "model: 5: must be a list of dotted names"),
         ("model: timm.models.resnet.ResNet", "must be a list of dotted names"),
         ("model: [5]", "must be a list of dotted names"),
-        ("models: []", "models: no such role; it has the keys model, dataset"),
-        ("- model", "is no mapping"),
+        ("models: []", "models: no such role; the keys are model, dataset"),
+        ("- model", "is not a mapping"),
         ("model: [", "can't be read"),
         ("\0", "can't be read"),
     ],

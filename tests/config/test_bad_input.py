@@ -44,8 +44,8 @@ CHOICES = [
     ("data.normalize=none", "normalize=none: the samples are uint8 pixels: unit or standardize"),
     ("data.normalize=half", "must be one of none, unit, standardize"),
     ("data.num_folds=1", "num_folds=1: must be a whole number, 2 or larger"),
-    ("task=regression", "task: Regression learns values; the targets of these data are classes"),
-    ("task=language", "task: Language learns text"),
+    ("task=regression", "task: Regression trains on values; the targets of these data are classes"),
+    ("task=language", "task: Language trains on text"),
     ("task=autoencoder", "outputs of shape (2, 10) for inputs of (2, 1, 28, 28)"),
 ]
 DEEP = "[" * 3000 + "]" * 3000
@@ -105,12 +105,12 @@ VALUES = [
     ("objective.metric=val/f1", "objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss"),
     ("objective.metric=test/acc", "objective.metric=test/acc: must be one of"),
     ("data.val_size=0", "data.val_size=0 leaves no validation split"),
-    ("+model.num_outputs=3", "model.num_outputs=3: is given by the program"),
+    ("+model.num_outputs=3", "model.num_outputs=3: is passed by the program"),
     ("seed=[", "seed=["),
     ("seed", "seed: must be key=value"),
     ("data.dataset._target_=torchvision.datasets.SVHN", "data: dataset: "),
     ("data.dataset._target_=torchvision.datasets.ImageFolder", "must take root, train and download"),
-    ("model._target_=null", "model._target_=None: must be the name of what is made"),
+    ("model._target_=null", "model._target_=None: must be the dotted name of a class or function"),
     (
         "--optimizer.lr=0.1",
         "--optimizer.lr=0.1: no such option; a key is typed without dashes, as optimizer.lr=0.1",

@@ -212,7 +212,7 @@ class Refusing(nn.Module):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("+task.nope=1", "unexpected keyword argument 'nope'; it takes "),
+        ("+task.nope=1", "unexpected keyword argument 'nope'; it accepts "),
         ("+task.labelsmoothing=1", "did you mean label_smoothing?"),
         ("task._target_=hands_on.Mine +task.nope=1", "task: "),
         ("model._target_=hands_on.Net +model.nope=1", "model: "),

@@ -180,7 +180,7 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     process = start(*arguments, "trainer.max_epochs=2", "trainer.devices=2")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2
-    assert "was trained by 1 processes, this would be 2" in output
+    assert "was trained by 1 processes, this run would have 2" in output
     assert Run(tmp_path / "run").result.status == "finished"
 
 
@@ -193,7 +193,7 @@ def test_nodes_that_nothing_starts_are_refused(train):  # noqa: F811
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_strategies_that_copy_the_process_are_refused(train, strategy):  # noqa: F811
     _, _, err = train("a", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", "trainer.devices=2", code=2)
-    assert f"trainer.strategy={strategy}: each process is started as a command" in err
+    assert f"trainer.strategy={strategy}: each process is started by its own command" in err
 
 
 @pytest.mark.parametrize("limit", ["val", "test"])

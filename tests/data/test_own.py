@@ -31,7 +31,7 @@ def test_what_is_missing_costs_that_feature_only(train):
 
 def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train):
     _, _, err = train("a", *own("Homemade"), "callbacks.checkpoint.every_n_steps=3", code=2)
-    assert "callbacks.checkpoint.every_n_steps=3: a run can't go on within an epoch of these data" in err
+    assert "callbacks.checkpoint.every_n_steps=3: a run can't resume within an epoch of these data" in err
     arguments = own("Homemade", "trainer.max_epochs=3")
     whole, *_ = train("whole", *arguments)
     with stopping(15):
@@ -98,7 +98,7 @@ def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
     data = ("data=own", "data._target_=tests.data.own.StreamingWithFacts", "model.hidden_sizes=[16]")
     data = (*data, "scheduler=onecycle", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
     _, _, err = train("a", *data, code=2)
-    assert "scheduler: the data don't tell the number of batches; trainer.max_steps tells when to end" in err
+    assert "scheduler: the number of batches of these data is unknown; set trainer.max_steps" in err
     run, *_ = train("a", *data, "+trainer.max_steps=15")
     assert run.result.optimizer_steps == 15
     rates = [value for _, name, value in curves(run) if name.startswith("lr")]
@@ -120,4 +120,4 @@ def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
 
 def test_what_is_no_data_module_is_refused(train):
     _, _, err = train("a", "data=own", "data._target_=torch.nn.Identity", code=2)
-    assert "data: makes a Identity; must be a LightningDataModule" in err
+    assert "data: creates a Identity; must be a LightningDataModule" in err

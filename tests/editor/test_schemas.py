@@ -138,7 +138,7 @@ def test_what_the_program_gives_a_trainer_can_not_be_set(name):
     cfg = compose("trainer=cpu")
     OmegaConf.update(cfg, f"trainer.{name}", True, force_add=True)
     given = dict.fromkeys(("logger", "default_root_dir"))  # of a run
-    with pytest.raises(UserError, match=f"trainer.{name}=True: is given by the program"):
+    with pytest.raises(UserError, match=f"trainer.{name}=True: is passed by the program"):
         assembly.plain_trainer(cfg, [], **given)
 
 

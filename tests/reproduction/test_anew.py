@@ -207,7 +207,7 @@ def test_without_a_repository_there_is_no_code(call, make, repository, monkeypat
     [
         (
             {"model": {"_target_": "os.system", "command": "x"}},
-            "model._target_=os.system is refused: it is no class of Module",
+            "model._target_=os.system is refused: it is not a subclass of Module",
         ),
         ({"task": {"loss": [{"_target_": "a.B"}]}}, "task.loss[0]._target_=a.B is refused: it can't be found"),
         ({"name": "${oc.env:HOME}"}, "holds an interpolation"),

@@ -141,7 +141,7 @@ def train(cli, tmp_path):
     ],
 )
 def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
-    said += " of the test set are no test evaluation, and not recorded as one\n"
+    said += " are not a test evaluation, and are not recorded as one\n"
     run, out = train(argument)
     assert said in out
     assert not run.result.is_tested

@@ -80,7 +80,7 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, k
 
 def test_what_is_no_callback_is_refused(train):
     _, _, err = train("a", *module("Plain"), "+callbacks.mine._target_=torch.nn.Identity", code=2)
-    assert "callbacks.mine: makes a Identity; must be a Callback" in err
+    assert "callbacks.mine: creates a Identity; must be a Callback" in err
 
 
 # Facts.
@@ -186,7 +186,7 @@ def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, da
         "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
     )
     assert f"task: {name} has {loaders} of its own, which " in err
-    assert "data=module trains on what the module brings" in err
+    assert "data=module uses those of the module" in err
     assert len(err.splitlines()) == 1
 
 
@@ -250,7 +250,7 @@ def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
 )
 def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, said):
     run, _, err = train("a", *scheduled(way, "scheduler=cosine"), code=2)
-    assert f"scheduler: is made for 80 optimizer steps; {said}" in err
+    assert f"scheduler: is built for 80 optimizer steps, but {said}" in err
     assert not run.result or run.result.optimizer_steps == 0
 
 
@@ -258,13 +258,14 @@ def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, sa
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
     assert (
-        "scheduler: is made for 80 steps, one per optimizer step; Scheduled steps it by hand, or not at all" in err
+        "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not at all"
+        in err
     )
 
 
 def test_a_schedule_that_a_module_does_not_take_is_refused(train):
     _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
-    assert "Plain takes none; choose scheduler=none" in err
+    assert "Plain takes no scheduler; choose scheduler=none" in err
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_strategies_that_divide_weights_are_refused_before_training(cli, tmp_pat
     arguments = (f"trainer.strategy={strategy}", "trainer.accelerator=cpu", f"dry_run={dry_run}", *SMALL)
     code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *arguments)
     assert code == 2, err
-    assert f"{kind} may divide weights or optimizer states among processes" in err
+    assert f"{kind} may shard weights or optimizer states" in err
     assert "choose auto, ddp or ddp_find_unused_parameters_true" in err
     assert "Traceback" not in err
     assert not (tmp_path / "a").exists()
@@ -124,7 +124,7 @@ def test_a_strategy_that_a_function_makes_is_refused_when_it_is_made(cli, tmp_pa
     arguments = (f"trainer.strategy={{_target_: {HERE}.sharded}}", "trainer.accelerator=cpu", *SMALL)
     code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *arguments)
     assert code == 2, err
-    assert "FSDPStrategy may divide weights" in err
+    assert "FSDPStrategy may shard weights" in err
     assert not (tmp_path / "a").exists()
 
 
@@ -141,7 +141,7 @@ def test_a_strategy_is_judged_by_what_it_is(train):
     train("a", f"trainer.strategy={{_target_: {HERE}.Forked}}", "trainer.accelerator=cpu", *SMALL, "dry_run=true")
     strategy = "{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: spawn}"
     _, _, err = train("b", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", *SMALL, code=2)
-    assert "each process is started as a command of its own; choose ddp" in err
+    assert "each process is started by its own command; choose ddp" in err
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_what_is_missing_is_told_before_training(train, cli, tmp_path):
     assert run.result.metrics["val/acc"] >= 0
     code, _, err = cli("train", "data=folder")
     assert code == 2
-    assert err == "leyden: data.root: is missing, it must be given\n"
+    assert err == "leyden: data.root: is missing and must be set\n"
 
 
 def test_a_broken_file_is_named_in_a_line(train, tmp_path):

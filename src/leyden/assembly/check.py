@@ -158,15 +158,15 @@ def check_run(
     """
     batches, limit = num_batches(trainer, data), trainer.limit_val_batches
     if batches < 1:
-        raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no batch of training")
+        raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch")
     if has_split(data, "val") and (whole := max_batches(data.val_dataloader())) and apply_limit(whole, limit) < 1:
-        raise UserError(f"trainer.limit_val_batches={limit}: leaves none of {whole:.0f} batches of validation")
+        raise UserError(f"trainer.limit_val_batches={limit}: leaves none of the {whole:.0f} validation batches")
     if test:
         with user_errors("data"):
             data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
     limit = trainer.limit_test_batches
     if test and isinstance(limit, float) and apply_limit(whole := max_batches(data.test_dataloader()), limit) < 1:
-        raise UserError(f"trainer.limit_test_batches={limit}: leaves none of {whole:.0f} batches of the test set")
+        raise UserError(f"trainer.limit_test_batches={limit}: leaves none of the {whole:.0f} test batches")
     aim = next(iter(objectives(cfg.objective)), None)
     checkpoint.validates = (
         has_split(data, "val")
@@ -178,12 +178,12 @@ def check_run(
     if (checkpoint.metric, checkpoint.mode) != ((aim.metric, aim.mode) if aim else (None, None)):
         raise UserError(
             f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
-            "set that"
+            "set objective.metric and objective.mode instead"
         )
     if checkpoint.every_n_steps and not resumes_within_epoch(data):
         raise UserError(
-            f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: a run can't go on within an epoch of these data, "
-            "whose loader has no state_dict and is no DataLoader; leave it null"
+            f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: a run can't resume within an epoch of these "
+            "data, whose loader has no state_dict and is not a DataLoader; leave it null"
         )
     if not isinstance(module, Task):
         return  # the names that another LightningModule logs are unknown before it logs them

@@ -65,11 +65,14 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     for keys in differing:
         if any(map(_is_interpolation, _strings(parent_values[keys]))):
             raise _refusal(
-                source, keys, parent_values[keys], "it holds an interpolation, and a kept configuration is resolved"
+                source,
+                keys,
+                parent_values[keys],
+                "it holds an interpolation, which a saved configuration never does",
             )
         if isinstance(parent_values[keys], list) and overridden.below(keys):
             raise UserError(
-                f"fork: {dotted(keys)} is a list: type all of it, as {dotted(keys)}={parent_values[keys]}"
+                f"fork: {dotted(keys)} is a list: override all of it, such as {dotted(keys)}={parent_values[keys]}"
             )
     following = _following_interpolations(raw, fork_values, {keys: parent_values[keys] for keys in differing})
     changed = [keys for keys in differing if keys not in following and not overridden(keys)]
@@ -95,10 +98,10 @@ def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
     where = f"fork: {source.directory}/config.yaml"
     for part in ROLES:
         if not isinstance(config.get(part), dict):
-            raise UserError(f"{where}: {part}={one_line(config.get(part))}: must have keys of its own")
+            raise UserError(f"{where}: {part}={one_line(config.get(part))}: must be a mapping")
     known = {field.name for field in fields(TrainConfig)}
     if unknown := [key for key in config if key not in known]:
-        raise UserError(f"{where}: {one_line(unknown[0])} is no key of a run")
+        raise UserError(f"{where}: {one_line(unknown[0])} is not a key of a run")
 
 
 def _check_roles(
@@ -174,11 +177,11 @@ def _check_data_root(config: dict[str, Any], fork_values: dict[Keys, Any], overr
         return
     if own_root in (None, "???"):
         raise UserError(
-            f"fork: data.root={one_line(parent_root)} is not taken over, as anybody may have named it; type data.root=DIR"
+            f"fork: data.root={one_line(parent_root)} of the parent is not inherited, as anybody may have set it; set data.root=DIR"
         )
     if is_main_process():
         warn(
-            f"fork: data are read from {own_root}; the parent's were in {one_line(parent_root)}, which data.root=DIR would name"
+            f"fork: data are read from {own_root}; the parent's were in {one_line(parent_root)}; data.root=DIR selects a folder"
         )
 
 
@@ -197,8 +200,8 @@ def _inherit_num_workers(config: dict[str, Any], raw: Any, overridden: "_Overrid
 def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:
     key = one_line(dotted(keys))
     return UserError(
-        f"fork: {source.directory} was set to {key}={one_line(value)}, which is not taken over: {one_line(why)}\n"
-        f"type {key}=..., that or something else"
+        f"fork: {source.directory} was set to {key}={one_line(value)}, which is not inherited: {one_line(why)}\n"
+        f"set {key}=... to this or another value"
     )
 
 

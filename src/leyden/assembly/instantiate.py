@@ -121,14 +121,14 @@ def instantiate(
     """
     for name in {*given} - {*without}:
         if name in node and not OmegaConf.is_missing(node, name):
-            raise UserError(f"{key}.{name}={node[name]}: is given by the program, it can't be set")
+            raise UserError(f"{key}.{name}={node[name]}: is passed by the program and can't be set")
     if not given and not facts:
         with user_errors(key, node):
             return hydra.utils.instantiate(_resolved_values(node, key, without), _convert_="all")
     constructor = _constructor(node, key, without=(*without, *given))
     named = {name: value for name, value in facts.items() if name in argument_names(constructor.func)}
     if both := sorted({*named} & {*constructor.keywords}):
-        raise UserError(f"{key}.{both[0]}={node[both[0]]}: is given by the program, it can't be set")
+        raise UserError(f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set")
     if node.get("_partial_") and not given:  # called later, such as a loss function
         return functools.partial(constructor, **named)
     with user_errors(key, node, given={*named, *given, *without}):
@@ -150,10 +150,10 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
 
 def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
     if not isinstance(node.get("_target_"), str):
-        raise UserError(f"{key}._target_={node.get('_target_')}: must be the name of what is made")
+        raise UserError(f"{key}._target_={node.get('_target_')}: must be the dotted name of a class or function")
     missing = sorted(name.removeprefix(f"{key}.") for name in OmegaConf.missing_keys(node))
     if missing := [name for name in missing if name.split(".")[0] not in without]:
-        raise UserError(f"{key}.{missing[0]}: is missing, it must be given")
+        raise UserError(f"{key}.{missing[0]}: is missing and must be set")
     values: Any = OmegaConf.to_container(node, resolve=True)
     return {name: value for name, value in values.items() if name not in without}
 
@@ -171,9 +171,9 @@ def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__):
         raise UserError(
             f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
-            "write `import lightning.pytorch as pl` in its file (docs/tasks.md has a way for an installed library)"
+            "in its file, write `import lightning.pytorch as pl` (for an installed library see docs/tasks.md)"
         )
-    raise UserError(f"{key}: makes a {name}; must be a {kind.__name__}")
+    raise UserError(f"{key}: creates a {name}; must be a {kind.__name__}")
 
 
 def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
@@ -181,7 +181,7 @@ def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
     nodes = [(str(name), node) for name, node in group.items() if node is not None]
     for name, node in nodes:
         if not (isinstance(node, DictConfig) and "_target_" in node):
-            raise UserError(f"{name}={node}: must have a _target_, or be null to be left out")
+            raise UserError(f"{name}={node}: must have a _target_, or be null to be omitted")
     return nodes
 
 
@@ -240,9 +240,9 @@ def _hint(error: BaseException, node: DictConfig | None, given: Collection[str])
         wrong = [] if takes_any(callee) else [key for key in keys if key not in {*known, *given}]
         if wrong:
             close = difflib.get_close_matches(wrong[0], sorted(known), 1)
-            return f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(sorted(known))}"
+            return f"; did you mean {close[0]}?" if close else f"; it accepts {', '.join(sorted(known))}"
         if argument_names(callee, needed=True) - {*keys, *given}:
-            return "; they stand in conf/, or are facts, which these data don't tell"
+            return "; set them in conf/, or provide them as facts of the data"
     if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
         return f" (with {', '.join(f'{key}={node[key]}' for key in keys)})"
     return ""

@@ -81,12 +81,12 @@ def allowed_by_owner() -> dict[str, tuple[str, ...]]:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{path}: can't be read ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict) or (unknown := [key for key in content if key not in TRUST_KEYS]):
-            what = f"{unknown[0]}: no such role" if isinstance(content, dict) else "is no mapping"
-            raise UserError(f"{path}: {what}; it has the keys {', '.join(TRUST_KEYS)}")
+            what = f"{unknown[0]}: no such role" if isinstance(content, dict) else "is not a mapping"
+            raise UserError(f"{path}: {what}; the keys are {', '.join(TRUST_KEYS)}")
         for role, names in content.items():
             if not isinstance(names or [], list) or not all(isinstance(name, str) for name in names or []):
                 raise UserError(
-                    f"{path}: {role}: {names}: must be a list of dotted names, as [timm.models.resnet.ResNet]"
+                    f"{path}: {role}: {names}: must be a list of dotted names, such as [timm.models.resnet.ResNet]"
                 )
             found[role] = (*found.get(role, ()), *(names or []))
     return found

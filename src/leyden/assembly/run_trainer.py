@@ -119,7 +119,7 @@ def run_trainer(
         ]
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     if timers and cfg.trainer.get("max_time"):
-        raise UserError("trainer.max_time: callbacks has a Timer already; give one of the two")
+        raise UserError("trainer.max_time: callbacks has a Timer already; remove one of the two")
     duration: Any = cfg.trainer.get("max_time")
     if OmegaConf.is_config(duration):
         duration = OmegaConf.to_container(duration)
@@ -155,8 +155,8 @@ def run_trainer(
     num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else trainer.world_size
     if num_processes != trainer.world_size:
         raise UserError(
-            f"{run.directory} was trained by {num_processes} processes, this would be {trainer.world_size}: another number "
-            "is another run; choose the same by trainer.devices and trainer.num_nodes, or another run_dir"
+            f"{run.directory} was trained by {num_processes} processes, this run would have {trainer.world_size}, and their "
+            "number can't change; set trainer.devices and trainer.num_nodes to match, or choose another run_dir"
         )
     return RunTrainer(trainer, checkpoint, timer, seen, preemption, state, stages)
 

@@ -34,7 +34,7 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     if batches < math.inf:
         limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1))
     if not limits:
-        raise UserError("scheduler: the data don't tell the number of batches; trainer.max_steps tells when to end")
+        raise UserError("scheduler: the number of batches of these data is unknown; set trainer.max_steps")
     return min(limits)
 
 
@@ -61,7 +61,7 @@ def unlimited_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
     loaders = data.train_dataloader()
     if _mode(loaders) == "sequential":
         raise UserError(
-            "data: train_dataloader combines its loaders by mode=sequential, which Lightning does for validation and test only; "
+            "data: train_dataloader combines its loaders by mode=sequential, which Lightning supports for validation and test only; "
             "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
         )
     whole = max_batches(loaders)
@@ -118,7 +118,9 @@ def partial_test_message(trainer: L.Trainer) -> str:
     key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
     num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
     whole_text = f" of {of:.0f}" if of < math.inf else ""
-    return f"trainer.{key}: {num:.0f}{whole_text} batches of the test set are no test evaluation, and not recorded as one"
+    return (
+        f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
+    )
 
 
 def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
@@ -250,8 +252,8 @@ class ScheduleLength(L.Callback):
         if not configs or not module.automatic_optimization:
             if is_main_process():
                 warn(
-                    f"scheduler: is made for {self.schedule.num_steps} steps, one per optimizer step; {name} steps it by hand, "
-                    "or not at all"
+                    f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
+                    "manually or not at all"
                 )
             return
         for config in configs:
@@ -261,8 +263,8 @@ class ScheduleLength(L.Callback):
             if (config.interval, config.frequency) != ("epoch", 1) or not is_alone or not self.schedule.num_epochs:
                 within = "" if is_alone else f", as a part of {type(config.scheduler).__name__}"
                 raise UserError(
-                    f"scheduler: is made for {self.schedule.num_steps} optimizer steps; {name} has it stepped every "
-                    f"{config.frequency} {config.interval}{within}; its configure_optimizers must give "
+                    f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
+                    f"{config.frequency} {config.interval}{within}; its configure_optimizers must return "
                     '{"scheduler": ..., "interval": "step"}'
                 )
             config.scheduler = self.schedule.rebuild_by_epoch(built)

@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or not isinstance(state.get("processes"), list):
             raise ValueError("not the checkpoint of a run: it has no random states")
         if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
-            raise ValueError("not the checkpoint of a run: it does not say what its optimizer was set to")
+            raise ValueError("not the checkpoint of a run: it does not record the settings of its optimizer")
     return content
 
 
@@ -90,7 +90,7 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     # Optimizer states are stored by a parameter's number: in another order they would go to other parameters.
     stored_names, own_names = ([each.get("param_names") for each in groups] for groups in both)
     if stored_names != own_names:
-        raise ValueError("the optimizer's groups have other parameters")
+        raise ValueError("the optimizer's groups have different parameters")
     for stored, own in zip(*both, strict=True):
         for key, value in own.items():
             allowed = (int, float) if type(value) in (int, float) else type(value)
@@ -174,12 +174,12 @@ class Parent:
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = join_abbreviated([*wrong.values()]) or f"{_init_skip_override(skip)} leaves out all of it"
-            raise UserError(f"init_from: {self.path}: nothing there is to start from: {why}")
+            why = join_abbreviated([*wrong.values()]) or f"{_init_skip_override(skip)} excludes all weights"
+            raise UserError(f"init_from: {self.path}: has no weights to start from: {why}")
         if wrong:
             override = shlex.quote(_init_skip_override([*skip, *layers]))
             raise UserError(
-                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {override} leaves that out"
+                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {override} excludes these"
             )
         return {name: self.weights[name] for name in shapes}
 
@@ -233,7 +233,7 @@ def read_parent(cfg: DictConfig) -> Parent | None:
     """
     if cfg.init_from is None:
         if cfg.init_skip:
-            raise UserError(f"init_skip={cfg.init_skip}: skips weights of a run that init_from=DIR must name")
+            raise UserError(f"init_skip={cfg.init_skip}: excludes weights of a run, which init_from=DIR must name")
         return None
     directory, _, name = cfg.init_from.rpartition("@")
     if name not in ("best", "last"):
@@ -304,19 +304,19 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
         if key.startswith(FIXED_KEYS) and (key in old or not key.startswith("callbacks.") or is_averaging):
             raise UserError(
                 f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: its state comes from the parent; "
-                "init_from takes the weights alone"
+                "init_from loads only the weights"
             )
     if cut := [key for key in changed if key in SPLIT_KEYS]:
         key = cut[0]
         raise UserError(
-            f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: the fork would be validated on what "
-            "its parent was trained on; leave it as it is there"
+            f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: the fork would be validated on samples "
+            "that its parent was trained on; keep the parent's value"
         )
     within = num_epochs(content) is None
     if within and (refused := [key for key in changed if key.startswith(EPOCH_KEYS)]):
-        raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork at the end of one")
+        raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork from the end of an epoch")
     if state[RunCheckpoint.state_key]["is_over"]:
-        raise UserError(f"{where}: that run had stopped itself there; fork at an earlier state")
+        raise UserError(f"{where}: that run had ended there; fork from an earlier checkpoint")
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for key, has, unit in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
         most = cfg.trainer.get(key)
@@ -369,7 +369,7 @@ class Fork:
             name = different[0]
             raise UserError(
                 f"fork: {self.path}: {name} is {parent.get(name, 'absent')} there and {own.get(name, 'absent')} here; a fork "
-                "has the network of its parent"
+                "must keep the network of its parent"
             )
         if kept_facts(self.content, self.path) != facts_of(data):
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
@@ -395,7 +395,7 @@ class Fork:
                 with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as original:
                     if source == self.path and sha256_of(original) != self.sha256:
                         raise UserError(
-                            f"fork: {source}: has changed since it was read; the same command tries again"
+                            f"fork: {source}: has changed since it was read; run the same command again"
                         )
                     original.seek(0)
                     shutil.copyfileobj(original, file)
@@ -414,7 +414,7 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
     if newest and begun and read_checkpoint(newest)["global_step"] >= begun[0]:
         return None
     if cfg.trainer.get("fast_dev_run"):
-        raise UserError("fork: trainer.fast_dev_run goes on from nothing; take one of the two away")
+        raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
     parent, name = parse_fork(cfg.fork)
     path = _find_checkpoint(parent, name)
     with path.open("rb") as file:
@@ -488,7 +488,7 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
             repr(state.get("best")) == repr(best) == repr(state.get("last"))
         ):  # compared as strings, as a metric may be NaN
             return other
-    warn(f"fork: {path.parent}: the best epoch until then is not kept; the best one from there on takes its place")
+    warn(f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead")
     return None
 
 

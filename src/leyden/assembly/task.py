@@ -33,7 +33,7 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     """Return the network that `cfg.model` describes, for data with these facts."""
     module: torch.nn.Module = instantiate(cfg.model, "model", facts.by_name)
     if not isinstance(module, torch.nn.Module):
-        raise UserError(f"model: makes a {type(module).__name__}; must be a torch.nn.Module")
+        raise UserError(f"model: creates a {type(module).__name__}; must be a torch.nn.Module")
     # Faster for convolutions, on a CPU and on a GPU in half precision; it does not change other layers.
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -63,7 +63,7 @@ def check_logits(module: torch.nn.Module, facts: Facts) -> None:
     found = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
     if found != expected:
         raise UserError(
-            f"model: gives {found} for samples of shape {tuple(samples.shape)}; must be logits of shape "
+            f"model: returns {found} for samples of shape {tuple(samples.shape)}; must be logits of shape "
             f"{expected}, one per class"
         )
 
@@ -79,7 +79,7 @@ def check_step(module: Task, facts: Facts) -> None:
     """
     if module.kind in ("classes", "values", "text") and facts.kind not in ("", module.kind):
         raise UserError(
-            f"task: {type(module).__name__} learns {module.kind}; the targets of these data are {facts.kind}"
+            f"task: {type(module).__name__} trains on {module.kind}; the targets of these data are {facts.kind}"
         )
     if facts.input_shape is None or not facts.num_outputs:
         return
@@ -113,8 +113,8 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
         raise UserError(
-            f"task: {type(module).__name__} has {' and '.join(own)} of its own, which {type(data).__name__} would take the place of; "
-            "data=module trains on what the module brings"
+            f"task: {type(module).__name__} has {' and '.join(own)} of its own, which {type(data).__name__} would replace; "
+            "data=module uses those of the module"
         )
     if isinstance(module, Task) and divides_batches(data):  # batches of such data are samples and targets
         check_step(module, facts_of(data))
@@ -141,7 +141,8 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
     scheduler = ScheduleFactory(cfg.scheduler) if cfg.scheduler else None
     if scheduler and "scheduler" not in taken_arguments(cfg, facts):
         raise UserError(
-            f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes none; choose scheduler=none"
+            f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes no scheduler; "
+            "choose scheduler=none"
         )
     return task_module(cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler), scheduler
 
@@ -171,7 +172,7 @@ def task_module(
     check_lightning_kind(module, L.LightningModule, "task")
     if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
         raise UserError(
-            f"task.loss={loss}: must be made by a _target_, as task.loss={{_target_: torch.nn.NLLLoss}}"
+            f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: torch.nn.NLLLoss}}"
         )
     if isinstance(module, Task) and module.kind == facts.kind == "classes":
         check_logits(module.network, facts)

@@ -55,7 +55,7 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise UserError(
-            "callbacks: must have one RunCheckpoint, as callbacks.checkpoint is, else there is no result"
+            "callbacks: must have one RunCheckpoint, such as callbacks.checkpoint, without which there is no result"
         )
     return callbacks, checkpoints[0]
 
@@ -86,7 +86,7 @@ def check_strategy(cfg: DictConfig) -> None:
     else:
         raise UserError(f"trainer.strategy={strategy}: must be {STRATEGIES}, or a node with a _target_")
     if arguments.get("start_method", "popen") != "popen":
-        raise UserError(f"trainer.strategy={strategy}: each process is started as a command of its own; choose ddp")
+        raise UserError(f"trainer.strategy={strategy}: each process is started by its own command; choose ddp")
     if inspect.isclass(kind):  # otherwise checked when the trainer exists
         check_unsharded(kind, strategy)
     launched = (
@@ -96,8 +96,8 @@ def check_strategy(cfg: DictConfig) -> None:
     )
     if cfg.trainer.num_nodes > 1 and not launched and not cfg.cluster.get("nodes"):
         raise UserError(
-            f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, and they would be "
-            "waited for for ever; use cluster=slurm_multinode, or torchrun on each node"
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
+            "would wait for them forever; use cluster=slurm_multinode, or torchrun on each node"
         )
 
 
@@ -109,7 +109,7 @@ def check_unsharded(kind: type, strategy: Any) -> None:
     """
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
-            f"trainer.strategy={strategy}: {kind.__name__} may divide weights or optimizer states among processes; checkpoints "
+            f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
             f"hold them whole, so the run could not be resumed; choose {STRATEGIES}"
         )
 

@@ -143,9 +143,9 @@ def _refusal_reason(node: dict[str, Any], role: Role | None) -> tuple[str, bool]
     """Return why a target is refused (empty if it is allowed), and whether `trust.yaml` could allow it."""
     target = node["_target_"]
     if role is None:
-        return "nothing may be made here", False
+        return "no object may be created here", False
     if not isinstance(target, str):
-        return "it is no name", False
+        return "it is not a name", False
     is_listed = target in role.all_names
     listed_packages = tuple(name.rpartition(".")[0] for name in role.all_names)
     try:
@@ -160,14 +160,14 @@ def _refusal_reason(node: dict[str, Any], role: Role | None) -> tuple[str, bool]
     if (role is NETWORKS or role is PARTS) and any(found is builder for builder in NETWORK_BUILDERS):
         keys = [key for key in DOWNLOAD_ARGUMENTS if node.get(key)]
         if keys or "_args_" in node:
-            return f"{' and '.join(keys) or '_args_'} can make it fetch weights", False
+            return f"{' and '.join(keys) or '_args_'} can make it download weights", False
         return "", False
     if role is LOSSES and any(found is function for function in LOSS_FUNCTIONS):
         return "", False
     if is_listed or any(found is _allowed(name) for name in role.all_names):
         return "", False
     if not role.is_class(found):
-        return f"it is no class of {role.base.__name__}", bool(role.trust_key)
+        return f"it is not a subclass of {role.base.__name__}", bool(role.trust_key)
     # The defining module counts: `MODULE.math.sqrt` would reach `math` through an import of MODULE.
     module = found.__module__
     if any(module == name or module.startswith(f"{name}.") for name in role.packages):
