@@ -171,7 +171,7 @@ def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch, averaging):  #
     [
         (
             "+callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}",
-            "callbacks.swa: StochasticWeightAveraging: no checkpoint holds its average; +callbacks/averaging=swa",
+            "callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=swa",
         ),
         (
             "+callbacks/averaging=swa",
@@ -188,7 +188,7 @@ def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch, averaging):  #
         ),
         (
             "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_step: 100}",
-            "callbacks.ema: EMAWeightAveraging: the initial weights are validated and kept until it begins",
+            "callbacks.ema: EMAWeightAveraging: until it begins, the initial weights are validated and saved",
         ),
         (
             "+callbacks.ema={_target_: leyden.callbacks.averaging.EMAWeightAveraging, decay: 1.5, "

@@ -46,7 +46,7 @@ def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(trai
     lose(run.directory / "checkpoints" / "best.ckpt")
     run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
     assert err.count("best.ckpt is lost") == 2  # at the start and at the end
-    assert "the last weights take their place" in err
+    assert "the last weights are used instead" in err
     assert "Traceback" not in err
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
     assert list(run.result.metrics) == list(before.metrics)

@@ -89,7 +89,7 @@ def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
 )
 def test_a_run_that_would_never_validate_is_refused(train, arguments):  # noqa: F811
     run, _, err = train("a", *arguments, code=2)
-    assert "objective.metric=val/acc: the run validates at the end of no epoch" in err
+    assert "objective.metric=val/acc: no epoch of this run ends with a validation" in err
     assert not run.directory.exists()
     run, *_ = train("b", *arguments, "objective=null")
     assert run.result.status == "finished"
@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
 
 def test_the_best_checkpoint_holds_what_was_validated(train, cli):  # noqa: F811
     _, _, err = train("a", "+trainer.val_check_interval=7", "trainer.max_epochs=2", code=2)
-    assert "validates at the end of no epoch" in err
+    assert "no epoch of this run ends with a validation" in err
     # The last, partial epoch is not validated: its weights have no metric of validation.
     run, *_ = train("b", "trainer.max_epochs=3", "+trainer.max_steps=14", "objective=null")
     assert not any(name.startswith("val/") for name in run.result.metrics)

@@ -78,7 +78,7 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     every = "+trainer.check_val_every_n_epoch=2"
     run, _, err = train("a", *arguments, "trainer.max_epochs=3", every)
     assert (
-        err.count("loss: logged in training and in validation; the metrics of the run are those of validation") == 1
+        err.count("loss: logged in training and in validation; the run's metrics use the values of validation") == 1
     )
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
@@ -115,12 +115,12 @@ def test_an_epoch_without_validation_is_no_candidate(train):
         (
             ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1"),
             1,
-            "objective.metric=val_loss: was not logged in epoch 1, and the run validates at the end of no epoch",
+            "objective.metric=val_loss: was not logged in epoch 1, and no epoch of this run ends with a validation",
         ),
         (
             ("+trainer.val_check_interval=4", "trainer.max_epochs=9"),
             1,
-            "objective.metric=val_loss: is logged in validation, and the run validates at the end of no epoch",
+            "objective.metric=val_loss: is logged in validation, and no epoch of this run ends with a validation",
         ),
         (
             ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=9", "objective.metric=f1"),

@@ -274,7 +274,7 @@ def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, sto
     _, _, err = train("a", *counted(1), *STEPS, "resume=must", "exact=require", code=2)
     assert f"exact=require: {WORKERS}" in err
     _, _, err = train("a", *counted(1), *STEPS, "resume=must")
-    assert f"exact resume is not promised: {WORKERS}" in err
+    assert f"exact resume is not guaranteed: {WORKERS}" in err
 
 
 def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train, monkeypatch):
@@ -286,4 +286,4 @@ def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train, monk
     assert "exact resume" not in err
     fork, _, err = train("typed", f"fork={parent.directory}@last", "trainer.max_epochs=3", "data.num_workers=1")
     assert fork.config["data"]["num_workers"] == 1
-    assert f"exact resume is not promised: {WORKERS}" in err
+    assert f"exact resume is not guaranteed: {WORKERS}" in err

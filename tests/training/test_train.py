@@ -177,7 +177,7 @@ def test_an_epoch_without_validation_is_not_the_best(train):
     run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
     never, _, err = train("b", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1", code=2)
-    assert "objective.metric=val/acc: the run validates at the end of no epoch" in err
+    assert "objective.metric=val/acc: no epoch of this run ends with a validation" in err
     assert not never.directory.exists()
 
 

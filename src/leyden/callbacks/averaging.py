@@ -56,7 +56,9 @@ class _DelayedAveraging(WeightAveraging, ABC):
         super().on_train_end(trainer, pl_module)
         if trainer.is_global_zero and self.average.n_averaged == 0:
             name = type(self).__name__
-            warn(f"callbacks: {name} has averaged nothing, the run ended before; its weights are the last ones")
+            warn(
+                f"callbacks: {name} has averaged nothing, since the run ended before its start; the last weights are used"
+            )
 
 
 class EMAWeightAveraging(_DelayedAveraging):
@@ -150,22 +152,22 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
     """
     if isinstance(callback, StochasticWeightAveraging):
         raise ValueError(
-            "StochasticWeightAveraging: no checkpoint holds its average; +callbacks/averaging=swa does the same exactly"
+            "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=swa"
         )
     if isinstance(callback, SWAWeightAveraging) and callback.update_starting_at_epoch >= num_epochs:
         raise ValueError(
             f"update_starting_at_epoch={callback.update_starting_at_epoch}: must be smaller than "
-            f"trainer.max_epochs={num_epochs}, else nothing is averaged"
+            f"trainer.max_epochs={num_epochs}, or nothing is averaged"
         )
     if not isinstance(callback, WeightAveraging):
         return
     if any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs)):
         raise ValueError(
             f"{type(callback).__name__}: averages at the end of an epoch, after its validation; must do so after "
-            "steps, as by update_every_n_steps and update_starting_at_step"
+            "steps, such as by update_every_n_steps and update_starting_at_step"
         )
     if not isinstance(callback, _DelayedAveraging) and not callback.should_update(step_idx=0):
         raise ValueError(
-            f"{type(callback).__name__}: the initial weights are validated and kept until it begins; must begin at the "
-            "first step, or be ours, as +callbacks/averaging=ema"
+            f"{type(callback).__name__}: until it begins, the initial weights are validated and saved; must begin at the "
+            "first step, or be one of Leyden's, such as +callbacks/averaging=ema"
         )

@@ -92,7 +92,7 @@ class SafeCheckpointIO(CheckpointIO):
         try:
             return _tensors_to_arrays(checkpoint, checkpoint.pop(ARRAYS, []))  # type: ignore[no-any-return]
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not the checkpoint of a run: {ARRAYS} names none") from error
+            raise ValueError(f"{path}: not the checkpoint of a run: {ARRAYS} is invalid") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint."""
@@ -106,8 +106,8 @@ def find_unreadable(content: Any) -> tuple[str, str] | None:
 
 def _unreadable_error(key: str, kind: str) -> UserError:
     return UserError(
-        f"the checkpoint could not be read again: {key} is a {kind}; what on_save_checkpoint or state_dict of a module "
-        "or callback keeps must be tensors, arrays and plain values; a subclass can override on_save_checkpoint"
+        f"the checkpoint could not be read again: {key} is a {kind}; on_save_checkpoint and state_dict of a module "
+        "or callback may save only tensors, arrays and plain values; a subclass can override on_save_checkpoint"
     )
 
 
@@ -142,7 +142,7 @@ def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
     module.configure_model()
     module.on_load_checkpoint(content)
     if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
-        raise ValueError(f"there is no {lacking[0]}; make all parts in the constructor or in configure_model")
+        raise ValueError(f"there is no {lacking[0]}; create all modules in the constructor or in configure_model")
     module.load_state_dict(content["state_dict"])
 
 
@@ -275,7 +275,7 @@ class CheckpointFiles:
             if not self._is_full:
                 self._is_full = True
                 warn(
-                    f"{kept.parent}: callbacks.checkpoint.max_kept_gib is reached: the oldest checkpoints make room"
+                    f"{kept.parent}: callbacks.checkpoint.max_kept_gib is reached: the oldest checkpoints are deleted"
                 )
             kept_files.pop(0).unlink()
 
@@ -319,8 +319,8 @@ class CheckpointFiles:
 
 # Error message for an objective, raised before training or when its stage is known.
 NO_VALIDATION = (
-    "the run validates at the end of no epoch, where the best one is chosen; mind trainer.max_steps, "
-    "check_val_every_n_epoch and val_check_interval, or choose objective=null"
+    "no epoch of this run ends with a validation, which selects the best one; check trainer.max_steps, "
+    "check_val_every_n_epoch and val_check_interval, or set objective=null"
 )
 
 
@@ -410,7 +410,7 @@ class RunCheckpoint(Checkpoint):
         self._files.drop(trainer)
         self._was_best = bool(self.best)
         if self._was_best:
-            self.best = self._files.read_best(trainer, "the best epoch from here on takes its place") or {}
+            self.best = self._files.read_best(trainer, "the best epoch from here on is used instead") or {}
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
@@ -450,9 +450,7 @@ class RunCheckpoint(Checkpoint):
         if self.within_epochs:
             self._save(trainer, "last.ckpt", kept)
         elif trainer.is_global_zero:
-            warn(
-                "these data can't be gone on with within an epoch: the run will go on from the end of the last one"
-            )
+            warn("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
 
     def commit(self, trainer: L.Trainer, *args: Any) -> None:
         """Commit the prepared checkpoints, in the first hook after the loggers have received their metrics."""
@@ -465,7 +463,7 @@ class RunCheckpoint(Checkpoint):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Use the last weights as the best ones, if the best ones are lost and no epoch has followed."""
         lost = self._was_best or self.best
-        if lost and self._files.read_best(trainer, "the last weights take their place") is None:
+        if lost and self._files.read_best(trainer, "the last weights are used instead") is None:
             self.best = self.last if self.metric in (None, *self.last) else {}
             self._files.take_last_as_best(trainer, self.best)
 

@@ -78,8 +78,8 @@ class Hyperparameters(L.Callback):
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
             raise RefusedForkError(
-                "fork: the schedule follows a metric: with other values of the optimizer it would stand elsewhere; leave them, "
-                "or take the weights alone by init_from"
+                "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer; keep them, "
+                "or load only the weights by init_from"
             )
         # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
         reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
@@ -87,8 +87,8 @@ class Hyperparameters(L.Callback):
         for optimizer, restored, configured in pairs:
             if restored["class"] != configured["class"]:
                 raise RefusedForkError(
-                    f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is another one; "
-                    "init_from takes the weights alone"
+                    f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is different; "
+                    "init_from loads only the weights"
                 )
             groups = zip(optimizer.param_groups, restored["groups"], configured["groups"], strict=True)
             for group, old, new in groups:

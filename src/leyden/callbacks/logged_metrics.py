@@ -116,10 +116,10 @@ def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
         value = kept["states"][name]
         is_like_it = value.shape == here.shape if isinstance(value, Tensor) and isinstance(here, Tensor) else False
         if not is_like_it and not (isinstance(value, list) and isinstance(here, list)):
-            raise TypeError(f"the state {name} of {type(metric).__name__} is no such thing")
+            raise TypeError(f"the state {name} of {type(metric).__name__} has the wrong type")
         setattr(metric, name, _copy_to(value, metric.device))
     if type(kept["num_updates"]) is not int:
-        raise TypeError(f"the number of updates of {type(metric).__name__} is no number")
+        raise TypeError(f"the number of updates of {type(metric).__name__} is not a number")
     # Without updates `compute` warns; there is no public way to set their number.
     metric._update_count = kept["num_updates"]
     metric._computed = None
@@ -263,7 +263,7 @@ class Stages(L.Callback):
         self._reported |= both
         if both and trainer.is_global_zero:
             text = ", ".join(sorted(both))
-            warn(f"{text}: logged in training and in validation; the metrics of the run are those of validation")
+            warn(f"{text}: logged in training and in validation; the run's metrics use the values of validation")
         self.names.update({name: stage for name in names if stage == "val" or name not in self.names})
 
 

@@ -116,7 +116,7 @@ class Preemption(L.Callback):
         self.commit(trainer)
         if self._agreed == REQUEUE and (scheduler := current()) and trainer.is_global_zero:
             problem = scheduler.requeue()
-            print(f"requeue of job {scheduler.job_id()}: {problem or 'asked for'}", file=sys.stderr)
+            print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():

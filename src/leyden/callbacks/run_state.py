@@ -100,7 +100,7 @@ def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
     """Do nothing, in place of a hook that was already called."""
 
 
-LOADER_NOT_RESTORED = "a loader of training is not where the checkpoint left it: the epoch would begin anew"
+LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
 class RunState(L.Callback):
@@ -288,7 +288,7 @@ class RunState(L.Callback):
         if (then := loader.workers_in(state)) not in (None, loader.num_workers):
             self._announce(
                 f"batches were read by {then} worker processes and are now read by {loader.num_workers}, "
-                "on which depends what a data set draws or counts"
+                "which can change what a dataset draws or counts"
             )
 
     def _restore_objects(self) -> None:
@@ -321,9 +321,9 @@ class RunState(L.Callback):
         """
         if not (self._same_seed and self._same_data):
             return
-        found = "the batches of training are others, or come in another order, than before the run was stopped"
+        found = "the training batches, or their order, differ from those before the run was stopped"
         if self.exact == "require" or not (lost or self.exact == "off"):
-            raise UserError(f"{found}: samples would be trained on twice or never; exact=off resumes all the same")
+            raise UserError(f"{found}: samples would be trained on twice or never; exact=off resumes anyway")
         if self.exact == "report" and is_main_process():
             warn(f"{found}: samples are trained on twice or never")
 
@@ -418,7 +418,7 @@ class RunState(L.Callback):
         self._reported += new
         if new:
             names = ", ".join(map(one_line, new))
-            self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be kept in a checkpoint")
+            self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint")
 
     def _announce(self, text: str) -> None:
         """Say why a run may end in other bits; `exact=require` makes it an error."""
@@ -427,7 +427,7 @@ class RunState(L.Callback):
         if self.exact == "require":
             raise UserError(f"exact=require: {text}")
         if is_main_process():
-            warn(f"exact resume is not promised: {text}")
+            warn(f"exact resume is not guaranteed: {text}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
@@ -514,12 +514,12 @@ def _check_state(mine: dict[str, Any]) -> None:
     }
     for name, kind in kinds.items():
         if not isinstance(mine.get(name), kind):
-            raise TypeError(f"{name} is no {kind}")
+            raise TypeError(f"{name} is not a {kind}")
     values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
     if not all(isinstance(each, float | int) for each in values):
-        raise TypeError("a value of a schedule or a parameter is no number")
+        raise TypeError("a value of a schedule or a parameter is not a number")
     for entry in mine["objects"]:
         entry_name(entry), entry["in_place"]
     for name in ("cuda", "mps"):
         if not isinstance(mine[name], torch.Tensor | None):
-            raise TypeError(f"the random state of {name} is no tensor")
+            raise TypeError(f"the random state of {name} is not a tensor")
