@@ -227,7 +227,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     # Long enough that trials are left when both commands below have come.
     arguments = (*LONG, "trainer.max_epochs=6", *search, "cluster.wait=false", "cluster.num_jobs=2")
     output = finish(submit(tmp_path, *arguments))
-    first, second = re.search(r"2 jobs search: (\S+), (\S+)\n", output).groups()
+    first, second = re.search(r"2 jobs are searching: (\S+), (\S+)\n", output).groups()
     assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
 
     def under_way(job):
@@ -236,11 +236,11 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
 
     slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
     more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=60)
-    assert f"jobs {first}, {second} are still searching with other settings" in more
+    assert f"jobs {first}, {second} are still searching with different settings" in more
     slurm.run("scancel", second)
     slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", 60, "its end")
     output = finish(submit(tmp_path, *arguments))
-    assert re.search(rf"2 jobs search: {first}, (?!{second})\S+\n", output), output
+    assert re.search(rf"2 jobs are searching: {first}, (?!{second})\S+\n", output), output
     slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], 90, "a trial of the first job")
     slurm.run("scancel", "--signal=USR1", first)
     slurm.wait_for(lambda: len(trials(tmp_path)) == 6, 300, "the end of the search")
@@ -254,7 +254,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     # It is over: the same command submits nothing.
     output = finish(submit(tmp_path, *arguments))
     assert "written: " in output
-    assert "jobs search" not in output
+    assert "jobs are searching" not in output
 
 
 def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
@@ -329,8 +329,8 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     ("arguments", "message"),
     [
         (("cluster.partition=nowhere",), "invalid partition"),
-        (("cluster.mem_gb=1000",), "sbatch takes no such job"),
-        (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch takes no such job"),
+        (("cluster.mem_gb=1000",), "sbatch rejects this job"),
+        (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch rejects this job"),
         (("cluster.setup=module",), "cluster.setup=module: must be a list of lines"),
         (("cluster.wait=maybe",), "cluster.wait=maybe: must be true or false"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
@@ -340,7 +340,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
         (("cluster.partitoin=x",), "did you mean cluster.partition?"),
         (
             ("sweep=random", *NODES, "cluster.wait=false"),
-            "jobs of a search that is left are of one process; these have 2",
+            "each job of a detached search must have one process; these have 2",
         ),
     ],
 )

@@ -117,7 +117,7 @@ class ClusterRunner:
     def stop(self) -> None:
         """Cancel the jobs that have not ended."""
         if self.running and (problem := self.scheduler.cancel(list(self.running))):
-            warn(f"{self.scheduler.title} does not cancel jobs {', '.join(self.running)}: {problem}")
+            warn(f"{self.scheduler.title} could not cancel jobs {', '.join(self.running)}: {problem}")
 
     def _error(self, number: str, job: Job, state: JobState | None) -> str | None:
         """Return the text of the error that a job ended with, empty on success; None if it has not ended."""
@@ -172,10 +172,10 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     """
     if (num := runner.cluster.nodes * runner.cluster.tasks_per_node) > 1:
         raise UserError(
-            f"cluster.wait=false: the jobs of a search that is left are of one process; these have {num}"
+            f"cluster.wait=false: each job of a detached search must have one process; these have {num}"
         )
     if any(source.provider == "command-line" for source in config.hydra.runtime.config_sources):
-        raise UserError("--config-dir: the jobs of a search that is left know conf/ alone; put the files there")
+        raise UserError("--config-dir: the jobs of a detached search read only conf/; put the files there")
     config = _with_absolute_paths(config, runner.directory)
     # The settings of the search, which must equal those of jobs that are still alive.
     requested = {"overrides": [*config.hydra.overrides.task, *config.hydra.overrides.hydra]}
@@ -187,15 +187,15 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
         ids = [number for number in jobs if number in alive]
         if ids and known["overrides"] != requested["overrides"]:
             raise UserError(
-                f"jobs {', '.join(ids)} are still searching with other settings, and would go on so; let them end, or "
-                f"scancel {' '.join(ids)}, before the search is left with these"
+                f"jobs {', '.join(ids)} are still searching with different settings; wait for their end, or run "
+                f"scancel {' '.join(ids)}, then run the same command again"
             )
         if num_jobs > len(ids):
             new = runner.map(search_on_node, [(runner.module, config)] * (num_jobs - len(ids)))
             ids += [job.job_id for job in new]
             write_whole(path, json.dumps({"jobs": ids, **requested}) + "\n")
-    print(f"{len(ids)} jobs search: {', '.join(ids)}")
-    print(f"what they print: {runner.folder}")
+    print(f"{len(ids)} jobs are searching: {', '.join(ids)}")
+    print(f"their output: {runner.folder}")
     _print_summarize_command(runner)
 
 
@@ -217,4 +217,4 @@ def _with_absolute_paths(config: DictConfig, directory: Path) -> DictConfig:
 
 
 def _print_summarize_command(runner: ClusterRunner) -> None:
-    print(f"how they are doing: python -m leyden.summarize {shlex.quote(str(runner.directory))}")
+    print(f"their status: python -m leyden.summarize {shlex.quote(str(runner.directory))}")

@@ -83,7 +83,7 @@ class Slurm:
             if type(cluster[key]) is not bool:
                 raise UserError(f"cluster.{key}={cluster[key]}: must be true or false")
         if not isinstance(cluster.setup, ListConfig):
-            raise UserError(f"cluster.setup={cluster.setup}: must be a list of lines, as ['module load cuda']")
+            raise UserError(f"cluster.setup={cluster.setup}: must be a list of lines, such as ['module load cuda']")
         if not isinstance(cluster.options, DictConfig):
             raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
         if cluster.signal_delay_s >= 60 * cluster.time_min:
@@ -100,7 +100,7 @@ class Slurm:
         if trainer.accelerator == "auto" and cluster.gpus_per_task:
             raise UserError(
                 f"trainer.accelerator=auto: with cluster.gpus_per_task={cluster.gpus_per_task} choose gpu: auto would train on "
-                "the processor of a node whose GPU can't be used"
+                "the CPU of a node whose GPU can't be used"
             )
         if trainer.accelerator == "cpu" and cluster.gpus_per_task:
             raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")
@@ -119,7 +119,7 @@ class Slurm:
         if not cluster.dry_run:
             _, problem = _call("sbatch", "--test-only", text=str(script))
             if problem:
-                raise UserError(f"cluster: sbatch takes no such job: {' '.join(problem.split())}")
+                raise UserError(f"cluster: sbatch rejects this job: {' '.join(problem.split())}")
         return str(script)
 
     def submit(
@@ -141,7 +141,7 @@ class Slurm:
         try:
             jobs = _executor(folder, cluster, len(arguments), code).map_array(work, *zip(*arguments, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"cluster: Slurm takes no job: {' '.join(str(error).split())}") from error
+            raise UserError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
         return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
 
     def log(self) -> Path:
