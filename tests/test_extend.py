@@ -321,7 +321,7 @@ def test_a_choice_that_is_read_as_no_text_is_told(copy):
     (copy / "conf" / "model" / "null.yaml").write_text(text)
     code, said = call(copy, "-m", "leyden.train", "model=null", "dry_run=true")
     assert code == 2, said
-    (told,) = re.findall("the choice of that name is (.+)", said)
+    (told,) = re.findall("quote it: (.+)", said)
     assert len(said.splitlines()) == 1
     code, said = call(copy, "-m", "leyden.train", *shlex.split(told), "dry_run=true", f"data.root={ROOT / 'data'}")
     assert code == 0, said

@@ -140,7 +140,10 @@ MISTAKES = [
         "init_skip=['network.layers.3.*']: excludes weights of a run, which init_from=DIR",
     ),
     ("init_from={parent} init_skip=[???]", "init_skip: Missing value at index 0"),
-    ("init_from={parent} init_skip=network.*", "init_skip=network.*: must be a list, as init_skip=[network.*]"),
+    (
+        "init_from={parent} init_skip=network.*",
+        "init_skip=network.*: must be a list, such as init_skip=[network.*]",
+    ),
     (
         "init_from={parent} data=emnist init_skip=[*.1.bias]",
         "network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; "

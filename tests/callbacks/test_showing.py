@@ -37,7 +37,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
     assert run.result.status == "finished"
     assert run.result.metrics == whole.result.metrics
     for name in ALL:
-        assert f"leyden: {name} failed (ZeroDivisionError), the run goes on without it" in err
+        assert f"leyden: {name} failed (ZeroDivisionError), the run continues without it" in err
     assert "a bug" in err
     assert "in broken" in err  # a traceback to the line
 
@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_in_a_line(capfd):
     with log_and_continue("it"):
         write_whole(Path("/dev/null/x"), "")
     assert capfd.readouterr().err == (
-        "leyden: it failed ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run goes on without it\n"
+        "leyden: it failed ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run continues without it\n"
     )
 
 

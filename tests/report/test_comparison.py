@@ -118,7 +118,7 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; as a='val/acc"),
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
-        (("s", "failed", "none"), "none: there can be 2 folders"),
+        (("s", "failed", "none"), "none: at most 2 folders can be given"),
         (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, format="),
     ):
         text = call(*arguments)

@@ -50,7 +50,7 @@ def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, move
         ("freeze=[nothing.*]", "freeze: nothing.* matches none of "),
         ("freeze=[*]", "freeze: leaves no parameter to train"),
         ("freeze=[???]", "freeze"),
-        ("freeze=*.bias", "freeze=*.bias: must be a list, as freeze=[*.bias]"),
+        ("freeze=*.bias", "freeze=*.bias: must be a list, such as freeze=[*.bias]"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(train, module, mistake, message):  # noqa: F811

@@ -45,7 +45,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
         key, sign, value = argument.partition("=")
         if sign and key in defaults:
             if key in options:
-                raise UserError(f"{argument}: {key} stands there twice")
+                raise UserError(f"{argument}: {key} is given twice")
             options[key] = value
         elif argument.startswith("-") or (sign and not Path(argument).exists()) or not max_folders:
             raise UserError(f"{argument}: must be {kinds}")
@@ -53,7 +53,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
             folders.append(Path(argument))
     if len(folders) > max_folders:
         raise UserError(
-            f"{folders[max_folders]}: there can be {max_folders} folder{'s' * (max_folders > 1)}, and {allowed}"
+            f"{folders[max_folders]}: at most {max_folders} folder{'s' * (max_folders > 1)} can be given, and {allowed}"
         )
     return folders, {**defaults, **options}
 

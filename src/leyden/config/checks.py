@@ -34,24 +34,24 @@ def validate_values(cfg: DictConfig) -> None:
     if unknown := set(map(str, cfg)) - known:
         raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(sorted(known))}")
     if missing := known - set(map(str, cfg)):
-        raise UserError(f"~{min(missing)}: can't be taken out")
+        raise UserError(f"~{min(missing)}: can't be removed")
     for key in known & PARTS:
         if not isinstance(cfg[key], DictConfig):
             raise UserError(
-                f"{key}={cfg[key]}: must be a choice of conf/{key}/, whose keys are set by {key}.KEY=VALUE"
+                f"{key}={cfg[key]}: must be a choice of conf/{key}/; its keys are set by {key}.KEY=VALUE"
             )
     for name in ("resume", "exact", "test", "sweep.pictures"):
         require_choice(cfg, name, *CHOICES[f"train.{name}"])
     objectives(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
-            raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', it names a folder")
+            raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', since it names a folder")
     for key in ("outputs", "run_dir", "data.root"):
         if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
             raise UserError(f"{key}: is empty; must be the path of a folder")
         if any(unicodedata.category(each) == "Cc" for each in str(OmegaConf.select(cfg, key))):
             raise UserError(
-                f"{key}={OmegaConf.select(cfg, key)!r}: holds a control character, as a line feed; rename the folder"
+                f"{key}={OmegaConf.select(cfg, key)!r}: holds a control character, such as a line feed; rename the folder"
             )
     for key in ("init_from", "fork"):
         if cfg[key] == "":
@@ -143,8 +143,8 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if not is_plain(config):
         raise UserError(
-            f"the configuration can't be kept: it holds more than {MAX_VALUES:,} values, or what is no number, text, "
-            "list or dictionary"
+            f"the configuration can't be saved: it holds more than {MAX_VALUES:,} values, or one that is not a number, "
+            "text, list or dictionary"
         )
     return config
 

@@ -213,4 +213,4 @@ def log_and_continue(name: str) -> Iterator[None]:
         if not mistake:
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
         why = str(error) if mistake else type(error).__name__
-        warn(f"{name} failed ({why}), the run goes on without it")
+        warn(f"{name} failed ({why}), the run continues without it")

@@ -35,7 +35,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{deepest[:40]}...: is nested too deeply" if _num_brackets(deepest) > MAX_DEPTH else text
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
         key, _, value = found[1].partition("=")
-        return f"{found[1]}: several values are a sweep, which needs -m; one text with a comma is {quoted_override(key, value)}"
+        return f"{found[1]}: several values make a sweep, which needs -m; quote a text with a comma: {quoted_override(key, value)}"
     if found := re.search(r"Could not override '(.+)'", text):
         key = found[1]
         within = getattr(error.__cause__, "full_key", None) or ""
@@ -43,12 +43,12 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
             return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
         if names := _choices(key):
-            return f"{key}: nothing is chosen there yet; +{key}=CHOICE adds one of {', '.join(names)}"
+            return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {', '.join(names)}"
         return f"{key}: no such key{_nearest(key, [*_keys(_compose(config_name, others))])}"
     if found := re.search(r"Error merging override (.+)", text):
         key, _, value = found[1].partition("=")
         if "is not a ListConfig" in detail:
-            return f"{found[1]}: must be a list, as {key}=[{value}]"
+            return f"{found[1]}: must be a list, such as {key}=[{value}]"
         return f"{found[1]}: {detail}"
     if isinstance(error, OverrideParseException):
         return _explain_syntax(str(error.override), text.splitlines()[0])
@@ -58,7 +58,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         return f"{error.full_key}: {text.splitlines()[0]}"
     cause = cause_of(error)
     if isinstance(cause, OSError) and cause.filename:
-        return f"{cause.filename}: {cause.strerror}: choose another place by run_dir=... or outputs=..."
+        return f"{cause.filename}: {cause.strerror}: choose another folder by run_dir=... or outputs=..."
     argv = [argument.replace("\n", "\\n") for argument in argv]
     message = text.splitlines()[0] + (f" ({detail})" if detail else "") if text else type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):  # not caused by an override's syntax or key
@@ -82,7 +82,7 @@ def _explain_non_text_choice(argv: Sequence[str]) -> str:
             if override.is_sweep_override() or isinstance(override.value(), str | list):
                 continue
             if name in choices:
-                return f"{argument}: is read as no text; the choice of that name is {quoted_override(group, name, quoted=True)}"
+                return f"{argument}: is read as a number or null; quote it: {quoted_override(group, name, quoted=True)}"
             return f"{argument}: no such choice; there are {', '.join(choices)}"
     return ""
 
@@ -94,7 +94,7 @@ def _explain_syntax(override: str, found: str) -> str:
         return f"{override}: must be key=value"
     if "Lexer" in found or "parsing" in found:
         strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value))) or value
-        return f"{override}: {strange} must stand in quotes, in the shell so: {quoted_override(key, value)}"
+        return f"{override}: {strange} must be quoted, in a shell as: {quoted_override(key, value)}"
     return f"{override}: {found}"
 
 

@@ -53,7 +53,7 @@ def objectives(node: Any) -> tuple[Objective, ...]:
     if not metrics or len(metrics) != len(modes):
         raise UserError(f"objective.mode={modes}: must be as many as objective.metric={metrics}")
     if not all(isinstance(name, str) and name for name in metrics):
-        raise UserError(f"objective.metric={metrics}: must be names of metrics, as val/acc")
+        raise UserError(f"objective.metric={metrics}: must be names of metrics, such as val/acc")
     for mode in modes:
         if mode not in ("min", "max"):
             raise UserError(f"objective.mode={mode}: must be one of min, max")
