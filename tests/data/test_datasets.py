@@ -140,7 +140,7 @@ def test_without_files_and_network_it_says_so_before_the_first_step(cli, tmp_pat
     root = tmp_path / "data"
     code, _, err = cli("train", "data=fashion_mnist", f"data.root={root}")
     assert code == 2
-    assert f"leyden: data: root={root}: the data set is not there, and can't be fetched" in err
+    assert f"leyden: data: root={root}: the dataset is missing, and can't be downloaded" in err
     assert "Connection refused" in err
     assert not list((tmp_path / "outputs").glob("*/*"))
     assert [path.name for path in root.iterdir()] == [".lock"]
@@ -220,7 +220,7 @@ def test_archives_that_are_there_are_as_good_as_fetched_and_both_splits_come(cop
     whole = {path.name: path.read_bytes() for path in raw.glob("*-idx*[!6]")}
     for path in raw.glob("*.sha256"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="can't be checked, it has no checksum from when it was fetched"):
+    with pytest.raises(FileNotFoundError, match="can't be checked, no checksum was saved when it was downloaded"):
         load(dataset, root, train=True, download=False)
     archive(raw, monkeypatch, dataset)
     (raw / min(whole)).write_bytes(b"mine")
@@ -232,7 +232,7 @@ def test_archives_that_are_there_are_as_good_as_fetched_and_both_splits_come(cop
     for path in raw.glob("*[et]"):
         path.unlink()
     next(raw.glob("*.gz")).write_bytes(gzip.compress(b"mine"))
-    with pytest.raises(OSError, match="and can't be fetched"):
+    with pytest.raises(OSError, match="and can't be downloaded"):
         load(dataset, root, train=True, download=True)
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_checksum_is_none(copied, content):
     root = copied("KMNIST")
     path = next((root / "KMNIST" / "raw").glob("*.sha256"))
     path.write_bytes(content or path.read_bytes() + b"appended")
-    with pytest.raises(FileNotFoundError, match="it has no checksum"):
+    with pytest.raises(FileNotFoundError, match="no checksum was saved"):
         load(FAMILY["KMNIST"], root, train=True, download=False)
 
 

@@ -88,7 +88,7 @@ def test_validation_of_its_own_is_used_as_it_is(root):
         data.facts and data.inputs("val", [0, 9]), torch.stack([*map(data.read_image, paths)])[[0, 9]]
     )
     with pytest.raises(
-        ValueError, match="val_size=3: there is a validation split already, so there can be no other"
+        ValueError, match="val_size=3: the data have a validation split already, and can't have another"
     ):
         module(root, val_size=3).setup("fit")
     assert module(root, val_size=None).facts == data.facts
@@ -234,8 +234,10 @@ def test_hidden_files_are_left_out_and_others_are_told(root, capfd):
     data.setup("fit")
     assert data.sizes["train"] == 24
     err = capfd.readouterr().err
-    assert f"{root}/train: 1 entries are left out, as notes.txt; they are no folders of classes" in err
-    assert f"{root}/train/dog: 2 entries are left out, as more.jpg; they are no images, which end in .png" in err
+    assert f"{root}/train: 1 entries are ignored, such as notes.txt; they are not folders of classes" in err
+    assert (
+        f"{root}/train/dog: 2 entries are ignored, such as more.jpg; they are not images, which end in .png" in err
+    )
 
 
 def test_links_are_followed_and_those_to_nothing_are_told(root, tmp_path):
@@ -246,7 +248,7 @@ def test_links_are_followed_and_those_to_nothing_are_told(root, tmp_path):
     data.setup("fit")
     assert data.sizes["train"] == 25
     (root / "train" / "dog" / "lost.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"train/dog/lost\.png: is a link to nothing"):
+    with pytest.raises(ValueError, match=r"train/dog/lost\.png: is a broken link"):
         module(root).setup("fit")
 
 
@@ -310,7 +312,7 @@ def test_odd_entries_are_left_out_or_named_and_nobody_waits_for_them(root, tmp_p
     data = module(root)
     data.setup("fit")
     assert data.sizes["train"] == 24
-    assert "3 entries are left out, as loop" in capfd.readouterr().err
+    assert "3 entries are ignored, such as loop" in capfd.readouterr().err
     (cat / "self.png").symlink_to("self.png")
     for name in ("pipe.png", "self.png"):
         with pytest.raises(UserError, match=rf"cat/{name}: not a PNG, JPEG or WebP image that can be read"):
@@ -362,7 +364,7 @@ def nothing_in_it(root):
         (no_folder, "fit", r"pets/train: there is no such folder; images lie in .*/pets/train/CLASS/"),
         (no_class, "fit", r"pets/train: holds no folder of a class; images lie in .*/pets/train/CLASS/"),
         (empty_class, "fit", r"pets/train/bird: holds no image; they end in \.png, \.jpg, \.jpeg, \.webp"),
-        (other_class, "test", r"pets/test/bird: is no class of the training images \(cat, dog\)"),
+        (other_class, "test", r"pets/test/bird: is not a class of the training images \(cat, dog\)"),
         (nothing_in_it, "test", r"pets/test: holds no image; they lie in .*/pets/test/CLASS/ and end in"),
     ],
 )

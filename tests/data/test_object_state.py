@@ -216,7 +216,7 @@ def test_a_path_of_a_stranger_leads_nowhere_else(path):
 @pytest.mark.parametrize("name", ["Learner", "np", "random", "new"])
 def test_a_name_of_a_module_that_was_no_value_is_not_set(name):
     entry = {"path": [["item", "tests.data.changing"], ["attribute", name]], "in_place": False, "value": 5}
-    with pytest.raises(ValueError, match="it was no value"):
+    with pytest.raises(ValueError, match="it was not a value"):
         ObjectState({"module": begin()}).restore([entry])
     assert getattr(changing, name, None) != 5
 
@@ -228,7 +228,7 @@ def test_a_class_that_makes_something_is_not_made():
     ObjectState({"x": owner}).restore([entry])
     assert vars(owner.value) == {}  # none of its code has run
     value["class"] = "pathlib:Path"
-    with pytest.raises(ValueError, match="no plain class"):
+    with pytest.raises(ValueError, match="not a plain class"):
         ObjectState({"x": owner}).restore([entry])
 
 

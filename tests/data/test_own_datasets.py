@@ -126,12 +126,12 @@ class Empty(Noisy):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (None, "train=None: must be made by a _target_"),
-        ("mine.Birds", "train=mine.Birds: must be made by a _target_"),
+        (None, "train=None: must be an object with a _target_"),
+        ("mine.Birds", "train=mine.Birds: must be an object with a _target_"),
         (functools.partial(Noisy), "train: missing a required argument: 'num_samples'"),
         (functools.partial(Noisy, num_samples=3, size=3), "train: got an unexpected keyword argument 'size'"),
-        (Endless(), "must be a data set with a length"),
-        (Empty(), "train=Empty: holds no sample"),
+        (Endless(), "must be a dataset with a length"),
+        (Empty(), "train=Empty: has no samples"),
     ],
 )
 def test_what_is_no_data_set_is_refused(train, message):

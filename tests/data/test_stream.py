@@ -267,7 +267,7 @@ class Deadly(Noisy):
 def test_a_worker_that_is_killed_ends_the_iteration():
     stream = loader(2, dataset=Deadly())
     with pytest.raises(
-        UserError, match=r"num_workers=2: a worker process was ended by SIGKILL, perhaps for want of"
+        UserError, match=r"num_workers=2: a worker process was terminated by SIGKILL, perhaps out of"
     ):
         list(stream)
     stream.close()

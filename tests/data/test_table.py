@@ -104,7 +104,7 @@ def test_a_class_of_a_typed_column_is_its_value(tmp_path, file):
 @pytest.mark.parametrize("cell", ["1_0", "٣", "１", "0x10", "1,5", "1 000", "1e", "True", "1\x1f2", "", " "])
 def test_a_number_is_ascii_decimal_or_refused(tmp_path, cell):
     write(tmp_path, {"a": ["1", cell], "b": [1, 2]})
-    with pytest.raises(ValueError, match=r"t\.csv: column a is .* in row 2, no number"):
+    with pytest.raises(ValueError, match=r"t\.csv: column a is .* in row 2, not a number"):
         table(tmp_path, targets="b")
 
 
@@ -125,7 +125,7 @@ def test_a_number_that_float32_does_not_hold_is_refused(tmp_path):
 def test_numbers_of_rows_that_pandas_has_written_are_no_input(tmp_path):
     write(tmp_path, {"": range(5), **COLUMNS})
     with pytest.raises(
-        ValueError, match="column '' is pandas' index; save without it, or inputs names those to take"
+        ValueError, match="column '' is pandas' index; save without it, or select columns by inputs"
     ):
         table(tmp_path)
     assert table(tmp_path, inputs=["rooms"]).facts == {"column_names": ["rooms"]}
@@ -165,34 +165,38 @@ def parquet_cut(root):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("t.csv", TEXT.encode("latin-1"), "line 3: byte 0xe9 is no UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"),
-        ("t.csv", TEXT.encode("cp1252"), "line 3: byte 0xe9 is no UTF-8"),
-        ("t.csv", TEXT.encode("utf-16")[:-1], "is cut or damaged: its mark says UTF-16"),
+        ("t.csv", TEXT.encode("latin-1"), "line 3: byte 0xe9 is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"),
+        ("t.csv", TEXT.encode("cp1252"), "line 3: byte 0xe9 is not UTF-8"),
+        ("t.csv", TEXT.encode("utf-16")[:-1], "is truncated or damaged: its byte order mark says UTF-16"),
         ("t.csv", TEXT.encode("utf-16-le"), "UTF-8"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16-le"), "holds NUL characters"),
-        ("t.csv", array(np.savez, a=np.arange(3)), "is a zip archive, as .xlsx and .docx are"),
-        ("t.csv", array(np.save, np.arange(3)), "is no UTF-8"),
-        ("t.csv", b"a;b\n1,5;2,5\n", "is separated by semicolons; must be by commas, with decimal points"),
+        ("t.csv", array(np.savez, a=np.arange(3)), "is a zip archive, such as .xlsx or .docx"),
+        ("t.csv", array(np.save, np.arange(3)), "is not UTF-8"),
+        (
+            "t.csv",
+            b"a;b\n1,5;2,5\n",
+            "is separated by semicolons; must be separated by commas, with decimal points",
+        ),
         ("t.csv", b"a\tb\n1\t2\n", "is separated by tabs"),
         (
             "t.csv",
             b'a,b\n"1,5",2\n3,4\n',
-            "column a is '1,5' in row 1, no number; decimals are written with a point",
+            "column a is '1,5' in row 1, not a number; decimals are written with a point",
         ),
         ("t.csv", b'a,b\n"1"5,2\n', "line 2: ',' expected after '\"'"),
         ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n', "line 4: unexpected end of data"),
-        ("t.csv", b"a,a\n1,2\n", "has two columns of one name"),
+        ("t.csv", b"a,a\n1,2\n", "has two columns with the same name"),
         ("t.npz", saved("cut"), "can't be read (File is not a zip file)"),
-        ("t.npz", saved("empty"), "is no .npz file"),
-        ("t.npz", array(np.savez), "is no .npz file"),
-        ("t.npz", b"a,b\n1,2\n", "is no .npz file"),
+        ("t.npz", saved("empty"), "is not an .npz file"),
+        ("t.npz", array(np.savez), "is not an .npz file"),
+        ("t.npz", b"a,b\n1,2\n", "is not an .npz file"),
         ("t.npz", array(np.save, np.arange(3)), "is one array (.npy); must be arrays by name"),
         ("t.npz", array(np.savez, a=np.array([{}, 1]), b=np.arange(2)), "Object arrays cannot be loaded"),
         ("t.npz", array(np.savez, a=np.array(3), b=np.array(3)), "a has shape (); must be a column, shape (N,)"),
         ("t.npz", array(np.savez, a=np.ones((2, 2)), b=np.ones(2)), "a has shape (2, 2); must be a column"),
-        ("t.npz", array(np.savez, a=np.ones(3), b=np.ones(2)), "must have columns of one length"),
-        ("t.npz", array(np.savez, a=np.ones(2, complex), b=np.ones(2)), "column a is complex128, no numbers"),
-        ("t.npz", array(np.savez, a=np.array([b"x", b"y"]), b=np.ones(2)), "column a is |S1, no numbers"),
+        ("t.npz", array(np.savez, a=np.ones(3), b=np.ones(2)), "must have columns of equal length"),
+        ("t.npz", array(np.savez, a=np.ones(2, complex), b=np.ones(2)), "column a is complex128, not numbers"),
+        ("t.npz", array(np.savez, a=np.array([b"x", b"y"]), b=np.ones(2)), "column a is |S1, not numbers"),
         ("t.parquet", parquet_cut, "can't be read"),
         ("t.parquet", b"", "can't be read"),
         ("t.parquet", b"a,b\n1,2\n", "must be a whole Parquet file"),
@@ -226,7 +230,7 @@ def test_a_table_that_can_not_be_opened_is_named(tmp_path):
     (tmp_path / "u.csv").mkdir()
     os.mkfifo(tmp_path / "v.csv")
     for file in ("t.csv", "u.csv", "v.csv"):
-        with pytest.raises(OSError, match=f"{file} is no regular file"):
+        with pytest.raises(OSError, match=f"{file} is not a regular file"):
             table(tmp_path, file=file)
 
 
@@ -280,10 +284,10 @@ def test_several_numbers_and_a_test_set_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({}, "column kind is 'a' in row 1, no number; inputs names those to take"),
+        ({}, "column kind is 'a' in row 1, not a number; select columns by inputs"),
         ({"targets": "price"}, "t.csv: has no column price; it has rooms, area, kind"),
         ({"inputs": ["doors"]}, "has no column doors"),
-        ({"targets": ["area", "rooms"], "classes": True}, "must be a name, or several where they are no classes"),
+        ({"targets": ["area", "rooms"], "classes": True}, "must be a column, or several columns of numbers"),
         ({"test_size": 1.0}, "test_size=1.0: must be a part"),
         ({"test_size": 0.99, "inputs": ["rooms"]}, "t.csv: test_size=0.99 of 5 rows leaves nothing to train on"),
         ({"file": "../t.csv"}, "must be the name of a file in root"),
@@ -302,7 +306,7 @@ def test_what_is_wrong_is_named(tmp_path, changed, message):
     [
         ("a,b\n1,2\n3\n", "line 3: has 1 values for 2 columns"),
         ("a,b\n1,2\nnan,4\n", "column a is nan in row 2; must be a number"),
-        ("a,b\n1,2\n,4\n", "column a is '' in row 2, no number"),
+        ("a,b\n1,2\n,4\n", "column a is '' in row 2, not a number"),
         ("", "has no row; must"),
         ("a,b\n", "has no row; must have named columns, and a row per sample"),
         ('a,b\n1,2\n"' + "3" * 140_000, "t.csv, line 3: field larger than field limit"),

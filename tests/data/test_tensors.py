@@ -97,7 +97,7 @@ def test_texts_are_views_of_their_tokens():
         (without_classes(target_names=["a", "b"]), "target_names are 2; must be 1"),
         (texts(data=TOKENS.float()), "data are float32, shape (6, 2); must be tokens"),
         (texts(targets=TOKENS[:, 0]), "targets are int64, shape (6,); must be tokens"),
-        (texts(vocabulary="abc"), "data hold a token that is none of 3"),
+        (texts(vocabulary="abc"), "data hold a token that is not in the vocabulary of 3"),
     ],
 )
 def test_what_is_none_is_refused_with_its_name(made, message):

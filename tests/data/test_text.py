@@ -48,7 +48,7 @@ def test_the_mark_of_an_encoding_is_no_part_of_a_text(root, encoding):
 
 def test_no_character_is_replaced_by_another_one(root):
     (root / "t.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"t\.txt, line 5: byte 0xe4 is no UTF-8; save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"t\.txt, line 5: byte 0xe4 is not UTF-8; save it as UTF-8"):
         text(root)
     assert text(root, unit="bytes", train=False).data[-1].tolist()
     (root / "t.txt").write_bytes("abcdefgh".encode("utf-16-le") * 4)

@@ -193,7 +193,7 @@ def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, da
 @pytest.mark.parametrize("name", ["Plain", "Validating"])
 def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
     _, _, err = train("a", "task=own", f"task._target_=tests.strangers.brought.{name}", "data=module", code=2)
-    assert f"data: {name} has no train_dataloader of its own; choose other data than data=module" in err
+    assert f"data: {name} has no train_dataloader; choose data other than data=module" in err
 
 
 # Schedules.

@@ -44,9 +44,7 @@ class ModuleData(L.LightningDataModule):
         """
         own = own_loaders(module)
         if "train_dataloader" not in own:
-            raise ValueError(
-                f"{type(module).__name__} has no train_dataloader of its own; choose other data than data=module"
-            )
+            raise ValueError(f"{type(module).__name__} has no train_dataloader; choose data other than data=module")
         self.attached = module, scheduler
         for name in own:
             setattr(self, name, getattr(module, name))

@@ -63,16 +63,16 @@ def encode(value: Any, depth: int = 0) -> Any:
             and Python's containers of these, or is too large.
     """
     if depth > MAX_DEPTH:
-        raise NotEncodableError("it holds itself, or is too deep")
+        raise NotEncodableError("it contains itself, or is nested too deeply")
     if isinstance(value, PLAIN) and type(value) in PLAIN:
         return value
     if isinstance(value, Tensor):
         if value.nbytes > MAX_BYTES or value.device.type == "meta" or value.is_sparse:
-            raise NotEncodableError("too large, or no values")
+            raise NotEncodableError("too large, or without values")
         return {KIND: "tensor", "values": value.detach().cpu(), "device": value.device.type}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.hasobject is False:
         if value.nbytes > MAX_BYTES or value.dtype.names:
-            raise NotEncodableError("too large, or of records")
+            raise NotEncodableError("too large, or a structured array")
         raw = torch.from_numpy(np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy())
         is_scalar = isinstance(value, np.generic)
         return {
@@ -97,7 +97,7 @@ def _encode_container(value: Any, depth: int) -> Any:
         raise NotEncodableError("too many items")
     if isinstance(value, dict):
         if KIND in value or not all(_is_key(key) for key in value):
-            raise NotEncodableError("its keys are no plain values")
+            raise NotEncodableError("its keys are not plain values")
         items: Any = {key: encode(each, depth + 1) for key, each in value.items()}
         return items if type(value) is dict else {KIND: "dict", "class": _class_name(type(value)), "items": items}
     items = [encode(each, depth + 1) for each in value]
@@ -147,7 +147,7 @@ def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any
         )
     if kind == "state_dict":
         if not has_state_dict(existing):
-            raise TypeError("there is nothing with a load_state_dict in its place")
+            raise TypeError("the object in its place has no load_state_dict")
         existing.load_state_dict(decode(encoded["state"]))
         return existing
     if kind == "tensor":
@@ -200,7 +200,7 @@ def _decode_container(encoded: dict[str, Any], existing: Any, *, in_place: bool)
     if kind == "named":
         made = _imported_class(encoded["class"])
         if not (issubclass(made, tuple) and len(getattr(made, "_fields", ())) == len(items)):
-            raise TypeError(f"{encoded['class']} is no named tuple of {len(items)}")
+            raise TypeError(f"{encoded['class']} is not a named tuple of length {len(items)}")
         return tuple.__new__(made, items)
     if kind == "other":
         return _refill(_same_class(existing, encoded), items)
@@ -235,7 +235,7 @@ def _imported_class(name: str) -> type:
     for part in path.split("."):
         found = vars(found)[part]
     if not isinstance(found, type) or not (_has_default_new(found) or issubclass(found, tuple)):
-        raise TypeError(f"{name} is no plain class")
+        raise TypeError(f"{name} is not a plain class")
     return found
 
 

@@ -11,9 +11,9 @@ from leyden.data.transforms import Normalize
 DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 # Facts derived from others, with a hint what to provide instead.
 DERIVED = {
-    "vocab_size": "is the length of the fact vocabulary; give that, one text per token, or name yours otherwise, as num_tokens",
+    "vocab_size": "is the length of the fact vocabulary; provide that, one text per token, or use another name, such as num_tokens",
     "num_outputs": (
-        "is num_classes, or the length of target_names or vocabulary; give one of these, or name yours otherwise, as out_size"
+        "is num_classes, or the length of target_names or vocabulary; provide one of these, or use another name, such as out_size"
     ),
 }
 MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the memory
@@ -124,10 +124,12 @@ class Facts:
             if name in DERIVED:
                 raise ValueError(f"facts.{name}: {DERIVED[name]}")
             if name in self._named:
-                raise ValueError(f"facts.{name}: is read from the data; give your fact another name, as my_{name}")
+                raise ValueError(
+                    f"facts.{name}: is read from the data; give your fact another name, such as my_{name}"
+                )
             if name in DOWNLOAD_ARGUMENTS:
                 raise ValueError(
-                    f"facts.{name}: would make a network of torchvision fetch weights; give your fact another name, as my_{name}"
+                    f"facts.{name}: would make a network of torchvision download weights; give your fact another name, such as my_{name}"
                 )
 
     @property

@@ -43,7 +43,7 @@ def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         if expected is None:
-            raise FileNotFoundError(f"{path} can't be checked, it has no checksum from when it was fetched")
+            raise FileNotFoundError(f"{path} can't be checked, no checksum was saved when it was downloaded")
         if (found := _sha256(path)) != expected:
             raise FileNotFoundError(f"{path} is corrupt (expected SHA-256 {expected}, found {found})")
 
@@ -104,7 +104,7 @@ def _sha256(path: Path) -> str:
 
 TIMEOUT_S = 20.0
 ARCHIVES = (".gz", ".xz", ".zip", ".tgz", ".tar")
-NOT_THERE = "the data set is not there"
+NOT_THERE = "the dataset is missing"
 
 
 def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Any:
@@ -133,7 +133,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         problem = f"root={root}: {error}"
     if not download:
         raise FileNotFoundError(
-            f"{problem}, and download=false; fetch it where there is a network: the same command with dry_run=true"
+            f"{problem}, and download=false; run the same command with dry_run=true where there is a network"
         )
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -142,11 +142,11 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
             return _read_verified(dataset, root, train)  # another process has downloaded it
         except FileNotFoundError as error:
             if NOT_THERE not in str(error):
-                warn(f"{error}: it is fetched anew")
+                warn(f"{error}: downloading it again")
         try:
             _download(dataset, root, train)
         except (OSError, RuntimeError) as error:
-            raise OSError(f"{problem}, and can't be fetched: {error}") from error
+            raise OSError(f"{problem}, and can't be downloaded: {error}") from error
         return _read_verified(dataset, root, train)
 
 

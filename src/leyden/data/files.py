@@ -35,7 +35,7 @@ def read_file(root: Path, file: str) -> bytes:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"file={file}: must be the name of a file in root={root}")
     if not path.is_file():
-        problem = f"{file} is no regular file" if os.path.lexists(path) else f"there is no {file}"
+        problem = f"{file} is not a regular file" if os.path.lexists(path) else f"there is no {file}"
         # Not FileNotFoundError, which starts a download: a user's own file is never downloaded.
         raise OSError(f"root={root}: {problem}")
     try:
@@ -55,21 +55,23 @@ def decode_text(path: Path, content: bytes) -> str:
         ValueError: The file has another encoding, or is not text.
     """
     if content.startswith(ZIP):
-        raise ValueError(f"{path}: is a zip archive, as .xlsx and .docx are, and no text; {AS_UTF_8}")
+        raise ValueError(f"{path}: is a zip archive, such as .xlsx or .docx, not text; {AS_UTF_8}")
     encoding = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8-sig")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise ValueError(
-                f"{path}: is cut or damaged: its mark says {encoding.upper()}, its bytes are not"
+                f"{path}: is truncated or damaged: its byte order mark says {encoding.upper()}, its bytes are not"
             ) from None
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is no UTF-8; {AS_UTF_8}"
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; {AS_UTF_8}"
         ) from None
     if "\0" in text:
-        raise ValueError(f"{path}: holds NUL characters, as binary files and UTF-16 without a mark do; {AS_UTF_8}")
+        raise ValueError(
+            f"{path}: holds NUL characters, such as a binary file or UTF-16 without a byte order mark; {AS_UTF_8}"
+        )
     return text
 
 

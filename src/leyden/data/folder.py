@@ -98,7 +98,7 @@ class Folder(Dataset[tuple[Tensor, int]]):
         self.folder, self.classes, self.input_shape = folder, classes, input_shape
         present = {os.fsdecode(name) for name in _entry_names(folder, folders=True)}
         if unknown := sorted(present - {*classes}):
-            raise ValueError(f"{folder / unknown[0]}: is no class of the training images ({', '.join(classes)})")
+            raise ValueError(f"{folder / unknown[0]}: is not a class of the training images ({', '.join(classes)})")
         names = [_entry_names(folder / name) if name in present else NO_NAMES for name in classes]
         # Arrays, not lists: reference counting would copy the memory of a million objects into each worker.
         self.names = np.concatenate(names)
@@ -144,7 +144,7 @@ def _entry_names(folder: Path, *, folders: bool = False) -> NDArray[np.bytes_]:
                 if entry.is_dir() if folders else entry.name.lower().endswith(SUFFIXES) and entry.is_file():
                     names.append(os.fsencode(entry.name))
                 elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - pathlib is slower
-                    raise ValueError(f"{entry.path}: is a link to nothing")
+                    raise ValueError(f"{entry.path}: is a broken link")
                 else:
                     others.append(entry.name)
     except OSError as error:  # for a link to itself, or a folder without read permission
@@ -152,5 +152,5 @@ def _entry_names(folder: Path, *, folders: bool = False) -> NDArray[np.bytes_]:
         raise ValueError(f"{path}: {problem}") from error
     if others and is_main_process():
         kind = "folders of classes" if folders else f"images, which end in {', '.join(SUFFIXES)}"
-        warn(f"{folder}: {len(others)} entries are left out, as {min(others)}; they are no {kind}")
+        warn(f"{folder}: {len(others)} entries are ignored, such as {min(others)}; they are not {kind}")
     return np.array(sorted(names), dtype=np.bytes_)

@@ -162,7 +162,11 @@ class InMemoryDataModule(L.LightningDataModule):
     def _new_normalize(self, inputs: Tensor) -> Normalize:
         is_pixels = inputs.dtype == torch.uint8
         if (self.normalize == "unit" and not is_pixels) or (self.normalize == "none" and is_pixels):
-            kind = "uint8 pixels: unit or standardize" if is_pixels else "no pixels: none or standardize"
+            kind = (
+                "uint8 pixels; must be unit or standardize"
+                if is_pixels
+                else "not pixels; must be none or standardize"
+            )
             raise ValueError(f"normalize={self.normalize}: the samples are {kind}")
         if self.normalize == "standardize" and inputs.dtype != torch.int64:
             return Normalize.standardize(inputs, self.indices["train"])

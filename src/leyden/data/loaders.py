@@ -192,7 +192,7 @@ def check_instantiated(name: str, made: Any) -> None:
         ValueError: The value is not callable, such as a string.
     """
     if not callable(made):
-        raise ValueError(f"{name}={made}: must be made by a _target_; a choice is taken by data/{name}=NAME")
+        raise ValueError(f"{name}={made}: must be an object with a _target_; select a choice by data/{name}=NAME")
 
 
 def check_dataset(dataset: Callable[..., Any]) -> None:

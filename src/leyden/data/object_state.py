@@ -190,12 +190,12 @@ class ObjectState:
             path = path_of(entry)
             try:
                 if str(path[-1][1]).startswith("__"):
-                    raise AttributeError("it is Python's")
+                    raise AttributeError("it is a special attribute of Python")
                 owner = self._owners[
                     path[:-1]
                 ]  # only objects seen at the start: a path from an untrusted checkpoint reaches no others
                 if isinstance(owner, type | types.ModuleType) and path not in self._snapshots:
-                    raise AttributeError("it was no value")
+                    raise AttributeError("it was not a value")
                 here = _get(owner, path[-1], None)
                 if id(here) in ids:
                     made.append(here)
@@ -248,21 +248,21 @@ class ObjectState:
 
     def _has_changed(self, path: Path, value: Any, snapshot: _Snapshot | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
-            raise NotEncodableError("nobody sees how far an iterator is")
+            raise NotEncodableError("the position of an iterator is unknown")
         if (
             snapshot
             and isinstance(snapshot.digest, _Opaque)
             and type(value).__module__.partition(".")[0] not in OPAQUE_PACKAGES
         ):
-            raise NotEncodableError("nobody sees what it holds")
+            raise NotEncodableError("its content can't be inspected")
         if isinstance(value, _Closure) and any(isinstance(each, Iterator) for each in value.values):
-            raise NotEncodableError("nobody sees how far an iterator is")
+            raise NotEncodableError("the position of an iterator is unknown")
         if (
             snapshot is None
             and path[:-1] in self._owners
             and isinstance(self._owners[path[:-1]], type | types.ModuleType)
         ):
-            raise NotEncodableError("it was no value at the start, and is not set anew in a class or a module")
+            raise NotEncodableError("it was not a value at the start, and can't be restored in a class or a module")
         if isinstance(value, GENERATORS):  # it may have been seeded from the clock
             return True
         return snapshot is None or path in self._kept or snapshot.digest != _digest(value)

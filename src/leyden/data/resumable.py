@@ -421,7 +421,9 @@ def make_resumable(data: L.LightningDataModule) -> None:
                 vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
                 if not warned and is_main_process():
                     warned.append(True)
-                    warn("persistent_workers: each epoch has new ones, so that the run can resume bit for bit")
+                    warn(
+                        "persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit"
+                    )
         return loaders
 
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]

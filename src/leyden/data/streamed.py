@@ -63,7 +63,7 @@ class SeededSamples:
         if len(shapes) > 1:
             one, other, *_ = sorted(shapes)
             raise UserError(
-                f"data: inputs have shapes {one} and {other}; all must have the same: let the data set resize or cut them"
+                f"data: inputs have shapes {one} and {other}; all must have the same: let the dataset resize or crop them"
             )
         inputs_N, targets_N = default_collate(list(inputs)), default_collate(list(targets))
         return inputs_N[: len(indices)], targets_N[: len(indices)]
@@ -80,7 +80,7 @@ class SeededSamples:
             )
             raise UserError(
                 f"data: {type(self.dataset).__name__}[{index}] is ({found}); must be a pair, input and target, the "
-                "input a tensor; torchvision.transforms.v2.PILToTensor makes one of an image"
+                "input a tensor; torchvision.transforms.v2.PILToTensor converts an image to one"
             )
         inputs, target = sample
         if self.augment:
@@ -107,9 +107,9 @@ def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
         ValueError: It is not a map-style dataset with a length, or is empty.
     """
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise ValueError(f"{split}={dataset}: must be a data set with a length, which gives a sample per index")
+        raise ValueError(f"{split}={dataset}: must be a dataset with a length that returns a sample per index")
     if not len(dataset):
-        raise ValueError(f"{split}={type(dataset).__name__}: holds no sample")
+        raise ValueError(f"{split}={type(dataset).__name__}: has no samples")
     return dataset, torch.arange(len(dataset))
 
 
@@ -196,7 +196,7 @@ class StreamLoader:
         if state["num_samples"] != len(self.indices_N):
             raise UserError(
                 f"data: there were {state['num_samples']} training samples, now there are {len(self.indices_N)}; "
-                "a run that was interrupted goes on with those that it began with"
+                "an interrupted run resumes only with the samples that it began with"
             )
         self._start = state["position"]
 
@@ -238,7 +238,7 @@ def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoade
     scale = Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
     if normalize == "standardize":
         if is_main_process():
-            warn(f"data.normalize=standardize: all {len(every.indices_N):,} training images are read once for it")
+            warn(f"data.normalize=standardize: all {len(every.indices_N):,} training images are read once for this")
         with contextlib.closing(every):
             scale = standardize(inputs_NCHW for inputs_NCHW, _ in every)
     classes = getattr(dataset, "classes", None)
@@ -361,7 +361,7 @@ class StreamedDataModule(L.LightningDataModule):
         own = self.open("val")
         if own is not None and (self.val_size or self.folds["num_folds"]):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.folds['num_folds']}"
-            raise ValueError(f"{given}: there is a validation split already, so there can be no other")
+            raise ValueError(f"{given}: the data have a validation split already, and can't have another")
         parts = split(len(all_N), val_size=self.val_size, seed=self.split_seed, **self.folds)
         self.splits |= {name: (dataset, indices_N) for name, indices_N in parts.items()}
         if own is not None:
@@ -494,7 +494,7 @@ class DatasetDataModule(StreamedDataModule):
                 except TypeError as error:
                     raise ValueError(f"{name}: {error}") from error
             elif isinstance(source, str) or not hasattr(source, "__getitem__"):
-                raise ValueError(f"{name}={source}: must be made by a _target_, with _partial_: true")
+                raise ValueError(f"{name}={source}: must be an object with a _target_ and _partial_: true")
 
     @property
     def read_image(self) -> Callable[..., Tensor] | None:

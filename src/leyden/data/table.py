@@ -59,13 +59,13 @@ def columns_of(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     columns = read(path, content)
     names = [name for name, _ in columns]
     if len({*names}) < len(names):
-        raise ValueError(f"{path}: has two columns of one name")
+        raise ValueError(f"{path}: has two columns with the same name")
     for name, values in columns:
         if values.ndim != 1:
             raise ValueError(f"{path}: {name} has shape {values.shape}; must be a column, shape (N,)")
     lengths = {len(values) for _, values in columns}
     if len(lengths) > 1:
-        raise ValueError(f"{path}: must have columns of one length")
+        raise ValueError(f"{path}: must have columns of equal length")
     if not lengths or 0 in lengths:
         raise ValueError(f"{path}: has no row; must have named columns, and a row per sample")
     return dict(columns)
@@ -82,8 +82,8 @@ def _read_csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
                 names = row
                 if len(names) == 1 and (found := {*SEPARATORS} & {*names[0]}):
                     raise ValueError(
-                        f"{path}: is separated by {SEPARATORS[min(found)]}; must be by commas, with decimal points: save it anew, "
-                        "as by pandas.read_csv(FILE, sep=None, engine='python', decimal=',').to_csv(FILE, index=False)"
+                        f"{path}: is separated by {SEPARATORS[min(found)]}; must be separated by commas, with decimal points: "
+                        "convert it, such as by pandas.read_csv(FILE, sep=None, engine='python', decimal=',').to_csv(FILE, index=False)"
                     )
             elif row:
                 if len(row) != len(names):
@@ -94,13 +94,13 @@ def _read_csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     except csv.Error as error:  # an unterminated quote, or text after a closing quote
         raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     if rows and not text.endswith(("\n", "\r")) and is_main_process():
-        warn(f"{path}: has no line end after its last row; if the file was cut, the last value is wrong")
+        warn(f"{path}: has no line end after its last row; if the file is truncated, the last value is wrong")
     return [(name, np.array([row[n] for row in rows], dtype=object)) for n, name in enumerate(names)]
 
 
 def _read_npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     if not content.startswith((ZIP, np.lib.format.MAGIC_PREFIX)):
-        raise ValueError(f"{path}: is no .npz file; must be arrays by name, as numpy.savez writes them")
+        raise ValueError(f"{path}: is not an .npz file; must be arrays by name, as numpy.savez writes them")
     try:
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         columns = None if isinstance(arrays, np.ndarray) else [(name, arrays[name]) for name in arrays.files]
@@ -111,7 +111,7 @@ def _read_npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     if columns is None:
         raise ValueError(f"{path}: is one array (.npy); must be arrays by name, as numpy.savez writes them")
     if strange := [name for name, values in columns if not isinstance(values, np.ndarray)]:
-        raise ValueError(f"{path}: {strange[0]} in it is no array; must be arrays as numpy.savez writes them")
+        raise ValueError(f"{path}: {strange[0]} in it is not an array; must be arrays as numpy.savez writes them")
     return columns
 
 
@@ -177,7 +177,7 @@ class Table(Dataset[None]):
             raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         names = [targets] if isinstance(targets, str) else list(targets)
         if not names or (classes and len(names) > 1):
-            raise ValueError(f"targets={targets}: must be a name, or several where they are no classes")
+            raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
         place = Path(root)
         content = content_of(place, file)
         first = columns_of(place / file, content)
@@ -186,7 +186,7 @@ class Table(Dataset[None]):
             inputs = [name for name in first if name not in names]
             if index := [name for name in inputs if name in INDICES]:
                 raise ValueError(
-                    f"{place / file}: column {index[0]!r} is pandas' index; save without it, or inputs names those to take"
+                    f"{place / file}: column {index[0]!r} is pandas' index; save without it, or select columns by inputs"
                 )
         inputs = list(inputs)
         if not inputs:
@@ -229,7 +229,7 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
     """
     numbers = _parse_numbers(path, name, values) if values.dtype.kind in "OU" else values
     if numbers.dtype.kind not in "iufb":
-        raise ValueError(f"{path}: column {name} is {values.dtype}, no numbers; inputs names those to take")
+        raise ValueError(f"{path}: column {name} is {values.dtype}, not numbers; select columns by inputs")
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
         found: NDArray[np.float32] = numbers.astype(np.float32)
     if strange := np.flatnonzero(~np.isfinite(found)).tolist():
@@ -256,14 +256,14 @@ def _parse_numbers(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.fl
     wrong = cells[begin]
     hint = "; decimals are written with a point" if isinstance(wrong, str) and "," in wrong else ""
     raise ValueError(
-        f"{path}: column {name} is {str(wrong)!r} in row {begin + 1}, no number{hint}; inputs names those to take"
+        f"{path}: column {name} is {str(wrong)!r} in row {begin + 1}, not a number{hint}; select columns by inputs"
     )
 
 
 def _numbers_from_strings(cells: list[Any]) -> NDArray[np.float64]:
     """Return parsed numbers; unlike `float`, NumPy's text reader accepts ASCII digits only, and no underscores."""
     if not all(isinstance(cell, str) and cell for cell in cells):
-        raise ValueError("an empty cell, which the reader would leave out")
+        raise ValueError("an empty cell, which the reader would skip")
     numbers = np.loadtxt(cells, dtype=np.float64, comments=None, delimiter="\x1f", ndmin=1)
     if numbers.shape != (len(cells),):
         raise ValueError("a cell with a delimiter")

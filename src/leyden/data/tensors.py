@@ -142,7 +142,7 @@ def _tokens(what: str, values: Tensor, num: int) -> Tensor:
     if values.dtype not in INTEGER_TYPES or values.ndim != 2:
         raise ValueError(f"{what} are {_describe(values)}; must be tokens, whole numbers of shape (N, T)")
     if values.min() < 0 or values.max() >= num:
-        raise ValueError(f"{what} hold a token that is none of {num}, those of the vocabulary")
+        raise ValueError(f"{what} hold a token that is not in the vocabulary of {num}")
     return values.long()
 
 

@@ -114,9 +114,9 @@ class Workers:
         except (EOFError, OSError) as error:
             process.join()
             code = process.exitcode or 0
-            ending = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            ending = f"was terminated by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
             raise UserError(
-                f"data.num_workers={len(self._processes)}: a worker process {ending}, perhaps for want of memory"
+                f"data.num_workers={len(self._processes)}: a worker process {ending}, perhaps out of memory"
             ) from error
         except BaseException:  # Ctrl-C can leave a partially read result in the pipe
             self.close()

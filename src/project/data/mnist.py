@@ -60,7 +60,7 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
         if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == MNIST.sha256:
             return files
         errors.append(f"{source}: the files have other checksums")
-    raise OSError(f"MNIST can't be fetched. {'; '.join(errors)}. Its four files belong into MNIST/raw there")
+    raise OSError(f"MNIST can't be downloaded. {'; '.join(errors)}. Its four files belong into MNIST/raw there")
 
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
