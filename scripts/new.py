@@ -214,7 +214,7 @@ def main(kind: str, module: str) -> None:
     for path, text in files.items():
         (ROOT / path).write_text(text)
         print(path)
-    print("what next:")
+    print("next steps:")
     for command in THEN[kind].format(python=python_command(), **names).splitlines():
         print(f"  {command}")
 

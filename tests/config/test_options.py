@@ -146,7 +146,7 @@ def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811
         run, out, _ = train("a", "+trainer.fast_dev_run=true")
         assert run.result.status == "fast_dev_run"
         assert run.result.optimizer_steps == 1
-        assert "this is no finished run" in out
+        assert "this is not a finished run" in out
     assert len(run.starts) == 2
 
 

@@ -32,7 +32,7 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
     assert "Verdict: A is better" in text
     assert "(4 pairs with the same seed)" in text
-    assert "the one of A is better: 100 %" in text
+    assert "in which A is better: 100 %" in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
     assert "setting" not in text
     text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
@@ -66,9 +66,9 @@ def test_folders_of_which_the_best_setting_is_named(call, sweep):
     (sweep / "other" / "sweep.json").write_text(json.dumps({"average_over": ["seed", "name"]}))
     text = call("s", "other")
     assert "optimizer.lr=0.1 (the best of 3)" in text
-    assert "chosen by these very values" in text
+    assert "selected by these same values" in text
     assert "2 (1 failed)" in text
-    assert "Verdict: n too small to tell, it takes 3 of each" in text
+    assert "Verdict: n too small to tell; at least 3 of each are needed" in text
     assert "interval" not in text
     # What varies within a group is no difference between the two.
     assert json.loads(call("s", "other", "format=json"))["differs"] == {
@@ -79,7 +79,7 @@ def test_folders_of_which_the_best_setting_is_named(call, sweep):
 def test_two_run_directories(call, sweep):
     text = call("s/0.1_0", "s/0.1_1")
     assert "Verdict: n too small to tell" in text
-    assert "Nothing differs in the configuration, seed left aside." in text
+    assert "Nothing differs in the configuration, apart from seed." in text
 
 
 def test_other_values_of_what_a_mean_is_over_make_no_pairs(call, sweep):
@@ -94,7 +94,7 @@ def test_copies_of_a_run_are_one(call, sweep):
     for copy in "abc":
         write(sweep / "copies" / copy, ["seed=0"], value=0.1)
     text = call("s", "copies")
-    assert "1 (of 3 runs, of which some repeat others)" in text
+    assert "1 (of 3 runs, some of them repetitions)" in text
     assert "n too small" in text
 
 
@@ -107,15 +107,15 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         ((), "two groups are needed"),
         (("s",), "two groups are needed"),
         (("s", "a=seed=1"), "two groups are needed"),
-        (("s", "s"), "is in both groups, as 12 of 12 runs are"),
-        (("s", "s/0.1_0"), "s/0.1_0: is in both groups, as 1 of 12 runs are"),
+        (("s", "s"), "is in both groups, like 12 of 12 runs in all"),
+        (("s", "s/0.1_0"), "s/0.1_0: is in both groups, like 1 of 12 runs in all"),
         (("s", "nowhere"), "nowhere: there is no run in or below it"),
         (("s", "accuracy"), "A has the objective val/loss (min), B has val/acc (max): both must have the same one"),
-        (("many", "many", "a=seed=0", "b=seed=1"), "b=seed=1: no run fulfils this"),
+        (("many", "many", "a=seed=0", "b=seed=1"), "b=seed=1: no run matches this"),
         (("s", "many"), "A has the objective val/loss (min), B has val/loss (min), n (min)"),
         (("s", "none"), "B has none"),
         (("s", "failed"), "failed: none of 1 runs has finished"),
-        (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; as a='val/acc"),
+        (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; for example a='val/acc"),
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
         (("s", "failed", "none"), "none: at most 2 folders can be given"),

@@ -80,7 +80,7 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
         (
             [[0.9, 0.91, 0.92], [0.85], [0.5, 0.51, 0.53]],
             [True, None, False],
-            ["The first row is truly", "That is said of rows with n >= 3 alone"],
+            ["The first row is truly", "This applies only to rows with n >= 3"],
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(los
     rows[at].records += gone
     said = contenders(rows, ["seed"], "max").remarks[0]
     assert said.startswith(claim)
-    assert said.endswith("2 runs of the rows compared did not finish, and count for nothing.")
+    assert said.endswith("2 runs of the rows compared did not finish and are not counted.")
     assert "truly" not in said
     rows[at].records += row([0.9] * 5).records[3:]  # the same seeds once more, to their end
     assert "did not finish" not in contenders(rows, ["seed"], "max").remarks[0]

@@ -16,7 +16,7 @@ def after(cli, tmp_path):
     def after(*arguments):
         code, out, err = cli("train", f"run_dir={tmp_path / 'run'}", *FEW, *arguments)
         assert code == 0, err
-        lines = [line.strip() for line in out.partition("what next:\n")[2].splitlines()]
+        lines = [line.strip() for line in out.partition("next steps:\n")[2].splitlines()]
         return {
             purpose.removesuffix(":"): command for purpose, command in zip(lines[::2], lines[1::2], strict=True)
         }
@@ -33,7 +33,7 @@ def typed(command):
 
 def test_they_can_be_pasted(cli, after):
     steps = after("model.dropout=0.5", "test=false", "logger=csv")
-    assert list(steps) == ["its accuracy, or what it has, on the test set", "train on", "try other learning rates"]
+    assert list(steps) == ["evaluate it on the test set", "train on", "try other learning rates"]
     evaluate, longer, sweep = map(typed, steps.values())
     code, out, err = cli(evaluate[0], *evaluate[1])
     assert code == 0, err
@@ -50,7 +50,7 @@ def test_they_can_be_pasted(cli, after):
 
 def test_tensorboard_is_named_where_there_is_something_to_see(after, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert "tensorboard.main --logdir=run " in after()["look at it"] + " "
+    assert "tensorboard.main --logdir=run " in after()["view it"] + " "
 
 
 def test_a_schedule_ends_with_its_run(after):

@@ -79,7 +79,7 @@ def test_the_sweep_says_what_a_mean_is_over(tmp_path, capsys):
         assert not {*found[0]} & {*described}
     (tmp_path / "sweep.json").write_text(json.dumps({"average_over": "seed"}))
     summarize(tmp_path)
-    assert "is no description of a sweep" in capsys.readouterr().err
+    assert "is not a valid sweep description" in capsys.readouterr().err
     assert len(rows(tmp_path)) == 4
 
 
@@ -158,11 +158,11 @@ def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
     assert [(row["n"], row["status"]) for row in rows(tmp_path)] == [("2", "4 finished"), ("1", "finished")]
     assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.35)
     assert float(rows(tmp_path)[0]["deviation"]) == pytest.approx(0.3 / 2**0.5)
-    assert "repeat others, the seed too, count once in n" in capsys.readouterr().out
+    assert "repetitions (same seed) count once in n" in capsys.readouterr().out
     for name in ("b_again", "b_elsewhere"):
         shutil.rmtree(tmp_path / name)
     summarize(tmp_path)
-    assert "repeat others" not in capsys.readouterr().out
+    assert "repetitions" not in capsys.readouterr().out
 
 
 def test_lists_and_unequal_keys_are_columns(tmp_path):
@@ -251,7 +251,7 @@ def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
         assert text.count("≈") == 2
         assert "may be as good as the first row" in text
         assert "more seeds per row" in text
-        assert text.count("of rows with n >= 3 alone") == 1
+        assert text.count("only to rows with n >= 3") == 1
     assert "| 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
 
 
@@ -278,7 +278,7 @@ def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeyp
     compare.main()
     out = capsys.readouterr().out
     assert "Verdict: A is better" in out
-    assert "Of the runs that finished alone: 2 of A and 0 of B did not" in out
+    assert "finished runs only: 2 of A and 0 of B did not finish" in out
 
 
 def test_several_objectives_have_no_verdict(tmp_path, capsys):
@@ -414,7 +414,7 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monk
         assert found["0.01"]["objective"] == "0.3"
         assert len(err.splitlines()) == (len(found) == 2), (name, content, err)
         if err:
-            assert err.startswith(f"leyden: left out: {place / 'b'} can't be read ("), (name, content)
+            assert err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (name, content)
 
 
 def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypatch):
@@ -428,7 +428,7 @@ def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypat
 
     monkeypatch.setattr("leyden.run.directory.read_text", refuse)
     summarize(tmp_path)
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
     assert len(rows(tmp_path)) == 1
 
 
@@ -437,7 +437,7 @@ def test_a_description_of_a_sweep_that_is_none_is_said(tmp_path, capsys, content
     write(tmp_path / "a", ["seed=1"], value=0.3)
     (tmp_path / "sweep.json").write_text(content)
     summarize(tmp_path)
-    assert capsys.readouterr().err.startswith(f"leyden: {tmp_path}/sweep.json is no description of a sweep")
+    assert capsys.readouterr().err.startswith(f"leyden: {tmp_path}/sweep.json is not a valid sweep description")
 
 
 def test_what_is_linked_to_stays(tmp_path):

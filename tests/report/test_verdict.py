@@ -71,11 +71,11 @@ def test_pairs_see_what_groups_do_not():
     [
         ([1.0, 2.0], [5.0, 6.0, 7.0], "n too small to tell"),
         ([], [], "n too small to tell"),
-        ([1.0, math.inf, 2.0], [5.0, 6.0, 7.0], "can't be told: a value is not finite"),
-        ([1.0, math.nan, 2.0], [5.0, 6.0, 7.0], "can't be told: a value is not finite"),
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be told: the values don't vary"),
-        ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "can't be told: the values don't vary"),
-        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "can't be told: the values don't vary"),
+        ([1.0, math.inf, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
+        ([1.0, math.nan, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be decided: the values don't vary"),
+        ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "can't be decided: the values don't vary"),
+        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "can't be decided: the values don't vary"),
     ],
 )
 @pytest.mark.parametrize("groups", [paired, apart])

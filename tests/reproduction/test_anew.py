@@ -72,7 +72,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     set_code(trained, {"sha": git(repository, "rev-parse", "HEAD"), "dirty": False, "diff": "", "left_out": []})
     code, told = call(f"run={trained.directory}", "threads=1", data)
     assert code == 1, told
-    assert "parted: step 5 is the first fingerprint that differs, in weights, optimizer" in told
+    assert "diverged: step 5 is the first fingerprint that differs, in weights, optimizer" in told
     assert "val/loss: " in told
     assert " apart" in told
 
@@ -94,8 +94,8 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     set_code(Run(tmp_path / "other"), {"sha": commit[1], "dirty": False, "diff": "", "left_out": []})
     code, told = call(f"run={tmp_path / 'other'}", f"output={tmp_path / 'again'}", f"data_root={pictures}")
     assert code == 0, told
-    assert told.count("what next:") == 1
-    after = told.partition("what next:\n")[2].splitlines()
+    assert told.count("next steps:") == 1
+    after = told.partition("next steps:\n")[2].splitlines()
     lines = [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  "), after)]
     steps = {purpose: shlex.split(command) for purpose, command in zip(lines[::2], lines[1::2], strict=True)}
     assert "train on:" in steps

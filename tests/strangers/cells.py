@@ -322,7 +322,7 @@ class Row:
         done = self.run("reproduce", *again, before=[there])
         if done.code == 0 and "equal, bit for bit" in done.output:
             return Outcome(SAME)
-        parted = [line for line in done.output.splitlines() if line.startswith("parted")]
+        parted = [line for line in done.output.splitlines() if line.startswith("diverged")]
         return Outcome(DIFFERS, parted[0]) if parted else done.failed or Outcome(CRASH, done.output[-200:])
 
     def _in_a_copy(self, python, tree, folder, environment):

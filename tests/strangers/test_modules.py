@@ -452,7 +452,7 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train, cli, lack
     _, out, _ = train("a", *module("Plain"), "test=false")
     assert "leyden.evaluate" in out
     _, out, _ = train("b", *module("Plain"), *lacking)
-    assert "what next" in out
+    assert "next steps" in out
     assert "leyden.evaluate" not in out
     code, out, err = cli("train", "-m", *module("Plain"), *lacking, "seed=0,1", "sweep_name=s")
     assert code == 0, err

@@ -88,7 +88,9 @@ def compare(directories: Sequence[Path], conditions: Sequence[str]) -> Compariso
     )
     paths = [{record.run.directory.resolve() for record in records} for records in (a, b)]
     if shared := sorted(paths[0] & paths[1]):
-        raise UserError(f"{shared[0]}: is in both groups, as {len(shared)} of {len(paths[0] | paths[1])} runs are")
+        raise UserError(
+            f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
+        )
     objective = _shared_objective(a, b)
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
     averaged_keys = {key for side in sides for key in side.averaged}
@@ -131,7 +133,7 @@ def _filter_runs(records: Sequence[Record], condition: str, option: str) -> list
     check_known(option, keys, {key for _, values in found for key in values})
     if chosen := [record for record, values in found if is_met(values)]:
         return chosen
-    raise UserError(f"{option}={condition}: no run fulfils this")
+    raise UserError(f"{option}={condition}: no run matches this")
 
 
 def _shared_objective(*groups: Sequence[Record]) -> Objective:
@@ -186,12 +188,12 @@ def print_comparison(comparison: Comparison, form: str) -> None:
     console.print(table)
     console.print("\n".join(["", *_verdict_lines(comparison)]))
     if settings:
-        allowed = "; the interval allows for that" * (comparison.verdict.interval is not None)
-        console.print(f"A best setting was chosen by these very values, which flatters it{allowed}.")
+        allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
+        console.print(f"A best setting was selected by these same values, which biases them in its favor{allowed}.")
     table = text_table("", "", "A", "B")
     add_rows(table, "configuration", *comparison.configs)
     console.print("")
-    aside = f", {' and '.join(comparison.averaged)} left aside" if comparison.averaged else ""
+    aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
     console.print(table if table.row_count else f"Nothing differs in the configuration{aside}.")
     if comparison.test_evaluations:
         console.print("\n".join(["", *comparison.test_evaluations]))
@@ -215,7 +217,7 @@ def _count_text(side: Side, group: Group) -> str:
     others = [record.status for record in side.row.records if record not in finished]
     remarks = [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
     if len(finished) > len(group.values):
-        remarks.append(f"of {len(finished)} runs, of which some repeat others")
+        remarks.append(f"of {len(finished)} runs, some of them repetitions")
     return f"{len(group.values)}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
@@ -223,14 +225,17 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
     """Return the verdict and its basis in words."""
     found = comparison.verdict
     lines = [
-        f"Verdict: {found.in_words('A', 'B')}" + f", it takes {MIN_VALUES} of each" * (min(found.nums) < MIN_VALUES)
+        f"Verdict: {found.in_words('A', 'B')}"
+        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES)
     ]
     num_missing = [
         side.row.num_all(side.averaged) - len(group.values)
         for side, group in zip(comparison.sides, comparison.groups, strict=True)
     ]
     if any(num_missing):
-        lines.append(f"Of the runs that finished alone: {num_missing[0]} of A and {num_missing[1]} of B did not")
+        lines.append(
+            f"This applies to finished runs only: {num_missing[0]} of A and {num_missing[1]} of B did not finish"
+        )
     if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
         lines.append(IDLE_SEED)
     if found.interval:
@@ -238,11 +243,11 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         keys = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
         lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
-        lines.append(f"Pairs of runs in which the one of A is better: {100 * comparison.improvement:.0f} %")
+        lines.append(f"Pairs of runs in which A is better: {100 * comparison.improvement:.0f} %")
     if requirement := found.further_in_words("seeds of each"):
-        lines.append(f"To tell them apart {requirement}, if means and deviations stay as they are")
+        lines.append(f"To tell them apart {requirement}, if means and deviations stay the same")
     if any(group.overlap for group in comparison.groups):
-        lines.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003)")
+        lines.append("Runs of folds share training data; this is accounted for (Nadeau and Bengio, 2003)")
     return lines
 
 

@@ -22,7 +22,7 @@ def show_difference(*directories: str) -> None:
         UserError: There are not exactly two directories, or one is not a run directory.
     """
     if len(directories) != 2:
-        raise UserError("diff: must be two run directories, as diff=[outputs/a,outputs/b]")
+        raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
     runs = [Run(directory.strip()) for directory in directories]
     table = differences(*runs)
     if not table.row_count:
@@ -133,8 +133,8 @@ def show_equality(there: Run, here: Run) -> bool:
     if difference:
         step, parts = difference
         before = [each for each in common if each < step]
-        since = f"equal until step {before[-1]}" if before else "there is none before"
-        show(f"parted: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}")
+        since = f"equal until step {before[-1]}" if before else "there is no earlier one"
+        show(f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}")
     elif {*a} == {*b}:
         show(f"equal, bit for bit, over all {_count_fingerprints(common)}, up to step {common[-1]}")
     else:
@@ -150,7 +150,7 @@ def show_equality(there: Run, here: Run) -> bool:
     same_end = max(a) == max(b)  # only then can the final metrics be expected to be equal
     if apart and same_end and not difference:
         show(
-            "the metrics are not equal, though the fingerprints are: they were computed by other data, or in another way"
+            "the metrics are not equal, though the fingerprints are: they were computed on different data, or in a different way"
         )
     for name, (x, y) in apart.items():
         show(f"{name}: {x:.6g} there, {y:.6g} here, {abs(x - y):.3g} apart")

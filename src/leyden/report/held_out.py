@@ -70,7 +70,7 @@ def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], name
         are = "is 1" if len(ours) == 1 else f"are {len(ours)}"
         lines.append(
             f"{_list_some(ours)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
-            "the mean over all of them, not what was picked"
+            "the mean over all of them, not over selected ones"
         )
     if num_seeds:
         nums = f"{num_seeds[0]}" if len({*num_seeds}) == 1 else f"{min(num_seeds)} to {max(num_seeds)}"

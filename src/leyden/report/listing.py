@@ -138,7 +138,7 @@ def print_runs(found: Sequence[ListedRun], asked: list[str], form: str) -> None:
 
 def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
     if not found:
-        print("no run fulfils this")
+        print("no run matches this")
         return
     table = [["run", "status", "age", "how far", "objective", *asked, "typed"]]
     for run in found:

@@ -31,13 +31,13 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     trainer = run.config["trainer"]
     if any(run.directory.glob("events.out.tfevents.*")):
         if Path.cwd() == ROOT and shutil.which("make"):
-            yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "look at it"
+            yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "view it"
         else:
-            yield f"{python_command()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "look at it"
+            yield f"{python_command()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "view it"
     if result.can_be_tested and not result.is_tested:
         yield (
             f"{_verb('evaluate')} {quoted_override('run', where)}",
-            "its accuracy, or what it has, on the test set",
+            "evaluate it on the test set",
         )
     # A learning rate schedule is made for its number of epochs.
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
@@ -60,7 +60,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
     table = Table(show_header=False, box=None)
     if result.status == "fast_dev_run":
-        table.add_row("status", "tried only (trainer.fast_dev_run): this is no finished run")
+        table.add_row("status", "trial only (trainer.fast_dev_run): this is not a finished run")
     for objective in result.objectives[:1]:
         table.add_row("best epoch by", objective.metric)
     for name, value in result.metrics.items():
@@ -82,7 +82,7 @@ def print_next_steps(run: Run, result: Result) -> None:
     """Print suggested next commands for a finished run."""
     if steps := next_steps(run, result):
         console = Terminal()
-        console.print("what next:")
+        console.print("next steps:")
         for command, purpose in steps:
             # The command has its own line, to be copied; zsh does not accept a trailing comment.
             console.print(f"  {purpose}:\n    {command}")

@@ -77,7 +77,7 @@ class _Parser:
     def parse(self) -> tuple[Condition, set[str]]:
         condition = self._parse_or()
         if self.tokens:
-            raise self._error(f"{self.tokens[0][0]} is one too many")
+            raise self._error(f"{self.tokens[0][0]} is not expected here")
         return condition, self.keys
 
     def _parse_or(self) -> Condition:
@@ -130,7 +130,9 @@ class _Parser:
 
     def _error(self, why: str) -> UserError:
         shown = self.text if len(self.text) <= MAX_SHOWN else f"{self.text[:MAX_SHOWN]}..."
-        return UserError(f"{self.option}={shown}: {why}; as {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'")
+        return UserError(
+            f"{self.option}={shown}: {why}; for example {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+        )
 
 
 def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:

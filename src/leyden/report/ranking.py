@@ -183,7 +183,7 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
             log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
             if isinstance(log, list | None) and isinstance(averaged, list):
                 return log, averaged
-    warn(f"{path} is no description of a sweep: its axes are scaled by their values")
+    warn(f"{path} is not a valid sweep description: its axes are scaled by their values")
     return None, AVERAGED
 
 
@@ -270,19 +270,19 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Conte
     num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in (0, *others))
     remarks = [_claim(marks=any(like_best[1:]), num_lost=num_lost)]
     if not all(enough):
-        remarks.append(f"That is said of rows with n >= {MIN_VALUES} alone; of others nothing can be told.")
+        remarks.append(f"This applies only to rows with n >= {MIN_VALUES}.")
     num_further = verdicts[1].num_further() if 1 in verdicts else None
     if num_further is not None:
         remarks.append(f"To tell the first two rows apart {verdicts[1].further_in_words(unit)} per row.")
     if any(group.overlap for group in groups):
-        remarks.append("Runs of folds share training data; this is allowed for (Nadeau and Bengio, 2003).")
+        remarks.append("Runs of folds share training data; this is accounted for (Nadeau and Bengio, 2003).")
     return Contenders(like_best, num_further, remarks)
 
 
 def _claim(*, marks: bool, num_lost: int) -> str:
     """Return the claim about the best row; if some runs did not finish, it is limited to those that did."""
     confidence = "(95 % confidence)"
-    lost = f"{num_lost} run{'s' * (num_lost > 1)} of the rows compared did not finish, and count{'s' * (num_lost == 1)} for nothing."
+    lost = f"{num_lost} run{'s' * (num_lost > 1)} of the rows compared did not finish and {'is' if num_lost == 1 else 'are'} not counted."
     if marks:
         of = "of the runs that finished, the best" if num_lost else "the truly best"
         claim = f"{MARK} may be as good as the first row: {of} row is the first or one of these {confidence}"

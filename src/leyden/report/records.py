@@ -170,7 +170,7 @@ def _read_or_skip(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tup
         # The files are untrusted, so any of these can occur.
         except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            warn(f"left out: {run.directory} can't be read ({why})")
+            warn(f"skipped: {run.directory} can't be read ({why})")
 
 
 def _unfinished_job(run: Run) -> tuple[str, str] | None:

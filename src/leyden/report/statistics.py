@@ -158,7 +158,7 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
     overlap = max(a.overlap, b.overlap)
     make_verdict = functools.partial(Verdict, nums, overlap=overlap, level=level)
     if not all(map(math.isfinite, values)):
-        return make_verdict(why="can't be told: a value is not finite")
+        return make_verdict(why="can't be decided: a value is not finite")
     if min(nums) < MIN_VALUES:
         return make_verdict(why="n too small to tell")
     negligible = TINY * max(map(abs, values))
@@ -170,7 +170,7 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
         difference, num_pairs = _mean(a) - _mean(b), 0
         squares = [statistics.variance(group.values.values()) for group in (a, b)]
         if (deviation := math.sqrt(sum(squares))) <= negligible:
-            return make_verdict(difference=difference, why="can't be told: the values don't vary")
+            return make_verdict(difference=difference, why="can't be decided: the values don't vary")
         parts = [s * (1 / len(g.values) + g.overlap) for s, g in zip(squares, (a, b), strict=True)]
         error = math.sqrt(sum(parts))
         freedom = sum(squares) ** 2 / sum(square**2 for square in squares)

@@ -218,7 +218,7 @@ def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> 
     best = list(accumulate(history, max if objective.mode == "max" else min))
     axes.step(numbers, best, where="post", alpha=0.6, label="best so far")
     axes.legend()
-    axes.set_xlabel("settings, in the order of their end")
+    axes.set_xlabel("settings, in order of completion")
     axes.set_ylabel(objective.metric)
     axes.grid(alpha=0.3)
 
@@ -300,7 +300,7 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     winners = pareto_front(rows[0].records if is_single else records)
     evaluations = test_set_remarks(records)
     repeats = any(row.repeats(averaged) for row in rows)
-    repeat_remark = ["Runs that repeat others, the seed too, count once in n."] if repeats else []
+    repeat_remark = ["Exact repetitions (same seed) count once in n."] if repeats else []
     repeat_remark += [IDLE_SEED] if any(row.has_idle_seed(averaged) for row in rows) else []
     notes = [*repeat_remark, *marked.remarks, *remarks(records, objectives, winners, directory), *evaluations]
     header = [*keys, *metrics, *COLUMNS]
