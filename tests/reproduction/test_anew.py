@@ -50,7 +50,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, rep
     # Changes that are in no commit are a stranger's code.
     code, told = call(f"run={trained.directory}")
     assert code == 2
-    assert "changes that are in no commit, of new file.py;" in told
+    assert "uncommitted changes of new file.py," in told
     assert "apply_diff=true" in told
     data = f"data_root={ROOT / 'data'}"
     code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", "apply_diff=true", data)
@@ -153,20 +153,20 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli,
     (trained.directory / "checkpoints" / "last.ckpt").write_bytes(b"another one")
     code, told = call(f"run={fork.directory}", "apply_diff=true")
     assert code == 2
-    assert "last.ckpt is another checkpoint than the one from which the run started" in told
+    assert "last.ckpt is not the checkpoint from which the run started" in told
 
 
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ([], "tells no start"),
-        ([start("a" * 40), start("b" * 40)], "start 2 was made by other code than start 1"),
-        ([start(None)], "names no commit"),
-        ([start("--help")], "names no commit"),
-        ([start("a" * 40, git=3)], "names no commit"),
-        ([start("a" * 40)], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may bring it"),
-        ([start("", git={"sha": "a" * 40, "diff": "", "left_out": ["big.bin"]})], "too large to be kept: big.bin"),
-        ([start("", git={"sha": "a" * 40, "diff": None})], "changes of the code were not kept"),
+        ([], "records no start"),
+        ([start("a" * 40), start("b" * 40)], "start 2 used different code than start 1"),
+        ([start(None)], "records no commit"),
+        ([start("--help")], "records no commit"),
+        ([start("a" * 40, git=3)], "records no commit"),
+        ([start("a" * 40)], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
+        ([start("", git={"sha": "a" * 40, "diff": "", "left_out": ["big.bin"]})], "too large to be saved: big.bin"),
+        ([start("", git={"sha": "a" * 40, "diff": None})], "changes of the code were not saved"),
     ],
 )
 def test_code_that_can_not_be_had_is_refused_in_a_line(call, make, repository, told, message):
@@ -186,9 +186,9 @@ def refused(call, message, *arguments):
         ("x", "can't be read by git apply"),
         (
             "--- a/pyproject.toml\n+++ b/pyproject.toml\n@@ -1 +1 @@\n-no\n+yes\n",
-            "don't fit its commit: pyproject.toml",
+            "don't apply to its commit: pyproject.toml",
         ),
-        ("--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n", "don't fit its commit: ../../evil"),
+        ("--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n", "don't apply to its commit: ../../evil"),
     ],
 )
 def test_a_diff_that_does_not_fit_is_refused(call, make, repository, commit, diff, message):
@@ -199,7 +199,7 @@ def test_a_diff_that_does_not_fit_is_refused(call, make, repository, commit, dif
 def test_without_a_repository_there_is_no_code(call, make, repository, monkeypatch, tmp_path):
     run = make()
     monkeypatch.setattr("leyden.reproduction.sources.ROOT", tmp_path)
-    refused(call, "is no repository of git", f"run={run}")
+    refused(call, "is not a git repository", f"run={run}")
 
 
 @pytest.mark.parametrize(
@@ -212,12 +212,12 @@ def test_without_a_repository_there_is_no_code(call, make, repository, monkeypat
         ({"task": {"loss": [{"_target_": "a.B"}]}}, "task.loss[0]._target_=a.B is refused: it can't be found"),
         ({"name": "${oc.env:HOME}"}, "holds an interpolation"),
         ({"task": {"${x}": 1}}, "holds an interpolation"),
-        ({"hydra": {}}, "hydra is no key of a run"),
-        ({"defaults": []}, "defaults is no key of a run"),
+        ({"hydra": {}}, "hydra is not a key of a run"),
+        ({"defaults": []}, "defaults is not a key of a run"),
         ({"trainer": None}, "trainer is missing"),
         ({"trainer": {"accelerator": "gpu"}}, "the run was trained by a GPU, and there is no GPU here"),
         ({"trainer": {"accelerator": "cpu", "num_nodes": 2}}, "trainer.num_nodes=2"),
-        ({"init_from": "x"}, "does not tell which checkpoint init_from was"),
+        ({"init_from": "x"}, "does not record which checkpoint init_from was"),
     ],
 )
 def test_a_configuration_that_is_refused(call, make, repository, monkeypatch, config, message):
@@ -228,9 +228,9 @@ def test_a_configuration_that_is_refused(call, make, repository, monkeypatch, co
 def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, repository, commit, tmp_path):
     parent = {"checkpoint": str(tmp_path / "best.ckpt"), "sha256": "0" * 64}
     run = make(config={"init_from": "x"}, starts=[start(commit[1], parent=parent)])
-    refused(call, "best.ckpt, from which the run started, is not there", f"run={run}")
+    refused(call, "best.ckpt, from which the run started, does not exist", f"run={run}")
     (tmp_path / "best.ckpt").write_bytes(b"x")
-    refused(call, "best.ckpt is another checkpoint", f"run={run}")
+    refused(call, "best.ckpt is not the checkpoint", f"run={run}")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, tmp_path):
 def test_a_place_that_is_not_here_is_told(make, given, capsys, tmp_path):
     reproduce(run := make(config={"data": {"root": "/nowhere"}}))
     assert given["root"]["data"]["root"] == str(tmp_path / "data")
-    assert "data.root=/nowhere is not taken over" in capsys.readouterr().err
+    assert "data.root=/nowhere is not used" in capsys.readouterr().err
     reproduce(run, data_root="there")
     assert given["root"]["data"]["root"].endswith("/there")
     assert not capsys.readouterr().err
@@ -324,7 +324,7 @@ def test_what_the_processor_has_computed_is_not_given_to_a_gpu(make, given, monk
     ],
 )
 def test_what_no_role_allows_needs_trust(make, given, config):
-    with pytest.raises(UserError, match=r"is refused: .*; it would be executed: say trust=true"):
+    with pytest.raises(UserError, match=r"is refused: .*; it would be executed: set trust=true"):
         reproduce(run := make(config=config))
     reproduce(run, trust=True)
     assert {key: given["root"][key] for key in config}.keys() == config.keys()
@@ -352,7 +352,7 @@ def test_the_folder_of_the_data_is_the_users(make, given, tmp_path, capsys):
     run = make(config={"data": {"root": str(tmp_path / "theirs"), "download": True}})
     reproduce(run)
     assert given["root"]["data"]["root"] == str(tmp_path / "data")
-    assert f"data.root={tmp_path / 'theirs'} is not taken over" in capsys.readouterr().err
+    assert f"data.root={tmp_path / 'theirs'} is not used" in capsys.readouterr().err
     reproduce(run, data_root=str(tmp_path / "theirs"))
     assert given["root"]["data"]["root"] == str(tmp_path / "theirs")
 
@@ -374,7 +374,7 @@ def test_what_is_checked_is_what_is_read(make, given, tmp_path):
 
 @pytest.mark.parametrize("key", ["hydra", "defaults", "hydra/launcher", "../conf", "/etc", "a\nleyden: b", "a b"])
 def test_root_keys_that_are_none_of_a_run_are_refused(make, given, key):
-    with pytest.raises(UserError, match="is no key of a run"):
+    with pytest.raises(UserError, match="is not a key of a run"):
         reproduce(make(config={key: {}}))
 
 
@@ -391,5 +391,5 @@ def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch
 def test_other_code_is_never_taken_for_that_of_the_run(make, repository, tmp_path, monkeypatch):
     """As where `leyden` is found elsewhere first."""
     monkeypatch.setattr(anew, "_environment", lambda tree, number: {**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    with pytest.raises(anew.UserError, match="does not take the code of the run, but"):
+    with pytest.raises(anew.UserError, match=r"imports .*, not the code of the run"):
         reproduce(make())

@@ -39,7 +39,7 @@ def test_only_known_packages_are_constrained(make, repository, commit, monkeypat
 @pytest.mark.parametrize("version", ["1.0 ; evil", "1.0\nevil", "@ file:///x", "-r x", 1.0, ""])
 def test_what_is_no_version_is_refused(make, commit, version):
     run = Run(make(starts=[start(commit[1], versions={"torch": version})]))
-    with pytest.raises(UserError, match="is no version"):
+    with pytest.raises(UserError, match="is not a version"):
         environment.recorded_versions(run)
 
 

@@ -331,7 +331,7 @@ class Row:
         code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
         print(output)
         if code:
-            raise UserError(f"the run could not be made anew: its training ended with {code}")
+            raise UserError(f"the run could not be reproduced: its training ended with {code}")
 
 
 def differences(a, b, *, everything):

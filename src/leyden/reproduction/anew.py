@@ -60,7 +60,7 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
     """
     check_parent_checkpoint(run)
     if not read_fingerprints(run.directory):
-        raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, to which the new run could be compared")
+        raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared")
     directory = (options.output or _default_directory(run)).absolute()
     if lock.list_files(directory):
         raise UserError(f"output={directory}: is not empty; must be a new folder")
@@ -90,11 +90,11 @@ def _train(python: str, tree: Path, folder: str, environment: dict[str, str]) ->
     script = "import leyden; print(leyden.__file__)"
     imported = subprocess.run([python, "-c", script], cwd=tree, env=environment, capture_output=True, text=True)
     if Path(imported.stdout.strip() or "/") != tree / "src" / "leyden" / "__init__.py":
-        raise UserError(f"{python} does not take the code of the run, but {imported.stdout.strip() or 'none'}")
+        raise UserError(f"{python} imports {imported.stdout.strip() or 'nothing'}, not the code of the run")
     command = [python, "-m", "leyden.train", "--config-dir", folder, "--config-name", "recorded"]
     exit_code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
     if exit_code:
-        raise UserError(f"the run could not be made anew: its training ended with {exit_code}")
+        raise UserError(f"the run could not be reproduced: its training ended with {exit_code}")
 
 
 def _environment(tree: Path, num_threads: int | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def accelerator(run: RunContents) -> str:
     trainer, there = _recorded_trainer(run), _recorded_machine(run)
     if trainer.get("num_nodes", 1) != 1:
         raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is not made anew by one"
+            f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines can't be reproduced on one"
         )
     asked = str(trainer.get("accelerator", "auto"))
     gpus_there = there.get("gpus") or (["a GPU"] if asked in ("gpu", "cuda") else [])
@@ -58,12 +58,12 @@ def recorded_threads(run: RunContents) -> int | None:
     there, devices = _recorded_machine(run), _recorded_trainer(run).get("devices", 1)
     number, cores = there.get("threads"), there.get("cores")
     if type(number) is not int or type(cores) is not int or not 1 <= number <= MAX_THREADS:
-        warn("the run has not written down its number of threads, on which bits can depend; threads=N sets one")
+        warn("the run did not record its number of threads, which can change bits; threads=N sets one")
         return None
     if type(devices) is int and devices > 1 and not there.get("threads_are_set"):
         number = max(1, cores // devices)  # as Lightning sets it
     if number > num_cores():
-        warn(f"the run had {number} threads, and this machine has {num_cores()} cores: it takes longer")
+        warn(f"the run had {number} threads, and this machine has {num_cores()} cores: it will take longer")
     return number
 
 
@@ -89,7 +89,7 @@ def current_python(run: RunContents) -> Path:
         f"{name} {there[name]} there, {here[name]} here" for name in there if there[name] != here.get(name)
     ]
     if differing:
-        warn(f"{'; '.join(differing)}; env=true installs what the run had")
+        warn(f"{'; '.join(differing)}; env=true installs the versions of the run")
     return Path(sys.executable)
 
 
@@ -105,7 +105,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
     """
     recorded, here = str(run.starts[-1].get("python")), platform.python_version()
     if recorded.split(".")[:2] != here.split(".")[:2]:
-        raise UserError(f"env=true: the run had Python {recorded}, this is {here}; start this with that one")
+        raise UserError(f"env=true: the run had Python {recorded}, this is {here}; use that version")
     constraints = _constraints((tree / "constraints.txt").read_text(encoding="utf-8"), recorded_versions(run))
     content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text(encoding="utf-8")])
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -113,7 +113,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
     python, marker = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "whole"
     with filelock.FileLock(folder.with_suffix(".lock")):
         if not marker.exists():  # missing or incomplete, if pip was interrupted
-            print(f"installing what the run had, to {folder}", flush=True)
+            print(f"installing the package versions of the run to {folder}", flush=True)
             _call(sys.executable, "-m", "venv", "--clear", str(folder))
             path = folder / "constraints.txt"
             path.write_text(constraints, encoding="utf-8")
@@ -138,7 +138,7 @@ def recorded_versions(run: RunContents) -> dict[str, str]:
     found = {name: recorded[name] for name in VERSIONS if name in recorded} if isinstance(recorded, dict) else {}
     for name, version in found.items():
         if not isinstance(version, str) or not re.fullmatch(r"[0-9][0-9A-Za-z.+!]{0,63}", version):
-            raise UserError(f"{run.directory}/provenance.json: {name} {version}: is no version")
+            raise UserError(f"{run.directory}/provenance.json: {name} {version}: is not a version")
     return found
 
 
@@ -158,4 +158,4 @@ def _ignore_folders(folder: str, names: list[str]) -> list[str]:
 
 def _call(*command: str) -> None:
     if subprocess.run(command, stdout=sys.stderr).returncode:
-        raise UserError("env=true: what the run had can't be installed; what pip says stands above")
+        raise UserError("env=true: the package versions of the run can't be installed; see pip's output above")

@@ -93,15 +93,15 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
     if not isinstance(config.get("trainer"), dict):
         raise UserError(f"{where}: trainer is missing")
     if unknown := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
-        raise UserError(f"{where}: {one_line(unknown[0])} is no key of a run")
+        raise UserError(f"{where}: {one_line(unknown[0])} is not a key of a run")
     for value in _keys_and_values(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
-                f"{where}: {one_line(value)} holds an interpolation, and a configuration that is kept is resolved"
+                f"{where}: {one_line(value)} holds an interpolation, which a saved configuration never does"
             )
     if not trust and (problem := _trust_problem(config, tree)):
         raise UserError(
-            f"{where}: {one_line(problem)}; it would be executed: say trust=true if you trust all of this configuration"
+            f"{where}: {one_line(problem)}; it would be executed: set trust=true if you trust all of this configuration"
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
         data["root"] = _data_root(str(data["root"]), data_root)
@@ -132,7 +132,7 @@ def write_config(root: dict[str, Any], path: Path) -> None:
     """
     path.write_text(yaml.dump(root, Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if repr(OmegaConf.to_container(OmegaConf.load(path))) != repr(root):
-        raise UserError("the configuration of the run can't be written so that Hydra reads the same")
+        raise UserError("the configuration of the run can't be written so that Hydra reads it unchanged")
 
 
 def check_parent_checkpoint(run: RunContents) -> None:
@@ -147,21 +147,21 @@ def check_parent_checkpoint(run: RunContents) -> None:
     key = keys[0]  # a fork inherits `init_from` from its parent, where it was used already
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
-        raise UserError(f"{run.directory}/provenance.json: does not tell which checkpoint {key} was")
+        raise UserError(f"{run.directory}/provenance.json: does not record which checkpoint {key} was")
     path = Path(str(parents[0].get("checkpoint")))
     if not path.is_file():
-        raise UserError(f"{key}: {path}, from which the run started, is not there")
+        raise UserError(f"{key}: {path}, from which the run started, does not exist")
     with path.open("rb") as file:
         is_same = sha256_of(file) == parents[0].get("sha256")
     if not is_same:
-        raise UserError(f"{key}: {path} is another checkpoint than the one from which the run started")
+        raise UserError(f"{key}: {path} is not the checkpoint from which the run started")
 
 
 def _data_root(recorded: str, replacement: str) -> str:
     """Return the data folder: the user's or the project's own; the recorded path is untrusted."""
     own = str(ROOT / "data")
     if not replacement and recorded != own:
-        warn(f"data.root={recorded} is not taken over: {own} takes its place, data_root=DIR names another")
+        warn(f"data.root={recorded} is not used: {own} is used instead; data_root=DIR selects another folder")
     return str(Path(replacement).absolute()) if replacement else own
 
 

@@ -39,21 +39,21 @@ def code_of(run: RunContents) -> Code:
     """
     where, starts = run.directory / "provenance.json", run.starts
     if not starts:
-        raise UserError(f"{where}: tells no start, so that the code is not known")
+        raise UserError(f"{where}: records no start, so the code is unknown")
     found = {number: start.get("git") for number, start in enumerate(starts, 1)}
     for number, git_there in found.items():
         if git_there != found[1]:
             raise UserError(
-                f"{where}: start {number} was made by other code than start 1; no code makes this run anew"
+                f"{where}: start {number} used different code than start 1; the run can't be reproduced"
             )
     recorded = found[1] if isinstance(found[1], dict) else {}
     sha, diff, left_out = recorded.get("sha"), recorded.get("diff"), recorded.get("left_out")
     if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
-        raise UserError(f"{where}: names no commit: the run was made where there is no git")
+        raise UserError(f"{where}: records no commit: the run was started without git")
     if left_out:
-        raise UserError(f"{where}: these changes of the code were too large to be kept: {_listed(left_out)}")
+        raise UserError(f"{where}: these changes of the code were too large to be saved: {_listed(left_out)}")
     if not isinstance(diff, str):
-        raise UserError(f"{where}: the changes of the code were not kept")
+        raise UserError(f"{where}: the changes of the code were not saved")
     return Code(sha, diff)
 
 
@@ -71,10 +71,10 @@ def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
     prefix = git(ROOT, "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
     if prefix is None:
         raise UserError(
-            f"{ROOT}: is no repository of git, or git is not installed; the code of the run is not there"
+            f"{ROOT}: is not a git repository, or git is not installed; the code of the run is not available"
         )
     if git(ROOT, "cat-file", "-e", f"{code.sha}^{{commit}}") is None:
-        raise UserError(f"commit {code.sha[:12]} of the run is not in this repository; git fetch may bring it")
+        raise UserError(f"commit {code.sha[:12]} of the run is not in this repository; git fetch may get it")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
         try:
@@ -100,11 +100,11 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
     names = [line.split("\t")[-1] for line in changes.split("\0") if line]
     if not consent:
         raise UserError(
-            f"the run was made with changes that are in no commit, of {_listed(names)}; that code "
-            "would be executed: look at the diff in provenance.json, and say apply_diff=true if you trust it"
+            f"the run was made with uncommitted changes of {_listed(names)}, which would be "
+            "executed: read the diff in provenance.json, and set apply_diff=true if you trust it"
         )
     if git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
-        raise UserError(f"the run's changes of the code don't fit its commit: {_listed(names)}")
+        raise UserError(f"the run's changes of the code don't apply to its commit: {_listed(names)}")
 
 
 def _listed(names: object) -> str:
@@ -136,7 +136,7 @@ def check_data(run: RunContents, data: Any) -> None:
     if names := changed_names(there, here):
         raise UserError(
             f"the data differ: {', '.join(names)} in {root} is not what the run was trained on; "
-            "data_root=DIR names another folder"
+            "data_root=DIR selects another folder"
         )
 
 
