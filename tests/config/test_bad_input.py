@@ -113,7 +113,7 @@ VALUES = [
     ("model._target_=null", "model._target_=None: must be the dotted name of a class or function"),
     (
         "--optimizer.lr=0.1",
-        "--optimizer.lr=0.1: no such option; a key is typed without dashes, as optimizer.lr=0.1",
+        "--optimizer.lr=0.1: no such option; a key has no dashes, such as optimizer.lr=0.1",
     ),
     ("-lr=1", "-lr=1: no such option"),
     ("--cfg", "argument --cfg/-c: invalid choice: "),
@@ -266,6 +266,4 @@ def test_names_with_brackets_are_names(cli, tmp_path):
 def test_what_is_no_utf_8_is_refused(cli, tmp_path, key):
     code, _, err = cli("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}")
     assert code == 2
-    assert err.endswith(
-        f"{key}={tmp_path}/\\udcff: holds bytes that are no UTF-8; give the file or folder another name\n"
-    )
+    assert err.endswith(f"{key}={tmp_path}/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")

@@ -225,7 +225,7 @@ def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there
     if json.dumps(there) == json.dumps(here):
         run.accept(RunIdentity(config, {}.__getitem__), "auto")
     else:
-        with pytest.raises(UserError, match="other choices"):
+        with pytest.raises(UserError, match="different settings"):
             run.accept(RunIdentity(config, {}.__getitem__), "auto")
 
 

@@ -116,7 +116,7 @@ def test_a_run_of_which_no_overrides_are_known_is_told_by_its_values(cli, traine
     arguments = (f"run_dir={trained.directory}", *(each for each in (*SMALL, *SHORT) if "dropout" not in each))
     code, _, err = cli("train", *arguments, "+model.bias=false", "trainer.max_epochs=2")
     assert code == 2
-    told = shlex.split(err.partition("type what that run has: ")[2])
+    told = shlex.split(err.partition("use that run's settings: ")[2])
     assert told == ["model.dropout=0.2", "~model.bias"]
     code, _, err = cli("train", *arguments, "trainer.max_epochs=2", told[0])
     assert code == 0, err

@@ -231,7 +231,7 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
     with pytest.raises(UserError, match=r"last\.ckpt.*checkpoints there: best, last"):
         run.checkpoint("last")
     best.write_bytes(b"")
-    with pytest.raises(UserError, match="no good checkpoint is left"):
+    with pytest.raises(UserError, match="no intact checkpoint is left"):
         run.newest_checkpoint()
 
 

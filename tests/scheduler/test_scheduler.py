@@ -67,7 +67,7 @@ def test_a_job_of_an_unknown_batch_system_is_named_and_stops_nothing(tmp_path, c
     write(tmp_path / "b", ["seed=2"], value=0.5)
     (tmp_path / "a" / "job.json").write_text(json.dumps({"scheduler": "pbs", "job_id": "1", "log": "x"}))
     assert [record.run.directory.name for record in read_records(tmp_path)] == ["b"]
-    assert "job.json: names no job" in capsys.readouterr().err
+    assert "job.json: is not a valid job" in capsys.readouterr().err
 
 
 def test_jobs_go_to_the_batch_system_that_the_launcher_names(queue, tmp_path):

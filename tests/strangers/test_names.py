@@ -274,5 +274,5 @@ def test_a_result_is_tested_by_the_stage_of_its_metrics_not_by_their_names():
     content["stages"] = {"val": ["val/acc", "test/acc"]}
     assert not Result.from_json(json.loads(Result.from_json(content).to_json())).is_tested
     content["stages"] = {"test": ["gone"]}
-    with pytest.raises(ValueError, match="is no result of a run"):
+    with pytest.raises(ValueError, match="is not a valid result"):
         Result.from_json(content)

@@ -159,7 +159,7 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
         (("images=image.png", "output=nowhere/o.csv"), "there is no folder nowhere"),
         (("images=image.png", "picture=o.jpg"), "picture=o.jpg: must end in .png"),
         (("images=image.png", "picture=nowhere/o.png"), "there is no folder nowhere"),
-        (("images=image.png", "checkpoint=first"), "checkpoint=first: must be best, last, or one that is kept"),
+        (("images=image.png", "checkpoint=first"), "checkpoint=first: must be best, last, or a kept one"),
         ((), "images=FILES, table=FILE, prompt=TEXT: give one of them"),
     ],
 )

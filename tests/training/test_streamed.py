@@ -212,7 +212,7 @@ def test_a_resume_with_other_images_is_refused(train, monkeypatch, tmp_path):
         train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=1)
     Image.new("RGB", (20, 20)).save(bare / "train" / "cat" / "new.png")
     *_, err = train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=2)
-    assert "the data differ from those that it was trained on: train/; put the former data back to resume it" in err
+    assert "the data differ from those that it was trained on: train/; restore those data to resume it" in err
 
 
 OWN = (

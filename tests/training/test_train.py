@@ -190,7 +190,7 @@ def test_sigterm_ends_with_an_error_code_and_can_go_on(tmp_path, mnist_root):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "goes on" in output
+    assert "resumes the run" in output
     assert Run(tmp_path / "run").result is None
 
 

@@ -58,7 +58,7 @@ def test_a_run_is_not_resumed_on_a_file_in_which_a_digit_has_changed(cli, tmp_pa
     content = path.read_bytes()
     data, told = recorded(cli, tmp_path / "run", path, with_another_digit(content), *given, f"data.root={tmp_path}")
     assert data == {file: hashlib.sha256(content).hexdigest()}
-    assert f"the data differ from those that it was trained on: {file}; put the former data back" in told
+    assert f"the data differ from those that it was trained on: {file}; restore those data" in told
 
 
 def test_a_run_is_not_resumed_on_a_folder_in_which_an_image_has_changed(cli, tmp_path):
@@ -88,7 +88,7 @@ def test_files_whose_checksums_are_known_and_tensors_are_recorded(cli, tmp_path,
     path.write_text(json.dumps(starts))
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")
     assert code == 2
-    assert "was trained on: Elevation.targets; put the former data back" in err
+    assert "was trained on: Elevation.targets; restore those data" in err
 
     # Of one that has recorded none nothing is known, and it is resumed.
     del starts[0]["data"]

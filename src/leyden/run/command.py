@@ -89,7 +89,7 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
         try:
             if sys.platform == "win32" and name == "train" and is_main_process():
                 warn(
-                    "on Windows no run is told to save before it is ended: it goes on from its last epoch; and there is no Slurm"
+                    "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
                 )
             if is_main_process():  # Lightning starts the other ranks with its own arguments
                 _check_arguments(name, sys.argv[1:])
@@ -123,8 +123,8 @@ def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
         UserError: Always; the message names the allowed launchers.
     """
     raise UserError(
-        f"hydra/launcher={groups['hydra/launcher']}: must be local or slurm, whose jobs are runs that are checked and resumed; "
-        "cluster=local or cluster=slurm chooses"
+        f"hydra/launcher={groups['hydra/launcher']}: must be local or slurm, whose runs can be checked and resumed; "
+        "set cluster=local or cluster=slurm"
     )
 
 
@@ -137,7 +137,7 @@ def _check_arguments(name: str, argv: list[str]) -> None:
     is_sweep = any(each == "-m" or (len(each) > 3 and "--multirun".startswith(each)) for each in argv)
     for argument in argv:
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            raise UserError(f"{argument}: holds bytes that are no UTF-8; give the file or folder another name")
+            raise UserError(f"{argument}: holds bytes that are not UTF-8; rename the file or folder")
         key, has_value, value = argument.partition("=")
         if (
             argument.startswith("-")
@@ -145,20 +145,20 @@ def _check_arguments(name: str, argv: list[str]) -> None:
             and not (argument.startswith("--") and any(option.startswith(key) for option in OPTIONS))
         ):
             bare = argument.lstrip("-")
-            raise UserError(f"{argument}: no such option; a key is typed without dashes, as {bare or 'seed=1'}")
+            raise UserError(f"{argument}: no such option; a key has no dashes, such as {bare or 'seed=1'}")
         if replacement := REPLACEMENTS.get(key.lstrip("+~")):
             raise UserError(f"{key}: can't be set: {replacement}")
         if name != "train" and argument in ("-m", "--multirun"):
-            raise UserError(f"{argument}: there is one run to {name}; sweeps are those of leyden.train")
+            raise UserError(f"{argument}: is for leyden.train; {name} takes one run")
         if not is_sweep and (ZIP.match(value) or key == "sweep.seeds"):
             raise UserError(f"{argument}: is for a sweep, which needs -m")
         if has_value and value == "{}" and not key.startswith("+"):
             raise UserError(
-                f"{argument}: changes nothing; {key}=null or ~{key} takes it out, {key}.KEY=... sets a key"
+                f"{argument}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key"
             )
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; python -m leyden.{name} --hydra-help tells of the options")
+        raise UserError(f"{message}; python -m leyden.{name} --hydra-help lists the options")
 
     parse_options(argv, refuse)
 
@@ -169,7 +169,7 @@ def _zip_as_sweeper_param(argument: str) -> str:
     if not ZIP.match(value) or name.startswith("-"):
         return argument
     if not name.isidentifier():
-        raise UserError(f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself")
+        raise UserError(f"{name}=zip(...): the name must be one word that is not a key, such as model_optimizer")
     # Escaped, so that interpolations are resolved in each job.
     text = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
     return f"++hydra.sweeper.params.{name}={text}"

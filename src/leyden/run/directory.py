@@ -63,14 +63,14 @@ class RunContents:
         try:
             text = read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
             if re.search(r"(:\d{1,2}){20}", text):
-                raise ValueError("it holds a number to the base of 60, which would take for ever")
+                raise ValueError("it holds a number to base 60, which would take too long to parse")
             config: dict[str, Any] = yaml.load(text, LOADER)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             why = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})") from error
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
-            raise UserError(f"{self.directory}: not a run directory, config.yaml holds no configuration of a run")
+            raise UserError(f"{self.directory}: not a run directory, config.yaml is not the configuration of a run")
         if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
             raise UserError(f"{self.directory}: not a run directory, its name in config.yaml is {name!r}")
         return config
@@ -87,7 +87,7 @@ class RunContents:
         try:
             return None if content is None else Result.from_json(content)
         except ValueError as error:
-            raise UserError(f"{path}: {error}; remove it, and the same command makes it anew") from error
+            raise UserError(f"{path}: {error}; remove it and run the same command again") from error
 
     @property
     def starts(self) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ class RunContents:
             and all(isinstance(override, str) for override in start["overrides"])
             for start in starts
         ):
-            raise UserError(f"{path}: tells no starts of a run; remove it, and the run goes on without")
+            raise UserError(f"{path}: is not a valid list of starts; remove it, and the run continues without it")
         return starts
 
     @property
@@ -127,7 +127,7 @@ class RunContents:
             and submission.get("scheduler") in SCHEDULERS
             and {"job_id", "log"} <= {*submission}
         ):
-            raise UserError(f"{path}: names no job; remove it")
+            raise UserError(f"{path}: is not a valid job; remove it")
         return dict(submission)
 
     @submission.setter
@@ -144,7 +144,7 @@ class RunContents:
             UserError: The checkpoint is missing or damaged.
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
-            raise UserError(f"checkpoint={name}: must be best, last, or one that is kept, as epoch_3")
+            raise UserError(f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3")
         path = self.directory / "checkpoints" / f"{name}.ckpt"
         if self.config and (problem := damage(path)):
             available = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
@@ -165,9 +165,9 @@ class RunContents:
                 return path
             if path.exists():
                 any_damaged = True
-                warn(f"{path} is damaged ({problem}): the one before it is taken")
+                warn(f"{path} is damaged ({problem}): using the previous checkpoint")
         if any_damaged:
-            raise UserError(f"{self.directory}: no good checkpoint is left; choose another run_dir")
+            raise UserError(f"{self.directory}: no intact checkpoint is left; choose another run_dir")
         return None
 
 
@@ -246,11 +246,11 @@ class Run(RunContents):
         overrides = [override for start in self.starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(self.config, deleted=deleted):
-            advice = f"repeat what that run was started with: {shlex.join(self.overrides)}"
+            advice = f"repeat that run's overrides: {shlex.join(self.overrides)}"
             if not self.overrides:
-                advice = f"type what that run has: {shlex.join(identity.corrections(self.config))}"
+                advice = f"use that run's settings: {shlex.join(identity.corrections(self.config))}"
             raise UserError(
-                f"{self.directory} holds a run with other choices: {'; '.join(differences)}\n"
+                f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
                 f"choose another run_dir, or {advice}"
             )
 
@@ -346,6 +346,6 @@ def check_resumable(run: RunContents, here: Mapping[str, str]) -> None:
     """
     if names := changed_names(trained_on(run), here):
         raise UserError(
-            f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}; put the former "
-            "data back to resume it, or choose another run_dir"
+            f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
+            "data to resume it, or choose another run_dir"
         )

@@ -83,7 +83,7 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None
     with open(descriptor, "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         if last_bytes is not None:
             file.seek(max(0, status.st_size - last_bytes))
         elif status.st_size > max_bytes:
@@ -120,11 +120,11 @@ def damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint file, which is a zip archive with checksums; None if it is intact."""
     try:
         if path.exists() and not path.is_file():
-            return "is no regular file"
+            return "is not a regular file"
         with zipfile.ZipFile(path) as archive:
             # PyTorch does not compress; an entry that claims to be larger than the file is a zip bomb.
             if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
-                return "holds more than it has bytes"
+                return "claims to hold more bytes than it has"
             corrupt = archive.testzip()
     except Exception as error:  # zipfile raises various types for a damaged file
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -139,7 +139,7 @@ def refuse_links(*directories: Path) -> None:
     """
     for directory in directories:
         if directory.exists() and not directory.is_dir():
-            raise UserError(f"{directory}: is a file; it must be a folder, or not be there")
+            raise UserError(f"{directory}: is a file; it must be a folder, or not exist")
         for entry in list(os.scandir(directory)) if directory.is_dir() else []:
             try:
                 kind = entry.stat(follow_symlinks=False).st_mode
@@ -147,8 +147,8 @@ def refuse_links(*directories: Path) -> None:
                 continue
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise UserError(
-                    f"{entry.path}: is a link, or no file; Leyden's directories hold files and folders only, since what "
-                    "is written to them must not change others"
+                    f"{entry.path}: is a link or a special file; Leyden's directories may hold only files and folders, "
+                    "so that writes to them change no other files"
                 )
             is_ours = entry.name.endswith((".json", ".ckpt", ".csv", ".png", ".yaml", ".journal", ".tmp"))
             if stat.S_ISDIR(kind) and (is_ours or "tfevents" in entry.name):

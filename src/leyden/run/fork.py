@@ -107,8 +107,8 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
         if {*groups} != {*groups_of_each[0]}:
             (odd, *_) = sorted({*groups} ^ {*groups_of_each[0]})
             raise UserError(
-                f"fork: {odd} was typed for one of {sources[0].directory} and {source.directory}, not for the other; "
-                "sweep over them one by one, or type it"
+                f"fork: {odd} was set for only one of {sources[0].directory} and {source.directory}; "
+                "sweep over them one by one, or set it"
             )
     if any(source.directory.exists() for source in sources):
         added = {key_of(each) for source in sources for each in parent_groups(source) if each.startswith("+")}
@@ -122,9 +122,7 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
         chosen = composed_choices(parent_groups(sources[0]))
         for each in files:
             if chosen.get(group_choices()[each]) == each.partition("=")[2]:
-                warn(
-                    f"fork: {each} is the parent's already: its values stay as they were there, unless you type them"
-                )
+                warn(f"fork: the parent has {each} already; its values are kept unless you override them")
     # Absolute paths, valid whatever a job's working directory.
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     # The inherited choices come before the user's overrides, which can change parts of them.

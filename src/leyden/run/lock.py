@@ -72,7 +72,7 @@ def check_held(directory: Path) -> None:
     with contextlib.suppress(OSError):
         if os.path.samestat(directory.stat(), os.fstat(descriptor)):
             return
-    raise UserError(f"{directory}: was moved, deleted or replaced while the run went on, which can't go on so")
+    raise UserError(f"{directory}: was moved, deleted or replaced during the run, which can't continue")
 
 
 def is_held(directory: Path) -> bool:

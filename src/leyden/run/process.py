@@ -21,7 +21,7 @@ def is_main_process() -> bool:
     for name in ("RANK", "LOCAL_RANK", *(scheduler.rank_variable for scheduler in SCHEDULERS.values())):
         if rank := os.environ.get(name):
             if not rank.isdigit():
-                raise UserError(f"{name}={rank} in the environment: must be the number of a process; unset {name}")
+                raise UserError(f"{name}={rank} in the environment: must be the rank of a process; unset {name}")
             return int(rank) == 0
     return True
 

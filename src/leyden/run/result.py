@@ -128,9 +128,9 @@ class Result:
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
             result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
         except (TypeError, KeyError, ValueError) as wrong:
-            raise ValueError("is no result of a run") from wrong
+            raise ValueError("is not a valid result") from wrong
         if not _is_valid(result):
-            raise ValueError("is no result of a run")
+            raise ValueError("is not a valid result")
         return result
 
 

@@ -107,7 +107,7 @@ def session(
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
             saved = (run.directory / "checkpoints" / "last.ckpt").exists()
-            effect = "goes on" if saved else "starts over, nothing was saved yet"
+            effect = "resumes the run" if saved else "starts over, nothing was saved yet"
             print(
                 f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {effect}.",
                 file=sys.stderr,
@@ -123,4 +123,4 @@ def _fail(begun: Session, failure: Failure, position: Position) -> None:
         if position.has_trained or not begun.run.restore_result():
             begun.write(result)
     except (OSError, UserError) as second:
-        warn(f"that it failed can't be written down: {second}")
+        warn(f"the failure can't be recorded: {second}")
