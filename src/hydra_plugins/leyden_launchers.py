@@ -35,8 +35,8 @@ class JobLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
         """Refuse other sweepers: Leyden's sweepers call `run_jobs` with composed jobs."""
         raise UserError(
-            f"hydra/sweeper={self.config.hydra.runtime.choices['hydra/sweeper']}: must be grid or optuna, whose jobs are runs that are "
-            "checked and resumed"
+            f"hydra/sweeper={self.config.hydra.runtime.choices['hydra/sweeper']}: must be grid or optuna, whose runs can "
+            "be checked and resumed"
         )
 
     @abstractmethod
@@ -96,7 +96,7 @@ class LocalLauncher(JobLauncher):
         elif self.runner is None:  # one job at a time, with all its devices; its processes share the cores
             most = max(num_devices(each.devices, self.devices) for each in trainers)
             if most > 1 and any(device.startswith("MIG-") for device in self.devices):
-                raise UserError(f"trainer.devices={most}: CUDA gives a process one part of a GPU (MIG) at most")
+                raise UserError(f"trainer.devices={most}: a process can use at most one MIG device")
             environment = {"OMP_NUM_THREADS": str(num_threads(self.num_cores // most))}
             if self.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
@@ -124,7 +124,7 @@ class ClusterLauncher(JobLauncher):
         """Set the number of jobs at once."""
         if sys.platform == "win32":
             raise UserError(
-                "cluster: no cluster is reached from Windows; cluster=local runs the jobs on this machine"
+                "cluster: clusters can't be used from Windows; cluster=local runs the jobs on this machine"
             )
         super().setup(**kwargs)
         self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once

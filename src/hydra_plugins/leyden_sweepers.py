@@ -86,7 +86,7 @@ class OptunaSweeper(BasicSweeper):
         for key, value in self.grid_options.items():
             if value is not None:
                 raise UserError(
-                    f"hydra.sweeper.{key}: is for grids; a search takes hydra.sweeper.when, and zip(...)"
+                    f"hydra.sweeper.{key}: is for grids; a search accepts hydra.sweeper.when and zip(...)"
                 )
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]

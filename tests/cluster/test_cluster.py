@@ -209,7 +209,7 @@ def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path,
     process = submit(tmp_path, *LONG, *arguments)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2
-    assert "jobs failed; the same command tries them again, and goes on with the others" in output
+    assert "jobs failed; the same command runs them again, and continues with the others" in output
     slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
     states = [run.result.status if run.result else None for run in runs(tmp_path)]
     assert states.count("failed") == 1

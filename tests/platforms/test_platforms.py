@@ -83,7 +83,7 @@ def windows(monkeypatch):
 
 def test_slurm_is_refused_on_windows(windows):
     windows("hydra_plugins.leyden_launchers")
-    with pytest.raises(UserError, match="no cluster is reached from Windows; cluster=local"):
+    with pytest.raises(UserError, match="clusters can't be used from Windows; cluster=local"):
         ClusterLauncher(OmegaConf.create({"wait": True}), "slurm").setup()
 
 

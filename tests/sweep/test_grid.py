@@ -50,7 +50,7 @@ def test_what_is_left_out_is_what_has_all_the_values_of_an_entry(exclude):
     left = [job for job in all_jobs if not any(all(job[k] in v for k, v in entry.items()) for entry in exclude)]
     typed = [f"{key}={','.join(each)}" for key, each in values.items()]
     if not left:
-        with pytest.raises(UserError, match=r"hydra\.sweeper\.exclude: nothing is left"):
+        with pytest.raises(UserError, match=r"hydra\.sweeper\.exclude: excludes all jobs"):
             grid(*typed, exclude=exclude)
     else:
         assert grid(*typed, exclude=exclude or None) == [
@@ -84,17 +84,17 @@ def test_values_are_compared_as_they_are_meant(typed, allowed, matches):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"exclude": [{"z": 1}]}, r"exclude\[0\]: no job sets z; a condition is on what is tried: a, b"),
-        ({"exclude": [{"a": 1}, {"a": 3}]}, r"exclude\[1\]: a is never 3, but one of 1, 2"),
+        ({"exclude": [{"z": 1}]}, r"exclude\[0\]: no job sets z; a condition must be on a key that is tried: a, b"),
+        ({"exclude": [{"a": 1}, {"a": 3}]}, r"exclude\[1\]: a is never 3; must be one of 1, 2"),
         ({"exclude": {"a": 1}}, "exclude={'a': 1}: must be a list of values by key"),
         ({"exclude": []}, r"exclude=\[\]: must be a list"),
         ({"exclude": [3]}, r"exclude=\[3\]: must be a list"),
         ({"exclude": [{}]}, r"exclude\[0\]={}: must be a value"),
         ({"union": "a"}, "union=a: must be a list"),
         ({"union": [{"a": "interval(0,1)"}]}, "a=interval.*: a grid takes lists"),
-        ({"union": [{"a": "range(0,0)"}]}, r"a=range\(0,0\): there is nothing to try"),
-        ({"union": [{"sweep_name": "x,y"}]}, "is one thing for all jobs"),
-        ({"when": {"b": {"a": 1}, "a": {"b": 3}}}, "a circle"),
+        ({"union": [{"a": "range(0,0)"}]}, r"a=range\(0,0\): has no values to try"),
+        ({"union": [{"sweep_name": "x,y"}]}, "is the same for all jobs"),
+        ({"when": {"b": {"a": 1}, "a": {"b": 3}}}, "circular conditions"),
         ({"union": [{"c": "1,2"}, {"d": "1,2"}], "when": {"d": {"c": 1}}}, "d is tried where nothing sets c"),
     ],
 )
@@ -113,4 +113,4 @@ def test_conditions_that_never_hold_together():
 def test_a_search_says_what_there_is_instead(cli, key):
     code, _, err = cli("train", "-m", "sweep=random", f"+hydra.sweeper.{key}=[{{seed:1}}]")
     assert code == 2
-    assert err == f"leyden: hydra.sweeper.{key}: is for grids; a search takes hydra.sweeper.when, and zip(...)\n"
+    assert err == f"leyden: hydra.sweeper.{key}: is for grids; a search accepts hydra.sweeper.when and zip(...)\n"

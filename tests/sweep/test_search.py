@@ -222,7 +222,7 @@ def test_the_runs_of_all_seeds_are_known(tmp_path):
     (tmp_path / "third").mkdir()
     (tmp_path / "third" / "config.yaml").touch()
     with (
-        pytest.raises(UserError, match="knows nothing of 1 of 3 runs here, as third"),
+        pytest.raises(UserError, match="lacks 1 of 3 runs here, such as third"),
         one_seed_search(tmp_path, 1).opened(),
     ):
         pass
@@ -244,7 +244,7 @@ def test_another_space_is_refused(tmp_path):
     with first.opened():
         first.study.tell(ask(first, 1)[0], 1.0)
     second = searches(tmp_path, 3, space("x=1,3"))
-    with second.opened(), pytest.raises(UserError, match="does not take this space"):
+    with second.opened(), pytest.raises(UserError, match="does not accept this space"):
         ask(second, 1)
 
 
@@ -290,7 +290,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
         known = [name for name in runs if f'"{name}"'.encode() in b"".join(lines)]
         if len(known) < 3:
             refused += 1
-            with pytest.raises(UserError, match=rf"study\.journal knows nothing of {3 - len(known)} of 3 runs"):
+            with pytest.raises(UserError, match=rf"study\.journal lacks {3 - len(known)} of 3 runs"):
                 finished_search(directory, 3)
         else:
             finished_search(directory, 3)
@@ -306,7 +306,7 @@ def test_a_study_that_is_gone_is_said(tmp_path):
     finished_search(tmp_path, 2)
     for lose in (lambda path: path.write_bytes(b""), lambda path: path.unlink()):
         lose(tmp_path / "study.journal")
-        with pytest.raises(UserError, match=r"knows nothing of 2 of 2 runs here, as .*: it was lost"):
+        with pytest.raises(UserError, match=r"lacks 2 of 2 runs here, such as .*: it was lost"):
             finished_search(tmp_path, 2)
 
 
@@ -431,15 +431,15 @@ def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
         (("optimizer.lr=tag(log,interval(0.0,0.1))",), "optimizer.lr=tag(log,interval(0.0,0.1))"),
         (("objective.metric=train/loss", "objective.mode=min"), "pruning needs one objective"),
         (("optimizer.lrr=interval(0.0,0.1)",), "did you mean optimizer.lr?"),
-        (("optimizer=glob(zzz*)",), "optimizer=glob(zzz*): there is nothing to try in it"),
-        (("optimizer.lr=tag(lgo,interval(0.1,0.2))",), "the tag lgo means nothing here"),
+        (("optimizer=glob(zzz*)",), "optimizer=glob(zzz*): has no values to try"),
+        (("optimizer.lr=tag(lgo,interval(0.1,0.2))",), "the tag lgo is unknown here"),
         (("hydra.sweeper.batch_size=0",), "hydra.sweeper.batch_size=0: must be a positive whole number"),
         (("hydra.sweeper.params=null",), "a search needs keys to search"),
         (("hydra.sweeper.sampler=null",), "hydra.sweeper.sampler=None: must be one of Optuna's samplers"),
         (("+hydra.sweeper.sampler.n_startup_trials=x",), "hydra.sweeper.sampler: '<' not supported"),
         (("hydra/sweeper/sampler=grid",), "hydra.sweeper.sampler: FloatDistribution.step must be given"),
         (("callbacks.pruning.pruner=null",), "pruner=None: must be one of Optuna's pruners"),
-        (("data.root=a,b",), "data.root=a,b: is one thing for all jobs"),
+        (("data.root=a,b",), "data.root=a,b: is the same for all jobs"),
     ],
 )
 def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, message):
@@ -496,10 +496,10 @@ def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_al
             assert [run.config["seed"] for run in runs] == [5, 6]
             assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
     output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=240)
-    assert output.endswith("holds another sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
+    assert output.endswith("holds a different sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
     # Nor are trials of other fixed values of the same search; what changes no bit may change.
     output, _ = start_search(tmp_path, *arguments, "sweep.seeds=2", "trainer.max_epochs=4").communicate(timeout=240)
-    assert "holds another sweep: fixed [" in output
+    assert "holds a different sweep: fixed [" in output
     assert "trainer.max_epochs=4" in output
     finish(start_search(tmp_path, *arguments, "sweep.seeds=2", "sweep.pictures=none", "cluster.num_jobs=1"))
 

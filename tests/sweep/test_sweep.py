@@ -195,7 +195,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
         0.01: "failed",
         0.1: "finished",
     }
-    assert found[0.01, 0].result.error == Failure("Killed", "by SIGKILL, perhaps for want of memory")
+    assert found[0.01, 0].result.error == Failure("Killed", "by SIGKILL, perhaps out of memory")
     assert "2 of 3 jobs failed" in output
     assert "train/loss is nan" in output
     assert "by SIGKILL" in output
@@ -218,7 +218,7 @@ def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
     process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2
-    assert "1 of 1 jobs failed; the same command tries them again, and goes on with the others" in output
+    assert "1 of 1 jobs failed; the same command runs them again, and continues with the others" in output
     assert [run.result.status for run in runs(tmp_path).values()] == ["failed"]
     output, _ = sweep(tmp_path, *arguments).communicate(timeout=240)
     assert "1 of 3 jobs failed" in output
@@ -337,15 +337,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_ro
         (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
         (("seed=0,1", "+logger.csv.foo=1"), "logger.csv: got an unexpected keyword argument 'foo'"),
         (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
-        (("seed=range(0)",), "seed=range(0): there is nothing to try in it"),
+        (("seed=range(0)",), "seed=range(0): has no values to try"),
         (("seed=range(0.0,1.0,0)",), "Invalid range values"),
-        (("seed=glob(*)",), "seed=glob(*): there is nothing to try in it"),
-        (("model=glob(zzz*)",), "model=glob(zzz*): there is nothing to try in it"),
+        (("seed=glob(*)",), "seed=glob(*): has no values to try"),
+        (("model=glob(zzz*)",), "model=glob(zzz*): has no values to try"),
         (("seed=0,1", "cluster.num_jobs=x"), "leyden: cluster.num_jobs=x: must be a positive whole number"),
-        (("seed=0,1", "hydra.sweeper.params=3"), "hydra.sweeper.params=3: must be what to try by key"),
+        (("seed=0,1", "hydra.sweeper.params=3"), "hydra.sweeper.params=3: must be values by key"),
         (("seed=0,1", "hydra.sweep.subdir=same"), "hydra.sweep.subdir"),
         *(
-            (("seed=0,1", swept), f"{swept}: is one thing for all jobs of a sweep")
+            (("seed=0,1", swept), f"{swept}: is the same for all jobs of a sweep")
             for swept in (
                 "sweep_name=a,b",
                 "outputs=a,b",
@@ -410,14 +410,16 @@ def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "{", ""])
 def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
     (tmp_path / "sweep.json").write_text(content)
-    with pytest.raises(UserError, match=r"sweep\.json: (is no description of a sweep|can't be read)"):
+    with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
         claim_directory(tmp_path, {"name": "a", "objective": None}, {})
 
 
 def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
     grid = {"name": "a", "objective": None}
     claim_directory(tmp_path, grid, {})
-    with pytest.raises(UserError, match=r"holds another sweep: sweep\.seeds absent there, 1 here; choose another"):
+    with pytest.raises(
+        UserError, match=r"holds a different sweep: sweep\.seeds absent there, 1 here; choose another"
+    ):
         claim_directory(tmp_path, {**grid, "sweep.seeds": 1}, {})
     claim_directory(tmp_path, grid, {})
 
@@ -439,7 +441,7 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
         for number in range(200):
             errors = list(pool.map(start, [number] * len(names), names))
             assert errors.count("") == (2 if names == "aa" else 1), errors
-            assert all("holds another sweep: name" in error for error in errors if error)
+            assert all("holds a different sweep: name" in error for error in errors if error)
             there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
             assert there["log"] == [there["name"]]
             assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [
@@ -454,7 +456,7 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
     (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note", "objective": null}')
     code, _, err = cli("train", "-m", "sweep_name=s", *QUICK, "seed=0,1")
     assert code == 2
-    assert "holds another sweep: name keras_note there, mnist_mlp here" in err
+    assert "holds a different sweep: name keras_note there, mnist_mlp here" in err
 
 
 @pytest.fixture
@@ -496,7 +498,7 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
     code, _, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
     assert code == 0
-    assert err.startswith("These are the ends of the space that would be searched.")
+    assert err.startswith("These are the corners of the space that would be searched.")
     code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert code == 0
     assert "nothing was done" in out

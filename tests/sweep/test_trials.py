@@ -148,6 +148,6 @@ def test_a_number_of_seeds_that_is_none(num):
 def test_the_seed_is_tried_by_one_of_the_two(zips):
     tried = space(*(["seed=0,1"] if zips is None else []), params=zips)
     assert num_seeds(OmegaConf.create({"sweep": {"seeds": 1}}), [tried]) == 1
-    with pytest.raises(UserError, match=r"^sweep\.seeds=2: seed is tried itself; give one of the two$"):
+    with pytest.raises(UserError, match=r"^sweep\.seeds=2: the sweep is over seed itself; remove one of the two$"):
         num_seeds(OmegaConf.create({"sweep": {"seeds": 2}}), [tried])
     assert num_seeds(OmegaConf.create({"sweep": {"seeds": 2}}), [space("seed=3", "a=1,2")]) == 2

@@ -68,23 +68,23 @@ def test_row_by_row(columns):
         ("zip(a=[1,2],)", "nothing: a member is written"),
         ("zip(seed=choice(1,2),=choice(1,2))", r"=choice\(1,2\): a member is written KEY=choice"),
         ("zip([1,2],b=[1,2])", r"\[1,2\]: a member is written KEY=choice"),
-        ("zip(a=[1,2],b=[1,2,3])", "b has 3 values, a 2; each member needs as many"),
-        ("zip(a=[1,2],a=[1,2])", "a is there twice"),
-        ("zip(a=[1,2],+a=[1,2])", "a is there twice"),
+        ("zip(a=[1,2],b=[1,2,3])", "b has 3 values, a 2; each member needs the same number"),
+        ("zip(a=[1,2],a=[1,2])", "a is given twice"),
+        ("zip(a=[1,2],+a=[1,2])", "a is given twice"),
         ("zip(a=[1,2],b=interval(0,1))", r"b=interval\(0,1\): an interval has no rows"),
-        ("zip(a=[1,2],b=shuffle(1,2))", r"b=shuffle\(1,2\): a member that is shuffled"),
-        ("zip(a=[1,2],b=shuffle(range(0,2)))", "a member that is shuffled"),
+        ("zip(a=[1,2],b=shuffle(1,2))", r"b=shuffle\(1,2\): a member can't be shuffled"),
+        ("zip(a=[1,2],b=shuffle(range(0,2)))", "a member can't be shuffled"),
         ("zip(a=[1,2],b=[])", r"b=\[\]: "),
-        ("zip(a=[1,2],b=range(0,0))", r"b=range\(0,0\): there is nothing to try"),
+        ("zip(a=[1,2],b=range(0,0))", r"b=range\(0,0\): has no values to try"),
         ("zip(a=[1,2],b=range(0,1.0,0))", "Invalid range values"),
-        ("zip(a=[1,2],optimizer=glob(zzz*))", r"optimizer=glob\(zzz\*\): there is nothing to try"),
+        ("zip(a=[1,2],optimizer=glob(zzz*))", r"optimizer=glob\(zzz\*\): has no values to try"),
         ("zip(a=[1,2],b=3)", "b=3: must be choice"),
         ("zip(a=[1,2],b={c:1})", "must be choice"),
-        ("zip(a=[1,2],b=zip(c=[1,2],d=[1,2]))", "a zip in a zip"),
-        ("zip(a=[1,2],b=tag(log,choice(1,2)))", "the tag log means nothing here"),
-        ("zip(a=[1,2],~b=[1,2])", "a member can't take a key out"),
-        ("zip(a=[1,2],hydra.sweeper=[1,2])", "is one thing for all jobs"),
-        ("zip(a=[1,2],sweep_name=[x,y])", "is one thing for all jobs"),
+        ("zip(a=[1,2],b=zip(c=[1,2],d=[1,2]))", "a zip can't contain a zip"),
+        ("zip(a=[1,2],b=tag(log,choice(1,2)))", "the tag log is unknown here"),
+        ("zip(a=[1,2],~b=[1,2])", "a member can't remove a key"),
+        ("zip(a=[1,2],hydra.sweeper=[1,2])", "is the same for all jobs"),
+        ("zip(a=[1,2],sweep_name=[x,y])", "is the same for all jobs"),
         ("zip(a=[1,2],b=$$(1,2))", r"b=\$\$\(1,2\): "),
         ("zip(a=[1,2],b=[1,2)", "brackets or quotes don't match"),
         ("zip(a=[1,2],b=['1,2])", "brackets or quotes don't match"),
@@ -105,14 +105,14 @@ def test_a_mistake_names_the_zip_and_the_member(value, message, is_search):
         ("seed", (), "seed is a key of the configuration"),
         ("model", (), "model is a key of the configuration"),
         ("a.b", (), "the name must be one word"),
-        ("both", ("a=5",), "a is set outside of it, too"),
-        ("both", ("+a=5,6",), "a is set outside of it, too"),
+        ("both", ("a=5",), "a is set outside the zip, too"),
+        ("both", ("+a=5,6",), "a is set outside the zip, too"),
     ],
 )
 def test_a_zip_has_its_own_name_and_its_own_keys(name, arguments, message):
     with pytest.raises(UserError, match=rf"{name}=zip\(\.\.\.\): {message}"):
         typed(is_search=False).dimensions({name: "zip(a=[1,2],b=[1,2])"}, arguments)
-    with pytest.raises(UserError, match="a is set outside of it, too"):
+    with pytest.raises(UserError, match="a is set outside the zip, too"):
         typed(is_search=False).dimensions({"x": "zip(a=[1,2],b=[1,2])", "y": "zip(a=[1,2],c=[1,2])"}, [])
 
 

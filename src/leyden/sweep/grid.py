@@ -55,7 +55,7 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
         UserError: Names the zip, the member and the mistake.
     """
     if value.lstrip().startswith("shuffle"):
-        raise UserError(f"{name}=shuffle(...): the rows of a zip keep their order; take shuffle away")
+        raise UserError(f"{name}=shuffle(...): the rows of a zip keep their order; remove shuffle")
     found = re.fullmatch(r"\s*zip\s*\((.*)\)\s*", value, re.DOTALL)
     parts = _split_at_commas(found[1]) if found else None
     if parts is None:
@@ -64,7 +64,7 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
     for part in parts:
         override, values = _parse_member(name, part, parser)
         if (key := bare_key(override)) in columns:
-            raise UserError(f"{name}=zip(...): {key} is there twice")
+            raise UserError(f"{name}=zip(...): {key} is given twice")
         columns[key] = override, values
     if len(columns) < 2:
         raise UserError(f"{name}=zip(...): must have two members or more, {ZIP_EXAMPLE}")
@@ -72,7 +72,7 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
     for key, (_, values) in others:
         if len(values) != len(firsts):
             raise UserError(
-                f"{name}=zip(...): {key} has {len(values)} values, {first} {len(firsts)}; each member needs as many"
+                f"{name}=zip(...): {key} has {len(values)} values, {first} {len(firsts)}; each member needs the same number"
             )
     rows = []
     for n in range(len(firsts)):
@@ -92,9 +92,9 @@ def _parse_member(name: str, part: str, parser: OverridesParser) -> tuple[Overri
         return UserError(f"{name}=zip(...): {key}={value}: {why}")
 
     if ZIP.match(value):
-        raise refused("a zip in a zip; give all members to one")
+        raise refused("a zip can't contain a zip; put all members into one")
     if not value.strip("[] "):
-        raise refused("there is nothing to try in it")
+        raise refused("has no values to try")
     # A list means a choice of its elements.
     several = f"choice({value[1:-1]})" if value.startswith("[") and value.endswith("]") else value
     try:
@@ -102,15 +102,15 @@ def _parse_member(name: str, part: str, parser: OverridesParser) -> tuple[Overri
     except HydraException as error:
         raise refused(str(error).splitlines()[0]) from error
     if override.is_delete():
-        raise refused("a member can't take a key out")
+        raise refused("a member can't remove a key")
     if override.is_hydra_override() or is_launch_option(override.key_or_group):
-        raise refused("is one thing for all jobs of a sweep")
+        raise refused("is the same for all jobs of a sweep")
     if override.is_interval_sweep():
-        raise refused("an interval has no rows; choice(...) and range(...) have")
+        raise refused("an interval has no rows; use choice(...) or range(...)")
     if not override.is_sweep_override():
         raise refused("must be choice(...), range(...), glob(...) or a list of values, one per row")
     if getattr(sweep := override.value(), "shuffle", False):
-        raise refused("a member that is shuffled alone no longer fits the others")
+        raise refused("a member can't be shuffled without the others")
     check_range(f"{name}=zip(...): {key}={value}", sweep)
     try:
         if not isinstance(sweep, Glob):
@@ -119,7 +119,7 @@ def _parse_member(name: str, part: str, parser: OverridesParser) -> tuple[Overri
     except (ValueError, HydraException) as error:
         raise refused(str(error)) from error
     if not values:
-        raise refused("there is nothing to try in it")
+        raise refused("has no values to try")
     return override, values
 
 
@@ -167,7 +167,7 @@ class SearchSpaceParser:
             UserError: A value can't be parsed, or a key is tried twice.
         """
         if not isinstance(params, Mapping | None):
-            raise UserError(f"{where}={params}: must be what to try by key, as +hydra.sweeper.params.seed='0,1'")
+            raise UserError(f"{where}={params}: must be values by key, such as +hydra.sweeper.params.seed='0,1'")
         found: dict[str, Dimension] = {}
         lines = {str(key): value for key, value in (params or {}).items()}
         zips = {name: self._zip(name, value) for name, value in lines.items() if is_zip(value)}
@@ -183,12 +183,10 @@ class SearchSpaceParser:
     def _zip(self, name: str, value: str) -> Dimension:
         if not name.isidentifier():
             raise UserError(
-                f"{name}=zip(...): the name must be one word, as model_optimizer; it sets nothing itself"
+                f"{name}=zip(...): the name must be one word that is not a key, such as model_optimizer"
             )
         if name in self.config or self.loader.get_group_options(name):
-            raise UserError(
-                f"{name}=zip(...): {name} is a key of the configuration; give the zip a name of its own"
-            )
+            raise UserError(f"{name}=zip(...): {name} is a key of the configuration; give the zip another name")
         return zipped(name, value, self.parser)
 
     def _dimension(self, override: Override) -> Dimension:
@@ -198,10 +196,10 @@ class SearchSpaceParser:
             text = override.get_value_element_as_str()
             return choice_dimension(override, [override.value()], lambda _: text, is_fixed=True)
         if is_launch_option(override.key_or_group):
-            raise UserError(f"{line}: is one thing for all jobs of a sweep, give one value")
+            raise UserError(f"{line}: is the same for all jobs of a sweep; give one value")
         sweep = override.value()
         if isinstance(sweep, IntervalSweep) and not self.is_search:
-            raise UserError(f"{line}: a grid takes lists, as 0.1,0.01; use sweep=tpe for intervals")
+            raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
         check_range(line or "", sweep)
         try:
             if isinstance(sweep, IntervalSweep):
@@ -213,7 +211,7 @@ class SearchSpaceParser:
         except (ValueError, TypeError) as error:
             raise UserError(f"{line}: {error}") from error
         if not dimension.choices:
-            raise UserError(f"{line}: there is nothing to try in it")
+            raise UserError(f"{line}: has no values to try")
         return dimension
 
 
@@ -221,7 +219,7 @@ def _check_keys(name: str, dimension: Dimension, others: Iterable[Dimension]) ->
     """Raise a `UserError` if another dimension sets a member of a zip, too: only one of them would take effect."""
     elsewhere = {key for other in others for key in other.keys}
     if twice := [key for key in dimension.keys if key in elsewhere]:
-        raise UserError(f"{name}=zip(...): {twice[0]} is set outside of it, too; give one of the two")
+        raise UserError(f"{name}=zip(...): {twice[0]} is set outside the zip, too; remove one of the two")
 
 
 def spaces(parser: SearchSpaceParser, params: Any, union: Any, when: Any, arguments: Sequence[str]) -> list[Space]:
@@ -267,7 +265,7 @@ def settings(grids: Iterable[Space], exclude: Any) -> list[list[str]]:
                 overrides = grid.overrides(setting)
                 found.setdefault(frozenset(overrides), overrides)
     if not found:
-        raise UserError("hydra.sweeper.exclude: nothing is left, it leaves out all jobs; take an entry away")
+        raise UserError("hydra.sweeper.exclude: excludes all jobs; remove an entry")
     return list(found.values())
 
 
@@ -285,5 +283,5 @@ def _entries(key: str, node: Any) -> list[Any]:
         or not node
         or not all(isinstance(entry, Mapping) for entry in node)
     ):
-        raise UserError(f"hydra.sweeper.{key}={node}: must be a list of values by key, as [{{model: cnn}}]")
+        raise UserError(f"hydra.sweeper.{key}={node}: must be a list of values by key, such as [{{model: cnn}}]")
     return list(node)

@@ -124,7 +124,7 @@ def call_in_worker(function: Callable[..., Any], *arguments: Any, log: Path | No
 def _how_it_ended(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return f"by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        return f"by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
     return f"its process ended with {exit_code}"
 
 

@@ -11,7 +11,7 @@ from leyden.assembly.instantiate import user_errors
 from leyden.callbacks.logged_metrics import stages_of
 from leyden.sweep.study import find_trial
 
-NEEDED = "pruning needs one objective, that validation logs, as val/acc; ~callbacks/pruning takes pruning out"
+NEEDED = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"
 
 
 class Pruning(L.Callback):

@@ -200,8 +200,8 @@ class Search:
                 self.space.suggest(trial)
             except ValueError as error:
                 raise UserError(
-                    f"{self.directory}: the sampler, or its study, does not take this space ({error})\n"
-                    "another space, or another number of objectives, needs another sweep_name"
+                    f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
+                    "a different space or number of objectives needs another sweep_name"
                 ) from error
             return self._claim(trial)
 
@@ -266,9 +266,9 @@ class Search:
         known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
         if unknown := [name for name in runs if name not in known]:
             raise UserError(
-                f"{self.directory}/study.journal knows nothing of {len(unknown)} of {len(runs)} runs here, as "
-                f"{unknown[0]}: it was lost, in part or whole\n"
-                "choose another sweep_name, or move those runs away: the search goes on without them"
+                f"{self.directory}/study.journal lacks {len(unknown)} of {len(runs)} runs here, such as "
+                f"{unknown[0]}: it was lost, partly or entirely\n"
+                "choose another sweep_name, or move those runs away: the search continues without them"
             )
 
     def _lock(self, name: str) -> filelock.FileLock:
@@ -317,7 +317,7 @@ def run_search(
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
     space = Space(dimensions, read_when(when, dimensions))
     if not space.free:
-        raise UserError("a search needs keys to search, as optimizer.lr=tag(log,interval(0.0001,0.01))")
+        raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
     if never := space.never_active():
         raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
     num = num_seeds(sweep.config, [space])

@@ -170,8 +170,8 @@ def bare_key(override: Override) -> str:
 def check_sweep_size(what: str, num: float) -> None:
     """Raise a `UserError` if a number of jobs exceeds `MAX_JOBS`, before they are composed."""
     if not num <= MAX_JOBS:
-        number = f"{num:,.0f}" if math.isfinite(num) else "no end of"
-        raise UserError(f"{what}: {number} jobs; a sweep has {MAX_JOBS:,} at most, a search (sweep=tpe) draws some")
+        number = f"{num:,.0f}" if math.isfinite(num) else "infinitely many"
+        raise UserError(f"{what}: {number} jobs; a sweep has {MAX_JOBS:,} at most; a search (sweep=tpe) draws some")
 
 
 def check_range(line: str, sweep: Any) -> None:
@@ -213,7 +213,7 @@ def interval_dimension(override: Override, sweep: IntervalSweep) -> Dimension:
 def check_tags(tags: Iterable[str], *known: str) -> None:
     """Raise a `ValueError` for an unknown tag."""
     if unknown := sorted({*tags} - {*known}):
-        raise ValueError(f"the tag {unknown[0]} means nothing here" + (", there is log alone" if known else ""))
+        raise ValueError(f"the tag {unknown[0]} is unknown here" + ("; only log is known" if known else ""))
 
 
 Conditions = dict[str, frozenset[str]]
@@ -235,7 +235,7 @@ def conditions(where: str, node: Any) -> Conditions:
         frozenset({'cnn'})
     """
     if not isinstance(node, Mapping) or not node:
-        raise UserError(f"{where}={node}: must be a value, or a list of values, by key, as {{optimizer: sgd}}")
+        raise UserError(f"{where}={node}: must be a value, or a list of values, by key, such as {{optimizer: sgd}}")
     found = {}
     for key, value in node.items():
         several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -256,12 +256,14 @@ def check_conditions(where: str, found: Conditions, dimensions: Iterable[Dimensi
         on = [dimension for dimension in dimensions if key in dimension.keys]
         if not on:
             names = sorted({name for dimension in dimensions for name in dimension.keys if not dimension.is_fixed})
-            raise UserError(f"{where}: no job sets {key}; a condition is on what is tried: {', '.join(names)}")
+            raise UserError(
+                f"{where}: no job sets {key}; a condition must be on a key that is tried: {', '.join(names)}"
+            )
         if any(dimension.interval for dimension in on):
-            raise UserError(f"{where}: {key} is an interval; a condition is on choices")
+            raise UserError(f"{where}: {key} is an interval; a condition must be on a key with choices")
         taken = {choice.values[key] for dimension in on for choice in dimension.choices.values()}
         if not all(dimension.is_fixed for dimension in on) and (never := values - taken):
-            raise UserError(f"{where}: {key} is never {min(never)}, but one of {', '.join(sorted(taken))}")
+            raise UserError(f"{where}: {key} is never {min(never)}; must be one of {', '.join(sorted(taken))}")
 
 
 def read_when(node: Any, dimensions: Sequence[Dimension]) -> dict[str, Conditions]:
@@ -272,16 +274,18 @@ def read_when(node: Any, dimensions: Sequence[Dimension]) -> dict[str, Condition
     """
     where = "hydra.sweeper.when"
     if not isinstance(node, Mapping | None):
-        raise UserError(f"{where}={node}: must be conditions by key, as {{optimizer.momentum: {{optimizer: sgd}}}}")
+        raise UserError(
+            f"{where}={node}: must be conditions by key, such as {{optimizer.momentum: {{optimizer: sgd}}}}"
+        )
     found = {}
     for key, each in (node or {}).items():
         name = str(key).lstrip("+")
         if not any(name in (dimension.name, *dimension.keys) for dimension in dimensions):
-            raise UserError(f"{where}.{key}: is not tried, so that there are no conditions for it")
+            raise UserError(f"{where}.{key}: is not tried, so it can't have conditions")
         for dimension in dimensions:
             if name in dimension.keys and len(dimension.keys) > 1:
                 raise UserError(
-                    f"{where}.{key}: is a member of the zip {dimension.name}, which has conditions as a whole"
+                    f"{where}.{key}: is a member of the zip {dimension.name}, which can only have conditions as a whole"
                 )
         check_conditions(f"{where}.{key}", needed := conditions(f"{where}.{key}", each), dimensions)
         found[name] = needed
@@ -354,7 +358,7 @@ class Space:
         """Append a dimension after those that its conditions depend on; `path` detects circles."""
         path = (*path, dimension.name)
         if dimension.name in path[:-1]:
-            raise UserError(f"hydra.sweeper.when: a circle: {' needs '.join(path)}")
+            raise UserError(f"hydra.sweeper.when: circular conditions: {' needs '.join(path)}")
         for key in self.when.get(dimension.name, {}):
             if key not in self.by_key:
                 raise UserError(f"hydra.sweeper.when: {dimension.name} is tried where nothing sets {key}")

@@ -65,7 +65,7 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = directory / "study.journal"
     if path.is_symlink():
-        raise UserError(f"{path}: is a link; what is written to a study must not change other files")
+        raise UserError(f"{path}: is a link; writes to a study must not change other files")
     try:
         storage = JournalStorage(Journal(path))
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
@@ -83,8 +83,8 @@ def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
     if space.is_conditional and (name := _unconditional_sampler(sampler)):
         raise UserError(
-            f"hydra.sweeper.sampler: {name} learns nothing of keys that some trials lack, as hydra.sweeper.when has it; "
-            "tpe, random and grid do"
+            f"hydra.sweeper.sampler: {name} can't handle keys that some trials lack, as with hydra.sweeper.when; "
+            "use tpe, random or grid"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=copy.deepcopy(sampler), directions=directions)

@@ -44,7 +44,9 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         with FileLock(directory / ".lock"):  # of concurrent starts, the first one claims the directory
             claimed = read_json(path, identity)
             if not isinstance(claimed, dict):
-                raise UserError(f"{path}: is no description of a sweep; choose another sweep_name, or remove it")
+                raise UserError(
+                    f"{path}: is not a valid sweep description; choose another sweep_name, or remove it"
+                )
             differences = [
                 f"{key} {before} there, {value} here"
                 for key, value in identity.items()
@@ -52,7 +54,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
             ]
             if differences:
                 raise UserError(
-                    f"{directory} holds another sweep: {'; '.join(differences)}; choose another sweep_name"
+                    f"{directory} holds a different sweep: {'; '.join(differences)}; choose another sweep_name"
                 )
             write_whole(path, json.dumps({**identity, **claimed, **facts}) + "\n")
     except OSError as error:
@@ -140,9 +142,9 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
     check_sweep_size(f"sweep.seeds={num}", num)
     keys = config.sweep.get("average_over")
     if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
-        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} lacks seed, over which the mean is")
+        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} must contain seed")
     if num > 1 and any("seed" in each.keys for space in spaces for each in space.free):
-        raise UserError(f"sweep.seeds={num}: seed is tried itself; give one of the two")
+        raise UserError(f"sweep.seeds={num}: the sweep is over seed itself; remove one of the two")
     return num
 
 
@@ -159,7 +161,7 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     """
     keys = config.sweep.average_over
     if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"sweep.average_over={keys}: must be a list of keys, as [seed]")
+        raise UserError(f"sweep.average_over={keys}: must be a list of keys, such as [seed]")
     if any(override.startswith("sweep.average_over") for override in job.overrides):
         known = dict(flatten(job.identity.config))
         if unknown := [key for key in keys if key not in known]:
@@ -235,7 +237,10 @@ class Sweep:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is KeyboardInterrupt and self.status:
             override = quoted_override("sweep_name", self.directory.name)
-            print(f"{len(self.ended)} jobs have ended; the same command with {override} goes on", file=sys.stderr)
+            print(
+                f"{len(self.ended)} jobs have ended; the same command with {override} resumes the sweep",
+                file=sys.stderr,
+            )
         self.launcher.close()
 
     def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
@@ -261,14 +266,14 @@ class Sweep:
             )
         require_choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not self.launcher.waits:
-            raise UserError("sweep.fail_fast=true: with cluster.wait=false nobody is there to end the other jobs")
+            raise UserError("sweep.fail_fast=true: with cluster.wait=false nothing could cancel the other jobs")
         config = jobs[0].identity.config
         facts["average_over"] = averaged_keys(self.config, jobs[0])
         validate_jobs(jobs)
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
-            what = "would run" if identity is None else "are the ends of the space that would be searched"
+            what = "would run" if identity is None else "are the corners of the space that would be searched"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
         if not self.launcher.check_jobs(jobs):
@@ -333,14 +338,14 @@ class Sweep:
         if self.config.sweep.pictures == "best":
             self._draw(winners, find)
         if self.failures:
-            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command tries them again"
-            head += ", and goes on with the others" * bool(self.config.sweep.fail_fast)
+            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
+            head += ", and continues with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
     def _draw(self, runs: Sequence[Run], find: Callable[[Path], Job | None]) -> None:
         """Draw the pictures of runs that have none yet."""
         for run in runs:
-            with log_and_continue(f"{run.directory.name}: the drawing of its pictures"):
+            with log_and_continue(f"{run.directory.name}: drawing its pictures"):
                 ended = (run.directory / "result.json").stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # The configuration is composed by this sweep, never read from the run directory.

@@ -78,7 +78,7 @@ def parse_visible_devices(value: str) -> list[str]:
             break
         devices.append(device.strip())
     if len({*devices}) < len(devices):
-        raise UserError(f"CUDA_VISIBLE_DEVICES={value}: names a device twice, and CUDA takes none of them then")
+        raise UserError(f"CUDA_VISIBLE_DEVICES={value}: names a device twice, so CUDA would use none of them")
     return devices
 
 
@@ -111,8 +111,8 @@ def _query_driver() -> list[str]:
     files = DEVICE_FILES.glob("nvidia*")
     if "No devices" not in output and any(re.fullmatch(r"nvidia\d+", file.name) for file in files):
         raise UserError(
-            f"the GPUs of this machine can't be told: {problem}; CUDA_VISIBLE_DEVICES=0,1 in the environment names them, "
-            "trainer.accelerator=cpu does without"
+            f"the GPUs of this machine can't be listed: {problem}; set CUDA_VISIBLE_DEVICES=0,1 in the environment, "
+            "or trainer.accelerator=cpu"
         )
     return []
 
@@ -211,7 +211,7 @@ def _check_gpu(config: DictConfig) -> None:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if parse_visible_devices(devices) and config.trainer.accelerator in USES_CUDA and not torch.cuda.is_available():
         raise UserError(
-            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; trainer.accelerator=cpu does without"
+            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; set trainer.accelerator=cpu to train on the CPU"
         )
 
 
