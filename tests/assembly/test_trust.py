@@ -519,7 +519,7 @@ def test_the_folder_for_data_is_not_chosen_by_a_stranger(run, put_to_use, tmp_pa
     for verb in ("evaluate", "export"):
         code, text = put_to_use(verb)
         assert code == 2
-        assert "data_root=FOLDER tells where" in text
+        assert "data_root=FOLDER sets the folder" in text
         assert not (tmp_path / "theirs").exists()
     code, text = put_to_use("evaluate", f"data_root={ROOT / 'data'}")
     assert code == 0, text

@@ -253,7 +253,7 @@ def test_data_that_are_not_those_of_the_run(cli, tmp_path):
     path.write_text(yaml.safe_dump(config))
     code, _, err = cli("evaluate", f"run={tmp_path / 'run'}")
     assert code == 2
-    assert "not the data set" in err
+    assert "not the dataset" in err
 
 
 def test_names_with_brackets_are_names(cli, tmp_path):

@@ -104,7 +104,7 @@ def test_export(row, whole, owned, cli):
         assert "holds for" in out
     else:
         assert code == 2
-        assert "this is for a Task" in err
+        assert "this command needs a Task" in err
 
 
 def test_predict(row, whole, owned, cli, tmp_path):

@@ -46,7 +46,7 @@ def test_one_that_differs_is_not_written(cli, train, monkeypatch):  # noqa: F811
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
     code, _, err = cli("export", f"run={run.directory}")
     assert code == 2
-    assert "model.onnx: not written; on 10000 test samples ONNX gives 0 other classes" in err
+    assert "model.onnx: not written; on 10000 test samples ONNX predicts 0 different classes" in err
     assert not list(run.directory.glob("*.onnx"))
 
 

@@ -150,14 +150,14 @@ def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):
     code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu")
     assert code == 2
     assert "there/train: there is no such folder" in err
-    assert "data_root=FOLDER tells where the data set is" in err
+    assert "data_root=FOLDER sets the folder of the dataset" in err
     code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu", f"data_root={tmp_path / 'moved'}")
     assert code == 0, err
     (tmp_path / "moved" / "train" / "dog").rename(tmp_path / "moved" / "train" / "fox")
     (tmp_path / "moved" / "val" / "dog").rename(tmp_path / "moved" / "val" / "fox")
     code, _, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu", f"data_root={tmp_path / 'moved'}")
     assert code == 2
-    assert "moved: not the data set that" in err
+    assert "moved: not the dataset that" in err
 
 
 def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):

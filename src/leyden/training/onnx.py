@@ -56,11 +56,11 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     content = exported.model_proto.SerializeToString()
     num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
     if not num:
-        raise UserError(f"{run.directory}: {type(data).__name__} does not tell how many test samples there are")
+        raise UserError(f"{run.directory}: {type(data).__name__} does not provide the number of test samples")
     num_other, difference = _compare(content, network, data, num)
     if (num_other and has_classes) or not difference <= TOLERANCE:
         raise UserError(
-            f"{path}: not written; on {num} test samples ONNX gives {num_other} other classes, and "
+            f"{path}: not written; on {num} test samples ONNX predicts {num_other} different classes, and "
             f"numbers that differ by up to {difference:.2g} (allowed: {TOLERANCE})"
         )
     with writing("output", path):

@@ -80,7 +80,7 @@ def continue_text(
     task, facts = trained_task(run, checkpoint, "text", accelerator=accelerator)
     vocabulary, shape = facts.vocabulary, facts.input_shape
     if vocabulary is None or shape is None:
-        raise UserError(f"{run.directory}: its data tell no vocabulary, or not how much the network takes at once")
+        raise UserError(f"{run.directory}: its data provide no vocabulary, or no input_shape")
     try:
         tokens_T = tokens_of(prompt, vocabulary)
         if not len(tokens_T) or num_tokens < 1 or not temperature > 0:
@@ -117,7 +117,9 @@ def predict_table(
     """
     task, facts = trained_task(run, checkpoint, "values", "classes", accelerator=accelerator)
     if len(facts.input_shape or ()) != 1:
-        raise UserError(f"{run.directory}: was trained on samples of shape {facts.input_shape}, no rows of a table")
+        raise UserError(
+            f"{run.directory}: was trained on samples of shape {facts.input_shape}, not on rows of a table"
+        )
     try:
         columns = read_columns(path.parent, path.name)
         names = facts.further.get("column_names") or list(columns)
@@ -239,7 +241,7 @@ def read_image_batches(
     shape: Any = facts.input_shape or ()
     data_reader = image_reader(run)
     if data_reader and invert:
-        raise UserError(f"invert=true: the data set of {run.directory} reads its files in a way of its own")
+        raise UserError(f"invert=true: the data set of {run.directory} reads its files itself")
     if not data_reader and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"{run.directory}: was trained on samples of shape {shape}; an image has 1 or 3 channels")
     read = data_reader or functools.partial(read_image, input_shape=shape, invert=invert)

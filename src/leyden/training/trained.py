@@ -85,7 +85,7 @@ def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
     """
     if not isinstance(module, Task) or (kinds and module.kind not in kinds):
         what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
-        raise UserError(f"{run.directory}: has learned {type(module).__name__}; this is for {what}")
+        raise UserError(f"{run.directory}: has trained {type(module).__name__}; this command needs {what}")
     return module
 
 
@@ -120,9 +120,9 @@ def trained_data(
         data = datamodule(cfg, prepare="root" not in cfg.data or given["download"], module=module)
         check_world_size(data, world_size)
     except UserError as error:
-        raise UserError(f"{error}; data_root=FOLDER tells where the data set is, or is to be") from error
+        raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
     if facts_of(data) != facts:
-        raise UserError(f"{data_root}: not the data set that {run.directory} was trained on")
+        raise UserError(f"{data_root}: not the dataset that {run.directory} was trained on")
     return data
 
 
@@ -144,7 +144,7 @@ def check_accelerator(run: Run, requested: str | None) -> str:
         why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
         if requested:
             raise UserError(f"accelerator={requested}: {why}; choose auto or cpu") from error
-        warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto takes its place")
+        warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto is used instead")
         return "auto"
     return chosen
 
