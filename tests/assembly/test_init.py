@@ -82,7 +82,7 @@ def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, paren
         train("stopped", *tuning, code=1)
     shutil.rmtree(parent)
     stopped, out, _ = train("stopped", *tuning, "resume=must")
-    assert "goes on from" in out
+    assert "resumes from" in out
     assert_same_bits(whole.directory, stopped.directory)
     assert stopped.result.metrics == whole.result.metrics
     assert [bool(each["parent"]) for each in stopped.starts] == [True, False]

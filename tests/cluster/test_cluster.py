@@ -107,7 +107,7 @@ def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, d
     # It was saved at the step at which it stopped, not at the end of the epoch before.
     log = log_of(run)
     assert "Interrupted. The same command" in log
-    (step,) = re.findall(r"goes on from \S+, step (\d+)", log)
+    (step,) = re.findall(r"resumes from \S+, step (\d+)", log)
     assert int(step) > 2000
     assert int(step) % NUM_STEPS != 0
     assert len(run.starts) == 3  # the submission, and two in the job

@@ -91,7 +91,7 @@ def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
     process = start(*arguments, HOME=str(tmp_path), WANDB_API_KEY="")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2, output
-    assert "logger.wandb: there is no login" in output
+    assert "logger.wandb: not logged in" in output
     assert not (tmp_path / "run").exists()
 
 

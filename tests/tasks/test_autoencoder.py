@@ -42,9 +42,11 @@ def test_what_is_no_reconstruction_is_refused():
     with pytest.raises(ValueError, match=r"outputs of shape \(5, 2\) for inputs of \(5, 4\)"):
         Autoencoder(network=nn.Linear(4, 2)).step((torch.zeros(5, 4), None))
     outside = 2 * torch.ones(5, 4)
-    with pytest.raises(ValueError, match=r"BCELoss is for inputs in \[0, 1\], as data.normalize=unit"):
+    with pytest.raises(
+        ValueError, match=r"BCELoss needs inputs in \[0, 1\], such as pixels with data.normalize=unit"
+    ):
         Autoencoder(network=nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), loss=nn.BCELoss()).step((outside, None))
-    with pytest.raises(ValueError, match=r"learns numbers; these inputs are torch.int64"):
+    with pytest.raises(ValueError, match=r"needs real numbers; these inputs are torch.int64"):
         Autoencoder(network=nn.Identity()).step((torch.zeros(5, 4, dtype=torch.int64), None))
     with pytest.raises(ValueError, match="beta=-1: must be"):
         Autoencoder(network=nn.Identity(), beta=-1)

@@ -65,7 +65,7 @@ def stop_and_resume(cli, tmp_path, *arguments):
         assert cli("train", f"run_dir={stopped.directory}", *arguments)[0] == 1
     code, out, err = cli("train", f"run_dir={stopped.directory}", "resume=must", *arguments)
     assert code == 0, out + err
-    assert re.search(r"goes on from .*step 1\d", out + err), out + err
+    assert re.search(r"resumes from .*step 1\d", out + err), out + err
     assert_same_run(whole, stopped)
     return whole
 

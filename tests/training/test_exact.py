@@ -119,7 +119,7 @@ def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, row):
         had = Run(tmp_path / f"stopped{stop}").newest_checkpoint()
         assert bool(had) == (stop >= (9 if row == "accumulated" else 3)), stop
         run, out = start_run(f"stopped{stop}", "resume=must", *then)
-        assert ("goes on from" in out) == bool(had)
+        assert ("resumes from" in out) == bool(had)
         assert_same_run(whole, run)
 
 

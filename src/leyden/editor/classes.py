@@ -278,7 +278,7 @@ def _modules(package: str) -> Iterator[Any]:
         try:
             yield (module := importlib.import_module(name))
         except Exception as error:  # an imported module can raise anything
-            warn(f"{name} is left out: {error}")
+            warn(f"{name} is skipped: {error}")
             continue
         if name == package:
             names += [each.name for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{package}.")]
@@ -293,7 +293,7 @@ def group_files() -> dict[str, dict[str, Any]]:
         try:
             content = dict(yaml.safe_load(text) or {})
         except (yaml.YAMLError, TypeError, ValueError) as error:
-            warn(f"{path.relative_to(CONF)} is left out: {' '.join(str(error).split())}")
+            warn(f"{path.relative_to(CONF)} is skipped: {' '.join(str(error).split())}")
             continue
         found.setdefault(group, {})[path.stem] = {**content, "@package": package_of(text, group)}
     return found

@@ -27,7 +27,7 @@ class Wandb(WandbLogger):
 
         # Checked here, before training starts.
         if not offline and os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
-            raise ValueError("there is no login; `wandb login` makes one, logger.wandb.offline=true needs none")
+            raise ValueError("not logged in; run `wandb login`, or set logger.wandb.offline=true")
         identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
         super().__init__(
             name=Path(save_dir).name, save_dir=save_dir, version=identity, project=project, offline=offline

@@ -177,4 +177,4 @@ class Summary(DisplayCallback):
         console.print(table)
         console.print(f"samples: {sizes}; device: {device}; run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
-            console.print(f"goes on from {trainer.ckpt_path}, step {trainer.global_step}")
+            console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")

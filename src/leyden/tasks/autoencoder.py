@@ -47,9 +47,9 @@ class Autoencoder(Task):
         if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # which checks only its outputs
             self._checked = True
             if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
-                raise ValueError("BCELoss is for inputs in [0, 1], as data.normalize=unit gives them of pixels")
+                raise ValueError("BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit")
         if not inputs.is_floating_point():
-            raise ValueError(f"an autoencoder learns numbers; these inputs are {inputs.dtype}, as tokens are")
+            raise ValueError(f"an autoencoder needs real numbers; these inputs are {inputs.dtype}, like tokens")
         made = self.network(inputs)
         outputs, *code = made if isinstance(made, tuple) else (made,)
         if outputs.shape != inputs.shape:

@@ -41,7 +41,7 @@ class Classification(Task):
             raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
         if label_smoothing and loss is not None:
             raise ValueError(
-                f"label_smoothing={label_smoothing}: is that of cross-entropy; a loss of its own has none"
+                f"label_smoothing={label_smoothing}: applies to cross-entropy only, not to a custom loss"
             )
         self.label_smoothing, self.loss = label_smoothing, loss
 

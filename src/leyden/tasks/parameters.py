@@ -97,12 +97,10 @@ def parameter_groups(
     made: list[dict[str, Any]] = []
     for name, group in groups.items():
         if not isinstance(group, Mapping) or not group.get("match"):
-            raise ValueError(f"groups.{name}: must have match, a pattern of names, as *.bias")
+            raise ValueError(f"groups.{name}: must have match, a pattern of names, such as *.bias")
         patterns = [group["match"]] if isinstance(group["match"], str) else list(group["match"])
         if "freeze" in group:
-            raise ValueError(
-                f"groups.{name}.freeze: is a key of the root, for any optimizer: freeze=[{','.join(patterns)}]"
-            )
+            raise ValueError(f"groups.{name}.freeze: is a key of the root: freeze=[{','.join(patterns)}]")
         try:
             chosen = {key: left.pop(key) for key in match_names(left, patterns)}
         except ValueError as error:

@@ -146,7 +146,7 @@ class Task(L.LightningModule):
 
     def step(self, batch: Any) -> Outcome:
         """Return the outcome of a batch; defined by subclasses."""
-        raise NotImplementedError(f"{type(self).__name__} has no step(batch), which gives an Outcome")
+        raise NotImplementedError(f"{type(self).__name__} has no step(batch), which returns an Outcome")
 
     @property
     def metric_names(self) -> set[str]:
