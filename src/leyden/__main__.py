@@ -23,7 +23,9 @@ def main() -> None:
         from leyden.config.terminal import warn
 
         close = difflib.get_close_matches(name, verbs, 1)
-        warn(f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''} There are {', '.join(verbs)}")
+        warn(
+            f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''}; the verbs are {', '.join(verbs)}"
+        )
         raise SystemExit(2)
     # As with `python -m`: a run records this command line, and starts its other processes with it.
     module = f"leyden.{name}"

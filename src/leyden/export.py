@@ -21,13 +21,13 @@ def main(cfg: DictConfig) -> None:
     checkpoint = run.checkpoint(cfg.checkpoint)
     path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
     if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
-        raise UserError(f"output={path}: must be the name of a .onnx file in a folder that is there")
+        raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
     if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
         raise UserError(f"{', '.join(missing)}: not installed; pip install -e '.[export]' installs it")
     with importing():
         from leyden.training.onnx import export
     num_samples, difference = export(run, checkpoint, path, data_root=cfg.data_root)
-    Terminal().print(f"{path}\nthe ONNX file holds for {num_samples} test samples, within {difference:.1e}")
+    Terminal().print(f"{path}\nthe ONNX file agrees on {num_samples} test samples, within {difference:.1e}")
 
 
 if __name__ == "__main__":

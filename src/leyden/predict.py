@@ -16,7 +16,7 @@ INPUTS = ("images", "table", "prompt")
 def main(cfg: DictConfig) -> None:
     """Print a trained network's predictions; also write them to a file or draw them, if requested."""
     if len([key for key in INPUTS if cfg[key] is not None]) != 1:
-        raise UserError("images=FILES, table=FILE, prompt=TEXT: give one of them")
+        raise UserError("images=FILES, table=FILE, prompt=TEXT: give exactly one of them")
     output = _output_path(cfg, "output", ".csv", ".json")
     picture = _output_path(cfg, "picture", ".png")
     run = Run(cfg.run)

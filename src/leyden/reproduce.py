@@ -30,12 +30,12 @@ def main() -> None:
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
         _, options = arguments.parse_arguments(USAGE, {**values, **dict.fromkeys(CONSENTS, "false")}, max_folders=0)
         if not options["run"]:
-            raise UserError("run=DIR: is missing; name a run directory, as run=outputs/a")
+            raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
         original = Run(options["run"])
         if options["against"]:
             used = [key for key, value in options.items() if value not in ("", "false")]
             if unused := [key for key in used if key not in ("run", "against")]:
-                raise UserError(f"{unused[0]}: is for a run that is trained, which against= does not do")
+                raise UserError(f"{unused[0]}: has no effect with against=, which trains nothing")
             other = Run(options["against"])
         else:
             consents = {key: arguments.parse_choice(options, key, "true", "false") == "true" for key in CONSENTS}

@@ -27,7 +27,7 @@ def main() -> None:
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )
         if options["diff"] and len(sys.argv) > 2:
-            raise UserError("diff: stands alone, without a folder or another option")
+            raise UserError("diff: can't be combined with a folder or another option")
         if options["diff"]:
             show_difference(*options["diff"].strip("[]").split(","))
             return

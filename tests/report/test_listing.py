@@ -84,7 +84,7 @@ def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
         (["a", "b"], "b: at most 1 folder can be given"),
         (["--all"], "--all: must be a folder, or one of where=, sort="),
         (["sort=age", "sort=seed"], "sort=seed: sort is given twice"),
-        (["diff=[outputs/r0,outputs/r1]", "sort=seed"], "diff: stands alone"),
+        (["diff=[outputs/r0,outputs/r1]", "sort=seed"], "diff: can't be combined"),
         (["diff=[outputs/r0]"], "diff: must be two run directories"),
         (["diff=[outputs/r0,outputs/none]"], "not a run directory"),
     ],

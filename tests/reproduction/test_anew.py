@@ -242,7 +242,7 @@ def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, rep
         (["run=RUN", "threads=0"], "threads=0: must be a positive whole number"),
         (["run=RUN", "env=yes"], "env=yes: must be one of true, false"),
         (["run=RUN", "output=RUN"], "is not empty"),
-        (["run=RUN", "against=RUN", "threads=2"], "threads: is for a run that is trained"),
+        (["run=RUN", "against=RUN", "threads=2"], "threads: has no effect with against="),
         (["run=RUN", "against=nowhere"], "not a run directory"),
     ],
 )

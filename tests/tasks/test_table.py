@@ -101,7 +101,7 @@ def test_export(row, whole, owned, cli):
     code, out, err = cli("export", f"run={run.directory}")
     if TABLE[row]["export"] == "yes":
         assert code == 0, err
-        assert "holds for" in out
+        assert "agrees on" in out
     else:
         assert code == 2
         assert "this command needs a Task" in err

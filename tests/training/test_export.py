@@ -18,7 +18,7 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
     run, *_ = train("run", "model.dropout=0.2", "data.normalize=standardize")
     code, out, err = cli("export", f"run={run.directory}")
     assert code == 0, err
-    assert "holds for 10000 test samples, within" in out
+    assert "agrees on 10000 test samples, within" in out
     assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
     session = onnxruntime.InferenceSession(run.directory / "model.onnx")
     pixels = load(MNIST, mnist_root, train=False, download=False).data[:, None]

@@ -160,7 +160,7 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
         (("images=image.png", "picture=o.jpg"), "picture=o.jpg: must end in .png"),
         (("images=image.png", "picture=nowhere/o.png"), "there is no folder nowhere"),
         (("images=image.png", "checkpoint=first"), "checkpoint=first: must be best, last, or a kept one"),
-        ((), "images=FILES, table=FILE, prompt=TEXT: give one of them"),
+        ((), "images=FILES, table=FILE, prompt=TEXT: give exactly one of them"),
     ],
 )
 def test_mistakes(cli, tmp_path, monkeypatch, arguments, message):

@@ -164,7 +164,7 @@ def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):
     run, *_ = train("run", "trainer.max_epochs=1", "data.normalize=standardize")
     code, out, err = cli("export", f"run={run.directory}", f"output={tmp_path / 'x.onnx'}")
     assert code == 0, err
-    assert "holds for 18 test samples, within" in out
+    assert "agrees on 18 test samples, within" in out
 
 
 def test_a_run_is_named_after_its_folder(cli, tmp_path, root):
