@@ -453,7 +453,7 @@ def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
 def test_what_is_given_to_code_that_is_typed_is_typed_too(train, evil):  # noqa: F811
     _, _, err = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1], code=2)
     assert "task.dropout=0.5, which is not inherited: task._target_=tests.tasks.own.Plain is refused" in err
-    assert "\n  type task.dropout=..." in err
+    assert "\n  set task.dropout=..." in err
     run, *_ = train("a", fork, PLAIN[1], "task.dropout=0.5")
     assert run.config["task"]["dropout"] == 0.5
 
