@@ -135,9 +135,9 @@ def train(cli, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("+debug=fast", "trainer.fast_dev_run=3: 3 of 10 batches"),
-        ("trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1: 1 of 10 batches"),
-        ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 batches"),
+        ("+debug=fast", "trainer.fast_dev_run=3: 3 of 10 test batches"),
+        ("trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1: 1 of 10 test batches"),
+        ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 test batches"),
     ],
 )
 def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
