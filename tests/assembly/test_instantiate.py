@@ -125,5 +125,5 @@ def test_an_argument_without_a_default_is_given_by_the_program_unless_it_is_conf
 
 
 def test_what_a_task_of_the_engine_names_is_given_and_cannot_be_configured():
-    with pytest.raises(UserError, match=r"task\.optimizer=Adam: is given by the program"):
+    with pytest.raises(UserError, match=r"task\.optimizer=Adam: is passed by the program and can't be set"):
         assembly.task_module(compose("+task.optimizer=Adam"), FACTS)

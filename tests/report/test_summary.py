@@ -492,10 +492,10 @@ def test_runs_that_are_bit_equal_though_their_seeds_differ_count_once(tmp_path, 
     assert [row["n"] for row in rows(tmp_path / "s")] == ["1", "3", "3"]
     assert rows(tmp_path / "s")[0]["deviation"] == ""
     out = " ".join(capsys.readouterr().out.split())
-    assert "Runs with other seeds are equal bit for bit and count once in n: the seed changes nothing" in out
-    assert "Runs that repeat others" not in out
+    assert "Runs that are bit-equal despite different seeds count once in n: the seed has no effect" in out
+    assert "Exact repetitions" not in out
     monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "s"), "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
     compare.main()
     out = " ".join(capsys.readouterr().out.split())
-    assert "the seed changes nothing" in out
-    assert "it takes" in out
+    assert "the seed has no effect" in out
+    assert "at least 3 of each are needed" in out

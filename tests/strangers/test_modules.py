@@ -279,7 +279,7 @@ def test_a_schedule_that_a_module_does_not_take_is_refused(train):
 )
 def test_a_part_that_a_module_does_not_take_is_refused_where_it_is_typed(train, typed, argument):
     run, _, err = train("a", *module("Plain"), typed, code=2)
-    assert f"{typed}: has no effect, as Plain takes no {argument}; task.ARG=... sets its own" in err
+    assert f"{typed}: has no effect, as Plain takes no {argument}; set its own arguments by task.ARG=VALUE" in err
     assert not run.directory.exists()
 
 
@@ -291,7 +291,7 @@ def test_a_part_that_a_module_does_not_take_is_refused_in_a_sweep(cli):
 
 def test_after_a_run_only_learning_rates_that_its_module_takes_are_proposed(train):
     _, out, _ = train("a", *module("Plain"))
-    assert "what next:" in out
+    assert "next steps:" in out
     assert "other learning rates" not in out
 
 

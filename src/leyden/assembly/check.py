@@ -84,7 +84,8 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         for override in overrides:
             if re.split("[./@]", key_of(override))[0] == part:
                 raise UserError(
-                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; task.ARG=... sets its own"
+                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; set its own arguments by "
+                    "task.ARG=VALUE"
                 )
 
 

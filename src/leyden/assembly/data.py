@@ -67,8 +67,8 @@ def _check_facts(facts: Facts) -> None:
     if culprit := find_unreadable({**facts.to_state(), **facts.further}):
         key, kind = culprit
         raise UserError(
-            f"data.facts: {key.removeprefix('further.')} is a {kind}; facts must be tensors, arrays and plain values, as "
-            "checkpoints hold them"
+            f"data.facts: {key.removeprefix('further.')} is a {kind}; facts must be tensors, arrays and plain values, which "
+            "a checkpoint can hold"
         )
 
 

@@ -306,8 +306,8 @@ class RunState(L.Callback):
         """Announce that a replayed epoch has other batches if the module in training yields them; else refuse it."""
         if loader.is_from_module and loader.is_same_order:
             self._announce(
-                "the batches of training are made by the module, whose weights have changed since: those before the "
-                "stop can't be made again"
+                "the module generates the training batches, and its weights have changed since: the batches before "
+                "the stop can't be reproduced"
             )
         else:
             self._refuse_other_batches(loader.lost_in(state))
@@ -334,8 +334,8 @@ class RunState(L.Callback):
             return
         if differs(trainer.datamodule, "val", self.seed, before):  # type: ignore[attr-defined]
             raise UserError(
-                "the validation split is another one than before the run was stopped, and may have samples that were "
-                "trained on; exact=off resumes all the same"
+                "the validation split differs from that before the run was stopped, and may contain training samples; "
+                "exact=off resumes anyway"
             )
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:

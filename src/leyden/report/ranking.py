@@ -221,7 +221,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-IDLE_SEED = "Runs with other seeds are equal bit for bit and count once in n: the seed changes nothing; does the module seed itself?"
+IDLE_SEED = (
+    "Runs that are bit-equal despite different seeds count once in n: the seed has no effect; "
+    "does the module set its own seed?"
+)
 MARK = "≈"
 
 

@@ -224,6 +224,6 @@ def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
     for name, (split, batches) in before.items():
         if differs(data, split, seed, batches):
             raise UserError(
-                f"{run.directory}: the {name} is another one than in training, and may have samples that were trained "
-                "on: its data draw from the system's entropy, or have changed"
+                f"{run.directory}: the {name} differs from that in training, and may contain training samples: its data "
+                "draw from the system's entropy, or have changed"
             )
