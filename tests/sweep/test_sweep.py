@@ -354,7 +354,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_ro
                 "sweep=grid,tpe",
             )
         ),
-        (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must be as many as objective.metric="),
+        (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must have as many entries as objective.metric="),
         (
             ("seed=0,1", "objective.metric=[val/acc,val/f1]", "objective.mode=[max,max]"),
             "objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss",

@@ -29,7 +29,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
     Args:
         usage: Text for `--help`.
         defaults: Default value of each option.
-        max_folders: Largest number of folders that is allowed.
+        max_folders: Largest allowed number of folders.
 
     Raises:
         UserError: An argument is unknown, an option is repeated, or there are too many folders.
@@ -59,7 +59,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
 
 
 def parse_choice(options: Mapping[str, str], key: str, *allowed: str) -> str:
-    """Return the value of an option, which must be one of the allowed ones.
+    """Return the value of an option, which must be one of `allowed`.
 
     Raises:
         UserError: The value is not allowed.

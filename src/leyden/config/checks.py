@@ -17,15 +17,15 @@ from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain
 
 MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first one starts
-# Root keys that are config groups, and numbers that must not be null.
+# Root keys that are config groups; keys of numbers that must not be null.
 PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
 NOT_NULL = ("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.accumulate_grad_batches")
-# Numbers that may be absent, since Lightning has a default, but must not be null.
+# Keys of numbers that must not be null, but may be absent, since Lightning has a default.
 NOT_NULL_IF_PRESENT = ("trainer.num_nodes", "trainer.max_steps", "trainer.overfit_batches")
 
 
 def validate_values(cfg: DictConfig) -> None:
-    """Check the values of a training config that no constructor checks, or checks too late.
+    """Check those values of a training config that constructors check too late or not at all.
 
     Raises:
         UserError: A value is wrong; the message names the key, the value and the allowed values.
@@ -78,7 +78,7 @@ def _check_trainer(cfg: DictConfig) -> None:
     nodes = () if follows else ("num_nodes",)
     for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
         _check_number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
-    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # otherwise it is a duration
+    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # otherwise it is a duration or null
         part = "a part (0.25) of an epoch, or a number of batches"
         _check_number(cfg, "trainer.val_check_interval", part, functools.partial(_is_limit, None))
     _check_number(
@@ -89,8 +89,8 @@ def _check_trainer(cfg: DictConfig) -> None:
     )
     _check_number(cfg, "trainer.gradient_clip_val", "a positive number, or null", lambda value: value > 0)
     for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"):
-        off = 0 if key == "overfit_batches" else None  # 0, its default, turns it off
-        allowed = "a part (0.1) or a number (10) of the batches, not none"
+        off = 0 if key == "overfit_batches" else None  # its default, which turns it off
+        allowed = "a fraction (0.1) or a number (10) of the batches, above 0"
         _check_number(
             cfg,
             f"trainer.{key}",
@@ -100,14 +100,14 @@ def _check_trainer(cfg: DictConfig) -> None:
 
 
 def _is_limit(off: int | None, value: Any) -> bool:
-    """Return whether `value` limits batches: a count, a fraction, or the value that turns the limit off."""
+    """Return whether `value` is a valid batch limit: a positive count, a fraction up to 1, or `off`."""
     return value == off or (value > 0 if type(value) is int else 0 < value <= 1)
 
 
 def _check_number(
     cfg: DictConfig, key: str, allowed: str, is_allowed: Callable[[Any], bool], *, whole: bool = False
 ) -> None:
-    """Raise a `UserError` unless the value at `key` is absent, null or an allowed number."""
+    """Raise a `UserError` unless the value at `key` is an allowed number, or may be absent or null."""
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
     parent, _, name = key.rpartition(".")
     is_present = name in OmegaConf.select(cfg, parent)
@@ -150,7 +150,7 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
 
 
 def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
-    """Raise a `UserError` unless the value at `key` is one of the allowed ones."""
+    """Raise a `UserError` unless the value at `key` is one of `allowed`."""
     value = OmegaConf.select(cfg, key)
     if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
         raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")

@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 from leyden.config.paths import ROOT, SRC
 from leyden.config.terminal import printable, warn
 
-# Parts of the engine in which a researcher's code is never at fault. In its other parts it can be: tasks, callbacks
-# and data loaders process a network's outputs and a dataset's contents.
+# Parts of the engine whose errors a researcher's code never causes. Errors of the other parts can be a researcher's
+# bugs: tasks, callbacks and data loaders process a network's outputs and a dataset's contents.
 _ENGINE_PARTS = (
     "config",
     "run",
@@ -47,20 +47,20 @@ _HYDRA = str(Path(hydra.__file__).parent)
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
 
-# Instructions that raise what code raises on purpose, or what C code has raised.
+# Bytecode instructions of an error that was raised on purpose, or inside of C code.
 _RAISES = ("RAISE_VARARGS", "RERAISE", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "PRECALL")
-_BUG_OF_A_RUN = "_leyden_bug_of_a_run"  # attribute of an error
+_BUG_OF_A_RUN = "_leyden_bug_of_a_run"  # attribute of errors, set by `mark_as_bug`
 
 
 class UserError(Exception):
     """A mistake of the user, printed in one or two lines, without a traceback."""
 
 
-# The disk is full, read-only or failing.
+# Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Types of bugs, where Python itself raises them: a missing key, attribute or name.
+# Errors that are bugs if Python itself raises them: a missing key, attribute or name.
 _BUGS = (LookupError, AttributeError, NameError)
-# Types raised on purpose: a wrong value, a missing file, a non-finite number.
+# Errors that code raises on purpose: a wrong value, a missing file, a non-finite number.
 _RAISED_ON_PURPOSE = (ValueError, OSError, FloatingPointError, UserError)
 
 
@@ -82,7 +82,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     """Return whether an error is a user's mistake, such as a wrong value, that needs no traceback.
 
     A `ValueError` or similar that is raised on purpose while objects are built is a mistake. So is an error that a
-    library raises about values from the configuration. Any other error raised by non-library code is a bug there.
+    library raises about values from the configuration. Any other error raised outside of libraries is a bug.
 
     Args:
         error: The exception.
@@ -118,16 +118,16 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
 
 
 def mark_as_bug(error: BaseException) -> None:
-    """Make `is_mistake` return False for a bug that showed while a run trained, wherever the error is caught later.
+    """Make `is_mistake` return False for an error from a run, wherever the error is caught later.
 
-    What was raised on purpose while a run trained stays a line.
+    This applies only to types in `_BUGS`; other errors can still be reported in one line.
     """
     if isinstance(cause_of(error), _BUGS):
         setattr(error, _BUG_OF_A_RUN, True)
 
 
 def last_frame(error: BaseException) -> str:
-    """Return the innermost frame outside of libraries, such as `models/mlp.py:12 in forward`; empty if there is none.
+    """Return the innermost frame outside of libraries, such as `models/mlp.py:12 in forward`; empty if none.
 
     An error in a library that only the engine has called is located in the library.
     """
@@ -160,14 +160,14 @@ class Frame(NamedTuple):
 
     @property
     def forwards_keywords(self) -> bool:
-        """True if the frame was passing its `**kwargs` to another function: merging or binding them."""
+        """True if the error was raised while the frame passed its `**kwargs` to another function."""
         return self.has_var_keywords and self.instruction in ("CALL_FUNCTION_EX", "DICT_MERGE")
 
 
 def _has_forwarded_keyword(frames: Sequence[Frame]) -> bool:
-    """Return whether an unexpected keyword is from the configuration, via calls that only forward `**kwargs`.
+    """Return whether an unexpected keyword comes from the configuration, via functions that forward `**kwargs`.
 
-    If the outermost forwarding function was called by a researcher's code, the keyword came from that code instead.
+    If a researcher's code called the outermost of these functions, the keyword comes from that code instead.
     """
     calls = list(itertools.dropwhile(lambda frame: _is_library(frame.path), reversed(frames)))
     before = list(itertools.dropwhile(lambda frame: frame.forwards_keywords, calls))

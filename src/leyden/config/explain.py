@@ -118,7 +118,7 @@ def _compose(config_name: str, overrides: list[str], *, fall_back: bool = True) 
     with composing():
         try:
             cfg = hydra.compose(config_name, overrides=overrides)
-        except (HydraException, ValueError):  # a second override is wrong as well
+        except (HydraException, ValueError):  # another override is wrong as well
             if not fall_back:
                 raise
             cfg = hydra.compose(config_name)
@@ -126,14 +126,14 @@ def _compose(config_name: str, overrides: list[str], *, fall_back: bool = True) 
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all nodes, leaves or not."""
+    """Yield the dotted keys of all nodes, inner nodes included."""
     for key, value in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
-    """Return a suggestion for an unknown key, with the keys beside it."""
+    """Return the end of a message about an unknown key: a suggestion, and the keys beside it."""
     names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent and name != key]

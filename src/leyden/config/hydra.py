@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.config.paths import CONF
 from leyden.config.values import flatten
 
-VERSION_BASE = "1.3"  # which of Hydra's defaults apply
+VERSION_BASE = "1.3"  # Hydra version whose defaults apply
 
 
 class _ArgumentParser(argparse.ArgumentParser):
@@ -33,7 +33,7 @@ class _ArgumentParser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
 
-# Hydra creates its parser itself, so its name for the argparse module is replaced.
+# Hydra creates its parser itself, so `argparse` is replaced in its module.
 hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, assignment]
     **{**vars(argparse), "ArgumentParser": _ArgumentParser}
 )
@@ -66,7 +66,7 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
     _, known = _composed(())
     overrides = [f"{group}={name}" for group, name in chosen.items() if group in known]
     _, known = _composed(tuple(overrides))
-    # A group that no other choice brings in was added on the command line.
+    # A group that is still unknown was added on the command line.
     overrides += [f"+{group}={name}" for group, name in chosen.items() if group not in known]
     values, _ = _composed(tuple(overrides))
     here = cfg.copy()
@@ -83,7 +83,7 @@ def keys_set_by(group: str, name: str) -> set[str]:
     """Return the dotted keys that a file in `conf/` sets."""
     with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
         loader: Any = GlobalHydra.instance().config_loader()
-        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public function for one file
+        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public function to load one file
     package = found.header.get("package") or group.replace("/", ".")
     values = flatten(OmegaConf.to_container(found.config))
     prefix = "" if package == "_global_" else f"{package}."
@@ -95,7 +95,7 @@ def composed_choices(groups: Sequence[str]) -> dict[str, str]:
     return {group: name for group, name in _composed(tuple(groups))[1].items() if name is not None}
 
 
-@functools.cache  # slow, called for each key that an older run lacks, and `conf/` is read once per process
+@functools.cache  # slow, and called for each key that an older run lacks
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""
     is_initialized = GlobalHydra.instance().is_initialized()  # true in a command, false in a sweep's job

@@ -51,7 +51,7 @@ def objectives(node: Any) -> tuple[Objective, ...]:
         for values in (node["metric"], node["mode"])
     )
     if not metrics or len(metrics) != len(modes):
-        raise UserError(f"objective.mode={modes}: must be as many as objective.metric={metrics}")
+        raise UserError(f"objective.mode={modes}: must have as many entries as objective.metric={metrics}")
     if not all(isinstance(name, str) and name for name in metrics):
         raise UserError(f"objective.metric={metrics}: must be names of metrics, such as val/acc")
     for mode in modes:

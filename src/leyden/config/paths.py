@@ -12,7 +12,7 @@ ENGINE = ("leyden", "hydra_plugins")
 
 
 def own_packages(folder: str = "") -> list[str]:
-    """Return the names of the project's own packages in `src/`, those beside the engine.
+    """Return the names of the project's own packages: those in `src/` that are not the engine's.
 
     Args:
         folder: If given, only packages that have a folder of this name.
@@ -28,7 +28,7 @@ def own_folders(folder: str) -> tuple[str, ...]:
 
 @functools.cache  # thousands of runs name the same few targets
 def current_target(target: str) -> str:
-    """Return a `_target_` under the project package's current name, if its package was renamed.
+    """Return a `_target_` with the current name of the project's package, in case it was renamed.
 
     A package counts as renamed if it can't be found and one of the project's own packages has the same module.
 

@@ -83,7 +83,7 @@ class ExportConfig:
 
 # Allowed values of `accelerator`, for training and for using a trained run.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-# Allowed values of keys with few.
+# Allowed values of keys that have a fixed set.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must"),
     "train.test": ("auto", True, False),

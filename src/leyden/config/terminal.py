@@ -42,10 +42,7 @@ def one_line(text: object) -> str:
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     r"""Return an override as typed in a shell, with the quotes that Hydra and the shell need.
 
-    Args:
-        key: Key of the override.
-        value: Value of the override.
-        quoted: Always quote for Hydra, so that a value such as `null` is read as text.
+    With `quoted`, the value is always quoted for Hydra, so that a value such as `null` is read as text.
 
     Example:
         >>> quoted_override("run", "outputs/mnist_mlp"), quoted_override("run", "it's")

@@ -41,8 +41,8 @@ MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
 def is_plain(node: Any) -> bool:
     """Return whether a configuration has only types that YAML and JSON share; others could evade checks.
 
-    YAML aliases can turn a small file into an endless configuration. It must therefore have at most `MAX_VALUES`
-    values, be nested at most `MAX_DEPTH` deep, and have integers of at most `MAX_DIGITS` digits.
+    YAML aliases can turn a small file into an endless configuration. So it may have at most `MAX_VALUES` values,
+    be nested at most `MAX_DEPTH` deep, and have integers of at most `MAX_DIGITS` digits.
     """
     remaining = [(node, 0)]
     for _ in range(MAX_VALUES):
