@@ -45,7 +45,7 @@ SHORT_OPTIONS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 # Hydra settings that conflict with run directories, each with its replacement.
 REPLACEMENTS = {
     "hydra.run.dir": "run_dir names the run directory",
-    "hydra.sweep.dir": "sweep_name names the sweep, outputs the folder of all",
+    "hydra.sweep.dir": "sweep_name names the sweep, and outputs the folder of all sweeps",
     "hydra.sweep.subdir": "each job of a sweep has a directory of its own",
     "hydra.output_subdir": "the run directory has config.yaml and provenance.json",
     "hydra.job.chdir": "a relative path is relative to where the command is started",
@@ -96,7 +96,7 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                 sys.argv[1:] = map(
                     _zip_as_sweeper_param, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:]
                 )
-            # Otherwise Hydra prints its own errors without raising them.
+            # Make Hydra raise its own errors instead of printing them.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()
         except KeyboardInterrupt:
@@ -164,7 +164,7 @@ def _check_arguments(name: str, argv: list[str]) -> None:
 
 
 def _zip_as_sweeper_param(argument: str) -> str:
-    """Return a zip as an override of the sweeper's parameters, where Hydra accepts any text."""
+    """Return a `zip(...)` as an override of `hydra.sweeper.params`, where Hydra accepts any text."""
     name, _, value = argument.partition("=")
     if not ZIP.match(value) or name.startswith("-"):
         return argument

@@ -1,7 +1,7 @@
 """The run directory: reading and writing its files, and deciding whether a start may resume the run in it.
 
-The directory alone is enough to evaluate a run, to predict with it or to resume it. A later start replaces
-`config.yaml` (for example with more epochs) and the checkpoints, and appends itself to `provenance.json`. Old
+The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start, that is
+each launch of the run, replaces `config.yaml` and the checkpoints, and appends an entry to `provenance.json`. Old
 results are kept.
 """
 
@@ -43,7 +43,7 @@ class RunContents:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, with targets in the project package's current name.
+        """The resolved configuration as plain values, with targets under the project package's current name.
 
         `make rename` may have renamed the package since the run was made.
 
@@ -197,7 +197,7 @@ class Run(RunContents):
 
     def __init__(self, directory: str | Path) -> None:
         super().__init__(directory)
-        # Path of the archived result and content of the configuration, if a run with a result was started again.
+        # Path of the archived result and content of the previous config.yaml, if the run already had a result.
         self._previous: tuple[Path, bytes] | None = None
 
     @contextlib.contextmanager
@@ -271,7 +271,7 @@ class Run(RunContents):
         machine: dict[str, Any] | None = None,
         data: dict[str, str] | None = None,
     ) -> None:
-        """Record the configuration and the provenance of a start, new or resumed.
+        """Record the configuration and the provenance of a start, the first or a later one.
 
         Args:
             identity: Identity of the run.
@@ -329,7 +329,7 @@ def trained_on(run: RunContents) -> dict[str, str]:
 
 
 def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """Return the names that both have with different hashes.
+    """Return the names that have different hashes in both mappings.
 
     Example:
         >>> changed_names({"a.csv": "1", "b.csv": "1"}, {"a.csv": "2", "c.csv": "1"})

@@ -57,11 +57,7 @@ def sha256_of(file: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def writing(key: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing into a `UserError` that names the setting.
-
-    Args:
-        key: Key of the setting that names the file.
-        path: Path of the file.
+    """Turn an `OSError` while writing a file into a `UserError` that names the setting `key`.
 
     Raises:
         UserError: The file can't be written.
@@ -132,7 +128,7 @@ def damage(path: Path) -> str | None:
 
 
 def refuse_links(*directories: Path) -> None:
-    """Check that directories contain no links, so that writes stay inside, and no folders named like files.
+    """Check that directories contain no links, so that writes stay inside, and no folders in place of files.
 
     Raises:
         UserError: An entry is a link, a pipe or a device, or a folder with the name of a file.

@@ -18,7 +18,7 @@ from leyden.config.values import flatten
 # Keys that control a start of the program and are not part of a run's identity.
 CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
 LOCATION_KEYS = ("data.root", "data.download", "data.num_workers")  # may change when a run is resumed
-# Names, logs and displays do not change a run's weights and metrics.
+# Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
     "name",
     "logger",
@@ -69,7 +69,7 @@ class RunIdentity:
 
     @classmethod
     def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "RunIdentity":
-        """Create the identity from a composed configuration, which is checked, and whose paths become absolute.
+        """Create the identity from a composed configuration; check it, and make its paths absolute in place.
 
         Args:
             cfg: The configuration.
@@ -98,7 +98,7 @@ class RunIdentity:
         return self.config["trainer"]["max_epochs"]
 
     def is_longer_than(self, there: dict[str, Any]) -> bool:
-        """Return whether this has more epochs than a stored configuration; null and -1 mean no limit."""
+        """Return whether this run has more epochs than a stored configuration; null and -1 mean no limit."""
         values = (dict(flatten(there)).get("trainer.max_epochs"), self.max_epochs)
         old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
         return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
@@ -106,15 +106,15 @@ class RunIdentity:
     def differences(
         self, there: dict[str, Any], *, defaults_count: bool = False, deleted: Collection[str] = ()
     ) -> list[str]:
-        """Return the differences that make this a different run from that of a stored configuration.
+        """Return the differences from a stored configuration that make this another run.
 
         A key that only this configuration has is ignored if it has its default value. More epochs are ignored as
         well, unless there is a learning rate schedule, which is made for the original number of epochs.
 
         Args:
             there: The stored configuration.
-            defaults_count: Whether to report keys that only this configuration has even at their default values.
-            deleted: Keys that were deleted on purpose in the stored run; for them the default is not ignored.
+            defaults_count: Whether to report also default values of keys that only this configuration has.
+            deleted: Keys that the stored run's overrides deleted; their default values are reported, too.
         """
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
         found = []
@@ -127,14 +127,14 @@ class RunIdentity:
                 and self._is_default(key, new[key])
             ):
                 continue
-            # Compared as written: for a batch limit, 1 is one batch and 1.0 all batches, and true is neither.
+            # Compared as text: a batch limit of 1 is one batch, 1.0 is all batches, and true is neither.
             a, b = (repr(flat[key]) if key in flat else "absent" for flat in (old, new))
             if a != b:
                 found.append(f"{key}: {a} there, {b} here")
         return found
 
     def corrections(self, there: dict[str, Any]) -> list[str]:
-        """Return the additional overrides that make this the same run as that of a stored configuration."""
+        """Return the overrides to add so that this is the run of a stored configuration."""
         old, new = (dict(flatten(config)) for config in (there, self.config))
         keys = [difference.partition(":")[0] for difference in self.differences(there)]
         return [

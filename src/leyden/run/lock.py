@@ -21,7 +21,7 @@ _HELD: dict[Path, int] = {}  # open descriptors of locked directories, so that i
 
 @contextlib.contextmanager
 def acquire(directory: Path, timeout_s: float) -> Iterator[None]:
-    """Lock a directory; create it if it is missing, and remove it if it is empty at the end.
+    """Lock a directory; one that is missing is created, and removed again if it is empty at the end.
 
     Args:
         directory: An absolute path.

@@ -17,7 +17,7 @@ from leyden.scheduler import SCHEDULERS
 
 def is_main_process() -> bool:
     """Return whether this is rank 0 of a run, by the environment variables that launchers set."""
-    # Lightning's order: processes that it starts itself within a job inherit the job's variables.
+    # In Lightning's order: a process that Lightning starts within a job inherits the job's variables, too.
     for name in ("RANK", "LOCAL_RANK", *(scheduler.rank_variable for scheduler in SCHEDULERS.values())):
         if rank := os.environ.get(name):
             if not rank.isdigit():

@@ -42,9 +42,9 @@ def git(
     return completed.stdout.decode(errors="surrogateescape") if completed.returncode == 0 else None
 
 
-GIT_OF_COPY = "git.json"  # state of the code, in the copy that a cluster's jobs run
+GIT_OF_COPY = "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
-# Output that `git apply` accepts, whatever the user has configured.
+# Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
     "--binary",
     "--no-ext-diff",
@@ -122,7 +122,7 @@ def _diff() -> tuple[str | None, list[str]]:
         # New files are added to a copy of the index, so that the user's index stays unchanged.
         environment = {**os.environ, "GIT_INDEX_FILE": f"{folder}/index"}
         if index and Path(index.strip()).exists():
-            # With the modification time, which git uses to detect changed files.
+            # This keeps the modification time, by which git detects changed files.
             shutil.copy2(index.strip(), f"{folder}/index")
         from_stdin = "--pathspec-from-file=-", "--pathspec-file-nul"  # there may be too many for a command line
         if (

@@ -91,7 +91,7 @@ class Result:
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
     def with_test(self, measured: Mapping[str, float], split: list[list[int | None]]) -> "Result":
-        """Return the result with the metrics of a test evaluation on these first batches added.
+        """Return the result with the metrics and the `test_split` of a test evaluation added.
 
         A test metric whose name was also logged in training or validation gets the prefix `test/`.
         """
@@ -100,7 +100,7 @@ class Result:
         return replace(self, metrics={**self.metrics, **named}, stages=stages, test_split=split)
 
     def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
-        """Return the result with these objectives and their values; None for an objective without a metric."""
+        """Return the result with these objectives and their values; None if the metric is missing."""
         valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
         return replace(self, objectives=valued)
 
@@ -180,7 +180,7 @@ def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str
         text = read_bytes(path, max_bytes=MAX_BYTES, last_bytes=last_bytes).decode(errors="replace")
     except OSError:
         return
-    for line in text.split("\n")[:-1]:  # after the last line feed is an incomplete line
+    for line in text.split("\n")[:-1]:  # a line without its line feed is incomplete
         try:
             step, metric, value = next(csv.reader([line]))
             int(step), float(value)

@@ -1,4 +1,4 @@
-"""The session of a run: a start from beginning to end, however it ends."""
+"""The session of a run: one launch, until it succeeds, fails or is interrupted."""
 
 import contextlib
 import signal
@@ -32,7 +32,7 @@ class Position(NamedTuple):
 
 
 class Session:
-    """A start of a run that has begun, and ends with a result.
+    """One launch of a run, called a start elsewhere; it ends by writing a result.
 
     Args:
         run: The run directory.
@@ -48,8 +48,8 @@ class Session:
         """Write the result with the values of the objectives, as the last file of the run, and return it."""
         result = result.with_objectives(self.identity.objectives)
         previous = self.previous_result
-        # Nothing was trained in this start, for example only tested. The checkpoint is a little older than the end
-        # of the training, so the numbers of the previous result are kept.
+        # If this start trained nothing (for example, it only tested), keep the times of the previous result: those
+        # in the checkpoint lack the last moments of the training.
         if previous and previous.has_ended_well and previous.optimizer_steps == result.optimizer_steps:
             names = ("epochs", "seconds", "samples_per_second")
             result = replace(result, **{name: value for name in names if (value := getattr(previous, name))})
@@ -57,7 +57,7 @@ class Session:
         return result
 
     def write(self, result: Result) -> None:
-        """Write a result unchanged; if the process is killed before that is done, the next start repeats it."""
+        """Call `before_end`, then write a result as it is; if the process is killed, the next start does both."""
         check_held(self.run.directory)
         self.before_end(self.run, result)
         self.run.end(result)
@@ -74,7 +74,7 @@ def session(
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:
-    """Begin a run; record an error that ends it early as its failure.
+    """Begin a launch of a run; an error that ends it is recorded as its result.
 
     If a run that had a result fails before it trains, its previous result is restored.
 
