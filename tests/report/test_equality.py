@@ -22,7 +22,7 @@ from tests.reproduction.conftest import call, commit, make, start  # noqa: F401 
             "diverged: step 30 is the first fingerprint that differs",
         ),
         ({"fingerprints": "1234"}, {"fingerprints": "1255"}, 1, "equal until step 20"),
-        ({"fingerprints": "1234"}, {"fingerprints": "5234"}, 1, "there is no earlier one"),
+        ({"fingerprints": "1234"}, {"fingerprints": "5234"}, 1, "there is no earlier fingerprint"),
         (
             {"fingerprints": "12"},
             {"fingerprints": "1234"},

@@ -103,7 +103,7 @@ def compare(directories: Sequence[Path], conditions: Sequence[str]) -> Compariso
         sides=sides,
         groups=groups,
         averaged=averaged,
-        # Any pair of settings could have been the one compared: Bonferroni correction.
+        # Bonferroni correction, since this pair was selected among all pairs of settings.
         verdict=verdict(*groups, objective.mode, LEVEL / (sides[0].num_rows * sides[1].num_rows)),
         improvement=improvement(first, second, objective.mode),
         configs=_common_configs(*sides),
@@ -189,7 +189,7 @@ def print_comparison(comparison: Comparison, form: str) -> None:
     console.print("\n".join(["", *_verdict_lines(comparison)]))
     if settings:
         allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
-        console.print(f"A best setting was selected by these same values, which biases them in its favor{allowed}.")
+        console.print(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
     table = text_table("", "", "A", "B")
     add_rows(table, "configuration", *comparison.configs)
     console.print("")

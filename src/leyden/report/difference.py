@@ -66,7 +66,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _json_at(values: Mapping[str, Any], key: str) -> str:
-    """Return a value as JSON, which tells texts from numbers; empty if the key is missing."""
+    """Return a value as JSON, which distinguishes texts from numbers; empty if the key is missing."""
     return json.dumps(values[key], default=str) if key in values else ""
 
 
@@ -133,7 +133,7 @@ def show_equality(there: Run, here: Run) -> bool:
     if difference:
         step, parts = difference
         before = [each for each in common if each < step]
-        since = f"equal until step {before[-1]}" if before else "there is no earlier one"
+        since = f"equal until step {before[-1]}" if before else "there is no earlier fingerprint"
         show(f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}")
     elif {*a} == {*b}:
         show(f"equal, bit for bit, over all {_count_fingerprints(common)}, up to step {common[-1]}")

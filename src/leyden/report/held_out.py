@@ -46,16 +46,16 @@ def _is_tested(record: Record) -> bool:
 
 
 def _folder_with_list(record: Record) -> Path | None:
-    """Return the folder above a run directory that has a list of test evaluations; None if there is none."""
+    """Return the closest folder above a run directory with a list of test evaluations; None if there is none."""
     return next(
         (folder for folder in record.run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None
     )
 
 
 def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
-    """Return a warning for each setting of which many seeds were evaluated on the test set."""
+    """Return warnings about settings of which many seeds were evaluated on the test set."""
     here = dict.fromkeys(record.run.directory for record in tested)
-    # The runs of the report come first.
+    # The report's runs come first, since a setting keeps the first run of each seed.
     settings = _group_by_setting(
         dict.fromkeys([*here, *(Path(row[2]) for row in rows if len(row) > 2 and row[1] in names)])
     )
@@ -80,8 +80,8 @@ def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], name
 
 
 def _group_by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
-    """Group runs that differ only in the seed and values derived from it; return a run per seed and setting."""
-    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values except integers
+    """Group runs that differ only in the seed and values equal to it; return one run per seed of each setting."""
+    alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but integers
     for directory in directories:
         try:
             config = identity_values(dict(flatten(Run(directory).config)))

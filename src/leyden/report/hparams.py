@@ -11,12 +11,12 @@ from leyden.run.identity import typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 
-# TensorBoard recognises event files by "tfevents", and reads this one after "events.out.tfevents..." (by name).
+# TensorBoard reads files with "tfevents" in their name in alphabetical order: this one after events.out.tfevents...
 HPARAMS_FILE = "hparams.tfevents"
 
 
 def write_hparams(run: Run, result: Result) -> None:
-    """Write a run's overrides and result, before `result.json` ends the run; replaces an earlier row.
+    """Write a run's overrides and result in place of an earlier row; called before `result.json` is written.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
     then each metric of the result, such as `best/val/acc`. Lightning's `log_hyperparams` would turn booleans into

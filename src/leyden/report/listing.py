@@ -17,7 +17,7 @@ from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.result import read_points
 
-# A run counts as stuck if it has logged nothing for this many times its usual interval, and at least this many
+# A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
 # seconds.
 STUCK_FACTOR, MIN_STUCK_S = 20, 600
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
@@ -52,7 +52,7 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[ListedRun
     """Return the runs in or below a directory that meet a condition, sorted.
 
     Args:
-        directory: The directory.
+        directory: A run directory, or a folder with runs.
         where: Condition in the syntax of `parse_condition`; empty for all runs.
         sort: A key of `query_values`; with the prefix `-`, largest first. Runs without the key come last.
 
@@ -118,7 +118,7 @@ def _is_stuck(record: Record) -> bool:
     if record.started is None or num_steps < 2:
         return False
     last = path.stat().st_mtime
-    # Includes pauses between starts, which only delay the report.
+    # Pauses between starts lengthen this interval, so that the run is only reported later.
     usual = max(0.0, last - record.started) / num_steps
     return time.time() - last > max(MIN_STUCK_S, STUCK_FACTOR * usual)
 
@@ -193,7 +193,7 @@ def _print_csv(found: Sequence[ListedRun], asked: list[str]) -> None:
 
 
 def _age_text(seconds: float | None) -> str:
-    """Return an age in the largest unit of which it has at least two, such as `90 min`."""
+    """Return an age in the largest unit in which it is 2 or more, such as `90 min`."""
     if seconds is None:
         return ""
     return next((f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now")

@@ -39,7 +39,7 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
             f"{_verb('evaluate')} {quoted_override('run', where)}",
             "evaluate it on the test set",
         )
-    # A learning rate schedule is made for its number of epochs.
+    # A learning rate schedule is made for a fixed number of epochs, so such a run can't be continued.
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
         longer = [*kept.values(), f"trainer.max_epochs={2 * result.epochs}"]
         yield f"{_verb('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"

@@ -136,7 +136,7 @@ class _Parser:
 
 
 def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
-    """Compare a run's value with that of a condition, given as text and parsed as YAML."""
+    """Compare a run's value with a condition's, which is given as text and parsed as YAML."""
     if isinstance(found, list):
         return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
     if found is None or isinstance(found, bool):
@@ -149,7 +149,7 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: An
         except ValueError:
             return False
         digits = len(re.sub(r"e.*|[^0-9]", "", text.lower()).lstrip("0"))
-        # Tables show rounded numbers: with four or more digits, numbers are equal if they round to the same.
+        # Tables show rounded values, so a number with four or more digits equals all values that round to it.
         rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
         return sign(float(f"{found:.{digits}g}") if rounds else float(found), number)
     return sign(str(found), text)

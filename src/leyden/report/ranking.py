@@ -15,7 +15,7 @@ from leyden.report.statistics import LEVEL, MIN_VALUES, Group, verdict
 from leyden.run.files import read_json
 from leyden.run.identity import identity_values
 
-AVERAGED = ["seed", "data.fold", "fork"]  # for runs outside a sweep; the default in conf/train.yaml
+AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
 
 
@@ -28,7 +28,7 @@ class Row:
 
     @property
     def counted(self) -> list[Record]:
-        """The runs that the means are taken over: the finished ones, or if there are none, the pruned ones."""
+        """The runs that the means are taken over: the finished ones, else those with values (pruned)."""
         return self.finished or [record for record in self.records if record.values]
 
     @property
@@ -37,11 +37,11 @@ class Row:
         return [record for record in self.records if record.values and record.status == "finished"]
 
     def repeats(self, averaged: Sequence[str]) -> bool:
-        """Return whether counted runs repeat others, the averaged keys included."""
+        """Return whether some counted runs have the same values of all averaged keys, such as the seed."""
         return len(_by_values(self.counted, averaged)) < len(self.counted)
 
     def has_idle_seed(self, averaged: Sequence[str]) -> bool:
-        """Return whether counted runs are bit-equal though averaged keys, such as the seed, differ."""
+        """Return whether some counted runs are bit-equal though averaged keys, such as the seed, differ."""
         return len(_group_repetitions(self.counted, averaged)) < len(_by_values(self.counted, averaged))
 
     def num_all(self, averaged: Sequence[str]) -> int:
@@ -49,7 +49,7 @@ class Row:
         return len(_group_repetitions(self.records, averaged))
 
     def group(self, averaged: Sequence[str]) -> Group:
-        """Return the first objective's values of the finished runs, by their values of the averaged keys."""
+        """Return the first objective's value for each combination of averaged keys, from the finished runs."""
         values = {
             key: statistics.fmean(record.values[0] for record in same)
             for key, same in _group_repetitions(self.finished, averaged).items()
@@ -85,7 +85,7 @@ class Row:
 def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     """Return a row for each combination of varying choices, without the averaged keys; best row first.
 
-    Runs that differ in a key without an override, for example after a config file was edited, are separate
+    Runs that differ in a key that no override sets, for example after a config file was edited, are separate
     settings. The key becomes a choice.
     """
     keys = [key for key in varying_keys([record.choices for record in records]) if key not in averaged]
@@ -113,13 +113,13 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
 
 
 def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
-    """Group runs that count as one, with their mean: they say nothing about other seeds.
+    """Group runs that are no independent samples; each group counts as one run, whose value is the mean.
 
-    These are runs with the same values of the averaged keys, and runs that are equal bit for bit though these differ,
-    such as those of a module that seeds itself: in their objectives, and in their weights at all steps.
+    They have the same values of the averaged keys; or different ones, but identical objectives and weights at all
+    recorded steps, as when a module sets its own seed.
     """
     found: dict[tuple[str, ...], list[Record]] = {}
-    candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, as fingerprints take longer to read
+    candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, since weights take longer to read
     for key, same in _by_values(records, averaged).items():
         others = candidates.setdefault(repr(same[0].values), []) if same[0].values else []
         equal = next((other for other in others if found[other][0].weights == same[0].weights != []), None)
@@ -164,7 +164,7 @@ def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) 
 
 
 def _differ_by_parent_alone(records: Sequence[Record], averaged: Sequence[str]) -> bool:
-    """Return whether runs with the same seed and fold fork different parents, which must differ in another key."""
+    """Return whether the parent is a setting: runs with the same seed and fold have different parents."""
     others = [key for key in averaged if key != "fork"]
     parents = {(str([record.config.get(key) for key in others]), record.config.get("fork")) for record in records}
     return len(parents) > len({values for values, _ in parents})
@@ -183,7 +183,7 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
             log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
             if isinstance(log, list | None) and isinstance(averaged, list):
                 return log, averaged
-    warn(f"{path} is not a valid sweep description: its axes are scaled by their values")
+    warn(f"{path} is not a valid sweep description, and is ignored")
     return None, AVERAGED
 
 
@@ -283,7 +283,7 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Conte
 
 
 def _claim(*, marks: bool, num_lost: int) -> str:
-    """Return the claim about the best row; if some runs did not finish, it is limited to those that did."""
+    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs."""
     confidence = "(95 % confidence)"
     lost = f"{num_lost} run{'s' * (num_lost > 1)} of the rows compared did not finish and {'is' if num_lost == 1 else 'are'} not counted."
     if marks:

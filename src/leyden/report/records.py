@@ -121,11 +121,8 @@ Phases = Mapping[tuple[str, str], Phase]  # of cluster jobs, by scheduler and jo
 def read_records(directory: Path) -> list[Record]:
     """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
 
-    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. Runs whose
-    objectives differ from the first run's have none.
-
-    Args:
-        directory: The directory.
+    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. The
+    objectives are removed from runs in which they differ from the first run's.
 
     Raises:
         UserError: There is no run.

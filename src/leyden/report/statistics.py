@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @functools.cache
 def t_quantile(tail: float, freedom: float) -> float:
-    """Return the value that Student's t exceeds with probability `tail`, below one half.
+    """Return the value that Student's t exceeds with the probability `tail`, which is below 0.5.
 
     Args:
         tail: Probability of the upper tail.
@@ -52,7 +52,7 @@ class Group:
     """The values of an objective reached by the runs of one setting.
 
     Args:
-        values: Value of each run, by what identifies the run, such as (seed, fold).
+        values: Value of each run, by its averaged keys, such as (seed, fold).
         overlap: Term added to 1/n in the variance of the mean: 1/(k - 1) if the runs are from k folds, which share
             training data and are therefore not independent.
     """
@@ -90,12 +90,7 @@ class Verdict:
     level: float = LEVEL
 
     def in_words(self, a: str, b: str) -> str:
-        """Return the verdict in one line.
-
-        Args:
-            a: Name of group a.
-            b: Name of group b.
-        """
+        """Return the verdict in one line, with these names of the groups."""
         if self.why:
             return self.why
         return f"{a if self.better == 'a' else b} is better" if self.better else "can't be told apart"
@@ -106,7 +101,7 @@ class Verdict:
         return f"{100 * (1 - self.level):.4g} %"
 
     def further_in_words(self, unit: str) -> str:
-        """Return how many more runs are needed for a significant difference, in words; empty if that is None."""
+        """Return how many more runs are needed for a significant difference, in words; empty if unknown or 0."""
         if (num := self.num_further()) is None:
             return ""
         return f"takes {f'more than {MAX_FURTHER}' if num > MAX_FURTHER else f'about {num}'} more {unit}"
@@ -136,7 +131,7 @@ class Verdict:
 def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
     """Compare two groups: by a paired t-test if they share at least three keys, else by Welch's t-test.
 
-    If all pairs have the same difference, Welch's test is used, since rounded values can do so by chance. For
+    If all pairs have the same difference, which can happen by chance for rounded values, Welch's test is used. For
     values from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine
     Learning 52, 2003).
 
@@ -182,7 +177,7 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
 
 
 def improvement(a: Sequence[float], b: Sequence[float], mode: str) -> float:
-    """Return the probability that a value of a is better than one of b: its share of all pairs, ties counted half.
+    """Return the probability that a value of a is better than one of b: the share of such pairs, ties counted half.
 
     Example:
         >>> improvement([0.9, 0.8], [0.8, 0.7], "max")

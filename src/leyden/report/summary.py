@@ -32,7 +32,7 @@ from leyden.report.records import Record, position, read_records
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
-NUM_TICKS = 6  # values that get a tick each
+NUM_TICKS = 6  # up to this many values get a tick each
 MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
 
 
@@ -54,7 +54,7 @@ def draw_summary(
         metrics: Names of the objectives.
         log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
         averaged: Keys that are averaged over; they get a panel only if no other key varies.
-        extra_panels: Functions that draw a panel each on the axes passed to them; shown in the last row.
+        extra_panels: Functions that each draw a panel of the last row, on the axes passed to them.
 
     Returns:
         The content of a PNG file.
@@ -130,7 +130,7 @@ MIN_TOP = 5  # smallest number of top settings that are compared with all, as Op
 
 
 def search_panels(rows: Sequence[Row], objective: Objective, log: Collection[str]) -> list[Callable[[Any], None]]:
-    """Return functions that draw panels about a search, each on the axes passed to it; none for few settings.
+    """Return functions that each draw a panel about a search, on axes passed to them; empty for few settings.
 
     Args:
         rows: Settings with their runs.
@@ -158,7 +158,7 @@ def search_panels(rows: Sequence[Row], objective: Objective, log: Collection[str
 def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: Collection[str]) -> dict[str, float]:
     """Return the importance of each key for being among the best settings, by PED-ANOVA; the values sum to 1.
 
-    A key that only some settings have is evaluated on those (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's
+    A key that some settings lack is evaluated on the others (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's
     extension to conditional keys). Empty if there are fewer than `MIN_SETTINGS` settings, or if all are equally
     good.
 
@@ -191,7 +191,7 @@ def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: C
 
 
 def _distribution(values: Sequence[Any], log: bool) -> Any:
-    """Return the Optuna distribution that covers some values of a key."""
+    """Return the Optuna distribution that covers these values of a key."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
@@ -296,7 +296,7 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     file.writeheader()
     file.writerows(cells)
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
-    # The best run is taken from the best setting; it need not be the luckiest seed of all.
+    # The best run is that of the best setting, not a lucky seed of another one.
     winners = pareto_front(rows[0].records if is_single else records)
     evaluations = test_set_remarks(records)
     repeats = any(row.repeats(averaged) for row in rows)
