@@ -324,7 +324,7 @@ def test_what_the_processor_has_computed_is_not_given_to_a_gpu(make, given, monk
     ],
 )
 def test_what_no_role_allows_needs_trust(make, given, config):
-    with pytest.raises(UserError, match=r"is refused: .*; it would be executed: set trust=true"):
+    with pytest.raises(UserError, match=r"is refused: .*\. This command would execute .* set trust=true"):
         reproduce(run := make(config=config))
     reproduce(run, trust=True)
     assert {key: given["root"][key] for key in config}.keys() == config.keys()

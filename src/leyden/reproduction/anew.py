@@ -50,7 +50,7 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
 
     Args:
         run: A run of this project; its directory is untrusted.
-        options: The user's options.
+        options: Options of the command.
 
     Returns:
         The new run.
@@ -66,7 +66,7 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
         raise UserError(f"output={directory}: is not empty; must be a new folder")
     code, device = code_of(run), accelerator(run)
     num_threads = options.threads or recorded_threads(run)
-    # However this process ends, the work tree is removed.
+    # Signals are handled so that the work tree is removed however this process ends.
     old_handlers = {number: signal.signal(number, _exit_on_signal) for number in EXIT_SIGNALS}
     try:
         with checked_out(code, apply_diff=options.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ def accelerator(run: RunContents) -> str:
 def recorded_threads(run: RunContents) -> int | None:
     """Return the number of threads of each of the run's processes, or None if unknown.
 
-    It can change results, since sums are split among threads.
+    The number can change results, since sums are split among threads.
     """
     there, devices = _recorded_machine(run), _recorded_trainer(run).get("devices", 1)
     number, cores = there.get("threads"), there.get("cores")
@@ -105,7 +105,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
     """
     recorded, here = str(run.starts[-1].get("python")), platform.python_version()
     if recorded.split(".")[:2] != here.split(".")[:2]:
-        raise UserError(f"env=true: the run had Python {recorded}, this is {here}; use that version")
+        raise UserError(f"env=true: the run had Python {recorded}, this is {here}; use {recorded}")
     constraints = _constraints((tree / "constraints.txt").read_text(encoding="utf-8"), recorded_versions(run))
     content = "\0".join([here, constraints, (tree / "pyproject.toml").read_text(encoding="utf-8")])
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -129,7 +129,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
 def recorded_versions(run: RunContents) -> dict[str, str]:
     """Return the recorded versions of the packages in `VERSIONS`.
 
-    Others are ignored, since the run directory is untrusted.
+    Other packages are ignored, since the run directory is untrusted.
 
     Raises:
         UserError: A value is not a version number.
@@ -143,7 +143,7 @@ def recorded_versions(run: RunContents) -> dict[str, str]:
 
 
 def _constraints(text: str, versions: Mapping[str, str]) -> str:
-    """Return the project's pip constraints, with a run's versions in place of its own.
+    """Return the project's pip constraints, with a run's versions in place of the project's.
 
     Local version labels (after a plus) are dropped: they name a build for a kind of machine, which the package
     index may not have.

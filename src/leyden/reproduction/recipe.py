@@ -28,8 +28,7 @@ from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
 def keep_overrides(there: RunContents, here: Run) -> bool:
     """Record overrides with which a reproduced run can be resumed, if there are any.
 
-    They are recorded only if they compose, with `conf/`, to the reproduced run's configuration, which was checked
-    before it trained.
+    Together with `conf/`, they must compose to the reproduced run's configuration, which was checked already.
 
     Args:
         there: The original run.
@@ -101,11 +100,12 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
             )
     if not trust and (problem := _trust_problem(config, tree)):
         raise UserError(
-            f"{where}: {one_line(problem)}; it would be executed: set trust=true if you trust all of this configuration"
+            f"{where}: {one_line(problem)}. This command would execute what the configuration "
+            "names; if you trust all of it, set trust=true"
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
         data["root"] = _data_root(str(data["root"]), data_root)
-    # Missing keys come from `conf/train.yaml`. Its groups are removed where recorded, since they would add keys.
+    # Missing keys come from `conf/train.yaml`. Its choices for recorded groups are removed: they would add keys.
     groups = [key for key in config if (tree / "conf" / key).is_dir()]
     result = run.result
     return {
@@ -144,7 +144,7 @@ def check_parent_checkpoint(run: RunContents) -> None:
     keys = [key for key in ("fork", "init_from") if run.recorded.get(key) is not None]
     if not keys:
         return
-    key = keys[0]  # a fork inherits `init_from` from its parent, where it was used already
+    key = keys[0]  # a fork inherits `init_from`, which only its parent used
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
         raise UserError(f"{run.directory}/provenance.json: does not record which checkpoint {key} was")
@@ -179,7 +179,7 @@ def _keys_and_values(node: Any) -> Iterator[Any]:
 
 
 def _trust_problem(config: dict[str, Any], tree: Path) -> str:
-    """Return what a configuration names that no role allows, with the run's own code; empty if there is nothing."""
+    """Return the problem of a class or function that its role does not allow, by the run's code; empty if none."""
     with tempfile.TemporaryDirectory() as folder:
         write_config(config, path := Path(folder) / "config.yaml")  # check exactly the file that is used later
         command = [sys.executable, "-m", "leyden.reproduction.verify", str(tree), str(path)]
