@@ -95,7 +95,7 @@ def test_values_are_compared_as_they_are_meant(typed, allowed, matches):
         ({"union": [{"a": "range(0,0)"}]}, r"a=range\(0,0\): has no values to try"),
         ({"union": [{"sweep_name": "x,y"}]}, "is the same for all jobs"),
         ({"when": {"b": {"a": 1}, "a": {"b": 3}}}, "circular conditions"),
-        ({"union": [{"c": "1,2"}, {"d": "1,2"}], "when": {"d": {"c": 1}}}, "d is tried where nothing sets c"),
+        ({"union": [{"c": "1,2"}, {"d": "1,2"}], "when": {"d": {"c": 1}}}, "d needs c, which its grid does not"),
     ],
 )
 def test_a_mistake_in_it_is_a_line(node, message):

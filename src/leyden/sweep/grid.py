@@ -44,7 +44,7 @@ def is_zip(value: Any) -> bool:
 
 
 def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
-    """Parse a zip; the choices of the returned dimension are its rows.
+    """Parse a zip into a dimension whose choices are the rows of the zip.
 
     Args:
         name: Name of the dimension.
@@ -52,7 +52,7 @@ def zipped(name: str, value: str, parser: OverridesParser) -> Dimension:
         parser: Hydra's parser, for the members.
 
     Raises:
-        UserError: Names the zip, the member and the mistake.
+        UserError: The zip is wrong; the message names the zip, the member and the mistake.
     """
     if value.lstrip().startswith("shuffle"):
         raise UserError(f"{name}=shuffle(...): the rows of a zip keep their order; remove shuffle")
@@ -143,7 +143,7 @@ def _split_at_commas(text: str) -> list[str] | None:
 
 
 class SearchSpaceParser:
-    """Parses the dimensions of a sweep.
+    """Parser of a sweep's dimensions.
 
     Args:
         loader: Hydra's config loader, which resolves globs over groups.
@@ -155,7 +155,7 @@ class SearchSpaceParser:
     def __init__(self, loader: ConfigLoader, config: DictConfig, *, is_search: bool) -> None:
         self.loader, self.config, self.is_search = loader, config, is_search
         self.parser = OverridesParser.create(config_loader=loader)
-        # The two differ because the texts are part of directory names and of studies.
+        # Both formats must stay, since the texts are part of directory names and of studies.
         self.text = quote_override if is_search else Transformer.str
 
     def dimensions(

@@ -15,10 +15,10 @@ NEEDED = "pruning needs one objective that validation logs, such as val/acc; ~ca
 
 
 class Pruning(L.Callback):
-    """Reports the objective to Optuna after the validation at the end of each epoch, and stops the run if the pruner decides so.
+    """Callback that reports the objective to Optuna after each epoch, and stops the run if the pruner decides so.
 
-    For a run that is no trial of a search, it does nothing. The study is in the parent folder of the run directory;
-    the trial is found by the name of the run directory.
+    It does nothing outside of a search. The study is in the parent folder of the run directory; the trial is found
+    by the name of the run directory.
 
     Args:
         metric: The objective, a metric that validation logs.
@@ -64,7 +64,10 @@ class Pruning(L.Callback):
             self._trial = find_trial(directory, self.pruner)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the objective, and stop if the trial should be pruned; not within an epoch, as no best epoch is chosen there."""
+        """Report the objective at the end of an epoch, and stop if the trial should be pruned.
+
+        Validations within an epoch are ignored, since they select no best epoch.
+        """
         if trainer.state.fn != "fit" or not self._is_in_search or not trainer.is_last_batch:
             return
         found = stages_of(trainer).validation

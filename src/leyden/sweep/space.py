@@ -117,7 +117,7 @@ class Dimension:
 
     Args:
         name: The key with its prefix, as in the override, or the name of a zip.
-        keys: The keys that it sets, without prefixes.
+        keys: The keys that the dimension sets, without prefixes.
         choices: Choices by their texts; empty for an interval.
         interval: Bounds of a number that a search draws; None for choices.
         is_fixed: True if there is a single choice, given without sweep syntax, which is not searched.
@@ -139,7 +139,7 @@ class Dimension:
         return trial.suggest_float(self.name, low, high, log=log)
 
     def has(self, value: Any) -> bool:
-        """Return whether a value is of this dimension; any number is of an interval, as bounds may have changed."""
+        """Return whether a value is possible; for an interval, any number, since its bounds may have changed."""
         return isinstance(value, int | float) if self.interval else value in self.choices
 
     def overrides(self, value: Any) -> Sequence[str]:
@@ -249,7 +249,7 @@ def check_conditions(where: str, found: Conditions, dimensions: Iterable[Dimensi
     A condition on a key with a fixed value may name any value.
 
     Raises:
-        UserError: Names the key or the value that no job has.
+        UserError: A condition names a key or value that no job has.
     """
     dimensions = list(dimensions)
     for key, values in found.items():
@@ -361,7 +361,7 @@ class Space:
             raise UserError(f"hydra.sweeper.when: circular conditions: {' needs '.join(path)}")
         for key in self.when.get(dimension.name, {}):
             if key not in self.by_key:
-                raise UserError(f"hydra.sweeper.when: {dimension.name} is tried where nothing sets {key}")
+                raise UserError(f"hydra.sweeper.when: {dimension.name} needs {key}, which its grid does not set")
             self._append(self.by_key[key], path)
         if dimension not in self.dimensions:
             self.dimensions.append(dimension)
@@ -402,7 +402,7 @@ class Space:
         return set(active) == set(setting) and all(each.has(setting[name]) for name, each in active.items())
 
     def settings(self, dimensions: Iterable[Dimension] | None = None) -> list[dict[str, Any]]:
-        """Return all combinations of the choices of all dimensions that are not fixed, or of the given ones.
+        """Return all combinations of the choices of these dimensions; None for all that are not fixed.
 
         Raises:
             UserError: There are more combinations than a sweep can have jobs.
@@ -447,7 +447,7 @@ class Space:
     def never_active(self) -> list[str]:
         """Return the names of dimensions that are active in no setting.
 
-        A dimension with a condition on a fixed key, or on such a dimension, is not among them.
+        Those with a condition on a fixed key, or on a dimension that is never active, are left out.
         """
         branches = self.branches()
         never = {each.name for each in self.free if not any(self.is_active(each, branch) for branch in branches)}
@@ -459,7 +459,7 @@ class Space:
 
     @property
     def fixed_choices(self) -> list[str]:
-        """The fixed overrides that can change a job's result; a search with others is another search."""
+        """The fixed overrides that can change a job's result, and so identify a search."""
         return sorted(override for override in self.fixed if identity_values(typed_overrides([override])))
 
     @property

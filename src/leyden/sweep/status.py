@@ -111,8 +111,8 @@ def run_jobs(
     """Run jobs, as many at once as possible, and skip those that have ended before.
 
     Args:
-        ask: Returns the next job; None if there is none now. It is called when a slot is free, and after a None
-            again when a job has ended.
+        ask: Returns the next job; None if there is none now. It is called when a slot is free; after a None, it
+            is called again when a job has ended.
         runner: Runs the jobs.
         status: Shows the progress.
         at_once: Largest number of jobs at once; None for the runner's own limit.

@@ -33,8 +33,8 @@ LOCK_TIMEOUT = 30  # seconds
 class Journal(JournalFileBackend):
     """Optuna's journal file, repaired after a process was killed while it wrote a line.
 
-    Readers ignore an incomplete last line. Optuna's writer would append to it and so corrupt the file; this one
-    removes it first.
+    Readers ignore an incomplete last line. Optuna's writer would append to it and so corrupt the file; this
+    class removes the line first.
 
     Args:
         path: Path of the file.

@@ -70,7 +70,7 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
     Of many jobs, a covering subset is built.
 
     Raises:
-        UserError: Names the job and the mistake.
+        UserError: A job is wrong; the message names the job and the mistake.
     """
     names = [f"job {number} of {len(jobs)}, {job.run.directory.name}" for number, job in enumerate(jobs)]
     to_run = {}
@@ -95,7 +95,7 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
 
 
 def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
-    """Return the indices of settings that are built to check all; up to `MAX_DRY_BUILDS` settings, all indices.
+    """Return the indices of the settings to build as a check of all; up to `MAX_DRY_BUILDS` settings, all indices.
 
     Of more settings, the subset has each value of each key (of many numbers, the smallest and the largest), and
     each occurring pair of values that are not numbers, such as networks and data sets.
@@ -172,7 +172,7 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
 def add_seeds(job: Job, num: int) -> list[list[str]]:
     """Return the overrides of a job with each of the `num - 1` seeds that follow its own.
 
-    The job itself keeps its overrides, and so the directory that it has without `sweep.seeds`.
+    The job itself keeps its overrides, so that its directory is the same as without `sweep.seeds`.
     """
     setting = [override for override in job.overrides if override.lstrip("+").partition("=")[0] != "seed"]
     first = job.config.seed
@@ -252,7 +252,7 @@ class Sweep:
 
         Args:
             jobs: The jobs of a grid, or the extremes of a search space.
-            identity: What identifies a search beside its name and objective; None for a grid.
+            identity: Values that identify a search besides its name and objective; None for a grid.
             facts: Facts to store in `sweep.json`.
 
         Raises:

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from leyden.data.object_state import ObjectState
 
 
-USES_CUDA = ("auto", "gpu", "cuda")  # of trainer.accelerator
-TIMEOUT_S = 60  # a driver that is not loaded yet takes half of it, with many GPUs
+USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
+TIMEOUT_S = 60  # with many GPUs, nvidia-smi takes half of it to load the driver
 DEVICE_FILES = Path("/dev")
 GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)")
 MIG = re.compile(r"^\s+MIG .*\(UUID: (MIG-[\w/-]+)\)", re.MULTILINE)
@@ -155,7 +155,7 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
 def _shared_state(arguments: Sequence[Any]) -> "ObjectState | None":
     """Return the state that jobs share: variables of the classes that a configuration names, and of their modules.
 
-    The classes are imported for that. A job that changes this state would change the next job in this process.
+    The classes are imported for that. A job that changes this state would affect the next job in this process.
     """
     from leyden.data.object_state import shared_state
 
@@ -220,7 +220,7 @@ def run_as_command(module: str, config: DictConfig) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job"
         path.write_bytes(pickle.dumps((module, config)))
-        # When this process is killed, the command is ended by a signal on which it ends its other processes.
+        # If this process is killed, the command gets a signal, and then ends its other processes.
         code = subprocess.run(
             [sys.executable, "-m", "leyden.sweep.command", str(path)], preexec_fn=end_with_parent
         ).returncode
@@ -249,7 +249,7 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None
         configs: Names, configurations, and the overrides that they were composed with.
 
     Raises:
-        UserError: Names the configuration and the mistake.
+        UserError: A configuration is wrong; the message names it and the mistake.
     """
     with importing():
         from leyden import assembly
