@@ -1,4 +1,4 @@
-"""Batch systems of clusters: the protocol that they fulfil, and those that there are. Another one is a file here."""
+"""Schedulers (batch systems) of clusters: their protocol, and the supported ones. A new one is a module here."""
 
 from collections.abc import Iterable
 
@@ -9,24 +9,24 @@ SCHEDULERS: dict[str, Scheduler] = {scheduler.name: scheduler for scheduler in (
 
 
 def current() -> Scheduler | None:
-    """Return the scheduler whose job this process belongs to; None where it belongs to none."""
+    """Return the scheduler whose job this process belongs to; None outside of a job."""
     return next((scheduler for scheduler in SCHEDULERS.values() if scheduler.job_id()), None)
 
 
 def job_id() -> str | None:
-    """Return the id of the job that this process belongs to; None where it belongs to none."""
+    """Return the id of the job that this process belongs to; None outside of a job."""
     scheduler = current()
     return scheduler.job_id() if scheduler else None
 
 
 def num_restarts() -> int:
-    """Return how often the job of this process was started again."""
+    """Return how often this process's job was restarted."""
     scheduler = current()
     return scheduler.num_restarts() if scheduler else 0
 
 
 def phases(jobs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Phase]:
-    """Return the phase of each job, given by the name of its scheduler and its id; none where that does not answer."""
+    """Return each job's phase, by scheduler name and job id; without jobs of schedulers that do not answer."""
     found: dict[tuple[str, str], Phase] = {}
     jobs = list(jobs)
     for name in dict.fromkeys(name for name, _ in jobs):

@@ -1,4 +1,4 @@
-"""The protocol of a batch system: what the rest of the library asks of one."""
+"""The protocol of a scheduler: the functions that the other packages use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class JobState:
     """The state of a job.
 
     Args:
-        phase: What it means here.
-        text: What the scheduler calls it, as `TIMEOUT`.
+        phase: Phase that Leyden distinguishes.
+        text: Name that the scheduler uses, such as `TIMEOUT`.
     """
 
     phase: Phase
@@ -25,11 +25,11 @@ class JobState:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that the scheduler has taken.
+    """A job that the scheduler has accepted.
 
     Args:
-        job_id: The scheduler's id of it.
-        log: The file that it prints to.
+        job_id: Id of the job in the scheduler.
+        log: File that the job prints to.
     """
 
     job_id: str
@@ -37,12 +37,12 @@ class Submitted:
 
 
 class Scheduler(Protocol):
-    """A batch system: it starts jobs on the nodes of a cluster when there is room for them.
+    """A batch system, which starts jobs on the nodes of a cluster when resources are free.
 
     Args:
-        name: Its name, as in `conf/cluster/` and in a run's `job.json`.
-        title: Its name for people.
-        rank_variable: The environment variable that has the rank of a process among those of its job.
+        name: Name in `conf/cluster/` and in a run's `job.json`.
+        title: Name in messages.
+        rank_variable: Environment variable with the rank of a process in its job.
     """
 
     name: str
@@ -50,32 +50,32 @@ class Scheduler(Protocol):
     rank_variable: str
 
     def job_id(self) -> str | None:
-        """Return the id of the job that this process belongs to; None where it belongs to none."""
+        """Return the id of the job that this process belongs to; None outside of a job."""
 
     def num_restarts(self) -> int:
-        """Return how often the job of this process was started again."""
+        """Return how often this process's job was restarted."""
 
     def requeue(self) -> str:
-        """Ask that the job of this process be started again; return the error, empty for none."""
+        """Put this process's job back into the queue; return an error message, empty on success."""
 
     def cancel(self, ids: Sequence[str]) -> str:
-        """End jobs, whether they run or wait; return the error, empty for none."""
+        """Cancel queued and running jobs; return an error message, empty on success."""
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
-        """Return the state of each job; nothing where the scheduler does not answer."""
+        """Return the state of each job; empty if the scheduler does not answer."""
 
     def check(self, cluster: DictConfig, trainer: DictConfig) -> None:
-        """Check that the resources make sense and that the trainer uses what is asked for.
+        """Check that the requested resources are valid, and that the trainer uses them.
 
         Raises:
-            UserError: They don't.
+            UserError: A setting is wrong.
         """
 
     def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, code: Path | None) -> str:
-        """Return the script that would be submitted, which the scheduler has accepted unless `cluster.dry_run`.
+        """Return the script that would be submitted; unless `cluster.dry_run` is set, the scheduler tests it first.
 
         Raises:
-            UserError: There is no such scheduler here, or it rejects the script.
+            UserError: The scheduler is not installed here, or rejects the script.
         """
 
     def submit(
@@ -87,17 +87,17 @@ class Scheduler(Protocol):
         *,
         code: Path | None,
     ) -> list[Submitted]:
-        """Submit one job per tuple of arguments, which calls `work` with it on a node.
+        """Submit one job per tuple of arguments; each job calls `work(*arguments)` on a node.
 
         Args:
-            folder: Scripts and logs go there.
-            cluster: The resources of a job.
-            work: A function of a module, which can be pickled.
-            arguments: Of each job.
-            code: The folder with the copy of the code that jobs run; None: they run the code as it is then.
+            folder: Folder for scripts and logs.
+            cluster: The node `cluster` of the configuration.
+            work: Function that can be pickled, defined in a module.
+            arguments: Arguments of each job.
+            code: Folder with a copy of the code, which the jobs run; None to run the code as it is when they start.
 
         Raises:
-            UserError: The scheduler takes no job.
+            UserError: The scheduler rejects the jobs.
         """
 
     def log(self) -> Path:

@@ -1,4 +1,4 @@
-"""Slurm: its jobs, their states, and the resources that a job asks for."""
+"""Slurm: its jobs, their states, and the resources that they request."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from leyden.config.errors import UserError
 from leyden.scheduler.protocol import JobState, Submitted
 
 TIMEOUT_S = 60
-# States of jobs that will not run again. Others, known or not, may pass.
+# States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 RESOURCES = (
@@ -29,32 +29,32 @@ RESOURCES = (
 
 
 class Slurm:
-    """The scheduler Slurm, by its clients `sbatch`, `squeue`, `scontrol` and `scancel`; jobs are submitted by submitit."""
+    """The scheduler Slurm, used by its commands such as `squeue`; submitit submits the jobs."""
 
     name = "slurm"
     title = "Slurm"
     rank_variable = "SLURM_PROCID"
 
     def job_id(self) -> str | None:
-        """Return the id of the job that this process belongs to; None where it belongs to none."""
+        """Return the id of the job that this process belongs to; None outside of a job."""
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        # The last task of an array has the id of the whole array: a command that is given it would act on all of it.
+        # In an array's last task, SLURM_JOB_ID is the id of the whole array; a command would act on all tasks.
         return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
     def num_restarts(self) -> int:
-        """Return how often the job of this process was started again."""
+        """Return how often this process's job was restarted."""
         return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
     def requeue(self) -> str:
-        """Ask that the job of this process be started again; return the error, empty for none."""
+        """Put this process's job back into the queue; return an error message, empty on success."""
         return _call("scontrol", "requeue", str(self.job_id()))[1]
 
     def cancel(self, ids: Sequence[str]) -> str:
-        """End jobs, whether they run or wait; return the error, empty for none."""
+        """Cancel queued and running jobs; return an error message, empty on success."""
         return _call("scancel", *ids)[1]
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
-        """Return the state of each job; nothing where Slurm does not answer.
+        """Return the state of each job; empty if Slurm does not answer.
 
         A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
         """
@@ -69,10 +69,10 @@ class Slurm:
         return {job: _state(known.get(job, "GONE")) for job in ids}
 
     def check(self, cluster: DictConfig, trainer: DictConfig) -> None:
-        """Check that the resources make sense and that the trainer uses what is asked for.
+        """Check that the requested resources are valid, and that the trainer uses them.
 
         Raises:
-            UserError: They don't.
+            UserError: A setting is wrong.
         """
         least = {"gpus_per_task": 0, "max_requeues": 0}
         least |= dict.fromkeys(RESOURCES, 1)
@@ -106,15 +106,15 @@ class Slurm:
             raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")
 
     def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, code: Path | None) -> str:
-        """Return the script that would be submitted, which Slurm has accepted unless `cluster.dry_run`.
+        """Return the script that would be submitted; unless `cluster.dry_run` is set, Slurm tests it first.
 
         Raises:
-            UserError: There is no Slurm here, or it rejects the script.
+            UserError: Slurm is not installed here, or rejects the script.
         """
         executor = _executor(folder, cluster, num_jobs, code)
         if num_jobs > 1:
             executor.parameters["map_count"] = num_jobs
-        # submitit shows no script without submitting it.
+        # submitit has no public function for a script that is not submitted.
         script = executor._make_submission_file_text(executor._submitit_command_str, "0")
         if not cluster.dry_run:
             _, problem = _call("sbatch", "--test-only", text=str(script))
@@ -131,10 +131,10 @@ class Slurm:
         *,
         code: Path | None,
     ) -> list[Submitted]:
-        """Submit one job per tuple of arguments, as an array; each calls `work` with it on a node.
+        """Submit an array with one job per tuple of arguments; each job calls `work(*arguments)` on a node.
 
         Raises:
-            UserError: Slurm takes no job.
+            UserError: Slurm rejects the jobs.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -156,7 +156,7 @@ def _state(text: str) -> JobState:
 
 
 def _call(*command: str, text: str | None = None) -> tuple[str, str]:
-    """Return the output of a client of Slurm, and its error, empty for none."""
+    """Run a Slurm command; return its output and an error message, empty on success."""
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -168,7 +168,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, code: Path | Non
     """Return submitit's executor with the resources of a job."""
     import submitit
 
-    # A SIGUSR1 that comes while Python imports waits until training starts, where it is handled.
+    # SIGUSR1 is blocked during imports, until training starts and can handle it.
     python = f"env --block-signal=USR1 {shlex.quote(sys.executable)}"
     try:
         executor = submitit.SlurmExecutor(folder, python=python)
@@ -189,7 +189,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, code: Path | Non
         time=cluster.time_min,
         array_parallelism=cluster.num_jobs or num_jobs,
         stderr_to_stdout=True,
-        srun_args=["--kill-on-bad-exit=1"],  # else the others would wait for a process that has failed
+        srun_args=["--kill-on-bad-exit=1"],  # otherwise the others would wait for a failed process
         setup=[*setup, *cluster.setup],
         additional_parameters={"signal": f"USR1@{cluster.signal_delay_s}", "requeue": True, **options},
     )
