@@ -1,1 +1,1 @@
-"""Jobs on a Slurm cluster."""
+"""Jobs on a cluster."""

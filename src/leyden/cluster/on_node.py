@@ -1,4 +1,4 @@
-"""The functions that run on a node of the cluster: a job of a sweep, or trials of a search one after another."""
+"""The functions that run on a cluster's node: a sweep's job, or trials of a search one after another."""
 
 import gc
 import importlib
@@ -27,7 +27,7 @@ from leyden.sweep.worker import execute_job
 
 
 def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
-    """Run a job; record a failure in its `result.json`, and raise it.
+    """Run a job; on an error, record the failure in `result.json` and raise the error again.
 
     Args:
         module: Name of the module whose `main.task` runs the job.
@@ -45,7 +45,7 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
 
 
 def search_on_node(module: str, config: DictConfig) -> None:
-    """Run trials of a search until it has its number of trials; several nodes may do so at once.
+    """Run trials until the search has its number of trials; several nodes can do so at once.
 
     Args:
         module: Name of the module whose `main.task` runs a trial.
@@ -60,7 +60,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
             f"requeued {num_restarts()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
         )
     with importing():
-        from leyden import assembly  # noqa: F401 - with PyTorch imported, the checks run in this process
+        from leyden import assembly  # noqa: F401 - imports PyTorch, so that the checks run in this process
     with composing():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
@@ -74,15 +74,15 @@ def search_on_node(module: str, config: DictConfig) -> None:
 
 
 def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:
-    """Return what a run's `job.json` holds of its job."""
+    """Return the content of a run's `job.json` for a submitted job."""
     return {"scheduler": scheduler.name, "job_id": job.job_id, "log": str(job.log)}
 
 
 class InProcessLauncher:
-    """Runs jobs one after another in this process; a `JobRunner` and a `Runner`.
+    """Launcher that runs jobs one after another in this process; a `JobRunner` and a `Runner`.
 
-    The scheduler's signal before the time limit is handled by the current run: it saves a checkpoint and requeues this job,
-    which then resumes the run. Between two runs the signal is blocked until the next run starts.
+    Shortly before the time limit, the scheduler sends a signal: the current run saves a checkpoint and requeues
+    this job, which then resumes the run. Between two runs the signal is blocked.
 
     Args:
         module: Name of the module whose `main.task` runs a job.
@@ -113,7 +113,7 @@ class InProcessLauncher:
         run_jobs(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Record this scheduler's job in the run directory of each job; `wait` runs it."""
+        """Record the scheduler's job in the jobs' run directories; `wait` runs the jobs."""
         for job in jobs:
             job.log = self.log
             with job.run.locked(identity := job.identity, resume="auto"):
@@ -125,7 +125,7 @@ class InProcessLauncher:
         """Run the started job to its end."""
         job, error = self.started.pop(), ""
         config = job.config_on_node
-        # The limit is on the scheduler's job, which runs many runs; search_on_node has checked it.
+        # The limit is for the scheduler's job, which trains many runs; `search_on_node` has checked it.
         config.cluster.max_requeues = sys.maxsize
         try:
             execute_job(self.module, config)

@@ -34,16 +34,16 @@ def snapshot(directory: Path) -> Path:
 
 MAX_POLL_S = 15.0
 MAX_ARRAY = 500  # jobs per array; Slurm's limit, MaxArraySize, is 1001 by default
-# Seconds to wait for the result of a job that has ended: of a completed one, and of another.
+# Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 
 
 class ClusterRunner:
-    """Runs jobs on a cluster; a `leyden.sweep.status.Runner`.
+    """Runner of jobs on a cluster, a `leyden.sweep.status.Runner`.
 
     Args:
         scheduler: The scheduler that starts the jobs.
-        directory: The sweep directory; scripts and logs are in its folder with the scheduler's name, copies of the code in `code/`.
+        directory: The sweep directory; it has scripts and logs in a folder named after the scheduler, and `code/`.
         cluster: The node `cluster` of the configuration, as in `conf/cluster/slurm.yaml`.
         module: Name of the module whose `main.task` runs a job.
     """
@@ -55,15 +55,15 @@ class ClusterRunner:
         self.running: dict[
             str, list[Job]
         ] = {}  # by the scheduler's job id; jobs with the same run directory share one
-        # By job id, for jobs that ended without a result: the time at which that was first seen, and the state.
+        # By job id, for jobs that ended without a result: the time when this was noticed, and the state.
         self.ended: dict[str, tuple[float, JobState]] = {}
         self.pause_s = 1.0
 
     def script(self, num_jobs: int) -> str:
-        """Return the script that would be submitted, after a test by the scheduler unless `cluster.dry_run`.
+        """Return the script that would be submitted; unless `cluster.dry_run` is set, the scheduler tests it first.
 
         Raises:
-            UserError: There is no such scheduler on this machine, or it rejects the script.
+            UserError: The scheduler is not installed here, or rejects the script.
         """
         return self.scheduler.script(self.folder, self.cluster, num_jobs, code=self.code)
 
@@ -134,7 +134,7 @@ class ClusterRunner:
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
-        with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its directory
+        with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
             for job in jobs:
                 locks.enter_context(job.run.locked(job.identity, resume="auto"))
             submitted = self.map(run_on_node, arguments)
@@ -167,8 +167,8 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     Jobs of earlier calls count.
 
     Raises:
-        UserError: The scheduler does not answer or rejects the jobs, jobs of earlier calls have other settings, or a job
-            would have several processes.
+        UserError: The scheduler does not answer or rejects the jobs, jobs of earlier calls have other settings, or
+            a job would have several processes.
     """
     if (num := runner.cluster.nodes * runner.cluster.tasks_per_node) > 1:
         raise UserError(
