@@ -27,7 +27,7 @@ class JobLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the configuration and the module of the task."""
-        check_num_jobs(config.cluster.num_jobs)  # here, as it is used before the jobs are checked
+        check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
         self.config = config
         module = sys.modules[task_function.__module__]
         self.module = module.__spec__.name if module.__spec__ else module.__name__
@@ -61,10 +61,10 @@ class JobLauncher(Launcher):
 
 
 class LocalLauncher(JobLauncher):
-    """Runs jobs in parallel on this machine; jobs with several processes run one after another.
+    """Launcher of parallel jobs on this machine; jobs with several processes run one after another.
 
     Args:
-        num_jobs: Number of jobs at once; None for one per GPU, or one per core without GPUs.
+        num_jobs: Number of jobs at once; None for one per GPU or, without GPUs, one per core.
     """
 
     def __init__(self, num_jobs: int | None) -> None:
@@ -110,7 +110,7 @@ class LocalLauncher(JobLauncher):
 
 
 class ClusterLauncher(JobLauncher):
-    """Runs jobs on a cluster.
+    """Launcher of jobs on a cluster.
 
     Args:
         cluster: The node `cluster` of the configuration, as in `conf/cluster/slurm.yaml`.
@@ -146,7 +146,7 @@ class ClusterLauncher(JobLauncher):
         from leyden.cluster.submit import submit_jobs
 
         if self.waits:
-            if at_once and self.cluster.num_jobs:  # a search submits jobs one by one, so no array limits them
+            if at_once and self.cluster.num_jobs:  # no array limits jobs that are submitted one by one
                 at_once = min(at_once, self.cluster.num_jobs)
             super().run_jobs(ask, status, at_once=at_once, **kwargs)
         else:

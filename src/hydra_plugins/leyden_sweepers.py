@@ -8,13 +8,12 @@ from leyden.config.errors import UserError
 
 
 class GridSweeper(BasicSweeper):
-    """Runs all combinations of values, as Hydra's basic sweeper.
+    """Sweeper over all combinations of values, like Hydra's basic sweeper.
 
-    Unlike there, all jobs are checked first, a failed job does not stop the others, and a summary is written at the
-    end.
+    But all jobs are checked first, a failed job does not stop the others, and a summary is written at the end.
 
     Args:
-        params: Values to try by key, in Hydra's override syntax; or zip(...) by an arbitrary name.
+        params: Values to try, by key, in Hydra's override syntax; or zip(...) under an arbitrary name.
         union: Several grids, each like `params`; `params` is added to each of them.
         exclude: Jobs to leave out, as a list of values by key.
         when: Conditions under which a job has a key.
@@ -51,13 +50,13 @@ class GridSweeper(BasicSweeper):
 
 
 class OptunaSweeper(BasicSweeper):
-    """Searches with Optuna 5; a search can be restarted, and run by several processes at once.
+    """Sweeper that searches with Optuna 5; a search can be resumed, and run by several processes at once.
 
     Args:
         sampler: One of Optuna's samplers.
         num_trials: Number of trials, including those of earlier starts.
         batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
-        params: Search space by key, in Hydra's override syntax; or zip(...) by an arbitrary name.
+        params: Search space, by key, in Hydra's override syntax; or zip(...) under an arbitrary name.
         when: Conditions under which a trial has a key.
         union: For grids only; an error if set.
         exclude: For grids only; an error if set.
