@@ -9,8 +9,9 @@ from leyden.reproduction.anew import ReproduceOptions, reproduce
 from leyden.run.directory import Run
 
 USAGE = """\
-python -m leyden.reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N] [env=true] [apply_diff=true]
-[trust=true] python -m leyden.reproduce run=A against=B
+python -m leyden.reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
+                           [env=true] [apply_diff=true] [trust=true]
+python -m leyden.reproduce run=A against=B
 
 Trains a run again with the commit, the configuration and the number of threads that it recorded, and compares the
 fingerprints of both runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not equal.

@@ -8,7 +8,7 @@ USAGE = """\
 python -m leyden.summarize DIR [format=table|json]
 
 Writes summary.csv, summary.md and summary.png: a table of all runs in or below a folder, best first, and a picture.
-The folder can be a sweep, such as outputs/sweeps/NAME, or any other. With format=json the table is printed as JSON."""
+The folder can be a sweep, such as outputs/sweeps/NAME, or any other. format=json prints the table as JSON."""
 
 
 def main() -> None:
