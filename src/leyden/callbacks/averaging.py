@@ -15,7 +15,7 @@ from leyden.data.loaders import check_integers
 
 
 class _DelayedAveraging(WeightAveraging, ABC):
-    """Average that begins at some time; before that, it equals the current weights."""
+    """Average that begins at a later step or epoch; before that, it equals the current weights."""
 
     def __init__(self, update_every_n_steps: int, update: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         check_integers(update_every_n_steps=(update_every_n_steps, 1))
@@ -48,7 +48,7 @@ class _DelayedAveraging(WeightAveraging, ABC):
             return
         self.average.update_parameters(pl_module)  # the first update copies the weights
         self._latest_update_step = step  # part of Lightning's state in the checkpoint; it has no public name
-        if not is_due:  # the copy only replaces an average that has not begun
+        if not is_due:  # a copy made before the average begins does not count
             self.average.n_averaged.zero_()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -145,10 +145,9 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
         num_epochs: Number of epochs of the run.
 
     Raises:
-        ValueError: The callback is Lightning's `StochasticWeightAveraging`, whose average is in no checkpoint; or a
-            `WeightAveraging` that updates the average at the end of an epoch, between validation and checkpoint, or
-            whose checkpoints contain the initial weights until it begins; or the average would begin after the last
-            epoch.
+        ValueError: The average is in no checkpoint (Lightning's `StochasticWeightAveraging`); is updated at the end
+            of an epoch, between validation and checkpoint; consists of the initial weights until it begins; or
+            begins after the last epoch.
     """
     if isinstance(callback, StochasticWeightAveraging):
         raise ValueError(

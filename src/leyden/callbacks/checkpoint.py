@@ -1,7 +1,8 @@
 """Checkpoints: when they are written, which one is the best, and how files are written and read.
 
-Crashes, full disks and untrusted files do no harm: a checkpoint is written to a temporary file beside its path, and
-renamed when the metrics of all earlier steps are logged. Reading a checkpoint executes no code from it.
+A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one. It is renamed
+only after all metrics up to its step are logged, since a resumed run does not log these again. Reading a checkpoint
+executes no code from it.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ from leyden.config.terminal import warn
 from leyden.run.files import damage, replacing
 from leyden.run.lock import check_held
 
-# Lightning's keys for `save_hyperparameters`: arguments of any type, which the configuration already contains.
+# Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
+# configuration.
 HYPERPARAMETERS = tuple(
     key
     for made in (L.LightningModule, L.LightningDataModule)
@@ -36,7 +38,7 @@ HYPERPARAMETERS = tuple(
         made.CHECKPOINT_HYPER_PARAMS_TYPE,
     )
 )
-ARRAYS = "numpy_arrays"  # key for the paths of tensors that were NumPy arrays
+ARRAYS = "numpy_arrays"  # checkpoint key for the places of tensors that were NumPy arrays
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -80,8 +82,8 @@ class SafeCheckpointIO(CheckpointIO):
         """Read a checkpoint, always with `weights_only`.
 
         Raises:
-            ValueError: The file contains more than tensors and plain values, none of which was executed, or is not
-                a run's checkpoint.
+            ValueError: The file contains objects other than tensors and plain values (none of their code was executed),
+                or is not a run's checkpoint.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -114,11 +116,12 @@ def _unreadable_error(key: str, kind: str) -> UserError:
 def _check_hooks(trainer: L.Trainer) -> None:
     """Check what the hooks of module and data add to a checkpoint, before anything is trained.
 
-    A hook may need what only training sets: if it fails here, the first checkpoint shows why. What it draws or
-    changes in attributes does not depend on stops, as a run that resumes does not call it here.
+    A hook may need attributes that only training sets. So its errors are ignored here; writing the first checkpoint
+    raises them. A resumed run does not call the hooks here: they may draw random numbers or change attributes, and
+    would do so once more than in an uninterrupted run.
 
     Raises:
-        UserError: They add what can't be read again.
+        UserError: A hook adds a value that can't be read again.
     """
     module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
     for made in (module, data):
@@ -133,11 +136,11 @@ def _check_hooks(trainer: L.Trainer) -> None:
 
 
 def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Load a checkpoint's weights, and the module's own entries in it, into a module, as Lightning does.
+    """Load a checkpoint's weights into a module and call its `on_load_checkpoint`, as Lightning does.
 
     Raises:
-        ValueError: The module lacks some of the weights. PyTorch ignores them if a submodule is None, since it may
-            be created later.
+        ValueError: The module lacks some of the weights. PyTorch itself does not report weights of a submodule that
+            is None.
     """
     module.configure_model()
     module.on_load_checkpoint(content)
@@ -165,7 +168,7 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _arrays_to_tensors(node: Any, place: list[Any], places: list[list[Any]]) -> Any:
-    """Return a copy with tensors in place of arrays, and append their paths to `places`; `node` is unchanged."""
+    """Return a copy with tensors in place of arrays, and append their keys to `places`; `node` is unchanged."""
     if type(node) is np.ndarray and node.dtype.kind in "biufc":
         places.append(place)
         return torch.from_numpy(node.astype(node.dtype.newbyteorder("="), order="C"))
@@ -179,7 +182,7 @@ def _arrays_to_tensors(node: Any, place: list[Any], places: list[list[Any]]) -> 
 
 
 def _tensors_to_arrays(node: Any, places: Sequence[Sequence[Any]]) -> Any:
-    """Return a copy with arrays in place of the tensors at these paths."""
+    """Return a copy with arrays in place of the tensors at these places."""
     if not places:
         return node
     if any(not place for place in places):
@@ -216,17 +219,17 @@ PREPARED = ".prepared"  # suffix of a checkpoint that is not committed yet
 class CheckpointFiles:
     """Files `checkpoints/last.ckpt` and `checkpoints/best.ckpt` of a run, each replaced atomically.
 
-    A run that resumes from a checkpoint logs the steps after it again. So a checkpoint is committed only when the
-    metrics of all earlier steps have been written.
+    A run that resumes from a checkpoint logs only the steps after it. So a checkpoint is committed only when the
+    metrics of all steps up to it have been written.
 
     Args:
         state_key: Key of the state that contains the metrics of the best epoch.
-        max_kept_bytes: Maximum total size of the checkpoints kept under names of their own; 0: none are kept.
+        max_kept_bytes: Maximum total size of kept copies, such as `epoch_3.ckpt`; 0 for no copies.
     """
 
     def __init__(self, state_key: str, max_kept_bytes: int) -> None:
         self.state_key, self.max_kept_bytes = state_key, max_kept_bytes
-        self._prepared: dict[str, str] = {}  # by file name, the name under which a copy is kept
+        self._prepared: dict[str, str] = {}  # name of the copy to keep, by file name
         self._is_full = False
 
     def prepare(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
@@ -235,7 +238,7 @@ class CheckpointFiles:
         Args:
             trainer: Lightning's trainer.
             name: `last.ckpt` or `best.ckpt`.
-            kept: Name under which it may be kept when the path is overwritten.
+            kept: Name of a permanent copy, without suffix; empty for no copy.
         """
         trainer.save_checkpoint(self._path(trainer, name + PREPARED))
         self._prepared[name] = kept
@@ -261,7 +264,7 @@ class CheckpointFiles:
 
         Deletes the oldest kept files beyond the size limit.
         """
-        kept.unlink(missing_ok=True)  # left by a run that was interrupted after this step
+        kept.unlink(missing_ok=True)  # exists if an earlier start was interrupted after this training step
         try:
             kept.hardlink_to(path)
         except OSError:
@@ -317,7 +320,7 @@ class CheckpointFiles:
         return directory / "checkpoints" / name
 
 
-# Error message for an objective, raised before training or when its stage is known.
+# End of the error messages about an objective that is never validated.
 NO_VALIDATION = (
     "no epoch of this run ends with a validation, which selects the best one; check trainer.max_steps, "
     "check_val_every_n_epoch and val_check_interval, or set objective=null"
@@ -333,13 +336,11 @@ class RunCheckpoint(Checkpoint):
     Lightning passes a step's metrics to the loggers after all hooks of that step. So a checkpoint is only prepared
     in these hooks (`CheckpointFiles`), and committed in the next hook.
 
-    With `keep="every"`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
-
     Args:
         metric: Name of the objective, or a list, whose first entry selects the best epoch; None for no objective.
         mode: `min` or `max`, or a list of these.
-        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
-        keep: `every`, or None.
+        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for no such writes.
+        keep: `every` also keeps each `last.ckpt` as `epoch_3.ckpt`, or as `step_900.ckpt` within an epoch.
         max_kept_gib: Maximum total size of the kept checkpoints, in GiB; the oldest are deleted.
 
     Raises:
@@ -364,7 +365,7 @@ class RunCheckpoint(Checkpoint):
         if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
             raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
         objectives = metric if isinstance(metric, list) else [metric]
-        # Metrics that the best epoch must have; `num_parameters` is the same for all epochs.
+        # Metrics that the best epoch must have. `num_parameters` as a second objective is computed after training.
         self.needed = [
             name for name in objectives if name is not None and (name != "num_parameters" or name == objectives[0])
         ]
@@ -399,14 +400,14 @@ class RunCheckpoint(Checkpoint):
         self._stage = state_dict["stage"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop a run that had been stopped before; otherwise continue the step count. Check hooks at the first start."""
+        """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
         if trainer.ckpt_path is None:
             _check_hooks(trainer)
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the best metrics from `best.ckpt`, which takes precedence; forget them if this file is lost."""
+        """Replace the resumed checkpoint's best metrics by those in `best.ckpt`; drop them if this file is lost."""
         self._files.drop(trainer)
         self._was_best = bool(self.best)
         if self._was_best:
@@ -415,7 +416,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
         step = trainer.global_step
-        # A step can take several batches; right after it, no gradients are accumulated.
+        # The steps differ only right after an optimizer step, when no gradients are accumulated.
         if (
             self.every_n_steps
             and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
@@ -445,7 +446,7 @@ class RunCheckpoint(Checkpoint):
 
         Args:
             trainer: Lightning's trainer.
-            kept: Name under which it may be kept when `last.ckpt` is overwritten.
+            kept: Name of a permanent copy, without suffix; empty for no copy.
         """
         if self.within_epochs:
             self._save(trainer, "last.ckpt", kept)
@@ -453,7 +454,7 @@ class RunCheckpoint(Checkpoint):
             warn("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
 
     def commit(self, trainer: L.Trainer, *args: Any) -> None:
-        """Commit the prepared checkpoints, in the first hook after the loggers have received their metrics."""
+        """Commit the prepared checkpoints, in the first hook after the loggers have received the step's metrics."""
         self._files.commit(trainer)
 
     on_train_batch_start: Any = commit
@@ -461,7 +462,7 @@ class RunCheckpoint(Checkpoint):
     on_train_end: Any = commit
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Use the last weights as the best ones, if the best ones are lost and no epoch has followed."""
+        """Use the last weights as the best ones if `best.ckpt` is lost and no later epoch has replaced it."""
         lost = self._was_best or self.best
         if lost and self._files.read_best(trainer, "the last weights are used instead") is None:
             self.best = self.last if self.metric in (None, *self.last) else {}
@@ -477,15 +478,16 @@ class RunCheckpoint(Checkpoint):
         if not {*self.needed} <= {*metrics}:  # no validation in this epoch
             return False
         best = self.best.get(self.metric, math.nan)
-        if math.isnan(best) or self._stage not in ("", stage):  # the stage is missing in older checkpoints
-            return True  # or the best value was from training, before validation logged the same name
+        # A best value from another stage, such as training, is not comparable. Older checkpoints have no stage.
+        if math.isnan(best) or self._stage not in ("", stage):
+            return True
         return self._is_better(metrics[self.metric], best)
 
     def _check_missing(self, trainer: L.Trainer, name: str) -> None:
         """Check that an objective that is missing in this epoch can still be logged in a later one.
 
         Raises:
-            UserError: It can't be logged.
+            UserError: No later epoch can log it.
         """
         stages = stages_of(trainer)
         stage, logs = stages.names.get(name), ", ".join(sorted(stages.names)) or "nothing"

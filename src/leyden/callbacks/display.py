@@ -18,8 +18,8 @@ class DisplayCallback(L.Callback):
     """Base of callbacks that a run does not depend on: an error in a hook is reported, and the run continues.
 
     Attributes:
-        at_end: Whether everything is drawn at the end of a run, in `on_fit_end` or from an evaluation, so that it
-            can also be drawn later.
+        at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an evaluation. Such
+            pictures can also be drawn later.
     """
 
     at_end = False

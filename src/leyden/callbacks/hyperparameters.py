@@ -18,7 +18,7 @@ STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are 
 
 
 class RefusedForkError(UserError):
-    """A fork can't begin with these settings, which shows only where Lightning has restored the optimizers."""
+    """Error in a fork's settings that is found only after Lightning has restored the optimizers."""
 
 
 class Hyperparameters(L.Callback):
@@ -110,7 +110,7 @@ def loss_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:
 def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
     """Return the steps that a schedule would have taken from the start, with the current epoch length.
 
-    For a schedule that the module steps by hand, or that is not stepped every time, return the steps taken.
+    For a schedule that the module steps by hand, or whose frequency is not 1, return the steps taken.
     """
     if not trainer.lightning_module.automatic_optimization or config.frequency != 1:
         return int(config.scheduler.last_epoch)

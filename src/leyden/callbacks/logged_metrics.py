@@ -1,7 +1,7 @@
 """Metrics that a LightningModule has logged in the current epoch, and the stage that logged each of them.
 
 Lightning forgets its running results and the states of metrics when a run is stopped within an epoch:
-`self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. It has no public access to them.
+`self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. Access to them is private.
 """
 
 import builtins
@@ -39,10 +39,9 @@ OPTIONS = (
 
 
 def logged_state(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the state of what was logged in the current training epoch, by Lightning's key.
+    """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
 
-    Contains values and their metadata. For metric objects, whose states are saved separately, only the names are
-    included.
+    Of metric objects, whose states are saved separately, only the names are included.
     """
     results = [(key, result) for key, result in _results(trainer).items() if not result.has_reset]
     values = {
@@ -80,7 +79,7 @@ class LoggedState:
         self.trainer._logger_connector._first_loop_iter = True
 
     def discard(self) -> None:
-        """Undo `restore`, if the state is from an epoch that is complete."""
+        """Undo `restore`, as the restored results belong to an epoch that is complete."""
         _results(self.trainer).clear()
         self.trainer._logger_connector._first_loop_iter = None
         for metric in self.metrics:
@@ -148,7 +147,7 @@ def validation_names(trainer: L.Trainer) -> set[str]:
 
 
 def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
-    """Return the names of means over an epoch and, with `steps`, of step values, as Lightning builds them."""
+    """Return Lightning's names of the means over an epoch and, with `steps`, of the step values."""
     return {
         name
         for result in results.values()

@@ -27,8 +27,8 @@ class Preemption(L.Callback):
     blocked while Python was importing is handled when training starts.
 
     Args:
-        save: Prepares the newest checkpoint.
-        commit: Commits it.
+        save: Function that prepares `last.ckpt`.
+        commit: Function that commits the prepared checkpoints.
 
     Raises:
         SystemExit: During training, after saving; with code 128 + signal number.
@@ -68,10 +68,10 @@ class Preemption(L.Callback):
         except Exception as error:
             if self._signal != signal.SIGINT:
                 raise
-            stopped = error  # such as an error of a worker process, which the terminal has interrupted, too
+            stopped = error  # such as of a worker process: the terminal sends Ctrl-C to all processes
         finally:
             signal.signal(signal.SIGINT, before)
-        # The signal came after the last step: training is complete, and everything is saved.
+        # Without an error, the signal came after the last step: training is complete, and everything is saved.
         if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
             raise SystemExit(128 + signal.SIGINT) from stopped
 
@@ -124,7 +124,7 @@ class Preemption(L.Callback):
         raise SystemExit(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete the pending reduction, and restore the signal mask; only a little work is left."""
+        """Complete the pending reduction; restore the signal mask, as the little work left needs no requeue."""
         if REQUEUE is not None and threading.current_thread() is threading.main_thread():
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if self._reduction is not None:

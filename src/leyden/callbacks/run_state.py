@@ -1,4 +1,7 @@
-"""State of each process in the checkpoint, so that a resumed run equals one that was never stopped."""
+"""State that each process saves in the checkpoint, so that a resumed run equals one that was never stopped.
+
+Start hooks are those that Lightning calls before the first batch, such as `setup` and `on_train_start`.
+"""
 
 import functools
 import random
@@ -130,26 +133,26 @@ class RunState(L.Callback):
 
     def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
         self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
-        self._logged: logged_metrics.LoggedState | None = None  # results of the checkpoint's epoch
+        self._logged: logged_metrics.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
         self._objects: ObjectState | None = None
-        self._made: dict[Path, str] = {}  # digests of the module's attributes before hooks of the start
-        self._at_start: list[dict[str, Any]] = []  # those attributes before anything is trained
-        self._set_up: list[dict[str, Any]] = []  # those of them that hooks of the start have set
+        self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
+        self._at_start: list[dict[str, Any]] = []  # the module's attributes after the start hooks
+        self._set_up: list[dict[str, Any]] = []  # the entries of `_at_start` that start hooks have set
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
         # Attributes of optimizers and schedules outside their `state_dict`.
         self._stepping_attributes: ObjectState | None = None
-        self._versions: dict[str, int] = {}  # PyTorch's version counter by parameter name, before the start hooks
-        self._set_at_start: list[str] = []
+        self._versions: dict[str, int] = {}  # PyTorch's version counter by parameter name, in `on_fit_start`
+        self._set_at_start: list[str] = []  # names of parameters that start hooks have changed
         self._val: FirstBatches = []  # of the validation split
         self._custom_loaders: list[Any] = []  # training loaders without a state of their own
         self._reported: list[str] = []  # names that were reported as not saved
 
     def note_made(self, module: L.LightningModule) -> None:
-        """Remember the attributes of a module that was just made, as any other process makes it."""
+        """Record the attributes that a module has whenever it is created, before start hooks change them."""
         self._made = digests(_of_module(module).values())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -187,11 +190,11 @@ class RunState(L.Callback):
         """
         if self._resumed:
             trainer.fit_loop._combined_loader = None
-        # Start hooks change these parameters again on resume; PyTorch has no public name for the counter.
+        # To find parameters that start hooks change, which they would do again on resume. The counter is private.
         self._versions = {name: each._version for name, each in pl_module.named_parameters()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the logged results, which Lightning has just cleared; the rest follows the last start hook."""
+        """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
         if self._logged:
             self._logged.restore()
         strategy, original = trainer.strategy, trainer.strategy.on_train_start
@@ -256,7 +259,7 @@ class RunState(L.Callback):
                     self._refuse_other_batches(loader.lost_in(state))
             elif loader.position != loader.position_in(state):
                 raise UserError(LOADER_NOT_RESTORED)
-            elif loader.is_same is None:  # it reads nothing before its first batch is requested
+            elif loader.is_same is None:  # unknown: the loader replays nothing before its first batch is requested
                 loader.after_replay = functools.partial(self._after_replay, loader, state)
             elif not loader.is_same:
                 self._report_other_batches(loader, state)
@@ -282,7 +285,7 @@ class RunState(L.Callback):
                 torch.mps.set_rng_state(self._resumed["mps"])
 
     def _compare_workers(self, loader: Any, state: dict[str, Any]) -> None:
-        """Announce that batches are read by another number of processes: what a data set draws or counts depends on it."""
+        """Announce another number of worker processes, which can change what a dataset draws or counts."""
         if not (hasattr(loader, "workers_in") and self._same_seed and self._same_data):
             return
         if (then := loader.workers_in(state)) not in (None, loader.num_workers):
@@ -303,7 +306,7 @@ class RunState(L.Callback):
             self._report_other_batches(loader, state)
 
     def _report_other_batches(self, loader: Any, state: dict[str, Any]) -> None:
-        """Announce that a replayed epoch has other batches if the module in training yields them; else refuse it."""
+        """Announce that a replayed epoch has other batches if the module generates them; otherwise refuse them."""
         if loader.is_from_module and loader.is_same_order:
             self._announce(
                 "the module generates the training batches, and its weights have changed since: the batches before "
@@ -313,11 +316,12 @@ class RunState(L.Callback):
             self._refuse_other_batches(loader.lost_in(state))
 
     def _refuse_other_batches(self, lost: list[str]) -> None:
-        """Refuse to train on samples twice or never, unless it was announced or a fork has other data.
+        """Refuse to resume with other batches; only warn if state of the loader that was not saved explains them.
+
+        A fork with another seed or other data may have other batches.
 
         Args:
-            lost: Names of changed state of the loader that could not be saved. State of other objects gives no
-                batches, so that its loss explains none.
+            lost: Names of the loader's state that changed and could not be saved.
         """
         if not (self._same_seed and self._same_data):
             return
@@ -328,7 +332,7 @@ class RunState(L.Callback):
             warn(f"{found}: samples are trained on twice or never")
 
     def _refuse_other_split(self, trainer: L.Trainer) -> None:
-        """Refuse another validation split, which may have samples that were trained on."""
+        """Refuse a changed validation split, which may contain samples that were trained on."""
         before = self._resumed.get("val") if self._val else None
         if before in (None, self._val) or self.exact == "off" or not (self._same_seed and self._same_data):
             return
@@ -350,7 +354,7 @@ class RunState(L.Callback):
                 config.scheduler.step(value)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard the logged results: a resumed epoch gets no such call, so a new epoch has started."""
+        """Discard the restored results; Lightning calls this hook in a new epoch, not in a resumed one."""
         if self._logged:
             self._logged.discard()
             self._logged = None
@@ -358,13 +362,14 @@ class RunState(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the logged results of the resumed epoch; let it end like an uninterrupted one."""
         self._logged = None
-        # Where `on_train_batch_start` has cut the epoch short, Lightning counts its last batch by halves, and would resume a batch off.
+        # If `on_train_batch_start` has ended the epoch early, Lightning has counted the last batch as ready but not
+        # as completed, and a resumed run would be off by one batch.
         progress = trainer.fit_loop.epoch_loop.batch_progress
         each: Any
         for each in (progress.current, progress.total):
             each.started = each.processed = each.completed = each.ready
-        # Otherwise Lightning omits the step of schedules that follow a metric. Its public setter does not work if
-        # steps are limited.
+        # Lightning does not step schedules that follow a metric while this is True. Its public setter does not work
+        # if steps are limited.
         trainer.fit_loop._restarting = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -405,7 +410,10 @@ class RunState(L.Callback):
         return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
 
     def restore_best(self, module: L.LightningModule, content: dict[str, Any]) -> None:
-        """Give the module the attributes that it had at a checkpoint: also those that have changed since for the first time."""
+        """Restore the module's attributes at a checkpoint.
+
+        Attributes that changed only after the checkpoint get the values from before training.
+        """
         kept = content["callbacks"][self.state_key]["processes"][0]["objects"]
         changed = {path_of(entry) for entry in (self._objects.changes()[0] if self._objects else [])}
         changed -= {path_of(entry) for entry in kept}
@@ -421,7 +429,7 @@ class RunState(L.Callback):
             self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint")
 
     def _announce(self, text: str) -> None:
-        """Say why a run may end in other bits; `exact=require` makes it an error."""
+        """Warn that a resumed run may not be bit-identical; with `exact=require`, raise an error."""
         if self.exact == "off":
             return
         if self.exact == "require":
@@ -447,9 +455,9 @@ def first_batches_in(content: dict[str, Any]) -> Any:
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Restore the attributes that a module had when a checkpoint was written, besides its weights.
+    """Restore a module's attributes at a checkpoint, besides its weights.
 
-    These are those that had changed in training, and those that hooks of the start had set.
+    The checkpoint contains the attributes that changed in training, and those that start hooks set.
 
     Raises:
         ValueError: The module has no such attributes.
@@ -459,15 +467,15 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
 
 
 def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
-    """Set attributes of a module, and of what it shares with others; the `first` ones only where it has a place for them."""
+    """Set attributes of a module: entries of `first` if they exist, then of `kept` if they exist or are its own."""
     here = _of_module(module)
     here.restore(selected(first, here.has))
     here.restore(selected(kept, lambda path: path[0][1] == "module" or here.has(path)))
 
 
 def _of_module(module: L.LightningModule) -> ObjectState:
-    """See the attributes of a module beside its weights and metrics."""
-    _ = module.hparams  # Lightning makes it when it is first asked for
+    """Return the state of a module's attributes, without its weights and metrics."""
+    _ = module.hparams  # Lightning creates it at the first access
     return ObjectState({"module": module}, lambda: weights_and_metrics(module))
 
 
