@@ -185,8 +185,8 @@ def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, da
     _, _, err = train(
         "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
     )
-    assert f"task: {name} has {loaders} of its own, which " in err
-    assert "data=module uses those of the module" in err
+    assert f"task: {name} defines {loaders}, which " in err
+    assert "set data=module to use those of the task" in err
     assert len(err.splitlines()) == 1
 
 

@@ -38,7 +38,7 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, overrides: Sequence[str
     Args:
         cfg: The configuration.
         facts: A cache of data sets and parents for checks of several configurations; this call adds to it.
-        overrides: The overrides that were typed, or that a sweep tries.
+        overrides: The user's overrides, or those that a sweep tries.
         test: True if the run evaluates on the test set.
 
     Raises:
@@ -55,7 +55,7 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, overrides: Sequence[str
     callbacks, checkpoint = callbacks_of(cfg, facts_of(data))
     trainer = plain_trainer(on_cpu, callbacks=callbacks, logger=False, default_root_dir=str(cfg.outputs))
     attach_trainer(data, trainer)
-    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # "auto" is known in the run
+    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # the run resolves "auto"
     check_world_size(data, devices * cfg.trainer.num_nodes)
     module = _build_task(cfg, data, trainer)
     check_run(cfg, module, data, trainer, checkpoint, test=evaluates_test_set(cfg, module, data, test=test))
@@ -69,14 +69,14 @@ def dry_build(cfg: DictConfig, facts: dict[str, Any], *, overrides: Sequence[str
 def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Check that the task takes the network and the optimizer that overrides choose or set.
 
-    Only what was typed or is tried by a sweep counts: `conf/train.yaml` and recipes always choose both.
+    `overrides` are those of the user or of a sweep only, since `conf/train.yaml` and recipes always choose both.
 
     Raises:
         UserError: An override would have no effect.
     """
     kind = target(cfg.task, "task")
     if inspect.isclass(kind) and not issubclass(kind, L.LightningModule):
-        return  # what it is instead is said when it is made
+        return  # reported when the task is created
     taken = taken_arguments(cfg, Facts())
     for part, argument in (("optimizer", "optimizer"), ("model", "network")):
         if argument in taken:

@@ -62,7 +62,7 @@ def _check_facts(facts: Facts) -> None:
     """Check that checkpoints can hold the facts, from which evaluation builds the network.
 
     Raises:
-        UserError: One of them is an object.
+        UserError: A fact is an object.
     """
     if culprit := find_unreadable({**facts.to_state(), **facts.further}):
         key, kind = culprit

@@ -2,7 +2,7 @@
 
 The parent's directory may come from a stranger, so its settings are treated as data: they are set key by key in the
 fork's composed configuration. A part that its role allows (`roles.py`) is inherited in whole. From any other part,
-only numbers of existing keys are inherited, and the classes must be those composed here.
+only numbers of existing keys are inherited, and its classes must be those of the composed configuration.
 """
 
 import copy
@@ -120,7 +120,7 @@ def _check_roles(
     for part, role in ROLES.items():
         of_part = [keys for keys in changed if keys[0] == part]
         node = config[part]
-        if part == "callbacks":  # only callbacks with inherited settings are checked; the others are composed here
+        if part == "callbacks":  # only callbacks with inherited settings are checked
             node = {name: inner for name, inner in node.items() if any(keys[1:2] == (name,) for keys in of_part)}
         if of_part and (problem := problem_of(node, part, role)):
             for keys in of_part:
@@ -131,7 +131,7 @@ def _check_roles(
 def _remove_absent_keys(
     raw: Any, fork_values: dict[Keys, Any], config: dict[str, Any], overridden: "_OverriddenKeys"
 ) -> None:
-    """Remove composed keys that the parent did not have: there, the defaults of its classes applied.
+    """Remove composed keys that the parent's configuration lacks: it used the defaults of its classes.
 
     An argument without a default stays: the parent's class did not have that argument yet.
     """
@@ -188,7 +188,7 @@ def _check_data_root(config: dict[str, Any], fork_values: dict[Keys, Any], overr
 def _inherit_num_workers(config: dict[str, Any], raw: Any, overridden: "_OverriddenKeys") -> None:
     """Set the parent's number of worker processes for the user's own data, which may depend on it.
 
-    The engine's data are the same with any number.
+    Data modules that divide batches themselves yield the same data with any number.
     """
     num_workers = config["data"].get(NUM_WORKERS[1])
     if overridden(NUM_WORKERS) or type(num_workers) is not int or not isinstance(raw["data"].get("_target_"), str):
@@ -247,7 +247,7 @@ def _following_interpolations(raw: Any, fork_values: dict[Keys, Any], parent_val
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number, null, or a list of these; booleans could enable features, and are not."""
+    """Return whether a value is a number, null, or a list of these; not a boolean, which could enable a feature."""
     if isinstance(value, list):
         return all(map(_is_number, value))
     return value is None or type(value) in (int, float)
@@ -278,8 +278,8 @@ def _is_interpolation(text: str) -> bool:
 class _OverriddenKeys:
     """Predicate: True for a setting that an override of the fork sets.
 
-    The override names the setting itself, a part that contains it, or a file of `conf/` that sets it. Choices of
-    files that the parent was composed with as well do not count.
+    The override names the setting itself, a part that contains it, or a file of `conf/` that sets it. An override
+    that chooses a file which the parent chose, too, does not count.
     """
 
     def __init__(self, source: RunContents, overrides: Sequence[str]) -> None:

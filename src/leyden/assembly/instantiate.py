@@ -52,7 +52,7 @@ def open_arguments(callee: Any, objects: Collection[str] = ()) -> set[str]:
 
     Args:
         callee: The class or function.
-        objects: Names whose values are objects; an argument that is annotated as a text or a number takes none.
+        objects: Names of arguments whose values are objects; those annotated as strings or numbers are left out.
 
     Example:
         >>> def net(hidden, optimizer="adam", scheduler=None): ...
@@ -67,7 +67,7 @@ def open_arguments(callee: Any, objects: Collection[str] = ()) -> set[str]:
     plain = {name for name in objects if _is_plain(hints.get(name))}
     names = {p.name for p in own if p.default is None}
     names |= {p.name for p in itertools.chain(own, *bases) if p.default is p.empty}
-    # A base class's argument that the class has itself is the class's to decide.
+    # If a class and its base class have the same argument, only the default of the class counts.
     return (argument_names(callee) & names) - {p.name for p in own if p.default not in (None, p.empty)} - plain
 
 
@@ -162,8 +162,8 @@ def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     """Check that an instantiated object is of the class of `lightning` that its key needs.
 
     Raises:
-        UserError: It is not; the message names the package `pytorch_lightning` if the object is from there, as its
-            classes have the same names and are not those of `lightning`.
+        UserError: The object is of another class. The message names the package `pytorch_lightning` if the class is
+            from there, since its classes have the same names as those of `lightning`.
     """
     if isinstance(instance, kind):
         return
@@ -186,7 +186,7 @@ def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
 
 
 def check_extra(node: DictConfig, key: str) -> None:
-    """Check that the optional package that a target's attribute `needs` names is installed."""
+    """Check that the optional package named by a target's attribute `needs` is installed."""
     with user_errors(key, node):
         package = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
     if package and importlib.util.find_spec(package) is None:

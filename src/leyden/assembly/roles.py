@@ -60,7 +60,7 @@ class Role:
 
 
 def dotted_name(made: type) -> str:
-    """Return the name of a class as a `_target_` has it."""
+    """Return the dotted name of a class, as in a `_target_`."""
     return f"{made.__module__}.{made.__qualname__}"
 
 
@@ -229,7 +229,7 @@ TRUST_KEYS = (
     *("model", "dataset", "transform", "data", "task", "loss", "metric", "part"),
     *("optimizer", "scheduler", "callback"),
 )
-# torchvision's registered builders of image networks; given weights, they would download them.
+# torchvision's registered builders of image networks; with an argument such as `weights`, they download weights.
 NETWORK_BUILDERS = frozenset(
     map(torchvision.models.get_model_builder, torchvision.models.list_models(module=torchvision.models))
 )

@@ -104,7 +104,7 @@ def run_trainer(
         cfg: The configuration of the run.
         run: The run directory, which callbacks and loggers write to.
         data: The data of the run.
-        content: The checkpoint to resume from; logged points from its step on are dropped.
+        content: Content of the checkpoint to resume from; loggers delete their points from its step on.
         pictures: True if callbacks draw at the end of the run; `leyden.training.redraw` can draw later.
 
     Raises:

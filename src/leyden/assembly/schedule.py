@@ -82,7 +82,7 @@ def _is_divided(loader: Any) -> bool:
 def max_batches(loaders: Any) -> float:
     """Return the number of batches of the longest loader, or of the shortest in the mode `min_size`.
 
-    Without loaders it is 0; if a length is unknown it is infinity.
+    0 without loaders; infinity if a length is unknown.
     """
     lengths = list(map(_length, flatten_loaders(loaders))) or [0.0]
     return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
@@ -131,7 +131,7 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
     interval = getattr(trainer, "val_check_interval", None)  # None if the interval is a time
     if interval is None:
         return False
-    if batches == math.inf:  # an epoch ends with the data
+    if batches == math.inf:  # the length of an epoch is unknown
         return isinstance(interval, float) and (trainer.check_val_every_n_epoch or 0) <= (trainer.max_epochs or 1)
     after = interval if isinstance(interval, int) else max(1, int(batches * interval))
     num_epochs = trainer.max_epochs or 1
@@ -245,7 +245,7 @@ class ScheduleLength(L.Callback):
 
     def _adapt(self, built: BuiltSchedule, trainer: L.Trainer, module: L.LightningModule) -> None:
         name = type(module).__name__
-        # The optimizer identifies the schedule: a module may have wrapped it, for example in a SequentialLR.
+        # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
         configs = [
             each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.schedule.optimizer
         ]

@@ -73,8 +73,8 @@ def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, d
     try:
         buffers = loss_buffers(module)
         module.load_state_dict(content["state_dict"])
-        module.load_state_dict(buffers, strict=False)  # a fork may have set others than its parent
-        if isinstance(module, Task):  # Lightning restores the optimizers of other modules when it fits
+        module.load_state_dict(buffers, strict=False)  # settings, which a fork may change
+        if isinstance(module, Task):  # for other modules, Lightning restores the optimizers in `fit`
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
             raise ValueError("the data set is not the one that this run was trained on")
@@ -87,7 +87,7 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
     (state,) = content["optimizer_states"]
     both = state["param_groups"], optimizer.state_dict()["param_groups"]
-    # Optimizer states are stored by a parameter's number: in another order they would go to other parameters.
+    # Optimizer states are stored by parameter number; in another order, other parameters would get them.
     stored_names, own_names = ([each.get("param_names") for each in groups] for groups in both)
     if stored_names != own_names:
         raise ValueError("the optimizer's groups have different parameters")
@@ -120,7 +120,7 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Report an error in Lightning's restoring of loops and callbacks in the way of `check_fits`.
+    """Report an error of Lightning in restoring loops and callbacks, as `check_fits` does.
 
     Raises:
         UserError: The checkpoint can't be resumed from.
@@ -356,9 +356,9 @@ class Fork:
         """Check that the shapes of all weights and the facts of the data equal the parent's.
 
         Raises:
-            UserError: They differ.
+            UserError: A shape or a fact differs.
         """
-        module.configure_model()  # some modules make their network there; Lightning's second call changes nothing
+        module.configure_model()  # may create the network; Lightning's second call changes nothing
         parent = _shapes(self.content["state_dict"])
         own = _shapes(module.state_dict())
         # The first batch sets the shape of a lazy layer's weights.

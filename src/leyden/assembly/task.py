@@ -113,8 +113,8 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
         raise UserError(
-            f"task: {type(module).__name__} has {' and '.join(own)} of its own, which {type(data).__name__} would replace; "
-            "data=module uses those of the module"
+            f"task: {type(module).__name__} defines {' and '.join(own)}, which {type(data).__name__} would "
+            "replace; set data=module to use those of the task"
         )
     if isinstance(module, Task) and divides_batches(data):  # batches of such data are samples and targets
         check_step(module, facts_of(data))
@@ -122,7 +122,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
         with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
-            # Build one now, so that an invalid value shows before training.
+            # Build the optimizer once now, so that an invalid value is reported before training.
             optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
         if scheduler:
             scheduler.check(optimizer)
@@ -219,12 +219,12 @@ def _check_objective(cfg: DictConfig, module: Task, data: L.LightningDataModule)
                 f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
                 "objective=null selects nothing and keeps the last epoch"
             )
-        # Not as the first objective, which selects among epochs: it is the same for all of them.
+        # Not allowed as the first objective, which selects an epoch: all epochs have the same number.
         allowed.add("num_parameters")
 
 
 def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
-    """Return a function that builds the optimizer of a node from named parameters, in its `groups`."""
+    """Return a function that builds a node's optimizer from named parameters, divided into the node's `groups`."""
     build: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
     groups = OmegaConf.to_container(node.groups, resolve=True) if node.get("groups") else None
     if not groups:

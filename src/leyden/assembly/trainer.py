@@ -163,5 +163,5 @@ def silence_lightning() -> None:
     )  # fine if the objective is a training metric
     warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # by `freeze`
-    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # hyperparameters are not
+    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # Leyden saves no hparams
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means per epoch are logged anyway

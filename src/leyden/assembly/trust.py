@@ -129,7 +129,8 @@ def _problem(node: Any, key: str, role: Role | None) -> Problem | None:
 def _advice(problem: Problem) -> str:
     """Return the end of an error message that says how to allow a target; empty if it can't be allowed.
 
-    It names the file of the class's own package, or else of a package that has one.
+    The message names the `trust.yaml` of the class's own package; if that is none of the project's, the first one
+    that exists, else the one of the project's first package.
     """
     if not problem.trust_key or not (packages := own_packages()):
         return ""
