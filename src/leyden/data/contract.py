@@ -37,7 +37,7 @@ class ModuleData(L.LightningDataModule):
 
         Args:
             module: The module to train.
-            scheduler: Creates its learning-rate schedule; kept for the code that trains it.
+            scheduler: Creates its learning-rate schedule; stored in `attached`.
 
         Raises:
             ValueError: The module has no `train_dataloader`.
@@ -99,7 +99,7 @@ class DataModule(Protocol):
     - `sizes`: the number of samples in splits whose loaders don't report it;
     - `inputs`: pictures of samples, and export;
     - `check_world_size`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
-    - `digests`: a string per file or tensor that identifies it, such as its SHA-256: a run is not resumed on
+    - `digests`: a string per file or tensor that identifies it, such as its SHA-256; a run refuses to resume on
       changed data;
     - loaders with `state_dict`: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
       library.
@@ -145,7 +145,7 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     """Return the facts of any data module; empty `Facts` if it has no `facts`, which may also be a dictionary.
 
     Raises:
-        ValueError: `facts` has another type, or one of them has a reserved name.
+        ValueError: `facts` has another type, or a fact has a reserved name.
     """
     found = getattr(data, "facts", None)
     if found is None:
@@ -206,7 +206,7 @@ def _num_drawn(loader: Any) -> int:
     """Return the number of samples that an epoch of a loader draws, over all processes.
 
     Raises:
-        TypeError: It is unknown, as for a batch sampler of one's own, which may draw any number.
+        TypeError: The number is unknown, as for a custom batch sampler.
     """
     sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
     if isinstance(batches, BatchSampler):

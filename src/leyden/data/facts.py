@@ -11,9 +11,13 @@ from leyden.data.transforms import Normalize
 DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 # Facts derived from others, with a hint what to provide instead.
 DERIVED = {
-    "vocab_size": "is the length of the fact vocabulary; provide that, one text per token, or use another name, such as num_tokens",
+    "vocab_size": (
+        "is the length of vocabulary; provide vocabulary (one text per token), or rename this fact, such as to "
+        "num_tokens"
+    ),
     "num_outputs": (
-        "is num_classes, or the length of target_names or vocabulary; provide one of these, or use another name, such as out_size"
+        "is num_classes, or the length of target_names or vocabulary; provide one of these, or rename this fact, "
+        "such as to out_size"
     ),
 }
 MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the memory
@@ -59,7 +63,7 @@ class Facts:
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """Known facts by the argument names that constructors use, without those of the normalisation."""
+        """Known facts by the argument names that constructors use, without mean, standard deviation and scale."""
         return {**self.further, **{name: value for name, value in self._named.items() if value is not None}}
 
     @property

@@ -1,4 +1,4 @@
-"""First batches of the splits for evaluation, by which the data of another process are compared."""
+"""First batches of the evaluation splits, to check that another process or start reads the same data."""
 
 import contextlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def first_batches(data: L.LightningDataModule, split: str, seed: int) -> FirstBa
 def differs(data: L.LightningDataModule, split: str, seed: int, before: Any) -> bool:
     """Return whether a split has other first batches than before.
 
-    False for loaders that yield another first batch each time, which nobody can compare.
+    Loaders that yield another first batch at each reading are not compared.
     """
     if not before or (now := first_batches(data, split, seed)) == before:
         return False
@@ -50,7 +50,7 @@ def _first(loader: Any) -> list[int | None]:
 
 @contextlib.contextmanager
 def _without_persistent_workers(loader: Any) -> Iterator[None]:
-    """Context in which a loader starts new workers, so that those of training have the random states of their start."""
+    """Context in which a loader starts separate workers, so that training starts new ones in their first state."""
     is_persistent = isinstance(loader, DataLoader) and loader.persistent_workers
     if is_persistent:
         vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it

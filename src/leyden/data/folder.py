@@ -85,7 +85,7 @@ class Folder(Dataset[tuple[Tensor, int]]):
     """Images in folders named after their classes, sorted by class, then by name.
 
     Args:
-        folder: Contains one folder per class; a class without images needs none.
+        folder: Contains one folder per class, except for classes without images.
         classes: Names of the classes.
         input_shape: Shape of the returned images, (C, H, W).
 

@@ -85,7 +85,7 @@ def _open(path: Path, channels: int, *, background: int = 0, min_size: int | Non
         content = io.BytesIO(read_bytes(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
-            # A small file that would exhaust the memory.
+            # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(content, formats=FORMATS)
             if min_size:

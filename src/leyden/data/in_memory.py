@@ -29,12 +29,12 @@ Scale = Literal["none", "unit", "standardize"]
 class InMemoryDataModule(L.LightningDataModule):
     """Dataset held in memory as tensors, on the accelerator if there is one.
 
-    The validation split is cut from the training set and depends on `split_seed` alone. The test set is read only
-    on request.
+    The validation split is cut from the training set and depends on `split_seed` alone. The test set is not read
+    until `setup("test")`.
 
     Args:
-        dataset: Creates a dataset when called with `root`, `train` and `download`: one of torchvision's, or any
-            other that `to_tensors` accepts: images and classes, numbers and numbers, tokens.
+        dataset: Creates a dataset when called with `root`, `train` and `download`. Any dataset that `to_tensors`
+            accepts, such as one of torchvision's: images with classes, numbers with numeric targets, or tokens.
         root: Folder of the downloads.
         download: Whether to download missing files.
         batch_size: Samples of a training batch, over all processes.
@@ -82,7 +82,7 @@ class InMemoryDataModule(L.LightningDataModule):
         self.normalize, self.augment = normalize, augment
         self.num_folds, self.fold = num_folds, fold
         self.split_seed = seed if split_seed is None else split_seed
-        self.held: dict[bool, Tensors] = {}  # by whether it is the training set
+        self.held: dict[bool, Tensors] = {}  # training set: True, test set: False
         self.indices: dict[str, Tensor] = {}  # of each split's samples, within the training or the test set
         self._facts: Facts | None = None
 

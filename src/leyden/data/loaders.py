@@ -117,7 +117,7 @@ def split(
     fold: int = 0,
     overlap: int | None = None,
 ) -> dict[str, Tensor]:
-    """Return the indices of each split, shape (N,), determined by the arguments alone; there is no `val` of size 0.
+    """Return the indices of each split, shape (N,), determined by the arguments alone; no `val` if it is empty.
 
     Args:
         num_samples: Number of samples in both splits together.
@@ -178,7 +178,7 @@ def check_integers(**named: tuple[Any, int]) -> None:
     """Check that each named value is a whole number, and at least its minimum.
 
     Raises:
-        ValueError: A value is not.
+        ValueError: A value is no whole number, or too small.
     """
     for name, (value, least) in named.items():
         if type(value) is not int or value < least:

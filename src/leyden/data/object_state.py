@@ -75,7 +75,7 @@ Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
 
 @dataclasses.dataclass(frozen=True)
 class _Snapshot:
-    """Digest of a value at the start; holds the value, so that its memory address is not reused."""
+    """A value at the start, and its digest; the reference keeps the value's memory address from being reused."""
 
     value: Any
     digest: Hashable
@@ -120,8 +120,8 @@ class ObjectState:
 
     def __init__(self, roots: Mapping[str, Any], known: Callable[[], list[Any]] = list) -> None:
         self.roots, self.known = roots, known
-        self._owners: dict[Path, Any] = {}  # objects traversed at the start, and the objects in each container
-        self._items_at_start: dict[Path, list[Any]] = {}
+        self._owners: dict[Path, Any] = {}  # objects traversed at the start
+        self._items_at_start: dict[Path, list[Any]] = {}  # the objects that each container held
         self._snapshots: dict[Path, _Snapshot] = {}
         self._kept: set[Path] = set()  # restored or saved at least once
         for path, value in self._leaves(is_start=True):
@@ -141,7 +141,7 @@ class ObjectState:
         return kept, lost
 
     def values(self) -> list[dict[str, Any]]:
-        """Return all that can be kept, as it is now, in copies."""
+        """Return copies of all current values that can be saved, in the form of `changes`."""
         kept: list[dict[str, Any]] = []
         entry_by_id = dict[int, int]()
         for path, value in self._leaves():
@@ -150,16 +150,16 @@ class ObjectState:
         return copy.deepcopy(kept)
 
     def has(self, path: Path) -> bool:
-        """Return whether there is an object that a path leads to a part of."""
+        """Return whether the object that holds a path's last attribute or item was traversed at the start."""
         return path[:-1] in self._owners
 
     def holds(self, objects: Iterable[Any]) -> bool:
-        """Return whether one of these objects was found at the start, with its attributes."""
+        """Return whether one of these objects was traversed at the start."""
         found = {id(owner) for owner in self._owners.values()}
         return any(id(each) in found for each in objects)
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Take attributes away."""
+        """Delete attributes."""
         for path in paths:
             if self.has(path) and path[-1][0] == "attribute":
                 with contextlib.suppress(AttributeError):
@@ -184,7 +184,7 @@ class ObjectState:
             ValueError: These objects have no such attributes.
         """
         made: list[Any] = []
-        known = self.known()  # from an older checkpoint
+        known = self.known()  # skipped below; older checkpoints contain their state here, too
         ids = {id(each) for each in known if not isinstance(each, PLAIN)}
         for entry in kept:
             path = path_of(entry)
@@ -305,7 +305,7 @@ class ObjectState:
                     enqueue((("item", name),), each)
 
     def _is_same_object(self, path: Path, value: Any) -> bool:
-        """Return whether an object has its class from the start; a container must hold the same objects, too."""
+        """Return whether an object has the class of the start; a container must also hold the same objects."""
         if path not in self._owners or type(self._owners[path]) is not type(value):
             return False
         before_items, current_items = self._items_at_start[path], _separate_items(value)
@@ -366,7 +366,7 @@ def _is_separate(value: Any) -> bool:
 def _namespaces(owner: Any, *, is_root: bool) -> Iterator[tuple[str, Any]]:
     """Yield what an object or function shares with others: its classes, and the modules that define them.
 
-    Those of installed packages are skipped, except for a root, which somebody else may have written.
+    Those of installed packages are skipped, unless they define a root.
     """
     kinds = [owner] if isinstance(owner, types.FunctionType) else type(owner).__mro__
     for kind in kinds:
@@ -389,7 +389,7 @@ def _is_own(name: str, module: Any) -> bool:
 
 
 def shared_state(packages: Collection[str]) -> ObjectState:
-    """See what packages of somebody's share among all objects: the variables of their modules and classes, as far as they are imported."""
+    """Return the state that all objects share: variables of the packages' imported modules and their classes."""
     roots: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in packages and _is_own(name, module):
@@ -453,17 +453,20 @@ def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
 
 
 def path_of(entry: dict[str, Any]) -> Path:
-    """Return the path of what `ObjectState.changes` has kept."""
+    """Return the path of an entry of `ObjectState.changes`."""
     return tuple((str(kind), key) for kind, key in entry["path"])
 
 
 def entry_name(entry: dict[str, Any]) -> str:
-    """Return the name of what `ObjectState.changes` has kept."""
+    """Return the name of an entry of `ObjectState.changes`."""
     return path_name(path_of(entry))
 
 
 def selected(kept: list[dict[str, Any]], wanted: Callable[[Path], bool]) -> list[dict[str, Any]]:
-    """Return a part of what `ObjectState.changes` has kept; what was the same as something else is the same as that, or has its value."""
+    """Return the entries of `ObjectState.changes` with wanted paths.
+
+    An entry whose value is shared with an omitted entry gets a copy of the value.
+    """
     found: list[dict[str, Any]] = []
     entry_by_id = dict[int, int]()
     for n, entry in enumerate(kept):
@@ -479,7 +482,7 @@ def selected(kept: list[dict[str, Any]], wanted: Callable[[Path], bool]) -> list
 
 
 def digests(kept: list[dict[str, Any]]) -> dict[Path, str]:
-    """Return a digest of each value that `ObjectState.values` has given; where a tensor lies doesn't count."""
+    """Return a digest of each value of `ObjectState.values`; a tensor's device is ignored."""
     found = {}
     for entry in kept:
         value = kept[entry["same_as"]]["value"] if "same_as" in entry else entry["value"]
@@ -535,7 +538,7 @@ def _is_pandas(value: Any) -> bool:
 def _pandas_digest(value: Any) -> str | None:
     """Return a digest of the values and names of a frame, a series or an index; None if pandas can't hash them.
 
-    Its pickle has values that pandas has cached, too.
+    A hash of the pickle would change with values that pandas caches.
     """
     step = max(1, len(value) // MAX_COMPARED)
     pandas = sys.modules["pandas"]

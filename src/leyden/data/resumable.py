@@ -52,7 +52,7 @@ class _IndexRecorder:
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.checksums = sampler, list[int]()
         self.draws: dict[int, dict[str, Any]] = {}  # random states before a batch, by its number
-        self.replayed: dict[int, dict[str, Any]] = {}  # those of the epoch that is replayed next
+        self.replayed: dict[int, dict[str, Any]] = {}  # the same, of the epoch that is replayed next
         inner = sampler.sampler if type(sampler) is BatchSampler else sampler
         self._draws_at_start = type(inner) in DRAWN_AT_START
 
@@ -78,7 +78,7 @@ class _IndexRecorder:
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the states before that have changed since."""
+    """Return the states in `before` that differ from those in `after`."""
     names = [name for name in ("python", "numpy") if before[name] != after[name]]
     names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
     return {name: before[name] for name in names}
@@ -103,14 +103,14 @@ class Resumable:
     _owned: Callable[[], dict[str, ObjectState]]  # returns the state of dataset, sampler etc., by attribute name
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
-    _prefetch_states: dict[str, Any] | None = None  # before the last batch, if Lightning prefetches it
+    _prefetch_states: dict[str, Any] | None = None  # random states before a batch that Lightning prefetches
     _position = 0  # batches yielded
     _module: Callable[[], Any]  # returns the module in training, or None
     _checksums: tuple[int, ...] = ()  # of the epoch's first batch; of all batches if the module yields them
     _indices: _IndexRecorder | None = None  # of the samples in each batch
     after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
     is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
-    is_same_order = True  # whether their indices are
+    is_same_order = True  # whether the replayed batches have the same indices
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
@@ -136,7 +136,7 @@ class Resumable:
                     self._checksums += (batch_checksum(batch),)
             self._position, prefetch_states = resume_state["position"], resume_state["ahead"]
             restore_random_states(prefetch_states or current_states)
-            if not prefetch_states:  # changes made by others since, and numbers drawn between the batches
+            if not prefetch_states:  # the checkpoint's state, with changes made between the batches
                 for name, each in owned.items():
                     each.restore(resume_state["objects"].get(name, []))
             is_same_content = [*self._checksums[: self._position]] == resume_state["content"]
@@ -185,8 +185,8 @@ class Resumable:
         """Restore dataset, sampler and `collate_fn` after a complete epoch, for the next one.
 
         Returns:
-            False if the first batch of the completed epoch, read again, differs. That of a loader that holds the
-            module in training may differ, since its weights have changed.
+            False if the first batch of the completed epoch, read again, differs. It may differ for a loader that
+            holds the module in training, whose weights have changed.
         """
         own_state, current_states, owned = _of_this_process(state), random_states(), self._owned()
         is_same = True
@@ -240,13 +240,13 @@ class Resumable:
 
     @staticmethod
     def lost_in(state: dict[str, Any]) -> list[str]:
-        """Return the names of what could not be saved in a state of this loader."""
+        """Return the names of attributes that could not be saved in a state of this loader."""
         lost: list[str] = _of_this_process(state).get("lost", [])
         return lost
 
     @staticmethod
     def workers_in(state: dict[str, Any]) -> int | None:
-        """The number of worker processes in a state of this loader; None where an older version wrote it."""
+        """Return the number of worker processes in a state of this loader; None in a state of an older version."""
         num_workers: int | None = _of_this_process(state).get("num_workers")
         return num_workers
 
@@ -318,13 +318,13 @@ class LazyStart:
     """Mixin for a custom loader: random numbers are drawn only when the first batch is requested.
 
     Lightning creates an additional iterator at each start as a check, so a resumed run would draw other numbers.
-    The state of the loader's last epoch is that of its beginning, and a checksum of its first batch.
+    The saved state of an epoch is the state at its beginning, and a checksum of its first batch.
     """
 
     _kind: type  # the loader's original class
     _owned: Callable[[], dict[str, ObjectState]]  # returns the state of the loader's attributes
     _module: Callable[[], Any]  # returns the module in training, or None
-    _epoch: dict[str, Any]  # of the loader's class, so that it is no attribute of the loader
+    _epoch: dict[str, Any]  # state of the last epoch, in the class, so that it is no attribute of the loader
 
     def __iter__(self) -> Iterator[Any]:
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in self._owned().items()}
@@ -344,7 +344,7 @@ class LazyStart:
         return {**self._epoch, "lost": lost}
 
     def has_same_epoch(self, state: dict[str, Any]) -> bool:
-        """Return whether the first batch of an epoch, read again, is the same, as far as it can be read again."""
+        """Return whether the first batch of an epoch, read again, is the same; True if it can't be read again."""
         owned = self._owned()
         if not state.get("random") or state["lost"] or _holds(owned, self._module()):
             return True
@@ -359,7 +359,7 @@ def _restore_beginning(owned: dict[str, ObjectState], states: dict[str, Any]) ->
     """Restore the states of an epoch's beginning.
 
     Returns:
-        False if some can't be: Lightning has read a batch before, which has changed what had not changed then.
+        False if a value that has changed since can't be restored: Lightning has already read a batch.
     """
     restore_random_states(states)
     is_whole = True
@@ -379,7 +379,7 @@ def _holds(owned: dict[str, ObjectState], module: Any) -> bool:
 def make_resumable(data: L.LightningDataModule) -> None:
     """Make the training loaders of a data module resumable, if they are `DataLoader`s without a `state_dict`.
 
-    With other loaders without a `state_dict`, a run can resume from the end of an epoch.
+    With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
     """
     make = data.train_dataloader
     warned: list[bool] = []

@@ -104,7 +104,7 @@ def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
     """Return a dataset, and the indices of all its samples, shape (N,).
 
     Raises:
-        ValueError: It is not a map-style dataset with a length, or is empty.
+        ValueError: The dataset is not map-style, has no length, or is empty.
     """
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise ValueError(f"{split}={dataset}: must be a dataset with a length that returns a sample per index")
@@ -511,6 +511,6 @@ class DatasetDataModule(StreamedDataModule):
         return made
 
     def _root_argument(self, source: Any) -> dict[str, str]:
-        """Return `root` as a keyword argument for creating a dataset, if it has this parameter without a value."""
+        """Return `root` as a keyword argument for creating a dataset, if the callable has this parameter unset."""
         asks = "root" in inspect.signature(getattr(source, "func", source)).parameters
         return {"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}
