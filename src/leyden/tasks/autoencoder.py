@@ -44,7 +44,7 @@ class Autoencoder(Task):
     def step(self, batch: Any) -> Outcome:
         """Return reconstruction and loss for inputs, shape (N, ...); targets, if the data have any, are ignored."""
         inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # which checks only its outputs
+        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # BCELoss checks only outputs
             self._checked = True
             if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
                 raise ValueError("BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit")

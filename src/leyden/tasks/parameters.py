@@ -63,7 +63,7 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
         if name in parameters:
             parameters[name].requires_grad_(False)
         else:
-            # Of this layer only; Lightning restores it after each validation.
+            # Not of its submodules; Lightning restores each layer's mode after a validation.
             module.get_submodule(name.rpartition(".")[0]).training = False
     if patterns and not any(parameter.requires_grad for parameter in module.parameters()):
         raise ValueError("leaves no parameter to train")

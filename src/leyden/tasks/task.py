@@ -173,8 +173,8 @@ class Task(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the means since the last logged step, every `log_every_n_steps`."""
-        # Lightning passes values to loggers in this step. This hook runs once per step, also with gradient
-        # accumulation, and before a checkpoint of this step, so that a resumed run does not log it again.
+        # Lightning passes values logged here to the loggers in the same step. This hook runs once per step, also
+        # with gradient accumulation, and before the step's checkpoint, so that a resumed run does not log it again.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # A collective call: all processes must take this branch.
             means = self.train_means.means_since(self.logged_means, self.trainer.strategy.reduce)
@@ -239,7 +239,7 @@ class Task(L.LightningModule):
         metrics: MetricCollection | None = getattr(self, f"{stage}_metrics")
         values = means.compute()
         found = {f"{stage}/{name}": mean for name, mean in values.items()} | (metrics.compute() if metrics else {})
-        # The validation after training, for pictures, adds no point to the curves.
+        # The validation after training, from which pictures are drawn, adds no point to the curves.
         logger = False if self.trainer.state.fn == "validate" else None
         self.log_dict(found, sync_dist=True, logger=logger)
         means.reset()
