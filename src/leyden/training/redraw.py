@@ -1,4 +1,4 @@
-"""Drawing the pictures of a run that ended without drawing them."""
+"""Drawing of a run's final pictures after the run has ended."""
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -18,9 +18,9 @@ from leyden.run.directory import Run
 
 
 def draw_late_pictures(cfg: DictConfig) -> None:
-    """Draw the pictures that a run's callbacks draw at its end.
+    """Draw the pictures that a run's callbacks draw at the end of the run.
 
-    They are drawn from its curves, and from an evaluation of the best weights on the validation split.
+    They are drawn from the curves, and from an evaluation of the best weights on the validation split.
 
     Args:
         cfg: The configuration of the run, with its `run_dir`.

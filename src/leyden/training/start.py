@@ -43,7 +43,7 @@ def fit(
     checkpoint: Path | None,
     test: bool,
 ) -> Result:
-    """Train, then evaluate the best checkpoint on the test set, or on the validation split for pictures.
+    """Train, then evaluate the best checkpoint on the test set or, if only pictures need it, the validation split.
 
     Args:
         module: The module to train.
@@ -82,7 +82,7 @@ def fit(
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
     )
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
-        best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `evaluate` reads it
+        best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` reads it
         measured = trainer.evaluate(module, data, best, test=test)
         if test and not partial_test_message(lightning):
             return result.with_test(measured, first_batches(data, "test", trainer.state.seed))
@@ -105,7 +105,7 @@ def start(
         identity: The resolved configuration, with the settings that identify the run.
         run: The run directory, locked by this process.
         test: True to evaluate on the test set at the end.
-        pictures: True to draw the pictures of the end of a run.
+        pictures: True to draw the final pictures.
         overrides: The user's overrides.
 
     Raises:
@@ -114,20 +114,21 @@ def start(
     assembly.silence_lightning()
     L.seed_everything(cfg.seed, verbose=False)
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
-    # The checkpoint comes first: loggers drop points after it, and data keep the facts and splits that it has.
+    # Read the checkpoint first: loggers delete the points after it, and the data must be those of its run.
     fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
     data = assembly.datamodule(cfg)
     digests = _checked_digests(data, run if checkpoint else None, fork.parent if fork else None)
-    # The trainer before the task, whose schedule is as long as the run.
+    # Create the trainer before the task: the task's schedule needs the number of steps of the run.
     trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
-    L.seed_everything(cfg.seed, verbose=False)  # again: callbacks may have drawn, and `evaluate` makes none
+    # Seed again, as evaluation does, which creates no callbacks: these may have drawn random numbers.
+    L.seed_everything(cfg.seed, verbose=False)
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates_test_set(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
-    # Whatever is wrong is found by here: what follows changes the run directory.
+    # The next checks are the last ones before the run directory changes.
     if fork:
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
@@ -145,7 +146,7 @@ def start(
         for logger in trainer.trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
-        # From here on the directory is that of a run that has begun: an error is its result.
+        # From here on, an error is recorded as the run's result.
         begun = at_the_end.enter_context(
             session(
                 run,
@@ -170,10 +171,10 @@ def start(
 
 
 def _check_restarts(cfg: DictConfig) -> None:
-    """Check that the job of this process was not started again too often.
+    """Check that the job of this process was not requeued too often.
 
     Raises:
-        UserError: It was.
+        UserError: The job was requeued more than `cluster.max_requeues` times.
     """
     if num_restarts() > cfg.cluster.max_requeues:
         raise UserError(
@@ -182,7 +183,7 @@ def _check_restarts(cfg: DictConfig) -> None:
 
 
 def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:
-    """Give a run its parent's checkpoint, and return its path; the main process writes it before the others read it."""
+    """Fill a fork's run directory in the main process, before others read it; return the checkpoint's path."""
     if is_main_process():
         fork.begin(run)
         found = identity.differences(fork.parent.config, defaults_count=True)
@@ -193,11 +194,13 @@ def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:
 
 @contextlib.contextmanager
 def _removing_refused_fork(run: Run, *, is_fork: bool) -> Iterator[None]:
-    """Empty the directory of a fork that is refused once its optimizers are restored; the lock then removes it.
+    """Context that deletes a fork's files if the fork is refused when its optimizers are restored.
+
+    Releasing the lock then removes the empty directory.
 
     Args:
-        run: The run directory, which this start has filled if it is a fork's.
-        is_fork: True for a fork that begins.
+        run: The run directory; all files of a new fork were written by this start.
+        is_fork: True for a new fork.
     """
     try:
         yield

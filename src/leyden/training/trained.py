@@ -39,7 +39,7 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     Args:
         run: The run.
         checkpoint: One of its checkpoints, for messages.
-        content: What was read from it.
+        content: Content of this checkpoint.
 
     Raises:
         UserError: The configuration or the checkpoint is refused, or they don't fit each other.
@@ -48,7 +48,7 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     facts = kept_facts(content, checkpoint)
     L.seed_everything(
         cfg.seed, verbose=False
-    )  # what a constructor draws and keeps in an attribute is in no checkpoint
+    )  # no checkpoint has random numbers that a constructor keeps in an attribute
     module = task_module(cfg, facts)
     try:
         load_weights(module, content)
@@ -81,7 +81,7 @@ def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
     """Return a run's module, checked to be a `Task` of one of these kinds, or of any kind if none is given.
 
     Raises:
-        UserError: It is not such a task.
+        UserError: The module is not such a task.
     """
     if not isinstance(module, Task) or (kinds and module.kind not in kinds):
         what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
@@ -206,7 +206,7 @@ def evaluate(
 
 
 def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
-    """Check that a run's data have the splits that they had in training, as far as first batches show it.
+    """Check that a run's data have the same splits as in training, by comparing the first batches.
 
     Args:
         run: The run.
@@ -214,7 +214,7 @@ def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
         data: The data of the evaluation.
 
     Raises:
-        UserError: They have not, so the test set may have samples that were trained on.
+        UserError: A split differs, so that the test set may contain samples that were trained on.
     """
     if divides_batches(data):
         return
