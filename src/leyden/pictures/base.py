@@ -55,8 +55,8 @@ class OnEvaluation(DisplayCallback):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
     This is the test evaluation, if the run has one, otherwise that of the validation split; no callback evaluates
-    on the test set by itself. Validation during training is ignored. A subclass defines `draw`. Nothing is drawn
-    for tasks of another kind.
+    on the test set by itself. Validation during training is ignored. A subclass defines `draw`, and the `kind` of
+    tasks for which it draws.
     """
 
     at_end = True

@@ -1,4 +1,4 @@
-"""Throughput of a run, CPU contention, and its provenance as text in TensorBoard."""
+"""Throughput and CPU contention of a run, and the run's provenance as text in TensorBoard."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from leyden.run.process import num_cores
 
 # Linux reports here a thread's running time and its time waiting for a CPU, in nanoseconds.
 SCHEDULE = Path("/proc/thread-self/schedstat")
-MIN_WAITING_PART = 0.2  # waiting part of the time above which a warning is printed
+MIN_WAITING_PART = 0.2  # a warning is printed if a larger part of the time was spent waiting
 MIN_EPOCH_S = 1.0  # minimum length of an epoch for the measurement
 
 
@@ -122,7 +122,7 @@ class Monitor(L.Callback):
     ) -> None:
         """Log, if it is due, before a checkpoint of this step, so that a resumed run does not log it again."""
         several = len(trainer.optimizers) > 1
-        # Counted in batches: by steps, which optimizers take in turns, some optimizers would never be logged.
+        # Count batches: with steps, which optimizers take in turns, some optimizers would never be logged.
         num = trainer.fit_loop.total_batch_idx if several else trainer.global_step
         if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
