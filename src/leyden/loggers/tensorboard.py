@@ -21,9 +21,8 @@ from leyden.run.lock import check_held
 def truncate_events(directory: Path, step: int) -> None:
     """Remove the events from `step` on, and incomplete records of a killed run, from the event files.
 
-    TensorBoard can hide such events when it reads, but not every kind, and it orders files by the times in their
-    names: after a change of the clock it would hide the wrong ones. So the times in the names are also set to
-    before now.
+    TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
+    change of the clock, it would hide the wrong events. So later times in the names are set to before now.
     """
     paths = sorted(directory.glob("events.out.tfevents.*"))
     contents = [path.read_bytes() for path in paths]
@@ -74,7 +73,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _is_kept(event: Event, step: int) -> bool:
-    """Return whether to keep an event; markers of earlier starts are dropped, since their deletions are done."""
+    """Return whether to keep an event; markers of earlier starts are dropped, as their deletions are done."""
     return event.HasField("file_version") or (event.step < step and not event.HasField("session_log"))
 
 
@@ -120,6 +119,6 @@ class TensorBoard(TensorBoardLogger):
 
 
 def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
-    """Report exceptions of threads, except event writers': a full disk, raised again at the next event."""
+    """Report exceptions of threads, except of event writers, which raise theirs (a full disk) at the next event."""
     if not isinstance(args.thread, _AsyncWriterThread):
         threading.__excepthook__(args)
