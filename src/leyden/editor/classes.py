@@ -46,8 +46,7 @@ def schema_of(target: Any, node: Schema, given: Collection[str], nested: Mapping
     """Return the schema of a node whose `_target_` is a class or function.
 
     Unknown keys are errors, unless the constructor has `**kwargs`; then the arguments of its base classes are
-    added. If it forwards `**kwargs` to one of the engine's classes without `**kwargs`, unknown keys are errors
-    again.
+    added. If the last of these is a class of `leyden` without `**kwargs`, unknown keys are errors again.
 
     Args:
         target: The class or function.

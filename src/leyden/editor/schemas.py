@@ -143,11 +143,11 @@ class Document:
             nested = {
                 argument: self.node(f"{key}.{argument}", below, inner)
                 for argument, below in role.nested.items()
-                if below is not PARTS  # lists of parts can name anything
+                if below is not PARTS  # the schema `any` is used instead
             }
             node = nested.pop("", None) or self.node("any", ANY, ())
             schema = schema_of(target, node, {*given, *role.reserved_keys}, nested)
-            if key == "optimizer":  # `groups` is the engine's argument, not the class's
+            if key == "optimizer":  # Leyden's own argument
                 schema["properties"]["groups"] = {"type": "object", "additionalProperties": {"type": "object"}}
             self.definitions[definition] = schema
         return {"$ref": f"#/definitions/{definition}"}
