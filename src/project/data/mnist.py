@@ -30,7 +30,7 @@ class MNIST(torchvision.datasets.MNIST):
     """
 
     classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
-    sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; files with another are refused
+    sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; other files are refused
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -60,7 +60,7 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
         if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == MNIST.sha256:
             return files
         errors.append(f"{source}: the files have other checksums")
-    raise OSError(f"MNIST can't be downloaded. {'; '.join(errors)}. Its four files belong into MNIST/raw there")
+    raise OSError(f"MNIST can't be downloaded. {'; '.join(errors)}. Or put its four files into root/MNIST/raw")
 
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
