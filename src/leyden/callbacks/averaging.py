@@ -140,10 +140,6 @@ def _updated_average(
 def check_averaging(callback: Any, num_epochs: int) -> None:
     """Check that a callback averages something, and that checkpoints contain the validated weights.
 
-    Args:
-        callback: The callback.
-        num_epochs: Number of epochs of the run.
-
     Raises:
         ValueError: The average is in no checkpoint (Lightning's `StochasticWeightAveraging`); is updated at the end
             of an epoch, between validation and checkpoint; consists of the initial weights until it begins; or

@@ -117,8 +117,8 @@ def _check_hooks(trainer: L.Trainer) -> None:
     """Check what the hooks of module and data add to a checkpoint, before anything is trained.
 
     A hook may need attributes that only training sets. So its errors are ignored here; writing the first checkpoint
-    raises them. A resumed run does not call the hooks here: they may draw random numbers or change attributes, and
-    would do so once more than in an uninterrupted run.
+    raises them. A resumed run omits this check: hooks may draw random numbers or change attributes, and would do so
+    once more than in an uninterrupted run.
 
     Raises:
         UserError: A hook adds a value that can't be read again.

@@ -59,13 +59,7 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
 
 
 class LoggedState:
-    """Logged results rebuilt from `logged_state`; the constructor raises if the state is damaged.
-
-    Args:
-        trainer: Lightning's trainer, which provides the strategy.
-        module: The trained module.
-        kept: State returned by `logged_state`.
-    """
+    """Logged results rebuilt from a state of `logged_state`; the constructor raises if the state is damaged."""
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> None:
         self.trainer = trainer
