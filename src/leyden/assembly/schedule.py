@@ -148,7 +148,7 @@ class BuiltSchedule:
 
     Args:
         schedule: The schedule.
-        groups: The options of its optimizer's parameter groups before the schedule was built.
+        groups: Options of the optimizer's parameter groups before the schedule was built.
     """
 
     schedule: LRScheduler
