@@ -238,8 +238,8 @@ class ObjectState:
             (path, snapshot.digest, before._snapshots.get(path, snapshot).digest)
             for path, snapshot in self._snapshots.items()
         )
-        opaque = (_Pickled, _Opaque)  # such as scratch memory
-        unset = _digest(None)  # an attribute that is computed at its first use
+        opaque = (_Pickled, _Opaque)  # ignored, such as scratch memory
+        unset = _digest(None)  # ignored, as it is computed at its first use
         return [
             path_name(path)
             for path, current, earlier in pairs

@@ -28,12 +28,7 @@ IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGU
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Failure of a task that raised an exception in a worker.
-
-    Args:
-        task: The task.
-        text: The traceback.
-    """
+    """Task that raised an exception in a worker, and the text of the traceback."""
 
     task: Any
     text: str
