@@ -196,7 +196,7 @@ def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:
 def _removing_refused_fork(run: Run, *, is_fork: bool) -> Iterator[None]:
     """Context that deletes a fork's files if the fork is refused when its optimizers are restored.
 
-    Releasing the lock then removes the empty directory.
+    The lock, when released, removes the empty directory.
 
     Args:
         run: The run directory; all files of a new fork were written by this start.
