@@ -67,7 +67,7 @@ class Document:
         return {}
 
     def named_nodes(self, key: str, node: Schema) -> Schema:
-        """Return the schema of nodes under names; a name that the group's files define needs no `_target_`."""
+        """Return the schema of a mapping of named nodes; a name in the group's files needs no `_target_`."""
         null = {"type": "null"}
         properties: Schema = {"defaults": {}}
         for content in self.groups.get(key.replace(".", "/"), {}).values():
