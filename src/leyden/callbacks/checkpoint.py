@@ -82,8 +82,8 @@ class SafeCheckpointIO(CheckpointIO):
         """Read a checkpoint, always with `weights_only`.
 
         Raises:
-            ValueError: The file contains objects other than tensors and plain values (none of their code was executed),
-                or is not a run's checkpoint.
+            ValueError: The file contains objects other than tensors and plain values (none of their code was
+                executed), or is not a run's checkpoint.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
