@@ -26,15 +26,15 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint(facts):
 
 
 @pytest.mark.parametrize("name", [*DOWNLOAD_ARGUMENTS, "input_shape", "num_outputs", "vocab_size", "class_names"])
-def test_further_facts_have_names_of_their_own(name):
+def test_extra_facts_have_names_of_their_own(name):
     with pytest.raises(ValueError, match=f"facts.{name}: "):
-        Facts.from_state({**Facts((1, 2, 2)).to_state(), "further": {name: 3}})
+        Facts.from_state({**Facts((1, 2, 2)).to_state(), "extra": {name: 3}})
     with pytest.raises(ValueError, match=f"facts.{name}: "):
-        facts_of(SimpleNamespace(facts=Facts(further={name: 3})))
+        facts_of(SimpleNamespace(facts=Facts(extra={name: 3})))
 
 
 def test_a_fact_that_is_known_comes_before_one_of_ones_own():
-    assert Facts((2,), further={"input_shape": (10**9,)}).by_name["input_shape"] == (2,)
+    assert Facts((2,), extra={"input_shape": (10**9,)}).by_name["input_shape"] == (2,)
 
 
 def test_data_of_older_runs_are_pixels():

@@ -18,7 +18,7 @@ from leyden.editor.schemas import schemas
 from tests.conf.test_conf import compose
 
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
-FACTS = Facts().lacking
+FACTS = Facts().missing
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,10 @@ def _check_facts(facts: Facts) -> None:
     Raises:
         UserError: A fact is an object.
     """
-    if culprit := find_unreadable({**facts.to_state(), **facts.further}):
+    if culprit := find_unreadable({**facts.to_state(), **facts.extra}):
         key, kind = culprit
         raise UserError(
-            f"data.facts: {key.removeprefix('further.')} is a {kind}; facts must be tensors, arrays and plain values, which "
+            f"data.facts: {key.removeprefix('extra.')} is a {kind}; facts must be tensors, arrays and plain values, which "
             "a checkpoint can hold"
         )
 

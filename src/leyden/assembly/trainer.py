@@ -62,11 +62,11 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
 
 def _lacks_facts(node: DictConfig, key: str, facts: Facts) -> bool:
     """Return whether a node is a DisplayCallback that needs a fact that these data do not have."""
-    if not facts.lacking:
+    if not facts.missing:
         return False
     kind = target(node, key)
     is_display = inspect.isclass(kind) and issubclass(kind, DisplayCallback)
-    return is_display and bool(facts.lacking & argument_names(kind, needed=True))
+    return is_display and bool(facts.missing & argument_names(kind, needed=True))
 
 
 def check_strategy(cfg: DictConfig) -> None:

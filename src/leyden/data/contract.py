@@ -155,9 +155,9 @@ def facts_of(data: L.LightningDataModule) -> Facts:
         return found
     if not isinstance(found, Mapping):
         raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
-    known = {field.name for field in fields(Facts)} - {"further"}
-    further = {name: value for name, value in found.items() if name not in known}
-    state = Facts(**{name: value for name, value in found.items() if name in known}, further=further).to_state()
+    known = {field.name for field in fields(Facts)} - {"extra"}
+    extra = {name: value for name, value in found.items() if name not in known}
+    state = Facts(**{name: value for name, value in found.items() if name in known}, extra=extra).to_state()
     return Facts.from_state(state)  # the same round trip as through a checkpoint
 
 

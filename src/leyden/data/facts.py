@@ -36,7 +36,7 @@ class Facts:
         scale: Scale, as in `Normalize`; None: 255 (pixels) if there is a mean, else 1.
         target_names: One name per number to predict.
         vocabulary: Text of each token.
-        further: Custom facts, plain values by name.
+        extra: Custom facts, plain values by name.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -47,7 +47,7 @@ class Facts:
     scale: float | None = None
     target_names: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] | None = None
-    further: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_outputs(self) -> int | None:
@@ -64,16 +64,16 @@ class Facts:
     @property
     def by_name(self) -> dict[str, Any]:
         """Known facts by the argument names that constructors use, without mean, standard deviation and scale."""
-        return {**self.further, **{name: value for name, value in self._named.items() if value is not None}}
+        return {**self.extra, **{name: value for name, value in self._named.items() if value is not None}}
 
     @property
-    def lacking(self) -> set[str]:
+    def missing(self) -> set[str]:
         """Names of the facts that these data do not have."""
         return {name for name, value in self._named.items() if value is None}
 
     @property
     def _named(self) -> dict[str, Any]:
-        own = ("mean", "std", "scale", "further")  # a network may use these names for its own settings
+        own = ("mean", "std", "scale", "extra")  # a network may use these names for its own settings
         named = {name: value for name, value in vars(self).items() if name not in own}
         vocab_size = None if self.vocabulary is None else len(self.vocabulary)
         return {**named, "num_outputs": self.num_outputs, "vocab_size": vocab_size}
@@ -113,8 +113,8 @@ class Facts:
                 raise ValueError(f"{key}: must be a number per channel")
         if facts.scale is not None and (type(facts.scale) is not float or not facts.scale > 0):
             raise ValueError("scale: must be a number")
-        if not isinstance(facts.further, dict):
-            raise ValueError("further: must be facts by name")
+        if not isinstance(facts.extra, dict):
+            raise ValueError("extra: must be facts by name")
         facts.check_names()
         return facts
 
@@ -124,7 +124,7 @@ class Facts:
         Raises:
             ValueError: Names the fact, and a replacement.
         """
-        for name in self.further:
+        for name in self.extra:
             if name in DERIVED:
                 raise ValueError(f"facts.{name}: {DERIVED[name]}")
             if name in self._named:

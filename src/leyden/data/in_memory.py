@@ -114,7 +114,7 @@ class InMemoryDataModule(L.LightningDataModule):
             scale=scale.scale,
             target_names=held.target_names,
             vocabulary=held.vocabulary,
-            further=held.further,
+            extra=held.extra,
         )
         self.held[True] = held
 

@@ -31,7 +31,7 @@ class Tensors:
         vocabulary: Text of each token.
         overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
             do; None: samples are independent.
-        further: Custom facts, plain values by name.
+        extra: Custom facts, plain values by name.
         digests: SHA-256 that identifies the data, by file or tensor name.
     """
 
@@ -41,7 +41,7 @@ class Tensors:
     target_names: tuple[str, ...] | None
     vocabulary: tuple[str, ...] | None
     overlap: int | None
-    further: Mapping[str, Any]
+    extra: Mapping[str, Any]
     digests: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -164,7 +164,7 @@ def _argument_docs(target: Any) -> dict[str, str]:
 
 
 Groups = Mapping[str, Mapping[str, Any]]
-FACTS = tuple(sorted(Facts().lacking))
+FACTS = tuple(sorted(Facts().missing))
 # Arguments of the Trainer that `assembly/` passes; a configuration that sets one of them is refused.
 TRAINERS = (
     *("callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"),

@@ -122,7 +122,7 @@ def predict_table(
         )
     try:
         columns = read_columns(path.parent, path.name)
-        names = facts.further.get("column_names") or list(columns)
+        names = facts.extra.get("column_names") or list(columns)
         if missing := [name for name in names if name not in columns]:
             raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
         if len(names) != (facts.input_shape or ())[0]:
