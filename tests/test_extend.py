@@ -84,7 +84,7 @@ def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
 
 
 def test_each_part_of_a_batch_has_a_draw_of_its_own():
-    augment = Augment(num_draws=3, draw=lambda part: torch.full_like(part, int(torch.randint(250, ()))))
+    augment = Augment(num_chunks=3, draw=lambda part: torch.full_like(part, int(torch.randint(250, ()))))
     parts = augment(torch.zeros(10, 1, 2, 2, dtype=torch.uint8))
     assert parts.shape == (10, 1, 2, 2)
     assert len(parts.unique()) == 3

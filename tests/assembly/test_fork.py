@@ -31,7 +31,7 @@ from tests.conftest import QUICK, assert_same_bits, for_module, here
 from tests.tasks.test_own import PLAIN
 from tests.training.test_train import curves, train  # noqa: F401 - a fixture
 
-KEPT = ("callbacks.checkpoint.keep=every", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
+KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
 PARENTS = {
     "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED),
@@ -206,7 +206,7 @@ def test_settings_that_change_no_bit_are_the_forks_own(parents):
     for key, of_parent, of_conf in (
         ("trainer.log_every_n_steps", 3, 50),
         ("callbacks.checkpoint.every_n_steps", 4, None),
-        ("callbacks.checkpoint.keep", "every", None),
+        ("callbacks.checkpoint.keep_all", True, False),
         ("callbacks.fingerprint.every_n_steps", 1, None),
     ):
         assert (there[key], here[key]) == (of_parent, of_conf)
@@ -266,7 +266,7 @@ def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_
     assert_same_bits(run.directory, parent)
     _, _, err = train("other", f"fork={parent}@2", code=2)
     assert f"fork: {parent}/checkpoints/epoch_2.ckpt: " in err
-    assert "(checkpoints there: best, last; callbacks.checkpoint.keep=every keeps one per epoch)" in err
+    assert "(checkpoints there: best, last; callbacks.checkpoint.keep_all=true keeps one per epoch)" in err
 
 
 REFUSED = [
@@ -563,7 +563,7 @@ PARENTS_TO_COMPOSE = [
     ),
     ("optimizer=adam", "+optimizer.betas=[0.8,0.9]", "+optimizer.groups.b={match: '*.bias', lr: 0.1}"),
     ("task.loss={_target_: torch.nn.CrossEntropyLoss}", "+task/metrics=f1", "freeze=['*.bias']"),
-    ("data=emnist", "data/augment=affine", "data.augment.num_draws=4", "data.num_folds=5", "data.fold=2"),
+    ("data=emnist", "data/augment=affine", "data.augment.num_chunks=4", "data.num_folds=5", "data.fold=2"),
     ("data=table", "data.root=/x", "data.dataset.file=a.csv", "data.dataset.targets=[b,'1e5']", "task=regression"),
     (
         "trainer=cpu",

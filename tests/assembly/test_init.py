@@ -21,7 +21,7 @@ from tests.training.test_train import train  # noqa: F401 - a fixture
 
 # Weights that do not move: at the end they are what they were at the start.
 STILL = ("optimizer=sgd", "optimizer.lr=1e-60", "trainer.max_epochs=1")
-HEAD = "init_skip=[network.layers.3.*]"
+HEAD = "init_exclude=[network.layers.3.*]"
 
 
 @pytest.fixture(scope="module")
@@ -133,21 +133,24 @@ MISTAKES = [
     ("init_from={place}/nowhere", "init_from={place}/nowhere: no such folder"),
     ("init_from={place}", "{place}/checkpoints/best.ckpt: No such file or directory (checkpoints there: none"),
     ("init_from={parent}@first", "init_from={parent}@first: no such folder"),
-    ("init_from={parent} init_skip=[nothing.*]", "init_skip: nothing.* matches none of network.layers.1.weight, "),
-    ("init_from={parent} init_skip=[*]", "has no weights to start from: init_skip=[*] excludes all weights"),
     (
-        "init_skip=[network.layers.3.*]",
-        "init_skip=['network.layers.3.*']: excludes weights of a run, which init_from=DIR",
+        "init_from={parent} init_exclude=[nothing.*]",
+        "init_exclude: nothing.* matches none of network.layers.1.weight, ",
     ),
-    ("init_from={parent} init_skip=[???]", "init_skip: Missing value at index 0"),
+    ("init_from={parent} init_exclude=[*]", "has no weights to start from: init_exclude=[*] excludes all weights"),
     (
-        "init_from={parent} init_skip=network.*",
-        "init_skip=network.*: must be a list, such as init_skip=[network.*]",
+        "init_exclude=[network.layers.3.*]",
+        "init_exclude=['network.layers.3.*']: excludes weights of a run, which init_from=DIR",
+    ),
+    ("init_from={parent} init_exclude=[???]", "init_exclude: Missing value at index 0"),
+    (
+        "init_from={parent} init_exclude=network.*",
+        "init_exclude=network.*: must be a list, such as init_exclude=[network.*]",
     ),
     (
-        "init_from={parent} data=emnist init_skip=[*.1.bias]",
+        "init_from={parent} data=emnist init_exclude=[*.1.bias]",
         "network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; "
-        "'init_skip=[*.1.bias,network.layers.3.*]' excludes these",
+        "'init_exclude=[*.1.bias,network.layers.3.*]' excludes these",
     ),
     (
         "init_from={parent} model.hidden_sizes=[16,16]",
@@ -170,7 +173,7 @@ def test_a_mistake_is_told_in_a_line_before_anything_is_written(
     run = f"run_dir={tmp_path / 'run'}"
     ways = [(run,), (run, "dry_run=true"), ("-m", "seed=0,1", "sweep_name=s")]
     # They share what refuses: one that names no folder, and one that is found among the weights.
-    for first in ways if mistake.endswith(("nowhere", "init_skip=[nothing.*]")) else ways[:1]:
+    for first in ways if mistake.endswith(("nowhere", "init_exclude=[nothing.*]")) else ways[:1]:
         code, _, err = cli("train", *first, *arguments)
         assert code == 2
         assert message.format(**parts) in err

@@ -132,7 +132,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
 
 
 def test_each_can_be_kept_within_bounds(train, monkeypatch):  # noqa: F811
-    kept = ("callbacks.checkpoint.keep=every", "callbacks.checkpoint.every_n_steps=6")
+    kept = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=6")
     run, *_ = train("a", *kept, "trainer.max_epochs=2")
     folder = run.directory / "checkpoints"
     names = {"epoch_1": 10, "epoch_2": 20, "step_6": 6, "step_12": 12, "step_18": 18}
@@ -152,7 +152,9 @@ def raising(*_):
     raise OSError
 
 
-@pytest.mark.parametrize(("key", "value"), [("keep", "all"), ("max_kept_gib", "0"), ("max_kept_gib", "true")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("keep_all", "every"), ("keep_all", "1"), ("max_kept_gib", "0"), ("max_kept_gib", "true")]
+)
 def test_what_can_not_be_kept_is_refused(train, key, value):  # noqa: F811
     _, _, err = train("a", f"callbacks.checkpoint.{key}={value}", code=2)
     assert f"{key}={value}".lower() in err.lower()

@@ -115,7 +115,7 @@ def test_standardize_is_over_the_training_split(root, capfd):
 
 
 def test_each_training_image_is_changed_by_a_draw_of_its_own(root):
-    augment = Augment(num_draws=8, affine=v2.RandomAffine(degrees=30), erasing=v2.RandomErasing(p=0.5))
+    augment = Augment(num_chunks=8, affine=v2.RandomAffine(degrees=30), erasing=v2.RandomErasing(p=0.5))
     changed = [
         torch.cat([x for x, _ in module(root, augment=augment, num_workers=n).train_dataloader()]) for n in (0, 3)
     ]
@@ -130,7 +130,7 @@ def test_each_training_image_is_changed_by_a_draw_of_its_own(root):
 
 
 def test_a_change_does_not_depend_on_the_batch(root):
-    augment = Augment(num_draws=8, affine=v2.RandomAffine(degrees=30))
+    augment = Augment(num_chunks=8, affine=v2.RandomAffine(degrees=30))
     by_batch = []
     for size in (5, 24):
         loader = module(root, augment=augment, batch_size=size).train_dataloader()

@@ -69,7 +69,7 @@ BAD = [
     ("task/classification.yaml", {"objective": {"mode": "maximum"}}, "objective"),
     ("task/metrics/f1.yaml", {"f1": {"average": "mean"}}, "average"),
     ("callbacks/bare.yaml", {"progress": {"refresh": 1}}, "refresh"),
-    ("callbacks/bare.yaml", {"checkpoint": {"keep": "all"}}, "checkpoint"),
+    ("callbacks/bare.yaml", {"checkpoint": {"keep_all": "every"}}, "checkpoint"),
     ("callbacks/stopping/early.yaml", {"patience": 0.5}, "patience"),
     ("callbacks/pruning/median.yaml", {"pruner": {"n_warmup_step": 1}}, "n_warmup_step"),
     ("logger/wandb.yaml", {"wandb": {"offline": "no"}}, "wandb"),

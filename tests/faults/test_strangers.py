@@ -40,7 +40,7 @@ class Payload:
 def parent(tmp_path_factory, data):
     """A run on small data, in a copy of this process."""
     place = tmp_path_factory.mktemp("parent")
-    typed = ("run_dir=run", "outputs=outputs", *data, "callbacks.checkpoint.keep=every", "trainer.max_epochs=1")
+    typed = ("run_dir=run", "outputs=outputs", *data, "callbacks.checkpoint.keep_all=true", "trainer.max_epochs=1")
     code, output = call("train", *typed, "test=false", directory=place)
     assert code == 0, output
     return place / "run"

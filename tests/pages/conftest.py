@@ -17,7 +17,7 @@ def served(tmp_path_factory):
             "leyden.train",
             "run_dir=outputs/seed",
             "trainer.max_epochs=3",
-            "callbacks.checkpoint.keep=every",
+            "callbacks.checkpoint.keep_all=true",
         ]
     )
     assert code == 0, said

@@ -180,7 +180,7 @@ class Row:
     @functools.cached_property
     def whole(self):
         """The run that nothing disturbs; each checkpoint of it stays."""
-        return self.train("whole", "callbacks.checkpoint.keep=every")
+        return self.train("whole", "callbacks.checkpoint.keep_all=true")
 
     @functools.cached_property
     def other(self):

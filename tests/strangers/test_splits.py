@@ -10,7 +10,7 @@ ARGUMENTS = (
     "task._target_=tests.strangers.modules.Plain",
     "data=own",
     "callbacks=bare",
-    "callbacks.checkpoint.keep=every",
+    "callbacks.checkpoint.keep_all=true",
     "trainer.max_epochs=2",
 )
 

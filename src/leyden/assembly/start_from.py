@@ -152,32 +152,32 @@ class Parent:
     sha256: str
     weights: dict[str, Any]
 
-    def fitting(self, module: L.LightningModule, skip: Sequence[str]) -> dict[str, Any]:
-        """Return the weights that a module takes from its parent, without the skipped ones.
+    def fitting(self, module: L.LightningModule, exclude: Sequence[str]) -> dict[str, Any]:
+        """Return the weights that a module takes from its parent, without the excluded ones.
 
         Buffers of the module's `loss`, such as class weights, are settings of the run and are never taken.
 
         Args:
             module: The module, on any device, including the meta device.
-            skip: Patterns of names to skip.
+            exclude: Patterns of names to exclude.
 
         Raises:
-            UserError: A pattern matches nothing; all weights are skipped; or a weight is missing in one of the two
+            UserError: A pattern matches nothing; all weights are excluded; or a weight is missing in one of the two
                 modules, or has another shape.
         """
         own = module.state_dict()
         settings = loss_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in settings]
-        with user_errors("init_skip"):
-            skipped = {*match_names(names, list(skip))}
-        shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in skipped}
+        with user_errors("init_exclude"):
+            excluded = {*match_names(names, list(exclude))}
+        shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in excluded}
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = join_abbreviated([*wrong.values()]) or f"{_init_skip_override(skip)} excludes all weights"
+            why = join_abbreviated([*wrong.values()]) or f"{_init_exclude_override(exclude)} excludes all weights"
             raise UserError(f"init_from: {self.path}: has no weights to start from: {why}")
         if wrong:
-            override = shlex.quote(_init_skip_override([*skip, *layers]))
+            override = shlex.quote(_init_exclude_override([*exclude, *layers]))
             raise UserError(
                 f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {override} excludes these"
             )
@@ -185,7 +185,7 @@ class Parent:
 
 
 def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
-    """Load the parent's weights into a run's module; skipped weights stay as initialised.
+    """Load the parent's weights into a run's module; excluded weights stay as initialised.
 
     Returns:
         The parent's entry in `provenance.json`; None for a run without parent.
@@ -196,7 +196,7 @@ def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str,
     parent = read_parent(cfg)
     if parent is None:
         return None
-    weights = parent.fitting(module, cfg.init_skip)
+    weights = parent.fitting(module, cfg.init_exclude)
     with user_errors(f"init_from: {parent.path}"):
         module.load_state_dict(weights, strict=False)
     return {"checkpoint": str(parent.path), "sha256": parent.sha256}
@@ -222,18 +222,20 @@ def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, An
         return
     if parent := known.get(cfg.init_from) or read_parent(cfg):
         known[cfg.init_from] = parent
-        parent.fitting(module, cfg.init_skip)
+        parent.fitting(module, cfg.init_exclude)
 
 
 def read_parent(cfg: DictConfig) -> Parent | None:
     """Return the parent that `init_from` names; None for a run without parent.
 
     Raises:
-        UserError: The parent can't be read, or `init_skip` is set without `init_from`.
+        UserError: The parent can't be read, or `init_exclude` is set without `init_from`.
     """
     if cfg.init_from is None:
-        if cfg.init_skip:
-            raise UserError(f"init_skip={cfg.init_skip}: excludes weights of a run, which init_from=DIR must name")
+        if cfg.init_exclude:
+            raise UserError(
+                f"init_exclude={cfg.init_exclude}: excludes weights of a run, which init_from=DIR must name"
+            )
         return None
     directory, _, name = cfg.init_from.rpartition("@")
     if name not in ("best", "last"):
@@ -269,8 +271,8 @@ def _shape(weights: Mapping[str, Any], name: str) -> str:
     return str(tuple(weight.shape)) if isinstance(weight, torch.Tensor) else f"a {type(weight).__name__}"
 
 
-def _init_skip_override(skip: Sequence[str]) -> str:
-    return f"init_skip=[{','.join(skip)}]"
+def _init_exclude_override(patterns: Sequence[str]) -> str:
+    return f"init_exclude=[{','.join(patterns)}]"
 
 
 def _layer(name: str) -> str:
@@ -280,7 +282,7 @@ def _layer(name: str) -> str:
 
 
 # Keys of parts whose state comes from the parent's checkpoint; a fork can't change them.
-FIXED_KEYS = ("init_from", "init_skip", "freeze", "optimizer._target_", "callbacks.")
+FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.")
 
 # Keys whose change would move samples that the parent was trained on into the validation split.
 SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
@@ -467,7 +469,7 @@ def _find_checkpoint(parent: RunContents, name: str) -> Path:
     if problem := damage(path):
         names = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
         raise UserError(
-            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep=every keeps one per epoch)"
+            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps one per epoch)"
         )
     return path
 

@@ -13,7 +13,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -336,11 +336,13 @@ class RunCheckpoint(Checkpoint):
     Lightning passes a step's metrics to the loggers after all hooks of that step. So a checkpoint is only prepared
     in these hooks (`CheckpointFiles`), and committed in the next hook.
 
+    With `keep_all`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
+
     Args:
         metric: Name of the objective, or a list, whose first entry selects the best epoch; None for no objective.
         mode: `min` or `max`, or a list of these.
-        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for no such writes.
-        keep: `every` also keeps each `last.ckpt` as `epoch_3.ckpt`, or as `step_900.ckpt` within an epoch.
+        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
+        keep_all: True to keep all checkpoints.
         max_kept_gib: Maximum total size of the kept checkpoints, in GiB; the oldest are deleted.
 
     Raises:
@@ -355,13 +357,13 @@ class RunCheckpoint(Checkpoint):
         metric: Any,
         mode: Any,
         every_n_steps: int | None,
-        keep: Literal["every"] | None,
+        keep_all: bool,
         max_kept_gib: float,
     ) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
-        if keep not in (None, "every"):
-            raise ValueError(f"keep={keep}: must be every, or null")
+        if type(keep_all) is not bool:
+            raise ValueError(f"keep_all={keep_all}: must be true or false")
         if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
             raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
         objectives = metric if isinstance(metric, list) else [metric]
@@ -386,7 +388,7 @@ class RunCheckpoint(Checkpoint):
         self._stage = ""  # stage that logged the objective in the best epoch
         self._step = 0
         self._was_best = False
-        self._files = CheckpointFiles(self.state_key, round(max_kept_gib * 2**30) if keep else 0)
+        self._files = CheckpointFiles(self.state_key, round(max_kept_gib * 2**30) if keep_all else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of the best and of the last epoch, and whether training has been stopped."""

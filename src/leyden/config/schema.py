@@ -27,7 +27,7 @@ class TrainConfig:
     name: str = MISSING
     seed: int = MISSING
     init_from: str | None = MISSING
-    init_skip: list[str] = MISSING
+    init_exclude: list[str] = MISSING
     fork: str | None = MISSING
     freeze: list[str] = MISSING
     objective: Any = MISSING

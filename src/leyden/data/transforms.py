@@ -146,30 +146,30 @@ class Augment:
     random numbers are PyTorch's, which checkpoints contain.
 
     Args:
-        num_draws: Number of chunks.
+        num_chunks: Number of chunks.
         transforms: Transforms by arbitrary names, applied in turn to pixels, shape (N, C, H, W), uint8.
 
     Raises:
-        ValueError: `num_draws` is out of its range.
+        ValueError: `num_chunks` is out of its range.
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> augment = Augment(num_draws=2, mirror=v2.RandomHorizontalFlip(p=1.0))
+        >>> augment = Augment(num_chunks=2, mirror=v2.RandomHorizontalFlip(p=1.0))
         >>> augment(torch.tensor([[[[1, 2]]], [[[3, 4]]]], dtype=torch.uint8)).tolist()
         [[[[2, 1]]], [[[4, 3]]]]
     """
 
-    def __init__(self, *, num_draws: int, **transforms: Callable[[Tensor], Tensor]) -> None:
-        if type(num_draws) is not int or num_draws < 1:
-            raise ValueError(f"num_draws={num_draws}: must be a positive whole number")
-        self.num_draws = num_draws
+    def __init__(self, *, num_chunks: int, **transforms: Callable[[Tensor], Tensor]) -> None:
+        if type(num_chunks) is not int or num_chunks < 1:
+            raise ValueError(f"num_chunks={num_chunks}: must be a positive whole number")
+        self.num_chunks = num_chunks
         self.transforms = transforms
 
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
         """Return augmented images of the same shape."""
         parts = []
         with AsyncTransfers() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
-            for part_NCHW in pixels_NCHW.chunk(self.num_draws):
+            for part_NCHW in pixels_NCHW.chunk(self.num_chunks):
                 for transform in self.transforms.values():
                     part_NCHW = transform(part_NCHW)
                 parts.append(part_NCHW)
