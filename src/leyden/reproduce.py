@@ -5,7 +5,7 @@ from pathlib import Path
 from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.report.difference import show_equality
-from leyden.reproduction.anew import ReproduceOptions, reproduce
+from leyden.reproduction.rerun import ReproduceOptions, reproduce
 from leyden.run.directory import Run
 
 USAGE = """\

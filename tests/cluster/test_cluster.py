@@ -269,7 +269,7 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
     found = {run.directory.name: run for run in runs(tmp_path)}
     assert len(found) == 8
     for trial in trials(tmp_path):
-        both = [found[name] for name in (trial.user_attrs["run"], *trial.user_attrs["further_runs"])]
+        both = [found[name] for name in (trial.user_attrs["run"], *trial.user_attrs["other_runs"])]
         assert [run.config["seed"] for run in both] == [0, 1]
         assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in both) / 2)
         for run in both:

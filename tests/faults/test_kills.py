@@ -199,7 +199,7 @@ def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, seed, m
         assert TrialState.RUNNING not in {trial.state for trial in found}, told
         runs = [Run(path.parent) for path in (directory / "sweeps" / "s").glob("*/config.yaml")]
         assert [run.result.status for run in runs] == ["finished"] * NUM_TRIALS * num_seeds, told
-        names = [n for each in complete for n in (each.user_attrs["run"], *each.user_attrs.get("further_runs", ()))]
+        names = [n for each in complete for n in (each.user_attrs["run"], *each.user_attrs.get("other_runs", ()))]
         assert sorted(names) == sorted(run.directory.name for run in runs), told
         if mode == "zip and when":
             for run in runs:

@@ -9,7 +9,7 @@ import yaml
 
 from leyden import reproduce
 from leyden.config.paths import ROOT
-from leyden.reproduction import anew, environment, recipe, sources
+from leyden.reproduction import environment, recipe, rerun, sources
 from leyden.run.provenance import installed_versions
 from tests.conftest import start as forked
 
@@ -52,7 +52,7 @@ def repository(commit, monkeypatch, tmp_path):
     """The project is that repository; outputs are elsewhere."""
     folder, _ = commit
     monkeypatch.setattr(sources, "ROOT", folder)
-    for module in (anew, recipe):
+    for module in (rerun, recipe):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path / "envs")
     yield folder

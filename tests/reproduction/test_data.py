@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from leyden.reproduction import anew
+from leyden.reproduction import rerun
 from leyden.run.directory import Run
 from tests.data import folders
 from tests.reproduction.conftest import start
@@ -26,7 +26,7 @@ def trained_on(make, commit, tmp_path):
 def is_trained(monkeypatch):
     """Whether a training was started, which takes none."""
     found = []
-    monkeypatch.setattr(anew, "_train", lambda *arguments: found.append(True))
+    monkeypatch.setattr(rerun, "_train", lambda *arguments: found.append(True))
     return found
 
 
@@ -35,7 +35,7 @@ def test_a_file_that_has_changed_is_named_before_training(call, trained_on, repo
     path.parent.mkdir()
     path.write_text("a,b\n1,2\n")
     run = trained_on({"sub/diamonds.csv": hashlib.sha256(path.read_bytes()).hexdigest(), "Own.data": "0" * 64})
-    anew.reproduce(Run(run), anew.ReproduceOptions())
+    rerun.reproduce(Run(run), rerun.ReproduceOptions())
     assert is_trained
     is_trained.clear()
     path.write_text("a,b\n1,3\n")
@@ -46,7 +46,7 @@ def test_a_file_that_has_changed_is_named_before_training(call, trained_on, repo
     )
     assert len(told.splitlines()) == 1
     path.unlink()  # it can be fetched
-    anew.reproduce(Run(run), anew.ReproduceOptions())
+    rerun.reproduce(Run(run), rerun.ReproduceOptions())
     assert is_trained
 
 
@@ -56,7 +56,7 @@ def test_images_that_have_changed_are_named_before_training(call, trained_on, re
     root = folders.write(tmp_path / "data")
     digests = Folder(root / "train", ["cat", "dog"], (3, 8, 8)).digests | {"val/": "0"}
     run = trained_on({"train/": digests["train/"]})
-    anew.reproduce(Run(run), anew.ReproduceOptions())
+    rerun.reproduce(Run(run), rerun.ReproduceOptions())
     assert is_trained
     (root / "train" / "cat" / "000.jpg").unlink()
     code, told = call(f"run={run}")
@@ -71,8 +71,8 @@ def test_of_what_a_stranger_has_written_nothing_outside_is_read(trained_on, repo
     (tmp_path / "outside").write_text("x")
     run = trained_on(data)
     try:
-        anew.reproduce(Run(run), anew.ReproduceOptions())
-    except anew.UserError as error:
+        rerun.reproduce(Run(run), rerun.ReproduceOptions())
+    except rerun.UserError as error:
         assert "data: embedded null" in str(error)  # noqa: PT017 - one of them is no name of a file
     else:
         assert is_trained

@@ -21,7 +21,7 @@ from leyden import train
 from leyden.assembly import roles
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
-from leyden.reproduction import anew, environment, recipe, sources
+from leyden.reproduction import environment, recipe, rerun, sources
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import start
@@ -313,10 +313,10 @@ class Row:
 
         def there():
             sources.ROOT = repository
-            anew.ROOT = recipe.ROOT = self.place
+            rerun.ROOT = recipe.ROOT = self.place
             environment.ENVIRONMENTS = self.place / "environments"
             if not self.trait.anew:
-                anew._train = self._in_a_copy
+                rerun._train = self._in_a_copy
 
         again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
         done = self.run("reproduce", *again, before=[there])

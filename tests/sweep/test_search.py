@@ -489,7 +489,7 @@ def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_al
     directory = tmp_path / "sweeps" / "s"
     assert len(list(directory.glob("*/config.yaml"))) == num_runs
     for trial in found:
-        runs = [Run(directory / name) for name in (trial.user_attrs["run"], *trial.user_attrs["further_runs"])]
+        runs = [Run(directory / name) for name in (trial.user_attrs["run"], *trial.user_attrs["other_runs"])]
         if trial.state == TrialState.PRUNED:
             assert [run.result and run.result.status for run in runs] == ["pruned", None]
         else:

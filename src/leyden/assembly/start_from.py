@@ -214,11 +214,7 @@ def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, An
         UserError: The parent can't be read, or its weights don't fit the module.
     """
     run = RunContents(cfg.run_dir)
-    if (
-        cfg.fork
-        or any((run.directory / "checkpoints").glob("*.ckpt"))
-        or (run.result and run.result.has_ended_well)
-    ):
+    if cfg.fork or any((run.directory / "checkpoints").glob("*.ckpt")) or (run.result and run.result.is_complete):
         return
     if parent := known.get(cfg.init_from) or read_parent(cfg):
         known[cfg.init_from] = parent
@@ -443,7 +439,7 @@ def check_fork(
         UserError: The state can't be read, or does not fit.
     """
     run = Run(cfg.run_dir)
-    if cfg.fork is None or (run.result and run.result.has_ended_well):
+    if cfg.fork is None or (run.result and run.result.is_complete):
         return
     key = f"fork={cfg.fork}"
     if fork := known.get(key):

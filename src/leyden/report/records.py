@@ -196,7 +196,7 @@ def _status_without_result(run: Run, starts: list[dict[str, Any]], phases: Phase
 def _status_of_result(result: Result) -> str:
     """Return the status of a run with a result; a complete run with a NaN objective counts as diverged."""
     is_nan = any(each.value is not None and math.isnan(each.value) for each in result.objectives)
-    return "diverged" if is_nan and result.has_ended_well else result.status
+    return "diverged" if is_nan and result.is_complete else result.status
 
 
 def read_record(run: Run, phases: Phases) -> Record:

@@ -257,7 +257,7 @@ class Run(RunContents):
     def is_finished(self, identity: RunIdentity) -> bool:
         """Return whether the run is complete, and neither more epochs nor a first test evaluation is requested."""
         result = self.result
-        if result is None or not result.has_ended_well:
+        if result is None or not result.is_complete:
             return False
         if identity.config.get("test") is True and not result.is_tested:
             return False

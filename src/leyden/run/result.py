@@ -76,7 +76,7 @@ class Result:
         return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_restarts(), error)
 
     @property
-    def has_ended_well(self) -> bool:
+    def is_complete(self) -> bool:
         """True if the run is complete: finished or pruned."""
         return self.status in ("finished", "pruned")
 
@@ -151,7 +151,7 @@ def _is_valid(result: Result) -> bool:
         and isinstance(result.takes_optimizer, bool)
         and isinstance(result.test_split, list)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
-        and all(_is_number(value) or (value is None and not result.has_ended_well) for value in required)
+        and all(_is_number(value) or (value is None and not result.is_complete) for value in required)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
         and all(isinstance(text, str) for text in (vars(result.error).values() if result.error else ()))
     )

@@ -50,7 +50,7 @@ class Session:
         previous = self.previous_result
         # If this start trained nothing (for example, it only tested), keep the times of the previous result: those
         # in the checkpoint lack the last moments of the training.
-        if previous and previous.has_ended_well and previous.optimizer_steps == result.optimizer_steps:
+        if previous and previous.is_complete and previous.optimizer_steps == result.optimizer_steps:
             names = ("epochs", "seconds", "samples_per_second")
             result = replace(result, **{name: value for name in names if (value := getattr(previous, name))})
         self.write(result)

@@ -223,7 +223,7 @@ class Search:
         trial.set_user_attr("owner", self.owner)
         first, *others = self.runs(trial)
         if others:
-            trial.set_user_attr("further_runs", others)
+            trial.set_user_attr("other_runs", others)
         trial.set_user_attr("run", first)
         self.owned.add(trial.number)
         return trial
@@ -282,7 +282,7 @@ def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
 
     The first is None if the trial was abandoned before its runs were recorded.
     """
-    return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("further_runs", ())]
+    return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("other_runs", ())]
 
 
 def run_search(

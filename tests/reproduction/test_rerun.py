@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
-from leyden.reproduction import anew, recipe
+from leyden.reproduction import recipe, rerun
 from leyden.reproduction.recipe import keep_overrides
 from leyden.run.directory import Run
 from tests.conftest import SMALL
@@ -263,13 +263,13 @@ def given(make, repository, monkeypatch):
     def take(python, tree, folder, environment):
         found.update(python=python, environment=environment)
 
-    monkeypatch.setattr(anew, "write_config", lambda root, path: found.update(root=root))
-    monkeypatch.setattr(anew, "_train", take)
+    monkeypatch.setattr(rerun, "write_config", lambda root, path: found.update(root=root))
+    monkeypatch.setattr(rerun, "_train", take)
     return found
 
 
 def reproduce(run, **how):
-    return anew.reproduce(Run(run), anew.ReproduceOptions(**how))
+    return rerun.reproduce(Run(run), rerun.ReproduceOptions(**how))
 
 
 def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, tmp_path):
@@ -380,7 +380,7 @@ def test_root_keys_that_are_none_of_a_run_are_refused(make, given, key):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch, number):
-    monkeypatch.setattr(anew, "_train", lambda *arguments: os.kill(os.getpid(), number))
+    monkeypatch.setattr(rerun, "_train", lambda *arguments: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
         reproduce(make())
@@ -390,6 +390,6 @@ def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch
 
 def test_other_code_is_never_taken_for_that_of_the_run(make, repository, tmp_path, monkeypatch):
     """As where `leyden` is found elsewhere first."""
-    monkeypatch.setattr(anew, "_environment", lambda tree, number: {**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    with pytest.raises(anew.UserError, match=r"imports .*, not the code of the run"):
+    monkeypatch.setattr(rerun, "_environment", lambda tree, number: {**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    with pytest.raises(rerun.UserError, match=r"imports .*, not the code of the run"):
         reproduce(make())
