@@ -37,6 +37,5 @@ def test_a_fact_that_is_known_comes_before_one_of_ones_own():
     assert Facts((2,), extra={"input_shape": (10**9,)}).by_name["input_shape"] == (2,)
 
 
-def test_data_of_older_runs_are_pixels():
-    state = {"input_shape": [1, 2, 2], "num_classes": 1, "class_names": ["a"], "mean": [0.0], "std": [1.0]}
-    assert Facts.from_state(state).normalize.scale == 255.0
+def test_facts_with_a_mean_and_no_scale_are_of_pixels():
+    assert Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0

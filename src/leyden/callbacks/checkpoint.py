@@ -480,8 +480,8 @@ class RunCheckpoint(Checkpoint):
         if not {*self.needed} <= {*metrics}:  # no validation in this epoch
             return False
         best = self.best.get(self.metric, math.nan)
-        # A best value from another stage, such as training, is not comparable. Older checkpoints have no stage.
-        if math.isnan(best) or self._stage not in ("", stage):
+        # A best value from another stage, such as training, is not comparable.
+        if math.isnan(best) or self._stage != stage:
             return True
         return self._is_better(metrics[self.metric], best)
 

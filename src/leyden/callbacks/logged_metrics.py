@@ -88,7 +88,7 @@ def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
     result = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
     restore_metric(result, kept["metric"])
     # The last step's value, which Lightning logs again at each step.
-    if isinstance(step := kept.get("step"), Tensor):
+    if isinstance(step := kept["step"], Tensor):
         result._forward_cache = _copy_to(step, result.device)
     return result
 
@@ -229,7 +229,7 @@ class Stages(L.Callback):
     def by_stage(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return these metric names by the stage that logged them.
 
-        Names without a known stage, as in older checkpoints, are left out.
+        Names without a known stage are left out.
         """
         found = {stage: [name for name in names if self.names.get(name) == stage] for stage in ("train", "val")}
         return {stage: names for stage, names in found.items() if names}

@@ -264,7 +264,7 @@ class RunState(L.Callback):
             elif not loader.is_same:
                 self._report_other_batches(loader, state)
         if not is_within_epoch:
-            for loader, state in zip(self._custom_loaders, self._resumed.get("custom_loaders", []), strict=False):
+            for loader, state in zip(self._custom_loaders, self._resumed["custom_loaders"], strict=False):
                 if not loader.has_same_epoch(state):
                     self._refuse_other_batches([])
             # Otherwise Lightning keeps an iterator that drew numbers before the random states were restored.
@@ -288,7 +288,7 @@ class RunState(L.Callback):
         """Announce another number of worker processes, which can change what a dataset draws or counts."""
         if not (hasattr(loader, "workers_in") and self._same_seed and self._same_data):
             return
-        if (then := loader.workers_in(state)) not in (None, loader.num_workers):
+        if (then := loader.workers_in(state)) != loader.num_workers:
             self._announce(
                 f"batches were read by {then} worker processes and are now read by {loader.num_workers}, "
                 "which can change what a dataset draws or counts"
@@ -333,8 +333,8 @@ class RunState(L.Callback):
 
     def _refuse_other_split(self, trainer: L.Trainer) -> None:
         """Refuse a changed validation split, which may contain samples that were trained on."""
-        before = self._resumed.get("val") if self._val else None
-        if before in (None, self._val) or self.exact == "off" or not (self._same_seed and self._same_data):
+        before = self._resumed["val"]
+        if not self._val or before == self._val or self.exact == "off" or not (self._same_seed and self._same_data):
             return
         if differs(trainer.datamodule, "val", self.seed, before):  # type: ignore[attr-defined]
             raise UserError(
@@ -512,10 +512,10 @@ def _check_state(mine: dict[str, Any]) -> None:
         restore_random_states(here)
     kinds = {
         "objects": list,
-        "set_up": list | None,
+        "set_up": list,
         "lost": list,
-        "custom_loaders": list | None,
-        "val": list | None,
+        "custom_loaders": list,
+        "val": list,
         "requires_grad": dict,
         "monitored": dict,
         "accumulate": int | None,

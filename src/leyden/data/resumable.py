@@ -124,7 +124,7 @@ class Resumable:
         # A copy, since the values may change in place during the epoch.
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
         self._epoch_states = {**random_states(), "objects": objects}
-        self._index_sampler.replayed = resume_state.get("draws", {}) if resume_state else {}
+        self._index_sampler.replayed = resume_state["draws"] if resume_state else {}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
         self._position, self._checksums = 0, ()
         is_streamed = self.is_from_module and isinstance(self.dataset, IterableDataset)  # type: ignore[attr-defined]
@@ -240,14 +240,14 @@ class Resumable:
 
     @staticmethod
     def lost_in(state: dict[str, Any]) -> list[str]:
-        """Return the names of attributes that could not be saved in a state of this loader."""
-        lost: list[str] = _of_this_process(state).get("lost", [])
+        """Return the names of what could not be saved in a state of this loader."""
+        lost: list[str] = _of_this_process(state)["lost"]
         return lost
 
     @staticmethod
-    def workers_in(state: dict[str, Any]) -> int | None:
-        """Return the number of worker processes in a state of this loader; None in a state of an older version."""
-        num_workers: int | None = _of_this_process(state).get("num_workers")
+    def workers_in(state: dict[str, Any]) -> int:
+        """Return the number of worker processes stored in a state of this loader."""
+        num_workers: int = _of_this_process(state)["num_workers"]
         return num_workers
 
     def lost(self) -> list[str]:

@@ -41,8 +41,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
     stages = Stages()
-    if state := last["callbacks"].get(Stages.state_key):  # older checkpoints don't have it
-        stages.load_state_dict(state)
+    stages.load_state_dict(last["callbacks"][Stages.state_key])
     trainer = assembly.plain_trainer(
         cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
     )
