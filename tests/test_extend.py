@@ -22,7 +22,7 @@ from tests.conf.test_conf import compose
 from tests.conftest import start, weights
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.tasks.classification import Classification
 from tests.example import MLP, RMSprop
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 
 class Count(TorchDispatchMode):

@@ -12,8 +12,8 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import finish, start
-from tests.training.test_exact import kill_at
-from tests.training.test_train import curves
+from tests.training.test_start import curves
+from tests.training.test_start_exact import kill_at
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from leyden.callbacks.averaging import EMAWeightAveraging, SWAWeightAveraging
 from tests.conftest import assert_same_bits
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 class Normed(nn.Module):

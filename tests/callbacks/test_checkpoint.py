@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from leyden.run.result import read_points
 from tests.conftest import assert_same_bits, weights
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 NEVER_BETTER = ("optimizer=sgd", "optimizer.lr=1e-30")
 

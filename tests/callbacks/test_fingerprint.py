@@ -6,7 +6,7 @@ import torch
 from leyden.callbacks.fingerprint import Fingerprints, state_digest
 from leyden.run.files import Fingerprint, append_fingerprint, first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 SHORT = ("model.dropout=0.2", "trainer.max_epochs=2")
 

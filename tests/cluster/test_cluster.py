@@ -18,7 +18,7 @@ from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import SMALL, assert_same_bits, finish, start, weights
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
-from tests.training.test_train import curves
+from tests.training.test_start import curves
 
 pytestmark = pytest.mark.cluster
 

@@ -1,6 +1,6 @@
 """What every data set in conf/data must do: a new YAML needs no new test, only its files.
 
-Those that a person has to name more for have tests of their own: test_folder.py, test_own_datasets.py and test_own.py.
+Those that a person has to name more for have tests of their own: test_folder.py, test_streamed_own.py and test_contract_own.py.
 """
 
 import functools
@@ -52,7 +52,7 @@ def compose(choose):
 def test_it_gives_samples_and_its_facts(compose, name):
     cfg = compose(name)
     if "num_workers" in cfg.data:
-        cfg.data.num_workers = 0  # tests/data/test_stream.py has those that read in processes
+        cfg.data.num_workers = 0  # tests/data/test_streamed.py has those that read in processes
     data = assembly.datamodule(cfg)
     data.setup("test")
     facts = data.facts

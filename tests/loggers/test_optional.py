@@ -8,7 +8,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import QUICK, ROOT, SMALL, finish, start
-from tests.training.test_exact import kill_at
+from tests.training.test_start_exact import kill_at
 
 
 def needs(package):

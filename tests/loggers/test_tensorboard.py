@@ -1,5 +1,5 @@
 from tests.callbacks.events import scalars
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 def rounded(points):

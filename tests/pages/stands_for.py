@@ -57,7 +57,7 @@ NOT_RUN = {
 }
 # Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
 NOT_HERE = {
-    "trainer=ddp": "is several processes: tests/test_command.py and tests/sweep run them",
+    "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
     "cluster=": "needs a cluster: tests/cluster has one",
     "compile=true": "needs a C++ compiler: tests/models compile each network",
     "env=true": "needs the package index",

@@ -9,7 +9,7 @@ import torch
 from leyden.config.objective import Objective
 from leyden.run.directory import Run
 from tests.conftest import weights
-from tests.training.test_train import curves
+from tests.training.test_start import curves
 
 
 @pytest.mark.slow

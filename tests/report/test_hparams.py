@@ -4,7 +4,7 @@ import pytest
 from tensorboard.plugins.hparams import api_pb2
 
 from tests.callbacks.events import hparams, scalars
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 SMALL_CHOICES = {
     "callbacks": "default",

@@ -28,7 +28,7 @@ from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.strangers import callbacks, data, modules
 from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
-from tests.training.test_train import curves
+from tests.training.test_start import curves
 
 # Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
 FEW = (

@@ -17,7 +17,7 @@ from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from tests.conftest import QUICK, assert_same_bits
 from tests.example import OWN
-from tests.training.test_train import curves
+from tests.training.test_start import curves
 
 DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
 

@@ -11,7 +11,7 @@ from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests.conftest import assert_same_bits, weights
 from tests.strangers import names
-from tests.training.test_train import curves
+from tests.training.test_start import curves
 
 MODULE = "tests.strangers.names"
 DATA = ("data=own", f"data._target_={MODULE}.Data")

@@ -14,8 +14,8 @@ from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
-from tests.training.test_exact import kill_at, stopping
-from tests.training.test_train import curves
+from tests.training.test_start import curves
+from tests.training.test_start_exact import kill_at, stopping
 
 HERE = "tests.strangers.for_trainer"
 

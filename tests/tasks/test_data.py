@@ -9,7 +9,7 @@ from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.data import folders, small
 from tests.tasks.rows import DATA
-from tests.training.test_exact import assert_same_run, stopping
+from tests.training.test_start_exact import assert_same_run, stopping
 
 LEARNED = {
     "`task=classification`": ("model.hidden_sizes=[16]", "model.dropout=0.2"),

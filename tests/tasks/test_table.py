@@ -14,7 +14,7 @@ from leyden.run.directory import Run
 from tests.callbacks.events import texts
 from tests.conftest import here
 from tests.tasks.rows import FEW, MODULES, ROWS, TABLE
-from tests.training.test_exact import assert_same_run, stopping
+from tests.training.test_start_exact import assert_same_run, stopping
 
 
 def test_the_table_has_a_row_for_each():
@@ -43,7 +43,7 @@ def owned(row, monkeypatch):
         monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=(name,)))
 
 
-@pytest.mark.slow  # tests/tasks/test_data.py and the matrix of tests/training/test_exact.py have the like
+@pytest.mark.slow  # tests/tasks/test_data.py and the matrix of tests/training/test_start_exact.py have the like
 def test_resume(row, whole, cli, tmp_path):
     assert TABLE[row]["resume"] == "yes"
     run, arguments = whole

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, weights
-from tests.tasks.test_own import PLAIN
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.tasks.test_task_own import PLAIN
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize(

@@ -338,7 +338,7 @@ def is_there(pid):
 )
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_has_them(how, by, code):
-    process = start(how, script=("-m", "tests.data.test_stream"), anew=True)
+    process = start(how, script=("-m", "tests.data.test_streamed"), anew=True)
     assert process.stdout.readline() == "ready\n"
     workers = workers_of(process)
     assert len(workers) == 2

@@ -15,9 +15,9 @@ from leyden.run.directory import Run
 from leyden.sweep.jobs import Composer, compose
 from tests.assembly.test_trust import poison
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
-from tests.tasks.test_own import PLAIN
-from tests.training.test_exact import stopping
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.tasks.test_task_own import PLAIN
+from tests.training.test_start import train  # noqa: F401 - a fixture
+from tests.training.test_start_exact import stopping
 
 # Weights that do not move: at the end they are what they were at the start.
 STILL = ("optimizer=sgd", "optimizer.lr=1e-60", "trainer.max_epochs=1")

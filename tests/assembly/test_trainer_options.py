@@ -12,7 +12,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from tests.conftest import QUICK, assert_same_bits, finish, start
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 def test_max_time_ends_the_run(train):  # noqa: F811
@@ -238,8 +238,8 @@ def test_one_batch_is_not_all_of_them(train):  # noqa: F811
 
 def test_a_callback_whose_hooks_are_given_to_it_is_called(train, monkeypatch):  # noqa: F811
     calls = []
-    monkeypatch.setattr("tests.config.test_options.CALLS", calls)
-    hook = "+callbacks.mine.on_train_batch_end={_target_: hydra.utils.get_method, path: tests.config.test_options.count}"
+    monkeypatch.setattr("tests.assembly.test_trainer_options.CALLS", calls)
+    hook = "+callbacks.mine.on_train_batch_end={_target_: hydra.utils.get_method, path: tests.assembly.test_trainer_options.count}"
     train("a", "+callbacks.mine._target_=lightning.pytorch.callbacks.LambdaCallback", hook, "trainer.max_epochs=1")
     assert len(calls) == 10
 

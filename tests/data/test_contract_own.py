@@ -9,8 +9,8 @@ from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests.conf.test_conf import compose
 from tests.conftest import assert_same_bits, finish, start
-from tests.training.test_exact import assert_same_run, kill_at, stopping
-from tests.training.test_train import curves
+from tests.training.test_start import curves
+from tests.training.test_start_exact import assert_same_run, kill_at, stopping
 
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
 

@@ -17,7 +17,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, start, weights
 from tests.data import folders
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
 STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
@@ -136,7 +136,7 @@ def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(trai
 def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks.classification:Classification"):
     """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
     kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module, "KILL_TIMES": str(times)}
-    return start(*arguments, script=("-m", "tests.training.test_exact"), **kill)
+    return start(*arguments, script=("-m", "tests.training.test_start_exact"), **kill)
 
 
 @pytest.mark.slow

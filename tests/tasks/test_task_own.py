@@ -3,7 +3,7 @@
 import re
 
 from leyden.config.paths import ROOT
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoint.every_n_steps=3")
 GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "callbacks.checkpoint.every_n_steps=3")

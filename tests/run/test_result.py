@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from leyden.loggers.metrics_csv import MetricsCSV
 from leyden.run.result import HEADER, read_points, read_rows
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), NAMES, st.floats(allow_nan=False)), max_size=9)

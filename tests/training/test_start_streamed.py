@@ -15,8 +15,8 @@ from leyden.training import predict
 from leyden.training.trained import trained_task
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
-from tests.training.test_exact import kill_at, stopping
-from tests.training.test_train import curves
+from tests.training.test_start import curves
+from tests.training.test_start_exact import kill_at, stopping
 
 # 12 updates an epoch; affine transforms draw random numbers, dropout does so beside them.
 SMALL = (

@@ -34,7 +34,7 @@ def raised(function):
 def test_the_place_of_a_bug_is_in_code_that_is_no_librarys(bug):
     found = jobs.parse_failure(jobs.failure_text(raised(bug)))
     assert found.type in ("RuntimeError", "KeyError", "IndexError")
-    assert found.where == f"tests/sweep/test_failure.py:{bug.__code__.co_firstlineno} in <lambda>"
+    assert found.where == f"tests/config/test_errors_failure.py:{bug.__code__.co_firstlineno} in <lambda>"
 
 
 def test_a_mistake_has_none():

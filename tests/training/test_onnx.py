@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from leyden.training import onnx
-from tests.training.test_train import train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 
 def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist_root):  # noqa: F811

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from leyden.config.objective import Objective
 from leyden.report import summary
 from leyden.report.summary import MIN_SETTINGS, importances
-from tests.report.test_contenders import row
+from tests.report.test_ranking import row
 from tests.report.test_summary import summarize, write
 
 

@@ -14,7 +14,7 @@ from leyden.sweep import status
 from leyden.sweep.search import Trials
 from leyden.sweep.sweep import add_seeds, num_seeds
 from tests.sweep.spaces import space
-from tests.sweep.test_batch import Clock, Silent
+from tests.sweep.test_launcher_batch import Clock, Silent
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -12,7 +12,7 @@ from leyden.pictures.curves import chart_layout
 from leyden.run.directory import Run
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, here
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Parameters in groups, from the command line."""
 
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 BIASES = '+optimizer.groups.biases={match: "*.bias", lr: 0.01}'
 

@@ -28,8 +28,8 @@ from leyden.run.fork import inherit_groups
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
 from tests.conftest import QUICK, assert_same_bits, for_module, here
-from tests.tasks.test_own import PLAIN
-from tests.training.test_train import curves, train  # noqa: F401 - a fixture
+from tests.tasks.test_task_own import PLAIN
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
