@@ -193,6 +193,8 @@ class Row:
         for kill in kills:
             done = self.train(name, kill=kill)
             told += done.announcements
+            if done.code == 0 and kill is not kills[0]:  # a short one has ended before that batch
+                break
             if done.code not in (-kill[-1], 128 + kill[-1]):
                 return done.failed or Outcome(CRASH, f"the signal did not end it: {done.output[-200:]}")
         done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
