@@ -3,7 +3,10 @@
 import collections
 import functools
 import io
+import os
 import random
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -133,6 +136,53 @@ def test_what_a_class_of_an_installed_package_and_its_module_hold_is_seen(monkey
     learner.learn()
     names = {str(entry["path"][-1][1]) for entry in kept_by(state)[0]}
     assert {"TOTAL", "LOG", "num_made", "NUMBERS"} <= names
+
+
+def test_what_jobs_of_a_sweep_share_has_the_modules_of_installed_packages_that_define_parts(monkeypatch):
+    """A worker that has changed them takes no other job: a `_target_` may name a function that returns a class of another package."""
+    module = types.ModuleType("installed_elsewhere")
+    exec("import lightning as L\nnum_made = 0\nclass Net(L.LightningModule):\n    steps = 0\n", vars(module))
+    monkeypatch.setitem(sys.modules, "installed_elsewhere", module)
+    for change in (lambda: setattr(module.Net, "steps", 1), lambda: setattr(module, "num_made", 1)):
+        shared = object_state.shared_state(set())
+        assert not any(shared.changes())
+        change()
+        assert any(shared.changes())
+    assert not [
+        path for path, _ in shared._leaves() if str(path[0][1]).startswith(("torch", "lightning", "leyden"))
+    ]
+
+
+class Proxy:
+    """Stands for an object of a library in C: it answers for whatever is asked of it."""
+
+    __slots__ = ("handle",)
+
+    def __getattr__(self, name):
+        return lambda *_: name
+
+
+class Refusing:
+    """An object whose attributes can't be listed."""
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("not here")
+
+
+@pytest.mark.parametrize("kind", [Proxy, Refusing])
+def test_an_object_that_does_not_tell_its_attributes_is_no_reason_to_end(kind):
+    owner = types.SimpleNamespace(held=kind(), deeper=types.SimpleNamespace(held=kind()))
+    state = ObjectState({"module": owner})
+    owner.number = 1
+    assert [entry["path"][-1][1] for entry in kept_by(state)[0]] == ["number"]
+
+
+def test_a_set_is_written_alike_in_each_process():
+    code = "from leyden.data.encoding import encode; print(encode({'a', 'b', 'c', 'd', 'e'})['items'])"
+    environments = ({**os.environ, "PYTHONHASHSEED": seed} for seed in "123")
+    found = {subprocess.check_output([sys.executable, "-c", code], env=each) for each in environments}
+    assert len(found) == 1
 
 
 def test_what_lightning_and_pytorch_share_is_not_looked_at():

@@ -41,6 +41,31 @@ def begin(seed):
     torch.manual_seed(seed)
 
 
+def frames():
+    pandas = pytest.importorskip("pandas")
+    first, other = ({"a": [1.0, value], "b": ["x", "y"]} for value in (2.0, 3.0))
+    yield tuple(map(pandas.DataFrame, (first, other)))
+    yield pandas.Index(["a", "b"]), pandas.Index(["a", "c"])
+    yield pandas.Series([1, 2]), pandas.Series([1, 3])
+    yield pandas.Timestamp("2026-01-01"), pandas.Timestamp("2026-01-02")
+
+
+def test_a_batch_of_frames_texts_or_sets_is_told_from_another_and_using_it_changes_nothing():
+    pairs = [
+        *frames(),
+        (np.array(["a", None], dtype=object), np.array(["a", "b"], dtype=object)),
+        (np.float32(1), np.float32(2)),
+        ({"a", "b"}, {"a", "c"}),
+        (1 + 2j, 1 + 3j),
+    ]
+    for one, other in pairs:
+        before = batch_checksum({"x": one})
+        assert before != batch_checksum({"x": other}), one
+        if hasattr(one, "get_loc"):
+            one.get_loc("a"), one.is_unique
+        assert before == batch_checksum({"x": one}), one
+
+
 @pytest.mark.parametrize("kind", ["loader", "sampler", "batches", "all"])
 @pytest.mark.parametrize("given", [1, 3])
 def test_the_order_is_drawn_again_from_where_it_came(kind, given):

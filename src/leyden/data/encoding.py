@@ -27,6 +27,8 @@ OPAQUE_PACKAGES = {
     "numpy",
     "omegaconf",
     "hydra",
+    "numba",
+    "llvmlite",
     *sys.stdlib_module_names,
 }
 # Objects that belong to the trainer, or whose parts are examined separately.
@@ -52,7 +54,11 @@ def attribute_names(value: Any) -> list[str]:
     """Return the names of an object's own attributes, including those in `__slots__`."""
     slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
     named = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    return [*getattr(value, "__dict__", {}), *(n for n in named if n not in ("__dict__", "__weakref__"))]
+    try:  # without `__getattr__`, by which a proxy answers for another object
+        own = object.__getattribute__(value, "__dict__")
+    except Exception:  # there is none, or a property of user code raises
+        own = {}
+    return [*own, *(n for n in named if n not in ("__dict__", "__weakref__"))]
 
 
 def encode(value: Any, depth: int = 0) -> Any:
@@ -100,7 +106,9 @@ def _encode_container(value: Any, depth: int) -> Any:
             raise NotEncodableError("its keys are not plain values")
         items: Any = {key: encode(each, depth + 1) for key, each in value.items()}
         return items if type(value) is dict else {KIND: "dict", "class": _class_name(type(value)), "items": items}
-    items = [encode(each, depth + 1) for each in value]
+    # Sets are ordered by hashes, which differ between processes for texts.
+    parts = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+    items = [encode(each, depth + 1) for each in parts]
     if type(value) is list:
         return items
     made = {KIND: type(value).__name__, "items": items}

@@ -68,6 +68,8 @@ CONSTANTS = (
 # Classes of installed packages whose instances are traversed, as those of user packages are.
 TRAVERSED = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
+# Base classes of what a run is made of.
+PARTS_OF_RUN = (L.LightningModule, L.LightningDataModule, L.Callback, torch_data.Dataset, torch_data.Sampler)
 INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
@@ -335,7 +337,7 @@ def _is_traversed(value: Any) -> bool:
         return False
     if isinstance(value, TRAVERSED):
         return True
-    if _is_pandas(value):  # it caches what it computes in attributes
+    if is_pandas(value):  # it caches what it computes in attributes
         return False
     if has_state_dict(value):
         return False
@@ -389,13 +391,26 @@ def _is_own(name: str, module: Any) -> bool:
 
 
 def shared_state(packages: Collection[str]) -> ObjectState:
-    """Return the state that all objects share: variables of the packages' imported modules and their classes."""
+    """Return the state that all objects share: variables of imported modules and of their classes.
+
+    Args:
+        packages: Packages whose modules are examined. So are modules of installed packages that define a module,
+            data or a callback.
+    """
     roots: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in packages and _is_own(name, module):
+        if (name.partition(".")[0] in packages and _is_own(name, module)) or _defines_parts(name, module):
             kinds = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
             roots |= {name: module, **{f"{name}.{kind.__qualname__}": kind for kind in kinds}}
     return ObjectState(roots)
+
+
+def _defines_parts(name: str, module: Any) -> bool:
+    """Return whether a module defines a class that a run may be made of, such as a LightningModule."""
+    if name.partition(".")[0] in {*OPAQUE_PACKAGES, "torchmetrics", "torchvision", "leyden"}:
+        return False
+    values = [each for each in list(vars(module).values()) if issubclass(type(each), type)]
+    return any(each.__module__ == name and issubclass(each, PARTS_OF_RUN) for each in values)
 
 
 def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
@@ -514,7 +529,7 @@ def _digest(value: Any) -> Hashable:
         return tuple(map(_digest, value.values))
     if isinstance(value, Iterator):
         return repr(value) if isinstance(value, itertools.count) else _Opaque(id(value), 0)
-    if _is_pandas(value) and (digest := _pandas_digest(value)):
+    if is_pandas(value) and (digest := _pandas_digest(value)):
         return digest
     try:
         return digest_of_content(encode(_subsample(value)))
@@ -529,7 +544,13 @@ def _digest(value: Any) -> Hashable:
     return _Pickled(sha.digest.hexdigest())
 
 
-def _is_pandas(value: Any) -> bool:
+def digest_for_others(value: Any) -> str:
+    """Return a digest of a value that other processes can compare; its class name if its content can't be inspected."""
+    digest = _digest(value)
+    return type(value).__name__ if isinstance(digest, _Opaque) else repr(digest)
+
+
+def is_pandas(value: Any) -> bool:
     """Return whether a value is a frame, a series or an index of pandas, which may not be installed."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index)

@@ -25,7 +25,15 @@ from torch.utils.data import (
 
 from leyden.config.terminal import warn
 from leyden.data.encoding import attribute_names
-from leyden.data.object_state import PARTS, ObjectState, entry_name, is_generator, path_of
+from leyden.data.object_state import (
+    PARTS,
+    ObjectState,
+    digest_for_others,
+    entry_name,
+    is_generator,
+    is_pandas,
+    path_of,
+)
 from leyden.data.random_state import random_states, restore_random_states
 from leyden.data.saved_elsewhere import saved_elsewhere
 from leyden.run.process import is_main_process
@@ -292,8 +300,11 @@ def batch_checksum(batch: Any, depth: int = 0) -> int:
             return zlib.crc32(str(batch.shape).encode())  # reading the values would wait for the GPU
         flat = sample_values.reshape(-1)
         return zlib.crc32(flat[:: max(1, len(flat) // 64)].contiguous().view(torch.uint8).numpy().tobytes())
-    if isinstance(batch, np.ndarray) and not batch.dtype.hasobject:
-        return zlib.crc32(batch.reshape(-1)[:: max(1, batch.size // 64)].tobytes())
+    if isinstance(batch, np.ndarray):
+        values = batch.reshape(-1)[:: max(1, batch.size // 64)]
+        if not batch.dtype.hasobject:
+            return zlib.crc32(values.tobytes())
+        batch = values.tolist()
     if depth > MAX_DEPTH:  # a batch may hold itself
         return 0
     if isinstance(batch, dict):
@@ -302,6 +313,8 @@ def batch_checksum(batch: Any, depth: int = 0) -> int:
         return zlib.crc32(repr([batch_checksum(part, depth + 1) for part in batch]).encode())
     if isinstance(batch, str | bytes | int | float):
         return zlib.crc32(repr(batch).encode())
+    if is_pandas(batch) or not attribute_names(batch):
+        return zlib.crc32(digest_for_others(batch).encode())
     return batch_checksum([getattr(batch, name, None) for name in attribute_names(batch)], depth + 1)
 
 
