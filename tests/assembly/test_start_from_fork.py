@@ -266,7 +266,10 @@ def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_
     assert_same_bits(run.directory, parent)
     _, _, err = train("other", f"fork={parent}@2", code=2)
     assert f"fork: {parent}/checkpoints/epoch_2.ckpt: " in err
-    assert "(checkpoints there: best, last; callbacks.checkpoint.keep_all=true keeps one per epoch)" in err
+    assert (
+        "(checkpoints there: best, last; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
+        in err
+    )
 
 
 REFUSED = [

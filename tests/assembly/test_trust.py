@@ -405,15 +405,17 @@ def test_a_wrong_list_of_the_owner_is_named_in_a_line(owner, tmp_path, content, 
 
 
 def test_a_name_of_the_owner_that_is_not_found_allows_nothing_and_is_named(owner, tmp_path, capsys):
-    owner("model: [no.such.Network, torch.nn.modules.linear.Missing]\ndata:\n")
+    owner("model: [no.such.DistributedDataParallel, torch.nn.modules.linear.Missing, antigravity.Net]\ndata:\n")
     roles.allowed_by_owner.cache_clear()
     _allowed.cache_clear()
     trusted_config(written(tmp_path, "model", {"_target_": f"{OWN}.models.mlp.MLP"}))
     with pytest.raises(UserError, match="it can't be found"):
-        trusted_config(written(tmp_path, "model", {"_target_": "no.such.Network"}))
+        trusted_config(written(tmp_path, "model", {"_target_": "no.such.DistributedDataParallel"}))
     with pytest.raises(UserError, match="it is not on the list"):
         trusted_config(written(tmp_path, "model", {"_target_": "torch.nn.parallel.DistributedDataParallel"}))
-    assert "trust.yaml: no.such.Network can't be found (no module no); it allows nothing" in capsys.readouterr().err
+    named = "trust.yaml: no.such.DistributedDataParallel can't be found (no module no); it allows nothing"
+    assert named in capsys.readouterr().err
+    assert "antigravity" not in sys.modules, "what another run needs is not imported"
 
 
 @pytest.mark.parametrize("name", ["_global_forward_hooks", "_has_compile", "T", "__dict__", "__path__"])

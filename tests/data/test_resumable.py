@@ -148,3 +148,40 @@ def test_each_process_goes_on_from_its_own_state(monkeypatch):
         loader = loader_of("all")
         loader.load_state_dict({"processes": states})
         assert [batch.tolist() for batch in loader] == left[rank]
+
+
+class DrawnWhenAsked:
+    """A sampler that draws each batch when it is asked for it."""
+
+    def __iter__(self):
+        for _ in range(6):
+            yield torch.randint(len(SAMPLES), (2,)).tolist()
+
+    def __len__(self):
+        return 6
+
+
+@pytest.mark.parametrize("most", [3, 2000])
+def test_an_order_is_compared_as_far_as_it_can_be_drawn_again(monkeypatch, most):
+    """The network draws between the batches of a sampler that draws when asked; its states are kept for so many batches."""
+    monkeypatch.setattr(resumable, "MAX_DRAWS", most)
+
+    class Data:
+        train_dataloader = staticmethod(lambda: DataLoader(SAMPLES, batch_sampler=DrawnWhenAsked()))
+
+    begin(0)
+    make_resumable(data := Data())
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+        torch.rand(1)  # as dropout
+    state, random_state = loader.state_dict(), torch.get_rng_state()
+    rest = list(batches)
+    begin(1)
+    make_resumable(data := Data())
+    loader = data.train_dataloader()
+    loader.load_state_dict(state)
+    torch.set_rng_state(random_state)
+    assert len(list(loader)) == len(rest)
+    assert loader.is_same_order

@@ -582,6 +582,21 @@ class Endless(IterableDataset):
         yield from itertools.islice(self.source, NUM)
 
 
+class Pair(IterableDataset):
+    """Two attributes that belong together, as in a simulator that must be reset before its first step; one is no plain value."""
+
+    def __init__(self):
+        self.is_begun, self.first = False, [(0.5, {})]
+
+    def __iter__(self):
+        for inputs, target in zip(*rows(), strict=True):
+            if not self.is_begun:
+                ((shift, _),) = self.first
+                self.is_begun, self.first = True, None
+                inputs = inputs + shift
+            yield inputs, target
+
+
 class _Streamed(Plain):
     options = {"shuffle": None}  # noqa: RUF012
 
@@ -590,6 +605,12 @@ class FromEnvironment(_Streamed):
     """A stream from an environment with a state."""
 
     kind = Environment
+
+
+class FromPair(_Streamed):
+    """A stream from an object that must be reset as a whole."""
+
+    kind = Pair
 
 
 class FromBuffer(_Streamed):

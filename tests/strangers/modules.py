@@ -81,6 +81,18 @@ class Hidden(Plain):
         return F.mse_loss(output, batch[1])
 
 
+class Unseeded(Plain):
+    """NumPy generators without a seed, made in the constructor and in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng()
+
+    def training_step(self, batch, batch_idx):
+        noise = self.rng.normal() + np.random.default_rng().normal()
+        return F.mse_loss(self(batch[0] + 0.1 * float(noise)), batch[1])
+
+
 class Counter(Plain):
     """A counter of steps in an attribute, by which a term of the loss is faded in."""
 

@@ -3,4 +3,6 @@
 TODAY = {
     ("environment", "resume"): "same bits, but announced",
     ("environment", "fork"): "same bits, but announced",
+    ("pair", "resume"): "same bits, but announced",
+    ("pair", "fork"): "same bits, but announced",
 }

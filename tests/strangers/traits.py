@@ -122,6 +122,12 @@ TRAITS = {
     "environment": Trait(
         "an `IterableDataset` with an environment", data="FromEnvironment", cells=UNKEPT, names=("position",)
     ),
+    "pair": Trait(
+        "an `IterableDataset` with attributes that belong together",
+        data="FromPair",
+        cells=UNKEPT,
+        names=("first",),
+    ),
     "shuffle_buffer": Trait("an `IterableDataset` with a buffer that is shuffled", data="FromBuffer"),
     "endless": Trait(
         "an `IterableDataset` that goes on from epoch to epoch", data="FromEndless", cells=UNKEPT, names=("source",)
@@ -192,6 +198,7 @@ TRAITS = {
     ),
     "tuple_batches": Trait("batches that are named tuples", "Batches", "Collated", ("+data.kind=pair", MONITOR)),
     # State in attributes
+    "unseeded": Trait("NumPy generators without a seed", "Unseeded"),
     "hidden": Trait("a hidden state in an attribute, a tensor", "Hidden"),
     "counter": Trait("a counter in an attribute", "Counter"),
     "reward": Trait("a running reward, a float", "Reward"),

@@ -465,7 +465,7 @@ def _find_checkpoint(parent: RunContents, name: str) -> Path:
     if problem := damage(path):
         names = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
         raise UserError(
-            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps one per epoch)"
+            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
         )
     return path
 

@@ -165,15 +165,20 @@ def _refusal_reason(node: dict[str, Any], role: Role | None) -> tuple[str, bool]
         return "", False
     if role is LOSSES and any(found is function for function in LOSS_FUNCTIONS):
         return "", False
-    if is_listed or any(found is _allowed(name) for name in role.all_names):
+    if is_listed:
         return "", False
-    if not role.is_class(found):
-        return f"it is not a subclass of {role.base.__name__}", bool(role.trust_key)
     # The defining module counts: `MODULE.math.sqrt` would reach `math` through an import of MODULE.
-    module = found.__module__
-    if any(module == name or module.startswith(f"{name}.") for name in role.packages):
+    module = str(getattr(found, "__module__", ""))
+    is_class = role.is_class(found)
+    if is_class and any(module == name or module.startswith(f"{name}.") for name in role.packages):
         return "", False
-    return "it is not on the list", bool(role.trust_key)
+    # Only listed names that may be this class are imported: a list can name packages that other runs don't need.
+    own_name = getattr(found, "__name__", None)
+    alike = (name for name in role.all_names if name.rpartition(".")[2] == own_name)
+    if any(found is _allowed(name) for name in alike):
+        return "", False
+    reason = "it is not on the list" if is_class else f"it is not a subclass of {role.base.__name__}"
+    return reason, bool(role.trust_key)
 
 
 @functools.cache

@@ -24,10 +24,12 @@ from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
 from leyden.data.first_batches import FirstBatches, differs, first_batches
 from leyden.data.object_state import PARTS, ObjectState, Path, digests, entry_name, is_generator, path_of, selected
-from leyden.data.random_state import random_states, restore_random_states
+from leyden.data.random_state import random_states, restore_random_states, seed_entropy
 from leyden.data.resumable import flatten_loaders, gather_from_processes
 from leyden.data.saved_elsewhere import metrics_of, saved_elsewhere, weights_and_metrics
 from leyden.run.process import is_main_process
+
+MAX_NAMES = 8  # of attributes in a message
 
 
 class Gradients(L.Callback):
@@ -164,6 +166,7 @@ class RunState(L.Callback):
             random.seed(seeds[0])
             np.random.seed(seeds[1])
             torch.manual_seed(seeds[2])
+            seed_entropy(self.seed, rank=trainer.global_rank)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -425,7 +428,8 @@ class RunState(L.Callback):
         new = [name for name in lost if name not in self._reported]
         self._reported += new
         if new:
-            names = ", ".join(map(one_line, new))
+            more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
+            names = ", ".join(map(one_line, new[:MAX_NAMES])) + more
             self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint")
 
     def _announce(self, text: str) -> None:

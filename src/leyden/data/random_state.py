@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import hashlib
 import random
+import secrets
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +13,57 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import get_worker_info
 
 DATALOADER_HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+
+
+class _Entropy:
+    """Source of the entropy of NumPy generators that are created without a seed: hashes of a key and a counter.
+
+    Attributes:
+        key: Text that determines the numbers; empty for the system's entropy.
+        count: How many numbers were drawn.
+    """
+
+    def __init__(self) -> None:
+        self.key, self.count = "", 0
+
+    def set(self, key: str, count: int = 0) -> None:
+        self.key, self.count = key, count
+        # NumPy asks this function, and has no public way to replace it.
+        np.random.bit_generator.randbits = self.draw  # type: ignore[attr-defined]
+
+    def draw(self, num_bits: int) -> int:
+        if not self.key:
+            return secrets.randbits(num_bits)
+        self.count += 1
+        # The worker processes of a loader are copies: each has a seed of its own, other ones in each epoch.
+        worker = get_worker_info()
+        text = f"{self.key} {self.count} {worker.seed if worker else ''}"
+        content = hashlib.shake_256(text.encode()).digest((num_bits + 7) // 8)
+        return int.from_bytes(content, "little") >> (-num_bits % 8)
+
+
+_entropy = _Entropy()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch, and all NumPy generators created without a seed."""
+    L.seed_everything(seed, verbose=False)
+    seed_entropy(seed, rank=0)
+
+
+def seed_entropy(seed: int, *, rank: int) -> None:
+    """Seed the NumPy generators that will be created without a seed, such as by `np.random.default_rng()`."""
+    _entropy.set(f"seed {seed}, rank {rank}")
 
 
 def random_states() -> dict[str, Any]:
     """Return the random states of Python, NumPy and PyTorch (CPU), as tensors and plain values."""
     _, keys, *rest = np.random.get_state()
     return {
+        "entropy": [_entropy.key, _entropy.count],
         "python": random.getstate(),
         "numpy": [np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
@@ -27,6 +72,8 @@ def random_states() -> dict[str, Any]:
 
 def restore_random_states(states: dict[str, Any]) -> None:
     """Restore the states that `random_states` returned."""
+    key, count = states["entropy"]
+    _entropy.set(str(key), int(count))
     random.setstate(states["python"])
     keys, *rest = states["numpy"]
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
@@ -54,13 +101,10 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     torch.default_generator.manual_seed(words[2])
     if on_gpu is not None:
         torch.cuda.manual_seed_all(words[2])
-    # NumPy asks this function for the entropy of an unseeded generator, and has no public way to set it.
-    entropy = np.random.bit_generator.randbits  # type: ignore[attr-defined]
-    np.random.bit_generator.randbits = random.Random(words[3]).getrandbits  # type: ignore[attr-defined]
+    _entropy.set(f"{stage} {words[3]}")
     try:
         yield
     finally:
-        np.random.bit_generator.randbits = entropy  # type: ignore[attr-defined]
         restore_random_states(before)
         if on_gpu is not None:
             torch.cuda.set_rng_state_all(on_gpu)

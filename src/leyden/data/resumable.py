@@ -87,7 +87,7 @@ class _IndexRecorder:
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """Return the states in `before` that differ from those in `after`."""
-    names = [name for name in ("python", "numpy") if before[name] != after[name]]
+    names = [name for name in ("entropy", "python", "numpy") if before[name] != after[name]]
     names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
     return {name: before[name] for name in names}
 
@@ -193,8 +193,8 @@ class Resumable:
         """Restore dataset, sampler and `collate_fn` after a complete epoch, for the next one.
 
         Returns:
-            False if the first batch of the completed epoch, read again, differs. It may differ for a loader that
-            holds the module in training, whose weights have changed.
+            False if the first batch of the completed epoch, read again, differs. It is not read again by a loader that
+            holds the module in training, or whose objects can't be reset to the epoch's beginning.
         """
         own_state, current_states, owned = _of_this_process(state), random_states(), self._owned()
         is_same = True
@@ -203,8 +203,9 @@ class Resumable:
             for sampler in (self.sampler, self.batch_sampler, getattr(self.batch_sampler, "sampler", None)):  # type: ignore[attr-defined]
                 if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                     set_epoch(epoch)
-            first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
-            is_same = self.is_from_module or not is_whole or [first] == own_state["content"][:1]
+            if is_whole and not self.is_from_module:
+                first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
+                is_same = [first] == own_state["content"][:1]
             restore_random_states(current_states)
         for name, each in owned.items():
             each.restore(own_state["objects"].get(name, []))
@@ -228,7 +229,9 @@ class Resumable:
         return self._indices
 
     def _order_checksum(self, position: int) -> int:
-        """Return a checksum of all samples' indices up to a position."""
+        """Return a checksum of the samples' indices up to a position, as far as a replay can draw them again."""
+        if self._indices is not None and len(self._indices.draws) >= MAX_DRAWS:
+            position = min(position, MAX_DRAWS)
         return zlib.crc32(repr(self._indices.checksums[:position] if self._indices is not None else None).encode())
 
     @property
@@ -362,10 +365,11 @@ class LazyStart:
         if not state.get("random") or state["lost"] or _holds(owned, self._module()):
             return True
         current_states = random_states()
-        is_whole = _restore_beginning(owned, state["random"])
-        first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
+        is_same = True
+        if _restore_beginning(owned, state["random"]):
+            is_same = batch_checksum(next(iter(self._kind.__iter__(self)), None)) == state["first"]  # type: ignore[attr-defined]
         restore_random_states(current_states)
-        return first == state["first"] or not is_whole
+        return is_same
 
 
 def _restore_beginning(owned: dict[str, ObjectState], states: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.run_state import restore_module
 from leyden.data.contract import facts_of, has_split
+from leyden.data.random_state import seed_everything
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
@@ -29,7 +30,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
         UserError: The data or the checkpoints can't be read.
     """
     assembly.silence_lightning()
-    L.seed_everything(cfg.seed, verbose=False)
+    seed_everything(cfg.seed)
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
@@ -45,7 +46,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     trainer = assembly.plain_trainer(
         cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
     )
-    L.seed_everything(cfg.seed, verbose=False)
+    seed_everything(cfg.seed)
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
     restore_module(module, best)

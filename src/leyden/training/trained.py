@@ -25,7 +25,7 @@ from leyden.config.terminal import warn
 from leyden.data.contract import divides_batches, facts_of, has_split
 from leyden.data.facts import Facts
 from leyden.data.first_batches import differs
-from leyden.data.random_state import seeded
+from leyden.data.random_state import seed_everything, seeded
 from leyden.run.directory import Run
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
@@ -46,9 +46,7 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     """
     cfg = trusted_config(run)
     facts = kept_facts(content, checkpoint)
-    L.seed_everything(
-        cfg.seed, verbose=False
-    )  # no checkpoint has random numbers that a constructor keeps in an attribute
+    seed_everything(cfg.seed)  # no checkpoint has random numbers that a constructor keeps in an attribute
     module = task_module(cfg, facts)
     try:
         load_weights(module, content)
