@@ -1,114 +1,94 @@
-# `make train` and `make test` do all the set-up that they need; the rest is listed by `make help`.
+# `make train` and `make test` do all the set-up that they need; `make help` lists the rest.
 PYTHON ?= python3
 ARGS ?=
 DIR ?=
 NAME ?=
-VENV := .venv
-BIN := $(VENV)/bin
+ENGINE ?=
+BIN := .venv/bin
+LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
+CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
+INSTALL = $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-browser test-faults sweep tensorboard docs bench schema new-model new-task new-data rename check format clean
+.PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename schema bench test-slow test-faults test-cluster test-browser
 
 help: ## list the commands
-	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 17
+	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 # The stamps are files, so that a second call does not install again until the dependencies change.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 15) else "Leyden needs Python 3.10 to 3.14, $(PYTHON) is %d.%d: choose another by PYTHON=..." % v)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv .venv
 
-$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+.venv/.train: pyproject.toml $(wildcard constraints.txt engine/pyproject.toml) | $(BIN)/python
+	$(INSTALL) $(LIBRARY) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@ $(VENV)/.train
+.venv/.dev: pyproject.toml $(wildcard constraints.txt engine/pyproject.toml) | $(BIN)/python
+	$(INSTALL) $(LIBRARY) --editable '.[dev]'
+	@touch $@ .venv/.train
 
-$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	@touch $@ $(VENV)/.train
+### Train
 
-### Train, and look at it
+train: .venv/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" passes overrides
+	$(BIN)/leyden train $(ARGS)
 
-train: $(VENV)/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" passes choices
-	$(BIN)/python -m leyden.train $(ARGS)
+sweep: .venv/.train ## a small search: learning rate x batch size, in parallel, with its table and picture
+	$(BIN)/leyden train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
 
-sweep: $(VENV)/.train ## a small search: learning rate x batch size, in parallel, with its table and picture
-	$(BIN)/python -m leyden.train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
-
-# Without DIR the run or sweep of which anything changed last.
-tensorboard: $(VENV)/.train ## look at the newest run or sweep on localhost, or at all below DIR
+# Without DIR: the run or sweep that changed last.
+tensorboard: .venv/.train ## view the newest run or sweep on localhost, or all below DIR
 	@dir="$(DIR)"; [ -n "$$dir" ] || dir=$$(ls -td outputs/*/*/ 2>/dev/null | head -1); \
-	[ -n "$$dir" ] || { echo "outputs/ holds no run yet: make train makes one"; exit 1; }; \
+	[ -n "$$dir" ] || { echo "outputs/ has no run yet: make train makes one"; exit 1; }; \
 	[ -d "$$dir" ] || { echo "DIR=$$dir: there is no such folder"; exit 1; }; \
 	echo "$$dir"; exec $(BIN)/tensorboard --host localhost --logdir "$$dir"
 
-### Make it yours
+### Extend
 
-new-model: $(VENV)/.train ## write a new architecture: NAME=capsule makes models/capsule.py, its YAML and a search
-	@$(BIN)/python scripts/new.py model "$(NAME)"
-	@$(BIN)/python -m leyden.schema > /dev/null
+new-model: .venv/.train ## write a new network: NAME=capsule makes models/capsule.py, its YAML and a search
+	@$(BIN)/leyden new model="$(NAME)"
+	@$(BIN)/leyden schema > /dev/null
 
-new-task: $(VENV)/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
-	@$(BIN)/python scripts/new.py task "$(NAME)"
-	@$(BIN)/python -m leyden.schema > /dev/null
+new-task: .venv/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
+	@$(BIN)/leyden new task="$(NAME)"
+	@$(BIN)/leyden schema > /dev/null
 
-new-data: $(VENV)/.train ## write a new data set: NAME=birds makes data/birds.py and conf/data/birds.yaml
-	@$(BIN)/python scripts/new.py data "$(NAME)"
-	@$(BIN)/python -m leyden.schema > /dev/null
+new-data: .venv/.train ## write a new dataset: NAME=birds makes data/birds.py and conf/data/birds.yaml
+	@$(BIN)/leyden new data="$(NAME)"
+	@$(BIN)/leyden schema > /dev/null
 
-rename: $(VENV)/.dev ## give your package a name: NAME=myproject renames src/project/ and what names it
-	@$(BIN)/python scripts/rename.py "$(NAME)"
-	-@$(BIN)/python -m leyden.schema
-
-schema: $(VENV)/.train ## write .vscode/schema/, by which editors complete and check conf/ (docs/editors.md)
-	@$(BIN)/python -m leyden.schema
+mine: .venv/.dev ## make it your project: NAME=kanlab; ENGINE=leyden==0.2 (or a wheel, or git+URL) replaces engine/
+	@$(BIN)/python scripts/mine.py "$(NAME)" "$(ENGINE)"
 
 ### Check
 
-test: $(VENV)/.dev ## run the tests; ARGS="-k keras" chooses, ARGS="-m slow" runs those that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
+test: .venv/.dev ## run the tests; ARGS="-k keras" selects some
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
-check: $(VENV)/.dev ## lint, formatting and types, all findings at once
+check: .venv/.dev ## lint, formatting and types, all findings at once
 	@failed=0; $(BIN)/ruff check . || failed=1; $(BIN)/ruff format --check . || failed=1; $(BIN)/mypy || failed=1; exit $$failed
 
-format: $(VENV)/.dev ## rewrite the code in the project's format
+format: .venv/.dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The variable silences an advertisement of the theme.
-docs: $(VENV)/.docs ## build the pages and the reference as a site that works offline: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	@echo "to read it:  $(BIN)/python -m http.server --bind localhost --directory site"
-
-### Check on what must be installed, or for longer
-
-test-cluster: $(VENV)/.dev ## run the tests on a real Slurm, started for them; without one they skip and say why
-	$(BIN)/python -m pytest -m cluster --numprocesses 2 $(ARGS)
-
-test-browser: $(VENV)/.dev ## look at TensorBoard, optuna-dashboard and the docs in Chromium (Debian: apt install chromium fonts-dejavu)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
-	$(BIN)/python -m pytest -m browser $(ARGS)
-
-test-faults: $(VENV)/.dev ## kills, damaged files, full disks, whatever can be typed; FAULTS_N=1000 for longer
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses 2 $(ARGS)
-
-# Keras is in an environment of its own: TensorFlow is at odds with what constraints.txt pins.
-bench: $(VENV)/.train ## measure beside Keras and others, 25 minutes; ARGS="--rounds 1 --only Leyden" chooses, ARGS="--busy" shares the cores
-ifneq ($(findstring --busy,$(ARGS)),)
-	$(BIN)/python scripts/bench/run.py $(ARGS)
-else
-	$(PYTHON) -m venv $(VENV)/bench
-	$(VENV)/bench/bin/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python scripts/bench/run.py --keras-python $(VENV)/bench/bin/python $(ARGS)
-	[ -n "$(ARGS)" ] || $(BIN)/python scripts/bench/stream.py
-endif
-
 ### Set up
 
-setup: $(VENV)/.dev schema ## make .venv and install everything, development tools too
+setup: .venv/.dev ## make .venv, install everything, and write the schemas for editors
+	@$(BIN)/leyden schema
+
+docs: ## build the library's pages, as a site that works offline
+	@[ -d engine ] || { echo "the pages are those of the library's repository"; exit 1; }
+	@$(MAKE) --no-print-directory -C engine docs
+
+# Names that have moved say so.
+rename:
+	@echo "make rename is now: make mine NAME=$(NAME)"; exit 2
+schema:
+	@echo "make schema is now: $(BIN)/leyden schema"; exit 2
+bench test-slow test-faults test-cluster test-browser:
+	@echo "make $@ is now: make -C engine $@"; exit 2
 
 clean: ## remove .venv and caches; data/ and outputs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site src/*.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,13 +9,12 @@ the folder to measure anew.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 from leyden.config.paths import ROOT
+from leyden.run.provenance import machine
 
 OUTPUTS = ROOT / "outputs" / "compare_keras"
 
@@ -33,8 +32,8 @@ def run_keras(seed: int) -> float:
     """The program of the note."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
-
     from leyden.data.fetch import load
+
     from project.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
@@ -63,22 +62,13 @@ def leyden_accuracy(seed: int) -> float:
     return float(json.loads((run_dir / "result.json").read_text())["metrics"]["test/acc"])
 
 
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    )
-    return names[0].partition(":")[2].strip() if names else platform.processor()
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0")
     seeds = range(parser.parse_args().seeds)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
-    print(f"{cpu_name()}, {os.cpu_count()} cores, n = {len(seeds)}\n")
+    print(f"{machine()['cpu']}, {os.cpu_count()} cores, n = {len(seeds)}\n")
     print("| program | test accuracy | min | max |\n|---|---|---|---|")
     for name, accuracy in (("Keras", keras_accuracy), ("Leyden", leyden_accuracy)):
         found = [accuracy(seed) for seed in seeds]

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from leyden.data.table import Table
+
 from project.data.wheel import fetch_wheel
 
 FILE = "diamonds.csv"

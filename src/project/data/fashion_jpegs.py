@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from leyden.data.fetch import load
 from leyden.data.folder import FolderDataModule
+from PIL import Image
+
 from project.data.fashion_mnist import FashionMNIST
 
 SIZES = (28, 56, 84)  # sides of the images in pixels, in turn

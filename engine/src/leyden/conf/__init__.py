@@ -1,0 +1,1 @@
+"""Settings of the library, which Hydra searches behind those of a project."""

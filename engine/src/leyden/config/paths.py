@@ -1,0 +1,110 @@
+"""The project that a command is started in, and the library's own folder."""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parents[1]
+PROJECT = "LEYDEN_PROJECT"  # environment variable: the project's folder, for processes started elsewhere
+# Packages beside `conf/` that are not the project's own code.
+NOT_OWN = (
+    "leyden",
+    "hydra_plugins",
+    "engine",
+    "tests",
+    "conf",
+    "docs",
+    "scripts",
+    "outputs",
+    "data",
+    "build",
+    "dist",
+)
+
+
+def find_project(start: Path) -> Path | None:
+    """Return the first folder with a `conf/train.yaml`, from `start` upwards; None if there is none."""
+    return next((folder for folder in (start, *start.parents) if (folder / "conf" / "train.yaml").is_file()), None)
+
+
+# None outside of projects, for example in a notebook.
+FOUND = Path(os.environ[PROJECT]).absolute() if PROJECT in os.environ else find_project(Path.cwd())
+ROOT = FOUND or Path.cwd()
+# A project has its packages in `src/`, or beside `conf/`.
+SRC = ROOT / "src" if any(ROOT.glob("src/*/__init__.py")) else ROOT
+CONF = ROOT / "conf"
+# The project's packages can be imported without installation, as with `python -m` in its folder.
+for _folder in (str(ROOT), str(SRC)):
+    if FOUND and _folder not in sys.path:
+        sys.path.insert(0, _folder)
+
+
+def code_folders(project: Path) -> list[Path]:
+    """Return the folders from which a project's packages, and the library if the project contains it, are imported.
+
+    Args:
+        project: A project, or another checkout of it.
+    """
+    has_src = any(project.glob("src/*/__init__.py"))
+    folders = [project / "engine" / "src", project / "src" if has_src else project]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def environment_of(project: Path) -> dict[str, str]:
+    """Return the environment variables with which a process runs the code and settings of a project.
+
+    Args:
+        project: A project, or a copy or another checkout of it.
+    """
+    path = os.pathsep.join(filter(None, [*map(str, code_folders(project)), os.environ.get("PYTHONPATH")]))
+    return {PROJECT: str(project), "PYTHONPATH": path}
+
+
+def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
+    """Yield the config files that Hydra can find, as (path relative to `conf/`, path).
+
+    First those of the project, then those of the library that the project has no file of the same name for.
+
+    Args:
+        pattern: Glob pattern relative to `conf/`.
+    """
+    found = set()
+    for folder in (CONF, LIBRARY / "conf"):
+        for path in sorted(folder.glob(pattern)):
+            if (name := path.relative_to(folder)) not in found:
+                found.add(name)
+                yield name, path
+
+
+def own_packages(folder: str = "") -> list[str]:
+    """Return the names of the project's own packages.
+
+    Args:
+        folder: If given, only packages that have a folder of this name.
+    """
+    packages = sorted(path.parent for path in SRC.glob("*/__init__.py") if path.parent.name not in NOT_OWN)
+    return [package.name for package in packages if (package / folder).is_dir()]
+
+
+def own_folders(folder: str) -> tuple[str, ...]:
+    """Return the dotted names of the folders with this name in the project's own packages."""
+    return tuple(f"{package}.{folder}" for package in own_packages(folder))
+
+
+@functools.cache  # thousands of runs name the same few targets
+def current_target(target: str) -> str:
+    """Return a `_target_` with the current name of the project's package, in case it was renamed.
+
+    A package counts as renamed if it can't be found and one of the project's own packages has the same module.
+
+    Args:
+        target: Dotted name, such as `mine.models.mlp.MLP`.
+    """
+    package, _, rest = target.partition(".")
+    if not package.isidentifier() or package in sys.modules or importlib.util.find_spec(package):
+        return target
+    module = rest.rpartition(".")[0].replace(".", "/")
+    return next((f"{own}.{rest}" for own in own_packages() if (SRC / own / f"{module}.py").exists()), target)

@@ -1,0 +1,122 @@
+"""Types of the root keys of each command's configuration; their default values are in `conf/`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from leyden.config.paths import ROOT
+
+
+@dataclass
+class TrainConfig:
+    """Root keys of a training run, which the library's `conf/run_defaults.yaml` documents."""
+
+    data: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    task: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    cluster: dict[str, Any] = MISSING
+    name: str = MISSING
+    seed: int = MISSING
+    init_from: str | None = MISSING
+    init_exclude: list[str] = MISSING
+    fork: str | None = MISSING
+    freeze: list[str] = MISSING
+    objective: Any = MISSING
+    compile: bool = MISSING
+    test: Any = MISSING
+    resume: str = MISSING
+    exact: str = MISSING
+    outputs: str = MISSING
+    run_dir: str = MISSING
+    sweep_name: str = MISSING
+    sweep: dict[str, Any] = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Root keys of `conf/evaluate.yaml`."""
+
+    run: str = MISSING
+    checkpoint: str = MISSING
+    accelerator: str | None = MISSING
+    data_root: str | None = MISSING
+    outputs: str = MISSING
+
+
+@dataclass
+class PredictConfig:
+    """Root keys of `conf/predict.yaml`."""
+
+    run: str = MISSING
+    images: Any = MISSING
+    table: str | None = MISSING
+    prompt: str | None = MISSING
+    num_tokens: int = MISSING
+    temperature: float = MISSING
+    seed: int = MISSING
+    invert: bool = MISSING
+    output: str | None = MISSING
+    picture: str | None = MISSING
+    checkpoint: str = MISSING
+    accelerator: str | None = None  # has a default, since a project's own conf/predict.yaml may lack the key
+
+
+@dataclass
+class ExportConfig:
+    """Root keys of `conf/export.yaml`."""
+
+    run: str = MISSING
+    output: str | None = MISSING
+    checkpoint: str = MISSING
+    data_root: str | None = MISSING
+
+
+# Allowed values of `accelerator`, for training and for using a trained run.
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+# Allowed values of keys that have a fixed set.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "train.resume": ("auto", "never", "must"),
+    "train.test": ("auto", True, False),
+    "train.exact": ("report", "require", "off"),
+    "train.sweep.pictures": ("all", "best", "none"),
+}
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
+
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(f"{_name}_schema", _schema)
+# `${project:data}` is the project's folder data/, whatever the working directory.
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+
+
+def _name_of_model(_root_: Any) -> str:
+    """Return the class name of the network, or of a task without one, in lower case: `${name_of_model:}`."""
+    targets = (OmegaConf.select(_root_, f"{key}._target_") for key in ("model", "task"))
+    return _last_word(next(filter(None, targets), None))
+
+
+def _last_word(target: object) -> str:
+    return str(target).rpartition(".")[2].lower()
+
+
+def _name_of_data(data: Any) -> str:
+    """Return the dataset's class name or else its folder's name, for `${name_of_data:${data}}`."""
+    for part in ("dataset", "train"):
+        if isinstance(node := data.get(part), DictConfig) and node.get("_target_"):
+            return _last_word(node["_target_"])
+    root = data.get("root")
+    name = Path(root).absolute().name if root else _last_word(data.get("_target_"))
+    return re.sub("[^A-Za-z0-9_.-]", "-", name)
+
+
+OmegaConf.register_new_resolver("name_of_model", _name_of_model, replace=True)
+OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)

@@ -1,0 +1,35 @@
+"""Adopt Leyden in an existing project: write conf/train.yaml for its LightningModule and its data."""
+
+from pathlib import Path
+
+from leyden.config import arguments
+from leyden.config.errors import UserError
+from leyden.config.paths import find_project
+from leyden.config.terminal import leyden_command
+from leyden.scaffold.adopt import BASES, only_class, write_train_config
+
+USAGE = """\
+leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]
+
+Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
+LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, the classes are searched
+in the Python files here."""
+
+
+def main() -> None:
+    """Run the command."""
+    with arguments.exit_on_user_error():
+        _, given = arguments.parse_arguments(USAGE, dict.fromkeys(BASES, ""), max_folders=0)
+        here = Path.cwd()
+        if project := find_project(here):
+            raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")
+        task, data = (given[key] or only_class(here, key) for key in BASES)
+        write_train_config(here, task, data)
+        print(f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}")
+        print(
+            f"next steps:\n  {leyden_command('train')} dry_run=true    check it\n  {leyden_command('train')}    train"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Write the file and the YAML of a new network, task or dataset."""
+
+from leyden.config import arguments
+from leyden.config.errors import UserError, require_project
+from leyden.scaffold.parts import FILES, write_part
+
+USAGE = """\
+leyden new model=NAME | task=NAME | data=NAME
+
+Writes a class that works as it is, and the YAML that chooses it. For example, leyden new model=capsule writes
+models/capsule.py in the project's package, conf/model/capsule.yaml and conf/sweep/capsule.yaml."""
+
+
+def main() -> None:
+    """Run the command."""
+    with arguments.exit_on_user_error():
+        _, options = arguments.parse_arguments(USAGE, dict.fromkeys(FILES, ""), max_folders=0)
+        require_project()
+        given = {kind: name for kind, name in options.items() if name}
+        if len(given) != 1:
+            raise UserError("give one of model=NAME, task=NAME and data=NAME")
+        ((kind, name),) = given.items()
+        write_part(kind, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""Summary of many runs as a table and a picture, with remarks on the best and the unfinished runs."""
+
+import csv
+import io
+import json
+import math
+import os
+import shlex
+import statistics
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from leyden.config.objective import Objective
+from leyden.config.terminal import Terminal, leyden_command, quoted_override, text_table
+from leyden.report.held_out import test_set_remarks
+from leyden.report.listing import as_json, format_value
+from leyden.report.ranking import (
+    IDLE_SEED,
+    MARK,
+    Contenders,
+    Row,
+    contenders,
+    merge_rows,
+    pareto_front,
+    read_sweep_settings,
+    varying_keys,
+)
+from leyden.report.records import Record, position, read_records
+from leyden.run.directory import Run
+from leyden.run.files import write_whole
+
+NUM_TICKS = 6  # up to this many values get a tick each
+MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
+
+
+def draw_summary(
+    points: Sequence[tuple[dict[str, Any], Sequence[float]]],
+    metrics: Sequence[str],
+    *,
+    log: Collection[str] | None,
+    averaged: Collection[str],
+    extra_panels: Sequence[Callable[[Any], None]] = (),
+) -> bytes:
+    """Draw each objective against each varying choice: one point per run, and a line through the means.
+
+    With several objectives, each is also drawn against the first one. A run that lacks a choice has no point in
+    that panel.
+
+    Args:
+        points: Choices and objective values of each run.
+        metrics: Names of the objectives.
+        log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
+        averaged: Keys that are averaged over; they get a panel only if no other key varies.
+        extra_panels: Functions that each draw a panel of the last row, on the axes passed to them.
+
+    Returns:
+        The content of a PNG file.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which has global state
+
+    choices = [chosen for chosen, _ in points]
+    varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
+    keys = [key for key in varying if key not in averaged] or varying
+    if not keys:
+        choices, keys = [{"run": number + 1} for number in range(len(points))], ["run"]
+    num_columns = max(len(keys) + (len(metrics) > 1), len(extra_panels))
+    num_rows = len(metrics) + bool(extra_panels)
+    figure = Figure(figsize=(4 * num_columns, 3.5 * num_rows), layout="constrained")
+    for row, metric in enumerate(metrics):
+        panels = [
+            (key, [(c[key], v[row]) for c, (_, v) in zip(choices, points, strict=True) if key in c]) for key in keys
+        ]
+        if row:
+            panels.append((metrics[0], [(values[0], values[row]) for _, values in points]))
+        for column, (name, along) in enumerate(panels):
+            axes = figure.add_subplot(num_rows, num_columns, row * num_columns + column + 1)
+            _scatter(axes, along, log=None if log is None else name in log, line=name in keys)
+            axes.set_xlabel(name)
+            axes.set_ylabel(metric)
+            axes.grid(alpha=0.3)
+    for column, draw_panel in enumerate(extra_panels):
+        draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
+    return content.getvalue()
+
+
+def shorten(text: str) -> str:
+    """Return a text for an axis, reduced to its end if it is too long."""
+    return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
+
+
+def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, line: bool) -> None:
+    """Draw points with numeric or categorical x values, and optionally a line through the means."""
+    numeric = all(_is_number(x) for x, _ in points)
+    order = sorted({_label(x): x for x, _ in points}.items(), key=lambda item: _axis_order(item[1]))
+    place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
+    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.7)
+    if line:
+        means = [statistics.fmean(y for x, y in points if _label(x) == text) for text, _ in order]
+        axes.plot(list(place.values()), means, alpha=0.6)
+    values = list(place.values())
+    if not numeric:
+        axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
+    elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
+        axes.set_xscale("log")
+        if len(values) <= NUM_TICKS:
+            axes.set_xticks(values, [f"{x:g}" for x in values])
+            axes.set_xticks([], minor=True)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _label(x: Any) -> str:
+    return "null" if x is None else str(x)
+
+
+def _axis_order(x: Any) -> tuple[bool, float, str]:
+    """Return a sort key: numbers by value, then texts."""
+    return (False, x, "") if _is_number(x) else (True, 0.0, _label(x))
+
+
+MIN_SETTINGS = 10  # with fewer, importances are meaningless
+MIN_TOP = 5  # smallest number of top settings that are compared with all, as Optuna advises
+
+
+def search_panels(rows: Sequence[Row], objective: Objective, log: Collection[str]) -> list[Callable[[Any], None]]:
+    """Return functions that each draw a panel about a search, on axes passed to them; empty for few settings.
+
+    Args:
+        rows: Settings with their runs.
+        objective: Objective of the search.
+        log: Keys that were searched on a logarithmic scale.
+    """
+    found = []
+    for row in rows:
+        if (finished := row.finished) and math.isfinite(
+            mean := statistics.fmean(record.values[0] for record in finished)
+        ):
+            ends = [record.ended for record in finished if record.ended is not None]
+            found.append((row.choices, mean, max(ends) if len(ends) == len(finished) else None))
+    panels: list[Callable[[Any], None]] = []
+    shares = importances([(choices, mean) for choices, mean, _ in found], objective.mode, log)
+    if shares:
+        panels.append(lambda axes: _draw_importances(axes, shares))
+    known = [(end, mean) for _, mean, end in found if end is not None]
+    if len(known) == len(found) > 1:
+        history = [mean for _, mean in sorted(known, key=lambda each: each[0])]
+        panels.append(lambda axes: _draw_history(axes, history, objective))
+    return panels
+
+
+def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: Collection[str]) -> dict[str, float]:
+    """Return the importance of each key for being among the best settings, by PED-ANOVA; the values sum to 1.
+
+    A key that some settings lack is evaluated on the others (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's
+    extension to conditional keys). Empty if there are fewer than `MIN_SETTINGS` settings, or if all are equally
+    good.
+
+    Args:
+        found: Choices and objective value of each setting.
+        mode: `min` or `max`, the better direction.
+        log: Keys that were searched on a logarithmic scale.
+    """
+    keys = list(dict.fromkeys(key for choices, _ in found for key in choices))
+    share = max(0.1, MIN_TOP / max(1, len(found)))
+    order = sorted((value for _, value in found), reverse=mode == "max")
+    if not keys or len(found) < MIN_SETTINGS or order[math.ceil(share * len(found)) - 1] == order[-1]:
+        return {}
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {key: _distribution([c[key] for c, _ in found if key in c], key in log) for key in keys}
+    study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+    for choices, value in found:
+        own = {key: distributions[key] for key in choices}
+        params = {
+            key: str(choice) if isinstance(own[key], optuna.distributions.CategoricalDistribution) else choice
+            for key, choice in choices.items()
+        }
+        study.add_trial(optuna.create_trial(params=params, distributions=own, value=value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about keys that almost all settings have or lack
+        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
+
+
+def _distribution(values: Sequence[Any], log: bool) -> Any:
+    """Return the Optuna distribution that covers these values of a key."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
+    if not numeric:
+        return CategoricalDistribution(list(dict.fromkeys(map(str, values))))
+    low, high = min(values), max(values)
+    log = log and low > 0
+    if all(isinstance(x, int) for x in values):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _draw_importances(axes: Any, shares: dict[str, float]) -> None:
+    ordered = sorted(shares.items(), key=lambda item: item[1])
+    bars = axes.barh([shorten(key) for key, _ in ordered], [share for _, share in ordered])
+    axes.bar_label(bars, [f" {share:.2f}" for _, share in ordered])
+    axes.set_xlim(0, 1.15)
+    axes.set_xlabel("importance (PED-ANOVA)")
+
+
+def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> None:
+    numbers = range(1, len(history) + 1)
+    axes.scatter(numbers, history, s=18, alpha=0.7)
+    best = list(accumulate(history, max if objective.mode == "max" else min))
+    axes.step(numbers, best, where="post", alpha=0.6, label="best so far")
+    axes.legend()
+    axes.set_xlabel("settings, in order of completion")
+    axes.set_ylabel(objective.metric)
+    axes.grid(alpha=0.3)
+
+
+def remarks(
+    records: Sequence[Record], objectives: Sequence[Objective], winners: Sequence[Record], directory: Path
+) -> list[str]:
+    """Return remarks on the best and the unfinished runs, with suggested next commands.
+
+    Args:
+        records: All runs.
+        objectives: The objectives of the runs.
+        winners: The best run, or the Pareto front if there are several objectives.
+        directory: Folder with the runs.
+    """
+    lines = []
+    testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
+    if len(objectives) == 1 and winners:
+        lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
+    elif winners:
+        names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
+        then = " The test evaluation of one:" if testable else ""
+        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
+    for winner in testable:
+        reached = ", ".join(f"{value:.6g}" for value in winner.values)
+        lines.append(
+            f"    {leyden_command('evaluate')} {quoted_override('run', winner.run.directory)}"
+            + f"  # {reached}" * (len(objectives) > 1)
+        )
+    if (study := directory / "study.journal").is_file():
+        lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
+    for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
+        for record in records:
+            if record.status == state:
+                more = record.error or ("" if state in ("diverged", "pruned") else position(record))
+                lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
+    return lines
+
+
+NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
+
+
+def summarize(directory: Path, form: str = "table") -> list[Run]:
+    """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
+
+    Args:
+        directory: Any folder with runs in or below it.
+        form: Format of the printed table, `table` or `json`.
+
+    Returns:
+        The best run, or the Pareto front if there are several objectives.
+
+    Raises:
+        UserError: There is no run.
+    """
+    records = read_records(directory)
+    log_keys, averaged = read_sweep_settings(directory)
+    rows = merge_rows(records, averaged)
+    keys = varying_keys([row.choices for row in rows])
+    objectives = next((record.objectives for record in records if record.objectives), ())
+    metrics = [objective.metric for objective in objectives] or ["objective"]
+    is_single = len(objectives) == 1
+    marked = (
+        contenders(rows, averaged, objectives[0].mode) if is_single else Contenders([None] * len(rows), None, [])
+    )
+    cells = [
+        {
+            **dict.fromkeys(keys, ""),
+            **row.cells(metrics, averaged),
+            "like_best": {None: "", True: "yes", False: "no"}[is_like],
+        }
+        for row, is_like in zip(rows, marked.like_best, strict=True)
+    ]
+    file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
+    file.writeheader()
+    file.writerows(cells)
+    _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
+    # The best run is that of the best setting, not a lucky seed of another one.
+    winners = pareto_front(rows[0].records if is_single else records)
+    evaluations = test_set_remarks(records)
+    repeats = any(row.repeats(averaged) for row in rows)
+    repeat_remark = ["Exact repetitions (same seed) count once in n."] if repeats else []
+    repeat_remark += [IDLE_SEED] if any(row.has_idle_seed(averaged) for row in rows) else []
+    notes = [*repeat_remark, *marked.remarks, *remarks(records, objectives, winners, directory), *evaluations]
+    header = [*keys, *metrics, *COLUMNS]
+    shown = [
+        _row_texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
+        for number, (cell, row) in enumerate(zip(cells, rows, strict=True))
+    ]
+    lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
+    lines.insert(1, "|" + "---|" * len(header))
+    _write(directory / "summary.md", "\n".join([*lines, "", *notes, ""]).encode(errors="surrogateescape"))
+    picture = draw_summary(
+        [(record.choices, record.values) for record in records if record.values],
+        metrics,
+        log=log_keys,
+        averaged=averaged,
+        # Only a search records its logarithmic keys.
+        extra_panels=search_panels(rows, objectives[0], log_keys) if is_single and log_keys is not None else (),
+    )
+    _write(directory / "summary.png", picture)
+    if form == "json":
+        best = str(winners[0].run.directory) if is_single and winners else None
+        content = _json_content(rows, metrics, averaged, marked, best, evaluations)
+        print(json.dumps(content, indent=2))  # ASCII, so no control characters
+        return [winner.run for winner in winners]
+    short = [key.rpartition(".")[2] for key in keys]  # used if unambiguous
+    names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
+    table = text_table(*names, *metrics, *COLUMNS)
+    for texts in shown[:NUM_SHOWN]:
+        table.add_row(*texts)
+    console = Terminal()
+    console.print(table)
+    if len(cells) > NUM_SHOWN:
+        console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
+    console.print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    return [winner.run for winner in winners]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    write_whole(own, content)
+    own.replace(path)
+
+
+COLUMNS = ("n", "epochs", "seconds", "status")
+
+
+def _row_texts(
+    cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool, num_all: int
+) -> list[str]:
+    """Return the cells of a row as text."""
+    value, deviation = cells["objective"], cells["deviation"]
+    objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_first)
+    others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
+    numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
+    num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
+    return [*(format_value(cells[key]) for key in keys), objective, *others, num, *numbers, cells["status"]]
+
+
+def _json_content(
+    rows: Sequence[Row],
+    metrics: Sequence[str],
+    averaged: Sequence[str],
+    marked: Contenders,
+    best: str | None,
+    evaluations: list[str],
+) -> Any:
+    """Return the table for JSON output; a choice that a row lacks is absent."""
+    lines = []
+    for row, is_like in zip(rows, marked.like_best, strict=True):
+        cells = {key: value for key, value in row.cells(metrics, averaged).items() if key not in row.choices}
+        runs = [str(record.run.directory) for record in row.records]
+        lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
+    content = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": marked.num_further}
+    return as_json({**content, "test_evaluations": evaluations})

@@ -1,0 +1,42 @@
+"""List the runs below a folder, or show the differences between two runs."""
+
+import sys
+
+from leyden.config import arguments
+from leyden.config.errors import UserError, require_project
+from leyden.config.paths import ROOT
+from leyden.report.difference import show_difference
+from leyden.report.listing import list_runs, print_runs
+
+USAGE = """\
+leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
+leyden runs diff=[A,B]
+
+Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
+keys that where= and sort= name.
+
+  where='val/acc > 0.97 and optimizer.lr < 0.01'   filter by metrics, keys of config.yaml, status, age (s), epochs
+  sort=val/acc                                     sort by such a key; sort=-val/acc: largest first
+  diff=[outputs/a,outputs/b]                       show differences in configuration, code and result"""
+
+
+def main() -> None:
+    """Run the command."""
+    with arguments.exit_on_user_error():
+        folders, options = arguments.parse_arguments(
+            USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
+        )
+        if options["diff"] and len(sys.argv) > 2:
+            raise UserError("diff: can't be combined with a folder or another option")
+        if options["diff"]:
+            show_difference(*options["diff"].strip("[]").split(","))
+            return
+        form = arguments.parse_choice(options, "format", "table", "json", "csv")
+        if not folders:
+            require_project()
+        folder = folders[0] if folders else ROOT / "outputs"
+        print_runs(*list_runs(folder, where=options["where"], sort=options["sort"]), form)
+
+
+if __name__ == "__main__":
+    main()

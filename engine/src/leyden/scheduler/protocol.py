@@ -1,0 +1,111 @@
+"""The protocol of a scheduler: the functions that the other packages use."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from omegaconf import DictConfig
+
+Phase = Literal["queued", "running", "ended"]
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The state of a job.
+
+    Args:
+        phase: Phase that Leyden distinguishes.
+        text: Name that the scheduler uses, such as `TIMEOUT`.
+        is_completed: True if the job has ended without failure.
+    """
+
+    phase: Phase
+    text: str
+    is_completed: bool = False
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that the scheduler has accepted.
+
+    Args:
+        job_id: Id of the job in the scheduler.
+        log: File that the job prints to.
+    """
+
+    job_id: str
+    log: Path
+
+
+class Scheduler(Protocol):
+    """A batch system, which starts jobs on the nodes of a cluster when resources are free.
+
+    `cluster.signal_delay_s` before a job's time limit, it must send SIGUSR1 to each process, which then saves and calls
+    `requeue` (`callbacks.preemption`).
+
+    Args:
+        name: Name in `conf/cluster/` and in a run's `job.json`.
+        title: Name in messages.
+        rank_variable: Environment variable with the rank of a process in its job.
+        cancel_command: Shell command that cancels the jobs whose ids follow, for messages.
+    """
+
+    name: str
+    title: str
+    rank_variable: str
+    cancel_command: str
+
+    def job_id(self) -> str | None:
+        """Return the id of the job that this process belongs to; None outside of a job."""
+
+    def num_restarts(self) -> int:
+        """Return how often this process's job was restarted."""
+
+    def requeue(self) -> str:
+        """Put this process's job back into the queue; return an error message, empty on success."""
+
+    def cancel(self, ids: Sequence[str]) -> str:
+        """Cancel queued and running jobs; return an error message, empty on success."""
+
+    def states(self, ids: Sequence[str]) -> dict[str, JobState]:
+        """Return the state of each job; empty if the scheduler does not answer."""
+
+    def check(self, cluster: DictConfig, trainer: DictConfig) -> None:
+        """Check that the requested resources are valid, and that the trainer uses them.
+
+        Raises:
+            UserError: A setting is wrong.
+        """
+
+    def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, code: Path | None) -> str:
+        """Return the script that would be submitted; unless `cluster.dry_run` is set, the scheduler tests it first.
+
+        Raises:
+            UserError: The scheduler is not installed here, or rejects the script.
+        """
+
+    def submit(
+        self,
+        folder: Path,
+        cluster: DictConfig,
+        work: Callable[..., None],
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        code: Path | None,
+    ) -> list[Submitted]:
+        """Submit one job per tuple of arguments; each job calls `work(*arguments)` on a node.
+
+        Args:
+            folder: Folder for scripts and logs.
+            cluster: The node `cluster` of the configuration.
+            work: Function that can be pickled, defined in a module.
+            arguments: Arguments of each job.
+            code: Folder with a copy of the code, which the jobs run; None to run the code as it is when they start.
+
+        Raises:
+            UserError: The scheduler rejects the jobs.
+        """
+
+    def log(self) -> Path:
+        """Return the file that the job of this process prints to."""

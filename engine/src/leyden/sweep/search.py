@@ -1,0 +1,385 @@
+"""A search by Optuna: trials are asked for when a slot is free, run as one job per seed, and told to the study."""
+
+import contextlib
+import importlib.util
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import filelock
+import optuna
+from optuna.samplers import GPSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from leyden.config.errors import UserError
+from leyden.config.objective import objectives
+from leyden.sweep.jobs import Job
+from leyden.sweep.space import Dimension, Space, read_when
+from leyden.sweep.study import open_study, trial_of, try_sampler
+from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
+
+PRUNING = "leyden.sweep.pruning.Pruning"  # not imported, as it imports PyTorch
+
+
+@dataclass
+class OpenTrial:
+    """A trial whose jobs have not all ended.
+
+    Args:
+        trial: Optuna's trial.
+        waiting: Its jobs that have not started.
+        has_pruner: True if a pruner may stop it. Only the first seed is pruned; the others wait for its end.
+        running: Numbers of the running jobs.
+        values: Values of the objectives, for each job that has finished.
+        state: The final state of a failed or pruned trial.
+    """
+
+    trial: Trial
+    waiting: list[Job]
+    has_pruner: bool
+    running: set[int] = field(default_factory=set)
+    values: list[Sequence[float | None]] = field(default_factory=list)
+    state: TrialState | None = None
+
+    def next_job(self) -> Job | None:
+        """Return the next job to start; None if there is none, or if it must wait for the first seed."""
+        if not self.waiting or (self.has_pruner and self.running and not self.values):
+            return None
+        job = self.waiting.pop(0)
+        self.running.add(job.number)
+        return job
+
+
+class Trials:
+    """The trials of this process: asks for them, yields their jobs, and tells the study their results.
+
+    Args:
+        study: Optuna's study.
+        ask: Returns a new trial and its jobs, the first seed first; None if there are no more.
+        at_once: Largest number of open trials.
+        dropped: Called with the number of jobs that will not run, when a trial fails or is pruned.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        ask: Callable[[], tuple[Trial, list[Job]] | None],
+        *,
+        at_once: int,
+        dropped: Callable[[int], None],
+    ) -> None:
+        self.study, self._ask, self.at_once, self.dropped = study, ask, at_once, dropped
+        self.open: list[OpenTrial] = []
+        self.is_exhausted = False
+
+    def ask(self) -> Job | None:
+        """Return the next job to start; None if there is none now."""
+        for trial in self.open:
+            if job := trial.next_job():
+                return job
+        if self.is_exhausted or len(self.open) >= self.at_once or not (asked := self._ask()):
+            return None
+        optuna_trial, jobs = asked
+        self.open.append(new := OpenTrial(optuna_trial, jobs, has_pruner=_has_pruner(jobs[0])))
+        return new.next_job()
+
+    def ended(self, job: Job, error: str) -> None:
+        """Record the end of a job, with the text of its error (empty on success)."""
+        trial = next(each for each in self.open if job.number in each.running)
+        trial.running.remove(job.number)
+        result = job.run.result
+        if error:
+            trial.state = TrialState.FAIL
+        elif result and result.status == "pruned":
+            trial.state = trial.state or TrialState.PRUNED
+        else:
+            trial.values.append([objective.value for objective in result.objectives] if result else [])
+        if trial.state is not None and trial.waiting:
+            self.dropped(len(trial.waiting))
+            trial.waiting.clear()
+        if not trial.waiting and not trial.running:
+            self.open.remove(trial)
+            self._tell(trial)
+
+    def _tell(self, trial: OpenTrial) -> None:
+        outcome: dict[str, Any] = (
+            {"state": trial.state} if trial.state is not None else {"values": objective_means(trial.values)}
+        )
+        try:
+            self.study.tell(trial.trial, **outcome)
+        except RuntimeError as error:  # a sampler with nothing left to try stops the study
+            if "Study.stop" not in str(error):
+                raise
+            self.is_exhausted = True
+
+
+def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Return the mean of each objective over the seeds; None if a seed has no value.
+
+    Example:
+        >>> objective_means([[0.5, 10.0], [1.0, 10.0]])
+        [0.75, 10.0]
+    """
+    return [fmean(column) if None not in column else None for column in zip(*values, strict=True)]
+
+
+def _has_pruner(job: Job) -> bool:
+    return any(node and node.get("_target_") == PRUNING for node in job.config.callbacks.values())
+
+
+class Search:
+    """A search over a study that several processes may share; each process asks it for trials.
+
+    A process marks its trials with a unique owner name and holds a lock of that name while it lives. A running
+    trial whose owner's lock is free was abandoned, and another process takes it over.
+
+    Args:
+        study: The study of `open_study`.
+        directory: The sweep directory.
+        space: The search space.
+        num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
+        runs: Returns the names of a trial's run directories; `Pruning` finds the trial by the first name.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        directory: Path,
+        space: Space,
+        *,
+        num_trials: int,
+        runs: Callable[[Trial], list[str]],
+    ) -> None:
+        self.study, self.directory, self.space = study, directory, space
+        self.num_trials, self.runs = num_trials, runs
+        self.owner = f"owner-{uuid.uuid4().hex}"
+        self.owned: set[int] = set()  # numbers of this process's trials
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
+        own_lock = self._lock(self.owner)
+        try:
+            with self._lock("ask"):
+                own_lock.acquire()
+                self._remove_free_locks()
+                self._check_complete()
+                trials = self.study.get_trials(deepcopy=False)
+                retried = {trial.user_attrs.get("again") for trial in trials}
+                for trial in trials:
+                    if trial.state == TrialState.FAIL and trial.number not in retried:
+                        # An enqueued trial may have been killed before all its parameters were suggested: then
+                        # `fixed_params` has the others.
+                        setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                        self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
+            yield
+        finally:
+            (self.directory / "locks" / self.owner).unlink(missing_ok=True)
+            own_lock.release()
+
+    def ask(self) -> Trial | None:
+        """Return the next trial: one abandoned by a killed process, else a new one; None if there are enough.
+
+        Raises:
+            UserError: The study is of another space.
+        """
+        with self._lock("ask"):
+            for frozen in self.study.get_trials(deepcopy=False):
+                if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
+                    if self.space.has(frozen.params):
+                        return self._claim(trial_of(self.study, frozen))
+                    # Some parameters were not suggested yet, or it is of another space.
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+            if self.num_open() < 1:
+                return None
+            try:
+                trial = self.study.ask()
+                self.space.suggest(trial)
+            except ValueError as error:
+                raise UserError(
+                    f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
+                    "a different space or number of objectives needs another sweep_name"
+                ) from error
+            return self._claim(trial)
+
+    def num_open(self) -> int:
+        """Return the number of new trials still to be asked for."""
+        return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
+
+    def num_to_take_over(self) -> int:
+        """Return the number of trials abandoned by killed processes, which this process will run first."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(map(self._is_abandoned, running))
+
+    def num_remaining(self) -> int:
+        """Return the number of trials that have not ended, including running ones."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return max(0, self.num_trials - len(self.study.get_trials(deepcopy=False, states=states)))
+
+    def _claim(self, trial: Trial) -> Trial:
+        trial.set_user_attr("owner", self.owner)
+        first, *others = self.runs(trial)
+        if others:
+            trial.set_user_attr("other_runs", others)
+        trial.set_user_attr("run", first)
+        self.owned.add(trial.number)
+        return trial
+
+    def _counts(self, frozen: FrozenTrial) -> bool:
+        """Return whether a trial counts towards `num_trials`."""
+        ended_well = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        return ended_well or frozen.state == TrialState.RUNNING or frozen.number in self.owned
+
+    def _is_abandoned(self, frozen: FrozenTrial) -> bool:
+        """Return whether the process of a running trial is gone: its lock is free."""
+        if frozen.number in self.owned:
+            return False
+        # No owner: the process died before it recorded itself.
+        owner = frozen.user_attrs.get("owner")
+        return owner is None or not (self.directory / "locks" / owner).exists() or self._is_free(owner)
+
+    def _is_free(self, owner: str) -> bool:
+        try:
+            with self._lock(owner).acquire(timeout=0):
+                return True
+        except filelock.Timeout:
+            return False
+
+    def _remove_free_locks(self) -> None:
+        """Remove the lock files of killed processes; the caller holds the lock `ask`, so no new ones appear."""
+        for path in (self.directory / "locks").glob("owner-*"):
+            if path.name != self.owner and self._is_free(path.name):
+                path.unlink(missing_ok=True)
+
+    def _check_complete(self) -> None:
+        """Check that the study has a trial for each run in the sweep directory.
+
+        Otherwise a part of the study was lost, and too many trials would run.
+
+        Raises:
+            UserError: The study lacks runs.
+        """
+        runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
+        known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
+        if unknown := [name for name in runs if name not in known]:
+            raise UserError(
+                f"{self.directory}/study.journal lacks {len(unknown)} of {len(runs)} runs here, such as "
+                f"{unknown[0]}: it was lost, partly or entirely\n"
+                "choose another sweep_name, or move those runs away: the search continues without them"
+            )
+
+    def _lock(self, name: str) -> filelock.FileLock:
+        folder = self.directory / "locks"
+        folder.mkdir(exist_ok=True)
+        return filelock.FileLock(folder / name)
+
+
+def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
+    """Return the names of a trial's run directories, that of the first seed first.
+
+    The first is None if the trial was abandoned before its runs were recorded.
+    """
+    return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("other_runs", ())]
+
+
+def run_search(
+    sweep: Sweep,
+    dimensions: Sequence[Dimension],
+    when: Any,
+    *,
+    sampler: Any,
+    num_trials: int,
+    batch_size: int | None,
+) -> None:
+    """Search until `num_trials` trials have ended, including those of earlier starts.
+
+    Args:
+        sweep: The sweep, with its directory and launcher.
+        dimensions: The dimensions of the search space, and fixed ones.
+        when: The conditions of `hydra.sweeper.when`.
+        sampler: One of Optuna's samplers.
+        num_trials: Number of trials.
+        batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
+
+    Raises:
+        UserError: The space, the study or a setting is wrong; or trials have failed.
+    """
+    if isinstance(sampler, GPSampler) and importlib.util.find_spec("scipy") is None:
+        # GPSampler itself would fail only at the eleventh trial.
+        raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install 'leyden[gp]' installs it")
+    if batch_size is None:
+        batch_size = sweep.launcher.num_at_once
+    for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
+    space = Space(dimensions, read_when(when, dimensions))
+    if not space.free:
+        raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
+    if never := space.never_active():
+        raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
+    num = num_seeds(sweep.config, [space])
+    # Check each bound, each choice and each branch before the first trial.
+    extremes = sweep.compose([space.overrides(corner) for corner in space.corners()])
+    aims = objectives(extremes[0].task_config.objective)
+    if not aims:
+        raise UserError("objective=null: a search needs an objective")
+    directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
+    try_sampler(sampler, space, directions)
+    checked = [*extremes, *sweep.compose(add_seeds(extremes[0], num), first=len(extremes))]
+    if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
+        return
+    study = open_study(sweep.directory, sampler=sampler, directions=directions)
+    _run_trials(sweep, study, space, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
+
+
+def _run_trials(
+    sweep: Sweep, study: optuna.Study, space: Space, *, seeds_per_trial: int, num_trials: int, batch_size: int
+) -> None:
+    """Run the trials of a checked search, or submit jobs that do so, and conclude the sweep."""
+    jobs: dict[int, list[Job]] = {}  # by the number of a trial
+    num_composed = 0
+
+    def compose_jobs(params: Mapping[str, Any]) -> list[Job]:
+        nonlocal num_composed
+        (first,) = sweep.compose([space.overrides(params)], first=num_composed)
+        others = sweep.compose(add_seeds(first, seeds_per_trial), first=num_composed + 1)
+        num_composed += seeds_per_trial
+        return [first, *others]
+
+    def runs(trial: Trial) -> list[str]:
+        """Compose the jobs of a trial; return the names of their directories."""
+        jobs[trial.number] = compose_jobs(trial.params)
+        return [job.run.directory.name for job in jobs[trial.number]]
+
+    def find(directory: Path) -> Job | None:
+        """Compose the job of a run directory again; return None if it is of another space."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        matching = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
+        found = (job for each in matching for job in compose_jobs(each.params))
+        return next((job for job in found if job.run.directory == directory), None)
+
+    search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
+    if not sweep.launcher.waits and (num_remaining := search.num_remaining()):
+        sweep.launcher.submit_search(sweep.config, min(batch_size, num_remaining))  # type: ignore[attr-defined]
+        return
+
+    def ask() -> tuple[Trial, list[Job]] | None:
+        trial = search.ask()
+        return (trial, jobs.pop(trial.number)) if trial else None
+
+    trials = Trials(study, ask, at_once=batch_size, dropped=sweep.reduce_total)
+    with search.opened():
+        num_before = (num_trials - search.num_remaining()) * seeds_per_trial
+        total = num_before + (search.num_open() + search.num_to_take_over()) * seeds_per_trial
+        sweep.run(
+            trials.ask,
+            total=total,
+            num_before=num_before,
+            shared=space.fixed,
+            at_once=batch_size * seeds_per_trial,
+            ended=trials.ended,
+        )
+    sweep.conclude(find)

@@ -1,0 +1,213 @@
+"""Made-up data of each kind, with which networks and tasks are tested."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+from omegaconf import DictConfig
+from torch import Tensor
+
+from leyden import assembly
+from leyden.config.errors import UserError, last_frame
+from leyden.config.hydra import composing
+from leyden.config.paths import conf_files
+from leyden.config.terminal import one_line
+from leyden.data.facts import Facts
+from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
+from leyden.tasks.task import Task
+
+NUM_SAMPLES = 10  # in a batch
+SHAPES = ((1, 28, 28), (3, 32, 32), (4,))
+
+
+class Case(NamedTuple):
+    """A task on made-up data.
+
+    Args:
+        task: Name of the task's config file.
+        facts: Facts of the data.
+        batch: Inputs and targets, as a data loader would return them.
+    """
+
+    task: str
+    facts: Facts
+    batch: tuple[Tensor, Tensor]
+
+    def __repr__(self) -> str:
+        return f"{self.task} on samples of shape {self.facts.input_shape}"
+
+
+def compose(*overrides: str) -> DictConfig:
+    """Return the configuration of a training run with these overrides."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+        return hydra.compose("train", overrides=list(overrides))
+
+
+def composed_root(name: str) -> DictConfig:
+    """Return the configuration of a command, by the name of its config file."""
+    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+        return hydra.compose(name)
+
+
+@functools.cache
+def _default_choices() -> dict[str, str]:
+    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+        return dict(hydra.compose("train", return_hydra_config=True).hydra.runtime.choices)
+
+
+def override(file: Path) -> str:
+    """Return the override that chooses a config file, with a plus if its group has no default.
+
+    Args:
+        file: Path relative to `conf/`.
+    """
+    group = file.parent.as_posix()
+    return f"{'' if group in _default_choices() else '+'}{group}={file.stem}"
+
+
+def task_names() -> list[str]:
+    """Return the names of all tasks but `own`, classification first: the project's and the library's."""
+    names = {path.stem for _, path in conf_files("task/*.yaml")} - {"own"}
+    return sorted(names, key=lambda name: (name != "classification", name))
+
+
+def classes_case(task: str, shape: tuple[int, ...], num_classes: int = 10) -> Case:
+    """Return random inputs with classes as targets."""
+    names = tuple(f"class {number}" for number in range(num_classes))
+    facts = Facts(shape, num_classes, names, (0.0,) * shape[0], (1.0,) * shape[0])
+    return Case(task, facts, (_random(NUM_SAMPLES, *shape), torch.arange(NUM_SAMPLES) % num_classes))
+
+
+def _values_case(task: str, shape: tuple[int, ...]) -> Case:
+    """Return random inputs with two numbers as targets."""
+    inputs = _random(NUM_SAMPLES, *shape)
+    targets = torch.stack([inputs.flatten(1).mean(1), inputs.flatten(1)[:, 0]], dim=1)
+    return Case(task, Facts(shape, target_names=("height", "width")), (inputs, targets))
+
+
+def _grey_images_case(task: str, shape: tuple[int, ...]) -> Case:
+    """Return images of one brightness each, which an autoencoder can learn."""
+    brightness_N = torch.linspace(0, 1, NUM_SAMPLES)
+    images = brightness_N[:, None, None, None].expand(NUM_SAMPLES, *shape).clone()
+    facts = Facts(shape, 10, tuple("0123456789"), (0.0,) * shape[0], (1.0,) * shape[0])
+    return Case(task, facts, (images, torch.arange(NUM_SAMPLES)))
+
+
+def _text_case(task: str) -> Case:
+    """Return tokens with the next tokens as targets."""
+    tokens = torch.arange(NUM_SAMPLES * 8).reshape(NUM_SAMPLES, 8) % 5
+    return Case(task, Facts((8,), vocabulary=tuple("abcde")), (tokens, (tokens + 1) % 5))
+
+
+def cases_of(task: str) -> Iterator[Case]:
+    """Yield all kinds of data on which a task could train a network."""
+    yield from (classes_case(task, shape) for shape in SHAPES)
+    yield from (_values_case(task, shape) for shape in SHAPES)
+    yield from (_grey_images_case(task, shape) for shape in SHAPES if len(shape) == 3)
+    yield _text_case(task)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def create(model: str, case: Case, *overrides: str, seed: int = 0) -> Task:
+    """Return the task of a case with a network.
+
+    Args:
+        model: Name of the network's config file.
+        case: The task and its data.
+        overrides: Further overrides of the configuration.
+        seed: Seed of the initial weights.
+    """
+    torch.manual_seed(seed)
+    module = assembly.task_module(compose(f"model={model}", f"task={case.task}", *overrides), case.facts)
+    return cast(Task, module)
+
+
+def step(module: Task, batch: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> Tensor:
+    """Train for one step and return the loss before it."""
+    loss = module.step(batch).loss
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
+
+
+@functools.cache
+def suited_cases(model: str) -> list[Case]:
+    """Return the cases that a network is for: the first task that accepts it, on all data that it accepts.
+
+    The test fails if there is none.
+    """
+    reasons = []
+    for task in task_names():
+        if not is_task(task):
+            continue
+        accepted = []
+        for case in cases_of(task):
+            if reason := reason_against(model, case):
+                reasons.append(reason)
+            else:
+                accepted.append(case)
+        if accepted:
+            return accepted
+    if all(map(is_task, task_names())):
+        broken(f"model={model} trains in none of the tasks {', '.join(task_names())}", *dict.fromkeys(reasons))
+    pytest.skip(
+        f"model={model} trains in none of Leyden's tasks, and other LightningModules have no common interface"
+    )
+
+
+def is_task(name: str) -> bool:
+    """Return whether a task is a `leyden.tasks.task.Task`; other LightningModules have no `step`."""
+    target = get_object(compose(f"task={name}").task._target_)
+    return isinstance(target, type) and issubclass(target, Task)
+
+
+def reason_against(model: str, case: Case) -> str:
+    """Return why a network does not train on a case; empty if it does."""
+    try:
+        loss = create(model, case).step(case.batch).loss
+    except Exception as error:  # a researcher's network raises anything
+        return f"{case}: {describe(error)}"
+    return "" if loss.isfinite() else f"{case}: the loss is {loss}"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, with its place unless it is a message for the user."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    place = last_frame(error)
+    return f"{type(error).__name__}: {one_line(error)}" + (f" ({place})" if place else "")
+
+
+def broken(contract: str, *details: str) -> Any:
+    """Fail the test with these lines only, without a traceback."""
+    pytest.fail("\n  ".join([contract, *details]), pytrace=False)
+
+
+@contextlib.contextmanager
+def must(contract: str) -> Iterator[None]:
+    """Report an error of the code within as a broken contract, in two lines.
+
+    Args:
+        contract: Complete sentence that says what the file must do.
+    """
+    try:
+        yield
+    except Exception as error:  # a researcher's code raises anything
+        broken(contract, describe(error))

@@ -1,0 +1,243 @@
+"""Tests of what every network, task, dataset and config file of a project must do.
+
+They are parametrized by the files in `conf/`, so that a new file is tested without a new test. A failure says in a few
+lines what the file must do.
+"""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from leyden import assembly
+from leyden.assembly.instantiate import check_keys
+from leyden.assembly.schedule import make_schedule
+from leyden.assembly.task import make_optimizer
+from leyden.assembly.trainer import callbacks_of
+from leyden.config.checks import validate_values
+from leyden.config.errors import UserError
+from leyden.config.paths import conf_files
+from leyden.data.contract import DataModule
+from leyden.data.facts import Facts
+from leyden.testing import cases
+from leyden.testing.cases import NUM_SAMPLES, broken, must, suited_cases
+
+# Facts of no existing data: every callback finds the facts that it needs.
+FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
+ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
+MAX_STEPS = 100  # with which a network must fit one batch
+
+
+def test_a_network_returns_one_output_per_class(model_file: Path) -> None:
+    """`forward` returns shape (N, num_classes) for any number of samples and classes."""
+    model = model_file.stem
+    for case in suited_cases(model):
+        if case.task != "classification" or not case.facts.num_classes:
+            continue
+        shape = case.batch[0].shape[1:]
+        for num_samples, num_classes in ((1, 7), (3, 10)):
+            with must(f"model={model} must accept {num_samples} samples of shape {tuple(shape)}"):
+                network = cases.create(model, cases.classes_case(case.task, tuple(shape), num_classes)).eval()
+                outputs = network(torch.zeros(num_samples, *shape))
+            if outputs.shape != (num_samples, num_classes):
+                broken(
+                    f"model={model} must return one output per class",
+                    f"{num_samples} samples and {num_classes} classes give shape {tuple(outputs.shape)}",
+                )
+
+
+def test_a_network_has_a_finite_loss_and_a_gradient_for_each_parameter(model_file: Path) -> None:
+    """No parameter is unused, and none is cut off from the loss."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    module = cases.create(model, case)
+    with must(f"model={model} must be differentiable"):
+        loss = module.step(case.batch).loss
+        loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in module.network.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            broken(f"model={model} must use each parameter", f"forward does not use {name}; remove it")
+        if parameter.grad is not None and not parameter.grad.any():
+            broken(f"model={model} must be connected", f"the gradient of {name} is zero, so it is never trained")
+
+
+def test_a_network_depends_on_the_seed_alone(model_file: Path) -> None:
+    """Equal seeds give equal weights, before and after a step; other seeds give others."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+
+    def trained(seed: int) -> dict[str, torch.Tensor]:
+        module = cases.create(model, case, seed=seed)
+        cases.step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+        return dict(module.network.state_dict())
+
+    first, again, other = trained(0), trained(0), trained(1)
+    for name in first:
+        if not torch.equal(first[name], again[name]):
+            broken(
+                f"model={model} must draw from PyTorch's random numbers only", f"{name} differs between equal seeds"
+            )
+    if first and all(torch.equal(first[name], other[name]) for name in first):
+        broken(f"model={model} must be initialised at random", "its weights don't depend on the seed")
+
+
+def test_a_network_fits_one_batch(model_file: Path) -> None:
+    """A hundred steps of Adam on one batch reduce the loss."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    module = cases.create(model, case)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    first = last = cases.step(module, case.batch, optimizer)
+    wanted = (0.4 if case.facts.num_classes and case.task == "classification" else 0.8) * first
+    for _ in range(MAX_STEPS):
+        if (last := cases.step(module, case.batch, optimizer)) < wanted:
+            return
+    broken(
+        f"model={model} must fit {NUM_SAMPLES} samples in {MAX_STEPS} steps of Adam",
+        f"the loss fell from {first:.3g} to {last:.3g} only; is all of it connected?",
+    )
+
+
+def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
+    """A network with the weights of another one computes the same."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    module, other = cases.create(model, case), cases.create(model, case, seed=1)
+    cases.step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+    file = io.BytesIO()
+    torch.save(module.network.state_dict(), file)
+    file.seek(0)
+    with must(f"model={model} must load its own state dict with weights_only=True"):
+        other.network.load_state_dict(torch.load(file, weights_only=True))
+    expected, found = (each.eval().step(case.batch).predictions for each in (module, other))
+    if not torch.equal(torch.as_tensor(expected), torch.as_tensor(found)):
+        broken(
+            f"model={model} must keep its state in parameters and buffers",
+            "with the same state dict it computes something else; use register_buffer",
+        )
+
+
+def test_a_network_trains_in_bf16(model_file: Path) -> None:
+    """A forward and a backward pass work under autocast."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    module = cases.create(model, case)
+    with must(f"model={model} must train with trainer.precision=bf16-mixed"):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module.step(case.batch).loss
+        loss.backward()  # type: ignore[no-untyped-call]
+    if not loss.isfinite():
+        broken(f"model={model} must train with trainer.precision=bf16-mixed", f"the loss is {loss}")
+
+
+def test_a_network_can_be_exported(model_file: Path) -> None:
+    """`torch.export` traces it for any number of samples."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    network, inputs = cases.create(model, case).network.eval(), case.batch[0]
+    shapes = ({0: torch.export.Dim("N")},)
+    with must(f"model={model} must be exportable for any number of samples (leyden export)"):
+        program = torch.export.export(network, (inputs[:2],), dynamic_shapes=shapes, strict=False)
+        torch.testing.assert_close(program.module()(inputs), network(inputs))
+
+
+def test_a_task_trains_a_network(task_file: Path) -> None:
+    """There is a network with which the task has a finite loss and gradients."""
+    task = task_file.stem
+    if not cases.is_task(task):
+        pytest.skip(f"task={task} is another LightningModule, which has no common interface")
+    reasons = []
+    for name, _ in sorted(conf_files("model/*.yaml")):
+        for case in cases.cases_of(task):
+            if not (reason := cases.reason_against(name.stem, case)):
+                return
+            reasons.append(f"model={name.stem}, {reason}")
+    broken(f"task={task} must train a network of conf/model/ on some kind of data", *dict.fromkeys(reasons))
+
+
+def test_data_are_as_their_facts_say(data_file: Path) -> None:
+    """The first batch of each split has the shape, the type and the targets that the facts promise."""
+    name = data_file.stem
+    cfg = cases.compose(f"data={name}")
+    if missing := OmegaConf.missing_keys(cfg.data):
+        pytest.skip(f"{min(missing)}=... must be given")
+    if "download" in cfg.data:
+        cfg.data.download = False
+    if "num_workers" in cfg.data:
+        cfg.data.num_workers = 0
+    try:
+        data = assembly.datamodule(cfg)
+        data.setup("test")
+    except UserError as error:
+        if "missing" in str(error) or "not found" in str(error).lower():
+            pytest.skip(f"data={name} is not in {cfg.data.get('root')}")
+        broken(f"data={name} must be readable", str(error))
+    if not isinstance(data, DataModule):
+        pytest.skip(f"data={name} is another LightningDataModule, which has no facts")
+    facts = data.facts
+    if Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) != facts:
+        broken(f"data={name} must have facts of plain values", str(facts))
+    for split in data.sizes:
+        loader: Any = getattr(data, f"{split}_dataloader")()
+        inputs, targets = next(iter(loader))
+        if tuple(inputs.shape[1:]) != tuple(facts.input_shape or ()):
+            broken(
+                f"data={name} must give inputs of the shape in its facts, {facts.input_shape}",
+                f"a batch of {split} has shape {tuple(inputs.shape)}",
+            )
+        if facts.num_classes is not None and not 0 <= targets.min() <= targets.max() < facts.num_classes:
+            broken(
+                f"data={name} must have targets from 0 to {facts.num_classes - 1}",
+                f"those of {split} are from {targets.min()} to {targets.max()}",
+            )
+
+
+def test_a_root_config_composes_with_its_types(root_file: Path) -> None:
+    """The root keys are those of the schema."""
+    with must(f"conf/{root_file} must compose"):
+        cfg = cases.composed_root(root_file.stem)
+    expected = f"{root_file.stem.capitalize()}Config"
+    if getattr(OmegaConf.get_type(cfg), "__name__", "") != expected:
+        broken(
+            f"conf/{root_file} must have the types of {expected}", "its defaults list must begin with the schema"
+        )
+
+
+def test_a_config_file_composes_and_passes_the_checks(choice_file: Path) -> None:
+    """With the file as a choice, the configuration resolves and has valid values."""
+    with must(f"conf/{choice_file} must compose: {cases.override(choice_file)}"):
+        cfg = cases.compose(cases.override(choice_file))
+        for key in OmegaConf.missing_keys(cfg):  # the user must give it
+            OmegaConf.update(cfg, key, "given")
+        validate_values(cfg)
+        OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_a_config_file_creates_what_it_names(part_file: Path) -> None:
+    """Each class that the file names accepts its arguments."""
+    assembly.silence_lightning()
+    with must(f"conf/{part_file} must create what it names: {cases.override(part_file)}"):
+        _create_parts(part_file)
+
+
+def _create_parts(file: Path) -> None:
+    cfg, facts = cases.compose(cases.override(file)), FACTS
+    if file.parts[0] == "model":
+        case = suited_cases(file.stem)[0]
+        facts, cfg.task = case.facts, cases.compose(f"task={case.task}").task
+    assembly.task_module(cfg, facts)
+    optimizer = make_optimizer(cfg.optimizer)(assembly.network(cfg, facts).named_parameters())
+    if cfg.scheduler:
+        schedule = make_schedule(cfg.scheduler, 10, optimizer)
+        optimizer.step()
+        schedule.step()
+    callbacks, _ = callbacks_of(cfg, ALL_FACTS)
+    cfg.trainer.accelerator = "cpu"
+    assembly.plain_trainer(cfg, callbacks, logger=False)
+    for name, node in cfg.logger.items():  # not created: one needs a login, another one creates a database
+        check_keys(node, f"logger.{name}")

@@ -1,0 +1,56 @@
+"""Train a network: one run, or a sweep with -m."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from leyden.config.errors import UserError
+from leyden.report.printout import print_result
+from leyden.run.command import hydra_command
+from leyden.run.directory import Run
+from leyden.run.identity import RunIdentity
+from leyden.run.lock import LOCK_TIMEOUT_S
+from leyden.run.process import importing, is_main_process
+from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
+
+
+@hydra_command
+def main(cfg: DictConfig) -> None:
+    """Train as configured, or print the result if the run directory already has one."""
+    hydra_cfg = HydraConfig.get()
+    is_job = hydra_cfg.mode == RunMode.MULTIRUN
+    if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
+        raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
+    # A sweep's jobs have inherited their parent's settings already, and `reproduce` passes a complete
+    # configuration.
+    if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
+        with importing():
+            from leyden.assembly.inherited import inherit_settings
+        inherit_settings(cfg, hydra_cfg.overrides.task, Path(cfg.run_dir))
+    identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
+    test = not is_job if cfg.test == "auto" else cfg.test
+    run = Run(cfg.run_dir)
+    # If two sweeps share a job, the second one waits for the first one's result.
+    with run.locked(identity, resume=cfg.resume, timeout_s=-1 if is_job else LOCK_TIMEOUT_S):
+        result = run.result
+        if result is None or not run.is_finished(identity):
+            with importing():
+                from leyden import assembly
+                from leyden.training.start import start
+            if cfg.dry_run:
+                assembly.silence_lightning()
+                assembly.dry_build(cfg, {}, overrides=hydra_cfg.overrides.task, test=test)
+                print("This would train. dry_run=true: nothing was done.")
+                return
+            overrides = list(hydra_cfg.overrides.task)
+            pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
+            result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
+        if is_main_process():
+            # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
+            print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,732 @@
+"""A run starts from the exact state of another one, and parts from it by what is changed alone."""
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf, open_dict
+
+from leyden import compare as compare_command
+from leyden.assembly import start_from as forks
+from leyden.assembly.inherited import inherit_settings
+from leyden.config.errors import UserError
+from leyden.config.hydra import composing
+from leyden.config.paths import ROOT
+from leyden.config.values import flatten
+from leyden.report.comparison import compare
+from leyden.run.directory import Run
+from leyden.run.files import first_difference, read_fingerprints
+from leyden.run.fork import inherit_groups
+from leyden.run.identity import RunIdentity, identity_values
+from leyden.run.result import read_points
+from tests import ENGINE, conf
+from tests.conftest import QUICK, assert_same_bits, for_module, here
+from tests.tasks.test_task_own import PLAIN
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+
+KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
+SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
+PARENTS = {
+    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED),
+    "averaged": ("+callbacks/averaging=ema", "model.dropout=0.2"),
+    "own": (*PLAIN[:2],),
+    "first_best": ("objective.metric=val/loss", "objective.mode=max"),
+}
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory, mnist_root):
+    """Runs of three epochs of ten steps, by what is special about them."""
+    place = tmp_path_factory.mktemp("parents")
+    for name, choices in PARENTS.items():
+        arguments = (
+            f"run_dir={place / name}",
+            f"outputs={place}",
+            "seed=0",
+            *for_module(QUICK, choices),
+            *KEPT,
+            *choices,
+        )
+        assert here("train", *arguments, "callbacks.fingerprint.every_n_steps=1") == 0
+    return place
+
+
+def checkpoint(run, name="last"):
+    return torch.load(run.directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def learning_rates(directory):
+    return {step: value for step, name, value in read_points(directory / "metrics.csv") if name.startswith("lr")}
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("stochastic", "1"), ("stochastic", "2"), *((name, "step_16") for name in PARENTS)]
+)
+def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):  # noqa: F811
+    parent = Run(parents / name)
+    code = PLAIN[1:2] if name == "own" else ()  # what names code is typed anew
+    run, out, _ = train("fork", f"fork={parent.directory}@{at}", *code, "callbacks.fingerprint.every_n_steps=1")
+    path = parent.directory / "checkpoints" / f"{at if at.startswith('step') else f'epoch_{at}'}.ckpt"
+    assert f"fork of {path}, with nothing changed" in out
+    for which in ("last", "best"):
+        assert_same_bits(run.directory, parent.directory, which)
+        assert checkpoint(run, which)["global_step"] == checkpoint(parent, which)["global_step"]
+    assert run.result.metrics == parent.result.metrics
+    known = read_fingerprints(parent.directory)
+    assert read_fingerprints(run.directory) == known
+    assert len(known) == 30
+    here, there = ({point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent))
+    assert here == there
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    step = {"1": 10, "step_16": 16, "2": 20}[at]
+    assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
+
+
+def test_of_files_that_a_parent_was_given_for_one_group_the_last_one_counts(train):  # noqa: F811
+    parent, *_ = train("parent", "optimizer=adamw", "optimizer=adam", "optimizer.lr=0.0123", "trainer.max_epochs=1")
+    fork, *_ = train("fork", f"fork={parent.directory}@1", "trainer.max_epochs=2")
+    assert fork.config["optimizer"] == parent.config["optimizer"]
+
+
+def test_values_that_are_changed_hold_and_those_of_a_schedule_are_as_if_from_the_start(train, parents):  # noqa: F811
+    changed = ("optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4", "callbacks=default")
+    run, out, _ = train("fork", f"fork={parents / 'stochastic'}@2", *changed)
+    whole, *_ = train("whole", *PARENTS["stochastic"], *changed)
+    assert (
+        "with optimizer.lr: 0.1 there, 0.02 here; optimizer.momentum: 0.5 there, 0.9 here; trainer.max_epochs: 3"
+        in out
+    )
+    rates = {step: rate for step, rate in learning_rates(whole.directory).items() if step >= 20}
+    assert rates
+    assert {step: rate for step, rate in learning_rates(run.directory).items() if step >= 20} == rates
+    there, here = (checkpoint(each)["optimizer_states"][0]["param_groups"] for each in (whole, run))
+    assert here == there
+    assert checkpoint(whole)["lr_schedulers"] == checkpoint(run)["lr_schedulers"]
+    step, _ = first_difference(read_fingerprints(run.directory), read_fingerprints(parents / "stochastic"))
+    assert step == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "changed"),
+    [
+        ("stochastic", "2", ["data.batch_size=200"]),
+        ("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"]),
+        ("averaged", "2", ["scheduler=cosine"]),
+        ("averaged", "step_16", ["scheduler=cosine"]),
+    ],
+)
+def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / name}@{at}", *changed)
+    whole, *_ = train("whole", *PARENTS[name], "trainer.max_epochs=3", *changed)
+    ((here,), (there,)) = (checkpoint(each)["lr_schedulers"] for each in (run, whole))
+    assert {key: here[key] for key in there} == there
+    groups = [checkpoint(each)["optimizer_states"][0]["param_groups"][0]["lr"] for each in (run, whole)]
+    assert groups[0] == pytest.approx(groups[1], abs=1e-12)
+
+
+def test_without_the_schedule_of_its_parent_it_has_the_value_that_is_set(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'stochastic'}@2", "scheduler=none")  # of conf/optimizer/sgd.yaml
+    assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+
+
+def test_class_weights_of_a_loss_are_those_that_are_set(train, parents, tmp_path):  # noqa: F811
+    loss = "task.loss={{_target_: tests.tasks.own.Weighted, weights: [{}]}}"
+    first, *_ = train("first", *KEPT[:1], "trainer.max_epochs=1", loss.format(",".join("1.0" for _ in range(10))))
+    weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
+    run, *_ = train("a", f"fork={first.directory}", "trainer.max_epochs=2", weighted)
+    assert checkpoint(run)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+    again, *_ = train("again", f"fork={run.directory}", "trainer.max_epochs=3", weighted)
+    assert checkpoint(again)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+
+
+def test_by_another_objective_no_epoch_of_the_parent_is_the_best_one(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'first_best'}@2", "objective.metric=val/acc", "objective.mode=min")
+    assert checkpoint(run, "best")["global_step"] == 30
+
+
+def test_a_value_of_an_optimizer_without_a_schedule(train, parents):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'first_best'}@1", "optimizer.lr=0.5", "trainer.max_epochs=2")
+    assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+    again, *_ = train(
+        "again", f"fork={run.directory}", "trainer.max_epochs=3"
+    )  # of a fork: it takes that over, too
+    assert checkpoint(again)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("batch_size", [50, 200])
+def test_batches_of_another_size_begin_with_the_epoch(train, parents, batch_size):  # noqa: F811
+    run, *_ = train("fork", f"fork={parents / 'own'}@2", PLAIN[1], f"data.batch_size={batch_size}")
+    assert run.result.optimizer_steps == 20 + 1000 // batch_size
+
+
+def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):  # noqa: F811
+    one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
+    assert_same_bits(one.directory, two.directory)
+    step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
+    assert step == 30
+    assert "random" in what
+    assert one.config["data"]["seed"] == 7
+    assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
+
+
+def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
+    found = inherit_groups([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"])
+    assert "+callbacks/averaging=swa" in found
+    assert sum("averaging" in each for each in found) == 1
+
+
+def inherited(*arguments):
+    """The configuration of a fork as its command composes it, with the settings of its parent."""
+    arguments = inherit_groups(arguments)
+    with composing():
+        cfg = hydra.compose("train", overrides=arguments)
+    inherit_settings(cfg, arguments, Path("nowhere"))
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("typed", ["seed=1", "data.seed=3"])
+def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
+    for name in ("first_best", "averaged"):
+        found = inherited(f"fork={parents / name}@1", typed)
+        assert found["data"]["seed"] == int(typed[-1])
+        assert found["data"]["split_seed"] == 0
+        assert inherited(f"fork={parents / name}@1", typed, "data.split_seed=1")["data"]["split_seed"] == 1
+
+
+def test_settings_that_change_no_bit_are_the_forks_own(parents):
+    fork = inherited(f"fork={parents / 'stochastic'}@1")
+    there, here = (dict(flatten(config)) for config in (Run(parents / "stochastic").config, fork))
+    for key, of_parent, of_conf in (
+        ("trainer.log_every_n_steps", 3, 50),
+        ("callbacks.checkpoint.every_n_steps", 4, None),
+        ("callbacks.checkpoint.keep_all", True, False),
+        ("callbacks.fingerprint.every_n_steps", 1, None),
+    ):
+        assert (there[key], here[key]) == (of_parent, of_conf)
+    assert here["optimizer.momentum"] == 0.5
+
+
+def test_files_that_the_parent_was_composed_by_come_before_what_is_typed(parents):
+    fork = f"fork={parents / 'stochastic'}@1"
+    arguments = inherit_groups(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
+    assert arguments == [
+        *("-m", "callbacks=bare", "data/augment=affine_erasing", "optimizer=sgd", "scheduler=cosine"),
+        *("objective.mode=min", fork, "optimizer.lr=1,2"),
+    ]
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5])
+def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811
+    arguments = (f"fork={parents / 'first_best'}@2", "optimizer.lr=0.01")
+    whole, *_ = train("whole", *arguments)
+    written = []
+
+    def dying(function):
+        def write(*given):
+            written.append(given)
+            if len(written) == nth:
+                raise KeyboardInterrupt
+            return function(*given)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        for name in ("write_rows", "write_fingerprints", "replacing"):
+            patch.setattr(forks, name, dying(getattr(forks, name)))
+        train("killed", *arguments, code=130 if nth < 5 else 0)
+    killed, *_ = train("killed", *arguments)
+    assert_same_bits(whole.directory, killed.directory)
+    assert_same_bits(whole.directory, killed.directory, "best")
+    assert curves(killed) == curves(whole)
+
+
+def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypatch):  # noqa: F811
+    parent = Path(shutil.copytree(parents / "own", tmp_path / "parent"))
+    arguments = (f"fork={parent}@1", PLAIN[1], "data.batch_size=50")
+    whole, *_ = train("whole", *arguments)
+    shutil.copytree(whole.directory, tmp_path / "part")
+    (tmp_path / "part" / "result.json").unlink()
+    shutil.rmtree(parent)
+    part, *_ = train("part", *arguments, "resume=must")
+    assert part.result.metrics == whole.result.metrics
+
+
+def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_best(train, parents, tmp_path):  # noqa: F811
+    parent = Path(shutil.copytree(parents / "first_best", tmp_path / "parent"))
+    for path in (parent / "checkpoints").glob("*_*.ckpt"):
+        path.unlink()
+    run, *_ = train("fork", f"fork={parent}@1", "callbacks.fingerprint.every_n_steps=1")
+    assert_same_bits(run.directory, parent)
+    _, _, err = train("other", f"fork={parent}@2", code=2)
+    assert f"fork: {parent}/checkpoints/epoch_2.ckpt: " in err
+    assert (
+        "(checkpoints there: best, last; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
+        in err
+    )
+
+
+REFUSED = [
+    ("fork=", "fork: is empty; must be a run directory, or null"),
+    ("fork={place}/nowhere@1", "{place}/nowhere: not a run directory"),
+    ("fork={own}@7", "fork: {own}/checkpoints/epoch_7.ckpt: No such file"),
+    (
+        "fork={own}",
+        "fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train",
+    ),
+    (
+        "fork={first_best}@1 optimizer=sgd",
+        " there, torch.optim.SGD here: its state comes from the parent",
+    ),
+    ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),
+    ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
+    ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
+    ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
+    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork from the end of an epoch"),
+    (
+        "fork={own}@step_16 trainer.limit_train_batches=8",
+        "trainer.limit_train_batches can't be changed within an epoch",
+    ),
+    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
+    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
+    (
+        "fork={own}@1 data.val_size=58000",
+        "data.val_size: 59000 there, 58000 here: the fork would be validated on samples",
+    ),
+    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
+    ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
+    ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
+    ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
+    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run never starts from a checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED)
+def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
+    names = {"place": parents, **{name: parents / name for name in PARENTS}}
+    typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
+    typed += PLAIN[1:2] if "{own}" in arguments else ()
+    for dry_run in (["dry_run=true"], []) if "@step_16" in arguments else ([],):  # they share what refuses
+        run, _, err = train("fork", *typed, *dry_run, code=2)
+        assert said.format(**names) in err
+        assert not run.directory.exists()
+
+
+def test_other_groups_of_parameters_are_refused(train, parents):  # noqa: F811
+    group = "+optimizer.groups.biases={match: '*.bias', weight_decay: 0.1}"
+    _, _, err = train("fork", f"fork={parents / 'stochastic'}@1", group, code=2)
+    assert "the optimizer's groups have different parameters" in err
+
+
+def test_a_checkpoint_that_does_not_say_what_its_optimizer_was_set_to_is_refused(train, parents, tmp_path):  # noqa: F811
+    parent = Run(shutil.copytree(parents / "own", tmp_path / "parent"))
+    content = checkpoint(parent, "epoch_1")
+    del content["callbacks"]["Hyperparameters"]
+    torch.save(content, parent.directory / "checkpoints" / "epoch_1.ckpt")
+    _, _, err = train("fork", f"fork={parent.directory}@1", PLAIN[1], code=2)
+    assert "it does not record the settings of its optimizer" in err
+
+
+@pytest.fixture
+def evil(parents, tmp_path):
+    """Copies a parent, and lets its maker change what it was set to and what was typed for it."""
+
+    def make(place=None, value=None, *, overrides=(), name="first_best"):
+        parent = Run(shutil.copytree(parents / name, tmp_path / "evil"))
+        config, starts = parent.recorded, parent.starts
+        if place:
+            *above, last = place.split(".")
+            inner = config
+            for key in above:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+        starts[0]["overrides"] += overrides
+        (parent.directory / "config.yaml").write_text(yaml.safe_dump(config))
+        (parent.directory / "provenance.json").write_text(json.dumps(starts))
+        return f"fork={parent.directory}@1"
+
+    return make
+
+
+TYPED_BY_A_STRANGER = [
+    "+callbacks.evil={_target_:os.system,command:id}",
+    "+callbacks.evil=$\\{oc.env:HOME\\}",
+    "+callbacks.evil=${oc.decode:'{_tar'}",
+    "model=../../evil",
+    "model=cnn,mlp",
+    "experiment=[cnn]",
+    "--config-dir=/",
+    "hydra.searchpath=[/]",
+    "hydra/launcher=basic",
+    "run_dir=/elsewhere",
+    "~model",
+    "x\ny",
+]
+
+
+@pytest.mark.parametrize("override", TYPED_BY_A_STRANGER)
+def test_nothing_of_what_was_typed_for_a_parent_is_parsed(parents, evil, override):
+    theirs, plain = (
+        {**identity_values(dict(flatten(inherited(fork)))), "fork": None}
+        for fork in (evil(overrides=[override]), f"fork={parents / 'first_best'}@1")
+    )
+    assert theirs == plain
+
+
+def test_nothing_of_what_was_typed_for_a_parent_trains_another_fork(train, parents, evil):  # noqa: F811
+    run, *_ = train("fork", evil(overrides=TYPED_BY_A_STRANGER), "callbacks.fingerprint.every_n_steps=1")
+    assert not {*TYPED_BY_A_STRANGER} & {*run.overrides}
+    assert_same_bits(run.directory, parents / "first_best")
+    decided = [
+        identity_values(dict(flatten(config))) for config in (run.config, Run(parents / "first_best").config)
+    ]
+    assert {**decided[0], "fork": None} == {**decided[1], "fork": None}
+
+
+SECRET = "${oc.env:SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        (
+            "model.dropout",
+            SECRET,
+            "model.dropout=${oc.env:SECRET}, which is not inherited: it holds an interpolation",
+        ),
+        ("optimizer.eps", SECRET, "it holds an interpolation"),
+        ("freeze", [SECRET], "it holds an interpolation"),
+        ("freeze", [{"a": [SECRET]}], "it holds an interpolation"),
+        ("trainer.precision", "${oc.decode:'{_tar'}", "it holds an interpolation"),
+        ("model._target_", "os.system", "model._target_=os.system is refused"),
+        (
+            "model.dropout",
+            {"_target_": "os.system", "command": "id"},
+            "model.dropout._target_=os.system is refused",
+        ),
+        ("model.extra", [{"_target_": "os.system"}], "model.extra[0]._target_=os.system is refused"),
+        ("task.loss", {"_target_": "torch.load", "f": "x", "weights_only": False}, "torch.load is refused"),
+        ("data._target_", "leyden.loggers.mlflow.MLflow", "data._target_=leyden.loggers.mlflow.MLflow is refused"),
+        ("data.dataset.root", "/elsewhere", "root can't be set here"),
+        ("optimizer._target_", "torch.load", "optimizer._target_=torch.load is refused"),
+        ("optimizer._args_", ["x"], "_args_ can't be set here"),
+        ("scheduler._target_", "os.system", "scheduler._target_=os.system is refused"),
+        ("callbacks.evil._target_", "os.system", "callbacks.evil._target_=os.system is refused"),
+        (
+            "callbacks.evil",
+            {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"},
+            "ModelCheckpoint is refused",
+        ),
+        ("trainer.default_root_dir", "/elsewhere", "default_root_dir can't be set here"),
+        ("trainer.plugins", {"_target_": "os.system"}, "plugins can't be set here"),
+        ("trainer.strategy", {"_target_": "os.system"}, "no object may be created here"),
+        ("trainer._target_", "os.system", "trainer._target_=os.system is refused"),
+        ("seed", "many", "seed="),
+        ("objective", {"_target_": "os.system"}, "objective"),
+        ("evil", 1, "evil"),
+    ],
+)
+def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
+    cli,
+    evil,
+    monkeypatch,
+    tmp_path,
+    place,
+    value,
+    why,
+):
+    monkeypatch.setenv("SECRET", "hunter2")
+    fork = evil(place, value)
+    ways = [(f"run_dir={tmp_path / 'fork'}",), ("dry_run=true",), ("-m", "sweep_name=s")]
+    for arguments in ways if place in ("model.dropout", "callbacks.evil") else ways[:1]:  # they share what refuses
+        code, out, err = cli("train", *arguments, *QUICK, fork)
+        assert code == 2
+        assert why in err
+        assert "hunter2" not in out + err
+    assert not list(tmp_path.glob("outputs/**/config.yaml"))
+    assert not (tmp_path / "fork").exists()
+
+
+def test_what_is_given_to_code_that_is_typed_is_typed_too(train, evil):  # noqa: F811
+    _, _, err = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1], code=2)
+    assert "task.dropout=0.5, which is not inherited: task._target_=tests.tasks.own.Plain is refused" in err
+    assert "\n  set task.dropout=..." in err
+    run, *_ = train("a", fork, PLAIN[1], "task.dropout=0.5")
+    assert run.config["task"]["dropout"] == 0.5
+
+
+def test_the_folder_of_the_data_is_the_forks_own(train, evil, tmp_path):  # noqa: F811
+    """That of a stranger could be one of anything, as /proc/self, whose content a run would write down."""
+    (tmp_path / "theirs").mkdir()
+    run, _, err = train("fork", fork := evil("data.root", str(tmp_path / "theirs")))
+    assert run.config["data"]["root"] == str(ROOT / "data")
+    assert f"fork: data are read from {ROOT / 'data'}; the parent's were in {tmp_path / 'theirs'}" in err
+    _, _, err = train("other", fork, f"data.root={tmp_path / 'theirs'}", "data.download=false", code=2)
+    assert "download=false" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        # A node that names nothing is merged into the one that is composed here.
+        ({"data.dataset": {"root": "/elsewhere"}}, "root can't be set here"),
+        ({"data.dataset.download": True}, "download can't be set here"),
+        ({"trainer": {"max_epochs": 3, "model_registry": "evil/model"}}, "model_registry can't be set here"),
+        (
+            {"model": {"network": {"_target_": "torchvision.models.resnet18", "pretrained": True}}},
+            "can make it download",
+        ),
+        ({"hydra": {"job_logging": {}}}, "hydra is not a key of a run"),
+        ({"a\nleyden: all is well": 1}, "a\\nleyden: all is well is not a key of a run"),
+        (
+            {"optimizer._target_": "x\nleyden: all is well"},
+            "optimizer._target_=x\\nleyden: all is well, which is not",
+        ),
+        ({"model": None}, "model=None: must be a mapping"),
+    ],
+)
+def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, why):
+    fork = evil()
+    path = tmp_path / "evil" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for place, value in changes.items():
+        *above, last = place.split(".")
+        inner = config
+        for key in above:
+            inner = inner[key]
+        inner[last] = value
+    path.write_text(yaml.safe_dump(config))
+    for more in (("dry_run=true",), ("-m",)) if "data.dataset" in changes else (("dry_run=true",),):
+        code, _, err = cli("train", *more, fork, "model.hidden_sizes=[16]", "data.val_size=59000")
+        assert code == 2
+        assert why in err
+        assert not [line for line in err.splitlines()[1:] if line.startswith("leyden")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "gone"),
+    [
+        (("+callbacks/stopping=early", "callbacks.stopping=null"), "callbacks.stopping"),
+        (("+callbacks/averaging=ema", "callbacks.averaging=null"), "callbacks.averaging"),
+        (("~optimizer.groups", "optimizer=sgd", "~optimizer.momentum"), "optimizer.momentum"),
+    ],
+)
+def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
+    code, _, err = cli(
+        "train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *typed, "callbacks.fingerprint=null"
+    )
+    assert code == 0, err
+    found = dict(flatten(inherited(f"fork={tmp_path / 'parent'}@1")))
+    assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
+
+
+def test_settings_that_no_parent_had_are_none_of_its_forks(train, evil):  # noqa: F811
+    """What was typed for a parent can choose a file of `conf/` that sets more than the parent's configuration says."""
+    run, out, _ = train("fork", evil(overrides=["+debug=anomaly", "+callbacks/stopping=early"]))
+    assert "with nothing changed" in out
+    assert "detect_anomaly" not in run.config["trainer"]
+    assert run.config["callbacks"].get("stopping") is None
+
+
+def composed(place, *overrides):
+    """The directory of a run that was composed by these overrides, and has begun."""
+    overrides = inherit_groups(overrides)
+    with composing():
+        cfg = hydra.compose("train", overrides=[*overrides, f"run_dir={place}"], return_hydra_config=True)
+    groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    inherit_settings(cfg, overrides, place)
+    run = Run(place)
+    run.directory.mkdir()
+    run.begin(RunIdentity.of(cfg, groups), overrides)
+    return run
+
+
+def decided(run):
+    return {key: repr(value) for key, value in identity_values(dict(flatten(run.config))).items() if key != "fork"}
+
+
+PARENTS_TO_COMPOSE = [
+    ("optimizer=sgd", "~optimizer.momentum"),
+    ("scheduler=onecycle", "~scheduler.pct_start"),
+    ("~trainer.deterministic", "~task.label_smoothing"),
+    ("+callbacks/averaging=ema", "callbacks.averaging=null"),
+    (
+        "+callbacks/stopping=early",
+        "callbacks.stopping.patience=5",
+        "objective.metric=val/loss",
+        "objective.mode=min",
+    ),
+    ("optimizer=adam", "+optimizer.betas=[0.8,0.9]", "+optimizer.groups.b={match: '*.bias', lr: 0.1}"),
+    ("task.loss={_target_: torch.nn.CrossEntropyLoss}", "+task/metrics=f1", "freeze=['*.bias']"),
+    ("data=emnist", "data/augment=affine", "data.augment.num_chunks=4", "data.num_folds=5", "data.fold=2"),
+    ("data=table", "data.root=/x", "data.dataset.file=a.csv", "data.dataset.targets=[b,'1e5']", "task=regression"),
+    (
+        "trainer=cpu",
+        "+trainer.gradient_clip_algorithm=value",
+        "trainer.gradient_clip_val=1",
+        "+trainer.max_steps=7",
+    ),
+    (
+        "scheduler=none",
+        "+scheduler._target_=torch.optim.lr_scheduler.StepLR",
+        "+scheduler._partial_=true",
+        "+scheduler.step_size=3",
+    ),
+    ("objective=null", "seed=5", "data.split_seed=2", "compile=false", "+debug=anomaly", "++optimizer.lr=0.3"),
+    *((f"experiment={path.stem}",) for path in sorted(conf("experiment"))),
+]
+
+
+@pytest.mark.parametrize("typed", PARENTS_TO_COMPOSE, ids=" ".join)
+def test_with_nothing_typed_a_fork_and_its_forks_are_set_as_their_parent(tmp_path, typed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = [each for each in typed if each.startswith("data.root=")] + ["init_from=null"] * (
+        "experiment=finetune" in typed
+    )
+    parent = composed(tmp_path / "a", *typed)
+    fork = composed(tmp_path / "b", f"fork={tmp_path / 'a'}", *place)
+    again = composed(tmp_path / "c", f"fork={tmp_path / 'b'}", *place)
+    there = {key: value for key, value in decided(parent).items() if key != "init_from" or not place}
+    for run in (fork, again):
+        assert {key: value for key, value in decided(run).items() if key != "init_from" or not place} == there
+    shutil.rmtree(tmp_path / "a")  # begun, it is resumed by what it is
+    begun = inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}", *place)
+    assert {
+        key: repr(value) for key, value in identity_values(dict(flatten(begun))).items() if key != "fork"
+    } == decided(fork)
+
+
+def inherited_in(place, *arguments):
+    arguments = inherit_groups([*arguments, f"run_dir={place}"])
+    with composing():
+        cfg = hydra.compose("train", overrides=arguments)
+    inherit_settings(cfg, arguments, place)
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
+    """Its parent may have been trained longer since."""
+    composed(tmp_path / "a", "trainer.max_epochs=5")
+    composed(tmp_path / "b", f"fork={tmp_path / 'a'}")
+    config = tmp_path / "a" / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 5", "max_epochs: 50"))
+    assert inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 5
+    assert inherited(f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 50
+
+
+def test_what_a_typed_file_sets_is_typed(tmp_path, capsys):
+    composed(tmp_path / "a", "model=cnn", "optimizer=sgd", "trainer.max_epochs=2", "scheduler=onecycle")
+    fork = f"fork={tmp_path / 'a'}"
+    with composing():
+        there = hydra.compose("train", overrides=["experiment=cnn"]).trainer.max_epochs
+    assert inherited(fork, "experiment=cnn")["trainer"]["max_epochs"] == there != 2
+    assert inherited(fork, "scheduler=onecycle", "scheduler.pct_start=0.2")["scheduler"]["pct_start"] == 0.2
+    assert "fork: the parent has scheduler=onecycle already; its values are kept" in capsys.readouterr().err
+    assert inherited(fork, "optimizer=rmsprop", "optimizer.weight_decay=0.1")["optimizer"]["weight_decay"] == 0.1
+
+
+def test_a_file_that_the_parent_had_changes_nothing_and_another_one_all_below(parents):
+    fork = f"fork={parents / 'stochastic'}@1"
+    assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5
+    assert inherited(fork, "model=mlp")["model"]["dropout"] == 0.2
+    assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
+
+
+def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
+    added = (
+        "+trainer.gradient_clip_val=1.0",
+        "++optimizer.lr=0.01",
+        "+optimizer.groups.b={match: '*.bias', lr: 0.1}",
+    )
+    code, _, err = cli("train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *added)
+    assert code == 0, err
+    fork = f"fork={tmp_path / 'parent'}@1"
+    found = inherited(fork, "trainer.gradient_clip_val=0.5", "optimizer.lr=0.1", "optimizer.groups.b.lr=0.2")
+    assert found["trainer"]["gradient_clip_val"] == 0.5
+    assert found["optimizer"]["lr"] == 0.1
+    assert found["optimizer"]["groups"] == {"b": {"match": "*.bias", "lr": 0.2}}
+
+
+def test_an_element_of_a_list_is_no_setting_of_its_own(parents):
+    with pytest.raises(
+        UserError, match=r"model.hidden_sizes is a list: override all of it, such as model.hidden_sizes=\[16\]"
+    ):
+        inherited(f"fork={parents / 'first_best'}@1", "model.hidden_sizes.0=7")
+
+
+def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(parents, train):  # noqa: F811
+    stopping = (
+        "+callbacks/stopping=early",
+        "objective.metric=val/loss",
+        "objective.mode=min",
+        "scheduler=onecycle",
+    )
+    parent, *_ = train("parent", "callbacks=bare", *KEPT, *stopping)
+    fork = f"fork={parent.directory}@1"
+    assert inherited(fork)["scheduler"]["max_lr"] == 0.001
+    found = inherited(fork, "optimizer.lr=0.5", "objective.metric=val/acc", "objective.mode=max")
+    assert found["scheduler"]["max_lr"] == 0.5
+    assert found["callbacks"]["stopping"]["monitor"] == "val/acc"
+
+
+def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
+    places = [tmp_path / f"p{number}" for number in range(3)]
+    for more, place in zip(([], ["seed=11"], ["seed=12"]), places, strict=True):  # the first one has it by default
+        assert cli("train", f"run_dir={place}", *QUICK, *KEPT, *more)[0] == 0
+    first = Run(places[0]).config["seed"]
+    points = ",".join(f"{place}@2" for place in places)
+    sweep = ("-m", f"fork={points}", "optimizer.lr=0.001,0.01", "sweep_name=s", "sweep.pictures=none")
+    code, out, err = cli("train", *sweep)
+    assert code == 0, err
+    runs = sorted((tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml"))
+    assert len(runs) == 6
+    assert {path.parent.name[:10] for path in runs} == {"fork-p0-2_", "fork-p1-2_", "fork-p2-2_"}
+    assert sorted(Run(path.parent).config["seed"] for path in runs) == sorted([first, 11, 12] * 2)
+    assert out.count("3 finished") == 2  # two rows, of three parents each
+    where = tmp_path / "outputs" / "sweeps" / "s"
+    found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"])
+    assert {*found.averaged} == {"seed", "fork"}
+    assert found.verdict.num_pairs == 3
+
+
+TEXT = (ENGINE / "docs" / "forks.md").read_text()
+LINES = [
+    line
+    for block in re.findall("^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("parent", "parent1", "fork"):
+        shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
+    config = (tmp_path / "outputs" / "parent1" / "config.yaml").read_text()
+    (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("\nseed: 0", "\nseed: 1"))
+    assert len(LINES) == 6
+    made: set[str] = set()
+    for line in LINES:
+        program, module, *arguments = shlex.split(line, comments=True)
+        assert program == "leyden"
+        if module == "compare":
+            assert {*arguments} <= made
+            monkeypatch.setattr(sys, "argv", [module, *arguments])
+            compare_command.main()
+            continue
+        made |= {each.removeprefix("run_dir=") for each in arguments if each.startswith("run_dir=")}
+        arguments = [re.sub("^run_dir=outputs/", "run_dir=outputs/new_", each) for each in arguments]
+        if "-m" not in arguments and any(each.startswith("fork=") for each in arguments):
+            arguments.append("trainer.max_epochs=4")
+        code, out, err = cli("train", *arguments, "dry_run=true", *(["trainer.max_epochs=4"] * ("-m" in arguments)))
+        assert code == 0, err
+        if "-m" in arguments:
+            assert len(out.splitlines()) == (4 if "sweep_name=forks" in arguments else 3)

@@ -1,0 +1,83 @@
+"""The documentation as a site, as a person sees it in Chromium: nothing is missing, nothing is asked of another host."""
+
+import functools
+import http.server
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+
+from leyden.config.paths import ROOT
+from tests import ENGINE
+from tests.browser.test_tensorboard import browser, page, pytestmark, wait_until  # noqa: F401 - fixtures, marks
+
+pytestmark = [
+    *pytestmark,
+    pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mkdocs: make docs installs it"),
+]
+PAGES = sorted(path.stem for path in (ENGINE / "docs").glob("*.md"))
+REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "pictures", "loggers", "runs"]
+NAMES = [*PAGES, *(f"reference/{name}" for name in REFERENCE)]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Prints nothing."""
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where the site is served that mkdocs builds, strictly."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def asked(page):  # noqa: F811
+    """All that the page asks for, and what it complains of."""
+    urls, errors = [], []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 400 else None)
+    return urls, errors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_opens_whole_on_a_screen_and_on_a_phone(page, address, asked, name):  # noqa: F811
+    urls, errors = asked
+    for width, height in ((1280, 800), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(f"{address}{name}.html", wait_until="networkidle")
+        assert page.locator("h1").first.inner_text().strip()
+        pictures = page.locator("article img")
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            wait_until(page, lambda p=picture: p.evaluate("image => image.complete && image.naturalWidth > 100"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not errors
+    assert {urlsplit(url).hostname for url in urls if not url.startswith("data:")} == {"localhost"}
+
+
+def test_the_reference_has_what_docstrings_say(page, address):  # noqa: F811
+    page.goto(f"{address}reference/tasks.html")
+    page.get_by_role("heading", name="Outcome").first.wait_for()
+    assert "Mean over the samples of the batch" in page.locator("article").inner_text()
+
+
+def test_the_search_finds_a_page(page, address):  # noqa: F811
+    page.goto(f"{address}index.html")
+    page.locator("input.md-search__input").click()
+    page.keyboard.type("preemption")
+    page.locator("a.md-search-result__link[href*='cluster.html']").first.wait_for()

@@ -1,0 +1,428 @@
+"""Training on a real Slurm: arrays, requeues in the middle of an epoch, preemption, two nodes."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from leyden.config.paths import ROOT, environment_of
+from leyden.run.directory import Run
+from leyden.scheduler import SCHEDULERS
+from leyden.sweep.study import open_study
+from tests import ENGINE
+from tests.callbacks.events import scalars
+from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
+from tests.training.test_start import curves
+
+pytestmark = pytest.mark.cluster
+
+CLUSTER = ("cluster.cpus_per_task=1", "cluster.mem_gb=1", "cluster.signal_delay_s=60")
+# Some 10 s, with all that a resumed run could get wrong: dropout, an order a epoch, sums in the middle of one.
+LONG = ("model.hidden_sizes=[64]", "model.dropout=0.2", "data.batch_size=32", "trainer.max_epochs=3")
+NUM_STEPS = 1719  # an epoch
+SHORT = (*SMALL, "trainer.max_epochs=1")
+NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
+NODES = (*NODES, "trainer.accelerator=cpu")
+
+
+def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s"):
+    """A sweep on the cluster as a process."""
+    where = (f"outputs={tmp_path}", f"sweep_name={name}")
+    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments, anew=True)
+
+
+def runs(tmp_path, name="s"):
+    return [Run(path.parent) for path in sorted((tmp_path / "sweeps" / name).glob("*/config.yaml"))]
+
+
+def the_run(slurm, tmp_path, name="s"):
+    """The only run of a sweep, once it has been submitted."""
+    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], 60, "the submission")
+    (run,) = runs(tmp_path, name)
+    return run
+
+
+def last_step(run):
+    """The last one that was logged."""
+    points = curves(run) if (run.directory / "metrics.csv").exists() else []
+    return int(points[-1][0]) if points else 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, mnist_root):
+    """The long run, never stopped."""
+    directory = tmp_path_factory.mktemp("whole")
+    arguments = (f"run_dir={directory / 'run'}", f"outputs={directory}", "test=false", "trainer.accelerator=cpu")
+    finish(start(*LONG, *arguments, OMP_NUM_THREADS="1"))
+    return Run(directory / "run")
+
+
+def assert_the_same(run, whole):
+    assert_same_bits(run.directory, whole.directory)
+    assert curves(run) == curves(whole)
+    assert run.result.metrics == whole.result.metrics
+
+
+def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    assert [run.result.status for run in runs(tmp_path)] == 4 * ["finished"]
+    ids = [run.submission["job_id"] for run in runs(tmp_path)]
+    assert len({job.split("_")[0] for job in ids}) == 1
+    assert all(run.starts[-1]["job"] == run.submission["job_id"] for run in runs(tmp_path))
+    assert "4/4 jobs, 0 failed" in output
+    assert "2 finished" in output
+    # Again: nothing is submitted. One more value: only that is.
+    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    assert [run.submission["job_id"] for run in runs(tmp_path)] == ids
+    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1,2"))
+    assert len({run.submission["job_id"] for run in runs(tmp_path)} - set(ids)) == 2
+
+
+def usr1(slurm, job):
+    slurm.run("scancel", "--signal=USR1", job)
+
+
+def preempt(slurm, job):
+    slurm.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true", timeout=60)
+
+
+def requeue(slurm, job):
+    slurm.run("scontrol", "requeue", job)
+
+
+@pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
+def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
+    process = submit(tmp_path, *LONG)
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
+    disturb(slurm, run.submission["job_id"])
+    output = finish(process)
+    assert run.result.requeues == 1
+    # It was saved at the step at which it stopped, not at the end of the epoch before.
+    log = log_of(run)
+    assert "Interrupted. The same command" in log
+    (step,) = re.findall(r"resumes from \S+, step (\d+)", log)
+    assert int(step) > 2000
+    assert int(step) % NUM_STEPS != 0
+    assert len(run.starts) == 3  # the submission, and two in the job
+    assert_the_same(run, whole)
+    assert "1/1 jobs, 0 failed" in output
+    # TensorBoard shows one curve, that of the run that was never stopped.
+    assert scalars(run)["train/loss_step"] == scalars(whole)["train/loss_step"]
+
+
+def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
+    process = submit(tmp_path, *LONG)
+    run = the_run(slurm, tmp_path)
+    slurm.wait(run.submission["job_id"], "RUNNING")
+    slurm.wait_for(lambda: "submitit" in log_of(run), 20, "the start of Python")
+    usr1(slurm, run.submission["job_id"])
+    assert len(run.starts) == 1, "training has started already"
+    finish(process)
+    assert run.result.requeues == 1
+    assert_the_same(run, whole)
+
+
+def log_of(run):
+    path = Path(run.submission["log"])
+    return path.read_text() if path.exists() else ""
+
+
+def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
+    process = submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2")
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    usr1(slurm, run.submission["job_id"])
+    finish(process)
+    assert run.result.requeues == 1
+    finish(submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2", name="undisturbed"))
+    (undisturbed,) = runs(tmp_path, "undisturbed")
+    assert undisturbed.result.requeues == 0
+    assert_the_same(run, undisturbed)
+
+
+def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path, mnist_root):
+    arguments = ("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never")
+    finish(start(*arguments))
+    (run,) = runs(tmp_path)
+    assert run.result.status == "finished"
+    assert "_" not in run.submission["job_id"]
+
+
+def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
+    finish(submit(tmp_path, *NODES, *SHORT, name="two"))
+    finish(submit(tmp_path, *SHORT, name="one"))
+    (two,), (one,) = runs(tmp_path, "two"), runs(tmp_path, "one")
+    for key, value in weights(one.directory).items():
+        torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
+    for name, value in one.result.metrics.items():
+        assert two.result.metrics[name] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
+    process = submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512")
+    slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
+    victim = runs(tmp_path)[2]
+    slurm.wait(victim.submission["job_id"], "RUNNING")
+    slurm.run("scancel", victim.submission["job_id"])
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert "1 of 4 jobs failed" in output
+    assert "is CANCELLED without a result" in output
+    assert victim.submission["log"] in output
+    assert [run.result.status for run in runs(tmp_path)].count("finished") == 3
+    assert victim.result.error.type == "Slurm"
+    # Rerunning submits only what is missing.
+    before = [run.submission for run in runs(tmp_path)]
+    finish(submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512"))
+    after = [run.submission for run in runs(tmp_path)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True]
+    assert victim.result.status == "finished"
+
+
+def test_submit_and_leave(slurm, tmp_path, mnist_root):
+    hold = "+cluster.options.hold=true"
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold))
+    first, second = runs(tmp_path)
+    for run in (first, second):
+        assert f"job {run.submission['job_id']}: {run.directory.name}" in output
+    summarize = ("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))
+    assert summarize[-1] in output
+    assert "2 queued" in finish(start(script=summarize))
+    # The same command takes up what is queued, and submits nothing.
+    finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false"))
+    assert [run.submission for run in runs(tmp_path)] == [first.submission, second.submission]
+    slurm.run("scontrol", "release", first.submission["job_id"].split("_")[0])
+    finish(submit(tmp_path, *SHORT, "seed=0,1"))
+    assert "2 finished" in finish(start(script=summarize))
+
+
+def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path, mnist_root):
+    # The first job fails within seconds, the others take longer than it takes to see that.
+    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", "cluster.num_jobs=2", "sweep.fail_fast=true")
+    process = submit(tmp_path, *LONG, *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "jobs failed; the same command runs them again, and continues with the others" in output
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    states = [run.result.status if run.result else None for run in runs(tmp_path)]
+    assert states.count("failed") == 1
+    assert None in states
+
+
+def trials(tmp_path):
+    found = open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
+    return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
+    """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
+    # Long enough that trials are left when both commands below have come.
+    arguments = (*LONG, "trainer.max_epochs=6", *search, "cluster.wait=false", "cluster.num_jobs=2")
+    output = finish(submit(tmp_path, *arguments))
+    first, second = re.search(r"2 jobs are searching: (\S+), (\S+)\n", output).groups()
+    assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
+
+    def under_way(job):
+        found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
+        return [run for run in found if last_step(run) > 100]
+
+    slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
+    more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=60)
+    assert f"jobs {first}, {second} are still searching with different settings" in more
+    slurm.run("scancel", second)
+    slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", 60, "its end")
+    output = finish(submit(tmp_path, *arguments))
+    assert re.search(rf"2 jobs are searching: {first}, (?!{second})\S+\n", output), output
+    slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], 90, "a trial of the first job")
+    slurm.run("scancel", "--signal=USR1", first)
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 6, 300, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    assert [run.result.status for run in runs(tmp_path)] == 6 * ["finished"]
+    assert len(trials(tmp_path)) == 6
+    # Taken by a job and started in it: six times, and once more for each that was under way when its job was ended.
+    assert 2 * 6 <= sum(len(run.starts) for run in runs(tmp_path)) <= 2 * (6 + 2)
+    assert all(run.submission["job_id"] == run.starts[-1]["job"] for run in runs(tmp_path))
+    assert {run.config["data"]["root"] for run in runs(tmp_path)} == {str(mnist_root)}
+    # It is over: the same command submits nothing.
+    output = finish(submit(tmp_path, *arguments))
+    assert "written: " in output
+    assert "jobs are searching" not in output
+
+
+def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
+    sizes = "sizes=zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"
+    momentum = ("optimizer.momentum=0.5,0.9", "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}")
+    search = ("hydra/sweeper=optuna", "optimizer=sgd,adamw", *momentum, sizes, "optimizer.lr=interval(0.001,0.01)")
+    further = ("hydra.sweeper.num_trials=4", "sweep.seeds=2", "cluster.wait=false", "cluster.num_jobs=2")
+    short = [each for each in SHORT if "hidden_sizes" not in each]
+    finish(submit(tmp_path, *short, *search, *further))
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 4, 300, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    found = {run.directory.name: run for run in runs(tmp_path)}
+    assert len(found) == 8
+    for trial in trials(tmp_path):
+        both = [found[name] for name in (trial.user_attrs["run"], *trial.user_attrs["other_runs"])]
+        assert [run.config["seed"] for run in both] == [0, 1]
+        assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in both) / 2)
+        for run in both:
+            assert (run.config["model"]["hidden_sizes"], run.config["model"]["dropout"]) in (
+                ([8], 0.0),
+                ([16], 0.1),
+            )
+            given = any(override.startswith("optimizer.momentum=") for override in run.overrides)
+            assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
+
+
+def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
+    """All that are under way at once: a job of Slurm's is the run of several trials."""
+    search = ("hydra/sweeper=optuna", "optimizer.lr=choice(0.01)", "hydra.sweeper.num_trials=3")
+    output = finish(submit(tmp_path, *SHORT, *search))
+    (run,) = runs(tmp_path)
+    assert len(run.starts) == 2  # submitted, and started
+    assert [trial.value for trial in trials(tmp_path)] == 3 * [run.result.objectives[0].value]
+    assert "3/3 jobs, 0 failed" in output
+
+
+def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
+    finish(submit(tmp_path, *LONG, "cluster.wait=false"))
+    (run,) = runs(tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 1800, 60, "the first epoch")
+    output = finish(start(script=("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))))
+    assert f"running: {run.directory.name} (step " in output
+    assert "val/acc 0." in output
+    slurm.run("scancel", run.submission["job_id"])
+
+
+def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
+    project = tmp_path / "project"
+    for name in ("src", "conf", "engine/src"):
+        shutil.copytree(ROOT / name, project / name)
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "conf"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
+    arguments += (f"outputs={tmp_path}", "sweep_name=s", "cluster.wait=false", "+cluster.options.hold=true")
+    finish(start(script=arguments, cwd=project, **environment_of(project)))
+    (project / "engine" / "src" / "leyden" / "train.py").write_text("raise SystemExit('xyzzy')\n")
+    shutil.rmtree(project / "conf")
+    (run,) = runs(tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    assert run.result.status == "finished"
+    code = next((tmp_path / "sweeps" / "s" / "code").iterdir())
+    assert (code / "engine" / "src" / "leyden" / "train.py").exists()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert run.starts[-1]["git"] == run.starts[0]["git"]
+    assert run.starts[-1]["git"]["sha"] == head
+    assert "xyzzy" not in str(run.starts[-1]["git"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cluster.partition=nowhere",), "invalid partition"),
+        (("cluster.mem_gb=1000",), "sbatch rejects this job"),
+        (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch rejects this job"),
+        (("cluster.setup=module",), "cluster.setup=module: must be a list of lines"),
+        (("cluster.wait=maybe",), "cluster.wait=maybe: must be true or false"),
+        (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
+        (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
+        (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
+        (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
+        (("cluster.partitoin=x",), "did you mean cluster.partition?"),
+        (
+            ("sweep=random", *NODES, "cluster.wait=false"),
+            "each job of a detached search must have one process; these have 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
+    process = submit(tmp_path, *SHORT, *arguments)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message.lower() in output.lower()
+    assert not runs(tmp_path)
+
+
+def test_dry_run_prints_the_script(slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.dry_run=true", "cluster.setup=[module load x]"))
+    assert "#SBATCH --array=0-1%2" in output
+    assert "#SBATCH --mem=1GB" in output
+    assert "#SBATCH --signal=USR1@60" in output
+    assert "#SBATCH --requeue" in output
+    assert "\nmodule load x\n" in output
+    assert not runs(tmp_path)
+
+
+def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
+    root = tmp_path / "data"
+    shutil.copytree(mnist_root, root)
+    arguments = (*SHORT, f"data.root={root}", "cluster.wait=false", "+cluster.options.hold=true")
+    finish(submit(tmp_path, *arguments))
+    shutil.rmtree(root)
+    (run,) = runs(tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    assert run.result.status == "failed"
+    assert "the dataset is missing, and download=false" in run.result.error.message
+
+
+def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
+    output, _ = submit(
+        tmp_path, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false"
+    ).communicate(timeout=120)
+    (run,) = runs(tmp_path)
+    assert run.result.error.where == PLACE_OF_BUG
+    assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
+    assert "# the bug" in Path(run.submission["log"]).read_text()
+
+
+def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
+    process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > 200, 60, "training")
+    usr1(slurm, run.submission["job_id"])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "requeued 1 times, more than cluster.max_requeues=0" in output
+    assert run.result.status == "failed"
+    assert run.result.requeues == 1
+
+
+def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
+    options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
+    arguments = (f"outputs={tmp_path}", *LONG, "test=false", "trainer.accelerator=cpu")
+    arguments += (f"data.root={ROOT / 'data'}",)
+    script = str(ROOT / "scripts" / "slurm.sh")
+    (tmp_path / "outputs").mkdir()
+    command = ["sbatch", "--parsable", f"--chdir={tmp_path}", f"--export=ALL,PYTHON={sys.executable}", *options]
+    job = subprocess.run([*command, script, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
+    job = job.stdout.strip()
+    run = Run(tmp_path / "outputs" / "slurm" / job)
+    for number, step in enumerate((1000, 3000), start=1):
+        slurm.wait_for(lambda step=step: last_step(run) > step, 90, f"step {step}")
+        usr1(slurm, job)
+        slurm.wait_for(lambda number=number: len(run.starts) > number, 60, "the next start")
+    slurm.wait(job, "COMPLETED", timeout=90)
+    assert run.result.requeues == 2
+    assert_the_same(run, whole)
+
+
+def test_many_tiny_jobs(slurm, tmp_path, mnist_root):
+    started = time.monotonic()
+    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
+    arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}", setup)
+    seeds = "seed=" + ",".join(map(str, range(40)))
+    output = finish(start(script=(*arguments, "sweep_name=s", seeds)))
+    assert [run.result.status for run in runs(tmp_path)] == 40 * ["finished"]
+    assert "40/40 jobs, 0 failed" in output
+    print(f"40 jobs: {time.monotonic() - started:.0f} s\n{slurm.run('sdiag')}")

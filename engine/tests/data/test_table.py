@@ -1,0 +1,325 @@
+import csv
+import io
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leyden.data.table import Table, read_columns
+
+COLUMNS = {"rooms": [1, 2, 3, 4, 5], "area": [10.5, 20.0, 30.0, 40.0, 50.0], "kind": ["a", "b", "a", "c", "b"]}
+WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "targets": "area", "classes": False}
+
+
+def write(root, columns, name="t.csv"):
+    if name.endswith(".npz"):
+        np.savez(root / name, **{key: np.array(values) for key, values in columns.items()})
+        return
+    if name.endswith(".parquet"):
+        pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'leyden[parquet]'")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(columns), root / name)
+        return
+    with (root / name).open("w", newline="") as file:
+        csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+
+
+def table(root, train=True, **changed):
+    return Table(str(root), train=train, **{**WHOLE, **changed})
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.npz", "t.parquet"])
+def test_each_row_is_in_one_of_the_sets(tmp_path, file):
+    write(tmp_path, COLUMNS, file)
+    sets = [table(tmp_path, train, file=file, inputs=["rooms"]) for train in (True, False)]
+    assert sorted(torch.cat([each.data for each in sets])[:, 0].tolist()) == [1, 2, 3, 4, 5]
+    assert [len(each.data) for each in sets] == [4, 1]
+    for each in sets:
+        assert torch.equal(each.targets, torch.tensor([COLUMNS["area"][int(n) - 1] for n in each.data[:, 0]]))
+        assert (each.target_names, each.facts) == (["area"], {"column_names": ["rooms"]})
+    assert torch.equal(table(tmp_path, file=file, inputs=["rooms"]).data, sets[0].data)
+
+
+def test_classes_of_any_kind(tmp_path):
+    write(tmp_path, COLUMNS)
+    made = table(tmp_path, inputs=["rooms"], targets="kind", classes=True)
+    assert made.classes == ["a", "b", "c"]
+    assert [made.classes[k] for k in made.targets] == [COLUMNS["kind"][int(n) - 1] for n in made.data[:, 0]]
+    whole = table(tmp_path, inputs=["area"], targets="rooms", classes=True)
+    assert whole.classes == ["1", "2", "3", "4", "5"]
+
+
+def classified(root, name, labels):
+    """The classes of a table, and the name that each row gets."""
+    write(root, {"x": list(range(len(labels))), "y": labels}, name)
+    write(root, {"x": [0.0], "y": labels[:1]}, f"test_{name}")
+    made = table(root, file=name, test_file=f"test_{name}", targets="y", classes=True)
+    return made.classes, [made.classes[k] for k in made.targets]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["01", "1", "001"],
+        ["12345678901234567890", "12345678901234567891"],
+        ["1_0", "10"],
+        ["٣", "3"],
+        ["1.0", "1", "1e0", " 1"],
+        ["True", "true", "a\nb", 'a"b'],
+        ["nan", "NA", "None"],
+    ],
+)
+def test_a_class_column_of_a_csv_stays_text(tmp_path, labels):
+    classes, names = classified(tmp_path, "t.csv", labels)
+    assert names == labels
+    assert len(classes) == len(labels)
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.npz", "t.parquet"])
+def test_classes_that_are_whole_numbers_are_in_their_order_and_others_in_that_of_texts(tmp_path, file):
+    assert classified(tmp_path, file, [10, 9, -1, 0])[0] == ["-1", "0", "9", "10"]
+    assert classified(tmp_path, file, ["10", "9", "x"])[0] == ["10", "9", "x"]
+    assert classified(tmp_path, file, ["10", "9", "01"])[0] == ["01", "10", "9"]
+
+
+@pytest.mark.parametrize("file", ["t.npz", "t.parquet"])
+def test_a_class_of_a_typed_column_is_its_value(tmp_path, file):
+    far = [12345678901234567890, 12345678901234567891]
+    assert classified(tmp_path, file, np.array(far, np.uint64))[0] == list(map(str, far))
+    assert classified(tmp_path, file, [True, False])[0] == ["False", "True"]
+    assert classified(tmp_path, file, [2.0, 10.0, 1.0]) == (["1", "2", "10"], ["2", "10", "1"])
+    with pytest.raises(
+        ValueError, match=r"column y is 0.5 in row 2; must be a class: a text, a whole number, true or"
+    ):
+        classified(tmp_path, file, [1.0, 0.5])
+    with pytest.raises(ValueError, match=r"column y is nan in row 2; must be a class"):
+        classified(tmp_path, file, [1.0, float("nan")])
+
+
+@pytest.mark.parametrize("cell", ["1_0", "٣", "１", "0x10", "1,5", "1 000", "1e", "True", "1\x1f2", "", " "])
+def test_a_number_is_ascii_decimal_or_refused(tmp_path, cell):
+    write(tmp_path, {"a": ["1", cell], "b": [1, 2]})
+    with pytest.raises(ValueError, match=r"t\.csv: column a is .* in row 2, not a number"):
+        table(tmp_path, targets="b")
+
+
+def test_numbers_in_all_their_forms(tmp_path):
+    cells = ["1", "-2.5", "+3", " 4 ", ".5", "5.", "1e3", "2E-1", "007"]
+    write(tmp_path, {"a": cells, "b": range(9)})
+    write(tmp_path, {"a": [1], "b": [1]}, "u.csv")
+    made = table(tmp_path, targets="b", test_file="u.csv")
+    assert made.data[:, 0].tolist() == torch.tensor([1, -2.5, 3, 4, 0.5, 5, 1000, 0.2, 7]).tolist()
+
+
+def test_a_number_that_float32_does_not_hold_is_refused(tmp_path):
+    write(tmp_path, {"a": [1, "1e39"], "b": [1, 2]})
+    with pytest.raises(ValueError, match=r"column a is 1e39 in row 2; must be a number"):
+        table(tmp_path, targets="b")
+
+
+def test_numbers_of_rows_that_pandas_has_written_are_no_input(tmp_path):
+    write(tmp_path, {"": range(5), **COLUMNS})
+    with pytest.raises(
+        ValueError, match="column '' is pandas' index; save without it, or select columns by inputs"
+    ):
+        table(tmp_path)
+    assert table(tmp_path, inputs=["rooms"]).facts == {"column_names": ["rooms"]}
+
+
+TEXT = "a,b\n1,2\n3,é\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_an_encoding_that_is_certain_is_read(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes(TEXT.encode(encoding))
+    assert read_columns(tmp_path, "t.csv")["b"].tolist() == ["2", "é"]
+
+
+def saved(name):
+    def write_to(root):
+        path = root / "whole.npz"
+        np.savez(path, a=np.arange(9), b=np.arange(9))
+        return path.read_bytes()[: {"cut": -40, "empty": 0}[name]]
+
+    return write_to
+
+
+def array(save, *columns, **named):
+    def write_to(root):
+        save(file := io.BytesIO(), *columns, **named)
+        return file.getvalue()
+
+    return write_to
+
+
+def parquet_cut(root):
+    write(root, COLUMNS, "whole.parquet")
+    return (root / "whole.parquet").read_bytes()[:-30]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("t.csv", TEXT.encode("latin-1"), "line 3: byte 0xe9 is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"),
+        ("t.csv", TEXT.encode("cp1252"), "line 3: byte 0xe9 is not UTF-8"),
+        ("t.csv", TEXT.encode("utf-16")[:-1], "is truncated or damaged: its byte order mark says UTF-16"),
+        ("t.csv", TEXT.encode("utf-16-le"), "UTF-8"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16-le"), "holds NUL characters"),
+        ("t.csv", array(np.savez, a=np.arange(3)), "is a zip archive, such as .xlsx or .docx"),
+        ("t.csv", array(np.save, np.arange(3)), "is not UTF-8"),
+        (
+            "t.csv",
+            b"a;b\n1,5;2,5\n",
+            "is separated by semicolons; must be separated by commas, with decimal points",
+        ),
+        ("t.csv", b"a\tb\n1\t2\n", "is separated by tabs"),
+        (
+            "t.csv",
+            b'a,b\n"1,5",2\n3,4\n',
+            "column a is '1,5' in row 1, not a number; decimals are written with a point",
+        ),
+        ("t.csv", b'a,b\n"1"5,2\n', "line 2: ',' expected after '\"'"),
+        ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n', "line 4: unexpected end of data"),
+        ("t.csv", b"a,a\n1,2\n", "has two columns with the same name"),
+        ("t.npz", saved("cut"), "can't be read (File is not a zip file)"),
+        ("t.npz", saved("empty"), "is not an .npz file"),
+        ("t.npz", array(np.savez), "is not an .npz file"),
+        ("t.npz", b"a,b\n1,2\n", "is not an .npz file"),
+        ("t.npz", array(np.save, np.arange(3)), "is one array (.npy); must be arrays by name"),
+        ("t.npz", array(np.savez, a=np.array([{}, 1]), b=np.arange(2)), "Object arrays cannot be loaded"),
+        ("t.npz", array(np.savez, a=np.array(3), b=np.array(3)), "a has shape (); must be a column, shape (N,)"),
+        ("t.npz", array(np.savez, a=np.ones((2, 2)), b=np.ones(2)), "a has shape (2, 2); must be a column"),
+        ("t.npz", array(np.savez, a=np.ones(3), b=np.ones(2)), "must have columns of equal length"),
+        ("t.npz", array(np.savez, a=np.ones(2, complex), b=np.ones(2)), "column a is complex128, not numbers"),
+        ("t.npz", array(np.savez, a=np.array([b"x", b"y"]), b=np.ones(2)), "column a is |S1, not numbers"),
+        ("t.parquet", parquet_cut, "can't be read"),
+        ("t.parquet", b"", "can't be read"),
+        ("t.parquet", b"a,b\n1,2\n", "must be a whole Parquet file"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_a_line_that_names_it(tmp_path, file, content, message):
+    if file.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'leyden[parquet]'")
+    (tmp_path / file).write_bytes(content(tmp_path) if callable(content) else content)
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        table(tmp_path, file=file, targets="b")
+    assert str(refused.value).startswith(str(tmp_path / file))
+    assert "\n" not in str(refused.value)
+
+
+def test_nothing_in_a_table_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    np.savez(tmp_path / "t.npz", a=np.array([Evil(), 1]), b=np.arange(2))
+    (tmp_path / "u.npz").write_bytes(pickle.dumps(Evil()))
+    for file in ("t.npz", "u.npz"):
+        with pytest.raises(ValueError, match=file):
+            table(tmp_path, file=file, targets="b")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_table_that_can_not_be_opened_is_named(tmp_path):
+    (tmp_path / "t.csv").symlink_to("t.csv")
+    (tmp_path / "u.csv").mkdir()
+    os.mkfifo(tmp_path / "v.csv")
+    for file in ("t.csv", "u.csv", "v.csv"):
+        with pytest.raises(OSError, match=f"{file} is not a regular file"):
+            table(tmp_path, file=file)
+
+
+def test_a_last_row_that_may_be_cut_is_announced(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,45")
+    read_columns(tmp_path, "t.csv")
+    assert "t.csv: has no line end after its last row" in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,45\n")
+    read_columns(tmp_path, "t.csv")
+    assert not capsys.readouterr().err
+
+
+REFUSED = {
+    "latin.csv": ("rooms,area,price\n1,2,é\n" * 9).encode("latin-1"),
+    "german.csv": b"rooms;area;price\n1,5;2;3\n",
+    "book.csv": b"PK\x03\x04\xff",
+    "cut.npz": b"PK\x03\x04",
+    "cut.parquet": b"PAR1",
+}
+
+
+def test_train_and_predict_refuse_such_a_table_in_a_line(cli, tmp_path, small_root):
+    for file, content in REFUSED.items():
+        (tmp_path / file).write_bytes(content)
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    run, places = tmp_path / "run", {name: path for path in tmp_path.iterdir() if (name := path.name) != "outputs"}
+    given = ("data=table", "task=regression", "callbacks=bare", "model.hidden_sizes=[4]", "trainer.max_epochs=1")
+    good = (f"data.root={small_root}", "data.dataset.file=houses.csv", "data.dataset.targets=price")
+    code, _, err = cli("train", f"run_dir={run}", *given, *good)
+    assert code == 0, err
+    for file, path in places.items():
+        for verb, arguments in (
+            ("train", (f"data.root={tmp_path}", f"data.dataset.file={file}", "data.dataset.targets=price", *given)),
+            ("predict", (f"run={run}", f"table={path}")),
+        ):
+            code, _, err = cli(verb, *arguments)
+            assert (code, err.count("\n")) == (2, 1), (verb, file, err)
+            assert file in err
+            assert err.startswith("leyden: ")
+
+
+def test_several_numbers_and_a_test_set_of_its_own(tmp_path):
+    write(tmp_path, COLUMNS)
+    write(tmp_path, {key: values[:2] for key, values in COLUMNS.items()}, "u.csv")
+    given = {"test_file": "u.csv", "inputs": ["rooms"], "targets": ["area", "rooms"]}
+    train, test = (table(tmp_path, train, **given) for train in (True, False))
+    assert (train.targets.shape, test.targets.shape) == ((5, 2), (2, 2))
+    assert test.targets.tolist() == [[10.5, 1.0], [20.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "column kind is 'a' in row 1, not a number; select columns by inputs"),
+        ({"targets": "price"}, "t.csv: has no column price; it has rooms, area, kind"),
+        ({"inputs": ["doors"]}, "has no column doors"),
+        ({"targets": ["area", "rooms"], "classes": True}, "must be a column, or several columns of numbers"),
+        ({"test_size": 1.0}, "test_size=1.0: must be a part"),
+        ({"test_size": 0.99, "inputs": ["rooms"]}, "t.csv: test_size=0.99 of 5 rows leaves nothing to train on"),
+        ({"file": "../t.csv"}, "must be the name of a file in root"),
+        ({"file": "t.xlsx"}, "must be the name of a"),
+        ({"file": "none.csv"}, "there is no none.csv"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, changed, message):
+    write(tmp_path, COLUMNS)
+    with pytest.raises((ValueError, OSError), match=message):
+        table(tmp_path, **changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3\n", "line 3: has 1 values for 2 columns"),
+        ("a,b\n1,2\nnan,4\n", "column a is nan in row 2; must be a number"),
+        ("a,b\n1,2\n,4\n", "column a is '' in row 2, not a number"),
+        ("", "has no row; must"),
+        ("a,b\n", "has no row; must have named columns, and a row per sample"),
+        ('a,b\n1,2\n"' + "3" * 140_000, "t.csv, line 3: field larger than field limit"),
+    ],
+)
+def test_a_row_that_lacks_something_is_named(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, targets="b")
+
+
+def test_a_class_that_training_does_not_know_is_named(tmp_path):
+    write(tmp_path, COLUMNS)
+    write(tmp_path, {**COLUMNS, "kind": ["d"] * 5}, "u.csv")
+    with pytest.raises(ValueError, match=r"u.csv: kind is d, which t.csv does not have"):
+        table(tmp_path, train=False, test_file="u.csv", inputs=["rooms"], targets="kind", classes=True)

@@ -1,0 +1,68 @@
+"""What on the pages stands for something else, what is run shorter than it is typed, and what can't be run, with why."""
+
+# What is typed, as a pattern of a whole word or of its value: what is run.
+STANDS_FOR = {
+    r"…/outputs/proof/NAME": "outputs/proof/NAME",
+    r"…": "",
+    r"(?<==)DIR\b|^DIR$": "outputs/mnist_mlp/a",
+    r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
+    r"^B$|(?<=,)B(?=\])": "outputs/mnist_mlp/b",
+    r"outputs/mnist_mlp/2026-11-24_12-00-00_000000": "outputs/mnist_mlp/a",
+    r"(?<=NAME=)kanlab$": "my_own",
+}
+# Typed values that only make a command longer: what is run instead.
+SHORTER = {
+    "hydra.sweeper.num_trials=50": "hydra.sweeper.num_trials=2",
+    "hydra.sweeper.num_trials=8": "hydra.sweeper.num_trials=2",
+    "trainer.max_epochs=10": "trainer.max_epochs=6",
+}
+# Defaults of the copy in which the commands run, as file: {what stands there: what the copy has}.
+SHORT = {
+    "engine/src/leyden/conf/trainer/auto.yaml": {
+        "limit_train_batches: 1.0": "limit_train_batches: 2",
+        "limit_val_batches: 1.0": "limit_val_batches: 1",
+        "limit_test_batches: 1.0": "limit_test_batches: 1",
+    },
+    "conf/experiment/finetune.yaml": {
+        "val_size: 59000": "val_size: 5000",
+        "limit_val_batches: 5": "limit_val_batches: 1",
+    },
+    "engine/src/leyden/sweep/sweep.py": {
+        "MAX_DRY_BUILDS = 30": "MAX_DRY_BUILDS = 1"
+    },  # of any number of jobs, some are built
+    "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
+}
+# Beginnings of commands that are not run; their words are checked as far as that can be without running them.
+NOT_RUN = {
+    "git clone": "the copy in which the commands run is the clone",
+    "git remote": "tests/test_extend.py merges a newer engine with git",
+    "git fetch": "as git remote",
+    "git merge": "as git remote",
+    "cd ": "commands run in the copy's folder",
+    "source ": "python is that of the tests",
+    "pip install": "needs the package index; the extra is looked up",
+    ".venv/bin/python -m pip": "needs the package index; .ci/run starts with it",
+    "python -m venv": "as the line before",
+    "uv sync": "needs the package index, and uv",
+    "sbatch ": "needs a cluster, tests/cluster has one; its overrides are composed",
+    "make setup": "needs the package index; .ci/run starts with what it does",
+    "make tensorboard": "serves until it is ended; tests/browser looks at it",
+    "make -C engine": "is a step of .ci/run, but for the benchmarks, which take 25 minutes",
+    "make mine NAME=kanlab ENGINE=": "tests/test_distribution.py does it",
+    "git rm -rq engine": "tests/test_extend.py takes a newer engine",
+    "git checkout leyden": "as the line before",
+    'git commit -m "Newer library"': "as the line before",
+    "make test": "is what runs this",
+    "make check": "is a step of .ci/run",
+    "make docs": "is a step of .ci/run",
+    "make help": "prints the Makefile",
+    "python scripts/": "takes long; its options are looked up",
+    "python engine/bench/": "as the line before",
+}
+# Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
+NOT_HERE = {
+    "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
+    "cluster=": "needs a cluster: tests/cluster has one",
+    "compile=true": "needs a C++ compiler: tests/test_contracts.py compiles each network",
+    "env=true": "needs the package index",
+}

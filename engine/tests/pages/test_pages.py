@@ -1,0 +1,53 @@
+"""Every command and file of README.md and docs/*.md: each page is done from its beginning to its end, and trains, shortly.
+
+`tests/pages/stands_for.py` has what stands for something else, and what is not run.
+"""
+
+import re
+
+import pytest
+
+from leyden.config.paths import ROOT
+from tests import ENGINE
+from tests.pages.commands import PAGES, steps
+from tests.pages.short import Project
+from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORTER, STANDS_FOR
+
+# tests/test_distribution.py takes a project through that page, with an installed library.
+WITH_STEPS = [page for page in PAGES if steps(page) and page != "adopt"]
+TYPED = "\n".join(path.read_text() for path in PAGES.values())
+
+
+def do(copy, page):
+    """Do a page; what fails is named by its line."""
+    for step in steps(page):
+        try:
+            output = copy.do(step)
+        except AssertionError as error:
+            raise AssertionError(f"{PAGES[page].name}:{step.line}: {step.typed or step.path}\n{error}") from None
+        jobs = re.search(r"  # (\d+) jobs", step.typed)
+        if jobs:
+            if copy.really:
+                output = Project(copy.copy, really=False).do(step)
+            assert len(re.findall(r"^\d+: ", output, re.MULTILINE)) == int(jobs[1]), step.typed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_STEPS)
+def test_each_command_of_a_page_does_what_it_should(project, page):
+    do(project(really=True), page)
+
+
+def test_nothing_stands_for_what_no_page_has():
+    words = [word for page in PAGES for step in steps(page) for word in step.typed.split()]
+    assert [typed for typed in SHORTER if typed not in words] == []
+    assert [typed for typed in NOT_HERE if typed not in TYPED] == []
+    assert [typed for typed in NOT_RUN if typed not in TYPED] == []
+    assert [pattern for pattern in STANDS_FOR if not any(re.search(pattern, word) for word in words)] == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ENGINE / "CONTRIBUTING.md", ENGINE / "CHANGELOG.md"])
+def test_no_link_is_dead(path):
+    """Those of docs/ are checked by mkdocs, which is strict."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target

@@ -1,0 +1,115 @@
+"""macOS and Windows, as far as they can be had on Linux: what they lack is taken away before anything of Leyden is imported."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from hydra_plugins.leyden_launchers import ClusterLauncher
+from leyden.config.errors import UserError
+from leyden.config.paths import LIBRARY, ROOT
+from leyden.data.streamed import SeededSamples
+from leyden.data.workers import Workers
+from leyden.run.directory import Run
+from leyden.run.lock import acquire, is_held
+from tests.conftest import SMALL, assert_same_bits
+from tests.example import OWN
+
+PLATFORMS = ("win32", "darwin")
+MODULES = [
+    path.relative_to(LIBRARY.parent).with_suffix("")
+    for path in sorted(LIBRARY.rglob("*.py"))
+    if "egg-info" not in str(path)
+]
+NAMES = [".".join(path.parts).removesuffix(".__init__") for path in MODULES]
+# Copies of this one alone import it, on Linux.
+NAMES.remove("leyden.sweep.warm")
+
+
+def on(platform, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-m", "tests.platforms.fake", platform, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.slow
+def test_every_module_is_imported(platform):
+    assert {"leyden.train", f"{OWN}.models.mlp", "hydra_plugins.leyden_launchers"} <= {*NAMES}
+    assert f"imported {len(NAMES)}" in on(platform, *NAMES).stdout
+
+
+@pytest.fixture
+def small(tmp_path, mnist_root):
+    return (*SMALL, "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0", f"outputs={tmp_path}")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.slow
+def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
+    done = on(platform, "train", *small, f"run_dir={tmp_path / platform}")
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / platform).result.metrics["test/acc"] > 0
+    assert "failed" not in done.stderr
+    assert ("on Windows a run can't save" in done.stderr) is (platform == "win32")
+    assert cli("train", *small, f"run_dir={tmp_path / 'linux'}")[0] == 0
+    assert_same_bits(tmp_path / platform, tmp_path / "linux")
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_in_processes_that_import_for_themselves(small, tmp_path):
+    # On Windows by the same way; Python's own of starting processes here needs signals that are not there.
+    done = on("darwin", "train", "-m", *small, "seed=0,1", "sweep_name=s", "cluster.num_jobs=2")
+    assert done.returncode == 0, done.stderr
+    results = [Run(path.parent).result for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert [result.status for result in results] == ["finished", "finished"]
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    def fake(module):
+        monkeypatch.setattr(f"{module}.sys", SimpleNamespace(platform="win32"))
+
+    return fake
+
+
+def test_slurm_is_refused_on_windows(windows):
+    windows("hydra_plugins.leyden_launchers")
+    with pytest.raises(UserError, match="clusters can't be used from Windows; cluster=local"):
+        ClusterLauncher(OmegaConf.create({"wait": True}), "slurm").setup()
+
+
+def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path):
+    windows("leyden.run.lock")
+    directory = tmp_path / "run"
+    assert not is_held(directory)
+    with acquire(directory, timeout_s=0):
+        assert is_held(directory)
+        with pytest.raises(UserError, match="in use by"), acquire(directory, timeout_s=0):
+            pass
+    assert not directory.exists()
+    with acquire(directory, timeout_s=0):
+        (directory / "config.yaml").touch()
+    assert not is_held(directory)
+    assert (directory / "config.yaml").exists()
+
+
+def test_workers_that_read_import_for_themselves(monkeypatch):
+    samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
+    monkeypatch.setattr("leyden.data.workers.sys", SimpleNamespace(platform="darwin"))
+    workers = Workers(samples, 1)
+    monkeypatch.undo()
+    ((inputs_NI, targets_N),) = workers.map([(0, [0])])
+    assert (inputs_NI.tolist(), targets_N.tolist()) == ([[1.0, 2.0]], [3])
+    assert type(workers._processes[0]).__name__ == "SpawnProcess"
+    workers.close()

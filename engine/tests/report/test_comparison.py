@@ -1,0 +1,127 @@
+"""`compare`: two groups of runs, what it says of them, and what it refuses."""
+
+import functools
+import json
+
+import pytest
+
+from leyden import compare
+from tests.report.test_summary import OBJECTIVE, write
+
+
+@pytest.fixture
+def call(called):
+    return functools.partial(called, compare)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Three settings of four seeds: two that are alike, and one that is worse."""
+    for lr, values in (
+        ("0.1", (0.3, 0.4, 0.5, 0.6)),
+        ("0.2", (0.31, 0.38, 0.52, 0.6)),
+        ("0.3", (1.3, 1.4, 1.5, 1.7)),
+    ):
+        for seed, value in enumerate(values):
+            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value)
+    return tmp_path
+
+
+def test_two_settings_of_a_sweep(call, sweep):
+    text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.3")
+    assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
+    assert "Verdict: A is better" in text
+    assert "(4 pairs with the same seed)" in text
+    assert "in which A is better: 100 %" in text
+    assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
+    assert "setting" not in text
+    text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
+    assert "Verdict: can't be told apart" in text
+    assert "more seeds of each" in text
+
+
+def test_the_same_for_other_programs(call, sweep):
+    found = json.loads(call("s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
+    assert found["objective"] == OBJECTIVE
+    assert found["a"]["n"] == found["b"]["n"] == found["num_pairs"] == 4
+    assert found["a"]["mean"] == pytest.approx(1.475)
+    assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
+    assert found["b"]["num_settings"] == 2
+    assert [path.rpartition("/")[2] for path in found["b"]["runs"]] == [f"0.1_{seed}" for seed in range(4)]
+    low, high = found["interval"]
+    assert found["difference"] == pytest.approx(1.025)
+    assert 0 < low < 1.025 < high
+    assert found["probability_of_improvement"] == 0
+    assert found["better"] == "b"
+    assert found["verdict"] == "b is better"
+    assert found["further_seeds"] is None
+    assert found["differs"] == {"optimizer.lr": {"a": 0.3, "b": 0.1}}
+
+
+def test_folders_of_which_the_best_setting_is_named(call, sweep):
+    for seed, value in enumerate((0.1, 0.2)):
+        overrides = [f"seed={seed}", "model.hidden_sizes=[64]", f"name=r{seed}"]
+        write(sweep / "other" / str(seed), overrides, value=value)
+    write(sweep / "other" / "2", ["model.hidden_sizes=[64]", "seed=2"], status="failed")
+    (sweep / "other" / "sweep.json").write_text(json.dumps({"average_over": ["seed", "name"]}))
+    text = call("s", "other")
+    assert "optimizer.lr=0.1 (the best of 3)" in text
+    assert "selected by these values" in text
+    assert "2 (1 failed)" in text
+    assert "Verdict: n too small to tell; at least 3 of each are needed" in text
+    assert "interval" not in text
+    # What varies within a group is no difference between the two.
+    assert json.loads(call("s", "other", "format=json"))["differs"] == {
+        "model.hidden_sizes": {"a": [512], "b": [64]},
+    }
+
+
+def test_two_run_directories(call, sweep):
+    text = call("s/0.1_0", "s/0.1_1")
+    assert "Verdict: n too small to tell" in text
+    assert "Nothing differs in the configuration, apart from seed." in text
+
+
+def test_other_values_of_what_a_mean_is_over_make_no_pairs(call, sweep):
+    for seed in range(3):
+        write(sweep / "late" / str(seed), [f"seed={seed + 4}"], value=0.9 + 0.1 * seed)
+    text = call("s", "late")
+    assert "Verdict: A is better" in text
+    assert "(not paired)" in text
+
+
+def test_copies_of_a_run_are_one(call, sweep):
+    for copy in "abc":
+        write(sweep / "copies" / copy, ["seed=0"], value=0.1)
+    text = call("s", "copies")
+    assert "1 (of 3 runs, some of them repetitions)" in text
+    assert "n too small" in text
+
+
+def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
+    write(sweep / "accuracy", ["seed=0"], value=0.9, objective={"metric": "val/acc", "mode": "max"})
+    write(sweep / "many", [], objective={"metric": ["val/loss", "n"], "mode": ["min", "min"]}, status=None)
+    write(sweep / "none", [], objective=None, status=None)
+    write(sweep / "failed", ["seed=0"], status="failed")
+    for arguments, message in (
+        ((), "two groups are needed"),
+        (("s",), "two groups are needed"),
+        (("s", "a=seed=1"), "two groups are needed"),
+        (("s", "s"), "is in both groups, like 12 of 12 runs in all"),
+        (("s", "s/0.1_0"), "s/0.1_0: is in both groups, like 1 of 12 runs in all"),
+        (("s", "nowhere"), "nowhere: there is no run in or below it"),
+        (("s", "accuracy"), "A has the objective val/loss (min), B has val/acc (max): both must have the same one"),
+        (("many", "many", "a=seed=0", "b=seed=1"), "b=seed=1: no run matches this"),
+        (("s", "many"), "A has the objective val/loss (min), B has val/loss (min), n (min)"),
+        (("s", "none"), "B has none"),
+        (("s", "failed"), "failed: none of 1 runs has finished"),
+        (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; for example a='val/acc"),
+        (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
+        (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
+        (("s", "failed", "none"), "none: at most 2 folders can be given"),
+        (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, format="),
+    ):
+        text = call(*arguments)
+        assert text.startswith("leyden: "), arguments
+        assert message in text, arguments
+        assert len(text.splitlines()) == 1, arguments

@@ -1,0 +1,66 @@
+"""What is printed after a run are commands that hold."""
+
+import shlex
+
+import pytest
+
+from tests.conftest import QUICK
+
+FEW = (*QUICK, "trainer.max_epochs=1")
+
+
+@pytest.fixture
+def after(cli, tmp_path):
+    """Trains; returns the printed commands by what they are for, and a function that runs one."""
+
+    def after(*arguments):
+        code, out, err = cli("train", f"run_dir={tmp_path / 'run'}", *FEW, *arguments)
+        assert code == 0, err
+        lines = [line.strip() for line in out.partition("next steps:\n")[2].splitlines()]
+        return {
+            purpose.removesuffix(":"): command for purpose, command in zip(lines[::2], lines[1::2], strict=True)
+        }
+
+    return after
+
+
+def typed(command):
+    program, verb, *arguments = shlex.split(command)
+    assert program.rpartition("/")[2] == "leyden"
+    return verb, arguments
+
+
+def test_they_can_be_pasted(cli, after):
+    steps = after("model.dropout=0.5", "test=false", "logger=csv")
+    assert list(steps) == ["evaluate it on the test set", "train on", "try other learning rates"]
+    evaluate, longer, sweep = map(typed, steps.values())
+    code, out, err = cli(evaluate[0], *evaluate[1])
+    assert code == 0, err
+    assert "test/acc" in out
+    code, out, err = cli(longer[0], *longer[1])
+    assert code == 0, err
+    assert "epoch 2/2" in out
+    code, out, err = cli(sweep[0], *sweep[1], "dry_run=true")
+    assert code == 0, err
+    for rate in ("0.0003", "0.001", "0.003"):
+        assert f"optimizer.lr={rate}" in out
+    assert "test=false" in longer[1]  # what was refused is not asked for
+
+
+def test_tensorboard_is_named_where_there_is_something_to_see(after, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "tensorboard.main --logdir=run " in after()["view it"] + " "
+
+
+def test_a_schedule_ends_with_its_run(after):
+    assert "train on" not in after("scheduler=onecycle")
+
+
+def test_a_run_without_a_learning_rate(after):
+    steps = after("logger=none", "~optimizer.lr", "optimizer._target_=torch.optim.Adam", "~optimizer.rho")
+    assert "try other learning rates" not in steps
+    assert [*steps][-1] == "all runs so far"
+
+
+def test_a_try_has_none(after):
+    assert after("+trainer.fast_dev_run=true") == {}

@@ -1,0 +1,501 @@
+import csv
+import functools
+import json
+import os
+import shutil
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from leyden import compare
+from leyden import summarize as command
+from leyden.config.checks import PARTS
+from leyden.config.errors import UserError
+from leyden.report import summary
+from leyden.report.ranking import merge_rows, varying_keys
+from leyden.report.records import read_records
+from leyden.run import files
+from leyden.run.identity import RunIdentity
+from leyden.testing.cases import compose
+
+OBJECTIVE = {"metric": "val/loss", "mode": "min"}
+
+
+@functools.cache
+def of_groups(*groups):
+    return compose("optimizer.lr=0.1", *groups)
+
+
+@functools.cache
+def composed(overrides):
+    """What a run of these overrides keeps as its configuration; Hydra composes once for each choice of groups."""
+    groups = [text for text in overrides if text.partition("=")[0] in PARTS]
+    cfg = of_groups(*groups).copy()
+    for key, _, value in (text.partition("=") for text in overrides if text not in groups):
+        OmegaConf.update(cfg, key, yaml.safe_load(value))
+    return RunIdentity.of(cfg, {}).saved_config
+
+
+def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE):
+    """A run directory as a run writes it."""
+    directory.mkdir(parents=True)
+    config = {**composed(tuple(overrides)), "objective": objective}
+    (directory / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
+    (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides}]))
+    if status:
+        result = {
+            "status": status,
+            "objective": {**objective, "value": value},
+            "metrics": {objective["metric"]: value} if isinstance(objective, dict) and value is not None else {},
+            "epochs": 3,
+            "seconds": 2.0,
+            "optimizer_steps": 30,
+            "samples_per_second": 100.0,
+            "error": error,
+        }
+        (directory / "result.json").write_text(json.dumps(result))
+
+
+def summarize(directory):
+    summary.summarize(directory)
+
+
+def rows(directory):
+    with (directory / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_sweep_says_what_a_mean_is_over(tmp_path, capsys):
+    for size in (1, 2):
+        for lr, value in (("0.01", 0.1 * size), ("0.02", 0.3)):
+            overrides = [f"optimizer.lr={lr}", f"model.hidden_sizes=[{size}]"]
+            write(tmp_path / f"{size}-{lr}", overrides, value=value)
+    for described, num in ((["model.hidden_sizes"], 2), (["optimizer.lr"], 2), ([], 4)):
+        (tmp_path / "sweep.json").write_text(json.dumps({"average_over": described}))
+        summarize(tmp_path)
+        found = rows(tmp_path)
+        assert len(found) == num
+        assert not {*found[0]} & {*described}
+    (tmp_path / "sweep.json").write_text(json.dumps({"average_over": "seed"}))
+    summarize(tmp_path)
+    assert "is not a valid sweep description" in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 4
+
+
+def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
+    minimum = {"metric": "val/loss", "mode": "min"}
+    for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
+        for fold, value in enumerate(values):
+            typed = [f"optimizer.lr={lr}", f"data.fold={fold}", "seed=0"]
+            write(tmp_path / f"{lr}_{fold}", typed, value=value, objective=minimum)
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    assert [row["optimizer.lr"] for row in found] == ["0.02", "0.01"]
+    assert [row["n"] for row in found] == ["3", "3"]
+    assert float(found[0]["objective"]) == pytest.approx(0.33)
+    assert "data.fold" not in found[0]
+    # One setting with several folds is a row, and its picture shows the folds.
+    for path in (tmp_path / "0.01_0", tmp_path / "0.01_1", tmp_path / "0.01_2"):
+        shutil.rmtree(path)
+    summarize(tmp_path)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
+    write(tmp_path / "a", ["optimizer.lr=0.01", "seed=0", "sweep_name=x"], value=0.3)
+    write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1", "sweep_name=x"], value=0.5)
+    write(tmp_path / "c", ["seed=0"], value=0.2)  # the default of optimizer.lr
+    write(
+        tmp_path / "d", ["optimizer.lr=10"], status="failed", error={"type": "FloatingPointError", "message": "nan"}
+    )
+    write(tmp_path / "e", ["optimizer.lr=1"], status="pruned", value=0.9)
+    write(tmp_path / "f", ["optimizer.lr=2"], status=None)
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
+    assert list(found[0]) == columns
+    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1", "10", "2"]
+    assert float(found[1]["objective"]) == pytest.approx(0.4)
+    assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
+    assert found[1]["status"] == "2 finished"
+    out = capsys.readouterr().out
+    assert f"leyden evaluate run={tmp_path / 'c'}" in out
+    assert "failed: d (FloatingPointError: nan)" in out
+    assert "pruned: e" in out
+    assert "interrupted: f" in out
+    assert out.splitlines()[1].split() == ["0.1", "0.2000", "1", "3", "2", "finished"]
+    markdown = (tmp_path / "summary.md").read_text()
+    assert "| 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
+
+
+def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_path, capsys):
+    maximum = {"metric": "val/acc", "mode": "max"}
+    write(tmp_path / "a", ["optimizer.lr=0.5", "seed=0"], status="pruned", value=0.99, objective=maximum)
+    for name, lr, seed, value in (
+        ("b", 0.1, 0, 0.98),
+        ("c", 0.1, 1, 0.9),
+        ("d", 0.2, 0, 0.97),
+        ("e", 0.2, 1, 0.96),
+    ):
+        write(tmp_path / name, [f"optimizer.lr={lr}", f"seed={seed}"], value=value, objective=maximum)
+    write(tmp_path / "f", ["optimizer.lr=0.2", "seed=2"], status="pruned", value=0.1, objective=maximum)
+    (tmp_path / "code" / "conf").mkdir(parents=True)
+    (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
+    summarize(tmp_path)
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.2", "0.1", "0.5"]
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
+    assert rows(tmp_path)[0]["n"] == "2"
+    assert "Best: d." in capsys.readouterr().out
+
+
+def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
+    for name, seed, value in (("a", 0, 0.2), ("b", 1, 0.4), ("b_again", 1, 0.4), ("b_elsewhere", 1, 0.7)):
+        write(tmp_path / name, [f"seed={seed}"], value=value)
+    write(tmp_path / "c", ["optimizer.lr=1", "seed=0"], value=0.375)
+    summarize(tmp_path)
+    # Of seed 1 there is one value, the mean of three; a mean over all four runs would be larger than that of c, and so the second.
+    assert [(row["n"], row["status"]) for row in rows(tmp_path)] == [("2", "4 finished"), ("1", "finished")]
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.35)
+    assert float(rows(tmp_path)[0]["deviation"]) == pytest.approx(0.3 / 2**0.5)
+    assert "repetitions (same seed) count once in n" in capsys.readouterr().out
+    for name in ("b_again", "b_elsewhere"):
+        shutil.rmtree(tmp_path / name)
+    summarize(tmp_path)
+    assert "repetitions" not in capsys.readouterr().out
+
+
+def test_lists_and_unequal_keys_are_columns(tmp_path):
+    write(tmp_path / "a", ["model.hidden_sizes=[256]"], value=0.3)
+    write(tmp_path / "b", ["model.hidden_sizes=[512,256]", "optimizer.lr=0.5"], value=0.2)
+    found = merge_rows(read_records(tmp_path), ["seed"])
+    assert [row.choices for row in found] == [
+        {"model.hidden_sizes": [512, 256], "optimizer.lr": 0.5},
+        {"model.hidden_sizes": [256], "optimizer.lr": 0.1},
+    ]
+
+
+@pytest.fixture
+def gaps(tmp_path):
+    """Runs of two optimizers, of which one has a momentum, which one run has set to null."""
+    for number, momentum in enumerate((0.5, 0.9, None, "absent")):
+        here = tmp_path / f"r{number}"
+        typed = (
+            []
+            if momentum == "absent"
+            else ["optimizer=sgd", f"optimizer.momentum={yaml.safe_dump(momentum).split()[0]}"]
+        )
+        write(here, [*typed, "seed=0"], value=0.1 * (number + 1))
+    return tmp_path
+
+
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+    )
+    summarize(gaps)
+    found = rows(gaps)
+    assert [row["optimizer.momentum"] for row in found] == ["0.5", "0.9", "null", ""]
+    assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
+    out = capsys.readouterr().out
+    assert "None" not in out + (gaps / "summary.md").read_text()
+    assert (gaps / "summary.md").read_text().splitlines()[5].startswith("|  |  | 0.4000 |")
+    # Of the two keys one has a single value where it is: there is nothing to be seen of it.
+    assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
+    assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
+    choices = [row.choices for row in merge_rows(read_records(gaps), ["seed"])]
+    assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
+
+
+def test_the_axis_of_a_choice_is_in_order_and_names_no_none(gaps):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    summary._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, line=True)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["9", "10", "null", "x"]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 4], [1, 2], [2, 1], [3, 4]]
+
+
+def test_values_that_are_infinite_stop_nothing(tmp_path):
+    for seed in range(3):
+        write(tmp_path / str(seed), [f"seed={seed}", "optimizer.lr=1"], value=float("inf"))
+        write(tmp_path / f"{seed}-", [f"seed={seed}"], value=0.1 * seed)
+    summarize(tmp_path)
+    assert [row["deviation"] for row in rows(tmp_path)] == ["0.1", ""]
+
+
+def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
+    for seed in range(6):
+        write(tmp_path / str(seed), [f"seed={seed}"], value=0.1 * seed)
+        if seed > 2:  # somebody has edited a file of conf/
+            path = tmp_path / str(seed) / "config.yaml"
+            config = yaml.safe_load(path.read_text())
+            config["optimizer"]["lr"] = 0.7
+            config["data"]["root"] = f"/{seed}"  # a place
+            path.write_text(yaml.safe_dump(config))
+    summarize(tmp_path)
+    found = rows(tmp_path)
+    assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.1", "3"), ("0.7", "3")]
+    assert {*found[0]} & {"data.seed", "data.root", "seed"} == set()
+
+
+def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
+    for name, values in (("1", (0.3, 0.4, 0.5)), ("2", (0.31, 0.38, 0.52)), ("3", (1.3, 1.4, 1.6)), ("4", (2.0,))):
+        for seed, value in enumerate(values):
+            write(tmp_path / f"{name}_{seed}", [f"optimizer.lr={name}", f"seed={seed}"], value=value)
+    summarize(tmp_path)
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
+    out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
+    for text in (out, markdown):
+        assert text.count("≈") == 2
+        assert "may be as good as the first row" in text
+        assert "more seeds per row" in text
+        assert text.count("only to rows with n >= 3") == 1
+    assert "| 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+
+
+@pytest.mark.parametrize("status", ["failed", "finished"])  # by an exception, or with an objective that is NaN
+def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeypatch, status):
+    for seed in range(5):
+        for lr, values in (("1", (0.3, 0.31, 0.32, None, None)), ("2", (1.3, 1.4, 1.6, 1.5, 1.4))):
+            ends = {"value": values[seed]}
+            if values[seed] is None:
+                ends = {"value": None if status == "failed" else float("nan"), "status": status}
+            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], **ends)
+    told = "failed" if status == "failed" else "diverged"
+    summarize(tmp_path)
+    out = capsys.readouterr().out
+    for text in (out, (tmp_path / "summary.md").read_text()):
+        assert "3 of 5" in text
+        assert f"3 finished, 2 {told}" in text
+        assert "5 finished" in text  # of the other row
+        assert "truly" not in text
+        assert "2 runs of the rows compared did not finish" in text
+        assert f"{told}: 1_3" in text
+    assert [row["n"] for row in rows(tmp_path)] == ["3", "5"]
+    monkeypatch.setattr("sys.argv", ["leyden.compare", str(tmp_path), "a=optimizer.lr=1", "b=optimizer.lr=2"])
+    compare.main()
+    out = capsys.readouterr().out
+    assert "Verdict: A is better" in out
+    assert "finished runs only: 2 of A and 0 of B did not finish" in out
+
+
+def test_several_objectives_have_no_verdict(tmp_path, capsys):
+    for seed in range(3):
+        for lr in (1, 2):
+            here = tmp_path / f"{lr}_{seed}"
+            write(here, [f"optimizer.lr={lr}", f"seed={seed}"], value=0.1)
+            result = json.loads((here / "result.json").read_text())
+            aims = [{"metric": name, "mode": "min", "value": lr + 0.1 * seed} for name in ("val/loss", "n")]
+            (here / "result.json").write_text(json.dumps({**result, "objective": aims}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"log": []}))
+    summarize(tmp_path)
+    assert [row["like_best"] for row in rows(tmp_path)] == ["", ""]
+    out = capsys.readouterr().out
+    assert "Pareto front" in out
+    assert "≈" not in out
+    assert "n too small" not in out
+
+
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["leyden.summarize", *map(str, arguments)])
+    command.main()
+
+
+def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
+    run_command(monkeypatch, tmp_path, "format=json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["objectives"] == ["val/loss"]
+    assert [row["choices"].get("optimizer.momentum", "gap") for row in found["rows"]] == [0.5, 0.9, None, "gap"]
+    first = found["rows"][0]
+    assert first["objective"] == 0.1
+    assert (first["deviation"], first["n"], first["status"]) == (None, 1, "finished")
+    assert first["like_best"] is None
+    assert first["runs"] == [found["best"]] == [str(tmp_path / "r0")]
+    assert len(rows(tmp_path)) == 4
+    run_command(monkeypatch, tmp_path)
+    assert "optuna-dashboard" not in capsys.readouterr().out
+    (tmp_path / "study.journal").touch()
+    run_command(monkeypatch, tmp_path)
+    assert f"optuna-dashboard {tmp_path}/study.journal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])
+def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        run_command(monkeypatch, *arguments)
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("leyden: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_single_run_and_runs_without_objective(tmp_path):
+    write(tmp_path / "one" / "a", [], value=0.3)
+    summarize(tmp_path / "one")
+    assert len(rows(tmp_path / "one")) == 1
+    write(tmp_path / "none" / "a", ["seed=1"], status=None)
+    summarize(tmp_path / "none")
+    assert rows(tmp_path / "none")[0]["status"] == "interrupted"
+
+
+def test_a_folder_without_runs(tmp_path):
+    with pytest.raises(UserError, match="there is no run"):
+        summarize(tmp_path)
+
+
+FILES = ("config.yaml", "provenance.json", "result.json", "job.json", "metrics.csv")
+CONTENTS = (
+    b"",
+    b"[]",
+    b"{}",
+    b"3",
+    b"null",
+    b'"x"',
+    b"[3]",
+    b"[[]]",
+    b'[{"overrides": 3}]',
+    b'{"a": ',
+    b"\xff\x00",
+    None,
+)
+WRONG = (None, [], [1], {}, {"a": 1}, "x", 3, True)
+
+
+def damaged_result(key, value):
+    result = {
+        "status": "finished",
+        "objective": {**OBJECTIVE, "value": 0.1},
+        "epochs": 3,
+        "seconds": 2.0,
+        "metrics": {},
+        "optimizer_steps": 30,
+        "samples_per_second": 100.0,
+        "error": None,
+    }
+    return json.dumps({**result, key: value}).encode()
+
+
+DAMAGED = [
+    *((name, content) for name in FILES for content in CONTENTS),
+    *(
+        ("result.json", damaged_result(key, value))
+        for key in ("status", "epochs", "seconds", "error")
+        for value in WRONG
+    ),
+    *(("result.json", damaged_result("objective", value)) for value in WRONG),
+    *(
+        ("result.json", damaged_result("objective", {**OBJECTIVE, "value": 0.1, key: value}))
+        for key in ("metric", "mode", "value")
+        for value in WRONG
+    ),
+    ("job.json", b'{"job_id": 3}'),
+    ("metrics.csv", b"step,metric,value\n1,val/loss,x\n"),
+    ("metrics.csv", b"step\n1\n"),
+]
+
+
+@pytest.mark.parametrize("status", ["finished", None])
+def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch, status):
+    monkeypatch.setattr("leyden.report.summary.draw_summary", lambda *arguments, **named: b"")  # it takes longest
+    for number, (name, content) in enumerate(DAMAGED):
+        place = tmp_path / str(number)
+        write(place / "a", ["optimizer.lr=0.01"], value=0.3)
+        write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)
+        write(place / "c", ["optimizer.lr=10"], value=0.4)
+        (place / "b" / name).unlink(missing_ok=True)
+        (place / "b" / name).mkdir() if content is None else (place / "b" / name).write_bytes(content)
+        summarize(place)
+        err = capsys.readouterr().err
+        found = {row["optimizer.lr"]: row for row in rows(place)}
+        assert {"0.01", "10"} <= set(found), (name, content)
+        assert found["0.01"]["objective"] == "0.3"
+        assert len(err.splitlines()) == (len(found) == 2), (name, content, err)
+        if err:
+            assert err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (name, content)
+
+
+def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypatch):
+    for name in "ab":
+        write(tmp_path / name, [f"seed={'ab'.index(name)}"], value=0.3)
+
+    def refuse(path, **kwargs):
+        if path.parent.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return files.read_text(path, **kwargs)
+
+    monkeypatch.setattr("leyden.run.directory.read_text", refuse)
+    summarize(tmp_path)
+    assert "skipped: " in capsys.readouterr().err
+    assert len(rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", '{"log": 3}', ""])
+def test_a_description_of_a_sweep_that_is_none_is_said(tmp_path, capsys, content):
+    write(tmp_path / "a", ["seed=1"], value=0.3)
+    (tmp_path / "sweep.json").write_text(content)
+    summarize(tmp_path)
+    assert capsys.readouterr().err.startswith(f"leyden: {tmp_path}/sweep.json is not a valid sweep description")
+
+
+def test_what_is_linked_to_stays(tmp_path):
+    write(tmp_path / "runs" / "a", ["seed=1"], value=0.3)
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("summary.csv", "summary.md", "summary.png"):
+        (tmp_path / "runs" / name).symlink_to(mine)
+        (tmp_path / "runs" / f"{name}.{os.getpid()}.tmp").symlink_to(mine)
+    summarize(tmp_path / "runs")
+    assert mine.read_text() == "mine"
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"a", "summary.csv", "summary.md", "summary.png"}
+    assert not any(path.is_symlink() for path in (tmp_path / "runs").iterdir())
+
+
+def test_hundreds_of_runs(tmp_path):
+    for number in range(200):
+        write(
+            tmp_path / str(number),
+            [f"optimizer.lr={number % 40 + 1}", f"seed={number // 40}"],
+            value=number / 200,
+        )
+    summarize(tmp_path)
+    assert len(rows(tmp_path)) == 40
+    assert {row["n"] for row in rows(tmp_path)} == {"5"}
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"na\xffme")
+    write(folder / "a", ["seed=1"], value=0.3)
+    summarize(folder)
+    assert "na\\udcffme" in capsys.readouterr().out
+    assert b"na\xffme" in (folder / "summary.md").read_bytes()
+
+
+def write_fingerprints(directory, weights):
+    """As the runs of a module that seeds itself have them: the random states of the run's own seed are others."""
+    files.write_fingerprints(
+        directory, {10: files.Fingerprint(weights * 32, "b" * 32, f"{hash(directory) % 10**8:032d}")}
+    )
+
+
+def test_runs_that_are_bit_equal_though_their_seeds_differ_count_once(tmp_path, capsys, monkeypatch):
+    for lr, weights in (("0.1", "aaa"), ("0.2", "bcd"), ("0.3", "")):
+        for seed in range(3):
+            run = tmp_path / "s" / f"{lr}_{seed}"
+            write(run, [f"optimizer.lr={lr}", f"seed={seed}"], value=float(lr))
+            if weights:
+                write_fingerprints(run, weights[seed])
+    summarize(tmp_path / "s")
+    assert [row["n"] for row in rows(tmp_path / "s")] == ["1", "3", "3"]
+    assert rows(tmp_path / "s")[0]["deviation"] == ""
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Runs that are bit-equal despite different seeds count once in n: the seed has no effect" in out
+    assert "Exact repetitions" not in out
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "s"), "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
+    compare.main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the seed has no effect" in out
+    assert "at least 3 of each are needed" in out

@@ -1,0 +1,105 @@
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from leyden import reproduce
+from leyden.config.paths import ROOT
+from leyden.reproduction import environment, recipe, rerun, sources
+from leyden.run.provenance import installed_versions
+from tests.conftest import start as forked
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def commit(tmp_path_factory):
+    """A repository of this code as it is now, and its commit."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("src", "conf", "engine/src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (folder / "constraints.txt").write_text("numpy==1.0\nrich==15.0.0\n")
+    (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    (folder / "engine" / "pyproject.toml").write_text("[project]\nname = 'leyden'\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder, git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture(autouse=True)
+def verified_in_a_copy(monkeypatch):
+    """The process that judges a configuration is a copy of one that has imported PyTorch: a new Python takes seconds for that."""
+
+    def run(command, *, cwd, env, **_):
+        process = forked(*command[3:], script=tuple(command[1:3]), cwd=cwd, **env)
+        output, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, output, output)
+
+    monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
+
+
+@pytest.fixture
+def repository(commit, monkeypatch, tmp_path):
+    """The project is that repository; outputs are elsewhere."""
+    folder, _ = commit
+    monkeypatch.setattr(sources, "ROOT", folder)
+    for module in (rerun, recipe):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path / "envs")
+    yield folder
+    assert len(git(folder, "worktree", "list").splitlines()) == 1, "a work tree was left behind"
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Runs the verb in this process; gives its exit code and all that was printed."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["leyden.reproduce", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            reproduce.main()
+        out, err = capfd.readouterr()
+        return stop.value.code, out + err
+
+    return call
+
+
+@pytest.fixture
+def make(tmp_path, commit):
+    """Writes a run directory by hand, of that commit."""
+
+    def make(name="run", *, fingerprints="1111", config=None, starts=None, metrics=None, step=10):
+        directory = tmp_path / name
+        directory.mkdir()
+        root = {"name": "x", "seed": 0, "init_from": None, "trainer": {"accelerator": "cpu", "devices": 1}}
+        (directory / "config.yaml").write_text(yaml.safe_dump({**root, **(config or {})}))
+        (directory / "provenance.json").write_text(json.dumps([start(commit[1])] if starts is None else starts))
+        lines = [f"{step * n},{','.join([digit * 32] * 3)}" for n, digit in enumerate(fingerprints, 1)]
+        (directory / "fingerprint.csv").write_text("\n".join(["step,weights,optimizer,random", *lines, ""]))
+        if metrics is not None:
+            numbers = {"epochs": 1, "optimizer_steps": 40, "seconds": 1.0, "samples_per_second": 1.0}
+            result = {"status": "finished", "objective": None, "metrics": metrics, **numbers}
+            result["stages"] = {"test": ["test/acc"]} if "test/acc" in metrics else {"val": [*metrics]}
+            (directory / "result.json").write_text(json.dumps(result))
+        return directory
+
+    return make
+
+
+def start(sha, **more):
+    """As `provenance.json` tells one."""
+    machine = {"cores": 1, "threads": 1, "threads_are_set": True, "gpus": []}
+    git_there = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
+    told = {"overrides": [], "git": git_there, "machine": machine, "parent": None}
+    versions = installed_versions()
+    return {**told, "python": ".".join(map(str, sys.version_info[:3])), "versions": versions, **more}

@@ -1,0 +1,460 @@
+"""Modules that others wrote are trained as they are, or one line says what is in the way."""
+
+import re
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from leyden.assembly import roles, trust
+from leyden.assembly.trust import problem_of_run
+from leyden.callbacks.checkpoint import SafeCheckpointIO
+from leyden.run.directory import Run
+from tests.conftest import QUICK, assert_same_bits
+from tests.example import OWN
+from tests.training.test_start import curves
+
+DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
+
+
+def module(name, *more):
+    return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
+
+
+# What is known only by values.
+
+
+def test_a_constructor_that_asks_a_tensor_for_its_value_passes_the_checks(train, cli, tmp_path):
+    train("a", *module("Item"), "dry_run=true")
+    code, _, err = cli(
+        "train", "-m", *module("Item"), "+task.num_layers=2,3", "sweep_name=s", "trainer.max_epochs=1"
+    )
+    assert code == 0, err
+    assert len([*(tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]) == 2
+
+
+def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
+    own = ("model._target_=tests.strangers.brought.Peeking", "~model.hidden_sizes", "~model.dropout")
+    code, _, err = cli("train", *QUICK[:3], *QUICK[4:], *own, "dry_run=true")
+    assert code == 0, err
+
+
+def test_its_bugs_show_in_the_checks_as_in_training(train):
+    _, _, checked = train("a", *module("Broken"), "dry_run=true", code=1)
+    _, _, trained = train("a", *module("Broken"), code=1)
+    for err in (checked, trained):
+        assert "AttributeError: 'Broken' object has no attribute 'num_targets'" in err
+        assert "in __init__\n    self.layer = nn.Linear(4, self.num_targets)" in err
+        assert "meta" not in err
+
+
+# The other package of the same classes.
+
+
+@pytest.fixture
+def other_lightning(monkeypatch):
+    """A stand-in for the package pytorch_lightning, whose classes are others than those of lightning."""
+    for name, base in (("LightningModule", nn.Module), ("LightningDataModule", object), ("Callback", object)):
+        kind = type(name, (base,), {"__module__": f"pytorch_lightning.{name.lower()}"})
+        mine = type(f"My{name}", (kind,), {"__module__": "of_a_stranger"})
+        package = sys.modules.get("of_a_stranger") or types.ModuleType("of_a_stranger")
+        setattr(package, mine.__name__, mine)
+        monkeypatch.setitem(sys.modules, "of_a_stranger", package)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [("task", "LightningModule"), ("data", "LightningDataModule"), ("callbacks.mine", "Callback")]
+)
+def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, key, kind):
+    plus = "+" * (key == "callbacks.mine")
+    _, _, err = train("a", *module("Plain"), f"{plus}{key}._target_=of_a_stranger.My{kind}", code=2)
+    assert f"{key}: My{kind} is a {kind} of the package pytorch_lightning" in err
+    assert "`import lightning.pytorch as pl`" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_no_callback_is_refused(train):
+    _, _, err = train("a", *module("Plain"), "+callbacks.mine._target_=torch.nn.Identity", code=2)
+    assert "callbacks.mine: creates a Identity; must be a Callback" in err
+
+
+# Facts.
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("vocab_size", "vocabulary"), ("num_outputs", "num_classes"), ("weights", "my_weights")]
+)
+def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypatch, name, said):
+    from tests.strangers.brought import Data
+
+    monkeypatch.setattr(Data, "facts", {name: 100}, raising=False)
+    _, _, err = train("a", *module("Plain"), code=2)
+    assert f"data: facts.{name}: " in err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_fact_that_no_checkpoint_could_hold_is_refused_before_training(train, monkeypatch):
+    from tests.strangers.brought import Data
+
+    monkeypatch.setattr(Data, "facts", {"tokenizer": object()}, raising=False)
+    run, _, err = train("a", *module("Plain"), code=2)
+    assert "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values" in err
+    assert not run.directory.exists()
+
+
+# Loaders of its own.
+
+
+@pytest.mark.parametrize("typed", ["seed=0", "dry_run=true", "callbacks.checkpoint.every_n_steps=3"])
+def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch, typed):
+    from tests.strangers.brought import Data
+
+    loader = Data.train_dataloader
+
+    def asking(self):
+        assert self.trainer.max_epochs == 2
+        return loader(self)
+
+    monkeypatch.setattr(Data, "train_dataloader", asking)
+    train("a", *module("Plain"), typed)
+
+
+def whole(*more):
+    return (
+        "task=own",
+        "task._target_=tests.strangers.brought.Whole",
+        "trainer.max_epochs=2",
+        "callbacks=bare",
+        *more,
+    )
+
+
+def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli, monkeypatch):
+    from tests.strangers.brought import Whole
+
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Whole",)))
+    arguments = whole("data=module", "callbacks.checkpoint.every_n_steps=3")
+    run, out, err = train("whole", *arguments)
+    assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
+    assert "will refuse" not in err
+    assert run.result.optimizer_steps == 16
+    training_step = Whole.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 11 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Whole, "training_step", stopping_step)
+    train("stopped", *arguments, code=130)
+    resumed, *_ = train("stopped", *arguments)
+    assert_same_bits(run.directory, resumed.directory)
+    assert resumed.result.metrics == run.result.metrics
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
+
+
+def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
+    train("a", *whole("data=module"), "dry_run=true")
+    chosen = ("data=module", "scheduler=cosine", "+task.num=50,100")
+    code, _, err = cli("train", "-m", *whole(*chosen), "sweep_name=s")
+    assert code == 0, err
+    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]
+    assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
+    for run in runs:
+        (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+        assert state["T_max"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "loaders"),
+    [("Whole", "train_dataloader and val_dataloader and test_dataloader"), ("Validating", "val_dataloader")],
+)
+@pytest.mark.parametrize("data", ["mnist", "own"])
+def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, data, name, loaders):
+    own = () if data == "mnist" else DATA[1:2]
+    _, _, err = train(
+        "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
+    )
+    assert f"task: {name} defines {loaders}, which " in err
+    assert "set data=module to use those of the task" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["Plain", "Validating"])
+def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
+    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.brought.{name}", "data=module", code=2)
+    assert f"data: {name} has no train_dataloader; choose data other than data=module" in err
+
+
+# Schedules.
+
+
+def scheduled(way, *more):
+    own = (f"+task.way={way}", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=8", "objective=null")
+    return module("Scheduled", *own, *more)
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # of epochs, which is right here
+@pytest.mark.parametrize("choice", ["cosine", "onecycle"])
+@pytest.mark.parametrize("way", ["list", "plain", "step"])
+def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, choice, way):
+    run, _, err = train(
+        "a", *scheduled(way, f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
+    )
+    rates = [value for _, name, value in curves(run) if name.startswith("lr")]
+    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    (state,) = content["lr_schedulers"]
+    assert state.get("T_max", state.get("total_steps")) == (80 if way == "step" else 8)
+    assert rates[-1] < 0.011
+    assert max(rates) > 0.09
+    assert "scheduler" not in err
+
+
+def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
+    from tests.strangers.brought import Scheduled
+
+    arguments = scheduled("plain", "scheduler=cosine")
+    whole, *_ = train("whole", *arguments)
+    training_step = Scheduled.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 33 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Scheduled, "training_step", stopping_step)
+    train("stopped", *arguments, code=130)
+    resumed, *_ = train("stopped", *arguments)
+    assert_same_bits(whole.directory, resumed.directory)
+    assert resumed.result.metrics == whole.result.metrics
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("seldom", "Scheduled has it stepped every 5 step; "),
+        ("within", "Scheduled has it stepped every 1 epoch, as a part of SequentialLR; "),
+    ],
+)
+def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, said):
+    run, _, err = train("a", *scheduled(way, "scheduler=cosine"), code=2)
+    assert f"scheduler: is built for 80 optimizer steps, but {said}" in err
+    assert not run.result or run.result.optimizer_steps == 0
+
+
+@pytest.mark.parametrize("way", ["by hand", "lost"])
+def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
+    _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
+    assert (
+        "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not at all"
+        in err
+    )
+
+
+def test_a_schedule_that_a_module_does_not_take_is_refused(train):
+    _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
+    assert "Plain takes no scheduler; choose scheduler=none" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "argument"),
+    [
+        ("optimizer.lr=0.5", "optimizer"),
+        ("optimizer=sgd", "optimizer"),
+        ("model=cnn", "network"),
+        ("model.dropout=0.5", "network"),
+    ],
+)
+def test_a_part_that_a_module_does_not_take_is_refused_where_it_is_typed(train, typed, argument):
+    run, _, err = train("a", *module("Plain"), typed, code=2)
+    assert f"{typed}: has no effect, as Plain takes no {argument}; set its own arguments by task.ARG=VALUE" in err
+    assert not run.directory.exists()
+
+
+def test_a_part_that_a_module_does_not_take_is_refused_in_a_sweep(cli):
+    code, _, err = cli("train", "-m", *module("Plain"), "optimizer.lr=0.1,0.01", "sweep_name=s")
+    assert code == 2
+    assert "optimizer.lr=0.1: has no effect, as Plain takes no optimizer" in err
+
+
+def test_after_a_run_only_learning_rates_that_its_module_takes_are_proposed(train):
+    _, out, _ = train("a", *module("Plain"))
+    assert "next steps:" in out
+    assert "other learning rates" not in out
+
+
+def test_a_schedule_without_a_length_is_left_as_it_is(train):
+    fixed = ("+scheduler={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 2}",)
+    run, *_ = train("a", *scheduled("list", *fixed))
+    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+    assert state["step_size"] == 2
+
+
+def test_a_fork_that_would_stand_elsewhere_is_refused_and_leaves_nothing(train, tmp_path):
+    arguments = module("Following", f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
+    train("parent", *module("Following"))
+    fork, _, err = train("fork", *arguments, "optimizer.lr=0.5", code=2)
+    assert (
+        "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer" in err
+    )
+    assert not fork.directory.exists()
+    fork, *_ = train("fork", *arguments)
+    assert fork.result.status == "finished"
+
+
+# Checkpoints.
+
+
+SAVING = module("Saving", "model._target_=torch.nn.Identity", "~model.hidden_sizes", "~model.dropout")
+
+
+def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
+    from tests.strangers.brought import Saving
+
+    whole, *_ = train("whole", *SAVING)
+    content = torch.load(whole.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [key for key in content if "hparams" in key or "hyper_parameters" in key]
+    assert content["seen"]["num"] == 20
+    assert [type(each) for each in content["seen"]["sums"]] == [torch.Tensor, list, torch.Tensor]
+    read = SafeCheckpointIO().load_checkpoint(whole.directory / "checkpoints" / "last.ckpt")["seen"]["sums"]
+    assert [type(each) for each in (read[0], read[1][0], read[2])] == [np.ndarray] * 3
+    assert read[1][0] == np.float32(0.5)
+    assert read[2].dtype == bool
+    training_step = Saving.training_step
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == 13 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    stopped = []
+    monkeypatch.setattr(Saving, "training_step", stopping_step)
+    train("stopped", *SAVING, code=130)
+    resumed, *_ = train("stopped", *SAVING)
+    assert_same_bits(whole.directory, resumed.directory)
+    assert resumed.result.metrics == whole.result.metrics
+
+
+def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli, monkeypatch):
+    """Of the best epoch, which is the first one here."""
+    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Saving",)))
+    monkeypatch.setattr(trust, "DATA", replace(trust.DATA, names=("tests.strangers.brought.Data",)))
+    run, *_ = train("a", *SAVING, "objective.mode=max")
+    best = SafeCheckpointIO().load_checkpoint(run.directory / "checkpoints" / "best.ckpt")
+    assert best["global_step"] == 10
+    expected = best["seen"]["sums"][0].sum()
+    assert run.result.metrics["test/sum"] == pytest.approx(expected)
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    assert code == 0, err
+    assert f"{expected:.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("layer", "torch.nn.modules.linear.Linear"),
+        ("function", "builtins.function"),
+        ("object", "builtins.object"),
+        ("names", "numpy.ndarray"),
+    ],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_could_not_be_read_again_ends_the_run_before_training_or_at_its_first_checkpoint(
+    train, name, kind, is_late
+):
+    """Late, where the hook fails before anything is trained."""
+    late = ["+task.is_late=true"] * is_late
+    run, _, err = train("a", *module("Unreadable", f"+task.name={name}", *late), code=2)
+    assert f"the checkpoint could not be read again: mine.list.1 is a {kind}; " in err
+    assert "a subclass can override on_save_checkpoint" in err
+    assert run.result.optimizer_steps == (10 if is_late else 0)
+    assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
+
+
+@pytest.mark.parametrize("places", [5, [[5]], [["seen", 3]], [["global_step"]], [[{}]], "x"])
+def test_wrong_places_of_arrays_are_refused(tmp_path, places):
+    content = {"state_dict": {}, "global_step": 1, "callbacks": {}, "numpy_arrays": places}
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="not the checkpoint of a run: numpy_arrays is invalid"):
+        SafeCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+
+
+# Parts.
+
+
+PARTS = (
+    *("+task.tokenizer._target_=tests.strangers.brought.Tokenizer.from_pretrained", "+task.tokenizer.name=mine"),
+    *("+task.teacher._target_=torchvision.models.resnet18", "+task.teacher.num_classes=4"),
+)
+
+
+def test_what_a_refused_part_asks_for_allows_it(train, cli, tmp_path, monkeypatch):
+    """The message is followed to the letter, until the run is evaluated."""
+    package = tmp_path / "src" / OWN
+    package.mkdir(parents=True)
+    monkeypatch.setattr(roles, "SRC", tmp_path / "src")
+    run, _, err = train("a", *module("Distilled"), *PARTS, "trainer.max_epochs=1")
+    assert "evaluate, predict and export will refuse this run: data._target_=" in err
+    allowed = {}
+    for _ in range(3):
+        roles.allowed_by_owner.cache_clear()
+        code, _, err = cli("evaluate", f"run={run.directory}")
+        assert code == 2
+        (path, line) = re.findall(r"if you trust it, list it in (\S+): `(.+)`$", err.strip())[0]
+        for key, names in yaml.safe_load(line).items():
+            allowed.setdefault(key, []).extend(names)
+        (tmp_path / path).write_text(yaml.safe_dump(allowed))
+    roles.allowed_by_owner.cache_clear()
+    code, out, err = cli("evaluate", f"run={run.directory}")
+    roles.allowed_by_owner.cache_clear()
+    assert code == 0, err
+    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
+    assert {*allowed} == {"data", "task", "part"}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.system", "command": "x"},
+        {"_target_": "torchvision.models.resnet18", "weights": "IMAGENET1K_V1"},
+        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system"}]},
+        {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True},
+    ],
+)
+def test_a_part_that_is_no_network_is_refused(node):
+    for part, key in (("task", "teacher"), ("data", "sampler"), ("optimizer", "x")):
+        config = {part: {key: node}}
+        assert f"{part}.{key}" in problem_of_run(config)
+        assert "is refused" in problem_of_run(config)
+
+
+# What next.
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [("task._target_=tests.strangers.brought.Untested",), ("data._target_=tests.strangers.brought.Untestable",)],
+)
+def test_no_test_evaluation_is_proposed_where_there_can_be_none(train, cli, lacking):
+    _, out, _ = train("a", *module("Plain"), "test=false")
+    assert "leyden evaluate" in out
+    _, out, _ = train("b", *module("Plain"), *lacking)
+    assert "next steps" in out
+    assert "leyden evaluate" not in out
+    code, out, err = cli("train", "-m", *module("Plain"), *lacking, "seed=0,1", "sweep_name=s")
+    assert code == 0, err
+    assert "Best: " in out
+    assert "leyden evaluate" not in out

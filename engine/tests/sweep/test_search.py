@@ -1,0 +1,591 @@
+"""Optuna's search: its space, its restarts, its neighbours."""
+
+import contextlib
+import json
+import shutil
+import time
+from types import SimpleNamespace
+
+import filelock
+import optuna
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from leyden.config.errors import UserError
+from leyden.config.objective import Objective
+from leyden.run.directory import Run
+from leyden.sweep import search
+from leyden.sweep.search import Search
+from leyden.sweep.study import LOCK, find_trial, open_study
+from tests import conf
+from tests.conftest import QUICK, finish, start
+from tests.sweep.spaces import space
+
+
+@pytest.mark.parametrize(
+    ("override", "distribution"),
+    [
+        ("a=interval(0.0,0.5)", FloatDistribution(0.0, 0.5)),
+        ("a=tag(log,interval(0.0001,0.1))", FloatDistribution(0.0001, 0.1, log=True)),
+        ("a=interval(1,5)", FloatDistribution(1.0, 5.0)),
+        ("a=int(interval(1,5))", IntDistribution(1, 5)),
+        ("a=int(tag(log,interval(1,100)))", IntDistribution(1, 100, log=True)),
+        ("a=range(1,4)", CategoricalDistribution(["1", "2", "3"])),
+        ("a=choice(x,y)", CategoricalDistribution(["x", "y"])),
+        ("a=shuffle(choice(x,y))", CategoricalDistribution(["x", "y"])),
+        ("a=64,128", CategoricalDistribution(["64", "128"])),
+        ("a=[1,2],[3]", CategoricalDistribution(["[1,2]", "[3]"])),
+        ("a=true,null", CategoricalDistribution(["true", "null"])),
+        ("a={b:1,c:[d]},{b:2}", CategoricalDistribution(["{b:1,c:[d]}", "{b:2}"])),
+    ],
+)
+def test_the_space_is_in_hydras_syntax(override, distribution):
+    searched = space(override, "b=3")
+    trial = optuna.create_study().ask()
+    searched.suggest(trial)
+    assert trial.distributions == {"a": distribution}
+    assert searched.overrides(trial.params) == ["b=3", f"a={trial.params['a']}"]
+    assert searched.fixed == ["b=3"]
+
+
+@pytest.mark.parametrize(
+    "override", ["a=tag(log,interval(0,1))", "a=interval(2,1)", "a=range(1,1)", "a=tag(lgo,choice(1,2))"]
+)
+def test_a_space_that_is_none(override):
+    with pytest.raises(UserError, match="a="):
+        space(override)
+
+
+def test_the_last_override_of_a_key_holds():
+    searched = space("a=1,2", "b=3", "c=interval(0,1)", "a=4", "b=5,6")
+    assert [each.name for each in searched.free] == ["c", "b"]
+    assert searched.fixed == ["a=4"]
+
+
+def test_the_corners_have_each_bound_and_each_choice():
+    found = space("a=interval(0.0,1.0)", "b=x,y,z").corners()
+    assert {corner["a"] for corner in found} == {0.0, 1.0}
+    assert {corner["b"] for corner in found} == {"x", "y", "z"}
+
+
+def test_of_many_numbers_the_ends_are_the_corners():
+    found = space("a=range(0,100000)", "b=choice(x,y,z)").corners()
+    assert found == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
+    assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
+
+
+def searches(directory, num_trials, searched):
+    study = open_study(directory, sampler=optuna.samplers.RandomSampler())
+
+    def runs(trial):
+        return ["_".join(searched.overrides(trial.params))]
+
+    return Search(study, directory, searched, num_trials=num_trials, runs=runs)
+
+
+def one_seed_search(directory, num_trials):
+    return searches(directory, num_trials, space("lr=interval(0.0,1.0)"))
+
+
+def as_overrides(trial):
+    return [f"{key}={value}" for key, value in trial.params.items()]
+
+
+def ask(looking, most):
+    """The next trials, so many at most."""
+    return [trial for trial in (looking.ask() for _ in range(most)) if trial]
+
+
+def test_the_number_of_trials_is_a_total_over_restarts(tmp_path):
+    first = one_seed_search(tmp_path, 5)
+    with first.opened():
+        for trial in ask(first, 3):
+            first.study.tell(trial, 1.0)
+    second = one_seed_search(tmp_path, 5)
+    with second.opened():
+        assert len(ask(second, 10)) == 2
+        assert ask(second, 10) == []
+
+
+def test_trials_of_a_process_that_was_killed_are_taken_over_with_their_settings(tmp_path):
+    killed = one_seed_search(tmp_path, 3)
+    opened = killed.opened()
+    opened.__enter__()
+    left = ask(killed, 2)
+    neighbour = one_seed_search(tmp_path, 3)
+    with neighbour.opened():
+        (new,) = ask(neighbour, 3)  # the others are in good hands
+        neighbour.study.tell(new, 1.0)
+    opened.gen.close()  # the lock goes with the process
+    heir = one_seed_search(tmp_path, 3)
+    with heir.opened():
+        taken = ask(heir, 3)
+        assert [trial.number for trial in taken] == [trial.number for trial in left]
+        assert [as_overrides(trial) for trial in taken] == [as_overrides(trial) for trial in left]
+
+
+def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
+    first = one_seed_search(tmp_path, 2)
+    with first.opened():
+        bad, good = ask(first, 2)
+        first.study.tell(bad, state=TrialState.FAIL)
+        first.study.tell(good, 1.0)
+        assert ask(first, 2) == []
+    second = one_seed_search(tmp_path, 2)
+    with second.opened():
+        (again,) = ask(second, 2)
+        assert as_overrides(again) == as_overrides(bad)
+        second.study.tell(again, 2.0)
+    with one_seed_search(tmp_path, 2).opened():
+        assert ask(one_seed_search(tmp_path, 2), 2) == []
+
+
+def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again(tmp_path):
+    mine = searches(tmp_path, 1, space("a=interval(0.0,1.0)", "b=interval(0.0,1.0)"))
+    with mine.opened():
+        (bad,) = ask(mine, 1)
+        mine.study.tell(bad, state=TrialState.FAIL)
+    killed = searches(tmp_path, 1, mine.space)
+    with killed.opened():
+        assert killed.study.ask().suggest_float("a", 0.0, 1.0) == bad.params["a"]
+    last = searches(tmp_path, 1, mine.space)
+    with last.opened():
+        (new,) = ask(last, 1)  # what was left half drawn has failed
+        last.study.tell(new, state=TrialState.FAIL)
+    again = searches(tmp_path, 2, mine.space)
+    with again.opened():
+        assert any(trial.params == bad.params for trial in ask(again, 2))
+
+
+BRANCHES = {"optimizer.momentum": {"optimizer": "sgd"}}
+
+
+def branched():
+    zips = {"widths": "zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"}
+    return space("optimizer=sgd,adamw", "optimizer.momentum=interval(0.0,0.9)", params=zips, when=BRANCHES)
+
+
+@pytest.mark.parametrize("num_drawn", range(4))
+def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_path, num_drawn):
+    killed = searches(tmp_path, 6, branched())
+    opened = killed.opened()
+    opened.__enter__()
+    whole = ask(killed, 4)
+    assert {len(trial.params) for trial in whole} <= {2, 3}
+    half = killed.study.ask()  # killed between two parameters, or before it has written that it is the owner
+
+    class KilledError(Exception):
+        pass
+
+    drawn = []
+
+    def suggest(name, *arguments, **kwargs):
+        if len(drawn) == num_drawn:
+            raise KilledError
+        drawn.append(name)
+        return getattr(half, "suggest_float" if "momentum" in name else "suggest_categorical")(
+            name, *arguments, **kwargs
+        )
+
+    with contextlib.suppress(KilledError):
+        branched().suggest(SimpleNamespace(suggest_float=suggest, suggest_categorical=suggest))
+    opened.gen.close()
+    heir = searches(tmp_path, 6, branched())
+    with heir.opened():
+        total = heir.num_open() + heir.num_to_take_over()
+        taken = ask(heir, 9)
+        assert len(taken) == 6 <= total
+        assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
+        for trial in taken:
+            assert heir.space.has(trial.params)
+            heir.study.tell(trial, 1.0)
+        assert ask(heir, 1) == []
+    states = [trial.state for trial in heir.study.trials]
+    assert states.count(TrialState.COMPLETE) == 6
+    assert TrialState.RUNNING not in states
+
+
+def test_the_runs_of_all_seeds_are_known(tmp_path):
+    mine = one_seed_search(tmp_path, 1)
+    mine.runs = lambda trial: ["first", "second"]
+    with mine.opened():
+        (trial,) = ask(mine, 1)
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.yaml").touch()
+        mine.study.tell(trial, 1.0)
+    with one_seed_search(tmp_path, 1).opened():
+        pass
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "config.yaml").touch()
+    with (
+        pytest.raises(UserError, match="lacks 1 of 3 runs here, such as third"),
+        one_seed_search(tmp_path, 1).opened(),
+    ):
+        pass
+
+
+def test_each_study_has_the_same_name(tmp_path):
+    assert open_study(tmp_path).study_name == "study"  # Hyperband's brackets follow from it
+
+
+def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    sampler = optuna.samplers.GPSampler()
+    with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install 'leyden\[gp\]'"):
+        search.run_search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
+
+
+def test_another_space_is_refused(tmp_path):
+    first = searches(tmp_path, 2, space("x=1,2"))
+    with first.opened():
+        first.study.tell(ask(first, 1)[0], 1.0)
+    second = searches(tmp_path, 3, space("x=1,3"))
+    with second.opened(), pytest.raises(UserError, match="does not accept this space"):
+        ask(second, 1)
+
+
+def test_a_study_that_cannot_be_read(tmp_path):
+    (tmp_path / "study.journal").write_text("not a journal\n" * 3)
+    with pytest.raises(UserError, match=r"study\.journal: the study can't be read"):
+        open_study(tmp_path)
+
+
+def finished_search(directory, num_trials):
+    """A search that has run all its trials; what a run leaves is a folder with its configuration."""
+    mine = one_seed_search(directory, num_trials)
+    with mine.opened():
+        while trials := ask(mine, 2):
+            for trial in trials:
+                (directory / trial.user_attrs["run"]).mkdir(exist_ok=True)
+                (directory / trial.user_attrs["run"] / "config.yaml").touch()
+                mine.study.tell(trial, 1.0)
+    return mine
+
+
+def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # many of them
+    (tmp_path / "whole").mkdir()
+    finished_search(tmp_path / "whole", 3)
+    whole = (tmp_path / "whole" / "study.journal").read_bytes()
+    runs = [path.parent.name for path in (tmp_path / "whole").glob("*/config.yaml")]
+    assert len(runs) == 3
+    refused, lines_end = 0, [n for n, byte in enumerate(whole) if byte == ord("\n")]
+    # Within a line all bytes are alike.
+    ends = {
+        *range(0, len(whole), 41),
+        *(end + n for end in lines_end for n in (-1, 0, 1, 2) if end + n < len(whole)),
+    }
+    for end in sorted(ends):
+        directory = tmp_path / "cut"
+        shutil.rmtree(directory, ignore_errors=True)
+        for name in runs:
+            (directory / name).mkdir(parents=True)
+            (directory / name / "config.yaml").touch()
+        (directory / "study.journal").write_bytes(whole[:end])
+        lines = whole[:end].rpartition(b"\n")[0].splitlines()
+        known = [name for name in runs if f'"{name}"'.encode() in b"".join(lines)]
+        if len(known) < 3:
+            refused += 1
+            with pytest.raises(UserError, match=rf"study\.journal lacks {3 - len(known)} of 3 runs"):
+                finished_search(directory, 3)
+        else:
+            finished_search(directory, 3)
+            assert len(list(directory.glob("*/config.yaml"))) == 3
+        if (directory / "study.journal").stat().st_size != end:  # something was written: it is readable, and ...
+            journal = (directory / "study.journal").read_bytes()
+            assert journal.splitlines()[: len(lines)] == lines  # ... has lost nothing that was whole
+            assert all(json.loads(line) for line in journal.splitlines())
+    assert refused > 30
+
+
+def test_a_study_that_is_gone_is_said(tmp_path):
+    finished_search(tmp_path, 2)
+    for lose in (lambda path: path.write_bytes(b""), lambda path: path.unlink()):
+        lose(tmp_path / "study.journal")
+        with pytest.raises(UserError, match=r"lacks 2 of 2 runs here, such as .*: it was lost"):
+            finished_search(tmp_path, 2)
+
+
+def test_a_neighbour_of_a_process_killed_while_writing_goes_on(tmp_path):
+    mine = one_seed_search(tmp_path, 3)
+    with mine.opened():
+        (trial,) = ask(mine, 1)
+        with (tmp_path / "study.journal").open("ab") as file:
+            file.write(b'{"op_code":6,"worker_')
+        mine.study.tell(trial, 1.0)
+        assert len(ask(mine, 2)) == 2
+    assert len(open_study(tmp_path).trials) == 3
+
+
+def test_locks_of_processes_that_were_killed_are_removed(tmp_path):
+    neighbour = one_seed_search(tmp_path, 8)
+    with neighbour.opened():
+        ask(neighbour, 1)
+        for _ in range(3):
+            killed = one_seed_search(tmp_path, 8)
+            opened = killed.opened()
+            opened.__enter__()
+            ask(killed, 1)
+            (tmp_path / "locks" / killed.owner).rename(tmp_path / "kept")
+            opened.gen.close()
+            (tmp_path / "kept").rename(tmp_path / "locks" / killed.owner)  # as kill -9 leaves it
+        heir = one_seed_search(tmp_path, 8)
+        with heir.opened():
+            assert len(ask(heir, 3)) == 3
+            held = {path.name for path in (tmp_path / "locks").iterdir()}
+            assert held == {"ask", neighbour.owner, heir.owner}
+            assert {trial.number for trial in heir.study.trials} == {0, 1, 2, 3}
+        with pytest.raises(ZeroDivisionError), one_seed_search(tmp_path, 8).opened():
+            1 / 0  # noqa: B018
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["ask"]
+
+
+def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("leyden.sweep.study.LOCK_TIMEOUT", 0.1)
+    open_study(tmp_path)
+    with (
+        filelock.FileLock(tmp_path / LOCK),
+        pytest.raises(UserError, match="could not be acquired"),
+    ):
+        open_study(tmp_path)
+
+
+def test_a_run_finds_its_trial(tmp_path):
+    mine = one_seed_search(tmp_path, 2)
+    with mine.opened():
+        trial, _ = ask(mine, 2)
+        found = find_trial(tmp_path / trial.user_attrs["run"], optuna.pruners.MedianPruner())
+        assert found.number == trial.number
+        assert find_trial(tmp_path / "another", optuna.pruners.MedianPruner()) is None
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("path", sorted(conf("hydra/sweeper/sampler")), ids=lambda p: p.stem)
+def test_every_sampler_searches(tmp_path, path):
+    if path.stem == "gp":
+        pytest.importorskip("scipy", reason="needs scipy: pip install 'leyden[gp]'")
+    sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path)), "seed": 0})
+    third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
+    mine = searches(tmp_path, 12, space("a=choice(1,2,3)", "b=range(0,5)", *third))
+    study = mine.study
+    study.sampler = sampler
+    with mine.opened():
+        while trials := ask(mine, 2):
+            assert len({trial.user_attrs["run"] for trial in trials}) == 2
+            for trial in trials:
+                study.tell(trial, float(trial.params["a"]) + trial.params.get("d", 0.0))
+    assert len(study.trials) == 12
+    assert study.best_params["a"] == "1"
+
+
+def test_every_sampler_of_optunas_can_be_named(tmp_path):
+    cube = {"_target_": "optuna.samplers.GridSampler", "search_space": {"a": ["1", "2"], "b": ["x", "y"]}}
+    mine = searches(tmp_path, 4, space("a=1,2", "b=x,y"))
+    study = mine.study
+    study.sampler = instantiate(cube)
+    with mine.opened():
+        for trial in ask(mine, 3):
+            study.tell(trial, 1.0)
+        (last,) = ask(mine, 3)
+    assert len({tuple(as_overrides(trial)) for trial in study.trials}) == 4
+    assert last.number == 3
+
+
+@pytest.mark.slow
+def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
+    arguments = ("-m", "sweep=tpe", "sweep_name=s", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=3")
+    space = ("optimizer.lr=1e-6,1e-2", "optimizer=adam")
+    # With this seed the sampler begins with a good trial, to whose course the pruner holds the others.
+    sampler = ("hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0")
+    pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
+    sampler = (*sampler, "seed=0,1,2", "hydra.sweeper.batch_size=1")
+    output = finish(start(*arguments, *space, *pruner, *sampler, "hydra.sweeper.num_trials=6"))
+    results = {
+        (run.config["optimizer"]["lr"], run.config["seed"]): run.result
+        for run in (Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml"))
+    }
+    assert len(results) == 6
+    pruned = {key: result for key, result in results.items() if result.status == "pruned"}
+    assert {(1e-6, seed) for seed in (0, 1, 2)} <= set(pruned)
+    assert all(result.epochs < 3 for result in pruned.values())
+    assert "finished" in {results[1e-2, seed].status for seed in (0, 1, 2)}
+    assert "pruned: " in output
+    # The total is reached: the same command runs nothing.
+    again = finish(start(*arguments, *space, *pruner, *sampler, "hydra.sweeper.num_trials=6"))
+    assert "running" not in again
+    assert json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["name"] == "mnist_mlp"
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hydra.sweeper.num_trials=0",), "hydra.sweeper.num_trials=0: must be a positive whole number"),
+        (("model.dropout=interval(0.0,1.5)",), "dropout=1.5"),
+        (("optimizer.lr=tag(log,interval(0.0,0.1))",), "optimizer.lr=tag(log,interval(0.0,0.1))"),
+        (("objective.metric=train/loss", "objective.mode=min"), "pruning needs one objective"),
+        (("optimizer.lrr=interval(0.0,0.1)",), "did you mean optimizer.lr?"),
+        (("optimizer=glob(zzz*)",), "optimizer=glob(zzz*): has no values to try"),
+        (("optimizer.lr=tag(lgo,interval(0.1,0.2))",), "the tag lgo is unknown here"),
+        (("hydra.sweeper.batch_size=0",), "hydra.sweeper.batch_size=0: must be a positive whole number"),
+        (("hydra.sweeper.params=null",), "a search needs keys to search"),
+        (("hydra.sweeper.sampler=null",), "hydra.sweeper.sampler=None: must be one of Optuna's samplers"),
+        (("+hydra.sweeper.sampler.n_startup_trials=x",), "hydra.sweeper.sampler: '<' not supported"),
+        (("hydra/sweeper/sampler=grid",), "hydra.sweeper.sampler: FloatDistribution.step must be given"),
+        (("callbacks.pruning.pruner=null",), "pruner=None: must be one of Optuna's pruners"),
+        (("data.root=a,b",), "data.root=a,b: is the same for all jobs"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, message):
+    code, out, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "data.val_size=59000", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+def trials(tmp_path):
+    """The trials of the study, and the results of the runs."""
+    directory = tmp_path / "sweeps" / "s"
+    runs = [Run(path.parent) for path in directory.glob("*/config.yaml")]
+    return open_study(directory).get_trials(deepcopy=False), [run.result for run in runs]
+
+
+def start_search(tmp_path, *arguments):
+    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=True)
+
+
+@pytest.mark.slow
+def test_hyperband_stops_bad_trials(tmp_path, mnist_root):
+    arguments = ("sweep=tpe", "callbacks/pruning=hyperband", "hydra/sweeper/sampler=grid", "trainer.max_epochs=3")
+    lr = ("optimizer.lr=1e-6,1e-2", "seed=0,1,2", "optimizer=adam")
+    sampler = ("hydra.sweeper.sampler.seed=0", "hydra.sweeper.batch_size=1", "hydra.sweeper.num_trials=6")
+    finish(start_search(tmp_path, *arguments, *lr, *sampler))
+    found, results = trials(tmp_path)
+    assert len(results) == 6
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert {result.status for result in results} == {"finished", "pruned"}
+    assert all(trial.last_step == 1 for trial in pruned)
+
+
+@pytest.mark.slow
+def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_all(tmp_path, mnist_root):
+    arguments = ("sweep=tpe", "hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "optimizer=adam")
+    pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
+    arguments = (*arguments, *pruner, "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3")
+    arguments = (*arguments, "hydra.sweeper.num_trials=4", "hydra.sweeper.batch_size=1", "seed=5")
+    output = finish(start_search(tmp_path, *arguments, "sweep.seeds=2"))
+    found, _ = trials(tmp_path)
+    assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
+    num_runs = sum(1 if trial.state == TrialState.PRUNED else 2 for trial in found)
+    assert f"{num_runs}/{num_runs} jobs" in output
+    directory = tmp_path / "sweeps" / "s"
+    assert len(list(directory.glob("*/config.yaml"))) == num_runs
+    for trial in found:
+        runs = [Run(directory / name) for name in (trial.user_attrs["run"], *trial.user_attrs["other_runs"])]
+        if trial.state == TrialState.PRUNED:
+            assert [run.result and run.result.status for run in runs] == ["pruned", None]
+        else:
+            assert [run.config["seed"] for run in runs] == [5, 6]
+            assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=240)
+    assert output.endswith("holds a different sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
+    # Nor are trials of other fixed values of the same search; what changes no bit may change.
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=2", "trainer.max_epochs=4").communicate(timeout=240)
+    assert "holds a different sweep: fixed [" in output
+    assert "trainer.max_epochs=4" in output
+    finish(start_search(tmp_path, *arguments, "sweep.seeds=2", "sweep.pictures=none", "cluster.num_jobs=1"))
+
+
+@pytest.mark.slow
+def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
+    arguments = ("hydra/sweeper/sampler=grid", "hydra.sweeper.params=null", "trainer.max_epochs=1")
+    arguments = (*arguments, "optimizer.lr=0.01,0.02", "hydra.sweeper.num_trials=2", "sweep.seeds=2")
+    code = "model._target_=tests.sweep.buggy.Seeded"
+    arguments = (*arguments, "~model.hidden_sizes", "~model.dropout", code, f"+model.bad={tmp_path / 'bad'}")
+    small = [override for override in QUICK if "hidden" not in override]
+    typed = ("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *small, *arguments)
+    (tmp_path / "bad").write_text("1")
+    output, _ = start(*typed).communicate(timeout=240)
+    assert "2 of 4 jobs failed" in output
+    assert [trial.state for trial in trials(tmp_path)[0]] == 2 * [TrialState.FAIL]
+    (tmp_path / "bad").unlink()
+    finish(start(*typed))
+    found, _ = trials(tmp_path)
+    assert [trial.state for trial in found] == 2 * [TrialState.FAIL] + 2 * [TrialState.COMPLETE]
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
+
+
+@pytest.mark.slow
+def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
+    sizes = ("model=mlp", "model.hidden_sizes=[4],[16],[64]", "optimizer.lr=0.01", "hydra/sweeper/sampler=grid")
+    epochs = "trainer.max_epochs=1"
+    output = finish(start_search(tmp_path, "sweep=pareto", *sizes, epochs, "hydra.sweeper.num_trials=3"))
+    found, results = trials(tmp_path)
+    assert sorted(trial.values[1] for trial in found) == [785 * n + (n + 1) * 10 for n in (4, 16, 64)]
+    for result in results:
+        (acc, size) = result.objectives
+        assert acc == Objective("val/acc", "max", result.metrics["val/acc"])
+        assert size == Objective("num_parameters", "min", result.metrics["num_parameters"])
+    # The smallest is always on the front; those on it are better the larger they are.
+    values = sorted((trial.values[1], trial.values[0]) for trial in found)
+    front = [(size, acc) for n, (size, acc) in enumerate(values) if all(acc > other for _, other in values[:n])]
+    assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 runs" in output
+    assert output.count("leyden evaluate run=") == len(front)
+    assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_trials_that_draw_the_same_are_one_run(tmp_path, mnist_root):
+    choices = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
+    finish(start_search(tmp_path, *choices, "hydra.sweeper.num_trials=6"))
+    found, results = trials(tmp_path)
+    assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
+    assert len(results) <= 2
+    assert {trial.value for trial in found} == {result.objectives[0].value for result in results}
+
+
+@pytest.mark.slow
+def test_two_searches_work_on_one_study(tmp_path, mnist_root):
+    both = [start_search(tmp_path, "hydra.sweeper.num_trials=6", "cluster.num_jobs=1") for _ in range(2)]
+    for process in both:
+        finish(process)
+    found, results = trials(tmp_path)
+    assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
+    assert [result.status for result in results] == 6 * ["finished"]
+    assert len({trial.user_attrs["owner"] for trial in found}) == 2
+
+
+@pytest.mark.slow
+def test_a_search_killed_at_random_moments_goes_on(tmp_path, mnist_root, drawn):
+    started = time.monotonic()
+    finish(start_search(tmp_path / "whole", "hydra.sweeper.num_trials=5"))
+    seconds = time.monotonic() - started
+    for number in range(2):
+        place = tmp_path / str(number)
+        process = start_search(place, "hydra.sweeper.num_trials=5")
+        time.sleep(drawn.uniform(0.4, 0.95) * seconds)
+        process.kill()
+        process.communicate()
+        finish(start_search(place, "hydra.sweeper.num_trials=5"))
+        found, results = trials(place)
+        assert [result.status for result in results] == 5 * ["finished"]
+        assert sum(trial.state == TrialState.COMPLETE for trial in found) == 5
+        assert not any(trial.state == TrialState.RUNNING for trial in found)
+
+
+def test_an_unreadable_study_is_found_before_the_first_trial(cli, tmp_path):
+    directory = tmp_path / "outputs" / "sweeps" / "s"
+    directory.mkdir(parents=True)
+    (directory / "study.journal").write_text("not a journal\n" * 3)
+    code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK)
+    assert code == 2
+    assert "study.journal: the study can't be read" in err
+    assert "Traceback" not in out + err
+    assert not list(directory.rglob("config.yaml"))

@@ -1,0 +1,505 @@
+"""A sweep from its command to its table."""
+
+import csv
+import json
+import multiprocessing.util
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+from leyden.config.errors import UserError
+from leyden.run.directory import Run
+from leyden.run.result import Failure
+from leyden.sweep import launcher
+from leyden.sweep.jobs import slug
+from leyden.sweep.sweep import claim_directory
+from tests import conf
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
+
+
+def sweep(tmp_path, *arguments, small=QUICK, **environment):
+    small = [override for override in small if "~model.hidden_sizes" not in arguments or "hidden" not in override]
+    return start(
+        "-m",
+        "sweep_name=s",
+        f"outputs={tmp_path}",
+        *small,
+        "trainer.max_epochs=2",
+        *arguments,
+        anew=True,
+        **environment,
+    )
+
+
+def runs(tmp_path):
+    """The runs of the sweep by what is swept."""
+    found = {}
+    for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml"):
+        run = Run(path.parent)
+        found[(run.config["optimizer"]["lr"], run.config["seed"])] = run
+    return found
+
+
+def table(tmp_path):
+    """The summary, but for the times."""
+    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+RECIPES = sorted(conf("sweep"))
+GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
+# A network with a bug in it, in place of the one that the other tests train.
+BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
+PLACE_OF_BUG = "tests/sweep/buggy.py:14 in forward"
+
+
+@pytest.mark.slow
+def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
+    output = finish(sweep(tmp_path, *GRID))
+    found = runs(tmp_path)
+    assert {key: run.result.status for key, run in found.items()} == dict.fromkeys(
+        [(lr, seed) for lr in (0.001, 0.01) for seed in (0, 1)], "finished"
+    )
+    # Rows that differ in the seed only are merged, the best one is first, and the test set stays shut.
+    rows = table(tmp_path)
+    assert [(row["optimizer.lr"], row["n"], row["status"]) for row in rows] == [
+        ("0.01", "2", "2 finished"),
+        ("0.001", "2", "2 finished"),
+    ]
+    values = [found[0.01, seed].result.objectives[0].value for seed in (0, 1)]
+    assert float(rows[0]["objective"]) == pytest.approx(sum(values) / 2)
+    assert float(rows[0]["deviation"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "seed" not in rows[0]
+    assert "trainer.max_epochs" not in rows[0]
+    assert not any("test/acc" in run.result.metrics for run in found.values())
+    assert not (tmp_path / "test_evaluations.csv").exists()
+    winner = found[0.01, values.index(max(values))].directory
+    assert f"leyden evaluate run={winner}" in output
+    assert "4/4 jobs, 0 failed" in output
+    for name in ("summary.md", "summary.png"):
+        assert (tmp_path / "sweeps" / "s" / name).stat().st_size > 100
+
+    # The same again runs nothing, more values run what is new.
+    before = {run.directory: (run.directory / "result.json").stat().st_mtime_ns for run in found.values()}
+    finish(sweep(tmp_path, "optimizer.lr=0.01,0.001,0.1", "seed=0,1"))
+    assert len(runs(tmp_path)) == 6
+    assert {d: (d / "result.json").stat().st_mtime_ns for d in before} == before
+
+    # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
+    alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
+    finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
+    assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_path, mnist_root, monkeypatch, name):
+    for each in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(each, raising=False)
+    arguments = ("seed=0,1", "trainer.max_epochs=1", f"outputs={tmp_path}", "sweep_name=s")
+    finish(start("-m", *QUICK, *arguments, **{name: "3"}))
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert [run.starts[-1]["machine"]["threads"] for run in runs] == [3, 3]
+
+
+@pytest.mark.slow
+def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
+    def drawn():
+        folders = (tmp_path / "sweeps" / "s").glob("*/result.json")
+        return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
+
+    def draws(*arguments):
+        return sweep(tmp_path, *arguments, small=SMALL)
+
+    arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
+    finish(draws(*arguments, "sweep.pictures=none"))
+    assert [*drawn().values()] == [[], []]
+    output = finish(draws(*arguments))  # the runs are there, their pictures are not
+    (best,) = (run for run, pictures in drawn().items() if pictures)
+    assert drawn()[best] == ["confusion.png", "curves.png", "errors.png"]
+    assert f"Best: {best.name}." in output
+    assert "Validation" not in output
+    events = EventAccumulator(str(best), {IMAGES: 0}).Reload()
+    steps = {tag: [event.step for event in events.Images(tag)] for tag in ("confusion/val", "errors/val")}
+    assert steps == {tag: [Run(best).result.optimizer_steps] for tag in steps}
+    # Nothing that was logged is lost, and they are not drawn again.
+    assert [event.step for event in events.Scalars("val/acc")][:1] == [Run(best).result.optimizer_steps - 1]
+    before = (best / "curves.png").stat().st_mtime_ns
+    finish(draws(*arguments))
+    assert (best / "curves.png").stat().st_mtime_ns == before
+    finish(draws(*arguments, "seed=1", "sweep.pictures=all"))
+    assert sum(bool(pictures) for pictures in drawn().values()) == 3
+
+
+@pytest.mark.slow
+def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnist_root):
+    arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1", "sweep.pictures=none")
+    finish(sweep(tmp_path, *arguments))
+    best = runs(tmp_path)[0.01, 0].directory
+    evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
+    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *QUICK]))
+    shutil.copytree(best, planted)
+    result = json.loads((planted / "result.json").read_text())
+    result["objective"]["value"] = 1.0
+    (planted / "result.json").write_text(json.dumps(result))
+    starts = json.loads((planted / "provenance.json").read_text())
+    starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *QUICK]
+    (planted / "provenance.json").write_text(json.dumps(starts))
+    output = finish(sweep(tmp_path, *arguments[:2]))
+    assert f"Best: {planted.name}" in output
+    assert not (tmp_path / "executed").exists()
+    assert not list(planted.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=1")
+    output = finish(sweep(tmp_path, *arguments))
+    assert "2/2 jobs, 0 failed" in output
+    first, second = (run for _, run in sorted(runs(tmp_path).items()))
+    ended = (first.directory / "result.json").stat().st_mtime
+    begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()
+    assert ended <= begun + 1  # it is told in whole seconds
+    for run in (first, second):
+        states = run.newest_checkpoint() and torch.load(run.newest_checkpoint(), weights_only=True)["callbacks"]
+        assert len(states["RankState"]["processes"]) == 2
+    output, _ = sweep(tmp_path / "buggy", *arguments, *BUGGY, "+model.hidden=1").communicate(timeout=240)
+    assert "2 of 2 jobs failed" in output
+    assert PLACE_OF_BUG in output
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
+    long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    deadline = time.monotonic() + 60
+    while not (victim := runs(tmp_path).get((0.01, 0))) or not victim.newest_checkpoint():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    found = runs(tmp_path)
+    assert {key[0]: run.result.status for key, run in found.items()} == {
+        1e30: "failed",
+        0.01: "failed",
+        0.1: "finished",
+    }
+    assert found[0.01, 0].result.error == Failure("Killed", "by SIGKILL, perhaps out of memory")
+    assert "2 of 3 jobs failed" in output
+    assert "train/loss is nan" in output
+    assert "by SIGKILL" in output
+    for line in output.splitlines():
+        if line.endswith(".log"):
+            assert Path(line.strip()).exists()
+    # Only those are tried again; what was killed goes on.
+    ended = (found[0.1, 0].directory / "result.json").stat().st_mtime_ns
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    output, _ = process.communicate(timeout=240)
+    assert "1 of 3 jobs failed" in output
+    assert found[0.01, 0].result.status == "finished"
+    assert len(json.loads((found[0.01, 0].directory / "provenance.json").read_text())) == 2
+    assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
+
+
+@pytest.mark.slow
+def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
+    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", "cluster.num_jobs=1")
+    process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "1 of 1 jobs failed; the same command runs them again, and continues with the others" in output
+    assert [run.result.status for run in runs(tmp_path).values()] == ["failed"]
+    output, _ = sweep(tmp_path, *arguments).communicate(timeout=240)
+    assert "1 of 3 jobs failed" in output
+    assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep.average_over=[sede]", "sweep.average_over=['sede']: there is no sede"),
+        ("sweep.average_over=seed", "sweep.average_over=seed: must be a list of keys"),
+        ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
+    ],
+)
+def test_what_steers_a_sweep_is_checked_before_the_first_job(cli, tmp_path, override, message):
+    code, _, err = cli("train", "-m", "seed=0,1", "sweep_name=s", override)
+    assert code == 2
+    assert err.startswith(f"leyden: {message}")
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def worker_of(pid):
+    """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
+    (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    (worker,) = children(server)
+    return worker
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
+    process = sweep(tmp_path, "model.hidden_sizes=[16],[1000000000000]", "trainer.max_epochs=1")
+    output, _ = process.communicate(timeout=240)
+    assert "1 of 2 jobs failed" in output
+    assert process.returncode == 2
+    paths = (tmp_path / "sweeps" / "s").glob("*/config.yaml")
+    found = {run.config["model"]["hidden_sizes"][0]: run.result for run in (Run(path.parent) for path in paths)}
+    assert found[16].status == "finished"
+    assert found[10**12].status == "failed"
+    assert "memory" in found[10**12].error.message
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
+    arguments = ("seed=0,1,1,2", "optimizer.lr=0.001", "cluster.num_jobs=2")
+    for process in [sweep(tmp_path, *arguments) for _ in range(2)]:
+        assert "3 finished" in finish(process)
+    assert [len(run.starts) for run in runs(tmp_path).values()] == 3 * [1]
+
+
+@pytest.mark.slow
+def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
+    (tmp_path / "here").symlink_to(mnist_root)
+    arguments = ("-m", "sweep_name=s", "outputs=there", "data.root=here", "data.download=false", "seed=0,1")
+    process = start(*arguments, *QUICK, "trainer.max_epochs=1", cwd=tmp_path)
+    assert "2 finished" in finish(process)
+    (run, _) = runs(tmp_path / "there").values()
+    assert run.starts[0]["directory"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (("hydra/launcher=basic",), "hydra/launcher=basic: must be local or slurm"),
+        (("hydra/launcher=basic", "sweep=random"), "hydra/launcher=basic: must be local or slurm"),
+        (("hydra/sweeper=basic",), "hydra/sweeper=basic: must be grid or optuna"),
+        (("hydra/sweeper=basic", "hydra/launcher=basic"), "hydra/launcher=basic: must be local or slurm"),
+    ],
+)
+def test_launchers_and_sweepers_of_others_are_refused_in_a_line(cli, tmp_path, chosen, message):
+    code, _, err = cli("train", "-m", "sweep_name=s", *chosen, *QUICK, "trainer.max_epochs=1", "seed=0,1")
+    assert code == 2
+    assert err.startswith(f"leyden: {message}, ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+@pytest.mark.slow(minutes=2)
+def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root, drawn):
+    arguments = (*GRID, "trainer.max_epochs=6", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
+    started = time.monotonic()
+    finish(sweep(tmp_path / "whole", *arguments))
+    seconds = time.monotonic() - started
+    expected = table(tmp_path / "whole")
+    for number in range(2):
+        place = tmp_path / str(number)
+        process = sweep(place, *arguments)
+        moment = drawn.uniform(0.2, 0.95) * seconds
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        finish(sweep(place, *arguments))
+        assert table(place) == expected, f"killed after {moment:.1f} s"
+        whole, found = runs(tmp_path / "whole"), runs(place)
+        for key, run in found.items():
+            assert_same_bits(run.directory, whole[key].directory)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("optimizer.lr=0.1,0,0.2",), "job 1 of 3, "),
+        (("model.hidden_sizes=[16],[0]",), "hidden_sizes=[0]: must be a list of positive whole numbers"),
+        (("data.val_size=100,60000",), "must be smaller than the training set"),
+        (("optimizer.lrr=0.1,0.2",), "did you mean optimizer.lr?"),
+        (("model=mlp,cnm",), "model=cnm: no such choice"),
+        (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
+        (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
+        (("seed=0,1", "trainer=ddp", "trainer.num_nodes=2"), "trainer.num_nodes=2"),
+        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are "),
+        (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
+        (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),
+        (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
+        (("seed=0,1", "+logger.csv.foo=1"), "logger.csv: got an unexpected keyword argument 'foo'"),
+        (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
+        (("seed=range(0)",), "seed=range(0): has no values to try"),
+        (("seed=range(0.0,1.0,0)",), "Invalid range values"),
+        (("seed=glob(*)",), "seed=glob(*): has no values to try"),
+        (("model=glob(zzz*)",), "model=glob(zzz*): has no values to try"),
+        (("seed=0,1", "cluster.num_jobs=x"), "leyden: cluster.num_jobs=x: must be a positive whole number"),
+        (("seed=0,1", "hydra.sweeper.params=3"), "hydra.sweeper.params=3: must be values by key"),
+        (("seed=0,1", "hydra.sweep.subdir=same"), "hydra.sweep.subdir"),
+        *(
+            (("seed=0,1", swept), f"{swept}: is the same for all jobs of a sweep")
+            for swept in (
+                "sweep_name=a,b",
+                "outputs=a,b",
+                "data.root=a,b",
+                "cluster.num_jobs=1,2",
+                "sweep=grid,tpe",
+            )
+        ),
+        (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must have as many entries as objective.metric="),
+        (
+            ("seed=0,1", "objective.metric=[val/acc,val/f1]", "objective.mode=[max,max]"),
+            "objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss",
+        ),
+    ],
+)
+def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
+    code, out, err = cli("train", "-m", "sweep_name=s", *QUICK, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+def test_a_mistake_of_a_slurm_sweep_is_found_without_slurm(cli):
+    for further in ((), ("sweep=random",)):
+        code, out, err = cli(
+            "train", "-m", "sweep_name=s", "cluster=slurm", "cluster.num_jobs=x", "seed=0,1", *further
+        )
+        assert code == 2
+        assert err.startswith("leyden: cluster.num_jobs=x: must be a positive whole number")
+        assert "Traceback" not in out + err
+
+
+@pytest.mark.slow
+def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
+    folder = tmp_path / ("x" * 110)
+    folder.mkdir()
+    process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder))
+    output, _ = process.communicate(timeout=240)
+    # Python 3.14 looks for a shorter one by itself.
+    if hasattr(multiprocessing.util, "_get_base_temp_dir"):
+        assert process.returncode == 0
+        assert "2 finished" in output
+        return
+    assert process.returncode == 2
+    assert output == f"leyden: TMPDIR={folder}: no process can be started from there (AF_UNIX path too long)\n"
+
+
+@pytest.mark.slow
+def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
+    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2").communicate(timeout=240)
+    assert "2 of 2 jobs failed" in output
+    assert output.count(f"\n      at {PLACE_OF_BUG}\n      {tmp_path}/sweeps/s/logs/") == 2  # then the log
+    for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():
+        assert "Traceback" in log.read_text()
+        assert "# the bug" in log.read_text()
+    for path in (tmp_path / "sweeps" / "s").glob("*/result.json"):
+        assert json.loads(path.read_text())["error"]["where"] == PLACE_OF_BUG
+    assert PLACE_OF_BUG in (tmp_path / "sweeps" / "s" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "{", ""])
+def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
+        claim_directory(tmp_path, {"name": "a", "objective": None}, {})
+
+
+def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
+    grid = {"name": "a", "objective": None}
+    claim_directory(tmp_path, grid, {})
+    with pytest.raises(
+        UserError, match=r"holds a different sweep: sweep\.seeds absent there, 1 here; choose another"
+    ):
+        claim_directory(tmp_path, {**grid, "sweep.seeds": 1}, {})
+    claim_directory(tmp_path, grid, {})
+
+
+@pytest.mark.parametrize("names", ["aa", "ab"])
+@pytest.mark.slow
+def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
+    barrier = threading.Barrier(len(names))
+
+    def start(number, name):
+        barrier.wait()
+        try:
+            claim_directory(tmp_path / str(number), {"name": name, "objective": None}, {"log": [name]})
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for number in range(200):
+            errors = list(pool.map(start, [number] * len(names), names))
+            assert errors.count("") == (2 if names == "aa" else 1), errors
+            assert all("holds a different sweep: name" in error for error in errors if error)
+            there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
+            assert there["log"] == [there["name"]]
+            assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [
+                ".lock",
+                "logs",
+                "sweep.json",
+            ]
+
+
+def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
+    (tmp_path / "outputs" / "sweeps" / "s").mkdir(parents=True)
+    (tmp_path / "outputs" / "sweeps" / "s" / "sweep.json").write_text('{"name": "keras_note", "objective": null}')
+    code, _, err = cli("train", "-m", "sweep_name=s", *QUICK, "seed=0,1")
+    assert code == 2
+    assert "holds a different sweep: name keras_note there, mnist_mlp here" in err
+
+
+@pytest.fixture
+def few_built(monkeypatch):
+    """Of any number of jobs those are built that have each value once."""
+    monkeypatch.setattr("leyden.sweep.sweep.MAX_DRY_BUILDS", 1)
+
+
+@pytest.mark.usefixtures("few_built")
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_passes_the_checks(cli, path):
+    code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
+    assert code == 0, err
+    assert out.startswith("0: ")
+
+
+@pytest.mark.usefixtures("few_built")
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
+)
+def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
+    choices = [["task=own", "task._target_=tests.strangers.brought.Everything"]]
+    if path == RECIPES[0]:  # that none names a key of a network is in tests/conf/test_conf.py
+        choices.append(["model=cnn"])
+    for choice in choices:
+        code, out, err = cli("train", "-m", f"sweep={path.stem}", *choice, "dry_run=true")
+        assert code == 0, err
+        assert out.startswith("0: ")
+
+
+@pytest.mark.usefixtures("few_built")
+def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
+    code, out, err = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
+    assert code == 0
+    assert len(out.splitlines()) == 3 * 2 * 3
+    assert "17: " in out
+    assert err == "These would run. dry_run=true: nothing was done.\n"
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))
+    code, _, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
+    assert code == 0
+    assert err.startswith("These are the corners of the space that would be searched.")
+    code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
+    assert code == 0
+    assert "nothing was done" in out
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,139 @@
+"""Which GPUs a sweep shares out: what the driver says, by an nvidia-smi made for the test."""
+
+import importlib.metadata
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from leyden.config.errors import UserError
+from leyden.sweep import worker
+from leyden.sweep.launcher import num_devices
+from leyden.sweep.worker import try_job
+
+A, B = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", "GPU-b1028956-cfa2-0990-bf4a-5da9abb51763"
+PART, OTHER = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-GPU-b1028956-cfa2-0990-bf4a-5da9abb51763/2/0"
+ONE = f"GPU 0: NVIDIA A100-SXM4-40GB (UUID: {A})\n"
+TWO = f"{ONE}GPU 1: NVIDIA A100-SXM4-40GB (UUID: {B})\n"
+PARTS = f"""GPU 0: NVIDIA A100-SXM4-40GB (UUID: {A})
+  MIG 1g.5gb      Device  0: (UUID: {PART})
+  MIG 2g.10gb     Device  1: (UUID: {OTHER})
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: {B})
+"""
+MANY = "".join(f"GPU {n}: Tesla (UUID: GPU-{n:08x})\n" for n in range(12))
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Makes an nvidia-smi that does what is told; in `/dev` there are nodes of a card, or not."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "dev").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(worker, "DEVICE_FILES", tmp_path / "dev")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0")
+
+    def make(script=None, *, has_nodes=True):
+        for node in ("nvidia3", "nvidiactl") if has_nodes else ():
+            (tmp_path / "dev" / node).touch()
+        if script is not None:
+            program = tmp_path / "bin" / "nvidia-smi"
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+
+    return make
+
+
+def says(text):
+    return f'[ "$*" = -L ] || exit 2\ncat <<END\n{text}END'
+
+
+@pytest.mark.parametrize(
+    ("told", "devices"),
+    [
+        (ONE, ["0"]),  # in a container, whose node is /dev/nvidia3
+        (TWO, ["0", "1"]),
+        (MANY, [str(n) for n in range(12)]),
+        (PARTS, [PART, OTHER, B]),
+        ("No devices found.\n", []),
+    ],
+)
+def test_the_driver_tells_the_devices(driver, told, devices):
+    driver(says(told))
+    assert worker.visible_devices() == devices
+
+
+WRONG = {
+    "echo no driver >&2; exit 9": "nvidia-smi -L ended with 9",
+    f"{says(TWO)}\nexit 15": "nvidia-smi -L ended with 15",
+    "exec sleep 60": "nvidia-smi -L gave no answer in 0.5 s",
+    "printf '\\377\\000GPU zero'": "nvidia-smi -L names no GPU",
+    "": "nvidia-smi -L names no GPU",
+    None: "nvidia-smi is not installed",
+}
+
+
+@pytest.mark.parametrize("script", WRONG)
+def test_cards_that_the_driver_does_not_tell_of_are_refused_and_none_are_none(driver, monkeypatch, script):
+    monkeypatch.setattr(worker, "TIMEOUT_S", 0.5)
+    driver(script, has_nodes=False)
+    assert worker.visible_devices() == []
+    driver(script)
+    with pytest.raises(UserError, match="can't be listed") as refused:
+        worker.visible_devices()
+    assert WRONG[script] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_nvidia_smi_that_is_no_program(driver, tmp_path):
+    driver("")
+    (tmp_path / "bin" / "nvidia-smi").write_bytes(b"\x7fELF")
+    with pytest.raises(UserError, match="can't be started"):
+        worker.visible_devices()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "devices"),
+    [
+        ("2,5", ["2", "5"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0,-1,1", ["0"]),
+        (f"{A},{B}", [A, B]),
+        (f"{PART}, {OTHER}", [PART, OTHER]),
+    ],
+)
+def test_the_devices_that_a_user_chose_are_the_devices(driver, monkeypatch, chosen, devices):
+    driver("exit 9")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert worker.visible_devices() == devices
+
+
+def test_a_device_that_is_chosen_twice_is_refused(driver, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,0")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0,1,0: names a device twice"):
+        worker.visible_devices()
+
+
+def test_a_pytorch_without_cuda_has_none(driver, monkeypatch):
+    driver(says(TWO))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cpu")
+    assert worker.visible_devices() == []
+
+
+def test_all_devices_are_those_that_there_are():
+    assert [num_devices(asked, ["0", "1"]) for asked in ("auto", -1, 1, [0])] == [2, 2, 1, 1]
+    assert num_devices("auto", []) == 1
+
+
+@pytest.mark.parametrize(("accelerator", "fails"), [("auto", True), ("gpu", True), ("cuda", True), ("cpu", False)])
+def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, capfd, accelerator, fails):
+    trained = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    returned = SimpleNamespace(return_value=None)
+    monkeypatch.setattr("leyden.sweep.worker.run_job", lambda **given: trained.append("leyden.train") or returned)
+    error = try_job("leyden.train", OmegaConf.create({"trainer": {"accelerator": accelerator}}))
+    assert error.startswith("UserError: CUDA_VISIBLE_DEVICES=3: PyTorch" if fails else "")
+    assert trained == ([] if fails else ["leyden.train"])

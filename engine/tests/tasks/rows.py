@@ -1,0 +1,43 @@
+"""The rows of the table in docs/tasks.md, and what is typed for each."""
+
+import re
+
+from tests import ENGINE
+
+OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
+GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "objective.metric=val/critic")
+FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2")
+FEW = (*FEW, "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
+ROWS = {
+    "`task=classification`": ("task=classification", "model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=regression`": ("experiment=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=autoencoder`": ("experiment=vae", "model.hidden_size=16"),
+    "`task=language`": (
+        "experiment=char_lm",
+        "model.hidden_size=16",
+        "model.num_layers=1",
+        "data.dataset.context=32",
+    ),
+    "a LightningModule of your own": OWN,
+    "one that steps several optimizers by hand": GAN,
+}
+# Whose training step a process kills itself in.
+MODULES = {
+    "`task=classification`": "leyden.tasks.classification:Classification",
+    "`task=regression`": "leyden.tasks.regression:Regression",
+    "`task=autoencoder`": "leyden.tasks.autoencoder:Autoencoder",
+    "`task=language`": "leyden.tasks.language:Language",
+    "a LightningModule of your own": "tests.tasks.own:Plain",
+    "one that steps several optimizers by hand": "tests.tasks.own:GAN",
+}
+
+
+def read(number):
+    """A table of the page, the first one or the second: for each kind of work, by column, what the cell says."""
+    text = (ENGINE / "docs" / "tasks.md").read_text()
+    table = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)[number].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+TABLE, DATA = read(0), read(1)

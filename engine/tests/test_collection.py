@@ -1,0 +1,88 @@
+"""Each test is run by a command that `.ci/run` runs."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
+
+from leyden.config.paths import ROOT
+from tests import ENGINE
+from tests.conftest import COLLECTED
+
+
+@pytest.fixture(scope="module")
+def collected(pytestconfig):
+    """The markers of all tests that pytest finds, by file."""
+    tests = pytestconfig.stash[COLLECTED]
+    if {pytestconfig.rootpath / each for each in pytestconfig.args} != {
+        ENGINE / "tests"
+    }:  # this command names some only
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "tests.collected"]
+        done = subprocess.run(command, cwd=ENGINE, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+        line = next(line for line in done.stdout.splitlines() if line.startswith("collected: "))
+        tests = [(path, frozenset(markers)) for _, path, markers in json.loads(line.partition(" ")[2])]
+    return {path: {markers for there, markers in tests if there == path} for path, _ in tests}
+
+
+@pytest.fixture(scope="module")
+def ci(tmp_path_factory):
+    """The library's commands of pytest that `.ci/run` comes to, by a `make` that says what it would do; nothing else does anything."""
+    place = tmp_path_factory.mktemp("ci")
+    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":"}.items():
+        (place / name).write_text(f"#!/bin/sh\n{line}\n")
+        (place / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    output = subprocess.run(
+        ["bash", ".ci/run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    python = str(
+        ENGINE.parent / ".venv" / "bin" / "python"
+    )  # by engine/Makefile; the project's has .venv/bin/python
+    return [words for words in map(split, output.splitlines()) if words[:3] == [python, "-m", "pytest"]]
+
+
+def split(line):
+    """The words of a line of `make -n`, without the variables before a command."""
+    words = shlex.split(line, comments=True)
+    while words and "=" in words[0]:
+        words.pop(0)
+    return words
+
+
+def selected(words, markers, pyproject):
+    """Whether a command of pytest runs a test with these markers, by its last `-m`."""
+    given = [*shlex.split(pyproject), *words[3:]]
+    expression = [given[n + 1] for n, word in enumerate(given[:-1]) if word == "-m"][-1]
+    return Expression.compile(expression).evaluate(lambda name, **_: name in markers)
+
+
+def test_each_file_of_tests_is_collected(collected):
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*test_*.py"],
+        cwd=ENGINE,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    there = {
+        str(ENGINE / name)
+        for name in names
+        if name.rpartition("/")[2].startswith("test_") and (ENGINE / name).exists()
+    }
+    assert len(there) > 90
+    assert there - {*collected} == set()
+
+
+def test_each_test_is_run_by_a_command_of_ci(collected, ci, request):
+    addopts = request.config.getini("addopts")
+    assert len(ci) > 4
+    assert not [words for words in ci if any(word.startswith(("--ignore", "--deselect", "-k")) for word in words)]
+    for path, kinds in collected.items():
+        for markers in kinds:
+            assert any(selected(words, markers, shlex.join(addopts)) for words in ci), f"{path}: {sorted(markers)}"

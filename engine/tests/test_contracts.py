@@ -1,0 +1,60 @@
+"""The contracts of the library, over the project's files and the library's own, and what is asked of these alone."""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from leyden.config.paths import conf_files
+from leyden.testing.cases import compose, create, suited_cases
+from leyden.testing.contracts import *  # noqa: F403
+from leyden.testing.strict import *  # noqa: F403
+from tests import conf
+
+del test_data_are_as_their_facts_say  # noqa: F821 - tests/data/test_datasets.py has small files of each dataset
+
+
+@pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
+def test_a_search_says_how_it_is_started(path):
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    assert "override /hydra/sweeper: " in text
+    assert path.stem == "given" or f"leyden train -m sweep={path.stem}" in text
+
+
+@pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
+def test_a_search_is_for_any_network_or_chooses_its_own(path):
+    text = path.read_text()
+    if "model." in str(yaml.safe_load(text).get("hydra")):
+        assert "override /model: " in text, "it names keys of a network"
+    if Path("model", path.name) in dict(conf_files()):
+        assert compose(f"sweep={path.stem}").model == compose(f"model={path.stem}").model
+
+
+@pytest.mark.parametrize("path", conf("experiment"), ids=lambda path: path.stem)
+def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    assert yaml.safe_load(text)["name"] == path.stem
+    head = text[: text.index("name:")]
+    assert re.search(rf"leyden train( -m)? experiment={path.stem}\b", head)
+    assert re.search(r"(test|val)/\w+,? .*?[\d.]+", head), "the measured score"
+    assert " s " in head, "the time it takes"
+
+
+@pytest.mark.slow
+def test_a_network_takes_a_step_compiled(model_file, monkeypatch):
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    # C++ of a large one takes minutes: it is traced and differentiated, but no C++ is made of that.
+    if len([*create(model, case).modules()]) > 10:
+        compile_it = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
+        monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
+    plain, compiled = (create(model, case, f"compile={on}").eval() for on in ("false", "true"))
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    loss = compiled.step(case.batch).loss
+    loss.backward()
+    torch.testing.assert_close(loss, plain.step(case.batch).loss, rtol=1e-4, atol=1e-4)

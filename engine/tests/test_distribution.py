@@ -1,0 +1,159 @@
+"""The library as others install it: built, put into an empty environment, and used from other folders.
+
+It needs a package index, so its tests are `system` ones.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from leyden.config.paths import ROOT
+from leyden.run.directory import Run
+from tests import ENGINE
+
+pytestmark = pytest.mark.system
+# A fresh shell's, without what these tests were started with.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LEYDEN_PROJECT")}
+ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}
+
+
+def call(*command, cwd, code=0):
+    """What a command says."""
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """The project as git has it, changes included."""
+    folder = tmp_path_factory.mktemp("source") / "clone"
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for file in filter(lambda file: (ROOT / file).is_file(), listed.split("\0")[:-1]):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """That of an environment in which nothing is installed but what builds and tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    call(sys.executable, "-m", "venv", folder, cwd=folder)
+    python = folder / "bin" / "python"
+    call(
+        python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "build", "pytest", "ruff", cwd=folder
+    )
+    return python
+
+
+@pytest.fixture(scope="session")
+def wheel(source, python, tmp_path_factory):
+    """It is built from the sdist, which has all that it takes."""
+    folder = tmp_path_factory.mktemp("dist")
+    call(python, "-m", "build", "--quiet", "--outdir", folder, cwd=source / "engine")
+    assert [path.name.split("-")[0] for path in folder.glob("*.tar.gz")] == ["leyden"]
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, python):
+    """The folder of its commands."""
+    call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=wheel.parent)
+    return python.parent
+
+
+def test_the_wheel_has_types_settings_and_the_plugin(installed, wheel, tmp_path):
+    assert call(installed / "leyden", "--version", cwd=tmp_path) == f"leyden {wheel.name.split('-')[1]}\n"
+    names = call(installed / "python", "-m", "zipfile", "-l", wheel, cwd=tmp_path)
+    for name in ("leyden/py.typed", "leyden/conf/run_defaults.yaml", "leyden/conf/hydra/sweeper/sampler/tpe.yaml"):
+        assert name in names
+    assert "project/" not in names
+    assert "tests/" not in names
+    assert "leyden_library" in call(installed / "python", "-m", "pytest", "--help", cwd=tmp_path)
+    said = call(installed / "leyden", "train", cwd=tmp_path, code=2)
+    assert (
+        said
+        == f"leyden: {tmp_path}: not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one\n"
+    )
+
+
+def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, monkeypatch):
+    """docs/adopt.md, from a plain program to a resumed run and a sweep."""
+    page = (ENGINE / "docs" / "adopt.md").read_text()
+    for kind, block in re.findall(r"^```(python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        head, _, text = block.partition("\n")
+        if kind == "python":
+            path = tmp_path / head.removeprefix("# ")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    commands = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    run = tmp_path / "outputs" / "first"
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{installed}{os.pathsep}{os.environ['PATH']}")
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        if words[:2] == ["pip", "install"]:
+            continue
+        if "cluster=slurm_gpu" in words:
+            words.append("cluster.dry_run=true")
+            shown = call(*words, cwd=tmp_path, code=0 if shutil.which("sbatch") else 2)
+            assert "#SBATCH --gpus-per-node=1" in shown or "no Slurm" in shown
+            continue
+        if words[:2] == ["leyden", "train"] and "-m" in words:  # the page names the metric before
+            path = tmp_path / "conf" / "train.yaml"
+            objective = "objective:\n  metric: val_loss\n  mode: min\n"
+            path.write_text(re.sub(r"^objective: null.*\n", objective, path.read_text(), flags=re.MULTILINE))
+        said = call(*words, cwd=tmp_path)
+        if words[1] == "init":
+            (written,) = re.findall(r"^```yaml\n# conf/train.yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+            assert (tmp_path / "conf" / "train.yaml").read_text() == written
+    assert Run(run).result.epochs == 20
+    assert len(Run(run).starts) == 1  # the second start found it finished
+    provenance = json.loads((run / "provenance.json").read_text())[0]
+    assert provenance["library"] == {"version": call("leyden", "--version", cwd=tmp_path).split()[1], "git": None}
+    assert "hidden" in said
+    # Killed within an epoch, it comes to the same bits, from another folder of the project.
+    killed = "run_dir=../outputs/killed"
+    few = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
+    kill = "import os, leyden.train, lightning.pytorch.trainer.call as call\nhooks, count = call._call_callback_hooks, [0]\n"
+    kill += "def counted(trainer, name, *arguments, **more):\n    hooks(trainer, name, *arguments, **more)\n"
+    kill += "    count[0] += name == 'on_train_batch_end'\n    count[0] == 35 and os.kill(os.getpid(), 9)\n"
+    kill += "call._call_callback_hooks = counted\nleyden.train.main()\n"
+    call(installed / "python", "-c", kill, killed, *few, cwd=tmp_path / "lab", code=-9)
+    call("leyden", "train", killed, *few, cwd=tmp_path / "lab")
+    call("leyden", "train", "run_dir=outputs/whole", *few, cwd=tmp_path)
+    assert "equal, bit for bit" in call(
+        "leyden", "reproduce", "run=outputs/whole", "against=outputs/killed", cwd=tmp_path
+    )
+
+
+def test_a_project_of_ones_own_without_the_engine_trains_and_passes_its_tests(source, wheel, installed, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "kanlab")
+    (copy / ".venv").symlink_to(installed.parent)
+    (copy / "data").symlink_to(ROOT / "data")
+    (copy / ".git").mkdir()
+    identity = ("-c", "user.name=me", "-c", "user.email=me@here")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the template"]):
+        call("git", *identity, *command, cwd=copy)
+    for stamp in (".train", ".dev"):
+        (copy / ".venv" / stamp).touch()
+    call("make", "mine", "NAME=kanlab", f"ENGINE={wheel}", cwd=copy)
+    assert not (copy / "engine").exists()
+    small = "trainer.max_epochs=1 data.val_size=59000 callbacks=bare logger=none"
+    said = call("make", "train", f"ARGS={small}", cwd=copy)  # installs anew, as pyproject.toml has changed
+    assert "test/acc" in said
+    call(installed / "python", "-m", "pytest", "-q", "-k", "mlp or mnist", "tests/test_contracts.py", cwd=copy)
+    assert call("git", "status", "--porcelain", cwd=copy).count("engine/") > 100  # removed, to be committed

@@ -1,0 +1,488 @@
+"""What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from leyden import assembly
+from leyden.config.errors import UserError
+from leyden.config.paths import ROOT, conf_files, environment_of
+from leyden.data.facts import Facts
+from leyden.data.transforms import Augment
+from leyden.testing.cases import compose
+from tests import ENGINE, conf
+from tests.conftest import start, weights
+from tests.example import OWN
+from tests.tasks.test_data import FEW, stop_and_resume
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+
+FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
+
+
+class WrongShape(nn.Module):
+    def __init__(self, *, input_shape, num_classes, gives, takes):
+        super().__init__()
+        self.layer = nn.Linear(takes, gives)
+
+    def forward(self, images_NCHW):
+        return self.layer(images_NCHW.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("gives", "takes", "kind", "message"),
+    [
+        (
+            9,
+            784,
+            UserError,
+            r"model: returns \(2, 9\) for samples of shape \(2, 1, 28, 28\); must be logits of shape \(2, 10\)",
+        ),
+        (10, 783, RuntimeError, "a and b must have|mat1 and mat2 shapes"),  # a bug, which shows its line
+    ],
+)
+def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(gives, takes, kind, message):
+    cfg = compose()
+    cfg.model = {"_target_": f"{__name__}.WrongShape", "gives": gives, "takes": takes}
+    with pytest.raises(kind, match=message):
+        assembly.task_module(cfg, FACTS)
+    with pytest.raises(kind, match=message), torch.device("meta"):
+        assembly.task_module(cfg, FACTS)
+
+
+def test_a_network_that_is_none():
+    cfg = compose()
+    cfg.model = {"_target_": "builtins.dict"}
+    with pytest.raises(UserError, match=r"model: creates a dict; must be a torch\.nn\.Module"):
+        assembly.network(cfg, FACTS)
+
+
+def test_a_network_for_other_images_says_so():
+    with pytest.raises(UserError, match="model: images of 64×64: ResNet is for sides from 28 to 32"):
+        assembly.network(compose("model=resnet"), Facts((3, 64, 64), 10, (), (), ()))
+
+
+def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
+    data = assembly.datamodule(compose("data/augment=affine", f"data.root={mnist_root}"))
+    plain = assembly.datamodule(compose(f"data.root={mnist_root}"))
+
+    def first(loader):
+        torch.manual_seed(3)
+        return next(iter(loader))[0]
+
+    changed, again, unchanged = (first(each.train_dataloader()) for each in (data, data, plain))
+    assert torch.equal(changed, again)
+    assert not torch.equal(changed, unchanged)
+    assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
+
+
+def test_each_part_of_a_batch_has_a_draw_of_its_own():
+    augment = Augment(num_chunks=3, draw=lambda part: torch.full_like(part, int(torch.randint(250, ()))))
+    parts = augment(torch.zeros(10, 1, 2, 2, dtype=torch.uint8))
+    assert parts.shape == (10, 1, 2, 2)
+    assert len(parts.unique()) == 3
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "overrides", "num_steps"),
+    [
+        ("cosine", (), 20),
+        ("onecycle", (), 20),
+        ("onecycle", ("trainer.limit_train_batches=7", "trainer.accumulate_grad_batches=2"), 8),
+        ("onecycle", ("trainer.limit_train_batches=0.55", "trainer.accumulate_grad_batches=5"), 2),
+    ],
+)
+def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  # noqa: F811
+    arguments = ("callbacks=default", f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
+    run, *_ = train("run", *arguments, "trainer.max_epochs=2")
+    rates = [value for _, metric, value in curves(run) if metric == "lr"]
+    assert len(rates) == run.result.optimizer_steps == num_steps
+    assert rates[0] != rates[-1]
+    _, _, err = train("run", *arguments, "trainer.max_epochs=3", code=2)
+    assert "trainer.max_epochs: 2 there, 3 here" in err
+    if num_steps == 20:
+        assert max(rates) == pytest.approx(1e-3, rel=0.03)
+        assert rates[-1] < 1e-5
+
+
+def test_label_smoothing_is_for_training_only(train):  # noqa: F811
+    plain, smooth = (train(f"run{part}", f"task.label_smoothing={part}")[0].result.metrics for part in (0.0, 0.5))
+    assert abs(plain["train/loss"] - plain["val/loss"]) < 0.3
+    assert smooth["train/loss"] > smooth["val/loss"] + 0.3
+
+
+def test_gradients_are_clipped(train):  # noqa: F811
+    arguments = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "trainer.max_epochs=1")
+    arguments = (*arguments, "trainer.limit_train_batches=1", "trainer.gradient_clip_val=1e-3")
+    runs = [train(name, *arguments, *more)[0] for name, more in (("run", ()), ("still", ("optimizer.lr=1e-9",)))]
+    moved, start = (weights(run.directory) for run in runs)
+    norm = torch.cat([(moved[key] - start[key]).flatten() for key in moved]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_weight_decay_shrinks_weights(train):  # noqa: F811
+    runs = [train(f"run{decay}", "optimizer=adamw", f"optimizer.weight_decay={decay}")[0] for decay in (0.0, 10.0)]
+    plain, shrunk = (weights(run.directory)["network.layers.1.weight"].norm() for run in runs)
+    assert shrunk < 0.9 * plain
+
+
+def recipes(folder):
+    return sorted(path.stem for path in conf(folder))
+
+
+QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+QUICK = (*QUICK, "data.eval_batch_size=10000", "callbacks=bare", "logger=none")
+
+
+@pytest.fixture
+def recipe(small_root, tmp_path, monkeypatch):
+    """The commands that a recipe names, and where they find small data."""
+
+    def read(name):
+        text = dict(conf_files())[Path("experiment", f"{name}.yaml")].read_text()
+        place = (f"data.root={small_root}", "data.download=false")
+        if val_size := yaml.safe_load(text).get("data", {}).get("val_size"):
+            place = (*place, f"data.val_size={min(val_size, 5000)}")  # the small files have no more
+        commands = re.findall(r"^#   leyden train (.+)$", text.partition("\nname:")[0], re.M)
+        assert commands
+        return [shlex.split(command) for command in commands], place
+
+    monkeypatch.chdir(tmp_path)
+    return read
+
+
+@pytest.mark.parametrize("name", recipes("experiment"))
+def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, name):
+    commands, place = recipe(name)
+    for number, command in enumerate(commands):
+        # The jobs of a sweep are checked; they would be other processes. Of two overrides the last one holds.
+        first, last = ([], ["dry_run=true"]) if command[0] == "-m" else ([f"run_dir=run{number}"], [])
+        code, _, err = cli("train", *first, *command, *QUICK, *place, *last)
+        assert code == 0, err
+    assert len(list(tmp_path.rglob("result.json"))) == len([each for each in commands if each[0] != "-m"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes("experiment"))
+def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
+    (*before, last), place = recipe(name)
+    for command in before:
+        assert cli("train", *command, *QUICK, *place)[0] == 0
+    command = [f"experiment={name}"] if last[0] == "-m" else last
+    stop_and_resume(cli, tmp_path, *command, *place, "data.batch_size=20", *FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes("sweep"))
+def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
+    searches = "hydra/sweeper: optuna" in dict(conf_files())[Path("sweep", f"{name}.yaml")].read_text()
+    more = ("hydra.sweeper.num_trials=2",) if searches else ()
+    more = ("seed=0,1",) if name == "given" else more
+    code, _, err = cli("train", "-m", f"sweep={name}", "sweep_name=s", *QUICK, *more)
+    assert code == 0, err
+    assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").exists()
+
+
+# As in a notebook, where warnings are none of the template's business.
+@pytest.mark.filterwarnings("default")
+def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
+    (text,) = re.findall(r"```python\n(import lightning.+?)```", (ENGINE / "docs" / "yours.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(mnist_root)
+    assert len(ast.parse(text).body) <= 7 + 6  # imports and statements
+    found = {}
+    exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
+    assert found["trainer"].callback_metrics["test/acc"] > 0.9
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A copy of the project as git has it, changes included; for those that change nothing."""
+    copy = tmp_path_factory.mktemp("template") / "copy"
+    files = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for file in files.split("\0")[:-1]:
+        if (ROOT / file).exists():
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, copy / file)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the template"]):
+        git(copy, *command)
+    return copy
+
+
+@pytest.fixture
+def copy(template, tmp_path):
+    """One of it."""
+    return shutil.copytree(template, tmp_path / "copy", symlinks=True)
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    return subprocess.check_output(["git", *who, *arguments], cwd=folder, text=True)
+
+
+def call(folder, *arguments, anew=False):
+    """Python in a copy; returns its exit code and all it says."""
+    process = start(script=arguments, cwd=folder, anew=anew, **environment_of(folder))
+    said, _ = process.communicate()
+    return process.returncode, said
+
+
+def test_a_new_model_is_three_files_and_is_searched(copy, mnist_root):
+    (copy / "src" / "aside").mkdir()  # a package of yours, too, but without networks
+    (copy / "src" / "aside" / "__init__.py").write_text("")
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "mine")
+    code, said = call(copy, "-m", "leyden.new", "model=capsule_net")
+    assert code == 0, said
+    new = ["conf/model/capsule_net.yaml", "conf/sweep/capsule_net.yaml", f"src/{OWN}/models/capsule_net.py"]
+    assert git(copy, "status", "--porcelain", "-uall").splitlines() == [f"?? {path}" for path in new]
+    search = ("-m", "sweep=capsule_net", "dry_run=true", f"data.root={mnist_root}")
+    assert "model.hidden_size=256" in call(copy, "-m", "leyden.train", *search)[1]
+    assert "class CapsuleNet(nn.Module):" in (copy / f"src/{OWN}/models/capsule_net.py").read_text()
+    code, said = call(copy, "-m", "leyden.new", "model=capsule_net")
+    assert code == 2
+    assert "conf/model/capsule_net.yaml exists" in said or f"src/{OWN}/models/capsule_net.py exists" in said
+
+
+def test_a_new_task_is_two_files_and_trains(copy, mnist_root):
+    code, said = call(copy, "-m", "leyden.new", "task=ranking")
+    assert code == 0, said
+    changed = git(copy, "status", "--porcelain", "-uall").splitlines()
+    assert changed == ["?? conf/task/ranking.yaml", f"?? src/{OWN}/tasks/ranking.py"]
+    objective = ("objective.metric=val/loss", "objective.mode=min", f"data.root={mnist_root}")
+    code, said = call(copy, "-m", "leyden.train", "task=ranking", *objective, *QUICK)
+    assert code == 0, said
+    assert "test/loss" in said
+
+
+def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
+    code, said = call(copy, "-m", "leyden.new", "data=birds")
+    assert code == 0, said
+    assert "leyden train data=birds" in said
+    changed = git(copy, "status", "--porcelain", "-uall").splitlines()
+    assert changed == ["?? conf/data/birds.yaml", f"?? src/{OWN}/data/birds.py"]
+    few = ("optimizer=adam", "trainer.max_epochs=3", "callbacks=bare", "logger=none", "run_dir=run")
+    code, said = call(copy, "-m", "leyden.train", "data=birds", *few)
+    assert code == 0, said
+    learned = json.loads((copy / "run" / "result.json").read_text())["metrics"]["test/acc"]
+    assert learned > 0.5  # of three classes
+    code, said = call(copy, "-m", "leyden.evaluate", "run=run")
+    assert code == 0, said
+    assert f"{learned:.4f}" in said
+
+
+def refusal(cli, kind, name):
+    code, _, err = cli("new", f"{kind}={name}")
+    assert code == 2
+    return err
+
+
+@pytest.mark.parametrize("name", ["2nd", "Caps", "class", "a-b", "../x"])
+def test_a_new_model_needs_a_name(cli, name):
+    assert f"model={name}: must be the name of a Python module" in refusal(cli, "model", name)
+
+
+@pytest.mark.parametrize("name", ["null", "true", "false", "nan", "inf", "on", "off", "yes", "no"])
+@pytest.mark.parametrize("kind", ["model", "task", "data"])
+def test_a_name_that_is_read_as_something_else_is_refused(cli, kind, name):
+    assert f"{kind}={name}: is read as " in refusal(cli, kind, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("task", name) for name in ("outcome", "f", "task", "tensor", "torch", "leyden")),
+        *(("model", name) for name in ("tensor", "torch", "nn", "super", "int")),
+        *(("data", name) for name in ("dataset", "any", "math", "torch", "typing")),
+    ],
+)
+def test_a_new_class_takes_no_name_that_its_file_uses(cli, kind, name):
+    assert f"{kind}={name}: the file uses the name " in refusal(cli, kind, name)
+
+
+def test_a_choice_that_is_read_as_no_text_is_told(copy):
+    text = (copy / "conf" / "model" / "mlp.yaml").read_text()
+    (copy / "conf" / "model" / "null.yaml").write_text(text)
+    code, said = call(copy, "-m", "leyden.train", "model=null", "dry_run=true")
+    assert code == 2, said
+    (told,) = re.findall("quote it: (.+)", said)
+    assert len(said.splitlines()) == 1
+    code, said = call(copy, "-m", "leyden.train", *shlex.split(told), "dry_run=true", f"data.root={ROOT / 'data'}")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "message"),
+    [
+        ("", "", "must be the name of a Python package"),
+        ("My-Project", "", "must be the name"),
+        ("class", "", "must be the name"),
+        ("a" * 21, "", "at most 20"),
+        ("torch", "", "is taken"),
+        ("json", "", "is taken"),
+        ("leyden", "", "is taken"),
+        ("msilib", "", "is taken"),  # of Python on another system
+        *((name, "", "is taken") for name in ("tests", "conf", "engine", "src", "scripts", "site")),
+        ("kanlab", "0.2", "must be a version, such as leyden==0.2"),
+        ("kanlab", "nowhere.whl", "there is no such file"),
+    ],
+)
+def test_a_name_or_engine_that_is_refused_changes_nothing(template, name, engine, message):
+    code, said = call(template, "scripts/mine.py", name, engine)
+    assert code == 1
+    assert message in said
+    assert not git(template, "status", "--porcelain")
+
+
+def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine_is_touched(copy):
+    code, said = call(copy, "scripts/mine.py", "kanlab")
+    assert code == 0, said
+    assert len(said.splitlines()) == 2
+    for path in ("src/kanlab/models/mlp.py", "CITATION.cff", "CHANGELOG.md", f"!src/{OWN}", "!scripts/mine.py"):
+        assert (copy / path.lstrip("!")).exists() is not path.startswith("!")
+    changed = git(copy, "diff", "--name-only", "HEAD").splitlines()
+    assert not [file for file in changed if file.startswith("engine/")]
+    left = subprocess.run(
+        [
+            "git",
+            "grep",
+            "-nE",
+            rf"\b{OWN}\.[a-z_]+\.|src/{OWN}\b|(from|import) {OWN}\b|^name = .{OWN}",
+            "--",
+            ":!engine",
+        ],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+    )
+    assert not left.stdout
+    assert "mine" not in (copy / "Makefile").read_text()
+    assert "# kanlab" in (copy / "README.md").read_text()
+    for check in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
+        code, said = call(copy, "-m", *check)
+        assert code == 0, said
+
+
+def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
+    (tmp_path / "leyden-0.2.0-py3-none-any.whl").touch()
+    code, said = call(copy, "scripts/mine.py", "kanlab", str(tmp_path / "leyden-0.2.0-py3-none-any.whl"))
+    assert code == 0, said
+    files = git(copy, "ls-files").splitlines()
+    assert not [file for file in files if "engine" in file or ".ci" in file or "library" in file]
+    assert len([file for file in files if file.endswith(".py")]) <= 25
+    assert "leyden @ file:///" in (copy / "pyproject.toml").read_text()
+
+
+def test_what_can_not_be_made_ones_own_leaves_the_tree_as_it_was(copy):
+    (copy / f"src/{OWN}/models/broken.py").write_text(f"from {OWN}.models import (\n")
+    (copy / ".gitignore").write_text("*.aside\n__pycache__/\n")
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "mine")
+    (copy / f"src/{OWN}/mine.aside").write_text("that git does not know")
+    code, said = call(copy, "scripts/mine.py", "kanlab")
+    assert code == 1
+    assert "nothing was changed" in said
+    assert not git(copy, "status", "--porcelain")
+    assert (copy / f"src/{OWN}/mine.aside").exists()
+
+
+def test_a_dirty_tree_is_refused(copy):
+    (copy / "Makefile").write_text("mine")
+    code, said = call(copy, "scripts/mine.py", "kanlab")
+    assert code == 1
+    assert "commit them first" in said
+    assert "M Makefile" in said
+
+
+DIGITS = '''"""Digits, once more."""
+
+from typing import Any
+
+from torch import Tensor
+
+from {own}.data.mnist import MNIST
+
+
+class Digits(MNIST):
+    """MNIST turned around: dark on light ground."""
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self.data: Tensor = 255 - self.data
+
+    @property
+    def raw_folder(self) -> str:
+        """The files are those of MNIST."""
+        return f"{{self.root}}/MNIST/raw"
+'''
+CHANGED = {  # defaults
+    "conf/train.yaml": (("- optimizer: keras_rmsprop", "- optimizer: adam"),),
+    "conf/model/mlp.yaml": (("dropout: 0.0", "dropout: 0.1"),),
+}
+
+
+@pytest.mark.slow(minutes=3)
+def test_a_project_that_has_grown_takes_a_newer_engine(copy, mnist_root, tmp_path):
+    """The whole way of somebody who makes it theirs, with the longest name that is allowed."""
+    mine, name = tmp_path / "mine", "a_very_long_project_"
+    git(tmp_path, "clone", "-q", str(copy), "mine")
+    (mine / ".git" / "info" / "exclude").write_text("data\n")
+    (mine / "data").symlink_to(mnist_root)
+    code, said = call(mine, "scripts/mine.py", name)
+    assert code == 0, said
+    for kind, new in (("model", "capsule"), ("task", "ranking"), ("data", "birds")):
+        assert call(mine, "-m", "leyden.new", f"{kind}={new}")[0] == 0
+    (mine / "src" / name / "data" / "digits.py").write_text(DIGITS.format(own=name))
+    digits = f"# MNIST, dark on light ground.\ndefaults:\n  - in_memory\n\ndataset:\n  _target_: {name}.data.digits.Digits\n"
+    (mine / "conf" / "data" / "digits.yaml").write_text(digits)
+    for file, changes in CHANGED.items():
+        text = (mine / file).read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (mine / file).write_text(text)
+    git(mine, "add", "-A")
+    git(mine, "commit", "-qm", "mine")
+
+    # Meanwhile every file of the engine has changed, and the template's README.
+    for path in [*(copy / "engine").rglob("*.py"), copy / "README.md"]:
+        text = path.read_text()
+        path.write_text(f"{text}# newer\n" if text else "")
+    assert call(copy, "-m", "ruff", "format", "-q", "engine")[0] == 0
+    git(copy, "commit", "-qam", "a newer engine")
+    # As docs/yours.md says.
+    git(mine, "fetch", "-q", "origin")
+    git(mine, "rm", "-rq", "engine")
+    git(mine, "checkout", "origin/HEAD", "--", "engine", "constraints.txt")
+    git(mine, "commit", "-qm", "a newer engine")
+    assert not git(mine, "status", "--porcelain")
+    assert (mine / "engine" / "src" / "leyden" / "train.py").read_text().endswith("# newer\n")
+
+    quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=20")
+    code, said = call(mine, "-m", "leyden.train", "model=capsule", "data=digits", *quick)
+    assert code == 0, said
+    assert "test/acc" in said
+    code, said = call(mine, "-m", "leyden.train", "-m", "model=capsule,mlp", "sweep_name=both", *quick)
+    assert code == 0, said
+    tests = [
+        "pytest",
+        "-q",
+        "-n",
+        "2",
+        "-k",
+        "capsule or ranking or birds or digits or mlp",
+        "tests/test_contracts.py",
+    ]
+    for check in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], tests):
+        code, said = call(mine, "-m", *check, anew=True)
+        assert code == 0, said

@@ -1,0 +1,161 @@
+"""The import rule: downward only, light at the start, and nothing that is not declared."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from leyden.config.paths import LIBRARY, own_packages
+from tests import ENGINE
+
+SRC = LIBRARY.parent
+PLUGINS = SRC / "hydra_plugins"
+# From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
+FLOORS = [
+    "config",
+    "scheduler",
+    "run",
+    "data",
+    "tasks",
+    "loggers",
+    "report",
+    "callbacks",
+    "pictures",
+    "assembly",
+    "training",
+]
+FLOORS += ["reproduction", "sweep", "cluster", "editor", "scaffold", "testing", "the verbs and plugins"]
+VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
+# What a command imports only once its configuration is known to be right.
+HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna", "submitit")
+DISTRIBUTIONS = {"_pytest": "pytest", "hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
+MODULES = sorted(LIBRARY.rglob("*.py"))
+
+
+def name_of(path):
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports(path):
+    """Modules that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in NAMES else node.module
+
+
+def floor(name):
+    folder = name.split(".")[1] if name.count(".") > 0 else ""
+    return FLOORS.index(folder) if folder in FLOORS else len(FLOORS) - 1
+
+
+def test_every_folder_has_its_floor():
+    folders = {path.parent.relative_to(LIBRARY).as_posix() for path in MODULES} - {".", "conf"}
+    assert folders == set(FLOORS[:-1])
+
+
+def test_the_drawing_of_the_house_has_these_floors():
+    drawing = (ENGINE / "docs" / "images" / "house.svg").read_text()
+    floors = re.findall(r'class="floor" x="\d+" y="(\d+)"[^>]*>([^<]+)<', drawing)
+    assert [name for _, name in sorted(floors, key=lambda floor: -int(floor[0]))] == FLOORS
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PLUGINS.rglob("*.py")], ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_run_downward(path):
+    name = name_of(path)
+    for imported in imports(path):
+        root = imported.split(".")[0]
+        assert root not in own_packages(), f"{name} imports {imported}, which is the owner's"
+        if root == "leyden" and imported not in (name, "leyden"):
+            assert imported.removeprefix("leyden.") not in VERBS, "imports a verb"
+            assert floor(imported) <= floor(name), f"{name} is below {imported}"
+
+
+def test_there_is_no_circle():
+    graph = {name_of(path): {i for i in imports(path) if i in NAMES} - {name_of(path)} for path in MODULES}
+    for name in NAMES:  # a package is what its modules are made of
+        graph[name] -= {package for package in graph[name] if name.startswith(f"{package}.")}
+    TopologicalSorter(graph).prepare()
+
+
+def test_nothing_in_the_engine_names_the_owners_package():
+    names = "|".join(own_packages())
+    for path in [*MODULES, *PLUGINS.rglob("*.py")]:
+        assert not re.search(rf"\b({names})\.(models|data|optimizers|tasks)\b", _without_examples(path)), path
+
+
+def _without_examples(path):
+    """The text of a file, less the lines of its doctests."""
+    lines = path.read_text().splitlines()
+    return "\n".join(
+        line for n, line in enumerate(lines) if not {">>>"} & {*lines[max(0, n - 1)].split(), *line.split()}
+    )
+
+
+def test_a_command_starts_light():
+    modules = [f"leyden.{verb}" for verb in VERBS]
+    modules += ["hydra_plugins.leyden_launchers", "hydra_plugins.leyden_sweepers"]
+    # One after the other in one process: what the first one has imported is in the list of the others, too.
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+    print(name, *sys.modules)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = {line.split()[0]: {*line.split()[1:]} & {*HEAVY} for line in output.splitlines()}
+    assert loaded == {name: set() for name in modules}
+
+
+def test_what_is_imported_is_declared():
+    known = {re.match(r"[\w-]+", text)[0].lower() for text in importlib.metadata.requires("leyden")}
+    for path in SRC.rglob("*.py"):
+        for imported in imports(path):
+            root = imported.split(".")[0]
+            if root not in {*sys.stdlib_module_names, "annotationlib"} and root not in (
+                "leyden",
+                "hydra_plugins",
+                *own_packages(),
+            ):
+                assert DISTRIBUTIONS.get(root, root).lower() in known, f"{path}: {root}"
+
+
+def test_verbs_and_functions_are_short():
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {verb: lines[f"leyden.{verb}"] for verb in VERBS if lines[f"leyden.{verb}"] > 80} == {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 90, f"{path}: {node.name}"
+
+
+def test_one_module_instantiates():
+    for path in SRC.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        used = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+        calls = {name for name in used if name.endswith((".instantiate", "utils.call"))}
+        assert calls == ({"hydra.utils.instantiate"} if path.name == "instantiate.py" else set()), path
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        froms = [node for node in froms if node.module.startswith("hydra")]
+        assert not {"instantiate", "call"} & {alias.name for node in froms for alias in node.names}, path
+
+
+def test_checkpoints_are_read_as_weights_only():
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                if ast.unparse(node.func) == "torch.load" or "ckpt_path" in keywords:
+                    assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"

@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from leyden.training import onnx
+from tests.training.test_start import train  # noqa: F401 - a fixture
+
+
+def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist_root):  # noqa: F811
+    import onnxruntime
+
+    from leyden.data.fetch import load
+    from leyden.training.trained import trained_task
+    from tests.example import MNIST
+
+    run, *_ = train("run", "model.dropout=0.2", "data.normalize=standardize")
+    code, out, err = cli("export", f"run={run.directory}")
+    assert code == 0, err
+    assert "agrees on 10000 test samples, within" in out
+    assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
+    session = onnxruntime.InferenceSession(run.directory / "model.onnx")
+    pixels = load(MNIST, mnist_root, train=False, download=False).data[:, None]
+    task, facts = trained_task(run, run.checkpoint("best"))
+    network = task.network
+    for num in (1, 7):
+        (found,) = session.run(["logits"], {"pixels": pixels[:num].numpy()})
+        with torch.inference_mode():
+            expected = network(facts.normalize(pixels[:num])).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet"])
+def test_other_networks_can_be_exported(cli, tmp_path, small_root, model):
+    run_dir = tmp_path / "run"
+    few = (f"data.root={small_root}", "data.val_size=100", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    code, _, err = cli("train", f"run_dir={run_dir}", f"model={model}", "callbacks=bare", *few, "test=false")
+    assert code == 0, err
+    code, _, err = cli("export", f"run={run_dir}")
+    assert code == 0, err
+
+
+def test_one_that_differs_is_not_written(cli, train, monkeypatch):  # noqa: F811
+    run, *_ = train("run")
+    monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
+    code, _, err = cli("export", f"run={run.directory}")
+    assert code == 2
+    assert "model.onnx: not written; on 10000 test samples ONNX predicts 0 different classes" in err
+    assert not list(run.directory.glob("*.onnx"))
+
+
+def test_it_says_what_to_install(cli, train, monkeypatch):  # noqa: F811
+    run, *_ = train("run")
+    monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
+    code, _, err = cli("export", f"run={run.directory}")
+    assert code == 2
+    assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
+
+
+def test_an_output_that_can_not_be(cli, train, tmp_path):  # noqa: F811
+    run, *_ = train("run")
+    for output in (tmp_path / "nowhere" / "model.onnx", tmp_path / "model.pt"):
+        code, _, err = cli("export", f"run={run.directory}", f"output={output}")
+        assert code == 2
+        assert f"output={output}: must be the name of a .onnx file" in err
+
+
+class Data:
+    """Samples of numbers."""
+
+    def inputs(self, split, indices):
+        return torch.linspace(0, 1, 8).reshape(4, 2)[indices]
+
+
+@pytest.mark.parametrize(("size", "off", "allowed"), [(1e6, 10.0, True), (1e6, 1000.0, False), (0.1, 1e-3, False)])
+def test_how_much_a_number_may_differ_depends_on_how_large_they_are(monkeypatch, size, off, allowed):
+    """Of numbers in millions, as prices are, rounding alone is more than a tolerance for numbers near 1."""
+    session = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda _, given: [size * given["x"] + off]
+    )
+    monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *args, **kwargs: session)
+    num_other, difference = onnx._compare(b"", lambda inputs: size * inputs, Data(), 4)
+    assert num_other == 0
+    assert (difference <= onnx.TOLERANCE) is allowed

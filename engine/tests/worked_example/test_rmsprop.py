@@ -1,0 +1,99 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.example import RMSprop
+
+DEFAULTS = {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}
+
+
+@given(
+    gradients=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8),
+    lr=st.floats(1e-5, 1),
+    rho=st.floats(0, 0.99),
+    eps=st.floats(1e-8, 1),
+)
+def test_follows_the_formula(gradients, lr, rho, eps):
+    w = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    optimizer = RMSprop([w], lr=lr, rho=rho, eps=eps)
+    expected, v = 0.5, 0.0
+    for g in gradients:
+        w.grad = torch.tensor([g], dtype=torch.float64)
+        optimizer.step()
+        v = rho * v + (1 - rho) * g**2
+        expected -= lr * g / (v + eps) ** 0.5
+        assert w.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_its_state_is_the_mean_square_alone_and_survives_a_round_trip():
+    def make():
+        torch.manual_seed(0)
+        w = torch.nn.Parameter(torch.randn(5))
+        return w, RMSprop([w], **DEFAULTS)
+
+    def step(w, optimizer, seed):
+        w.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+    w, optimizer = make()
+    step(w, optimizer, 1)
+    assert [list(state) for state in optimizer.state_dict()["state"].values()] == [["mean_square"]]
+    other, other_optimizer = make()
+    other_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.data.copy_(w.data)
+    step(w, optimizer, 2)
+    step(other, other_optimizer, 2)
+    assert torch.equal(w, other)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_a_copy_goes_on_by_itself(copied, num_steps):
+    def step(pair):
+        w, optimizer = pair
+        w.grad = torch.arange(3.0)
+        optimizer.step()
+
+    w = torch.nn.Parameter(torch.ones(3))
+    pair = [w, RMSprop([w], **DEFAULTS)]
+    for _ in range(num_steps):
+        step(pair)
+    other = copied(pair)
+    before = w.detach().clone()
+    step(other)
+    assert torch.equal(w, before)
+    step(pair)
+    assert torch.equal(w, other[0])
+    assert not torch.equal(w, before)
+
+
+def test_a_step_allocates_nothing_once_it_is_warm():
+    w = torch.nn.Parameter(torch.ones(1000))
+    optimizer = RMSprop([w], **DEFAULTS)
+    w.grad = torch.ones(1000)
+    optimizer.step()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        optimizer.step()
+    passes = [event for event in profile.key_averages() if event.key in TENSOR_PASSES]
+    assert {event.key: event.count for event in passes} == dict.fromkeys(TENSOR_PASSES, 1)
+    assert sum(event.self_cpu_memory_usage for event in profile.key_averages()) < 100
+
+
+TENSOR_PASSES = ("aten::mul", "aten::lerp_", "aten::add", "aten::rsqrt_", "aten::addcmul_")
+
+
+def test_parameters_without_gradient_stay():
+    w = torch.nn.Parameter(torch.ones(1))
+    RMSprop([w], **DEFAULTS).step()
+    assert w.item() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0}, {"lr": float("nan")}, {"rho": 1}, {"rho": -0.1}, {"eps": 0}])
+def test_refuses_what_is_out_of_range(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=name):
+        RMSprop([torch.nn.Parameter(torch.ones(1))], **{**DEFAULTS, **wrong})
