@@ -217,7 +217,7 @@ def test_without_a_repository_there_is_no_code(call, make, repository, monkeypat
         ({"trainer": None}, "trainer is missing"),
         ({"trainer": {"accelerator": "gpu"}}, "the run was trained by a GPU, and there is no GPU here"),
         ({"trainer": {"accelerator": "cpu", "num_nodes": 2}}, "trainer.num_nodes=2"),
-        ({"init_from": "x"}, "does not record which checkpoint init_from was"),
+        ({"init_from": "x"}, "does not record the checkpoint from which the run started (init_from)"),
     ],
 )
 def test_a_configuration_that_is_refused(call, make, repository, monkeypatch, config, message):

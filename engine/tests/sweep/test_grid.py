@@ -86,7 +86,7 @@ def test_values_are_compared_as_they_are_meant(typed, allowed, matches):
     [
         ({"exclude": [{"z": 1}]}, r"exclude\[0\]: no job sets z; a condition must be on a key that is tried: a, b"),
         ({"exclude": [{"a": 1}, {"a": 3}]}, r"exclude\[1\]: a is never 3; must be one of 1, 2"),
-        ({"exclude": {"a": 1}}, "exclude={'a': 1}: must be a list of values by key"),
+        ({"exclude": {"a": 1}}, "exclude={'a': 1}: must be a list of mappings"),
         ({"exclude": []}, r"exclude=\[\]: must be a list"),
         ({"exclude": [3]}, r"exclude=\[3\]: must be a list"),
         ({"exclude": [{}]}, r"exclude\[0\]={}: must be a value"),

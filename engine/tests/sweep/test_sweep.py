@@ -228,7 +228,7 @@ def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sweep.average_over=[sede]", "sweep.average_over=['sede']: there is no sede"),
+        ("sweep.average_over=[sede]", "sweep.average_over=['sede']: sede is not a setting of the runs"),
         ("sweep.average_over=seed", "sweep.average_over=seed: must be a list of keys"),
         ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
     ],

@@ -19,4 +19,5 @@ def test_a_pattern_that_matches_nothing_is_told(train):  # noqa: F811
 
 def test_freezing_is_told_to_be_a_key_of_the_root(train):  # noqa: F811
     _, _, err = train("a", '+optimizer.groups.first={match: "network.layers.1.*", freeze: true}', code=2)
-    assert "optimizer: groups.first.freeze: is a key of the root: freeze=[network.layers.1.*]" in err
+    assert "optimizer: groups.first.freeze: can't be set per group; set the root key " in err
+    assert "freeze=[network.layers.1.*] instead" in err

@@ -99,7 +99,7 @@ OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replac
 
 
 def _name_of_model(_root_: Any) -> str:
-    """Return the class name of the network, or of a task without one, in lower case: `${name_of_model:}`."""
+    """Return the network's class name or else the task's, in lower case, for `${name_of_model:}`."""
     targets = (OmegaConf.select(_root_, f"{key}._target_") for key in ("model", "task"))
     return _last_word(next(filter(None, targets), None))
 

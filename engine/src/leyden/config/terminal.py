@@ -83,7 +83,10 @@ def leyden_command(verb: str) -> str:
 
 
 def warn(text: str) -> None:
-    """Print a message to stderr; lines after the first are indented, so that no name in it can forge a message."""
+    """Print a message to stderr.
+
+    Lines after the first are indented; otherwise, a file name with a line break could imitate a second message.
+    """
     lines = printable(text).replace("\n", "\n  ")
     print(f"leyden: {lines}", file=sys.stderr)
 
@@ -100,7 +103,7 @@ class Terminal(Console):
             self.width = WIDE
 
     def render_str(self, text: str, **kwargs: Any) -> Text:
-        """Return a string as rich prints it; every string passes through here, cells of tables included."""
+        """Return a string as rich text, with unsafe characters escaped; rich calls this for strings and cells."""
         return super().render_str(printable(text), **kwargs)
 
 

@@ -111,7 +111,9 @@ def _read_npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
     if columns is None:
         raise ValueError(f"{path}: is one array (.npy); must be arrays by name, as numpy.savez writes them")
     if strange := [name for name, values in columns if not isinstance(values, np.ndarray)]:
-        raise ValueError(f"{path}: {strange[0]} in it is not an array; must be arrays as numpy.savez writes them")
+        raise ValueError(
+            f"{path}: its entry {strange[0]} is not an array; all must be arrays, as numpy.savez writes them"
+        )
     return columns
 
 

@@ -44,7 +44,7 @@ MIN_VALUES = 3  # per group; with fewer, the deviation is meaningless
 LEVEL = 0.05  # significance level: the rate of false positives
 POWER = 0.8  # rate at which a true difference is detected
 MAX_FURTHER = 1000  # additional seeds; larger numbers are not computed
-TINY = 2.0**-20  # relative; metrics are computed in single precision
+TINY = 2.0**-20  # share of the largest value; smaller deviations are rounding errors of single precision
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Group:
     """The values of an objective reached by the runs of one setting.
 
     Args:
-        values: Value of each run, by its averaged keys, such as (seed, fold).
+        values: Value of each run, by the run's values of the keys that are averaged over, such as seed and fold.
         overlap: Term added to 1/n in the variance of the mean: 1/(k - 1) if the runs are from k folds, which share
             training data and are therefore not independent.
     """
@@ -73,7 +73,8 @@ class Verdict:
         better: `a` or `b`; empty if the difference is not significant.
         why: Reason why there is no interval; empty if there is one.
         deviation: Standard deviation of the difference of two single values.
-        freedom: Degrees of freedom per value after the first: 1 for pairs, 1 to 2 for groups.
+        freedom: Degrees of freedom divided by n - 1, where n is the number of pairs or of values per group: 1 for
+            pairs, 1 to 2 for groups.
         overlap: As in `Group`.
         level: Significance level, 1 minus the confidence.
     """

@@ -70,7 +70,7 @@ def recorded_threads(run: RunContents) -> int | None:
 
 
 def _recorded_machine(run: RunContents) -> dict[str, Any]:
-    """Return the description of the machine from the last start that trained."""
+    """Return the machine recorded by the last start that recorded one; empty if none did."""
     machines = [each for start in run.starts if isinstance(each := start.get("machine"), dict)]
     return machines[-1] if machines else {}
 
@@ -102,7 +102,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
 
     Args:
         run: The run to reproduce.
-        tree: The project at the run's commit, whose dependencies are installed.
+        tree: Folder with the project at the run's commit; the dependencies that it declares are installed.
 
     Raises:
         UserError: The run had another Python version, or pip can't install the packages.
@@ -127,12 +127,12 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
             _call(sys.executable, "-m", "venv", "--clear", str(folder))
             path = folder / "constraints.txt"
             path.write_text(constraints, encoding="utf-8")
-            # Install the dependencies from a copy without packages, since a build would leave files in the work
-            # tree.
+            # Only the dependencies are needed. They are installed from a copy of each distribution without its
+            # code, since a build would leave files in the work tree.
             for distribution in distributions:
                 shutil.copytree(distribution, folder / distribution.name, ignore=_ignore_folders)
                 (folder / distribution.name / "src").mkdir()
-            if (folder / "engine").exists():  # its version is in the code
+            if (folder / "engine").exists():  # the build reads leyden's version from `__init__.py`
                 (package := folder / "engine" / "src" / "leyden").mkdir()
                 shutil.copy(tree / "engine" / "src" / "leyden" / "__init__.py", package)
             bare = [str(folder / distribution.name) for distribution in distributions]

@@ -29,7 +29,7 @@ from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
 def keep_overrides(there: RunContents, here: Run) -> bool:
     """Record overrides with which a reproduced run can be resumed, if there are any.
 
-    Together with `conf/`, they must compose to the reproduced run's configuration, which was checked already.
+    They must compose, together with `conf/`, to the reproduced run's configuration, which `recipe` has checked.
 
     Args:
         there: The original run.
@@ -86,7 +86,8 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
         trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
 
     Raises:
-        UserError: The configuration is invalid, or names a class or function that its role does not allow.
+        UserError: The configuration is invalid, or names a class or function that is not allowed at that place (see
+            `leyden.assembly.roles`).
     """
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
     where = run.directory / "config.yaml"
@@ -106,7 +107,8 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
         )
     if isinstance(data := config.get("data"), dict) and "root" in data:
         data["root"] = _data_root(str(data["root"]), data_root)
-    # Missing keys come from `conf/train.yaml`. Its choices for recorded groups are removed: they would add keys.
+    # Keys that the run did not record come from `conf/train.yaml`. For a config group that the run did record, no
+    # file is used, since it could add keys that the run did not have.
     places = (tree / "conf", tree / "engine" / "src" / "leyden" / "conf", LIBRARY / "conf")
     groups = [key for key in config if any((place / key).is_dir() for place in places)]
     result = run.result
@@ -149,7 +151,9 @@ def check_parent_checkpoint(run: RunContents) -> None:
     key = keys[0]  # a fork inherits `init_from`, which only its parent used
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
-        raise UserError(f"{run.directory}/provenance.json: does not record which checkpoint {key} was")
+        raise UserError(
+            f"{run.directory}/provenance.json: does not record the checkpoint from which the run started ({key})"
+        )
     path = Path(str(parents[0].get("checkpoint")))
     if not path.is_file():
         raise UserError(f"{key}: {path}, from which the run started, does not exist")
@@ -181,11 +185,15 @@ def _keys_and_values(node: Any) -> Iterator[Any]:
 
 
 def _trust_problem(config: dict[str, Any], tree: Path) -> str:
-    """Return the problem of a class or function that its role does not allow, by the run's code; empty if none."""
+    """Return the first class or function that is not allowed at its place, as an error message; empty if none.
+
+    The project's classes are imported from the run's code, in a subprocess.
+    """
     with tempfile.TemporaryDirectory() as folder:
         write_config(config, path := Path(folder) / "config.yaml")  # check exactly the file that is used later
         command = [sys.executable, "-m", "leyden.reproduction.verify", str(path)]
-        # This library's roles, with the classes of the run's code.
+        # PYTHONPATH stays as it is, so that the roles are those of the library installed here; the project's
+        # classes come from the run's code.
         environment = {**os.environ, **environment_of(tree), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:

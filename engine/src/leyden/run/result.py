@@ -38,15 +38,16 @@ class Result:
         objectives: The objectives with the run's values.
         metrics: Metrics of the best epoch by name, those of the test evaluation if there was one, and
             `num_parameters`.
-        epochs: Number of completed epochs, trained on all batches that the trainer's limits allow.
+        epochs: Number of completed epochs. An epoch that `max_steps`, `max_time` or a callback ended before its
+            last batch does not count.
         optimizer_steps: Number of optimizer steps over all starts.
         seconds: Time of training and validation over all starts; None if unknown.
         samples_per_second: Training samples over all starts, divided by `seconds`; None if unknown.
         checkpoint: Path of the evaluated checkpoint, relative to the run directory; None if there is none.
         requeues: How often the cluster job was requeued.
         error: The error of a failed run, else None.
-        stages: Names of the metrics that each stage logged: `train`, `val`, and `test` if the run was evaluated on
-            the whole test set.
+        stages: For each stage, the names of the metrics that it logged. The stages are `train`, `val`, and, if the
+            run was evaluated on the whole test set, `test`.
         test_split: Per loader of the test set, a checksum of its first batch, and its number of samples; empty if
             unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
@@ -100,7 +101,10 @@ class Result:
         return replace(self, metrics={**self.metrics, **named}, stages=stages, test_split=split)
 
     def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
-        """Return the result with these objectives and their values; None if the metric is missing."""
+        """Return the result with these objectives, their values taken from `metrics`.
+
+        The value is None if the metric is missing.
+        """
         valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
         return replace(self, objectives=valued)
 

@@ -30,7 +30,7 @@ RESOURCES = (
 
 
 class Slurm:
-    """The scheduler Slurm, used by its commands such as `squeue`; submitit submits the jobs."""
+    """The Slurm scheduler, called through its commands such as `squeue`; the package submitit submits the jobs."""
 
     name = "slurm"
     title = "Slurm"

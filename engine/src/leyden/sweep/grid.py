@@ -283,5 +283,5 @@ def _entries(key: str, node: Any) -> list[Any]:
         or not node
         or not all(isinstance(entry, Mapping) for entry in node)
     ):
-        raise UserError(f"hydra.sweeper.{key}={node}: must be a list of values by key, such as [{{model: cnn}}]")
+        raise UserError(f"hydra.sweeper.{key}={node}: must be a list of mappings, such as [{{model: cnn}}]")
     return list(node)

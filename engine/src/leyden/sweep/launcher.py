@@ -134,7 +134,7 @@ def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores:
     The threads are the worker's share of the cores, unless the user has set OMP_NUM_THREADS.
 
     Args:
-        num_jobs: Number of workers; None for one per device, or one per core without devices.
+        num_jobs: Number of workers; None for one per device or, if there are no devices, one per core.
         devices: CUDA's names of the devices; workers take them in turn.
         num_cores: Number of cores of this machine.
 

@@ -18,7 +18,7 @@ class StatusLine:
     Args:
         total: Number of jobs, including those that ended in earlier starts.
         shared: Overrides common to all jobs, which are not shown.
-        num_before: Number of jobs that ended in earlier starts and are not passed to this object.
+        num_before: Number of jobs that ended in earlier starts, without those that `count_skipped` will count.
     """
 
     def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:

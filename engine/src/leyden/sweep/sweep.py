@@ -165,7 +165,7 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     if any(override.startswith("sweep.average_over") for override in job.overrides):
         known = dict(flatten(job.identity.config))
         if unknown := [key for key in keys if key not in known]:
-            raise UserError(f"sweep.average_over={list(keys)}: there is no {unknown[0]}")
+            raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
     return list(keys)
 
 

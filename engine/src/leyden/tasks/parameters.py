@@ -100,7 +100,10 @@ def parameter_groups(
             raise ValueError(f"groups.{name}: must have match, a pattern of names, such as *.bias")
         patterns = [group["match"]] if isinstance(group["match"], str) else list(group["match"])
         if "freeze" in group:
-            raise ValueError(f"groups.{name}.freeze: is a key of the root: freeze=[{','.join(patterns)}]")
+            raise ValueError(
+                f"groups.{name}.freeze: can't be set per group; set the root key "
+                f"freeze=[{','.join(patterns)}] instead"
+            )
         try:
             chosen = {key: left.pop(key) for key in match_names(left, patterns)}
         except ValueError as error:

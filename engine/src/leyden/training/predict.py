@@ -243,7 +243,10 @@ def read_image_batches(
     if data_reader and invert:
         raise UserError(f"invert=true: the data set of {run.directory} reads its files itself")
     if not data_reader and (len(shape) != 3 or shape[0] not in (1, 3)):
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}; an image has 1 or 3 channels")
+        raise UserError(
+            f"{run.directory}: was trained on samples of shape {shape}; it can't predict images, which have 1 or 3 "
+            "channels"
+        )
     read = data_reader or functools.partial(read_image, input_shape=shape, invert=invert)
     files = ImageFiles(paths, read)
     loader = StreamLoader(
