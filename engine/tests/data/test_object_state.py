@@ -142,6 +142,7 @@ def test_what_jobs_of_a_sweep_share_has_the_modules_of_installed_packages_that_d
     module = types.ModuleType("installed_elsewhere")
     exec("import lightning as L\nnum_made = 0\nclass Net(L.LightningModule):\n    steps = 0\n", vars(module))
     monkeypatch.setitem(sys.modules, "installed_elsewhere", module)
+    monkeypatch.setitem(sys.modules, "not_importable", None)  # as Python allows
     for change in (lambda: setattr(module.Net, "steps", 1), lambda: setattr(module, "num_made", 1)):
         shared = object_state.shared_state(set())
         assert not any(shared.changes())

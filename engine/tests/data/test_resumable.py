@@ -185,3 +185,4 @@ def test_an_order_is_compared_as_far_as_it_can_be_drawn_again(monkeypatch, most)
     torch.set_rng_state(random_state)
     assert len(list(loader)) == len(rest)
     assert loader.is_same_order
+    assert any("drawn one by one" in name for name in loader.lost()) == (most == 3)

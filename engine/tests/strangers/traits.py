@@ -198,6 +198,11 @@ TRAITS = {
     ),
     "tuple_batches": Trait("batches that are named tuples", "Batches", "Collated", ("+data.kind=pair", MONITOR)),
     # State in attributes
+    "file_draws": Trait(
+        "a number and a generator that the file draws when it is imported",
+        more=("task._target_=tests.strangers.drawn.FileDraws",),
+        anew=True,
+    ),
     "unseeded": Trait("NumPy generators without a seed", "Unseeded"),
     "hidden": Trait("a hidden state in an attribute, a tensor", "Hidden"),
     "counter": Trait("a counter in an attribute", "Counter"),

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.assembly.instantiate import argument_names, target
 from leyden.assembly.roles import ROLES
-from leyden.assembly.trust import problem_of
+from leyden.assembly.trust import importing_for, problem_of
 from leyden.config.errors import UserError
 from leyden.config.hydra import composed_choices, composed_values, keys_set_by
 from leyden.config.schema import TrainConfig
@@ -122,7 +122,9 @@ def _check_roles(
         node = config[part]
         if part == "callbacks":  # only callbacks with inherited settings are checked
             node = {name: inner for name, inner in node.items() if any(keys[1:2] == (name,) for keys in of_part)}
-        if of_part and (problem := problem_of(node, part, role)):
+        with importing_for(config.get("seed")):
+            problem = problem_of(node, part, role) if of_part else ""
+        if problem:
             for keys in of_part:
                 if {*keys} & HYDRA_KEYS or keys not in fork_values or not _is_number(parent_values[keys]):
                     raise _refusal(source, keys, parent_values[keys], problem)

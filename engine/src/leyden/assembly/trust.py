@@ -6,9 +6,11 @@ all parts but loggers, under the same roles.
 """
 
 import contextlib
+import contextvars
 import functools
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +32,20 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC, own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import DOWNLOAD_ARGUMENTS
+from leyden.data.random_state import seeded
 from leyden.run.directory import Run
+
+_import_seed = contextvars.ContextVar("_import_seed", default=0)
+
+
+@contextlib.contextmanager
+def importing_for(seed: Any) -> Iterator[None]:
+    """Context in which files draw the random numbers that they draw in a run with this seed when they are imported."""
+    token = _import_seed.set(seed if type(seed) is int and seed >= 0 else 0)
+    try:
+        yield
+    finally:
+        _import_seed.reset(token)
 
 
 def trusted_config(run: Run) -> DictConfig:
@@ -63,11 +78,12 @@ def trusted(config: dict[str, Any]) -> DictConfig:
         parts[key] = part
     parts["data"] = {key: None if key == "augment" else value for key, value in parts["data"].items()}
     parts["trainer"] = {key: parts["trainer"][key] for key in TRAINER_KEYS if parts["trainer"].get(key)}
-    for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
-        if problem := _problem(parts[key], key, role):
-            raise UserError(problem.text + _advice(problem))
     if type(seed := config.get("seed")) is not int or seed < 0:
         raise UserError(f"seed={seed}: must be a whole number, 0 or larger")
+    with importing_for(seed):
+        for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
+            if problem := _problem(parts[key], key, role):
+                raise UserError(problem.text + _advice(problem))
     return OmegaConf.create({"name": config.get("name"), "seed": seed, "compile": False, **parts})
 
 
@@ -206,7 +222,11 @@ def _import_target(target: str, packages: tuple[str, ...]) -> Any:
     for number in range(len(parts), 0, -1):
         name = ".".join(parts[:number])
         if name not in sys.modules and any(name == each or name.startswith(f"{each}.") for each in packages):
-            with contextlib.suppress(ModuleNotFoundError):
+            # With the random numbers that it would draw in the run (`import_targets`).
+            with (
+                seeded(_import_seed.get(), f"import {target.rpartition('.')[0]}"),
+                contextlib.suppress(ModuleNotFoundError),
+            ):
                 importlib.import_module(name)
         if name in sys.modules:
             return functools.reduce(getattr, parts[number:], sys.modules[name])

@@ -166,7 +166,8 @@ class RunState(L.Callback):
             random.seed(seeds[0])
             np.random.seed(seeds[1])
             torch.manual_seed(seeds[2])
-            seed_entropy(self.seed, rank=trainer.global_rank)
+        if stage == "fit":
+            seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 Path = tuple[Any, ...]  # keys from the root down; integers are list indices
+
+
+def targets(config: Any) -> list[str]:
+    """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    first = {key: plain[key] for key in ("model", "data", "task") if key in plain}
+    found = [value for path, value in leaves({**first, **plain}) if path and path[-1] == "_target_"]
+    return [name for name in dict.fromkeys(found) if isinstance(name, str) and name != "???"]
 
 
 def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -409,6 +409,8 @@ def _defines_parts(name: str, module: Any) -> bool:
     """Return whether a module defines a class that a run may be made of, such as a LightningModule."""
     if name.partition(".")[0] in {*OPAQUE_PACKAGES, "torchmetrics", "torchvision", "leyden"}:
         return False
+    if not isinstance(module, types.ModuleType):  # Python allows other entries, such as None
+        return False
     values = [each for each in list(vars(module).values()) if issubclass(type(each), type)]
     return any(each.__module__ == name and issubclass(each, PARTS_OF_RUN) for each in values)
 

@@ -6,12 +6,13 @@ import hashlib
 import random
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import get_worker_info
 
@@ -48,15 +49,44 @@ class _Entropy:
 _entropy = _Entropy()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the random numbers of Python, NumPy and PyTorch, and all NumPy generators created without a seed."""
+def seed_everything(seed: int, stage: str) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch, and all NumPy generators created without a seed.
+
+    Args:
+        seed: The run's seed.
+        stage: What is created next: generators without a seed draw other numbers in each stage.
+    """
     L.seed_everything(seed, verbose=False)
-    seed_entropy(seed, rank=0)
+    seed_entropy(seed, stage)
 
 
-def seed_entropy(seed: int, *, rank: int) -> None:
+def seed_entropy(seed: int, stage: str) -> None:
     """Seed the NumPy generators that will be created without a seed, such as by `np.random.default_rng()`."""
-    _entropy.set(f"seed {seed}, rank {rank}")
+    _entropy.set(f"seed {seed}, {stage}")
+
+
+def import_targets(names: Iterable[str], seed: int) -> bool:
+    """Import the classes with these dotted names; errors are left to those who use the classes.
+
+    The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
+
+    Returns:
+        Whether a file drew random numbers, so that a run with another seed needs another process.
+    """
+    has_drawn = False
+    for name in names:
+        with seeded(seed, f"import {name.rpartition('.')[0]}"):
+            before = random_states()
+            with contextlib.suppress(Exception):
+                get_object(name)
+            has_drawn |= not _are_equal(before, random_states())
+    return has_drawn
+
+
+def _are_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return torch.equal(one["torch"], other["torch"]) and all(
+        one[name] == other[name] for name in one if name != "torch"
+    )
 
 
 def random_states() -> dict[str, Any]:

@@ -230,7 +230,7 @@ class Resumable:
 
     def _order_checksum(self, position: int) -> int:
         """Return a checksum of the samples' indices up to a position, as far as a replay can draw them again."""
-        if self._indices is not None and len(self._indices.draws) >= MAX_DRAWS:
+        if self._is_cut:
             position = min(position, MAX_DRAWS)
         return zlib.crc32(repr(self._indices.checksums[:position] if self._indices is not None else None).encode())
 
@@ -274,7 +274,14 @@ class Resumable:
             if self._prefetch_states is not None:
                 lost += [entry_name(entry) for entry in objects[name] if not is_generator(entry)]
             names += [f"{name}.{path}" for path in lost]
+        if self._is_cut:
+            names.append(f"the order after {MAX_DRAWS} batches drawn one by one")
         return objects, names
+
+    @property
+    def _is_cut(self) -> bool:
+        """True if random states were not kept for all batches that a replay would draw again."""
+        return self._indices is not None and len(self._indices.draws) >= MAX_DRAWS
 
 
 def gather_from_processes(own_state: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 PyTorch is imported inside of functions only: the sweep's main process imports this module and must start quickly.
 """
 
-import contextlib
 import gc
 import importlib
 import importlib.metadata
@@ -26,12 +25,11 @@ from hydra._internal.callbacks import (
 )
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
-from leyden.config.values import flatten
+from leyden.config.values import targets
 from leyden.run import lock
 from leyden.run.process import die_with_parent, end_with_parent, importing
 from leyden.sweep.jobs import failure_text
@@ -145,31 +143,29 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
             with log.open("a", encoding="utf-8") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
-        shared = _shared_state(arguments)
+        has_drawn, shared = _import_parts(arguments)
         result = function(*arguments)
-        connection.send((result, shared is not None and any(shared.changes())))
+        connection.send((result, has_drawn or (shared is not None and any(shared.changes()))))
         sys.stdout.flush()
         gc.collect()
 
 
-def _shared_state(arguments: Sequence[Any]) -> "ObjectState | None":
-    """Return the state that jobs share: variables of the classes that a configuration names, and of their modules.
+def _import_parts(arguments: Sequence[Any]) -> "tuple[bool, ObjectState | None]":
+    """Import the classes that a job's configuration names.
 
-    The classes are imported for that. A job that changes this state would affect the next job in this process.
+    Returns:
+        Whether a file drew random numbers when it was imported, and the state that jobs share: variables of the classes
+        and of their modules. If either has changed, the next job needs another process.
     """
     from leyden.data.object_state import shared_state
+    from leyden.data.random_state import import_targets
 
-    names: set[str] = set()
-    for config in arguments:
-        if isinstance(config, DictConfig):
-            flat = flatten(
-                OmegaConf.to_container(OmegaConf.masked_copy(config, [*map(str, {*config} - {"hydra"})]))
-            )
-            names |= {str(value) for key, value in flat if key.rpartition(".")[2] == "_target_"}
-    for name in names:
-        with contextlib.suppress(Exception):  # the job reports the error
-            get_object(name)
-    return shared_state({name.partition(".")[0] for name in names}) if names else None
+    config = next((each for each in arguments if isinstance(each, DictConfig)), None)
+    if config is None:
+        return False, None
+    names = targets(OmegaConf.masked_copy(config, [*map(str, {*config} - {"hydra"})]))
+    has_drawn = import_targets(names, config.seed)
+    return has_drawn, shared_state({name.partition(".")[0] for name in names})
 
 
 def execute_job(module: str, config: DictConfig) -> None:

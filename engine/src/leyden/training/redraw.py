@@ -30,7 +30,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
         UserError: The data or the checkpoints can't be read.
     """
     assembly.silence_lightning()
-    seed_everything(cfg.seed)
+    seed_everything(cfg.seed, "data")
     run = Run(cfg.run_dir)
     best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))
     last = assembly.read_checkpoint(run.newest_checkpoint() or run.checkpoint("last"))
@@ -46,7 +46,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     trainer = assembly.plain_trainer(
         cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir
     )
-    seed_everything(cfg.seed)
+    seed_everything(cfg.seed, "task")
     module = assembly.task(cfg, data, trainer)
     load_weights(module, best)
     restore_module(module, best)

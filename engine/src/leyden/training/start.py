@@ -20,10 +20,11 @@ from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
+from leyden.config.values import targets
 from leyden.data.contract import digests_of, has_split
 from leyden.data.facts import Facts
 from leyden.data.first_batches import first_batches
-from leyden.data.random_state import seed_everything
+from leyden.data.random_state import import_targets, seed_everything
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -113,7 +114,8 @@ def start(
         UserError: A part is wrong, or the run fails without a bug, for example by a full disk.
     """
     assembly.silence_lightning()
-    seed_everything(cfg.seed)
+    import_targets(targets(cfg), cfg.seed)
+    seed_everything(cfg.seed, "data")
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
     # Read the checkpoint first: loggers delete the points after it, and the data must be those of its run.
     fork = assembly.read_fork(cfg, run)
@@ -125,7 +127,7 @@ def start(
     trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
     assembly.check_world_size(data, trainer.trainer.world_size)
     # Seed again, as evaluation does, which creates no callbacks: these may have drawn random numbers.
-    seed_everything(cfg.seed)
+    seed_everything(cfg.seed, "task")
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates_test_set(cfg, module, data, test=test)
     assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)

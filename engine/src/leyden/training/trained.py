@@ -46,7 +46,7 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     """
     cfg = trusted_config(run)
     facts = kept_facts(content, checkpoint)
-    seed_everything(cfg.seed)  # no checkpoint has random numbers that a constructor keeps in an attribute
+    seed_everything(cfg.seed, "task")  # no checkpoint has random numbers that a constructor keeps in an attribute
     module = task_module(cfg, facts)
     try:
         load_weights(module, content)
