@@ -163,11 +163,13 @@ class Project:
             assert not sign or re.search(rf"^{name} \?=|{name}=", text, re.MULTILINE), (
                 f"{word}: is no variable of make"
             )
+        if f"make {' '.join(words)} ".startswith(tuple(NOT_RUN)):
+            return ""
         said = subprocess.run(["make", "-n", *words], cwd=self.folder, capture_output=True, text=True)
         assert said.returncode == 0, said.stderr
         output = ""
         names_only = len(words) == 1 and words[0].startswith(("new-", "mine"))
-        if names_only or f"make {words[0]} ".startswith(tuple(NOT_RUN)):
+        if names_only:
             return output
         for line in said.stdout.splitlines():
             if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line):

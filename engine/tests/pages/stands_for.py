@@ -8,7 +8,6 @@ STANDS_FOR = {
     r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
     r"^B$|(?<=,)B(?=\])": "outputs/mnist_mlp/b",
     r"outputs/mnist_mlp/2026-11-24_12-00-00_000000": "outputs/mnist_mlp/a",
-    r"(?<=NAME=)kanlab$": "my_own",
 }
 # Typed values that only make a command longer: what is run instead.
 SHORTER = {

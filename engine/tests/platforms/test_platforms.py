@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.leyden_launchers import ClusterLauncher
 from leyden.config.errors import UserError
-from leyden.config.paths import LIBRARY, ROOT
+from leyden.config.paths import LIBRARY, ROOT, SRC
 from leyden.data.streamed import SeededSamples
 from leyden.data.workers import Workers
 from leyden.run.directory import Run
@@ -21,8 +21,9 @@ from tests.example import OWN
 
 PLATFORMS = ("win32", "darwin")
 MODULES = [
-    path.relative_to(LIBRARY.parent).with_suffix("")
-    for path in sorted(LIBRARY.rglob("*.py"))
+    path.relative_to(folder).with_suffix("")
+    for folder in (LIBRARY.parent, SRC)
+    for path in sorted(folder.rglob("*.py"))
     if "egg-info" not in str(path)
 ]
 NAMES = [".".join(path.parts).removesuffix(".__init__") for path in MODULES]

@@ -102,8 +102,7 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     for purpose, words in steps.items():
         if words[1:3] == ["-m", "tensorboard.main"] or words[0] == "make":
             continue
-        verb = words[2].removeprefix("leyden.")
-        code, out, err = cli(verb, *words[3:], *(("dry_run=true",) if "-m" in words[3:] else ()))
+        code, out, err = cli(words[1], *words[2:], *(("dry_run=true",) if "-m" in words[2:] else ()))
         assert code == 0, (purpose, words, err)
         assert purpose != "train on:" or "epoch 2/2" in out
 

@@ -93,7 +93,7 @@ def test_a_process_in_which_a_job_has_changed_a_class_is_replaced(monkeypatch):
     pool = Pool([{"OMP_NUM_THREADS": "1"}], "", count)
     found = []
     for add in (0, 0, 1, 1):
-        config = OmegaConf.create({"task": {"_target_": "of_a_sweep.Numbered"}, "add": add})
+        config = OmegaConf.create({"task": {"_target_": "of_a_sweep.Numbered"}, "add": add, "seed": 0})
         pool.start([SimpleNamespace(resolved_config=config, log=None)])
         ended = []
         while not ended:

@@ -59,7 +59,7 @@ RECIPES = sorted(conf("sweep"))
 GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
 # A network with a bug in it, in place of the one that the other tests train.
 BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
-PLACE_OF_BUG = "tests/sweep/buggy.py:14 in forward"
+PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 
 
 @pytest.mark.slow

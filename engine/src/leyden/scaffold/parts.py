@@ -71,9 +71,8 @@ Shapes: N samples of a batch, K classes.
 """
 
 import torch.nn.functional as F
-from torch import Tensor
-
 from leyden.tasks.task import Outcome, Task
+from torch import Tensor
 
 
 class {name}(Task):
