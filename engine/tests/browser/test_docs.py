@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.browser.test_tensorboard import browser, page, pytestmark, wait_until  # noqa: F401 - fixtures, marks
 
@@ -36,7 +35,7 @@ def address(tmp_path_factory):
     """Where the site is served that mkdocs builds, strictly."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    subprocess.run(command, check=True, cwd=ENGINE, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://localhost:{server.server_port}/"

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from leyden.config.objective import Objective
+from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests.conftest import weights
 from tests.training.test_start import curves
 
 
 @pytest.mark.slow
-def test_the_default_is_the_experiment_of_the_note(cli, tmp_path):
+def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     """The whole default command: it learns, it tests once, and it says where everything is."""
+    monkeypatch.chdir(ROOT)
     code, out, err = cli("train")
     assert code == 0, err
     (directory,) = (tmp_path / "outputs" / "mnist_mlp").iterdir()
