@@ -12,7 +12,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import nn
 
-from leyden.config.paths import ROOT
+from leyden.config.errors import UserError
+from leyden.scaffold import parts
+from tests.example import OWN
 
 pytestmark = pytest.mark.faults
 
@@ -118,13 +120,6 @@ WORDS = [
 ]
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def works(kind, module, folder, own):
     """Use what was written, as its first command would."""
     assert OverridesParser.create().parse_override(f"{kind}={module}").value() == module
@@ -147,10 +142,10 @@ def works(kind, module, folder, own):
 
 
 def test_a_new_file_works_or_is_refused(seed, trials, tmp_path, monkeypatch, capsys):
-    new = script("new")
-    monkeypatch.setattr(new, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "SRC", tmp_path / "src")
     for folder in ("models", "tasks", "data"):
-        (tmp_path / "src" / new.OWN / folder).mkdir(parents=True)
+        (tmp_path / "src" / OWN / folder).mkdir(parents=True)
     for folder in ("model", "task", "data", "sweep"):
         (tmp_path / "conf" / folder).mkdir(parents=True)
     rng = random.Random(seed)
@@ -161,23 +156,23 @@ def test_a_new_file_works_or_is_refused(seed, trials, tmp_path, monkeypatch, cap
             rng.choice(["model", "task", "data"]),
             word if rng.random() < 0.8 else f"{word}_{rng.choice(WORDS)}",
         )
-        told = f"FAULTS_SEED={seed}, trial {n}: make new-{kind} NAME={name!r}"
+        told = f"FAULTS_SEED={seed}, trial {n}: leyden new {kind}={name!r}"
         before = {path for path in tmp_path.rglob("*") if path.is_file()}
         try:
-            new.main(kind, name)
-        except SystemExit as stop:
-            refusal = stop.code
+            parts.write_part(kind, name)
+        except UserError as error:
+            refusal = str(error)
         except Exception as error:
             raise AssertionError(told) from error
         else:
             refusal = ""
         if refusal:
-            assert str(refusal).startswith("NAME="), told
+            assert refusal.startswith(f"{kind}={name}: "), told
             assert {path for path in tmp_path.rglob("*") if path.is_file()} == before, told
             continue
         written += 1
         try:
-            works(kind, name, tmp_path, new.OWN)
+            works(kind, name, tmp_path, OWN)
         except Exception as error:
             raise AssertionError(told) from error
     capsys.readouterr()
