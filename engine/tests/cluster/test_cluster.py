@@ -229,7 +229,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     arguments = (*LONG, "trainer.max_epochs=6", *search, "cluster.wait=false", "cluster.num_jobs=2")
     output = finish(submit(tmp_path, *arguments))
     first, second = re.search(r"2 jobs are searching: (\S+), (\S+)\n", output).groups()
-    assert f"leyden.summarize {tmp_path / 'sweeps' / 's'}" in output
+    assert f"leyden summarize {tmp_path / 'sweeps' / 's'}" in output
 
     def under_way(job):
         found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
