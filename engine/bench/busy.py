@@ -1,4 +1,4 @@
-"""What a process beside it costs a run, by how the threads of OpenMP wait for each other.
+"""The cost of another process beside a run, by how the threads of OpenMP wait for each other.
 
     make bench ARGS="--busy"
 

@@ -1,4 +1,4 @@
-"""How time and memory grow: an epoch of 6,000 to 600,000 images, and 100 epochs of 6,000.
+"""Growth of time and memory: an epoch of 6,000 to 600,000 images, and 100 epochs of 6,000.
 
 python engine/bench/growth.py
 """

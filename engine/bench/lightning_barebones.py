@@ -1,4 +1,4 @@
-"""What Lightning's own loop costs: data in memory, all that can be switched off is off, nothing logged or validated."""
+"""The cost of Lightning's own loop: data in memory, all that can be switched off is off, nothing logged or validated."""
 
 import json
 import logging

@@ -28,7 +28,7 @@ DATA = ("mnist", "fashion_mnist")
 
 
 def result(recipe: str, data: str, seed: int) -> dict[str, float]:
-    """What a run has come to; a finished one returns at once."""
+    """Return the result of a run; a finished one returns at once."""
     run_dir = OUTPUTS / f"{recipe}-{data}-{seed}"
     command = [sys.executable, "-m", "leyden.train", *RECIPES[recipe], f"data={data}", f"seed={seed}"]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, stdout=subprocess.DEVNULL)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 from pathlib import Path
 
-import hydra
 import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -13,7 +12,6 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from leyden import train  # noqa: F401 - its resolver
-from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer
 
 
@@ -89,12 +87,6 @@ def load_configuration(self, config_name, overrides, run_mode, from_shell=True, 
 
 # A traceback through it is one through Hydra, in which no code of a researcher is looked for.
 load_configuration.__code__ = load_configuration.__code__.replace(co_filename=config_loader_impl.__file__)
-
-
-def compose(*overrides):
-    """The configuration of a run, without Hydra's part."""
-    with composing():
-        return hydra.compose("train", overrides=list(overrides))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Where Hydra looks for settings: the project's `conf/`, then the library's."""
+"""Search path of Hydra: the project's `conf/`, then the library's."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin

@@ -125,6 +125,19 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
     train("a", *module("Plain"), typed)
 
 
+def stop_once(monkeypatch, module, step):
+    """Interrupt the first training of a module's class after so many steps."""
+    training_step, stopped = module.training_step, []
+
+    def stopping_step(self, batch, batch_idx):
+        if self.global_step == step and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(module, "training_step", stopping_step)
+
+
 def whole(*more):
     return (
         "task=own",
@@ -144,16 +157,7 @@ def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli
     assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
     assert "will refuse" not in err
     assert run.result.optimizer_steps == 16
-    training_step = Whole.training_step
-
-    def stopping_step(self, batch, batch_idx):
-        if self.global_step == 11 and not stopped:
-            stopped.append(True)
-            raise KeyboardInterrupt
-        return training_step(self, batch, batch_idx)
-
-    stopped = []
-    monkeypatch.setattr(Whole, "training_step", stopping_step)
+    stop_once(monkeypatch, Whole, 11)
     train("stopped", *arguments, code=130)
     resumed, *_ = train("stopped", *arguments)
     assert_same_bits(run.directory, resumed.directory)
@@ -225,16 +229,7 @@ def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
 
     arguments = scheduled("plain", "scheduler=cosine")
     whole, *_ = train("whole", *arguments)
-    training_step = Scheduled.training_step
-
-    def stopping_step(self, batch, batch_idx):
-        if self.global_step == 33 and not stopped:
-            stopped.append(True)
-            raise KeyboardInterrupt
-        return training_step(self, batch, batch_idx)
-
-    stopped = []
-    monkeypatch.setattr(Scheduled, "training_step", stopping_step)
+    stop_once(monkeypatch, Scheduled, 33)
     train("stopped", *arguments, code=130)
     resumed, *_ = train("stopped", *arguments)
     assert_same_bits(whole.directory, resumed.directory)

@@ -38,11 +38,9 @@ _ENGINE_PARTS = (
     "data/images",
     "pictures/figures",
 )
-_ENGINE = (
-    *(str(LIBRARY / name) for name in _ENGINE_PARTS),
-    *map(str, LIBRARY.glob("*.py")),
-    *map(str, (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py")),
-)
+_PLUGINS = tuple(map(str, (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py")))
+_ENGINE = (*(str(LIBRARY / name) for name in _ENGINE_PARTS), *map(str, LIBRARY.glob("*.py")), *_PLUGINS)
+_LEYDEN = (str(LIBRARY), *_PLUGINS)
 _HYDRA = str(Path(hydra.__file__).parent)
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
@@ -212,7 +210,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[Frame]:
 
 
 def _is_library(path: str) -> bool:
-    if path.startswith((str(LIBRARY), *_ENGINE)):  # wherever it is installed
+    if path.startswith(_LEYDEN):  # wherever it is installed
         return False
     return "site-packages" in path or "dist-packages" in path or path.startswith(_LIBRARIES)
 

@@ -51,6 +51,11 @@ def composing() -> contextlib.AbstractContextManager[Any]:
     return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)
 
 
+def initialized() -> contextlib.AbstractContextManager[Any]:
+    """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
+    return contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing()
+
+
 def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -> Any:
     """Return the default value of a key in `conf/` for these group choices; interpolations are resolved with `cfg`.
 
@@ -81,7 +86,7 @@ def composed_values(groups: Sequence[str]) -> dict[str, Any]:
 
 def keys_set_by(group: str, name: str) -> set[str]:
     """Return the dotted keys that a file in `conf/` sets."""
-    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+    with initialized():
         loader: Any = GlobalHydra.instance().config_loader()
         found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public function to load one file
     package = found.header.get("package") or group.replace("/", ".")
@@ -98,8 +103,7 @@ def composed_choices(groups: Sequence[str]) -> dict[str, str]:
 @functools.cache  # slow, and called for each key that an older run lacks
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""
-    is_initialized = GlobalHydra.instance().is_initialized()  # true in a command, false in a sweep's job
-    with contextlib.nullcontext() if is_initialized else composing():
+    with initialized():  # by a command, not by a sweep's job
         composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
     return dict(flatten(OmegaConf.to_container(composed))), choices

@@ -30,11 +30,15 @@ def find_project(start: Path) -> Path | None:
     return next((folder for folder in (start, *start.parents) if (folder / "conf" / "train.yaml").is_file()), None)
 
 
+def source_folder(project: Path) -> Path:
+    """Return the folder with a project's packages: `src/`, or the project itself."""
+    return project / "src" if any(project.glob("src/*/__init__.py")) else project
+
+
 # None outside of projects, for example in a notebook.
 FOUND = Path(os.environ[PROJECT]).absolute() if PROJECT in os.environ else find_project(Path.cwd())
 ROOT = FOUND or Path.cwd()
-# A project has its packages in `src/`, or beside `conf/`.
-SRC = ROOT / "src" if any(ROOT.glob("src/*/__init__.py")) else ROOT
+SRC = source_folder(ROOT)
 CONF = ROOT / "conf"
 # The project's packages can be imported without installation, as with `python -m` in its folder.
 for _folder in (str(ROOT), str(SRC)):
@@ -48,8 +52,7 @@ def code_folders(project: Path) -> list[Path]:
     Args:
         project: A project, or another checkout of it.
     """
-    has_src = any(project.glob("src/*/__init__.py"))
-    folders = [project / "engine" / "src", project / "src" if has_src else project]
+    folders = [project / "engine" / "src", source_folder(project)]
     return [folder for folder in folders if folder.is_dir()]
 
 

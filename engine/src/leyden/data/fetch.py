@@ -104,7 +104,10 @@ def _sha256(path: Path) -> str:
 
 TIMEOUT_S = 20.0
 ARCHIVES = (".gz", ".xz", ".zip", ".tgz", ".tar")
-NOT_THERE = "the dataset is missing"
+
+
+class MissingDatasetError(FileNotFoundError):
+    """Error for a dataset of which there are no files yet; damaged files are a plain `FileNotFoundError`."""
 
 
 def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Any:
@@ -130,9 +133,9 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
     try:
         return _read_verified(dataset, root, train)
     except FileNotFoundError as error:
-        problem = f"root={root}: {error}"
+        kind, problem = type(error), f"root={root}: {error}"
     if not download:
-        raise FileNotFoundError(
+        raise kind(
             f"{problem}, and download=false; run the same command with dry_run=true where there is a network"
         )
     root = Path(root)
@@ -140,9 +143,10 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
     with FileLock(root / ".lock"):
         try:
             return _read_verified(dataset, root, train)  # another process has downloaded it
+        except MissingDatasetError:
+            pass
         except FileNotFoundError as error:
-            if NOT_THERE not in str(error):
-                warn(f"{error}: downloading it again")
+            warn(f"{error}: downloading it again")
         try:
             _download(dataset, root, train)
         except (OSError, RuntimeError) as error:
@@ -181,7 +185,7 @@ def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -
     except RuntimeError as error:
         if "not found" not in str(error):  # torchvision's message for missing files
             raise
-        raise FileNotFoundError(NOT_THERE) from error
+        raise MissingDatasetError("the dataset is missing") from error
 
 
 @contextlib.contextmanager

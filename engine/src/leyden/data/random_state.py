@@ -79,14 +79,8 @@ def import_targets(names: Iterable[str], seed: int) -> bool:
             before = random_states()
             with contextlib.suppress(Exception):
                 get_object(name)
-            has_drawn |= not _are_equal(before, random_states())
+            has_drawn |= bool(changed_states(before, random_states()))
     return has_drawn
-
-
-def _are_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return torch.equal(one["torch"], other["torch"]) and all(
-        one[name] == other[name] for name in one if name != "torch"
-    )
 
 
 def random_states() -> dict[str, Any]:
@@ -98,6 +92,13 @@ def random_states() -> dict[str, Any]:
         "numpy": [np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
     }
+
+
+def changed_states(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the states in `before` that differ from those in `after`."""
+    names = [name for name in before if name != "torch" and before[name] != after[name]]
+    names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
+    return {name: before[name] for name in names}
 
 
 def restore_random_states(states: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from leyden.data.object_state import (
     is_pandas,
     path_of,
 )
-from leyden.data.random_state import random_states, restore_random_states
+from leyden.data.random_state import changed_states, random_states, restore_random_states
 from leyden.data.saved_elsewhere import saved_elsewhere
 from leyden.run.process import is_main_process
 
@@ -76,20 +76,13 @@ class _IndexRecorder:
             indices = next(batches, self)
             if indices is self:
                 return
-            if is_recorded and (changed := _changed(before, random_states())):
+            if is_recorded and (changed := changed_states(before, random_states())):
                 self.draws[number] = changed
             self.checksums.append(zlib.crc32(repr(indices).encode()))
             yield indices
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return the states in `before` that differ from those in `after`."""
-    names = [name for name in ("entropy", "python", "numpy") if before[name] != after[name]]
-    names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
-    return {name: before[name] for name in names}
 
 
 class Resumable:
@@ -323,9 +316,10 @@ def batch_checksum(batch: Any, depth: int = 0) -> int:
         return zlib.crc32(repr([batch_checksum(part, depth + 1) for part in batch]).encode())
     if isinstance(batch, str | bytes | int | float):
         return zlib.crc32(repr(batch).encode())
-    if is_pandas(batch) or not attribute_names(batch):
+    names = attribute_names(batch)
+    if is_pandas(batch) or not names:
         return zlib.crc32(digest_for_others(batch).encode())
-    return batch_checksum([getattr(batch, name, None) for name in attribute_names(batch)], depth + 1)
+    return batch_checksum([getattr(batch, name, None) for name in names], depth + 1)
 
 
 def _is_sized(loader: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leyden.config.errors import UserError
-from leyden.config.paths import NOT_OWN
+from leyden.config.paths import NOT_OWN, source_folder
 
 CONFIG = """\
 # A training run: the choice for each group, and what this project changes. leyden train --help lists the choices.
@@ -70,7 +70,7 @@ def only_class(folder: Path, key: str) -> str:
 
 def _classes(folder: Path, base: str) -> Iterator[str]:
     """Yield the dotted names of the classes that derive from a Lightning class directly, without importing them."""
-    root = folder / "src" if any(folder.glob("src/*/__init__.py")) else folder
+    root = source_folder(folder)
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if parts[0] in NOT_OWN or not all(part.isidentifier() for part in parts):

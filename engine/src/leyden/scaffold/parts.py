@@ -84,7 +84,7 @@ class {name}(Task):
     kind = "classes"  # which pictures suit; "" for none
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """What comes of a batch: its mean loss; and predictions and targets, which metrics and pictures take."""
+        """Return the mean loss of a batch, with its predictions and targets for metrics and pictures."""
         inputs, labels_N = batch
         logits_NK = self(inputs)
         return Outcome(F.cross_entropy(logits_NK, labels_N), logits_NK, labels_N)

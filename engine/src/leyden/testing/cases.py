@@ -10,14 +10,13 @@ from typing import Any, NamedTuple, cast
 import hydra
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_object
 from omegaconf import DictConfig
 from torch import Tensor
 
 from leyden import assembly
+from leyden.assembly.instantiate import target
 from leyden.config.errors import UserError, last_frame
-from leyden.config.hydra import composing
+from leyden.config.hydra import initialized
 from leyden.config.paths import conf_files
 from leyden.config.terminal import one_line
 from leyden.data.facts import Facts
@@ -52,19 +51,19 @@ def compose(*overrides: str) -> DictConfig:
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+    with initialized():
         return hydra.compose("train", overrides=list(overrides))
 
 
 def composed_root(name: str) -> DictConfig:
     """Return the configuration of a command, by the name of its config file."""
-    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+    with initialized():
         return hydra.compose(name)
 
 
 @functools.cache
 def _default_choices() -> dict[str, str]:
-    with contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing():
+    with initialized():
         return dict(hydra.compose("train", return_hydra_config=True).hydra.runtime.choices)
 
 
@@ -174,8 +173,8 @@ def suited_cases(model: str) -> list[Case]:
 
 def is_task(name: str) -> bool:
     """Return whether a task is a `leyden.tasks.task.Task`; other LightningModules have no `step`."""
-    target = get_object(compose(f"task={name}").task._target_)
-    return isinstance(target, type) and issubclass(target, Task)
+    kind = target(compose(f"task={name}").task, "task")
+    return isinstance(kind, type) and issubclass(kind, Task)
 
 
 def reason_against(model: str, case: Case) -> str:
