@@ -30,9 +30,13 @@ for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
 # What is started in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start of the tests draws other examples.
+# Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start by hand draws other examples.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "patient",
+    deadline=None,
+    max_examples=40,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("patient")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
+from leyden.callbacks.logged_metrics import Stages
 from leyden.run.result import read_points
 from tests.conftest import assert_same_bits, weights
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -158,3 +159,37 @@ def raising(*_):
 def test_what_can_not_be_kept_is_refused(train, key, value):  # noqa: F811
     _, _, err = train("a", f"callbacks.checkpoint.{key}={value}", code=2)
     assert f"{key}={value}".lower() in err.lower()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("Stages", "metrics", "val/loss"), b"x"),
+        (("Stages", "names", "val/loss"), "x"),
+        (("RunCheckpoint", "best", "val/loss"), "x"),
+        (("RunCheckpoint", "last"), 1),
+        (("SamplesSeen", "num_epochs"), None),
+        (("Gradients", "processes"), [{"network.0.weight": torch.zeros(2)}]),
+        (("RankState", "processes", 0, "objects"), 1),
+    ],
+)
+def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, place, value):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=1")
+    content = torch.load(run.checkpoint("last"), weights_only=True)
+    part = content["callbacks"]
+    part.setdefault(place[0], {})  # an empty state is not written
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    torch.save(content, run.checkpoint("last"))
+    before = (run.directory / "result.json").read_bytes()
+    _, _, err = train("a", "trainer.max_epochs=2", code=2)
+    assert "last.ckpt: does not fit this run (" in err
+    assert "Traceback" not in err
+    assert (run.directory / "result.json").read_bytes() == before
+
+
+def test_an_error_of_a_start_hook_that_restores_is_a_checkpoint_that_does_not_fit(train, monkeypatch):  # noqa: F811
+    run, *_ = train("a", "trainer.max_epochs=1")
+    monkeypatch.setattr(Stages, "load_state_dict", lambda self, state: setattr(self, "_restored", None))
+    assert "does not fit this run (AttributeError" in train("a", "trainer.max_epochs=2", code=2)[2]

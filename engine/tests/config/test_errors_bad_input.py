@@ -35,8 +35,12 @@ NEAREST = [
 ]
 CHOICES = [
     *(
-        (f"{group}=nothing", f"{group}=nothing: no such choice; there are {', '.join(names(group))}")
-        for group in ("model", "optimizer", "experiment", "trainer")
+        (f"{group}=nothing", f"{group}=nothing: no such choice; there are {found}")
+        for group, found in (
+            ("model", f"{', '.join(n for n in names('model') if n != 'none')} (in conf/) and none (the library's)"),
+            ("optimizer", "keras_rmsprop (in conf/) and adam, adamw, rmsprop, sgd (the library's)"),
+            ("trainer", f"{', '.join(names('trainer'))} (the library's)"),
+        )
     ),
     ("resume=perhaps", "resume=perhaps: must be one of auto, never, must"),
     ("test=perhaps", "test=perhaps: must be one of auto, true, false"),

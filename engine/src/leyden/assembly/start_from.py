@@ -23,6 +23,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
+from leyden.config.paths import LIBRARY
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.data.contract import facts_of
@@ -120,7 +121,9 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Report an error of Lightning in restoring loops and callbacks, as `check_fits` does.
+    """Report an error in restoring loops and callbacks, as `check_fits` does.
+
+    Lightning restores them when it loads the checkpoint, callbacks of Leyden also in their start hooks.
 
     Raises:
         UserError: The checkpoint can't be resumed from.
@@ -128,8 +131,9 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     try:
         yield
     except Exception as error:
-        frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
-        if path and not trainer.position.has_trained and checkpoint_connector.__file__ in frames:
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        is_restoring = checkpoint_connector.__file__ in files or Path(files[-1]).is_relative_to(LIBRARY)
+        if path and not trainer.position.has_trained and is_restoring and not isinstance(error, UserError):
             raise _misfit_error(path, error) from error
         raise
 

@@ -160,6 +160,10 @@ def _check_readable(buffer: io.BytesIO) -> None:
     torch.load(buffer, map_location="meta", weights_only=True)  # reads everything except the tensors' values
 
 
+def _as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items()}
+
+
 def _children(node: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(node, dict):
         yield from node.items()
@@ -297,7 +301,7 @@ class CheckpointFiles:
         try:
             if problem := damage(path):
                 raise ValueError(problem)
-            best = dict(SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]["best"])
+            best = _as_metrics(SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]["best"])
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(f"{path} is lost ({' '.join(str(error).split())}): {otherwise}")
@@ -396,10 +400,9 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
-        self.best = state_dict["best"]
-        self.last = state_dict["last"]
-        self.is_over = state_dict["is_over"]
-        self._stage = state_dict["stage"]
+        self.best, self.last = _as_metrics(state_dict["best"]), _as_metrics(state_dict["last"])
+        self.is_over = bool(state_dict["is_over"])
+        self._stage = str(state_dict["stage"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""

@@ -190,12 +190,15 @@ class Stages(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the names; metrics are restored in `on_train_start`, since Lightning clears its own before."""
         self.names, self.has_validated = dict(state_dict["names"]), bool(state_dict["has_validated"])
-        self._restored = dict(state_dict["metrics"])
+        if unknown := {*self.names.values()} - {"train", "val"}:
+            raise ValueError(f"unknown stages {unknown}")
+        device = self._trainer.strategy.root_device
+        self._restored = {name: value.to(device) for name, value in state_dict["metrics"].items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore Lightning's metrics."""
         for name, value in self._restored.items():
-            trainer.callback_metrics.setdefault(name, value.to(trainer.strategy.root_device))
+            trainer.callback_metrics.setdefault(name, value)
         self._restored = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -61,7 +61,11 @@ class Gradients(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep this process's gradients until training starts."""
         every = state_dict.get("processes") or [{}]
-        self._kept = every[min(self._trainer.global_rank, len(every) - 1)]
+        kept = every[min(self._trainer.global_rank, len(every) - 1)]
+        shapes = {name: each.shape for name, each in self._module.named_parameters()}
+        if wrong := [name for name, each in kept.items() if shapes.get(name) != each.shape]:
+            raise ValueError(f"the gradient of {wrong[0]} fits no parameter")
+        self._kept = kept
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the gradients."""

@@ -63,7 +63,7 @@ class SamplesSeen(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
         self._has_state = True
-        self._num_before, self.num_epochs = state_dict["num_samples"] or 0, state_dict["num_epochs"]
+        self._num_before, self.num_epochs = int(state_dict["num_samples"] or 0), int(state_dict["num_epochs"])
         self._is_known = state_dict["num_samples"] is not None
 
 

@@ -15,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from leyden.config.errors import cause_of
 from leyden.config.hydra import composing
-from leyden.config.paths import conf_files
+from leyden.config.paths import choices
 from leyden.config.terminal import quoted_override
 from leyden.config.values import MAX_DEPTH
 
@@ -28,7 +28,7 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         found := re.search(r"Could not find '(.+)/(.*)'(?:\n+Available options in '.+':\n((?:\t.+\n?)+))?", text)
     ):
         group, name, _ = found.groups()
-        return f"{group}={name}: no such choice; there are {', '.join(_choices(group))}"
+        return f"{group}={name}: no such choice; there are {_sources(group)}"
     if type(error) is ValueError and (explanation := _explain_non_text_choice(argv)):
         return explanation
     if isinstance(error, RecursionError) and (deepest := max(argv, key=_num_brackets, default="")):
@@ -42,8 +42,8 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         if within.startswith(f"{key}."):  # a key inside a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
         others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
-        if names := _choices(key):
-            return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {', '.join(names)}"
+        if _choices(key):
+            return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {_sources(key)}"
         return f"{key}: no such key{_nearest(key, [*_keys(_compose(config_name, others))])}"
     if found := re.search(r"Error merging override (.+)", text):
         key, _, value = found[1].partition("=")
@@ -100,7 +100,15 @@ def _explain_syntax(override: str, found: str) -> str:
 
 def _choices(group: str) -> list[str]:
     """Return the names of a config group's files; empty if there is no such group."""
-    return sorted(path.stem for _, path in conf_files(f"{group.lstrip('+~')}/*.yaml"))
+    own, library = choices(group.lstrip("+~"))
+    return [*own, *library]
+
+
+def _sources(group: str) -> str:
+    """Return the choices of a config group, with the folder that each one comes from."""
+    own, library = choices(group.lstrip("+~"))
+    named = [(own, "in conf/"), (library, "the library's")]
+    return " and ".join(f"{', '.join(names)} ({where})" for names, where in named if names)
 
 
 def _is_wrong_alone(config_name: str, argument: str) -> bool:

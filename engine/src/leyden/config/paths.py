@@ -82,6 +82,14 @@ def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
                 yield name, path
 
 
+def choices(group: str) -> tuple[list[str], list[str]]:
+    """Return the choices of a config group: those that the project's `conf/` has, and those of the library alone."""
+    found: tuple[list[str], list[str]] = [], []
+    for _, path in conf_files(f"{group}/*.yaml"):
+        found[path.is_relative_to(LIBRARY)].append(path.stem)
+    return found
+
+
 def own_packages(folder: str = "") -> list[str]:
     """Return the names of the project's own packages.
 

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import ROOT, choices, conf_files
 
 
 @dataclass
@@ -94,6 +94,19 @@ SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictC
 
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
+
+
+def _config_groups() -> str:
+    """Return a line per config group: its choices in the project's `conf/` and, after `|`, the library's."""
+    lines = []
+    for group in sorted({name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}):
+        if not group.startswith("hydra/"):
+            own, library = map(", ".join, choices(group))
+            lines.append(" ".join(filter(None, [f"{group}:", own, library and f"| {library}"])))
+    return "\n".join(lines) + "\n"
+
+
+OmegaConf.register_new_resolver("config_groups", _config_groups, replace=True)
 # `${project:data}` is the project's folder data/, whatever the working directory.
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 

@@ -9,7 +9,7 @@ import lightning as L
 import yaml
 
 from leyden.assembly.roles import PARTS, Role
-from leyden.config.paths import CONF, conf_files
+from leyden.config.paths import CONF, choices, conf_files
 from leyden.config.schema import CHOICES, SCHEMAS
 from leyden.editor.classes import (
     FACTS,
@@ -233,6 +233,8 @@ def _defaults(groups: Groups, group: str) -> Schema:
     entries: Schema = {}
     for name, files in groups.items():
         chosen: Schema = {"anyOf": [{"enum": [*files, None]}, {"type": "array", "items": {"enum": [*files]}}]}
+        own, library = map(", ".join, choices(name))
+        chosen["description"] = f"In conf/: {own or 'none'}. In the library: {library or 'none'}."
         if name.startswith("hydra/"):  # Hydra has files of its own there
             chosen["anyOf"].append({"type": "string"})
         below = name.removeprefix(f"{group}/") if group else name

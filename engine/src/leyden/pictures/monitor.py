@@ -95,7 +95,7 @@ class Monitor(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the seconds of this epoch."""
-        self._before = state_dict["epoch_seconds"]
+        self._before = float(state_dict["epoch_seconds"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clocks; a run that resumes within an epoch gets no `on_train_epoch_start`."""

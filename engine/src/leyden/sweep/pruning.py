@@ -53,7 +53,7 @@ class Pruning(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore whether the run was pruned."""
-        self.pruned = state_dict["pruned"]
+        self.pruned = bool(state_dict["pruned"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the trial; stop at once if it was pruned before."""
