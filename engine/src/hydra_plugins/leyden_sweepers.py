@@ -53,7 +53,7 @@ class OptunaSweeper(BasicSweeper):
     """Sweeper that searches with Optuna 5; a search can be resumed, and run by several processes at once.
 
     Args:
-        sampler: One of Optuna's samplers.
+        sampler: One of Optuna's samplers as a partial function, whose argument is the seed; or a sampler.
         num_trials: Number of trials, including those of earlier starts.
         batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
         params: Search space, by key, in Hydra's override syntax; or zip(...) under an arbitrary name.

@@ -1,8 +1,13 @@
-"""Evaluate a run on the test set."""
+"""Evaluate a run, or all runs of a sweep's setting, on the test set."""
+
+from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.table import Table
 
+from leyden.config.checks import require_choice
+from leyden.config.errors import UserError
+from leyden.config.schema import CHOICES
 from leyden.config.terminal import Terminal
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
@@ -11,21 +16,29 @@ from leyden.run.process import importing
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Print a run's test metrics, and record the test evaluation."""
-    run = Run(cfg.run)
-    checkpoint = run.checkpoint(cfg.checkpoint)
+    """Print the test metrics, and record the test evaluation."""
+    if (cfg.run is None) == (cfg.runs is None):
+        raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
     with importing():
-        from leyden.training.trained import evaluate
-    metrics, num_evaluations = evaluate(
-        run, checkpoint, outputs=cfg.outputs, data_root=cfg.data_root, accelerator=cfg.accelerator
-    )
+        from leyden.training.trained import evaluate, evaluate_row
+    require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
+    options = {"outputs": cfg.outputs, "data_root": cfg.data_root, "accelerator": cfg.accelerator}
+    if cfg.run is not None:
+        run = Run(cfg.run)
+        where = str(checkpoint := run.checkpoint(cfg.checkpoint))
+        metrics, num_evaluations = evaluate(run, checkpoint, **options)
+        shown = {name: f"{value:.4f}" for name, value in metrics.items()}
+    else:
+        where, run, shown, num_evaluations = evaluate_row(
+            Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, **options
+        )
     table = Table(show_header=False, box=None)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
+    for name, text in shown.items():
+        table.add_row(name, text)
     console = Terminal()
     console.print(table)
     count = f"test evaluations by {run.config.get('name')} so far: {num_evaluations}"
-    console.print(f"{checkpoint}\n{num_evaluations if isinstance(num_evaluations, str) else count}")
+    console.print(f"{where}\n{num_evaluations if isinstance(num_evaluations, str) else count}")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,6 @@ def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, pl
 
 
 def test_an_error_of_a_start_hook_that_restores_is_a_checkpoint_that_does_not_fit(train, monkeypatch):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=1")
+    train("a", "trainer.max_epochs=1")
     monkeypatch.setattr(Stages, "load_state_dict", lambda self, state: setattr(self, "_restored", None))
     assert "does not fit this run (AttributeError" in train("a", "trainer.max_epochs=2", code=2)[2]

@@ -32,7 +32,8 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
     assert "Verdict: A is better" in text
     assert "(4 pairs with the same seed)" in text
-    assert "in which A is better: 100 %" in text
+    assert "A is better than B in 100 % of the pairs with the same seed, 96.25 % interval 48 to 100 %" in text
+    assert "This holds for this dataset, over seeds and the splits that they cut" in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
     assert "setting" not in text
     text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
@@ -119,7 +120,9 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
         (("s", "failed", "none"), "none: at most 2 folders can be given"),
-        (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, format="),
+        (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, failed=, over=, format="),
+        (("s", "failed", "failed=best"), "failed=best: must be one of drop, worst"),
+        (("s", "accuracy", "over=datasets"), "A has the objective val/loss (min)"),
     ):
         text = call(*arguments)
         assert text.startswith("leyden: "), arguments

@@ -6,13 +6,13 @@ import random
 import pytest
 
 from leyden.config.objective import Objective
-from leyden.report.ranking import MARK, Row, contenders
+from leyden.report.ranking import MARK, Row, contenders, count_failures
 from leyden.report.records import Record
 from leyden.report.statistics import MAX_FURTHER
 from leyden.run.directory import Run
 
 
-def row(values, *, status="finished", name="", **config):
+def row(values, *, status="finished", name="", first_seed=0, **config):
     """A row of runs with these values, by seed."""
     records = [
         Record(
@@ -25,7 +25,7 @@ def row(values, *, status="finished", name="", **config):
             result=None,
             starts=[],
         )
-        for seed, value in enumerate(values)
+        for seed, value in enumerate(values, start=first_seed)
     ]
     return Row({"name": name}, records)
 
@@ -57,11 +57,13 @@ def test_what_is_clearly_worse_is_not_marked():
     found = contenders(rows, ["seed"], "max")
     assert found.like_best == [True, True, False]
     assert 1 < found.num_further < MAX_FURTHER
-    assert found.remarks[0].startswith(MARK)
-    assert f"about {found.num_further} more seeds per row" in found.remarks[1]
+    assert found.remarks[0] == f"With 95 % confidence the best setting is row 1 or one marked {MARK}."
+    assert found.remarks[1].startswith("With these seeds, a row that is worse by 0.")
+    assert found.remarks[2] == f"To tell rows 1 and 2 apart takes about {found.num_further} more seeds per row."
     found = contenders(rows[::2], ["seed"], "max")
     assert found.like_best == [True, False]
-    assert found.remarks == ["The first row is truly the best one (95 % confidence)."]
+    assert found.remarks[0] == "With 95 % confidence the best setting is row 1."
+    assert len(found.remarks) == 2
 
 
 def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
@@ -76,11 +78,41 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
         ([[0.9]], [None], []),
         ([[0.9], [0.8]], [None, None], ["n too small to tell which row is best"]),
         ([[0.9], [0.8, 0.7, 0.6]], [None, None], ["n too small to tell which row is best"]),
-        ([[0.9] * 2, [0.8] * 3, [0.7] * 3], [None] * 3, ["n too small to tell which row is best"]),
+        (  # a lucky row of one run does not silence the table
+            [[0.99], [0.9, 0.91, 0.92], [0.5, 0.51, 0.53]],
+            [None, True, False],
+            [
+                "With 95 % confidence the best setting of those with at least 3 runs is row 2.",
+                "Row 1: fewer than 3 seeds",
+                "This holds",
+            ],
+        ),
+        (  # .50 beside .95, both without variance, is not marked as good
+            [[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]],
+            [True, None, False],
+            [
+                "With 95 % confidence the best setting is row 1, or of row 2, which can't be tested.",
+                "Row 2 can't be tested against row 1: none of their values vary.",
+                "This holds",
+            ],
+        ),
+        (  # an infinite loss is a run without a value
+            [[0.9, 0.91, 0.92, -math.inf], [0.5, 0.51, 0.53], [-math.inf] * 3],
+            [True, False, None],
+            [
+                "With 95 % confidence the best setting of those with at least 3 runs, by the runs that finished",
+                "Row 3: fewer than 3 seeds",
+                "This holds",
+            ],
+        ),
         (
             [[0.9, 0.91, 0.92], [0.85], [0.5, 0.51, 0.53]],
             [True, None, False],
-            ["The first row is truly", "This applies only to rows with n >= 3"],
+            [
+                "With 95 % confidence the best setting of those with at least 3 runs is row 1.",
+                "Row 2: fewer than 3 seeds",
+                "This holds",
+            ],
         ),
     ],
 )
@@ -106,8 +138,8 @@ def test_pruned_runs_and_copies_do_not_count():
 @pytest.mark.parametrize(
     ("other", "claim"),
     [
-        ([0.5, 0.51, 0.53], "Of the runs that finished, those of the first row are the best (95 % confidence);"),
-        ([0.895, 0.915, 0.9], f"{MARK} may be as good as the first row: of the runs that finished, the best row"),
+        ([0.5, 0.51, 0.53], "row 1"),
+        ([0.895, 0.915, 0.9], f"row 1 or one marked {MARK}"),
     ],
 )
 def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(lost, at, other, claim):
@@ -115,15 +147,37 @@ def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(los
     gone = row([math.nan] * 5, status="finished" if lost == "nan" else lost).records[3:]
     rows[at].records += gone
     said = contenders(rows, ["seed"], "max").remarks[0]
-    assert said.startswith(claim)
-    assert said.endswith("2 runs of the rows compared did not finish and are not counted.")
-    assert "truly" not in said
+    assert said == (
+        f"With 95 % confidence the best setting, by the runs that finished, is {claim}; "
+        "2 runs have no value and are not counted."
+    )
     rows[at].records += row([0.9] * 5).records[3:]  # the same seeds once more, to their end
     assert "did not finish" not in contenders(rows, ["seed"], "max").remarks[0]
 
 
+def test_a_row_whose_runs_all_failed_is_never_marked_and_the_worst_is_finite():
+    rows = [row([0.9, 0.91, 0.92]), row([0.905, 0.9, -math.inf]), row([math.nan] * 3, status="failed")]
+    for record in rows[1].records[2:]:
+        record.status = "diverged"
+    count_failures([record for each in rows for record in each.records])
+    assert rows[1].group(["seed"]).values[("2",)] == 0.9
+    found = contenders(rows, ["seed"], "max")
+    assert found.like_best == [True, True, None]
+    assert "1 failed run counts as the worst value." in found.remarks
+    assert [record.config["seed"] for record in rows[1].distinct(["seed"])] == [0, 1]
+
+
+def test_forks_hold_for_their_parents_only():
+    rows = [row(values, fork=f"/parent/{n}") for n, values in enumerate(([0.9, 0.91, 0.92], [0.5, 0.51, 0.53]))]
+    said = contenders(rows, ["seed", "fork"], "max").remarks
+    assert "The runs start from 2 parents: this holds given these, and says nothing of others." in said
+    rows = [row(values, fork="/parent") for values in ([0.9, 0.91, 0.92], [0.5, 0.51, 0.53])]
+    said = contenders(rows, ["seed", "fork"], "max").remarks
+    assert "The runs start from 1 parent: this holds given it, and says nothing of others." in said
+
+
 def test_runs_of_folds_are_told_apart_less_easily():
-    columns = [0.9, 0.93, 0.94], [0.868, 0.893, 0.919]
+    columns = [0.9, 0.93, 0.94], [0.881, 0.917, 0.933]
 
     def rows(**config):
         made = [row(values, **config) for values in columns]
@@ -137,6 +191,7 @@ def test_runs_of_folds_are_told_apart_less_easily():
     found = contenders(rows(data__num_folds=3), averaged, "max")
     assert found.like_best == [True, True]
     assert "Nadeau and Bengio" in found.remarks[-1]
+    assert "more runs per row" in found.remarks[2]
     assert rows(data__num_folds=10)[0].group(averaged).overlap == pytest.approx(1 / 9)
     # Data of one's own may tell no number of folds: then it is as many as there are.
     assert rows(own=1)[0].group(averaged).overlap == pytest.approx(1 / 2)

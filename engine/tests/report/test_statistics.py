@@ -5,7 +5,16 @@ import random
 
 import pytest
 
-from leyden.report.statistics import MAX_FURTHER, Group, improvement, t_quantile, verdict
+from leyden.report.statistics import (
+    MAX_FURTHER,
+    Group,
+    improvement,
+    look_level,
+    not_normal,
+    sign_test,
+    t_quantile,
+    verdict,
+)
 
 
 def paired(*columns):
@@ -28,13 +37,15 @@ def test_intervals_are_those_of_scipy(drawn):
     stats = pytest.importorskip("scipy.stats")
     for _ in range(100):
         level = 10 ** drawn.uniform(-6, -0.3)
-        a, b = (draw(drawn, drawn.randint(3, 40), drawn.random(), 10 ** drawn.uniform(-2, 2)) for _ in "ab")
+        num = drawn.randint(3, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
+        nums = num, drawn.randint(max(3, num // 2 + 1), 2 * num)
+        a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
         found = verdict(*apart(a, b), "max", level)
         wanted = stats.ttest_ind(a, b, equal_var=False)
         assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
         assert bool(found.better) == (wanted.pvalue < level)
         same = min(len(a), len(b))
-        found = verdict(*paired(a, b), "max", level)
+        found = verdict(*paired(a[:same], b[:same]), "max", level)
         wanted = stats.ttest_rel(a[:same], b[:same])
         assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
         assert found.num_pairs == same
@@ -87,20 +98,14 @@ def test_what_tells_nothing_is_said(a, b, words, groups):
     assert found.num_further() is None
 
 
-def test_it_takes_as_many_seeds_as_show_the_difference_in_four_of_five_cases():
-    source = random.Random(0)
-    for groups in (paired, apart):
-        columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
-        found = verdict(*groups(*columns), "max")
-        num = 4 + found.num_further()
-        spread = found.deviation / (1 if groups is paired else 2**0.5)  # of each of two, or of the differences
-        seen = 0
-        for _ in range(1000):
-            a = draw(source, num, found.difference, spread)
-            b = [0.0] * num if groups is paired else draw(source, num, 0.0, spread)
-            seen += verdict(*groups(a, b), "max").better == "a"
-        assert 750 < seen < 850
-    assert verdict(*paired([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]), "max").num_further() == MAX_FURTHER + 1
+def test_the_number_of_further_seeds_grows_with_the_next_look():
+    columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
+    found = verdict(*apart(*columns), "max")
+    assert 10 < found.num_further() < MAX_FURTHER
+    later = verdict(*apart(*columns), "max", next_level=look_level(2))
+    assert later.num_further() > found.num_further()  # the next look spends less
+    none = verdict(*paired([0.0, 0.001] * 300, [0.001, 0.0] * 300), "max")
+    assert none.num_further() == MAX_FURTHER + 1
     assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").num_further() is None
 
 
@@ -116,7 +121,64 @@ def test_folds_tell_less_than_as_many_independent_runs():
 
 
 def test_the_probability_of_improvement_is_one_of_pairs(drawn):
-    a, b = ([drawn.randint(0, 3) for _ in range(drawn.randint(1, 6))] for _ in "ab")
-    assert improvement(a, b, "max") + improvement(b, a, "max") == pytest.approx(1)
-    assert improvement(a, b, "min") == pytest.approx(improvement(b, a, "max"))
-    assert improvement([1.0, math.inf], [2.0], "min") == 0.5
+    for groups in (paired, apart):
+        a, b = groups(*([drawn.randint(0, 3) for _ in range(drawn.randint(1, 6))] for _ in "ab"))
+        share, ends = improvement(a, b, "max")
+        assert share + improvement(b, a, "max")[0] == pytest.approx(1)
+        assert share == pytest.approx(improvement(b, a, "min")[0])
+        assert (ends is None) == (groups is apart or min(len(a.values), len(b.values)) < 3)
+        assert ends is None or 0 <= ends[0] <= share <= ends[1] <= 1
+    assert improvement(*apart([1.0, math.inf], [2.0]), "min") == (0.5, None)
+
+
+def test_a_sign_test_is_that_of_scipy(drawn):
+    stats = pytest.importorskip("scipy.stats")
+    assert sign_test([0.1] * 5) is None
+    for num in (6, 9, 40):
+        values = [drawn.choice([-1, 1]) * drawn.random() for _ in range(num)]
+        wanted = stats.binomtest(sum(value > 0 for value in values), num).pvalue
+        assert sign_test([*values, 0.0]) == pytest.approx(wanted)
+
+
+def test_few_pairs_among_many_values_are_no_pairs(drawn):
+    a, b = (
+        Group({(f"{name}{n}",): value for n, value in enumerate(draw(drawn, 30, mean))})
+        for name, mean in (("a", 1), ("b", -1))
+    )
+    for n in range(3):
+        a.values[(f"both{n}",)] = b.values[(f"both{n}",)] = 0.0
+    found = verdict(a, b, "max")
+    assert (found.num_pairs, found.better) == (0, "a")
+    assert improvement(a, b, "max")[1] is None
+
+
+def test_tiny_and_huge_values_are_compared_as_any_others():
+    columns = [0.9, 0.91, 0.92], [0.5, 0.52, 0.53]
+    for scale in (1e-90, 1.0, 1e80):
+        found = verdict(*apart(*([scale * value for value in column] for column in columns)), "max")
+        assert found.better == "a"
+        assert found.difference == pytest.approx(0.39333 * scale, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ([[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 others"),
+        ([[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
+        ([[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
+        ([[0.98, 0.981, 0.9], [0.97, 0.975, 0.97]], ""),  # three values have little shape
+        ([[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
+        ([[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
+    ],
+)
+def test_values_that_are_not_normal_are_named(columns, said):
+    found = not_normal([verdict(*apart(*columns), "max")])
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_what_pairs_cancel_is_not_conspicuous_and_a_difference_far_from_the_others_is():
+    a, b = [0.9, 0.91, 0.92, 0.915, 0.1], [0.88, 0.892, 0.895, 0.896, 0.08]
+    assert not_normal([verdict(*paired(a, b), "max")]) == ""
+    b[2] = 0.2
+    assert not_normal([verdict(*paired(a, b), "max")]) == "0.72 is far from the 4 others (0.018 to 0.02)"

@@ -124,9 +124,9 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert "failed: d (FloatingPointError: nan)" in out
     assert "pruned: e" in out
     assert "interrupted: f" in out
-    assert out.splitlines()[1].split() == ["0.1", "0.2000", "1", "3", "2", "finished"]
+    assert out.splitlines()[1].split() == ["1", "0.1", "0.2000", "1", "3", "2", "finished"]
     markdown = (tmp_path / "summary.md").read_text()
-    assert "| 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
+    assert "| 2 | 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
 
 
 def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_pa
     assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.2", "0.1", "0.5"]
     assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
     assert rows(tmp_path)[0]["n"] == "2"
-    assert "Best: d." in capsys.readouterr().out
+    assert "Best setting: row 1, 2 runs." in capsys.readouterr().out
 
 
 def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
     out = capsys.readouterr().out
     assert "None" not in out + (gaps / "summary.md").read_text()
-    assert (gaps / "summary.md").read_text().splitlines()[5].startswith("|  |  | 0.4000 |")
+    assert (gaps / "summary.md").read_text().splitlines()[5].startswith("| 4 |  |  | 0.4000 |")
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
@@ -249,10 +249,51 @@ def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
     out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
     for text in (out, markdown):
         assert text.count("≈") == 2
-        assert "may be as good as the first row" in text
+        assert "of those with at least 3 runs is row 1 or one marked ≈." in " ".join(text.split())
         assert "more seeds per row" in text
-        assert text.count("only to rows with n >= 3") == 1
-    assert "| 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+        assert text.count("Row 4: fewer than 3 seeds") == 1
+        assert "Row 1 was selected by these values" in text
+    assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+
+
+def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_path, capsys, monkeypatch):
+    for seed in range(4):
+        for name, value in (("1", 0.3), ("2", 0.31)):
+            write(
+                tmp_path / f"{name}_{seed}", [f"optimizer.lr={name}", f"seed={seed}"], value=value + 0.01 * seed**2
+            )
+        summarize(tmp_path)
+        summarize(tmp_path)
+        said = capsys.readouterr().out
+        assert ("This is look" in said) == (seed > 2)
+    assert (
+        " ".join(said.split()).count("This is look 2 at this comparison, by looks.csv beside it. It spends 0.62 %")
+        == 2
+    )
+    write(tmp_path / "running", ["optimizer.lr=1", "seed=9"], status=None)
+    monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
+    summarize(tmp_path)
+    assert "1 run is queued or running" in capsys.readouterr().out
+    with (tmp_path / "looks.csv").open() as file:
+        assert [(row["comparison"], row["look"], row["runs"]) for row in csv.DictReader(file)] == [
+            ("summary", "1", "6"),
+            ("summary", "2", "8"),
+        ]
+
+
+def test_a_failed_run_counts_as_the_worst_where_one_says_so(tmp_path, capsys, monkeypatch):
+    for lr, values in (("1", (0.3, 0.31, 0.32, None)), ("2", (0.4, 0.41, 0.45, 0.43)), ("3", (0.9, 0.8, 0.7, 0.6))):
+        for seed, value in enumerate(values):
+            status = "finished" if value else "failed"
+            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value, status=status)
+    monkeypatch.setattr("sys.argv", ["leyden summarize", str(tmp_path), "failed=worst"])
+    command.main()
+    out = capsys.readouterr().out
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["2", "1", "3"]
+    assert float(rows(tmp_path)[1]["objective"]) == pytest.approx((0.3 + 0.31 + 0.32 + 0.9) / 4)
+    assert "1 failed run counts as the worst value." in out
+    assert "did not finish" not in out
+    assert "3 finished, 1 failed" in out
 
 
 @pytest.mark.parametrize("status", ["failed", "finished"])  # by an exception, or with an objective that is NaN
@@ -270,8 +311,10 @@ def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeyp
         assert "3 of 5" in text
         assert f"3 finished, 2 {told}" in text
         assert "5 finished" in text  # of the other row
-        assert "truly" not in text
-        assert "2 runs of the rows compared did not finish" in text
+        assert (
+            "best setting, by the runs that finished, is row 1; 2 runs have no value and are not counted"
+            in " ".join(text.split())
+        )
         assert f"{told}: 1_3" in text
     assert [row["n"] for row in rows(tmp_path)] == ["3", "5"]
     monkeypatch.setattr("sys.argv", ["leyden.compare", str(tmp_path), "a=optimizer.lr=1", "b=optimizer.lr=2"])

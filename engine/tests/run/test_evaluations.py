@@ -1,6 +1,8 @@
 """The list of test evaluations: one record each, whatever a name holds and wherever a process is killed."""
 
 import csv
+import importlib
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -164,3 +166,41 @@ def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, t
     assert code == 0, err
     assert "test evaluations by mnist_mlp so far: 2\n" in out
     assert len(read_test_evaluations(tmp_path / "outputs")) == 2
+
+
+def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, tmp_path, monkeypatch, capfd):
+    sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
+    for lr in ("1e-2", "1e-9"):
+        for seed in range(3):
+            directory = sweep / f"{lr}_{seed}"
+            typed = (f"optimizer.lr={lr}", f"seed={seed}", f"test={str(lr == '1e-9').lower()}", "name=x")
+            code, out, err = cli("train", f"run_dir={directory}", *QUICK, "trainer.max_epochs=1", *typed)
+            assert code == 0, err
+            tested += [line for line in out.splitlines() if line.startswith("test evaluations by")]
+    assert tested == [f"test evaluations by x so far: {num}" for num in (1, 2, 3)]
+    code, out, err = cli("evaluate", f"runs={sweep}")
+    assert code == 0, err
+    assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
+    assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
+    assert "test evaluations by x so far: 4" in out
+    row = read_test_evaluations(tmp_path / "outputs")[-1]
+    values = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}")[1].split() for seed in range(3)]
+    each = [float(words[words.index("test/acc") + 1]) for words in values]
+    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3, abs=1e-4)
+    for arguments, message in (
+        (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
+        (("failed=best",), "failed=best: must be one of drop, worst"),
+        ((f"run={sweep}",), "run=DIR, or runs=DIR with row=NUMBER, must be given"),
+    ):
+        code, _, err = cli("evaluate", f"runs={sweep}", *arguments)
+        assert code == 2
+        assert message in err
+    for verb, *arguments in (
+        ("runs", str(sweep), "sort=-test/acc"),
+        ("runs", str(sweep), "where=test/acc > 0.1"),
+        ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),
+    ):
+        monkeypatch.setattr("sys.argv", [f"leyden {verb}", *arguments])
+        with pytest.raises(SystemExit):
+            importlib.import_module(f"leyden.{verb}").main()
+        assert "is a metric of the test set, by which nothing may be selected" in capfd.readouterr().err

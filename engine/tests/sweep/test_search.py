@@ -77,13 +77,13 @@ def test_of_many_numbers_the_ends_are_the_corners():
     assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
 
 
-def searches(directory, num_trials, searched):
+def searches(directory, num_trials, searched, sampler=None):
     study = open_study(directory, sampler=optuna.samplers.RandomSampler())
 
     def runs(trial):
         return ["_".join(searched.overrides(trial.params))]
 
-    return Search(study, directory, searched, num_trials=num_trials, runs=runs)
+    return Search(study, directory, searched, num_trials=num_trials, runs=runs, sampler=sampler)
 
 
 def one_seed_search(directory, num_trials):
@@ -368,18 +368,24 @@ def test_a_run_finds_its_trial(tmp_path):
 def test_every_sampler_searches(tmp_path, path):
     if path.stem == "gp":
         pytest.importorskip("scipy", reason="needs scipy: pip install 'leyden[gp]'")
-    sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path)), "seed": 0})
+    sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0})
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
-    mine = searches(tmp_path, 12, space("a=choice(1,2,3)", "b=range(0,5)", *third))
-    study = mine.study
-    study.sampler = sampler
-    with mine.opened():
-        while trials := ask(mine, 2):
-            assert len({trial.user_attrs["run"] for trial in trials}) == 2
-            for trial in trials:
-                study.tell(trial, float(trial.params["a"]) + trial.params.get("d", 0.0))
-    assert len(study.trials) == 12
-    assert study.best_params["a"] == "1"
+    drawn = []
+    for name, starts in (("whole", 1), ("restarted", 3)):  # the draws follow from the seed and the trial's number
+        (tmp_path / name).mkdir()
+        for num in range(starts):
+            num_trials = 12 * (num + 1) // starts
+            mine = searches(tmp_path / name, num_trials, space("a=choice(1,2,3)", "b=range(0,5)", *third), sampler)
+            with mine.opened():
+                while trials := ask(mine, 2):
+                    assert len({trial.user_attrs["run"] for trial in trials}) == 2
+                    for trial in trials:
+                        mine.study.tell(trial, float(trial.params["a"]) + trial.params.get("d", 0.0))
+        assert len(mine.study.trials) == 12
+        assert mine.study.best_params["a"] == "1"
+        drawn.append([trial.params for trial in mine.study.trials])
+    assert drawn[0] == drawn[1]
+    assert len({str(params) for params in drawn[0]}) > 6
 
 
 def test_every_sampler_of_optunas_can_be_named(tmp_path):

@@ -1,6 +1,7 @@
 """Starting a run from a checkpoint: its own (resume), or a parent's weights (`init_from`) or state (`fork`)."""
 
 import contextlib
+import itertools
 import pickle
 import shlex
 import shutil
@@ -8,10 +9,12 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -131,11 +134,17 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     try:
         yield
     except Exception as error:
-        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-        is_restoring = checkpoint_connector.__file__ in files or Path(files[-1]).is_relative_to(LIBRARY)
-        if path and not trainer.position.has_trained and is_restoring and not isinstance(error, UserError):
+        has_trained = trainer.position.has_trained
+        if path and not has_trained and not isinstance(error, UserError) and _is_restoring(error.__traceback__):
             raise _misfit_error(path, error) from error
         raise
+
+
+def _is_restoring(trace: TracebackType | None) -> bool:
+    """Return whether an error was raised where Lightning restores a checkpoint, or in a start hook of Leyden."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    hooks = [called for caller, called in itertools.pairwise(files) if caller == call.__file__ != called]
+    return checkpoint_connector.__file__ in files or bool(hooks and Path(hooks[-1]).is_relative_to(LIBRARY))
 
 
 def _misfit_error(path: Path, error: Exception) -> UserError:

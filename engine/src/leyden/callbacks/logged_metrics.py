@@ -192,13 +192,14 @@ class Stages(L.Callback):
         self.names, self.has_validated = dict(state_dict["names"]), bool(state_dict["has_validated"])
         if unknown := {*self.names.values()} - {"train", "val"}:
             raise ValueError(f"unknown stages {unknown}")
-        device = self._trainer.strategy.root_device
-        self._restored = {name: value.to(device) for name, value in state_dict["metrics"].items()}
+        self._restored = dict(state_dict["metrics"])
+        if not all(isinstance(value, Tensor) for value in self._restored.values()):
+            raise TypeError("a metric is not a tensor")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore Lightning's metrics."""
         for name, value in self._restored.items():
-            trainer.callback_metrics.setdefault(name, value)
+            trainer.callback_metrics.setdefault(name, value.to(trainer.strategy.root_device))
         self._restored = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -46,7 +46,10 @@ class TrainConfig:
 class EvaluateConfig:
     """Root keys of `conf/evaluate.yaml`."""
 
-    run: str = MISSING
+    run: str | None = MISSING
+    runs: str | None = MISSING
+    row: int = MISSING
+    failed: str = MISSING
     checkpoint: str = MISSING
     accelerator: str | None = MISSING
     data_root: str | None = MISSING
@@ -89,6 +92,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
+    "evaluate.failed": ("drop", "worst"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 

@@ -11,20 +11,33 @@ from leyden.config.errors import UserError
 from leyden.config.objective import Objective
 from leyden.config.terminal import Terminal, text_table
 from leyden.report.difference import add_rows, differing
-from leyden.report.held_out import test_set_remarks
+from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import as_json, format_value, query_values
+from leyden.report.looks import count_look
 from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
+    assumptions,
+    count_failures,
     derived_keys,
+    first_tested,
+    generalize_over_datasets,
     merge_rows,
     read_sweep_settings,
     standard_deviation,
     varying_keys,
 )
 from leyden.report.records import Record, fill_choices, read_raw_records
-from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, improvement, verdict
+from leyden.report.statistics import (
+    MIN_VALUES,
+    Group,
+    Verdict,
+    improvement,
+    look_level,
+    sign_test,
+    verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,9 @@ class Comparison:
         groups: The objective's values on each side.
         averaged: Keys that vary among the runs and that the means are taken over.
         verdict: Which side is better.
-        improvement: Probability that a run of the first side is better than one of the second.
+        improvement: Probability that a run of the first side is better than one of the second, and its 95 %
+            interval; None without one.
+        assumptions: What the verdict assumes, as far as it is not the usual.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
     """
@@ -66,17 +81,22 @@ class Comparison:
     groups: tuple[Group, Group]
     averaged: list[str]
     verdict: Verdict
-    improvement: float
+    improvement: tuple[float, tuple[float, float] | None]
+    assumptions: list[str]
     configs: tuple[dict[str, Any], ...]
     test_evaluations: list[str]
 
 
-def compare(directories: Sequence[Path], conditions: Sequence[str]) -> Comparison:
+def compare(
+    directories: Sequence[Path], conditions: Sequence[str], failed: str = "drop", over: str = "seeds"
+) -> Comparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
     Args:
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
         conditions: Condition for each group, in the syntax of `parse_condition`; empty for all runs.
+        failed: `drop` to leave failed runs out, `worst` to give them the worst value of all runs.
+        over: `seeds` for a verdict on this dataset, `datasets` for one on others of its kind.
 
     Raises:
         UserError: A group has no finished run, the groups share a run, or they do not share a single objective.
@@ -92,23 +112,46 @@ def compare(directories: Sequence[Path], conditions: Sequence[str]) -> Compariso
             f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
         )
     objective = _shared_objective(a, b)
+    if failed == "worst":
+        count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
+    if over == "datasets":
+        generalize_over_datasets([side.row for side in sides])
     averaged_keys = {key for side in sides for key in side.averaged}
     configs = [record.config for side in sides for record in side.row.finished]
     averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
     groups = sides[0].row.group(averaged), sides[1].row.group(averaged)
-    first, second = (list(group.values.values()) for group in groups)
+    enough = min(len(group.values) for group in groups) >= MIN_VALUES
+    look = _look(sides) if enough else 1
+    # Bonferroni correction, since this pair was selected among all pairs of settings.
+    level, next_level = (
+        look_level(number) / (sides[0].num_rows * sides[1].num_rows) for number in (look, look + 1)
+    )
+    found = verdict(*groups, objective.mode, level, next_level)
     return Comparison(
         objective=objective,
         sides=sides,
         groups=groups,
         averaged=averaged,
-        # Bonferroni correction, since this pair was selected among all pairs of settings.
-        verdict=verdict(*groups, objective.mode, LEVEL / (sides[0].num_rows * sides[1].num_rows)),
-        improvement=improvement(first, second, objective.mode),
+        verdict=found,
+        improvement=improvement(*groups, objective.mode, level),
+        assumptions=assumptions([side.row for side in sides], [found], averaged, look) if enough else [],
         configs=_common_configs(*sides),
         test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
     )
+
+
+def _look(sides: Sequence[Side]) -> int:
+    """Return the number of this look at the comparison, recorded in the first folder by name.
+
+    The comparison is named by the folders, the settings and the conditions, however these are spaced.
+    """
+    names = sorted(
+        f"{side.directory.resolve().name} {side.row.choices} {''.join(side.condition.replace('==', '=').split())}"
+        for side in sides
+    )
+    folder = min((side.directory.resolve() for side in sides), key=lambda path: path.name)
+    return count_look(folder, " and ".join(names), [record for side in sides for record in side.row.finished])
 
 
 def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
@@ -129,6 +172,7 @@ def _filter_runs(records: Sequence[Record], condition: str, option: str) -> list
     if not condition:
         return list(records)
     is_met, keys = parse_condition(condition, option)
+    refuse_test_metrics(option, keys, records)
     found = [(record, query_values(record)) for record in records]
     check_known(option, keys, {key for _, values in found for key in values})
     if chosen := [record for record, values in found if is_met(values)]:
@@ -165,7 +209,7 @@ def _best_setting(directory: Path, condition: str, records: Sequence[Record]) ->
     rows = merge_rows(records, averaged)
     if not rows[0].finished:
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, condition, rows[0], len(rows), averaged)
+    return Side(directory, condition, rows[first_tested(rows, averaged)], len(rows), averaged)
 
 
 def print_comparison(comparison: Comparison, form: str) -> None:
@@ -224,13 +268,14 @@ def _count_text(side: Side, group: Group) -> str:
 def _verdict_lines(comparison: Comparison) -> list[str]:
     """Return the verdict and its basis in words."""
     found = comparison.verdict
-    lines = [
-        f"Verdict: {found.in_words('A', 'B')}"
-        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES)
-    ]
     num_missing = [
         side.row.num_all(side.averaged) - len(group.values)
         for side, group in zip(comparison.sides, comparison.groups, strict=True)
+    ]
+    lines = [
+        f"Verdict: {found.in_words('A', 'B')}"
+        + ", by the runs that finished" * (bool(found.better) and any(num_missing))
+        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES)
     ]
     if any(num_missing):
         lines.append(
@@ -243,12 +288,20 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         keys = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
         lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
-        lines.append(f"Pairs of runs in which A is better: {100 * comparison.improvement:.0f} %")
+        if unused := [num - found.num_pairs for num in found.nums] if found.num_pairs else []:
+            lines += [f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B"] * any(unused)
+        share, ends = comparison.improvement
+        lines.append(
+            f"A is better than B in {100 * share:.0f} % of {f'the pairs with the same {keys}' if found.num_pairs else 'all pairs of runs'}"
+            + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
+        )
+        if ends and (p := sign_test(*found.samples)) is not None:
+            lines.append(
+                f"Sign test on these pairs, for any distribution: p = {p:.2g}, at a level of {found.level:.2g}"
+            )
     if requirement := found.further_in_words("seeds of each"):
-        lines.append(f"To tell them apart {requirement}, if means and deviations stay the same")
-    if any(group.overlap for group in comparison.groups):
-        lines.append("Runs of folds share training data; this is accounted for (Nadeau and Bengio, 2003)")
-    return lines
+        lines.append(f"To tell them apart {requirement}")
+    return lines + comparison.assumptions
 
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
@@ -275,7 +328,8 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "interval": list(found.interval) if found.interval else None,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": comparison.improvement if found.interval else None,
+        "probability_of_improvement": comparison.improvement[0] if found.interval else None,
+        "assumptions": comparison.assumptions,
         "further_seeds": found.num_further(),
         "better": found.better or None,
         "verdict": found.in_words("a", "b"),

@@ -16,6 +16,25 @@ MIN_SEEDS = 3  # from this number of tested seeds on, the best one is not repres
 MAX_NAMES = 3  # of runs, in a remark
 
 
+def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Record]) -> None:
+    """Check that no run is selected by a metric of the test set.
+
+    Args:
+        option: Name of the option, for the error message.
+        keys: Keys by which runs are selected or sorted.
+        records: The runs; their results record which metrics are those of the test set.
+
+    Raises:
+        UserError: One of the keys is a metric of the test set.
+    """
+    metrics = {name for record in records if record.result for name in record.result.stages.get("test", ())}
+    if chosen := sorted(metrics & {*keys}):
+        raise UserError(
+            f"{option}: {chosen[0]} is a metric of the test set, by which nothing may be selected; choose one of "
+            "validation, and then evaluate the best setting once by leyden evaluate"
+        )
+
+
 def test_set_remarks(records: Sequence[Record]) -> list[str]:
     """Return remarks on test evaluations; empty if no run is known to have been evaluated on the test set.
 
@@ -23,7 +42,7 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         records: All runs of the report.
     """
     lists: dict[Path, list[list[str]]] = {}
-    for folder in dict.fromkeys(filter(None, map(_folder_with_list, records))):
+    for folder in dict.fromkeys(filter(None, (_folder_with_list(record.run) for record in records))):
         try:
             lists[folder] = read_test_evaluations(folder)
         except OSError as error:
@@ -45,11 +64,20 @@ def _is_tested(record: Record) -> bool:
     return record.result is not None and record.result.is_tested
 
 
-def _folder_with_list(record: Record) -> Path | None:
+def _folder_with_list(run: Run) -> Path | None:
     """Return the closest folder above a run directory with a list of test evaluations; None if there is none."""
-    return next(
-        (folder for folder in record.run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None
-    )
+    return next((folder for folder in run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None)
+
+
+def count_line(run: Run) -> str:
+    """Return how often a run's experiment has been evaluated on the test set, in words; empty if it is unknown."""
+    name = str(run.config.get("name"))
+    try:
+        folder = _folder_with_list(run)
+        num = num_test_evaluations(read_test_evaluations(folder), name) if folder else 0
+    except OSError:
+        return ""
+    return f"test evaluations by {name} so far: {num}" if num else ""
 
 
 def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:

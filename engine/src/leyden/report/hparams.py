@@ -19,7 +19,8 @@ def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result in place of an earlier row; called before `result.json` is written.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
-    then each metric of the result, such as `best/val/acc`. Lightning's `log_hyperparams` would turn booleans into
+    then each metric of the result, such as `best/val/acc`, without those of the test set: the table is for choosing
+    settings. Lightning's `log_hyperparams` would turn booleans into
     numbers, take the columns of the whole table from one arbitrary run, add points to the curves, and miss runs
     that were killed.
 
@@ -48,7 +49,11 @@ def _write(run: Run, result: Result) -> None:
     values = [
         _plugin_value(metadata.SESSION_START_INFO_TAG, session_start_info=start),
         _plugin_value(metadata.SESSION_END_INFO_TAG, session_end_info=end),
-        *(Summary.Value(tag=f"best/{name}", simple_value=value) for name, value in result.metrics.items()),
+        *(
+            Summary.Value(tag=f"best/{name}", simple_value=value)
+            for name, value in result.metrics.items()
+            if name not in result.test_metrics
+        ),
     ]
     path = run.directory / HPARAMS_FILE
     step, now = result.optimizer_steps, time.time()

@@ -13,6 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from leyden.config.terminal import printable, relative_path
+from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.result import read_points
@@ -60,11 +61,14 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[ListedRun
         The runs, and the requested keys that have no field of their own in `ListedRun`.
 
     Raises:
-        UserError: There is no run, or no run has a requested key.
+        UserError: There is no run, no run has a requested key, or a key is a metric of the test set.
     """
     condition, keys = parse_condition(where) if where else ((lambda values: True), set[str]())
     key = sort.removeprefix("-")
-    found = [(record, query_values(record)) for record in read_raw_records(directory)]
+    records = read_raw_records(directory)
+    refuse_test_metrics("where", keys, records)
+    refuse_test_metrics("sort", {key}, records)
+    found = [(record, query_values(record)) for record in records]
     known = {key for _, values in found for key in values}
     check_known("where", keys, known)
     check_known("sort", {key}, known)

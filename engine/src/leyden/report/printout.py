@@ -10,6 +10,7 @@ from rich.table import Table
 
 from leyden.config.paths import ROOT
 from leyden.config.terminal import Terminal, leyden_command, python_command, quoted_override, relative_path
+from leyden.report.held_out import count_line
 from leyden.run.directory import Run
 from leyden.run.fork import key_of
 from leyden.run.result import Result
@@ -77,6 +78,8 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     console = Terminal()
     console.print(table)
     console.print(f"run directory: {relative_path(run.directory)}")
+    if result.is_tested and (line := count_line(run)):
+        console.print(line)
     if show_next_steps:
         print_next_steps(run, result)
 

@@ -4,27 +4,36 @@ import contextlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.report.looks import LOOKS_FILE
 from leyden.report.records import Record
-from leyden.report.statistics import LEVEL, MIN_VALUES, Group, verdict
+from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
 from leyden.run.files import read_json
 from leyden.run.identity import identity_values
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
+SPLIT_SEED, VAL_SIZE = "data.split_seed", "data.val_size"
 
 
 @dataclass
 class Row:
-    """A setting: runs that differ only in keys that the mean is taken over, such as the seed and the fold."""
+    """A setting: runs that differ only in keys that the mean is taken over, such as the seed and the fold.
+
+    Args:
+        choices: Value of each key that varies between the rows.
+        records: The runs.
+        overlap: As in `Group`, for runs whose seeds cut different splits of one dataset.
+    """
 
     choices: dict[str, Any]
     records: list[Record]
+    overlap: float = 0.0
 
     @property
     def counted(self) -> list[Record]:
@@ -33,8 +42,11 @@ class Row:
 
     @property
     def finished(self) -> list[Record]:
-        """The finished runs that have values of all objectives."""
-        return [record for record in self.records if record.values and record.status == "finished"]
+        """The finished runs that have values of all objectives; beside them, failed ones that count as the worst."""
+        known = [record for record in self.records if record.values]
+        if not any(record.status == "finished" for record in known):
+            return []
+        return [record for record in known if record.status == "finished" or record.has_worst]
 
     def repeats(self, averaged: Sequence[str]) -> bool:
         """Return whether some counted runs have the same values of all averaged keys, such as the seed."""
@@ -48,6 +60,11 @@ class Row:
         """Return the number of runs, whatever their status; repetitions count once, as in the means."""
         return len(_group_repetitions(self.records, averaged))
 
+    def distinct(self, averaged: Sequence[str]) -> list[Record]:
+        """Return the finished runs, of exact repetitions only the first."""
+        found = [record for record in self.finished if not record.has_worst]
+        return [same[0] for same in _group_repetitions(found, averaged).values()]
+
     def group(self, averaged: Sequence[str]) -> Group:
         """Return the first objective's value for each combination of averaged keys, from the finished runs."""
         values = {
@@ -57,7 +74,7 @@ class Row:
         folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
         recorded = [record.config.get(NUM_FOLDS) for record in self.finished]
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
-        return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
+        return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else self.overlap)
 
     def cells(self, metrics: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
         """Return a table row: choices, objectives (mean, deviation, number), epochs, seconds, status."""
@@ -110,6 +127,50 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
 
     return sorted(rows.values(), key=rank, reverse=True)
+
+
+def count_failures(records: Sequence[Record]) -> None:
+    """Give runs that failed or diverged the worst finite value that any finished run has, for each objective."""
+    finished = [record.gains for record in records if record.status == "finished" and record.values]
+    if not finished:
+        return
+    worst = [min(gains) for gains in zip(*finished, strict=True)]
+    for record in records:
+        if record.status in ("failed", "diverged") and len(record.objectives) == len(worst):
+            record.objectives = tuple(
+                replace(aim, value=gain if aim.mode == "max" else -gain)
+                for aim, gain in zip(record.objectives, worst, strict=True)
+            )
+            record.has_worst = True
+
+
+def generalize_over_datasets(rows: Sequence[Row]) -> None:
+    """Let the verdicts on rows hold for other datasets of the same kind, of which each split is a sample.
+
+    The seeds' splits share samples, so the variance of a mean gets the term of Nadeau and Bengio (2003): the number
+    of validation samples divided by that of training samples.
+
+    Raises:
+        UserError: The runs have the same split, or the sizes of the splits are unknown.
+    """
+    for row in rows:
+        finished = row.finished
+        if len(finished) > 1 and len({record.config.get(SPLIT_SEED) for record in finished}) < 2:
+            raise UserError(f"over=datasets: the seeds cut no different splits; {SPLIT_SEED} must follow the seed")
+        ratios = [_validation_ratio(record) for record in finished if not record.has_worst]
+        if None in ratios:
+            raise UserError(f"over=datasets: needs {VAL_SIZE} and the number of training samples of each run")
+        row.overlap = max((ratio for ratio in ratios if ratio is not None), default=0.0)
+
+
+def _validation_ratio(record: Record) -> float | None:
+    """Return a run's number of validation samples per training sample; None if it is unknown."""
+    num_val, result = record.config.get(VAL_SIZE), record.result
+    if not isinstance(num_val, int) or not (
+        result and result.samples_per_second and result.seconds and result.epochs
+    ):
+        return None
+    return num_val * result.epochs / (result.samples_per_second * result.seconds)
 
 
 def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
@@ -228,12 +289,18 @@ IDLE_SEED = (
 MARK = "≈"
 
 
+def first_tested(rows: Sequence[Row], averaged: Sequence[str]) -> int:
+    """Return the index of the best row that has enough runs to be compared; 0 if none has."""
+    enough = (len(row.group(averaged).values) >= MIN_VALUES for row in rows)
+    return next((number for number, is_enough in enumerate(enough) if is_enough), 0)
+
+
 @dataclass(frozen=True)
 class Contenders:
-    """The rows that are not significantly worse than the first one.
+    """The rows that are not significantly worse than the best one.
 
     Args:
-        like_best: For each row whether it may be as good as the first; None if it has too few runs.
+        like_best: For each row whether it may be the best; None if it can't be tested, as with too few runs.
         num_further: Number of additional runs per row needed to tell the first two rows apart; None if they can be
             told apart already, or if nothing can be said.
         remarks: The findings in words.
@@ -244,55 +311,110 @@ class Contenders:
     remarks: list[str]
 
 
-def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> Contenders:
-    """Compare the first row with each other row.
+def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: int = 1) -> Contenders:
+    """Compare the first row that has enough runs with each other row that has.
 
-    With Bonferroni correction, each comparison has the significance level 5 % / (rows - 1). The truly best row is
-    then marked with a probability of at least 95 %. Rows with too few runs are left out.
+    These are multiple comparisons with the best (Hsu, Multiple comparisons, 1996), with variances that may differ:
+    each other row is tested one-sided at the level 5 % / (rows - 1), so the row that is truly best is the first or
+    marked with a probability of at least 95 %.
 
     Args:
         rows: Rows of a table, best first.
         averaged: Keys that the means are taken over.
         mode: `min` or `max`, the better direction.
+        look: Number of this look at the table, as in `look_level`.
     """
     like_best: list[bool | None] = [None] * len(rows)
     groups = [row.group(averaged) for row in rows]
-    enough = [len(group.values) >= MIN_VALUES for group in groups]
-    others = [number for number in range(1, len(rows)) if enough[number]]
+    tested = [number for number, group in enumerate(groups) if len(group.values) >= MIN_VALUES]
+    unit = "runs" if any(group.overlap for group in groups) or "seed" not in averaged else "seeds"
     if len(rows) < 2:
         return Contenders(like_best, None, [])
-    unit = "seeds" if "seed" in averaged else "runs"
-    if not (enough[0] and others):
-        return Contenders(
-            like_best, None, [f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row"]
-        )
-    verdicts = {number: verdict(groups[0], groups[number], mode, LEVEL / len(others)) for number in others}
-    like_best[0] = True
+    if len(tested) < 2:
+        why = f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."
+        return Contenders(like_best, None, [why])
+    first, *others = tested
+    level, next_level = (2 * look_level(each) / len(others) for each in (look, look + 1))
+    verdicts = {number: verdict(groups[first], groups[number], mode, level, next_level) for number in others}
+    like_best[first] = True
     for number, found in verdicts.items():
-        like_best[number] = found.better != "a"
-    num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in (0, *others))
-    remarks = [_claim(marks=any(like_best[1:]), num_lost=num_lost)]
-    if not all(enough):
-        remarks.append(f"This applies only to rows with n >= {MIN_VALUES}.")
-    num_further = verdicts[1].num_further() if 1 in verdicts else None
-    if num_further is not None:
-        remarks.append(f"To tell the first two rows apart {verdicts[1].further_in_words(unit)} per row.")
-    if any(group.overlap for group in groups):
-        remarks.append("Runs of folds share training data; this is accounted for (Nadeau and Bengio, 2003).")
-    return Contenders(like_best, num_further, remarks)
-
-
-def _claim(*, marks: bool, num_lost: int) -> str:
-    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs."""
-    confidence = "(95 % confidence)"
-    lost = f"{num_lost} run{'s' * (num_lost > 1)} of the rows compared did not finish and {'is' if num_lost == 1 else 'are'} not counted."
-    if marks:
-        of = "of the runs that finished, the best" if num_lost else "the truly best"
-        claim = f"{MARK} may be as good as the first row: {of} row is the first or one of these {confidence}"
-    else:
-        claim = (
-            f"Of the runs that finished, those of the first row are the best {confidence}"
-            if num_lost
-            else f"The first row is truly the best one {confidence}"
+        like_best[number] = None if found.why else found.better != "a"
+    remarks = [_claim(rows, tested, like_best, averaged)]
+    if untested := [number for number, found in verdicts.items() if found.why]:
+        remarks.append(
+            f"{_name_rows(untested)} can't be tested against row {first + 1}: none of their values vary."
         )
-    return f"{claim}; {lost}" if num_lost else f"{claim}."
+    if too_few := [number for number in range(len(rows)) if number not in tested]:
+        remarks.append(f"{_name_rows(too_few)}: fewer than {MIN_VALUES} {unit}, and therefore not compared.")
+    if marked := [found for number, found in verdicts.items() if like_best[number]]:
+        worse = statistics.median(found.detectable() for found in marked)
+        remarks.append(
+            f"With these {unit}, a row that is worse by {worse:.2g} is excluded with a probability of 80 %."
+        )
+    following = verdicts[others[0]]
+    if further := following.further_in_words(f"{unit} per row"):
+        remarks.append(f"To tell rows {first + 1} and {others[0] + 1} apart {further}.")
+    remarks += assumptions([rows[number] for number in tested], [*verdicts.values()], averaged, look)
+    return Contenders(like_best, following.num_further(), remarks)
+
+
+def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequence[str], look: int) -> list[str]:
+    """Return what the verdicts on rows assume.
+
+    Args:
+        rows: The compared rows.
+        found: The verdicts.
+        averaged: Keys that the means are taken over.
+        look: Number of this look.
+    """
+    records = [record for row in rows for record in row.finished]
+    remarks = []
+    if num_worst := sum(record.has_worst for record in records):
+        remarks.append(
+            f"{num_worst} failed run{'s' * (num_worst > 1)} count{'s' * (num_worst == 1)} as the worst value."
+        )
+    if why := not_normal(found):
+        remarks.append(f"Student's t assumes normal values, and may claim too much here: {why}.")
+    if parents := {record.config.get("fork") or record.config.get("init_from") for record in records} - {None}:
+        remarks.append(
+            f"The runs start from {len(parents)} parent{'s' * (len(parents) > 1)}: this holds given "
+            f"{'these' if len(parents) > 1 else 'it'}, and says nothing of others."
+        )
+    if any(each.overlap for each in found):
+        remarks.append("The runs share training data; this is accounted for (Nadeau and Bengio, 2003).")
+    elif any(SPLIT_SEED in derived_keys([record.config for record in row.finished], averaged) for row in rows):
+        remarks.append(
+            "This holds for this dataset, over seeds and the splits that they cut; over=datasets asks for more."
+        )
+    else:
+        varied = varying_keys([{key: record.config.get(key) for key in averaged} for record in records])
+        remarks.append(f"This holds for this dataset and split, over {' and '.join(varied) or 'runs'}.")
+    if look > 1:
+        remarks.append(
+            f"This is look {look} at this comparison, by {LOOKS_FILE} beside it. It spends {100 * look_level(look):.2g} % of the error "
+            f"rate, so that all looks together err in at most {100 * LEVEL:g} %."
+        )
+    return remarks
+
+
+def _claim(
+    rows: Sequence[Row], tested: Sequence[int], like_best: Sequence[bool | None], averaged: Sequence[str]
+) -> str:
+    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs."""
+    num_lost = sum(rows[number].num_all(averaged) - len(rows[number].group(averaged).values) for number in tested)
+    best = f"row {tested[0] + 1}"
+    if any(like_best[number] for number in tested[1:]):
+        best += f" or one marked {MARK}"
+    if untested := [number for number in tested if like_best[number] is None]:
+        best += f", or of {_name_rows(untested).lower()}, which can't be tested"
+    of = f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(rows))
+    if not num_lost:
+        return f"With 95 % confidence the best setting{of} is {best}."
+    lost = "1 run has no value and is" if num_lost == 1 else f"{num_lost} runs have no value and are"
+    return f"With 95 % confidence the best setting{of}, by the runs that finished, is {best}; {lost} not counted."
+
+
+def _name_rows(numbers: Sequence[int]) -> str:
+    """Return rows in words, such as `Row 3` or `Rows 1 and 4`."""
+    names = [str(number + 1) for number in numbers]
+    return f"Row {names[0]}" if len(names) == 1 else f"Rows {', '.join(names[:-1])} and {names[-1]}"

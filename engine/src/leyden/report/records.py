@@ -32,11 +32,12 @@ class Record:
             configuration lacks are absent.
         typed: Overrides of the first start, by key.
         config: The resolved configuration, flat.
-        status: Status of the result, or `diverged` if an objective is NaN; without a result `running`, `queued` or
+        status: Status of the result, or `diverged` if an objective is not finite; without a result `running`, `queued` or
             `interrupted`.
         objectives: The objectives with the run's values.
         result: The result; None if the run has none.
         starts: Provenance of each start, as in `Run`.
+        has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
     run: Run
@@ -47,6 +48,7 @@ class Record:
     objectives: tuple[Objective, ...]
     result: Result | None
     starts: list[dict[str, Any]]
+    has_worst: bool = False
 
     @functools.cached_property
     def weights(self) -> list[tuple[int, str]]:
@@ -88,8 +90,8 @@ class Record:
 
     @property
     def values(self) -> list[float]:
-        """The values of the objectives; empty if any of them is missing or NaN."""
-        known = [each.value for each in self.objectives if each.value is not None and not math.isnan(each.value)]
+        """The values of the objectives; empty if any of them is missing or not finite."""
+        known = [each.value for each in self.objectives if each.value is not None and math.isfinite(each.value)]
         return known if len(known) == len(self.objectives) else []
 
     @property
@@ -194,9 +196,9 @@ def _status_without_result(run: Run, starts: list[dict[str, Any]], phases: Phase
 
 
 def _status_of_result(result: Result) -> str:
-    """Return the status of a run with a result; a complete run with a NaN objective counts as diverged."""
-    is_nan = any(each.value is not None and math.isnan(each.value) for each in result.objectives)
-    return "diverged" if is_nan and result.is_complete else result.status
+    """Return the status of a run with a result; a complete run whose objective is NaN or infinite counts as diverged."""
+    is_finite = all(each.value is None or math.isfinite(each.value) for each in result.objectives)
+    return result.status if is_finite or not result.is_complete else "diverged"
 
 
 def read_record(run: Run, phases: Phases) -> Record:

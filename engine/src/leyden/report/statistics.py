@@ -1,4 +1,8 @@
-"""Significance tests for two groups of runs; Student's t without SciPy, which would slow down each start."""
+"""Significance tests for two groups of runs.
+
+Student's t is computed here, since importing SciPy takes longer than a whole report; a test compares it with SciPy's.
+How often each claim is wrong is simulated in `tests/report/test_statistics_simulated.py`.
+"""
 
 import functools
 import math
@@ -41,10 +45,32 @@ def _tail(t: float, freedom: float) -> float:
 
 
 MIN_VALUES = 3  # per group; with fewer, the deviation is meaningless
-LEVEL = 0.05  # significance level: the rate of false positives
-POWER = 0.8  # rate at which a true difference is detected
+LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
+FIRST_LOOK = 0.75  # share of the level that the first look at a comparison spends
+POWER = 0.8  # probability with which a difference is detected after the forecast number of runs
+MIN_SIGNED = 6  # pairs; with fewer, no sign test reaches 5 %
+MIN_SHAPED = 4  # values of a group; the shape of fewer shows nothing
+OUTLIER_LEVEL = 0.01  # rate of tables of normal values in which a value counts as an outlier
+MAX_SPREAD_RATIO = 10  # of the standard deviations of two groups
 MAX_FURTHER = 1000  # additional seeds; larger numbers are not computed
 TINY = 2.0**-20  # share of the largest value; smaller deviations are rounding errors of single precision
+
+
+def look_level(look: int, level: float = LEVEL) -> float:
+    """Return the part of a significance level that one look at a comparison spends.
+
+    Who adds runs and looks again tests repeatedly. The parts of all looks add up to the level, so its error rate
+    holds however often one looks: 3/4 for the first look, then 1/8, 1/24, 1/48, ...
+
+    Args:
+        look: Number of the look, from 1 on.
+        level: The level that all looks spend together.
+
+    Example:
+        >>> [round(look_level(look), 5) for look in (1, 2, 3)]
+        [0.0375, 0.00625, 0.00208]
+    """
+    return level * (FIRST_LOOK if look == 1 else (1 - FIRST_LOOK) / (look * (look - 1)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,8 @@ class Verdict:
             pairs, 1 to 2 for groups.
         overlap: As in `Group`.
         level: Significance level, 1 minus the confidence.
+        next_level: Significance level of the next look at this comparison, with more runs.
+        samples: The tested values: the differences of the pairs, or the values of both groups.
     """
 
     nums: tuple[int, int]
@@ -89,6 +117,8 @@ class Verdict:
     freedom: float = 1.0
     overlap: float = 0.0
     level: float = LEVEL
+    next_level: float = LEVEL
+    samples: tuple[tuple[float, ...], ...] = ()
 
     def in_words(self, a: str, b: str) -> str:
         """Return the verdict in one line, with these names of the groups."""
@@ -105,13 +135,29 @@ class Verdict:
         """Return how many more runs are needed for a significant difference, in words; empty if unknown or 0."""
         if (num := self.num_further()) is None:
             return ""
+        if num > MAX_FURTHER and self.overlap:
+            return f"takes more data; more {unit} alone won't do"
         return f"takes {f'more than {MAX_FURTHER}' if num > MAX_FURTHER else f'about {num}'} more {unit}"
 
-    def num_further(self) -> int | None:
-        """Return how many more seeds each group needs to detect the difference with a power of 80 %.
+    def detectable(self) -> float:
+        """Return the true difference that this test detects with a probability of 80 %, by a noncentral t."""
+        freedom = (self.num_pairs - 1) if self.num_pairs else self.freedom * (min(self.nums) - 1)
+        critical = t_quantile(self.level / 2, freedom)
+        scales = [math.sqrt(_chi_squared_quantile(each, freedom) / freedom) for each in _midpoints(64)]
+        low, high = 0.0, 100.0 * critical
+        while high - low > 1e-3 * critical:
+            middle = (low + high) / 2
+            power = statistics.fmean(statistics.NormalDist().cdf(middle - critical * each) for each in scales)
+            low, high = (low, middle) if power >= POWER else (middle, high)
+        return high * self.deviation * math.sqrt(1 / (self.num_pairs or min(self.nums)) + self.overlap)
 
-        The difference and the deviation are assumed to stay as they are. None if no seeds are needed or nothing can
-        be said; `MAX_FURTHER + 1` for more than `MAX_FURTHER`.
+    def num_further(self) -> int | None:
+        """Return how many more seeds each group needs to detect a difference with a probability of 80 %.
+
+        This is the probability over all true differences and deviations that agree with the values, not that of the
+        observed difference, which chance has enlarged or reduced. Before any value is known, the true difference is
+        taken to be normal, with the standard deviation of a single value (an assurance as in O'Hagan et al., 2005).
+        None if no seeds are needed or nothing can be said; `MAX_FURTHER + 1` for more than `MAX_FURTHER`.
         """
         if self.interval is None or self.better or self.difference is None:
             return None
@@ -123,16 +169,43 @@ class Verdict:
         return high - num
 
     def _is_detectable(self, num: int) -> bool:
-        """Return whether the difference is detected with the desired power, given `num` values per group."""
-        freedom = (num - 1) * self.freedom
-        needed = t_quantile(self.level / 2, freedom) + t_quantile(1 - POWER, freedom)
-        return abs(self.difference or 0.0) >= needed * self.deviation * math.sqrt(1 / num + self.overlap)
+        """Return whether a difference is detected with the desired probability, given `num` values per group."""
+        before = self.num_pairs or min(self.nums)
+        freedom = (before - 1) * self.freedom
+        critical = t_quantile(self.next_level / 2, (num - 1) * self.freedom)
+        normal, powers = statistics.NormalDist(), []
+        for probability in _midpoints(16):
+            deviation = self.deviation * math.sqrt(freedom / _chi_squared_quantile(probability, freedom))
+            prior, error = deviation**2 / 2, deviation**2 * (1 / before + self.overlap)  # variances
+            mean, spread = (
+                (self.difference or 0.0) * prior / (prior + error),
+                math.sqrt(prior * error / (prior + error)),
+            )
+            new_error = deviation * math.sqrt(1 / num + self.overlap)
+            for share in _midpoints(32):
+                shift = (mean + spread * normal.inv_cdf(share)) / new_error
+                powers.append(normal.cdf(shift - critical) + normal.cdf(-shift - critical))
+        return statistics.fmean(powers) >= POWER
 
 
-def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
-    """Compare two groups: by a paired t-test if they share at least three keys, else by Welch's t-test.
+def _midpoints(num: int) -> list[float]:
+    """Return the midpoints of `num` equal parts of the interval from 0 to 1."""
+    return [(number + 0.5) / num for number in range(num)]
 
-    If all pairs have the same difference, which can happen by chance for rounded values, Welch's test is used. For
+
+def _chi_squared_quantile(probability: float, freedom: float) -> float:
+    """Return an approximate quantile of the chi-squared distribution (Wilson and Hilferty, PNAS 17, 1931)."""
+    scale = 2 / (9 * freedom)
+    root = 1 - scale + statistics.NormalDist().inv_cdf(probability) * math.sqrt(scale)
+    return freedom * max(root, 0.05) ** 3
+
+
+def verdict(a: Group, b: Group, mode: str, level: float = LEVEL, next_level: float | None = None) -> Verdict:
+    """Compare two groups: by a paired t-test if they share most of their keys, else by Welch's t-test.
+
+    If all pairs have the same difference, which can happen by chance for rounded values, Welch's test is used. Where
+    one group has more than twice as many values as the other, it gets the degrees of freedom of the smaller one, since
+    Welch's own are too many if the few values happen to be close. For
     values from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine
     Learning 52, 2003).
 
@@ -141,6 +214,7 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
         b: The second group.
         mode: `min` or `max`, the better direction.
         level: Significance level, 1 minus the confidence of the interval.
+        next_level: Significance level of the next look, for the forecast; None for the same.
 
     Example:
         >>> seeds = [("0",), ("1",), ("2",)]
@@ -152,14 +226,15 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
     nums = len(a.values), len(b.values)
     values = [*a.values.values(), *b.values.values()]
     overlap = max(a.overlap, b.overlap)
-    make_verdict = functools.partial(Verdict, nums, overlap=overlap, level=level)
+    next_level = level if next_level is None else next_level
+    make_verdict = functools.partial(Verdict, nums, overlap=overlap, level=level, next_level=next_level)
     if not all(map(math.isfinite, values)):
         return make_verdict(why="can't be decided: a value is not finite")
     if min(nums) < MIN_VALUES:
         return make_verdict(why="n too small to tell")
     negligible = TINY * max(map(abs, values))
     differences = [a.values[key] - b.values[key] for key in a.values if key in b.values]
-    if len(differences) >= MIN_VALUES and (deviation := statistics.stdev(differences)) > negligible:
+    if _are_paired(a, b) and (deviation := statistics.stdev(differences)) > negligible:
         difference, freedom, num_pairs = statistics.fmean(differences), 1.0, len(differences)
         error, degrees = deviation * math.sqrt(1 / num_pairs + overlap), num_pairs - 1.0
     else:
@@ -169,23 +244,118 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL) -> Verdict:
             return make_verdict(difference=difference, why="can't be decided: the values don't vary")
         parts = [s * (1 / len(g.values) + g.overlap) for s, g in zip(squares, (a, b), strict=True)]
         error = math.sqrt(sum(parts))
-        freedom = sum(squares) ** 2 / sum(square**2 for square in squares)
-        degrees = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, nums, strict=True))
+        shares = [square / sum(squares) for square in squares]
+        freedom = 1 / sum(share**2 for share in shares)
+        weights = [part / sum(parts) for part in parts]
+        degrees = 1 / sum(weight**2 / (n - 1) for weight, n in zip(weights, nums, strict=True))
+        if max(nums) > 2 * min(nums):
+            freedom, degrees = 1.0, min(nums) - 1
     half_width = t_quantile(level / 2, degrees) * error
     better = "" if abs(difference) <= half_width else "a" if (difference > 0) == (mode == "max") else "b"
     interval = difference - half_width, difference + half_width
-    return make_verdict(num_pairs, difference, interval, better, deviation=deviation, freedom=freedom)
+    samples = (tuple(differences),) if num_pairs else tuple(tuple(group.values.values()) for group in (a, b))
+    return make_verdict(
+        num_pairs, difference, interval, better, deviation=deviation, freedom=freedom, samples=samples
+    )
 
 
-def improvement(a: Sequence[float], b: Sequence[float], mode: str) -> float:
-    """Return the probability that a value of a is better than one of b: the share of such pairs, ties counted half.
+def _are_paired(a: Group, b: Group) -> bool:
+    """Return whether most values of both groups have a partner with equal keys, and at least three have."""
+    num = len(a.values.keys() & b.values.keys())
+    return num >= MIN_VALUES and 2 * num > max(len(a.values), len(b.values))
+
+
+def improvement(a: Group, b: Group, mode: str, level: float = LEVEL) -> tuple[float, tuple[float, float] | None]:
+    """Return the probability that a run of a is better than one of b, with its confidence interval.
+
+    Pairs with equal keys are compared, where `verdict` compares pairs, as Bouthillier et al. (Accounting for variance
+    in machine learning benchmarks, MLSys 2021) recommend; the interval is Wilson's. Otherwise it is the share of all
+    pairs of a run of a and a run of b, whose interval is not computed; nor is that of folds, which are not independent.
+    Ties count half.
 
     Example:
-        >>> improvement([0.9, 0.8], [0.8, 0.7], "max")
-        0.875
+        >>> seeds = [("0",), ("1",), ("2",)]
+        >>> a, b = (Group(dict(zip(seeds, values))) for values in ((0.97, 0.98, 0.96), (0.93, 0.95, 0.97)))
+        >>> share, (low, high) = improvement(a, b, "max")
+        >>> round(share, 3), round(low, 3), round(high, 3)
+        (0.667, 0.208, 0.939)
     """
-    pairs = [(x, y) if mode == "max" else (-x, -y) for x in a for y in b]
-    return statistics.fmean(((x > y) + (x >= y)) / 2 for x, y in pairs)
+    shared = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
+    is_paired = _are_paired(a, b)
+    pairs = shared if is_paired else [(x, y) for x in a.values.values() for y in b.values.values()]
+    wins = [((x > y) + (x >= y)) / 2 for x, y in (pairs if mode == "max" else [(-x, -y) for x, y in pairs])]
+    share = statistics.fmean(wins)
+    is_independent = is_paired and not (a.overlap or b.overlap)
+    return share, _wilson_interval(share, len(wins), level) if is_independent else None
+
+
+def _wilson_interval(share: float, num: int, level: float) -> tuple[float, float]:
+    """Return the confidence interval of a share of `num` (Wilson, JASA 22, 1927)."""
+    z = statistics.NormalDist().inv_cdf(1 - level / 2)
+    centre, width = share + z * z / (2 * num), z * math.sqrt(share * (1 - share) / num + (z / (2 * num)) ** 2)
+    return tuple(min(1.0, max(0.0, each / (1 + z * z / num))) for each in (centre - width, centre + width))  # type: ignore[return-value]
+
+
+def sign_test(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of the sign test; None for too few pairs.
+
+    The pairs must be independent; their differences may have any distribution.
+
+    Example:
+        >>> sign_test([0.1, 0.2, 0.1, 0.3, 0.1, 0.2])
+        0.03125
+    """
+    signs = [each > 0 for each in differences if each]
+    if len(signs) < MIN_SIGNED:
+        return None
+    fewer = min(sum(signs), len(signs) - sum(signs))
+    return min(1.0, sum(math.comb(len(signs), num) for num in range(fewer + 1)) / 2.0 ** (len(signs) - 1))
+
+
+def not_normal(found: Sequence[Verdict]) -> str:
+    """Return why values are unlike those that Student's t assumes; empty if nothing is conspicuous.
+
+    What is tested is looked at: the differences of pairs, or the values of both groups. Reported are a value that is
+    too far from the others of its sample (its deleted residual, at a level of 1 % over all values), and unpaired groups
+    of which one spreads ten times as much as the other.
+    """
+    samples = {sample: None for each in found for sample in each.samples if len(sample) >= MIN_SHAPED}
+    num_values = sum(map(len, samples))
+    for values in map(sorted, samples):
+        others_of = {values[0]: values[1:], values[-1]: values[:-1]}
+        threshold = t_quantile(OUTLIER_LEVEL / 2 / num_values, len(values) - 2) * math.sqrt(
+            1 + 1 / (len(values) - 1)
+        )
+        for value, others in others_of.items():
+            spread = max(statistics.stdev(others), TINY * max(map(abs, values)))
+            if abs(value - statistics.fmean(others)) > threshold * spread:
+                return f"{value:.4g} is far from the {len(others)} others ({others[0]:.4g} to {others[-1]:.4g})"
+    for each in found:
+        if len(each.samples) > 1:
+            low, high = sorted(map(statistics.stdev, each.samples))
+            # Of three values, ten times as much happens by chance in one of fifty cases.
+            ratio = MAX_SPREAD_RATIO if min(each.nums) >= MIN_SHAPED else MAX_SPREAD_RATIO**2
+            if high > ratio * low:
+                return f"standard deviations of {low:.2g} and {high:.2g}"
+    return ""
+
+
+def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
+    """Return a mean with its 95 % interval by Student's t, as text; without the interval if there is none.
+
+    Args:
+        values: The values.
+        overlap: As in `Group`.
+
+    Example:
+        >>> mean_text([0.97, 0.98, 0.96])
+        '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
+    """
+    mean = statistics.fmean(values)
+    if len(values) < MIN_VALUES or not all(map(math.isfinite, values)) or not (spread := statistics.stdev(values)):
+        return f"{mean:.4f} (n = {len(values)})"
+    half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
+    return f"{mean:.4f} (95 % interval {mean - half:.4f} to {mean + half:.4f}, n = {len(values)})"
 
 
 def _mean(group: Group) -> float:

@@ -17,18 +17,23 @@ from leyden.config.objective import Objective
 from leyden.config.terminal import Terminal, leyden_command, quoted_override, text_table
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
+from leyden.report.looks import count_look
 from leyden.report.ranking import (
     IDLE_SEED,
     MARK,
     Contenders,
     Row,
     contenders,
+    count_failures,
+    first_tested,
+    generalize_over_datasets,
     merge_rows,
     pareto_front,
     read_sweep_settings,
     varying_keys,
 )
 from leyden.report.records import Record, position, read_records
+from leyden.report.statistics import MIN_VALUES
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
@@ -224,7 +229,12 @@ def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> 
 
 
 def remarks(
-    records: Sequence[Record], objectives: Sequence[Objective], winners: Sequence[Record], directory: Path
+    records: Sequence[Record],
+    objectives: Sequence[Objective],
+    winners: Sequence[Record],
+    directory: Path,
+    num_runs: int,
+    row_options: Sequence[str],
 ) -> list[str]:
     """Return remarks on the best and the unfinished runs, with suggested next commands.
 
@@ -233,10 +243,19 @@ def remarks(
         objectives: The objectives of the runs.
         winners: The best run, or the Pareto front if there are several objectives.
         directory: Folder with the runs.
+        num_runs: Number of finished runs of the best setting; with several, all of them are to be evaluated.
+        row_options: Options with which `leyden evaluate` finds the best setting.
     """
     lines = []
     testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
-    if len(objectives) == 1 and winners:
+    if len(objectives) == 1 and winners and num_runs > 1:
+        then = " The test evaluation of all, which counts as one:" if testable else ""
+        name = next((each.removeprefix("row=") for each in row_options if each.startswith("row=")), "1")
+        lines.append(f"Best setting: row {name}, {num_runs} runs.{then}")
+        command = " ".join([leyden_command("evaluate"), quoted_override("runs", directory), *row_options])
+        lines += [f"    {command}"] * bool(testable)
+        testable = []
+    elif len(objectives) == 1 and winners:
         lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
     elif winners:
         names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
@@ -258,15 +277,18 @@ def remarks(
     return lines
 
 
+SELECTED = "Row {} was selected by these values, so its mean is biased in its favor; a test evaluation is not."
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 
 
-def summarize(directory: Path, form: str = "table") -> list[Run]:
+def summarize(directory: Path, form: str = "table", failed: str = "drop", over: str = "seeds") -> list[Run]:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
+        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value of all runs.
+        over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
 
     Returns:
         The best run, or the Pareto front if there are several objectives.
@@ -276,14 +298,17 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     """
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
+    if failed == "worst":
+        count_failures(records)
     rows = merge_rows(records, averaged)
+    if over == "datasets":
+        generalize_over_datasets(rows)
     keys = varying_keys([row.choices for row in rows])
     objectives = next((record.objectives for record in records if record.objectives), ())
     metrics = [objective.metric for objective in objectives] or ["objective"]
     is_single = len(objectives) == 1
-    marked = (
-        contenders(rows, averaged, objectives[0].mode) if is_single else Contenders([None] * len(rows), None, [])
-    )
+    marked = _contenders(rows, averaged, objectives, directory)
+    best = first_tested(rows, averaged) if is_single else 0
     cells = [
         {
             **dict.fromkeys(keys, ""),
@@ -297,15 +322,27 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     file.writerows(cells)
     _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
     # The best run is that of the best setting, not a lucky seed of another one.
-    winners = pareto_front(rows[0].records if is_single else records)
+    winners = pareto_front(rows[best].records if is_single else records)
     evaluations = test_set_remarks(records)
     repeats = any(row.repeats(averaged) for row in rows)
     repeat_remark = ["Exact repetitions (same seed) count once in n."] if repeats else []
     repeat_remark += [IDLE_SEED] if any(row.has_idle_seed(averaged) for row in rows) else []
-    notes = [*repeat_remark, *marked.remarks, *remarks(records, objectives, winners, directory), *evaluations]
-    header = [*keys, *metrics, *COLUMNS]
+    num_best = len(rows[best].distinct(averaged)) if is_single else 1
+    selected = [SELECTED.format(best + 1)] if is_single and len(rows) > 1 and num_best else []
+    row_option = [f"row={best + 1}"] * bool(best) + ["failed=worst"] * (failed == "worst")
+    notes = [
+        *repeat_remark,
+        *marked.remarks,
+        *selected,
+        *remarks(records, objectives, winners, directory, num_best, row_option),
+        *evaluations,
+    ]
+    header = ["row", *keys, *metrics, *COLUMNS]
     shown = [
-        _row_texts(cell, keys, metrics, is_first=not number, num_all=row.num_all(averaged))
+        [
+            str(number + 1),
+            *_row_texts(cell, keys, metrics, is_best=number == best, num_all=row.num_all(averaged)),
+        ]
         for number, (cell, row) in enumerate(zip(cells, rows, strict=True))
     ]
     lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
@@ -321,21 +358,43 @@ def summarize(directory: Path, form: str = "table") -> list[Run]:
     )
     _write(directory / "summary.png", picture)
     if form == "json":
-        best = str(winners[0].run.directory) if is_single and winners else None
-        content = _json_content(rows, metrics, averaged, marked, best, evaluations)
+        best_run = str(winners[0].run.directory) if is_single and winners else None
+        content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
         print(json.dumps(content, indent=2))  # ASCII, so no control characters
         return [winner.run for winner in winners]
+    _print_table(keys, metrics, shown)
+    Terminal().print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    return [winner.run for winner in winners]
+
+
+def _contenders(
+    rows: Sequence[Row], averaged: Sequence[str], objectives: Sequence[Objective], directory: Path
+) -> Contenders:
+    """Return which rows may be the best, and count this as a look; nothing for several objectives or unended runs."""
+    statuses = [record.status for row in rows for record in row.records]
+    num_open = statuses.count("queued") + statuses.count("running")
+    if len(objectives) != 1 or num_open:
+        # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
+        are = "1 run is" if num_open == 1 else f"{num_open} runs are"
+        waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
+        return Contenders([None] * len(rows), None, [waits] if len(objectives) == 1 else [])
+    tested = [row for row in rows if len(row.group(averaged).values) >= MIN_VALUES]
+    counted = [record for row in tested for record in row.finished]
+    look = count_look(directory, "summary", counted) if len(tested) > 1 else 1
+    return contenders(rows, averaged, objectives[0].mode, look)
+
+
+def _print_table(keys: Sequence[str], metrics: Sequence[str], shown: Sequence[Sequence[str]]) -> None:
+    """Print the first rows of the table, with short names of the keys."""
     short = [key.rpartition(".")[2] for key in keys]  # used if unambiguous
     names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-    table = text_table(*names, *metrics, *COLUMNS)
+    table = text_table("row", *names, *metrics, *COLUMNS)
     for texts in shown[:NUM_SHOWN]:
         table.add_row(*texts)
     console = Terminal()
     console.print(table)
-    if len(cells) > NUM_SHOWN:
-        console.print(f"... and {len(cells) - NUM_SHOWN} more rows")
-    console.print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
-    return [winner.run for winner in winners]
+    if len(shown) > NUM_SHOWN:
+        console.print(f"... and {len(shown) - NUM_SHOWN} more rows")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -349,12 +408,12 @@ COLUMNS = ("n", "epochs", "seconds", "status")
 
 
 def _row_texts(
-    cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_first: bool, num_all: int
+    cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_best: bool, num_all: int
 ) -> list[str]:
     """Return the cells of a row as text."""
     value, deviation = cells["objective"], cells["deviation"]
     objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-    objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_first)
+    objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_best)
     others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
     num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
@@ -376,4 +435,5 @@ def _json_content(
         runs = [str(record.run.directory) for record in row.records]
         lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
     content = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": marked.num_further}
+    content["remarks"] = marked.remarks
     return as_json({**content, "test_evaluations": evaluations})

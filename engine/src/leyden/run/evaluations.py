@@ -1,18 +1,13 @@
 """The list of test evaluations: every evaluation of a run on a test set, in chronological order."""
 
-import csv
-import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
-
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line
+from leyden.run.csv_log import appending, read_rows
 from leyden.run.directory import Run
-from leyden.run.files import MAX_BYTES, read_bytes
 from leyden.run.provenance import now
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
@@ -25,10 +20,7 @@ def read_test_evaluations(outputs: Path) -> list[list[str]]:
     Raises:
         OSError: The list can't be read.
     """
-    try:
-        return _parsed(read_bytes(outputs / TEST_EVALUATIONS_FILE))
-    except FileNotFoundError:
-        return []
+    return read_rows(outputs / TEST_EVALUATIONS_FILE)
 
 
 def num_test_evaluations(rows: Sequence[Sequence[str]], experiment: str) -> int:
@@ -45,7 +37,7 @@ def check_test_evaluations(outputs: str) -> None:
     path = Path(outputs) / TEST_EVALUATIONS_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_suffix(".lock")), path.open("ab"):
+        with appending(path, HEADER), path.open("ab"):
             pass
     except OSError as error:
         raise UserError(
@@ -53,8 +45,17 @@ def check_test_evaluations(outputs: str) -> None:
         ) from error
 
 
-def record_test_evaluation(outputs: str, run: Run, checkpoint: str, metrics: dict[str, float]) -> int:
+def record_test_evaluation(
+    outputs: str, run: Run, checkpoint: str, metrics: dict[str, float], *, where: str | None = None
+) -> int:
     """Append a test evaluation to the list in `outputs`.
+
+    Args:
+        outputs: Folder of the list.
+        run: The evaluated run.
+        checkpoint: Name of the checkpoint.
+        metrics: The metrics.
+        where: Text that names what was evaluated; None for the run directory.
 
     Returns:
         The number of the experiment's test evaluations, this one included.
@@ -62,36 +63,6 @@ def record_test_evaluation(outputs: str, run: Run, checkpoint: str, metrics: dic
     path = Path(outputs) / TEST_EVALUATIONS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     name = run.config.get("name", "")
-    with filelock.FileLock(path.with_suffix(".lock")):
-        content = path.read_bytes() if path.exists() else b""
-        header = _csv_line(HEADER)
-        line = _csv_line([now(), name, str(run.directory), checkpoint, json.dumps(metrics)])
-        missing = header[len(content) :] if header.startswith(content) else _missing_line_end(content)
-        with path.open("ab") as file:
-            file.write(missing + line)
-            file.flush()
-            os.fsync(file.fileno())
-    return 1 + num_test_evaluations(_parsed(content), name)
-
-
-def _csv_line(fields: Sequence[str]) -> bytes:
-    """Return a line of the list: UTF-8 without control characters."""
-    csv.writer(written := io.StringIO(newline="")).writerow(map(one_line, fields))
-    return written.getvalue().encode()
-
-
-def _missing_line_end(content: bytes) -> bytes:
-    """Return the bytes that complete a last line cut off by a killed process; empty if it is complete."""
-    if content.count(b'"') % 2:
-        return b'"\r\n'
-    return b"" if content.endswith(b"\n") else b"\r\n"
-
-
-def _parsed(content: bytes) -> list[list[str]]:
-    """Return the rows of the list, without the header."""
-    rows = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""))
-    old_limit = csv.field_size_limit(MAX_BYTES)  # a damaged line can look like one long field
-    try:
-        return [row for row in rows if row and row[0] != HEADER[0]]
-    finally:
-        csv.field_size_limit(old_limit)
+    with appending(path, HEADER) as (rows, append):
+        append([now(), name, where or str(run.directory), checkpoint, json.dumps(metrics)])
+    return 1 + num_test_evaluations(rows, name)

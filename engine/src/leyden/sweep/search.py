@@ -18,7 +18,7 @@ from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Dimension, Space, read_when
-from leyden.sweep.study import open_study, trial_of, try_sampler
+from leyden.sweep.study import open_study, sampler_for, trial_of, try_sampler
 from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
 PRUNING = "leyden.sweep.pruning.Pruning"  # not imported, as it imports PyTorch
@@ -142,6 +142,7 @@ class Search:
         space: The search space.
         num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
         runs: Returns the names of a trial's run directories; `Pruning` finds the trial by the first name.
+        sampler: As in `sampler_for`; None for the study's own.
     """
 
     def __init__(
@@ -152,9 +153,10 @@ class Search:
         *,
         num_trials: int,
         runs: Callable[[Trial], list[str]],
+        sampler: Any = None,
     ) -> None:
         self.study, self.directory, self.space = study, directory, space
-        self.num_trials, self.runs = num_trials, runs
+        self.num_trials, self.runs, self.sampler = num_trials, runs, sampler
         self.owner = f"owner-{uuid.uuid4().hex}"
         self.owned: set[int] = set()  # numbers of this process's trials
 
@@ -195,6 +197,8 @@ class Search:
                     self.study.tell(frozen.number, state=TrialState.FAIL)
             if self.num_open() < 1:
                 return None
+            if self.sampler is not None:
+                self.study.sampler = sampler_for(self.sampler, len(self.study.get_trials(deepcopy=False)))
             try:
                 trial = self.study.ask()
                 self.space.suggest(trial)
@@ -300,14 +304,15 @@ def run_search(
         sweep: The sweep, with its directory and launcher.
         dimensions: The dimensions of the search space, and fixed ones.
         when: The conditions of `hydra.sweeper.when`.
-        sampler: One of Optuna's samplers.
+        sampler: One of Optuna's samplers, or a partial function as in `sampler_for`.
         num_trials: Number of trials.
         batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
 
     Raises:
         UserError: The space, the study or a setting is wrong; or trials have failed.
     """
-    if isinstance(sampler, GPSampler) and importlib.util.find_spec("scipy") is None:
+    example = sampler_for(sampler, 0)
+    if isinstance(example, GPSampler) and importlib.util.find_spec("scipy") is None:
         # GPSampler itself would fail only at the eleventh trial.
         raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install 'leyden[gp]' installs it")
     if batch_size is None:
@@ -327,16 +332,23 @@ def run_search(
     if not aims:
         raise UserError("objective=null: a search needs an objective")
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
-    try_sampler(sampler, space, directions)
+    try_sampler(example, space, directions)
     checked = [*extremes, *sweep.compose(add_seeds(extremes[0], num), first=len(extremes))]
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
-    study = open_study(sweep.directory, sampler=sampler, directions=directions)
-    _run_trials(sweep, study, space, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
+    study = open_study(sweep.directory, sampler=example, directions=directions)
+    _run_trials(sweep, study, space, sampler, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
 
 
 def _run_trials(
-    sweep: Sweep, study: optuna.Study, space: Space, *, seeds_per_trial: int, num_trials: int, batch_size: int
+    sweep: Sweep,
+    study: optuna.Study,
+    space: Space,
+    sampler: Any,
+    *,
+    seeds_per_trial: int,
+    num_trials: int,
+    batch_size: int,
 ) -> None:
     """Run the trials of a checked search, or submit jobs that do so, and conclude the sweep."""
     jobs: dict[int, list[Job]] = {}  # by the number of a trial
@@ -361,7 +373,7 @@ def _run_trials(
         found = (job for each in matching for job in compose_jobs(each.params))
         return next((job for job in found if job.run.directory == directory), None)
 
-    search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs)
+    search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler)
     if not sweep.launcher.waits and (num_remaining := search.num_remaining()):
         sweep.launcher.submit_search(sweep.config, min(batch_size, num_remaining))  # type: ignore[attr-defined]
         return

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,26 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
+
+
+def sampler_for(sampler: Any, number: int) -> Any:
+    """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
+
+    So a search that is restarted, or run by several processes, draws for each trial what it would have drawn
+    otherwise, and repeats no earlier draw.
+
+    Args:
+        sampler: A partial function that makes one of Optuna's samplers; another value is returned as it is.
+        number: Number of the trial.
+    """
+    if not isinstance(sampler, functools.partial):
+        return sampler
+    seed = sampler.keywords.get("seed")
+    # These draw an order once, which all trials share.
+    if type(seed) is int and sampler.func not in (GridSampler, QMCSampler):
+        digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+        return sampler(seed=int.from_bytes(digest[:4], "big"))
+    return sampler()
 
 
 def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:

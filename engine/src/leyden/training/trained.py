@@ -1,5 +1,6 @@
 """A trained run: its network, its data, and its evaluation."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from leyden.data.contract import divides_batches, facts_of, has_split
 from leyden.data.facts import Facts
 from leyden.data.first_batches import differs
 from leyden.data.random_state import seed_everything, seeded
+from leyden.report.ranking import count_failures, merge_rows, read_sweep_settings
+from leyden.report.records import read_records
+from leyden.report.statistics import mean_text
 from leyden.run.directory import Run
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
@@ -183,6 +187,67 @@ def evaluate(
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
+    metrics, message = _measure(run, checkpoint, outputs=outputs, data_root=data_root, accelerator=accelerator)
+    return metrics, message or record_test_evaluation(outputs, run, checkpoint.stem, metrics)
+
+
+def evaluate_row(
+    directory: Path,
+    number: int,
+    checkpoint: str,
+    *,
+    failed: str,
+    outputs: str,
+    data_root: str | None,
+    accelerator: str | None,
+) -> tuple[str, Run, dict[str, str], int | str]:
+    """Evaluate all runs of a sweep's setting on the test set, and record this as one test evaluation.
+
+    Args:
+        directory: The sweep's folder.
+        number: Number of the setting's row in the table of `leyden summarize`, from 1 on.
+        checkpoint: Name of the checkpoint, as `best`.
+        failed: As in `leyden summarize`, which orders the rows by it.
+        outputs: Folder with the list of test evaluations.
+        data_root: Folder of the data set; None for the folder used in training.
+        accelerator: Lightning's name of an accelerator; None for the run's.
+
+    Returns:
+        The setting in words, its first run, and for each metric its mean with the 95 % interval; and the number of
+        the experiment's test evaluations, or a message why this one was not recorded.
+
+    Raises:
+        UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
+    """
+    _, averaged = read_sweep_settings(directory)
+    records = read_records(directory)
+    if failed == "worst":
+        count_failures(records)
+    rows = merge_rows(records, averaged)
+    if not 1 <= number <= len(rows):
+        raise UserError(f"row={number}: {directory} has rows 1 to {len(rows)}")
+    if not (runs := [record.run for record in rows[number - 1].distinct(averaged)]):
+        raise UserError(f"row={number}: none of its runs has finished")
+    measured = [
+        _measure(run, run.checkpoint(checkpoint), outputs=outputs, data_root=data_root, accelerator=accelerator)
+        for run in runs
+    ]
+    columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
+    setting = " ".join(f"{key}={value}" for key, value in rows[number - 1].choices.items())
+    num_all = rows[number - 1].num_all(averaged)
+    where = f"{directory} row {number}{f' ({setting})' if setting else ''}, {len(runs)} of {num_all} runs"
+    overlap = rows[number - 1].group(averaged).overlap
+    shown = {name: mean_text(values, overlap) for name, values in columns.items()}
+    if message := measured[0][1]:
+        return where, runs[0], shown, message
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    return where, runs[0], shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
+
+
+def _measure(
+    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str | None
+) -> tuple[dict[str, float], str]:
+    """Return a checkpoint's test metrics, and a message if they are those of a part of the test set."""
     trainer = evaluation_trainer(run, accelerator)
     content = read_checkpoint(checkpoint)
     module, facts = trained_module(run, checkpoint, content)
@@ -198,9 +263,7 @@ def evaluate(
         measured = trainer.test(module, datamodule=data, verbose=False)
     _check_splits(run, val, data)
     metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
-    if message := partial_test_message(trainer):
-        return metrics, message
-    return metrics, record_test_evaluation(outputs, run, checkpoint.stem, metrics)
+    return metrics, partial_test_message(trainer)
 
 
 def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
