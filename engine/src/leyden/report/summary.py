@@ -228,7 +228,7 @@ def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> 
     axes.grid(alpha=0.3)
 
 
-def remarks(
+def best_remarks(
     records: Sequence[Record],
     objectives: Sequence[Objective],
     winners: Sequence[Record],
@@ -236,7 +236,7 @@ def remarks(
     num_runs: int,
     row_options: Sequence[str],
 ) -> list[str]:
-    """Return remarks on the best and the unfinished runs, with suggested next commands.
+    """Return a line on the best run or setting, and the commands that evaluate it; empty if no run has finished.
 
     Args:
         records: All runs.
@@ -267,6 +267,12 @@ def remarks(
             f"    {leyden_command('evaluate')} {quoted_override('run', winner.run.directory)}"
             + f"  # {reached}" * (len(objectives) > 1)
         )
+    return lines
+
+
+def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
+    """Return how to view a search, and a line for each run that did not finish."""
+    lines = []
     if (study := directory / "study.journal").is_file():
         lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
     for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
@@ -281,7 +287,13 @@ SELECTED = "Row {} was selected by these values, so its mean is biased in its fa
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 
 
-def summarize(directory: Path, form: str = "table", failed: str = "drop", over: str = "seeds") -> list[Run]:
+def summarize(
+    directory: Path,
+    form: str = "table",
+    failed: str = "drop",
+    over: str = "seeds",
+    before_end: Callable[[Sequence[Run]], None] = lambda runs: None,
+) -> None:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
@@ -289,9 +301,8 @@ def summarize(directory: Path, form: str = "table", failed: str = "drop", over: 
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value of all runs.
         over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
-
-    Returns:
-        The best run, or the Pareto front if there are several objectives.
+        before_end: Called with the best run, or the Pareto front if there are several objectives, before the last lines
+            are printed: the commands that evaluate it.
 
     Raises:
         UserError: There is no run.
@@ -317,26 +328,21 @@ def summarize(directory: Path, form: str = "table", failed: str = "drop", over: 
         }
         for row, is_like in zip(rows, marked.like_best, strict=True)
     ]
-    file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
-    file.writeheader()
-    file.writerows(cells)
-    _write(directory / "summary.csv", written.getvalue().encode(errors="surrogateescape"))
+    _write_csv(directory / "summary.csv", cells)
     # The best run is that of the best setting, not a lucky seed of another one.
     winners = pareto_front(rows[best].records if is_single else records)
     evaluations = test_set_remarks(records)
-    repeats = any(row.repeats(averaged) for row in rows)
-    repeat_remark = ["Exact repetitions (same seed) count once in n."] if repeats else []
-    repeat_remark += [IDLE_SEED] if any(row.has_idle_seed(averaged) for row in rows) else []
     num_best = len(rows[best].distinct(averaged)) if is_single else 1
     selected = [SELECTED.format(best + 1)] if is_single and len(rows) > 1 and num_best else []
     row_option = [f"row={best + 1}"] * bool(best) + ["failed=worst"] * (failed == "worst")
     notes = [
-        *repeat_remark,
+        *_repetition_remarks(rows, averaged),
         *marked.remarks,
         *selected,
-        *remarks(records, objectives, winners, directory, num_best, row_option),
+        *unfinished_remarks(records, directory),
         *evaluations,
     ]
+    last = best_remarks(records, objectives, winners, directory, num_best, row_option)
     header = ["row", *keys, *metrics, *COLUMNS]
     shown = [
         [
@@ -347,7 +353,7 @@ def summarize(directory: Path, form: str = "table", failed: str = "drop", over: 
     ]
     lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
     lines.insert(1, "|" + "---|" * len(header))
-    _write(directory / "summary.md", "\n".join([*lines, "", *notes, ""]).encode(errors="surrogateescape"))
+    _write(directory / "summary.md", "\n".join([*lines, "", *notes, *last, ""]).encode(errors="surrogateescape"))
     picture = draw_summary(
         [(record.choices, record.values) for record in records if record.values],
         metrics,
@@ -361,10 +367,27 @@ def summarize(directory: Path, form: str = "table", failed: str = "drop", over: 
         best_run = str(winners[0].run.directory) if is_single and winners else None
         content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
         print(json.dumps(content, indent=2))  # ASCII, so no control characters
-        return [winner.run for winner in winners]
+        return
     _print_table(keys, metrics, shown)
     Terminal().print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
-    return [winner.run for winner in winners]
+    before_end([winner.run for winner in winners])
+    if last:
+        Terminal().print("\n".join(last))
+
+
+def _write_csv(path: Path, cells: Sequence[dict[str, Any]]) -> None:
+    file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
+    file.writeheader()
+    file.writerows(cells)
+    _write(path, written.getvalue().encode(errors="surrogateescape"))
+
+
+def _repetition_remarks(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
+    """Return remarks on runs that count once, though there are several."""
+    repeats = any(row.repeats(averaged) for row in rows)
+    return ["Exact repetitions (same seed) count once in n."] * repeats + [IDLE_SEED] * any(
+        row.has_idle_seed(averaged) for row in rows
+    )
 
 
 def _contenders(

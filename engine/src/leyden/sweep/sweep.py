@@ -329,14 +329,12 @@ class Sweep:
         Raises:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
-        winners = []
+        draws = self.config.sweep.pictures == "best"
         try:
-            winners = summarize(self.directory)
+            summarize(self.directory, before_end=lambda runs: self._draw(runs if draws else [], find))
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
-        if self.config.sweep.pictures == "best":
-            self._draw(winners, find)
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
             head += ", and continues with the others" * bool(self.config.sweep.fail_fast)
