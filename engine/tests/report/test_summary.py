@@ -212,9 +212,21 @@ def test_the_axis_of_a_choice_is_in_order_and_names_no_none(gaps):
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()
-    summary._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, line=True)
+    summary._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, means=True)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["9", "10", "null", "x"]
-    assert axes.lines[0].get_xydata().tolist() == [[0, 4], [1, 2], [2, 1], [3, 4]]
+    assert not axes.lines  # single runs have no mean
+
+
+def test_a_grid_has_means_with_their_deviations_and_single_trials_are_dots():
+    from matplotlib.figure import Figure
+
+    axes, others = Figure().subplots(2)
+    summary._scatter(axes, [(0.001, 1.0), (0.001, 3.0), (0.1, 4.0), (0.1, 6.0)], log=True, means=True)
+    assert axes.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]
+    assert [label.get_text() for label in axes.get_xticklabels() if label.get_text()][1] == "0.001"
+    assert axes.containers[0].has_yerr
+    summary._scatter(others, [(0.1 * n, 1.0) for n in range(9)], log=None, means=True)
+    assert not others.lines
 
 
 def test_values_that_are_infinite_stop_nothing(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import chart_of, stages_of
@@ -76,6 +77,7 @@ class Layout(DisplayCallback):
 
 MAX_PANELS = 4
 COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
+STYLES = {"train": ("-", "o"), "val": ("--", "s")}  # lines and markers, which differ in grey, too
 STEP_COLOUR = "#c6d8ea"  # curve of step values, behind the curve of epoch means
 
 
@@ -91,7 +93,8 @@ class Curves(DisplayCallback):
         """Draw the curves."""
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
-            render(draw_curves(curves, stages_of(trainer).names), directory / "curves.png")
+            title = f"{directory.parent.name}/{directory.name}"
+            render(draw_curves(curves, stages_of(trainer).names, title), directory / "curves.png")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Draw the curves, unless the run was interrupted from outside and will resume."""
@@ -108,12 +111,13 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str]) -> Figure:
+def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = "") -> Figure:
     """Return one panel per metric, the loss first, with training and validation over optimizer steps.
 
     Args:
         curves: Points of each curve, from `read_curves`.
         stages: Stage that logged each metric; metrics without one are not drawn.
+        run: Name of the run, the figure's title.
     """
     panels: dict[str, list[str]] = {}
     for name in curves:
@@ -122,19 +126,22 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
     titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
     figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
     # Without a layout engine, which would draw twice.
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.97, wspace=0.2)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.9, wspace=0.2)
+    figure.suptitle(run, fontsize=10)
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)
         names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
         for name in names:
             steps, values = zip(*sorted(curves[name]), strict=True)
             is_step = name.endswith("_step") and len(names) > 1
-            has_markers = len(steps) <= 20 and not is_step
+            line, marker = ("-", None) if is_step else STYLES[stages[name]]
             colour = STEP_COLOUR if is_step else COLOURS[stages[name]]
-            axes.plot(steps, values, color=colour, label=name, marker="o" if has_markers else None, markersize=3)
+            marker = marker if len(steps) <= 20 else None
+            axes.plot(steps, values, line, color=colour, label=name, marker=marker, markersize=3)
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would collide
             axes.yaxis.set_minor_formatter("{x:g}")
             axes.tick_params(axis="y", which="both", labelsize=8)
         axes.set_xlabel("optimizer steps")

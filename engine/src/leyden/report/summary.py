@@ -37,7 +37,8 @@ from leyden.report.statistics import MIN_VALUES
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 
-NUM_TICKS = 6  # up to this many values get a tick each
+MAX_MEANS = 12  # up to this many values of a key get a mean each
+DOTS, MEANS = "#1f77b4", "#d95f02"
 MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
 
 
@@ -49,7 +50,7 @@ def draw_summary(
     averaged: Collection[str],
     extra_panels: Sequence[Callable[[Any], None]] = (),
 ) -> bytes:
-    """Draw each objective against each varying choice: one point per run, and a line through the means.
+    """Draw each objective against each varying choice: a dot per run, and the means of a grid with their deviations.
 
     With several objectives, each is also drawn against the first one. A run that lacks a choice has no point in
     that panel.
@@ -82,9 +83,10 @@ def draw_summary(
             panels.append((metrics[0], [(values[0], values[row]) for _, values in points]))
         for column, (name, along) in enumerate(panels):
             axes = figure.add_subplot(num_rows, num_columns, row * num_columns + column + 1)
-            _scatter(axes, along, log=None if log is None else name in log, line=name in keys)
+            _scatter(axes, along, log=None if log is None else name in log, means=name in keys)
             axes.set_xlabel(name)
-            axes.set_ylabel(metric)
+            if not column:
+                axes.set_ylabel(metric)
             axes.grid(alpha=0.3)
     for column, draw_panel in enumerate(extra_panels):
         draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
@@ -98,23 +100,33 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
 
 
-def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, line: bool) -> None:
-    """Draw points with numeric or categorical x values, and optionally a line through the means."""
+def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, means: bool) -> None:
+    """Draw a dot per run over numeric or categorical x values; and, if requested, means with standard deviations.
+
+    Means are drawn if each of a few x values has several runs, as in a grid: numeric ones are joined by a line.
+    """
     numeric = all(_is_number(x) for x, _ in points)
     order = sorted({_label(x): x for x, _ in points}.items(), key=lambda item: _axis_order(item[1]))
     place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
-    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.7)
-    if line:
-        means = [statistics.fmean(y for x, y in points if _label(x) == text) for text, _ in order]
-        axes.plot(list(place.values()), means, alpha=0.6)
+    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.6, color=DOTS)
+    groups = [[y for x, y in points if _label(x) == text] for text, _ in order]
+    if means and 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
+        spread = [statistics.stdev(group) for group in groups]
+        centers = list(map(statistics.fmean, groups))
+        line = "o-" if numeric else "o"
+        axes.errorbar(list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4)
     values = list(place.values())
     if not numeric:
         axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
+        axes.set_xlim(-0.5, len(values) - 0.5)
     elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
+        from matplotlib.ticker import LogLocator
+
         axes.set_xscale("log")
-        if len(values) <= NUM_TICKS:
-            axes.set_xticks(values, [f"{x:g}" for x in values])
-            axes.set_xticks([], minor=True)
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels of all minor ticks would collide
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=8)
 
 
 def _is_number(x: Any) -> bool:
