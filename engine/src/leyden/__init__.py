@@ -1,10 +1,27 @@
-"""Leyden: a research template for PyTorch Lightning."""
+"""Leyden: a research template for PyTorch Lightning, and its library.
+
+In a notebook or a script, `leyden.load(DIR)` returns a trained run, and `leyden.load_runs(DIR)` all runs below a folder.
+"""
 
 import os
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from leyden.training.loaded import load, load_runs
+
+__all__ = ["__version__", "load", "load_runs"]
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs PyTorch when it is first used."""
+    if name in ("load", "load_runs"):
+        from leyden.training import loaded
+
+        return getattr(loaded, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _excepthook(error_type: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
