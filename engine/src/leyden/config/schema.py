@@ -68,6 +68,7 @@ class PredictConfig:
     temperature: float = MISSING
     seed: int = MISSING
     invert: bool = MISSING
+    center: bool = False  # has a default, since a project's own conf/predict.yaml may lack the key
     output: str | None = MISSING
     picture: str | None = MISSING
     checkpoint: str = MISSING

@@ -17,6 +17,7 @@ from leyden.run.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_GROUND = 25  # of 255: lighter grounds are not black
 
 
 def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -> Tensor:
@@ -43,6 +44,75 @@ def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -
         image, (width, height), Image.Resampling.BILINEAR, color=background if channels == 1 else (background,) * 3
     )
     return _pixels(ImageOps.invert(image) if invert else image).contiguous()
+
+
+INK = 0.3  # share of the strongest difference from the ground; weaker ones are shadows and noise
+BOX = 20 / 28  # side of the box that a digit of MNIST fits into, relative to the image
+
+
+def read_centered(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return a drawing as the digits of MNIST were made: cut out, scaled, and centered by its mass.
+
+    The ground is the median of the image's border; the ink is what is darker than it, or lighter, whichever is more. The
+    ink is cut out, scaled to fit a box of 20/28 of the side, and placed with its center of mass in the middle, as Le Cun
+    describes it (http://yann.lecun.com/exdb/mnist).
+
+    Args:
+        path: A PNG, JPEG or WebP file.
+        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
+
+    Returns:
+        Pixels, shape (C, H, W), uint8, light on dark.
+
+    Raises:
+        UserError: The file is not an image, can't be read, or is of one colour.
+    """
+    channels, height, width = input_shape
+    grey_HW = np.asarray(_open(path, 1), dtype=np.float64)
+    ground = np.median(np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]]))
+    sides = np.maximum(grey_HW - ground, 0), np.maximum(ground - grey_HW, 0)
+    ink_HW = max(sides, key=lambda side: float(np.square(side).sum()))
+    if not ink_HW.any():
+        raise UserError(f"{path}: has one colour; center=true needs something on a ground")
+    ink_HW = np.where(ink_HW < INK * ink_HW.max(), 0, ink_HW / ink_HW.max())
+    rows, columns = (np.flatnonzero(ink_HW.any(axis=axis)) for axis in (1, 0))
+    cut_HW = ink_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = min(BOX * height / cut_HW.shape[0], BOX * width / cut_HW.shape[1])
+    size = max(1, round(cut_HW.shape[1] * scale)), max(1, round(cut_HW.shape[0] * scale))
+    image = Image.fromarray((255 * cut_HW).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    small_HW = np.asarray(image, dtype=np.float64)
+    small_HW *= 255 / small_HW.max()
+    pixels_HW = np.zeros((height, width), dtype=np.uint8)
+    place = []
+    for axis, side in ((0, height), (1, width)):
+        weights, num = small_HW.sum(axis=1 - axis), small_HW.shape[axis]
+        start = round((side - 1) / 2 - float(weights @ np.arange(num)) / float(weights.sum()))
+        place.append(slice(begin := min(max(start, 0), side - num), begin + num))
+    pixels_HW[place[0], place[1]] = small_HW.round()
+    return torch.from_numpy(pixels_HW).expand(channels, height, width).contiguous()
+
+
+def is_off_center(pixels_CHW: Tensor) -> bool:
+    """Return whether a grey image is unlike a centered drawing on a black ground.
+
+    Its ground is neither black nor white, or its center of mass is more than a tenth of the side from the middle.
+
+    Args:
+        pixels_CHW: Pixels, shape (C, H, W).
+    """
+    grey_HW = pixels_CHW.float().mean(dim=0)
+    height, width = grey_HW.shape
+    border = torch.cat([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
+    ground = float(border.median())
+    if MAX_GROUND < ground < 255 - MAX_GROUND:
+        return True
+    if ground > MAX_GROUND:  # dark on light
+        grey_HW = 255 - grey_HW
+    if not (total := float(grey_HW.sum())):
+        return False
+    y = float(grey_HW.sum(dim=1) @ torch.arange(height).float()) / total
+    x = float(grey_HW.sum(dim=0) @ torch.arange(width).float()) / total
+    return abs(y - (height - 1) / 2) > height / 10 or abs(x - (width - 1) / 2) > width / 10
 
 
 def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from leyden.config.errors import UserError
 from leyden.config.terminal import Terminal, printable, warn
 from leyden.data.facts import Facts
-from leyden.data.images import find_images, read_image
+from leyden.data.images import find_images, is_off_center, read_centered, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.data.text import text_of, tokens_of
@@ -228,26 +228,30 @@ def classify(
 
 
 def read_image_batches(
-    run: Run, facts: Facts, paths: Sequence[Path], *, invert: bool
+    run: Run, facts: Facts, paths: Sequence[Path], *, invert: bool, center: bool = False
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Yield batches of image files: their paths, and pixels as the run's network receives them.
 
     Pixels have shape (N, C, H, W), uint8. At the end, a warning names images that are mostly light, as they may
-    need `invert`.
+    need `invert`, and drawings that are off center, for a network of grey images, as they may need `center`.
 
     Raises:
         UserError: A file is not an image, or the network does not take images from files.
     """
     shape: Any = facts.input_shape or ()
     data_reader = image_reader(run)
-    if data_reader and invert:
-        raise UserError(f"invert=true: the data set of {run.directory} reads its files itself")
+    if data_reader and (invert or center):
+        key = "invert" if invert else "center"
+        raise UserError(f"{key}=true: the data set of {run.directory} reads its files itself")
+    if invert and center:
+        raise UserError("invert=true: center=true finds the ground by itself")
     if not data_reader and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(
             f"{run.directory}: was trained on samples of shape {shape}; it can't predict images, which have 1 or 3 "
             "channels"
         )
-    read = data_reader or functools.partial(read_image, input_shape=shape, invert=invert)
+    own_reader = functools.partial(read_image, invert=invert) if not center else read_centered
+    read = data_reader or functools.partial(own_reader, input_shape=shape)
     files = ImageFiles(paths, read)
     loader = StreamLoader(
         SeededSamples(files, 0, None),
@@ -256,19 +260,24 @@ def read_image_batches(
         num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
         shuffle=False,
     )
-    light: list[str] = []
-    num_light = 0
+    light, off_center = list[str](), list[str]()
     with contextlib.closing(loader):
         for pixels_NCHW, indices_N in loader:
             names = [files.path(index) for index in indices_N.tolist()]
-            if not data_reader:
-                is_light_N = pixels_NCHW.float().mean((1, 2, 3)) > 127
-                num_light += int(is_light_N.sum())
-                light = [*light, *(name for name, is_light in zip(names, is_light_N, strict=True) if is_light)][:5]
+            for name, pixels_CHW in zip(names, pixels_NCHW, strict=True):
+                if not (data_reader or center) and shape[0] == 1 and is_off_center(pixels_CHW):
+                    off_center.append(name)
+                elif not data_reader and pixels_CHW.float().mean() > 127:
+                    light.append(name)
             yield names, pixels_NCHW
+    if off_center:
+        warn(f"not centered on a black ground, did you mean center=true? {_some(off_center)}")
     if light:
-        more = f" and {num_light - len(light)} more" * (num_light > len(light))
-        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {', '.join(light)}{more}")
+        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {_some(light)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 MAX_SHOWN = 200  # rows on a terminal, images in a picture
@@ -403,11 +412,13 @@ def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pi
         paths = find_images(cfg.images)
         task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
         if task.kind == "reconstruction":
-            reconstructed = reconstruct(task, facts, read_image_batches(run, facts, paths, invert=cfg.invert))
+            images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
+            reconstructed = reconstruct(task, facts, images)
             _show_reconstructions(reconstructed, len(paths), output, picture)
         else:
             check_kind(run, task, "classes")
-            batches = classify(task, facts, read_image_batches(run, facts, paths, invert=cfg.invert))
+            images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
+            batches = classify(task, facts, images)
             _show_classes(batches, len(paths), output, picture)
 
 
