@@ -451,5 +451,5 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train, cli, lack
     assert "leyden evaluate" not in out
     code, out, err = cli("train", "-m", *module("Plain"), *lacking, "seed=0,1", "sweep_name=s")
     assert code == 0, err
-    assert "Best: " in out
+    assert "Best setting: row 1, 2 runs." in out
     assert "leyden evaluate" not in out
