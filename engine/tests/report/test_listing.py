@@ -5,6 +5,8 @@ import functools
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -43,6 +45,26 @@ def test_each_run_is_a_line_with_what_was_typed(call, three):
     assert "3 epochs" in text
     assert "1 epoch " in text
     assert "interrupted" in text
+
+
+def test_on_a_terminal_each_run_is_one_line(tmp_path):
+    import pty
+
+    slug = "model.hidden_sizes-512_optimizer.lr-0.003_seed-2_trainer.max_epochs-2-c31ad911"
+    write(tmp_path / slug, ["model.hidden_sizes=[512]", "optimizer.lr=0.003", "trainer.max_epochs=2"], value=0.5)
+    write(tmp_path / "short", ["seed=1"], value=0.25)
+    lines = {}
+    for columns in (80, 250):
+        read, written = pty.openpty()
+        command = [sys.executable, "-m", "leyden.runs", str(tmp_path)]
+        done = subprocess.run(command, stdout=written, env={**os.environ, "COLUMNS": str(columns)}, check=False)
+        os.close(written)
+        lines[columns] = os.read(read, 10_000).decode().splitlines()
+        assert done.returncode == 0
+    assert len(lines[80]) == len(lines[250]) == 3
+    assert max(map(len, lines[80])) <= 80
+    assert sum("c31ad911" in line for line in lines[80]) == 1
+    assert any(str(tmp_path / slug) in line for line in lines[250])
 
 
 def test_the_same_for_other_programs(call, three):

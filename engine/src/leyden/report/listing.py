@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from leyden.config.terminal import printable, relative_path
+from leyden.config.terminal import Terminal, printable, relative_path
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
@@ -21,6 +21,7 @@ from leyden.run.result import read_points
 # A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
 # seconds.
 STUCK_FACTOR, MIN_STUCK_S = 20, 600
+MIN_COLUMN = 20  # characters of the columns that are shortened to fit a terminal
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 
 
@@ -151,10 +152,43 @@ def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
         objective = "" if run.objective is None else f"{run.objective:.4f}"
         table.append([name, run.status, _age_text(run.age_s), run.far, objective, *values, run.typed])
     table = [[printable(cell).replace("\n", " ") for cell in row] for row in table]
+    if (terminal := Terminal()).is_terminal:
+        _fit(table, terminal.width)
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     for row in table:  # rich's tables would take longer than reading the runs
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         print("  ".join(padded).rstrip())
+
+
+def _fit(table: list[list[str]], width: int) -> None:
+    """Shorten the first and the last column of a table to a terminal's width, in place: the runs, and what was typed.
+
+    What all runs have typed is left out first.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= width:
+        return
+    shared = set.intersection(*({*row[-1].split()} for row in table[1:])) if len(table) > 2 else set()
+    for row in table[1:]:
+        row[-1] = " ".join(word for word in row[-1].split() if word not in shared)
+    widths[-1] = max(cell_len(row[-1]) for row in table)
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    typed = max(MIN_COLUMN, widths[-1] - max(0, excess))
+    name = max(MIN_COLUMN, widths[0] - max(0, excess - (widths[-1] - typed)))
+    for row in table:
+        row[0], row[-1] = _shorten_middle(row[0], name), _shorten_end(row[-1], typed)
+
+
+def _shorten_end(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _shorten_middle(text: str, width: int) -> str:
+    """Return a text reduced to its begin and end; of a run directory, the end tells it from the others."""
+    if len(text) <= width:
+        return text
+    begin = (width - 1) // 3
+    return f"{text[:begin]}…{text[begin + 1 - width :]}"
 
 
 def format_value(value: Any) -> str:
