@@ -32,10 +32,10 @@ NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_pe
 NODES = (*NODES, "trainer.accelerator=cpu")
 
 
-def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s"):
-    """A sweep on the cluster as a process."""
+def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s", anew=True):
+    """A sweep on the cluster as a process, which imports everything anew unless it is a copy."""
     where = (f"outputs={tmp_path}", f"sweep_name={name}")
-    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments, anew=True)
+    return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments, anew=anew)
 
 
 def runs(tmp_path, name="s"):
@@ -346,7 +346,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     ],
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
-    process = submit(tmp_path, *SHORT, *arguments)
+    process = submit(tmp_path, *SHORT, *arguments, anew=False)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert message.lower() in output.lower()

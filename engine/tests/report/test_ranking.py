@@ -91,7 +91,7 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
             [[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]],
             [True, None, False],
             [
-                "With 95 % confidence the best setting is row 1, or of row 2, which can't be tested.",
+                "With 95 % confidence the best setting is row 1, or row 2, which can't be tested.",
                 "Row 2 can't be tested against row 1: none of their values vary.",
                 "This holds",
             ],

@@ -406,7 +406,7 @@ def _claim(
     if any(like_best[number] for number in tested[1:]):
         best += f" or one marked {MARK}"
     if untested := [number for number in tested if like_best[number] is None]:
-        best += f", or of {_name_rows(untested).lower()}, which can't be tested"
+        best += f", or {_name_rows(untested).lower()}, which can't be tested"
     of = f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(rows))
     if not num_lost:
         return f"With 95 % confidence the best setting{of} is {best}."
