@@ -64,7 +64,9 @@ def copy_to(folder: Path) -> None:
     folders.write(folder / "flowers")
     (folder / "digits").mkdir()
     for path in ("digits/1.png", "a.png"):
-        Image.new("L", (28, 28)).save(folder / path)
+        image = Image.new("L", (28, 28))
+        image.paste(255, (12, 4, 16, 24))  # a one
+        image.save(folder / path)
     for path in ("tables/houses.csv", "books/book.txt"):
         (folder / path).parent.mkdir()
         shutil.copy(folder / "data" / Path(path).name, folder / path)
