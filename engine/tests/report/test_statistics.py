@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
@@ -150,6 +151,14 @@ def test_few_pairs_among_many_values_are_no_pairs(drawn):
     found = verdict(a, b, "max")
     assert (found.num_pairs, found.better) == (0, "a")
     assert improvement(a, b, "max")[1] is None
+
+
+def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
+    few, many = draw(drawn, 3), draw(drawn, 30)
+    for columns in ((few, many), (many, few)):
+        low, high = verdict(*apart(*columns), "max").interval
+        error = math.sqrt(sum(statistics.variance(column) / len(column) for column in columns))
+        assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
 
 
 def test_tiny_and_huge_values_are_compared_as_any_others():
