@@ -11,6 +11,7 @@ from leyden.config.schema import CHOICES
 from leyden.config.terminal import Terminal
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
+from leyden.run.evaluations import count_text
 from leyden.run.process import importing
 
 
@@ -37,8 +38,9 @@ def main(cfg: DictConfig) -> None:
         table.add_row(name, text)
     console = Terminal()
     console.print(table)
-    count = f"test evaluations by {run.config.get('name')} so far: {num_evaluations}"
-    console.print(f"{where}\n{num_evaluations if isinstance(num_evaluations, str) else count}")
+    if isinstance(num_evaluations, int):
+        num_evaluations = count_text(str(run.config.get("name")), num_evaluations)
+    console.print(f"{where}\n{num_evaluations}")
 
 
 if __name__ == "__main__":

@@ -96,18 +96,18 @@ def test_what_tells_nothing_is_said(a, b, words, groups):
     assert found.in_words("A", "B") == words
     assert not found.better
     assert found.interval is None
-    assert found.num_further() is None
+    assert found.num_further is None
 
 
 def test_the_number_of_further_seeds_grows_with_the_next_look():
     columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
     found = verdict(*apart(*columns), "max")
-    assert 10 < found.num_further() < MAX_FURTHER
+    assert 10 < found.num_further < MAX_FURTHER
     later = verdict(*apart(*columns), "max", next_level=look_level(2))
-    assert later.num_further() > found.num_further()  # the next look spends less
+    assert later.num_further > found.num_further  # the next look spends less
     none = verdict(*paired([0.0, 0.001] * 300, [0.001, 0.0] * 300), "max")
-    assert none.num_further() == MAX_FURTHER + 1
-    assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").num_further() is None
+    assert none.num_further == MAX_FURTHER + 1
+    assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").num_further is None
 
 
 def test_folds_tell_less_than_as_many_independent_runs():
@@ -139,6 +139,7 @@ def test_a_sign_test_is_that_of_scipy(drawn):
         values = [drawn.choice([-1, 1]) * drawn.random() for _ in range(num)]
         wanted = stats.binomtest(sum(value > 0 for value in values), num).pvalue
         assert sign_test([*values, 0.0]) == pytest.approx(wanted)
+    assert sign_test([1.0] * 5000) == 0.0
 
 
 def test_few_pairs_among_many_values_are_no_pairs(drawn):

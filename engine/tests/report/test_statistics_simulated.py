@@ -39,7 +39,7 @@ def holds(name, hits, num, *, low=0.0, high=1.0):
 def marks_alone(monkeypatch):
     """The remarks beside the marks take most of the time."""
     monkeypatch.setattr(Verdict, "detectable", lambda self: 0.0)
-    monkeypatch.setattr(Verdict, "num_further", lambda self: None)
+    monkeypatch.setattr(Verdict, "num_further", None)
 
 
 @pytest.mark.parametrize("num", [3, 5, 10])
@@ -102,7 +102,7 @@ def test_after_as_many_further_seeds_as_are_promised_four_of_five_differences_ar
         mean = source.gauss(0, 1)
         a, b = draw(source, num, mean), draw(source, num)
         found = verdict(*groups(a, b), "max", look_level(1), look_level(2))
-        further = found.num_further()
+        further = found.num_further
         if further is None or further > MAX_FURTHER:
             continue
         promised += 1
@@ -121,7 +121,7 @@ def test_who_looks_again_and_again_sees_no_more_than_is_claimed(groups):
             if found.better:
                 by_advice += 1
                 break
-            further = min(found.num_further(), MAX_FURTHER)
+            further = min(found.num_further, MAX_FURTHER)
             a, b = a + draw(source, further), b + draw(source, further)
         a, b = draw(source, 30), draw(source, 30)
         one_by_one += any(

@@ -126,7 +126,7 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
 
 
 def stop_once(monkeypatch, module, step):
-    """Interrupt the first training of a module's class after so many steps."""
+    """Interrupt the first training of a module's class after so many steps; return a list that is then not empty."""
     training_step, stopped = module.training_step, []
 
     def stopping_step(self, batch, batch_idx):
@@ -136,6 +136,7 @@ def stop_once(monkeypatch, module, step):
         return training_step(self, batch, batch_idx)
 
     monkeypatch.setattr(module, "training_step", stopping_step)
+    return stopped
 
 
 def whole(*more):

@@ -4,6 +4,7 @@ import pytest
 
 from leyden.assembly import roles
 from tests.strangers.modules import Plain, SecondLoader
+from tests.strangers.test_modules import stop_once
 
 ARGUMENTS = (
     "task=own",
@@ -36,19 +37,6 @@ def trusted(monkeypatch):
     monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
 
 
-def stop_at(monkeypatch, kind, step):
-    training_step, stopped = kind.training_step, []
-
-    def stopping_step(self, batch, batch_idx):
-        if self.global_step == step and not stopped:
-            stopped.append(True)
-            raise KeyboardInterrupt
-        return training_step(self, batch, batch_idx)
-
-    monkeypatch.setattr(kind, "training_step", stopping_step)
-    return stopped
-
-
 def test_another_test_set_is_not_evaluated_on(train, cli):
     run, *_ = train("a", *of("SplitBySystem"))
     code, _, err = cli("evaluate", f"run={run.directory}")
@@ -58,7 +46,7 @@ def test_another_test_set_is_not_evaluated_on(train, cli):
 
 
 def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, monkeypatch, tmp_path):
-    stop_at(monkeypatch, Plain, 11)
+    stop_once(monkeypatch, Plain, 11)
     train("a", *of("SplitBySystem"), code=130)
     _, _, err = train("a", *of("SplitBySystem"), code=2)
     assert "the validation split differs from that before the run was stopped" in err
@@ -69,7 +57,7 @@ def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, mon
 
 def test_other_batches_are_refused_though_the_module_has_lost_something(train, monkeypatch):
     arguments = (*of("TrainedBySystem"), "task._target_=tests.strangers.modules.SecondLoader")
-    stopped = stop_at(monkeypatch, SecondLoader, 11)
+    stopped = stop_once(monkeypatch, SecondLoader, 11)
     train("a", *arguments, code=130)
     assert stopped
     _, _, err = train("a", *arguments, code=2)

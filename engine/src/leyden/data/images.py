@@ -92,27 +92,25 @@ def read_centered(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     return torch.from_numpy(pixels_HW).expand(channels, height, width).contiguous()
 
 
-def is_off_center(pixels_CHW: Tensor) -> bool:
-    """Return whether a grey image is unlike a centered drawing on a black ground.
+def is_off_center(pixels_NCHW: Tensor) -> Tensor:
+    """Return for each grey image whether it is unlike a centered drawing on a black ground, shape (N,).
 
     Its ground is neither black nor white, or its center of mass is more than a tenth of the side from the middle.
 
     Args:
-        pixels_CHW: Pixels, shape (C, H, W).
+        pixels_NCHW: Pixels, shape (N, C, H, W).
     """
-    grey_HW = pixels_CHW.float().mean(dim=0)
-    height, width = grey_HW.shape
-    border = torch.cat([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
-    ground = float(border.median())
-    if MAX_GROUND < ground < 255 - MAX_GROUND:
-        return True
-    if ground > MAX_GROUND:  # dark on light
-        grey_HW = 255 - grey_HW
-    if not (total := float(grey_HW.sum())):
-        return False
-    y = float(grey_HW.sum(dim=1) @ torch.arange(height).float()) / total
-    x = float(grey_HW.sum(dim=0) @ torch.arange(width).float()) / total
-    return abs(y - (height - 1) / 2) > height / 10 or abs(x - (width - 1) / 2) > width / 10
+    grey_NHW = pixels_NCHW.float().mean(dim=1)
+    sides = (grey_NHW[:, 0], grey_NHW[:, -1], grey_NHW[:, :, 0], grey_NHW[:, :, -1])
+    ground_N = torch.cat(sides, dim=1).median(dim=1).values
+    is_dark_N = ground_N <= MAX_GROUND
+    found_N = ~is_dark_N & (ground_N < 255 - MAX_GROUND)
+    ink_NHW = torch.where(is_dark_N[:, None, None], grey_NHW, 255 - grey_NHW)
+    for across, size in ((2, grey_NHW.shape[1]), (1, grey_NHW.shape[2])):
+        weights_NS = ink_NHW.sum(dim=across)
+        center_N = weights_NS @ torch.arange(size).float() / weights_NS.sum(dim=1)  # NaN for an empty image
+        found_N |= (center_N - (size - 1) / 2).abs() > size / 10
+    return found_N
 
 
 def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:

@@ -2,20 +2,19 @@
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import chart_of, stages_of
 from leyden.pictures.base import tensorboard_writer
 from leyden.pictures.figures import render
-from leyden.run.result import read_points
+from leyden.report.axes import use_log_scale
+from leyden.run.result import read_curves
 from leyden.tasks.task import Task
 
 LABELS = {"acc": "accuracy"}
@@ -92,7 +91,7 @@ class Curves(DisplayCallback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves."""
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
+        if trainer.is_global_zero and (curves := _finite(read_curves(directory / "metrics.csv"))):
             title = f"{directory.parent.name}/{directory.name}"
             render(draw_curves(curves, stages_of(trainer).names, title), directory / "curves.png")
 
@@ -102,20 +101,17 @@ class Curves(DisplayCallback):
             self.on_fit_end(trainer, pl_module)
 
 
-def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return each curve's points (step, value), if finite."""
-    curves = defaultdict(list)
-    for step, metric, value in read_points(path):
-        if math.isfinite(value):
-            curves[metric].append((step, value))
-    return curves
+def _finite(curves: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves' finite points, without curves that have none."""
+    found = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
+    return {name: points for name, points in found.items() if points}
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = "") -> Figure:
     """Return one panel per metric, the loss first, with training and validation over optimizer steps.
 
     Args:
-        curves: Points of each curve, from `read_curves`.
+        curves: Finite points of each curve, as from `read_curves`.
         stages: Stage that logged each metric; metrics without one are not drawn.
         run: Name of the run, the figure's title.
     """
@@ -139,11 +135,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
             marker = marker if len(steps) <= 20 else None
             axes.plot(steps, values, line, color=colour, label=name, marker=marker, markersize=3)
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would collide
-            axes.yaxis.set_minor_formatter("{x:g}")
-            axes.tick_params(axis="y", which="both", labelsize=8)
+            use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(LABELS.get(title, title))
         axes.grid(alpha=0.3)

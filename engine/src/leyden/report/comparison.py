@@ -288,8 +288,9 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         keys = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
         lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
-        if unused := [num - found.num_pairs for num in found.nums] if found.num_pairs else []:
-            lines += [f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B"] * any(unused)
+        if found.num_pairs and max(found.nums) > found.num_pairs:
+            unused = [num - found.num_pairs for num in found.nums]
+            lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
         share, ends = comparison.improvement
         lines.append(
             f"A is better than B in {100 * share:.0f} % of {f'the pairs with the same {keys}' if found.num_pairs else 'all pairs of runs'}"
@@ -330,7 +331,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "num_pairs": found.num_pairs,
         "probability_of_improvement": comparison.improvement[0] if found.interval else None,
         "assumptions": comparison.assumptions,
-        "further_seeds": found.num_further(),
+        "further_seeds": found.num_further,
         "better": found.better or None,
         "verdict": found.in_words("a", "b"),
         "test_evaluations": comparison.test_evaluations,

@@ -9,7 +9,12 @@ from leyden.config.terminal import one_line, warn
 from leyden.config.values import flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
-from leyden.run.evaluations import TEST_EVALUATIONS_FILE, num_test_evaluations, read_test_evaluations
+from leyden.run.evaluations import (
+    TEST_EVALUATIONS_FILE,
+    count_text,
+    num_test_evaluations,
+    read_test_evaluations,
+)
 from leyden.run.identity import identity_values
 
 MIN_SEEDS = 3  # from this number of tested seeds on, the best one is not representative of its setting
@@ -77,7 +82,7 @@ def count_line(run: Run) -> str:
         num = num_test_evaluations(read_test_evaluations(folder), name) if folder else 0
     except OSError:
         return ""
-    return f"test evaluations by {name} so far: {num}" if num else ""
+    return count_text(name, num) if num else ""
 
 
 def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:

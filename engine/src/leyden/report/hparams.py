@@ -20,9 +20,8 @@ def write_hparams(run: Run, result: Result) -> None:
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
     then each metric of the result, such as `best/val/acc`, without those of the test set: the table is for choosing
-    settings. Lightning's `log_hyperparams` would turn booleans into
-    numbers, take the columns of the whole table from one arbitrary run, add points to the curves, and miss runs
-    that were killed.
+    settings. Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from
+    one arbitrary run, add points to the curves, and miss runs that were killed.
 
     Nothing is written if the run does not log to TensorBoard.
     """

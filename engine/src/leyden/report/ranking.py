@@ -339,7 +339,8 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: in
     like_best[first] = True
     for number, found in verdicts.items():
         like_best[number] = None if found.why else found.better != "a"
-    remarks = [_claim(rows, tested, like_best, averaged)]
+    num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in tested)
+    remarks = [_claim(tested, like_best, num_lost)]
     if untested := [number for number, found in verdicts.items() if found.why]:
         remarks.append(
             f"{_name_rows(untested)} can't be tested against row {first + 1}: none of their values vary."
@@ -355,7 +356,7 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: in
     if further := following.further_in_words(f"{unit} per row"):
         remarks.append(f"To tell rows {first + 1} and {others[0] + 1} apart {further}.")
     remarks += assumptions([rows[number] for number in tested], [*verdicts.values()], averaged, look)
-    return Contenders(like_best, following.num_further(), remarks)
+    return Contenders(like_best, following.num_further, remarks)
 
 
 def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequence[str], look: int) -> list[str]:
@@ -397,17 +398,20 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
     return remarks
 
 
-def _claim(
-    rows: Sequence[Row], tested: Sequence[int], like_best: Sequence[bool | None], averaged: Sequence[str]
-) -> str:
-    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs."""
-    num_lost = sum(rows[number].num_all(averaged) - len(rows[number].group(averaged).values) for number in tested)
+def _claim(tested: Sequence[int], like_best: Sequence[bool | None], num_lost: int) -> str:
+    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs.
+
+    Args:
+        tested: Indices of the rows that have enough runs, the best one first.
+        like_best: As in `Contenders`.
+        num_lost: Number of runs of these rows that have no value.
+    """
     best = f"row {tested[0] + 1}"
     if any(like_best[number] for number in tested[1:]):
         best += f" or one marked {MARK}"
     if untested := [number for number in tested if like_best[number] is None]:
         best += f", or {_name_rows(untested).lower()}, which can't be tested"
-    of = f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(rows))
+    of = f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(like_best))
     if not num_lost:
         return f"With 95 % confidence the best setting{of} is {best}."
     lost = "1 run has no value and is" if num_lost == 1 else f"{num_lost} runs have no value and are"

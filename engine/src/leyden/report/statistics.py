@@ -56,21 +56,20 @@ MAX_FURTHER = 1000  # additional seeds; larger numbers are not computed
 TINY = 2.0**-20  # share of the largest value; smaller deviations are rounding errors of single precision
 
 
-def look_level(look: int, level: float = LEVEL) -> float:
-    """Return the part of a significance level that one look at a comparison spends.
+def look_level(look: int) -> float:
+    """Return the part of the significance level that one look at a comparison spends.
 
     Who adds runs and looks again tests repeatedly. The parts of all looks add up to the level, so its error rate
     holds however often one looks: 3/4 for the first look, then 1/8, 1/24, 1/48, ...
 
     Args:
         look: Number of the look, from 1 on.
-        level: The level that all looks spend together.
 
     Example:
         >>> [round(look_level(look), 5) for look in (1, 2, 3)]
         [0.0375, 0.00625, 0.00208]
     """
-    return level * (FIRST_LOOK if look == 1 else (1 - FIRST_LOOK) / (look * (look - 1)))
+    return LEVEL * (FIRST_LOOK if look == 1 else (1 - FIRST_LOOK) / (look * (look - 1)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Verdict:
 
     def further_in_words(self, unit: str) -> str:
         """Return how many more runs are needed for a significant difference, in words; empty if unknown or 0."""
-        if (num := self.num_further()) is None:
+        if (num := self.num_further) is None:
             return ""
         if num > MAX_FURTHER and self.overlap:
             return f"takes more data; more {unit} alone won't do"
@@ -151,8 +150,9 @@ class Verdict:
             low, high = (low, middle) if power >= POWER else (middle, high)
         return high * self.deviation * math.sqrt(1 / (self.num_pairs or min(self.nums)) + self.overlap)
 
+    @functools.cached_property
     def num_further(self) -> int | None:
-        """Return how many more seeds each group needs to detect a difference with a probability of 80 %.
+        """How many more seeds each group needs to detect a difference with a probability of 80 %.
 
         This is the probability over all true differences and deviations that agree with the values, not that of the
         observed difference, which chance has enlarged or reduced. Before any value is known, the true difference is
@@ -205,9 +205,8 @@ def verdict(a: Group, b: Group, mode: str, level: float = LEVEL, next_level: flo
 
     If all pairs have the same difference, which can happen by chance for rounded values, Welch's test is used. Where
     one group has more than twice as many values as the other, it gets the degrees of freedom of the smaller one, since
-    Welch's own are too many if the few values happen to be close. For
-    values from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine
-    Learning 52, 2003).
+    Welch's own are too many if the few values happen to be close. For values from folds, the variance is corrected
+    (Nadeau and Bengio, Inference for the generalization error, Machine Learning 52, 2003).
 
     Args:
         a: The first group.
@@ -309,7 +308,7 @@ def sign_test(differences: Sequence[float]) -> float | None:
     if len(signs) < MIN_SIGNED:
         return None
     fewer = min(sum(signs), len(signs) - sum(signs))
-    return min(1.0, sum(math.comb(len(signs), num) for num in range(fewer + 1)) / 2.0 ** (len(signs) - 1))
+    return min(1.0, sum(math.comb(len(signs), num) for num in range(fewer + 1)) / (1 << (len(signs) - 1)))
 
 
 def not_normal(found: Sequence[Verdict]) -> str:

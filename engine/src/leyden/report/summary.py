@@ -15,6 +15,7 @@ from typing import Any
 
 from leyden.config.objective import Objective
 from leyden.config.terminal import Terminal, leyden_command, quoted_override, text_table
+from leyden.report.axes import use_log_scale
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
 from leyden.report.looks import count_look
@@ -120,13 +121,7 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None
         axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
-        from matplotlib.ticker import LogLocator
-
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels of all minor ticks would collide
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="both", labelsize=8)
+        use_log_scale(axes, "x")
 
 
 def _is_number(x: Any) -> bool:
@@ -245,8 +240,9 @@ def best_remarks(
     objectives: Sequence[Objective],
     winners: Sequence[Record],
     directory: Path,
+    row: int,
     num_runs: int,
-    row_options: Sequence[str],
+    failed: str,
 ) -> list[str]:
     """Return a line on the best run or setting, and the commands that evaluate it; empty if no run has finished.
 
@@ -255,17 +251,18 @@ def best_remarks(
         objectives: The objectives of the runs.
         winners: The best run, or the Pareto front if there are several objectives.
         directory: Folder with the runs.
+        row: Number of the best setting's row, from 1 on.
         num_runs: Number of finished runs of the best setting; with several, all of them are to be evaluated.
-        row_options: Options with which `leyden evaluate` finds the best setting.
+        failed: As in `summarize`, since the rows' order follows from it.
     """
     lines = []
     testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
     if len(objectives) == 1 and winners and num_runs > 1:
         then = " The test evaluation of all, which counts as one:" if testable else ""
-        name = next((each.removeprefix("row=") for each in row_options if each.startswith("row=")), "1")
-        lines.append(f"Best setting: row {name}, {num_runs} runs.{then}")
-        command = " ".join([leyden_command("evaluate"), quoted_override("runs", directory), *row_options])
-        lines += [f"    {command}"] * bool(testable)
+        lines.append(f"Best setting: row {row}, {num_runs} runs.{then}")
+        options = f" row={row}" * (row > 1) + f" failed={failed}" * (failed != "drop")
+        command = f"    {leyden_command('evaluate')} {quoted_override('runs', directory)}{options}"
+        lines += [command] * bool(testable)
         testable = []
     elif len(objectives) == 1 and winners:
         lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
@@ -332,21 +329,12 @@ def summarize(
     is_single = len(objectives) == 1
     marked = _contenders(rows, averaged, objectives, directory)
     best = first_tested(rows, averaged) if is_single else 0
-    cells = [
-        {
-            **dict.fromkeys(keys, ""),
-            **row.cells(metrics, averaged),
-            "like_best": {None: "", True: "yes", False: "no"}[is_like],
-        }
-        for row, is_like in zip(rows, marked.like_best, strict=True)
-    ]
-    _write_csv(directory / "summary.csv", cells)
+    cells = _cells(rows, keys, metrics, averaged, marked)
     # The best run is that of the best setting, not a lucky seed of another one.
     winners = pareto_front(rows[best].records if is_single else records)
     evaluations = test_set_remarks(records)
     num_best = len(rows[best].distinct(averaged)) if is_single else 1
     selected = [SELECTED.format(best + 1)] if is_single and len(rows) > 1 and num_best else []
-    row_option = [f"row={best + 1}"] * bool(best) + ["failed=worst"] * (failed == "worst")
     notes = [
         *_repetition_remarks(rows, averaged),
         *marked.remarks,
@@ -354,18 +342,13 @@ def summarize(
         *unfinished_remarks(records, directory),
         *evaluations,
     ]
-    last = best_remarks(records, objectives, winners, directory, num_best, row_option)
-    header = ["row", *keys, *metrics, *COLUMNS]
+    last = best_remarks(records, objectives, winners, directory, row=best + 1, num_runs=num_best, failed=failed)
     shown = [
-        [
-            str(number + 1),
-            *_row_texts(cell, keys, metrics, is_best=number == best, num_all=row.num_all(averaged)),
-        ]
-        for number, (cell, row) in enumerate(zip(cells, rows, strict=True))
+        _row_texts(number, cell, keys, metrics, is_best=number == best + 1, num_all=row.num_all(averaged))
+        for number, (cell, row) in enumerate(zip(cells, rows, strict=True), start=1)
     ]
-    lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
-    lines.insert(1, "|" + "---|" * len(header))
-    _write(directory / "summary.md", "\n".join([*lines, "", *notes, *last, ""]).encode(errors="surrogateescape"))
+    _write_csv(directory / "summary.csv", cells)
+    _write_markdown(directory / "summary.md", ["row", *keys, *metrics, *COLUMNS], shown, [*notes, *last])
     picture = draw_summary(
         [(record.choices, record.values) for record in records if record.values],
         metrics,
@@ -385,6 +368,28 @@ def summarize(
     before_end([winner.run for winner in winners])
     if last:
         Terminal().print("\n".join(last))
+
+
+def _cells(
+    rows: Sequence[Row], keys: Sequence[str], metrics: Sequence[str], averaged: Sequence[str], marked: Contenders
+) -> list[dict[str, Any]]:
+    """Return the rows of `summary.csv`."""
+    return [
+        {
+            **dict.fromkeys(keys, ""),
+            **row.cells(metrics, averaged),
+            "like_best": {None: "", True: "yes", False: "no"}[is_like],
+        }
+        for row, is_like in zip(rows, marked.like_best, strict=True)
+    ]
+
+
+def _write_markdown(
+    path: Path, header: Sequence[str], shown: Sequence[Sequence[str]], notes: Sequence[str]
+) -> None:
+    lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
+    lines.insert(1, "|" + "---|" * len(header))
+    _write(path, "\n".join([*lines, "", *notes, ""]).encode(errors="surrogateescape"))
 
 
 def _write_csv(path: Path, cells: Sequence[dict[str, Any]]) -> None:
@@ -443,7 +448,7 @@ COLUMNS = ("n", "epochs", "seconds", "status")
 
 
 def _row_texts(
-    cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_best: bool, num_all: int
+    number: int, cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_best: bool, num_all: int
 ) -> list[str]:
     """Return the cells of a row as text."""
     value, deviation = cells["objective"], cells["deviation"]
@@ -452,7 +457,8 @@ def _row_texts(
     others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
     num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
-    return [*(format_value(cells[key]) for key in keys), objective, *others, num, *numbers, cells["status"]]
+    choices = [format_value(cells[key]) for key in keys]
+    return [str(number), *choices, objective, *others, num, *numbers, cells["status"]]
 
 
 def _json_content(

@@ -28,6 +28,11 @@ def num_test_evaluations(rows: Sequence[Sequence[str]], experiment: str) -> int:
     return sum(row[1:2] == [one_line(experiment)] for row in rows)
 
 
+def count_text(experiment: str, num: int) -> str:
+    """Return the number of an experiment's test evaluations in words."""
+    return f"test evaluations by {experiment} so far: {num}"
+
+
 def check_test_evaluations(outputs: str) -> None:
     """Check, before a test evaluation, that it can be recorded.
 

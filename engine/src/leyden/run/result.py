@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -199,6 +200,14 @@ def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([HEADER, *rows])
     write_whole(path, text.getvalue())
+
+
+def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return for each metric its points (step, value) in `metrics.csv`."""
+    curves = defaultdict(list)
+    for step, metric, value in read_points(path):
+        curves[metric].append((step, value))
+    return dict(curves)
 
 
 def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:

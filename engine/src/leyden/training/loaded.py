@@ -1,7 +1,6 @@
 """Trained runs for notebooks and scripts, without Hydra: `leyden.load` and `leyden.load_runs`."""
 
 import functools
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from leyden.assembly.start_from import read_checkpoint
 from leyden.config.paths import ROOT
 from leyden.report.listing import list_runs
 from leyden.run.directory import Run
-from leyden.run.result import Result, read_points
+from leyden.run.result import Result, read_curves
 from leyden.training.trained import trained_data, trained_module
 
 
@@ -54,10 +53,7 @@ class LoadedRun:
     @functools.cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """For each metric its points (optimizer step, value), from `metrics.csv`."""
-        found = defaultdict(list)
-        for step, metric, value in read_points(self.directory / "metrics.csv"):
-            found[metric].append((step, value))
-        return dict(found)
+        return read_curves(self.directory / "metrics.csv")
 
     @functools.cached_property
     def module(self) -> L.LightningModule:

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -260,24 +261,39 @@ def read_image_batches(
         num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
         shuffle=False,
     )
-    light, off_center = list[str](), list[str]()
+    light, off_center = SomeNames(), SomeNames()
     with contextlib.closing(loader):
         for pixels_NCHW, indices_N in loader:
             names = [files.path(index) for index in indices_N.tolist()]
-            for name, pixels_CHW in zip(names, pixels_NCHW, strict=True):
-                if not (data_reader or center) and shape[0] == 1 and is_off_center(pixels_CHW):
-                    off_center.append(name)
-                elif not data_reader and pixels_CHW.float().mean() > 127:
-                    light.append(name)
+            if not data_reader:
+                is_off_N = torch.zeros(len(names), dtype=torch.bool)
+                if shape[0] == 1 and not center:
+                    is_off_N = is_off_center(pixels_NCHW)
+                off_center.add(names, is_off_N)
+                light.add(names, (pixels_NCHW.float().mean((1, 2, 3)) > 127) & ~is_off_N)
             yield names, pixels_NCHW
-    if off_center:
-        warn(f"not centered on a black ground, did you mean center=true? {_some(off_center)}")
-    if light:
-        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {_some(light)}")
+    if off_center.num:
+        warn(f"not centered on a black ground, did you mean center=true? {off_center.text}")
+    if light.num:
+        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {light.text}")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+class SomeNames:
+    """The first five of any number of names, and how many there are."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._first: list[str] = []
+
+    def add(self, names: Sequence[str], is_meant_N: Tensor) -> None:
+        """Add those of the names that are meant."""
+        self.num += int(is_meant_N.sum())
+        self._first = [*self._first, *itertools.compress(names, is_meant_N)][:5]
+
+    @property
+    def text(self) -> str:
+        """The first names, and how many more there are."""
+        return ", ".join(self._first) + (f" and {self.num - 5} more" if self.num > 5 else "")
 
 
 MAX_SHOWN = 200  # rows on a terminal, images in a picture

@@ -1,0 +1,20 @@
+"""Logarithmic axes, for the pictures of runs and of sweeps."""
+
+from typing import Any
+
+
+def use_log_scale(axes: Any, name: str) -> None:
+    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
+
+    Args:
+        axes: Matplotlib's axes.
+        name: `x` or `y`.
+    """
+    from matplotlib.ticker import LogLocator
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis=name, which="both", labelsize=8)
