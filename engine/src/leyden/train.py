@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir)
     # If two sweeps share a job, the second one waits for the first one's result.
-    with run.locked(identity, resume=cfg.resume, timeout_s=-1 if is_job else LOCK_TIMEOUT_S):
+    with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
         result = run.result
         if result is None or not run.is_finished(identity):
             with importing():

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -318,8 +319,11 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     slurm.run("scontrol", "release", run.submission["job_id"])
     slurm.wait_for(lambda: run.result, 60, "the end of the job")
     assert run.result.status == "finished"
-    code = next((tmp_path / "sweeps" / "s" / "code").iterdir())
-    assert (code / "engine" / "src" / "leyden" / "train.py").exists()
+    archive, bootstrap = sorted((tmp_path / "sweeps" / "s" / "code").iterdir(), reverse=True)
+    assert bootstrap.suffix == ".py"
+    with tarfile.open(archive) as opened:  # the only other file
+        assert {"engine/src/leyden/train.py", "conf/train.yaml", "git.json"} <= {*opened.getnames()}
+        assert not [name for name in opened.getnames() if "__pycache__" in name or "egg-info" in name]
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert run.starts[-1]["git"] == run.starts[0]["git"]
     assert run.starts[-1]["git"]["sha"] == head

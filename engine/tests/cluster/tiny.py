@@ -18,7 +18,7 @@ def task(cfg):
     runtime = HydraConfig.get().runtime
     choices = RunIdentity.of(cfg, runtime.choices, runtime.output_dir)
     run = Run(cfg.run_dir)
-    with run.locked(choices, resume="auto", timeout_s=-1):
+    with run.locked(choices, resume="auto", timeout_s=None):
         run.begin(choices, list(HydraConfig.get().overrides.task))
         run.end(Result("finished", (), {}, epochs=0, optimizer_steps=0, seconds=0, samples_per_second=0))
 

@@ -53,9 +53,14 @@ def test_the_text_can_be_taken_apart(kind, message, place):
 @pytest.mark.parametrize("place", ["", "mlp.py:12 in forward"])
 def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place):
     failed = Failure("KeyError", "'hidden'", place)
-    jobs = [SimpleNamespace(run=SimpleNamespace(result=SimpleNamespace(error=error))) for error in (failed, None)]
+    jobs = [
+        SimpleNamespace(
+            run=SimpleNamespace(directory=job, submission={"job_id": job}, result=SimpleNamespace(error=error))
+        )
+        for job, error in (("1_0", failed), ("1_1", None))
+    ]
     runner = submit.ClusterRunner(Slurm(), tmp_path, None, "leyden.train")
-    monkeypatch.setattr(runner, "submit", lambda jobs: ["1_0", "1_1"])
+    monkeypatch.setattr(runner, "submit", lambda jobs: [])
     monkeypatch.setattr(Slurm, "states", lambda self, ids: {})
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     told = "KeyError: 'hidden'" + (f"\n    at {place}" if place else "")

@@ -62,7 +62,7 @@ DAMAGES = [emptied, halved, flipped, appended, reshaped, foldered, removed]
 
 def snapshot(folder):
     """Every file below a folder with its content; a folder with nothing."""
-    paths = (path for path in folder.rglob("*") if path.suffix != ".lock" and path.name != ".lock")
+    paths = (path for path in folder.rglob("*") if ".lock" not in str(path.relative_to(folder)))
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
@@ -135,7 +135,7 @@ def drawn(begun, names, trials, seed):
         (begun / name, str(path.relative_to(begun / name)))
         for name in names
         for path in sorted((begun / name).rglob("*"))
-        if path.is_file() and path.suffix != ".lock" and path.name != ".lock"
+        if path.is_file() and ".lock" not in str(path.relative_to(begun))
     ]
     every = [*itertools.product(files, DAMAGES), *(((begun / name, "run/checkpoints"), filed) for name in names)]
     return random.Random(seed).sample(every, min(trials, len(every)))
@@ -288,7 +288,7 @@ def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, data, trials, seed):
         (name, str(path.relative_to(source)), damage)
         for name in sweeps
         for path in sorted((source / "sweeps" / name).rglob("*"))
-        if path.is_file() and path.suffix not in (".lock", "") and "tfevents" not in path.name
+        if path.is_file() and path.suffix and "locks" not in str(path.parent) and "tfevents" not in path.name
         for damage in DAMAGES
     ]
     num = min(max(6, trials // 5), len(chosen))

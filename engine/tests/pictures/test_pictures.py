@@ -10,6 +10,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
 from leyden.pictures.curves import chart_layout
 from leyden.run.directory import Run
+from leyden.run.lock import list_files
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -158,8 +159,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
     full, *_ = train("full", *dropout, "callbacks=default", "callbacks.histograms.every_n_epochs=1")
     assert_same_bits(bare.directory, full.directory)
     assert bare.result.metrics == full.result.metrics
-    assert {path.name for path in bare.directory.iterdir()} == {
-        ".lock",
+    assert list_files(bare.directory) == {
         "checkpoints",
         "config.yaml",
         "fingerprint.csv",

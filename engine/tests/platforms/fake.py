@@ -1,7 +1,7 @@
 """Lets this process be one on another system, as far as Python can tell; then does what it is told: `fake.py PLATFORM MODULE ...`.
 
 The libraries are imported before, as they are there: they would look for files that they do not have here. `os.name` stays as it is,
-since `pathlib` would make paths of another system; `os.O_NONBLOCK` too, which filelock's lock of this system takes.
+since `pathlib` would make paths of another system.
 """
 
 import importlib
@@ -12,7 +12,6 @@ import sys
 import warnings
 from types import SimpleNamespace
 
-import filelock  # noqa: F401
 import hydra  # noqa: F401
 import lightning  # noqa: F401
 import matplotlib.figure  # noqa: F401

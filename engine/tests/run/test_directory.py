@@ -17,6 +17,7 @@ from leyden.config.paths import ROOT, SRC
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
 from leyden.run.identity import RunIdentity
+from leyden.run.lease import is_file_of
 from leyden.run.lock import check_held
 from leyden.run.result import Result
 from tests.example import OWN
@@ -50,7 +51,11 @@ def run(tmp_path):
 
 
 def snapshot(run):
-    return {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.read_bytes()
+        for path in run.directory.rglob("*")
+        if path.is_file() and not is_file_of(run.directory / ".lock", path.name)
+    }
 
 
 def reopen(run, config, resume="auto"):

@@ -6,7 +6,6 @@ import shutil
 import time
 from types import SimpleNamespace
 
-import filelock
 import optuna
 import pytest
 from hydra.utils import instantiate
@@ -16,10 +15,11 @@ from optuna.trial import TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.run import lease
 from leyden.run.directory import Run
 from leyden.sweep import search
 from leyden.sweep.search import Search
-from leyden.sweep.study import LOCK, find_trial, open_study
+from leyden.sweep.study import find_trial, open_study
 from tests import conf
 from tests.conftest import QUICK, finish, start
 from tests.sweep.spaces import space
@@ -330,27 +330,25 @@ def test_locks_of_processes_that_were_killed_are_removed(tmp_path):
             opened = killed.opened()
             opened.__enter__()
             ask(killed, 1)
-            (tmp_path / "locks" / killed.owner).rename(tmp_path / "kept")
+            file = tmp_path / "locks" / f"{killed.owner}.0"
+            content = json.loads(file.read_text())
             opened.gen.close()
-            (tmp_path / "kept").rename(tmp_path / "locks" / killed.owner)  # as kill -9 leaves it
+            file.write_text(json.dumps({**content, "began": "0"}))  # as kill -9 leaves it
         heir = one_seed_search(tmp_path, 8)
         with heir.opened():
             assert len(ask(heir, 3)) == 3
-            held = {path.name for path in (tmp_path / "locks").iterdir()}
-            assert held == {"ask", neighbour.owner, heir.owner}
+            held = {path.stem for path in (tmp_path / "locks").iterdir()}
+            assert held == {"ask", "study", neighbour.owner, heir.owner}
             assert {trial.number for trial in heir.study.trials} == {0, 1, 2, 3}
         with pytest.raises(ZeroDivisionError), one_seed_search(tmp_path, 8).opened():
             1 / 0  # noqa: B018
-    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["ask"]
+    assert {path.stem for path in (tmp_path / "locks").iterdir()} == {"ask", "study"}
 
 
 def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("leyden.sweep.study.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("leyden.sweep.study.LOCK_TIMEOUT_S", 0.1)
     open_study(tmp_path)
-    with (
-        filelock.FileLock(tmp_path / LOCK),
-        pytest.raises(UserError, match="could not be acquired"),
-    ):
+    with lease.hold(tmp_path / "locks" / "study"), pytest.raises(UserError, match="in use by process"):
         open_study(tmp_path)
 
 

@@ -38,7 +38,7 @@ class Jobs:
             self.all += jobs
             return trial, jobs
 
-        self.trials = Trials(self.study, ask, at_once=at_once, dropped=self.drop)
+        self.trials = Trials(ask, self.study.tell, at_once=at_once, dropped=self.drop)
 
     def drop(self, num):
         self.dropped += num

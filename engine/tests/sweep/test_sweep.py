@@ -444,7 +444,7 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
             there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
             assert there["log"] == [there["name"]]
             assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [
-                ".lock",
+                "locks",
                 "logs",
                 "sweep.json",
             ]

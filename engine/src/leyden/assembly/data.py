@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import lightning as L
-from filelock import FileLock
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -19,6 +18,7 @@ from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
 from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flatten_loaders, make_resumable
+from leyden.run import lease
 
 
 def datamodule(
@@ -49,7 +49,7 @@ def datamodule(
             # The lock makes the processes of a run call it one after another.
             # On Windows, each user has a temporary folder of their own.
             user = os.getuid() if hasattr(os, "getuid") else ""
-            with FileLock(Path(tempfile.gettempdir()) / f"leyden-prepare-data-{user}.lock"):
+            with lease.hold(Path(tempfile.gettempdir()) / f"leyden-{user}" / "prepare-data"):
                 data.prepare_data()
         data.setup("fit")
         _check_facts(facts_of(data))

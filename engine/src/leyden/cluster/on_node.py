@@ -92,6 +92,7 @@ class InProcessLauncher:
     waits = True
     num_at_once = 1
     num_free = 1
+    note = ""
 
     def __init__(self, module: str, scheduler: Scheduler) -> None:
         self.module, self.scheduler, self.log = module, scheduler, scheduler.log()

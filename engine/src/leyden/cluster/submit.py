@@ -1,59 +1,77 @@
 """Submission of a sweep's jobs to a cluster, from a snapshot of the code."""
 
 import contextlib
+import io
 import json
 import shlex
 import shutil
+import sys
+import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
-from leyden.run.files import read_json, write_whole
+from leyden.run import lease
+from leyden.run.files import read_json, replacing, write_whole
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
-from leyden.scheduler.protocol import JobState, Scheduler, Submitted
+from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_as_text
+
+BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
 
 
 def snapshot(directory: Path) -> Path:
-    """Copy the project's code and settings, the library, and the state of the git repository to a new folder.
+    """Write the project's code and settings, the library, and the state of the git repository to a new archive.
+
+    It is one file, since sites limit the number of files. `bootstrap.py` unpacks it on a node.
 
     Args:
-        directory: The folder in which the new folder is created.
+        directory: The folder in which the archive is created.
 
     Returns:
-        The new folder: a project, with the library in its `engine/src/`.
+        The archive: a project, with the library in its `engine/src/`; a copy of `bootstrap.py` lies beside it.
     """
-    copy = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(CONF, copy / "conf", ignore=ignore)
+    archive = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}.tar.gz"
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {"conf": CONF, "engine/src/leyden": LIBRARY}
     if SRC != ROOT:
-        shutil.copytree(SRC, copy / "src", ignore=ignore)
+        contents["src"] = SRC
     else:
         for path in ROOT.glob("*"):
-            if path.suffix == ".py":
-                shutil.copy2(path, copy)
-            elif path.name not in NOT_OWN and any(path.glob("*.py")):
-                shutil.copytree(path, copy / path.name, ignore=ignore)
-    library = copy / "engine" / "src"
-    shutil.copytree(LIBRARY, library / "leyden", ignore=ignore)
-    (library / "hydra_plugins").mkdir()
+            if path.suffix == ".py" or (path.name not in NOT_OWN and any(path.glob("*.py"))):
+                contents[path.name] = path
     for path in (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py"):
-        shutil.copy2(path, library / "hydra_plugins")
-    (copy / GIT_OF_COPY).write_text(json.dumps(state_of_code(), indent=2) + "\n", encoding="utf-8")
-    return copy
+        contents[f"engine/src/hydra_plugins/{path.name}"] = path
+    git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as opened:
+        for name, path in contents.items():
+            opened.add(path, name, filter=_as_new)
+        info = tarfile.TarInfo(GIT_OF_COPY)
+        info.size, info.mtime = len(git), time.time()
+        opened.addfile(info, io.BytesIO(git))
+    shutil.copy(BOOTSTRAP, archive.with_suffix("").with_suffix(".py"))
+    return archive
 
 
-MAX_POLL_S = 15.0
-MAX_ARRAY = 500  # jobs per array; Slurm's limit, MaxArraySize, is 1001 by default
+def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Return a member of the archive as a file of now, since nodes remove old temporary files; None to leave it out."""
+    if Path(info.name).name == "__pycache__" or info.name.endswith(".egg-info"):
+        return None
+    info.mtime = time.time()
+    return info
+
+
+MAX_POLL_S = 15.0  # between looks at the runs' results
+FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of the scheduler, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 
@@ -77,7 +95,21 @@ class ClusterRunner:
         ] = {}  # by the scheduler's job id; jobs with the same run directory share one
         # By job id, for jobs that ended without a result: the time when this was noticed, and the state.
         self.ended: dict[str, tuple[float, JobState]] = {}
-        self.pause_s = 1.0
+        self.waiting: list[Job] = []  # not accepted yet
+        self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
+        self.queried_at = 0.0
+        self._expect_changes()
+
+    def _expect_changes(self) -> None:
+        """Look at the jobs often at first, as most mistakes end a job at once."""
+        self.pause_s, self.query_pause_s = 1.0, FIRST_QUERY_S
+
+    @property
+    def note(self) -> str:
+        """Why jobs wait that could have started, for the status line; empty if none do."""
+        reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
+        parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
+        return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
 
     def script(self, num_jobs: int) -> str:
         """Return the script that would be submitted; unless `cluster.dry_run` is set, the scheduler tests it first.
@@ -85,21 +117,49 @@ class ClusterRunner:
         Raises:
             UserError: The scheduler is not installed here, or rejects the script.
         """
-        return self.scheduler.script(self.folder, self.cluster, num_jobs, code=self.code)
+        num = min(num_jobs, self.scheduler.max_array())
+        return self.scheduler.script(self.folder, self.cluster, num, python=self.python)
 
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Submit the jobs that are not queued or running already; return the scheduler's job ids of all jobs."""
+    @property
+    def python(self) -> str:
+        """Shell command that starts Python on a node, from the snapshot if there is one."""
+        python = self.cluster.python or shlex.quote(sys.executable)
+        library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
+        folders = ":".join([*library, "src" if SRC != ROOT else "."])
+        bootstrap = self.code.with_suffix("").with_suffix(".py") if self.code else BOOTSTRAP
+        return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
+
+    def submit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Submit the jobs that are not queued or running already, and return the jobs that were not accepted.
+
+        Sites limit the number of jobs in the queue; the others can be submitted when some have ended.
+
+        Raises:
+            UserError: The scheduler does not answer, or accepts no job at all.
+        """
         known = [job.run.submission for job in jobs]
         alive = self.alive([each["job_id"] for each in known if each])
         active = [bool(each) and each["job_id"] in alive for each in known]
         # Jobs with the same run directory are submitted once.
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
-        for start in range(0, len(todo), MAX_ARRAY):
-            self._submit(todo[start : start + MAX_ARRAY])
+        size, has_jobs = self.scheduler.max_array(), bool(self.running) or any(active)
+        while todo:
+            try:
+                self._submit(todo[:size])
+            except RejectedError:
+                if len(todo[:size]) == 1:
+                    if not has_jobs:
+                        raise
+                    break
+                size = len(todo[:size]) // 2
+            else:
+                todo, has_jobs = todo[size:], True
+        rejected = {job.run.directory for job in todo}
         for job in jobs:
-            job.log = Path(job.run.submission["log"])
-        return [job.run.submission["job_id"] for job in jobs]
+            if job.run.directory not in rejected:
+                job.log = Path(job.run.submission["log"])
+        return [job for job in jobs if job.run.directory in rejected]
 
     def alive(self, ids: Sequence[str]) -> set[str]:
         """Return the ids of jobs that are queued or running.
@@ -117,22 +177,38 @@ class ClusterRunner:
     num_free = None  # a cluster queues any number of jobs
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs."""
-        for number, job in zip(self.submit(jobs), jobs, strict=True):
-            self.running.setdefault(number, []).append(job)
-        self.pause_s = 1.0
+        """Submit jobs; those that are not accepted are submitted later."""
+        self.waiting = self.submit(jobs)
+        waiting = {job.run.directory for job in self.waiting}
+        for job in jobs:
+            if job.run.directory not in waiting:
+                self.running.setdefault(job.run.submission["job_id"], []).append(job)
+        self._expect_changes()
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
         """Wait a moment, then return the jobs that have ended and the number of running ones, as `Runner.wait`."""
         time.sleep(self.pause_s)
         self.pause_s = min(1.2 * self.pause_s, MAX_POLL_S)
-        states = self.scheduler.states(list(self.running))
+        self._query()
         over = []
         for number, jobs in list(self.running.items()):
-            if (error := self._error(number, jobs[0], states.get(number))) is not None:
+            if (error := self._error(number, jobs[0], self.states.get(number))) is not None:
                 over += [(job, error) for job in jobs]
                 del self.running[number]
-        return over, [state.phase for state in states.values()].count("running")
+        if over and self.waiting:
+            self.start(self.waiting)
+        running = [number for number in self.running if number in self.states]
+        return over, [self.states[number].phase for number in running].count("running")
+
+    def _query(self) -> None:
+        """Ask the scheduler for the jobs' states, if the last answer is old or a job may have failed."""
+        now = time.monotonic()
+        due = [since + GRACE_S[state.is_completed] for since, state in self.ended.values()]
+        if now < min([self.queried_at + self.query_pause_s, *due]):
+            return
+        self.query_pause_s = min(1.5 * self.query_pause_s, MAX_QUERY_S)
+        if states := self.scheduler.states(list(self.running)):
+            self.states, self.queried_at = states, now
 
     def stop(self) -> None:
         """Cancel the jobs that have not ended."""
@@ -146,17 +222,19 @@ class ClusterRunner:
         if state is None or state.phase != "ended":
             self.ended.pop(number, None)
             return None
-        since, state = self.ended.setdefault(number, (time.monotonic(), state))
-        # On a network file system, the result may become visible after the state.
-        if time.monotonic() - since <= GRACE_S[state.is_completed]:
+        since, state = self.ended.setdefault(number, (self.queried_at, state))
+        # On a network file system, the result may become visible after the state; and a requeued job ends, too.
+        if self.queried_at - since < GRACE_S[state.is_completed]:
             return None
+        del self.ended[number]
         return f"{self.scheduler.title}: job {number} is {state.text} without a result"
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
             for job in jobs:
-                locks.enter_context(job.run.locked(job.identity, resume="auto"))
+                ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
+                locks.enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
             submitted = self.map(run_on_node, arguments)
             for job, submitted_job in zip(jobs, submitted, strict=True):
                 job.run.begin(job.identity, job.overrides)
@@ -170,15 +248,23 @@ class ClusterRunner:
         """
         if self.cluster.snapshot and self.code is None:
             self.code = snapshot(self.directory / "code")
-        return self.scheduler.submit(self.folder, self.cluster, work, arguments, code=self.code)
+        return self.scheduler.submit(self.folder, self.cluster, work, arguments, python=self.python)
 
 
 def submit_jobs(jobs: Sequence[Job], runner: ClusterRunner) -> None:
     """Submit the jobs that have not ended, without waiting for them, and print how to follow them."""
     todo = [job for job in jobs if not job.run.is_finished(job.identity)]
-    for job, number in zip(todo, runner.submit(todo), strict=True):
-        print(f"job {number}: {job.run.directory.name}")
+    rejected = runner.submit(todo)
+    missing = {job.run.directory for job in rejected}
+    for job in todo:
+        if job.run.directory not in missing:
+            print(f"job {job.run.submission['job_id']}: {job.run.directory.name}")
     _print_summarize_command(runner)
+    if rejected:
+        raise UserError(
+            f"{runner.scheduler.title} accepts no more jobs for now: {len(rejected)} of {len(todo)} are missing; "
+            "the same command submits them when others have ended"
+        )
 
 
 def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> None:
@@ -201,7 +287,7 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     requested = {"overrides": [*config.hydra.overrides.task, *config.hydra.overrides.hydra]}
     path = runner.folder / "search.json"
     path.parent.mkdir(exist_ok=True)
-    with FileLock(path.with_name("search.lock")):
+    with lease.hold(runner.directory / "locks" / "submit") as held:
         known = read_json(path, {})
         alive = runner.alive(jobs := known.get("jobs", []))
         ids = [number for number in jobs if number in alive]
@@ -211,6 +297,7 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
                 f"{runner.scheduler.cancel_command} {' '.join(ids)}, then run the same command again"
             )
         if num_jobs > len(ids):
+            held.check()
             new = runner.map(search_on_node, [(runner.module, config)] * (num_jobs - len(ids)))
             ids += [job.job_id for job in new]
             write_whole(path, json.dumps({"jobs": ids, **requested}) + "\n")

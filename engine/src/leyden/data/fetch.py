@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
-from filelock import FileLock
 
+from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.run import lease
 
 SUFFIX = ".sha256"  # suffix of the checksum file next to each data file
 
@@ -140,7 +141,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         )
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lock"):
+    with lease.hold(root / ".lock") as held:
         try:
             return _read_verified(dataset, root, train)  # another process has downloaded it
         except MissingDatasetError:
@@ -148,13 +149,13 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         except FileNotFoundError as error:
             warn(f"{error}: downloading it again")
         try:
-            _download(dataset, root, train)
+            _download(dataset, root, train, held)
         except (OSError, RuntimeError) as error:
             raise OSError(f"{problem}, and can't be downloaded: {error}") from error
         return _read_verified(dataset, root, train)
 
 
-def _download(dataset: Callable[..., Any], root: Path, train: bool) -> None:
+def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lease.Lease) -> None:
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
@@ -169,13 +170,16 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool) -> None:
             for part in (train, not train):  # the test set, too: it is needed at the end of the run
                 dataset(root=str(partial), train=part, download=True)
         record_checksums(dataset, partial)
+        held.check()
         for path in sorted(partial.rglob("*")):
             if path.is_file():
                 target = root / path.relative_to(partial)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
     finally:
-        shutil.rmtree(partial)
+        with contextlib.suppress(UserError):
+            held.check()  # otherwise it is another process's
+            shutil.rmtree(partial)
 
 
 def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:

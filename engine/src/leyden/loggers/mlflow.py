@@ -1,13 +1,16 @@
 """MLflow logger for curves, configuration and pictures."""
 
 import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from leyden.run import lease
 
 
 class MLflow(MLFlowLogger):
@@ -29,14 +32,14 @@ class MLflow(MLFlowLogger):
         self.id_file = directory / "mlflow_run_id.txt"
         self.is_resumed = self.id_file.exists()
         self._last_steps: dict[str, int] = {}
-        self._lock: Any = contextlib.nullcontext()
+        self._lock: Callable[[], Any] = contextlib.nullcontext
         pictures = None  # the server's default location
         if tracking_uri.startswith("sqlite:///"):  # two concurrent jobs must not both create the tables
             database = Path(tracking_uri.removeprefix("sqlite:///"))
             database.parent.mkdir(parents=True, exist_ok=True)
             pictures = database.with_name("mlflow_artifacts").absolute().as_uri()  # not in the working directory
-            self._lock = filelock.FileLock(database.with_suffix(".lock"))
-        with self._lock:
+            self._lock = functools.partial(lease.hold, database.with_suffix(".lock"))
+        with self._lock():
             super().__init__(
                 experiment_name=experiment_name,
                 run_name=directory.name,
@@ -49,7 +52,7 @@ class MLflow(MLFlowLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """MLflow's client; the first access creates the MLflow run."""
-        with self._lock:
+        with self._lock():
             client = super().experiment
         if not self.id_file.exists():
             self.id_file.write_text(str(self._run_id), encoding="utf-8")

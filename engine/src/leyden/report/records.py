@@ -18,8 +18,8 @@ from leyden.run.fork import parse_fork
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.result import Result, read_points
-from leyden.scheduler import phases as phases_of
-from leyden.scheduler.protocol import Phase
+from leyden.scheduler import states as states_of
+from leyden.scheduler.protocol import JobState
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Record:
         objectives: The objectives with the run's values.
         result: The result; None if the run has none.
         starts: Provenance of each start, as in `Run`.
+        reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
@@ -48,6 +49,7 @@ class Record:
     objectives: tuple[Objective, ...]
     result: Result | None
     starts: list[dict[str, Any]]
+    reason: str = ""
     has_worst: bool = False
 
     @functools.cached_property
@@ -117,7 +119,7 @@ def position(record: Record) -> str:
 
 
 T = TypeVar("T")
-Phases = Mapping[tuple[str, str], Phase]  # of cluster jobs, by scheduler and job id
+JobStates = Mapping[tuple[str, str], JobState]  # of cluster jobs, by scheduler and job id
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -154,7 +156,7 @@ def read_raw_records(directory: Path) -> list[Record]:
     paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
     runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
     jobs = list(_read_or_skip(runs, _unfinished_job))
-    found = phases_of(job for _, job in jobs if job)
+    found = states_of(job for _, job in jobs if job)
     records = [record for _, record in _read_or_skip([run for run, _ in jobs], lambda run: read_record(run, found))]
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
@@ -183,16 +185,16 @@ def _objective_keys(record: Record) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status_without_result(run: Run, starts: list[dict[str, Any]], phases: Phases) -> str:
-    """Return the status of a run without a result."""
+def _status_without_result(run: Run, starts: list[dict[str, Any]], states: JobStates) -> tuple[str, str]:
+    """Return the status of a run without a result, and why its job waits, if it does."""
     if is_held(run.directory):
-        return "running"
+        return "running", ""
     if not (job := run.submission):
-        return "interrupted"
-    phase = phases.get((job["scheduler"], job["job_id"]))
-    if phase is None:  # the scheduler does not answer; then a job counts as queued until it is started
-        return "queued" if starts[-1]["job"] != job["job_id"] else "interrupted"
-    return "interrupted" if phase == "ended" else phase
+        return "interrupted", ""
+    state = states.get((job["scheduler"], job["job_id"]))
+    if state is None:  # the scheduler does not answer; then a job counts as queued until it is started
+        return ("queued" if starts[-1]["job"] != job["job_id"] else "interrupted"), ""
+    return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 
 
 def _status_of_result(result: Result) -> str:
@@ -201,7 +203,7 @@ def _status_of_result(result: Result) -> str:
     return result.status if is_finite or not result.is_complete else "diverged"
 
 
-def read_record(run: Run, phases: Phases) -> Record:
+def read_record(run: Run, states: JobStates) -> Record:
     """Return the record of a run, with the overrides of its first start as choices.
 
     Raises:
@@ -216,12 +218,14 @@ def read_record(run: Run, phases: Phases) -> Record:
         config["fork"] = str(parent.directory)
         if "fork" in typed:
             typed |= {"fork": config["fork"], "fork_at": config["fork_at"]}
+    status, reason = (_status_of_result(result), "") if result else _status_without_result(run, starts, states)
     return Record(
         run=run,
         choices=dict(typed),
         typed=typed,
         config=config,
-        status=_status_of_result(result) if result else _status_without_result(run, starts, phases),
+        status=status,
+        reason=reason,
         objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
         result=result,
         starts=starts,

@@ -287,7 +287,9 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:
-                more = record.error or ("" if state in ("diverged", "pruned") else position(record))
+                more = (
+                    record.error or record.reason or ("" if state in ("diverged", "pruned") else position(record))
+                )
                 lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
     return lines
 

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 import leyden
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.config.terminal import warn
+from leyden.run import lease
 from leyden.run.directory import RunContents
 from leyden.run.process import importing, num_cores
 from leyden.run.provenance import VERSIONS, installed_versions, machine
@@ -121,7 +120,7 @@ def recorded_python(run: RunContents, tree: Path) -> Path:
     folder = ENVIRONMENTS / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     python, marker = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "whole"
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    with lease.hold(folder.with_suffix(".lock")):
         if not marker.exists():  # missing or incomplete, if pip was interrupted
             print(f"installing the package versions of the run to {folder}", flush=True)
             _call(sys.executable, "-m", "venv", "--clear", str(folder))

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from leyden.config.terminal import one_line
+from leyden.run import lease
 from leyden.run.files import MAX_BYTES, read_bytes
 
 
@@ -34,12 +33,13 @@ def appending(
     Raises:
         OSError: The file can't be read or written.
     """
-    with filelock.FileLock(path.with_suffix(".lock")):
+    with lease.hold(path.with_suffix(".lock")) as held:
         content = path.read_bytes() if path.exists() else b""
 
         def append(row: Sequence[str]) -> None:
             head = _line(header)
             missing = head[len(content) :] if head.startswith(content) else _missing_line_end(content)
+            held.check()
             with path.open("ab") as file:
                 file.write(missing + _line(row))
                 file.flush()

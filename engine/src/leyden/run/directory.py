@@ -202,7 +202,12 @@ class Run(RunContents):
 
     @contextlib.contextmanager
     def locked(
-        self, identity: RunIdentity, *, resume: str, timeout_s: float = lock.LOCK_TIMEOUT_S
+        self,
+        identity: RunIdentity,
+        *,
+        resume: str,
+        timeout_s: float | None = lock.LOCK_TIMEOUT_S,
+        ended_job: str = "",
     ) -> Iterator[None]:
         """Lock the directory for a new or resumed run with this identity.
 
@@ -212,7 +217,8 @@ class Run(RunContents):
             identity: Identity of the run.
             resume: `auto` resumes an existing run; `never` allows only a new directory, `must` only an existing
                 run.
-            timeout_s: Seconds to wait while another process holds the lock; negative to wait indefinitely.
+            timeout_s: Seconds to wait while another process holds the lock; None to wait indefinitely.
+            ended_job: Id of a cluster's job that has ended, so that its lock is free.
 
         Raises:
             UserError: The directory is refused; the message says why.
@@ -222,7 +228,7 @@ class Run(RunContents):
         if self.is_finished(identity) or not is_main_process():
             yield
             return
-        with lock.acquire(self.directory, timeout_s):
+        with lock.acquire(self.directory, timeout_s, ended_job=ended_job):
             self.accept(identity, resume)  # again, since the previous holder may have changed it
             yield
 

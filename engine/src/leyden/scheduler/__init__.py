@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from leyden.scheduler.protocol import Phase, Scheduler
+from leyden.scheduler.protocol import JobState, Scheduler
 from leyden.scheduler.slurm import Slurm
 
 SCHEDULERS: dict[str, Scheduler] = {scheduler.name: scheduler for scheduler in (Slurm(),)}
@@ -25,11 +25,11 @@ def num_restarts() -> int:
     return scheduler.num_restarts() if scheduler else 0
 
 
-def phases(jobs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Phase]:
-    """Return each job's phase, by scheduler name and job id; without jobs of schedulers that do not answer."""
-    found: dict[tuple[str, str], Phase] = {}
+def states(jobs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], JobState]:
+    """Return each job's state, by scheduler name and job id; without jobs of schedulers that do not answer."""
+    found: dict[tuple[str, str], JobState] = {}
     jobs = list(jobs)
     for name in dict.fromkeys(name for name, _ in jobs):
-        states = SCHEDULERS[name].states([job for scheduler, job in jobs if scheduler == name])
-        found |= {(name, job): state.phase for job, state in states.items()}
+        answer = SCHEDULERS[name].states([job for scheduler, job in jobs if scheduler == name])
+        found |= {(name, job): state for job, state in answer.items()}
     return found

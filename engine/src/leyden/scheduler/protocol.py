@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 from omegaconf import DictConfig
 
+from leyden.config.errors import UserError
+
 Phase = Literal["queued", "running", "ended"]
 
 
@@ -18,11 +20,13 @@ class JobState:
         phase: Phase that Leyden distinguishes.
         text: Name that the scheduler uses, such as `TIMEOUT`.
         is_completed: True if the job has ended without failure.
+        reason: Why a queued job waits, unless it simply waits for its turn, for example `JobHeldUser`.
     """
 
     phase: Phase
     text: str
     is_completed: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Submitted:
 
     job_id: str
     log: Path
+
+
+class RejectedError(UserError):
+    """The scheduler does not accept a job, for now or for ever."""
 
 
 class Scheduler(Protocol):
@@ -78,7 +86,10 @@ class Scheduler(Protocol):
             UserError: A setting is wrong.
         """
 
-    def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, code: Path | None) -> str:
+    def max_array(self) -> int:
+        """Return the largest number of jobs that can be submitted at once."""
+
+    def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, python: str) -> str:
         """Return the script that would be submitted; unless `cluster.dry_run` is set, the scheduler tests it first.
 
         Raises:
@@ -92,19 +103,19 @@ class Scheduler(Protocol):
         work: Callable[..., None],
         arguments: Sequence[tuple[Any, ...]],
         *,
-        code: Path | None,
+        python: str,
     ) -> list[Submitted]:
-        """Submit one job per tuple of arguments; each job calls `work(*arguments)` on a node.
+        """Submit one job per tuple of arguments, at most `max_array`; each job calls `work(*arguments)` on a node.
 
         Args:
             folder: Folder for scripts and logs.
             cluster: The node `cluster` of the configuration.
             work: Function that can be pickled, defined in a module.
             arguments: Arguments of each job.
-            code: Folder with a copy of the code, which the jobs run; None to run the code as it is when they start.
+            python: Shell command that starts Python on a node.
 
         Raises:
-            UserError: The scheduler rejects the jobs.
+            RejectedError: The scheduler rejects the jobs.
         """
 
     def log(self) -> Path:

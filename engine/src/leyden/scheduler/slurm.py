@@ -1,28 +1,29 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
+import contextlib
 import os
-import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.config.paths import ROOT, environment_of
-from leyden.scheduler.protocol import JobState, Phase, Submitted
+from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted
 
 TIMEOUT_S = 60
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
+# Reasons of a job that simply waits for its turn.
+PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"}
+MAX_ARRAY = 500  # jobs per array, if Slurm allows it
+QUERIED = 200  # job ids per query, since a command line has a limit
 RESOURCES = (
     "nodes",
     "tasks_per_node",
     "cpus_per_task",
-    "mem_gb",
     "time_min",
     "signal_delay_s",
     "num_trials_at_once",
@@ -62,13 +63,18 @@ class Slurm:
         """
         if not ids:
             return {}
-        out, problem = _call(
-            "squeue", "--noheader", "--array", "--states=all", "--format=%i %T", "--jobs", ",".join(ids)
-        )
-        if problem and "Invalid job id" not in problem:
+        query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r")
+        out, problem = _call(*query, "--me")
+        if problem:
             return {}
-        known = dict(line.split() for line in out.splitlines())
-        return {job: _state(known.get(job, "GONE")) for job in ids}
+        known = _parse_states(out)
+        others = [job for job in ids if job not in known]  # of another user, or ended long ago
+        for start in range(0, len(others), QUERIED):
+            out, problem = _call(*query, "--jobs", ",".join(others[start : start + QUERIED]))
+            if problem and "Invalid job id" not in problem:
+                return {}
+            known |= _parse_states(out)
+        return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
 
     def check(self, cluster: DictConfig, trainer: DictConfig) -> None:
         """Check that the requested resources are valid, and that the trainer uses them.
@@ -77,15 +83,20 @@ class Slurm:
             UserError: A setting is wrong.
         """
         least = {"gpus_per_task": 0, "max_requeues": 0}
-        least |= dict.fromkeys(RESOURCES, 1)
+        least |= dict.fromkeys(RESOURCES, 1) | ({} if cluster.mem_gb is None else {"mem_gb": 1})
         for key, smallest in least.items():
             if type(cluster[key]) is not int or cluster[key] < smallest:
                 raise UserError(f"cluster.{key}={cluster[key]}: must be a whole number, {smallest} or larger")
-        for key in ("wait", "snapshot", "dry_run"):
+        for key in ("wait", "snapshot", "dry_run", "use_srun"):
             if type(cluster[key]) is not bool:
                 raise UserError(f"cluster.{key}={cluster[key]}: must be true or false")
-        if not isinstance(cluster.setup, ListConfig):
-            raise UserError(f"cluster.setup={cluster.setup}: must be a list of lines, such as ['module load cuda']")
+        for key, example in {"setup": "['module load cuda']", "srun_args": "['--mpi=none']"}.items():
+            if not isinstance(cluster[key], ListConfig):
+                raise UserError(f"cluster.{key}={cluster[key]}: must be a list of texts, such as {example}")
+        if cluster.gpu_option not in (None, "gpus-per-node", "gres"):
+            raise UserError(f"cluster.gpu_option={cluster.gpu_option}: must be gpus-per-node, gres or null")
+        if not cluster.use_srun and (num := cluster.nodes * cluster.tasks_per_node) > 1:
+            raise UserError(f"cluster.use_srun=false: only srun starts the {num} processes of a job")
         if not isinstance(cluster.options, DictConfig):
             raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
         if cluster.signal_delay_s >= 60 * cluster.time_min:
@@ -107,13 +118,22 @@ class Slurm:
         if trainer.accelerator == "cpu" and cluster.gpus_per_task:
             raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")
 
-    def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, code: Path | None) -> str:
+    def max_array(self) -> int:
+        """Return the largest number of jobs in an array, by the site's configuration."""
+        out, _ = _call("scontrol", "show", "config")
+        for line in out.splitlines():
+            name, _, value = map(str.strip, line.partition("="))
+            if name == "MaxArraySize" and value.isdecimal():
+                return max(1, min(MAX_ARRAY, int(value)))
+        return MAX_ARRAY
+
+    def script(self, folder: Path, cluster: DictConfig, num_jobs: int, *, python: str) -> str:
         """Return the script that would be submitted; unless `cluster.dry_run` is set, Slurm tests it first.
 
         Raises:
             UserError: Slurm is not installed here, or rejects the script.
         """
-        executor = _executor(folder, cluster, num_jobs, code)
+        executor = _executor(folder, cluster, num_jobs, python)
         if num_jobs > 1:
             executor.parameters["map_count"] = num_jobs
         # submitit has no public function for a script that is not submitted.
@@ -131,19 +151,21 @@ class Slurm:
         work: Callable[..., None],
         arguments: Sequence[tuple[Any, ...]],
         *,
-        code: Path | None,
+        python: str,
     ) -> list[Submitted]:
         """Submit an array with one job per tuple of arguments; each job calls `work(*arguments)` on a node.
 
         Raises:
-            UserError: Slurm rejects the jobs.
+            RejectedError: Slurm rejects the jobs.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        executor = _executor(folder, cluster, len(arguments), python)
         try:
-            jobs = _executor(folder, cluster, len(arguments), code).map_array(work, *zip(*arguments, strict=True))
+            with _outside_of_jobs():
+                jobs = executor.map_array(work, *zip(*arguments, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
+            raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
         return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
 
     def log(self) -> Path:
@@ -153,46 +175,73 @@ class Slurm:
         return Path(JobEnvironment().paths.stdout)
 
 
-def _state(text: str) -> JobState:
-    phase: Phase = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
-    return JobState(phase, text, is_completed=text == "COMPLETED")
+def _parse_states(output: str) -> dict[str, JobState]:
+    """Return the states in lines of job id, state and reason."""
+    found = {}
+    for line in output.splitlines():
+        job, text, reason = line.strip().split("|", 2)
+        phase: Phase = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
+        waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
+        found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
+    return found
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Remove the variables of a job from this process's environment; sbatch would take them for options.
+
+    They are there when the command is typed within an allocation, such as a terminal on a node. `SBATCH_*` are the
+    user's own.
+    """
+    of_job = {key: value for key, value in os.environ.items() if key.startswith("SLURM_") and key != "SLURM_CONF"}
+    for key in of_job:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(of_job)
 
 
 def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     """Run a Slurm command; return its output and an error message, empty on success."""
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
+        with _outside_of_jobs():
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"Slurm does not answer ({error})"
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
-def _executor(folder: Path, cluster: DictConfig, num_jobs: int, code: Path | None) -> Any:
+def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> Any:
     """Return submitit's executor with the resources of a job."""
     import submitit
 
-    # SIGUSR1 is blocked during imports, until training starts and can handle it.
-    python = f"env --block-signal=USR1 {shlex.quote(sys.executable)}"
     try:
         executor = submitit.SlurmExecutor(folder, python=python)
     except RuntimeError as error:
         raise UserError(f"cluster: there is no Slurm on this machine ({error})") from error
-    setup = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(code or ROOT).items()]
-    setup += ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
+    setup = ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
     options: dict[str, Any] = OmegaConf.to_container(cluster.options, resolve=True)  # type: ignore[assignment]
     given = {key: cluster[key] for key in ("partition", "account", "qos", "constraint") if cluster[key] is not None}
+    if cluster.mem_gb is not None:
+        given["mem"] = f"{cluster.mem_gb}GB"
+    if (num_gpus := cluster.gpus_per_task * cluster.tasks_per_node) and cluster.gpu_option:
+        gpus = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else str(num_gpus)
+        is_gres = cluster.gpu_option == "gres"
+        given["gres" if is_gres else "gpus_per_node"] = f"gpu:{gpus}" if is_gres else gpus
     executor.update_parameters(
         **given,
+        wckey=cluster.wckey,
         job_name="leyden",
         nodes=cluster.nodes,
         ntasks_per_node=cluster.tasks_per_node,
         cpus_per_task=cluster.cpus_per_task,
-        gpus_per_node=cluster.gpus_per_task * cluster.tasks_per_node or None,
-        mem=f"{cluster.mem_gb}GB",
         time=cluster.time_min,
         array_parallelism=cluster.num_jobs or num_jobs,
         stderr_to_stdout=True,
-        srun_args=["--kill-on-bad-exit=1"],  # otherwise the others would wait for a failed process
+        # The first: otherwise the others would wait for a failed process.
+        srun_args=["--kill-on-bad-exit=1", *cluster.srun_args],
+        use_srun=cluster.use_srun,
         setup=[*setup, *cluster.setup],
         additional_parameters={"signal": f"USR1@{cluster.signal_delay_s}", "requeue": True, **options},
     )

@@ -291,7 +291,10 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         error: The text of `failure_text`.
     """
     run = Run(identity.config["run_dir"])
-    with contextlib.suppress(UserError), run.locked(identity, resume="auto"):
+    with (
+        contextlib.suppress(UserError),
+        run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
+    ):
         if run.result is None:
             if not (run.directory / "config.yaml").exists():
                 run.begin(identity, overrides)

@@ -172,6 +172,8 @@ class Pool:
         run: Function that a worker calls for a job; returns the text of an error, empty on success.
     """
 
+    note = ""
+
     def __init__(
         self,
         environments: Sequence[dict[str, str]],

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import filelock
 import optuna
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
+from leyden.run import lease
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Dimension, Space, read_when
 from leyden.sweep.study import open_study, sampler_for, trial_of, try_sampler
@@ -57,21 +58,21 @@ class Trials:
     """The trials of this process: asks for them, yields their jobs, and tells the study their results.
 
     Args:
-        study: Optuna's study.
         ask: Returns a new trial and its jobs, the first seed first; None if there are no more.
+        tell: Records the outcome of a trial, as `optuna.Study.tell`.
         at_once: Largest number of open trials.
         dropped: Called with the number of jobs that will not run, when a trial fails or is pruned.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
         ask: Callable[[], tuple[Trial, list[Job]] | None],
+        tell: Callable[..., None],
         *,
         at_once: int,
         dropped: Callable[[int], None],
     ) -> None:
-        self.study, self._ask, self.at_once, self.dropped = study, ask, at_once, dropped
+        self._ask, self._tell, self.at_once, self.dropped = ask, tell, at_once, dropped
         self.open: list[OpenTrial] = []
         self.is_exhausted = False
 
@@ -102,14 +103,14 @@ class Trials:
             trial.waiting.clear()
         if not trial.waiting and not trial.running:
             self.open.remove(trial)
-            self._tell(trial)
+            self._end(trial)
 
-    def _tell(self, trial: OpenTrial) -> None:
+    def _end(self, trial: OpenTrial) -> None:
         outcome: dict[str, Any] = (
             {"state": trial.state} if trial.state is not None else {"values": objective_means(trial.values)}
         )
         try:
-            self.study.tell(trial.trial, **outcome)
+            self._tell(trial.trial, **outcome)
         except RuntimeError as error:  # a sampler with nothing left to try stops the study
             if "Study.stop" not in str(error):
                 raise
@@ -133,8 +134,8 @@ def _has_pruner(job: Job) -> bool:
 class Search:
     """A search over a study that several processes may share; each process asks it for trials.
 
-    A process marks its trials with a unique owner name and holds a lock of that name while it lives. A running
-    trial whose owner's lock is free was abandoned, and another process takes it over.
+    A process marks its trials with a unique owner name and holds a lease of that name while it lives. A running
+    trial whose owner's lease is free was abandoned, and another process takes it over.
 
     Args:
         study: The study of `open_study`.
@@ -159,15 +160,14 @@ class Search:
         self.num_trials, self.runs, self.sampler = num_trials, runs, sampler
         self.owner = f"owner-{uuid.uuid4().hex}"
         self.owned: set[int] = set()  # numbers of this process's trials
+        self._watches: dict[str, lease.Watch] = {}  # by owner
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
-        own_lock = self._lock(self.owner)
-        try:
-            with self._lock("ask"):
-                own_lock.acquire()
-                self._remove_free_locks()
+        """Hold this process's lease, and enqueue the failed trials of earlier starts once more."""
+        with lease.hold(self._lock(self.owner)) as own:
+            with lease.hold(self._lock("ask")):
+                self._remove_free_leases()
                 self._check_complete()
                 trials = self.study.get_trials(deepcopy=False)
                 retried = {trial.user_attrs.get("again") for trial in trials}
@@ -177,10 +177,10 @@ class Search:
                         # `fixed_params` has the others.
                         setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                         self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
-            yield
-        finally:
-            (self.directory / "locks" / self.owner).unlink(missing_ok=True)
-            own_lock.release()
+            try:
+                yield
+            finally:
+                own.file.unlink(missing_ok=True)
 
     def ask(self) -> Trial | None:
         """Return the next trial: one abandoned by a killed process, else a new one; None if there are enough.
@@ -188,7 +188,12 @@ class Search:
         Raises:
             UserError: The study is of another space.
         """
-        with self._lock("ask"):
+        while (trial := self._ask()) is None and self._must_wait():
+            time.sleep(1)
+        return trial
+
+    def _ask(self) -> Trial | None:
+        with lease.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
                     if self.space.has(frozen.params):
@@ -208,6 +213,18 @@ class Search:
                     "a different space or number of objectives needs another sweep_name"
                 ) from error
             return self._claim(trial)
+
+    def _must_wait(self) -> bool:
+        """Return whether a trial may yet be found abandoned, and no running trial of this process will ask again."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if any(frozen.number in self.owned for frozen in running):
+            return False
+        return any(self._state(frozen.user_attrs.get("owner", "")) == "unknown" for frozen in running)
+
+    def tell(self, trial: Trial, **outcome: Any) -> None:
+        """Record a trial's outcome, unless another process has taken it over while this one was suspended."""
+        if trial.user_attrs["owner"] == self.owner:
+            self.study.tell(trial, **outcome)
 
     def num_open(self) -> int:
         """Return the number of new trials still to be asked for."""
@@ -238,24 +255,20 @@ class Search:
         return ended_well or frozen.state == TrialState.RUNNING or frozen.number in self.owned
 
     def _is_abandoned(self, frozen: FrozenTrial) -> bool:
-        """Return whether the process of a running trial is gone: its lock is free."""
-        if frozen.number in self.owned:
-            return False
-        # No owner: the process died before it recorded itself.
-        owner = frozen.user_attrs.get("owner")
-        return owner is None or not (self.directory / "locks" / owner).exists() or self._is_free(owner)
+        """Return whether the process of a running trial is known to be gone."""
+        return frozen.number not in self.owned and self._state(frozen.user_attrs.get("owner", "")) == "free"
 
-    def _is_free(self, owner: str) -> bool:
-        try:
-            with self._lock(owner).acquire(timeout=0):
-                return True
-        except filelock.Timeout:
-            return False
+    def _state(self, owner: str) -> lease.State:
+        """Return the state of an owner's lease; one that has no file is free."""
+        if not owner:  # the process died before it recorded itself
+            return "free"
+        watch = self._watches.setdefault(owner, lease.Watch(self._lock(owner)))
+        return watch.state()
 
-    def _remove_free_locks(self) -> None:
-        """Remove the lock files of killed processes; the caller holds the lock `ask`, so no new ones appear."""
+    def _remove_free_leases(self) -> None:
+        """Remove the files of killed processes; the caller holds the lease `ask`, so no new ones appear."""
         for path in (self.directory / "locks").glob("owner-*"):
-            if path.name != self.owner and self._is_free(path.name):
+            if self._state(path.stem) == "free":
                 path.unlink(missing_ok=True)
 
     def _check_complete(self) -> None:
@@ -275,10 +288,8 @@ class Search:
                 "choose another sweep_name, or move those runs away: the search continues without them"
             )
 
-    def _lock(self, name: str) -> filelock.FileLock:
-        folder = self.directory / "locks"
-        folder.mkdir(exist_ok=True)
-        return filelock.FileLock(folder / name)
+    def _lock(self, name: str) -> Path:
+        return self.directory / "locks" / name
 
 
 def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
@@ -382,7 +393,7 @@ def _run_trials(
         trial = search.ask()
         return (trial, jobs.pop(trial.number)) if trial else None
 
-    trials = Trials(study, ask, at_once=batch_size, dropped=sweep.reduce_total)
+    trials = Trials(ask, search.tell, at_once=batch_size, dropped=sweep.reduce_total)
     with search.opened():
         num_before = (num_trials - search.num_remaining()) * seeds_per_trial
         total = num_before + (search.num_open() + search.num_to_take_over()) * seeds_per_trial

@@ -27,7 +27,7 @@ class StatusLine:
         self.started = time.monotonic()
         self.num_before = num_before
         self.num_run = self.num_failed = self.num_pruned = 0
-        self.num_shown = 0  # value of num_run when the last line was printed
+        self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
         self.best: tuple[float, str] | None = None
 
     def __enter__(self) -> "StatusLine":
@@ -58,18 +58,19 @@ class StatusLine:
                 candidates = [*([self.best] if self.best else []), (objective.value, name)]
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
-    def show(self, num_running: int) -> None:
-        """Update the line."""
+    def show(self, num_running: int, note: str = "") -> None:
+        """Update the line; the note says why jobs wait."""
         if self.live:
-            self.live.update(self._line(num_running), refresh=True)
-        elif self.num_run > self.num_shown:
-            self.console.print(self._line(num_running))
-            self.num_shown = self.num_run
+            self.live.update(self._line(num_running, note), refresh=True)
+        elif (self.num_run, note) != self.shown:
+            self.console.print(self._line(num_running, note))
+            self.shown = (self.num_run, note)
 
-    def _line(self, num_running: int) -> str:
+    def _line(self, num_running: int, note: str) -> str:
         num_over = self.num_before + self.num_run
         parts = [f"{num_over}/{self.total} jobs", f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
         parts.append(f"{num_running} running")
+        parts += [note] if note else []
         if self.best:
             parts.append(f"best {self.metric} {self.best[0]:.4f} ({self.best[1]})")
         if self.num_run and num_over < self.total:
@@ -84,6 +85,10 @@ class Runner(Protocol):
     @property
     def num_free(self) -> int | None:
         """Number of jobs that can be started now; None for any number."""
+
+    @property
+    def note(self) -> str:
+        """Why jobs wait that could have started, for the status line; empty if none do."""
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start at most `num_free` jobs."""
@@ -148,5 +153,5 @@ def run_jobs(
                     record_failure(job.identity, job.overrides, error)
                 status.add(job, error)
                 is_active = ended(job, error) and is_active
-            status.show(num_running)
+            status.show(num_running, runner.note)
     runner.stop()

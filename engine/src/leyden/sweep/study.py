@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.samplers import (
     BaseSampler,
@@ -25,11 +24,21 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.errors import UserError
+from leyden.run import lease
 from leyden.sweep.space import Space
 
 STUDY = "study"  # Hyperband's brackets depend on this name
-LOCK = "study.lock"
-LOCK_TIMEOUT = 30  # seconds
+LOCK_TIMEOUT_S = 120.0
+
+
+class _NoLock:
+    """A lock that locks nothing."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
 
 
 class Journal(JournalFileBackend):
@@ -43,18 +52,20 @@ class Journal(JournalFileBackend):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         # Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then remove
-        # them.
-        self.path, self.lock = path, filelock.FileLock(path.with_name(LOCK), timeout=LOCK_TIMEOUT)
-        super().__init__(str(path), lock_obj=self.lock)  # type: ignore[arg-type]
+        # them; `append_logs` holds a lease instead.
+        super().__init__(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records after the last complete one."""
-        with self.lock, self.path.open("rb+") as file:
+        lock = lease.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S)
+        with lock as held, self.path.open("rb+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read() not in (b"", b"\n"):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
+            held.check()
             super().append_logs(logs)
 
 

@@ -1,0 +1,55 @@
+"""Script that starts Python on a node: `bootstrap.py ARCHIVE FOLDERS ARGUMENT...`.
+
+It is run by its path with any Python of the node, before Leyden can be imported, so it imports the standard library
+alone.
+
+Args:
+    ARCHIVE: Archive with the project, as made by `leyden.cluster.submit.snapshot`; or a project's folder.
+    FOLDERS: Folders of the project to import from, separated by colons.
+    ARGUMENT: Arguments of Python.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+PROJECT = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
+
+
+def unpack(archive: Path) -> Path:
+    """Unpack an archive to this node's temporary folder, once for all jobs there; return the folder."""
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"leyden-{os.getuid()}" / f"code-{digest}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    if folder.parent.stat().st_uid != os.getuid():  # anybody can make a folder there
+        sys.exit(f"leyden: {folder.parent}: belongs to another user; set TMPDIR")
+    new = Path(tempfile.mkdtemp(dir=folder.parent))
+    with tarfile.open(archive) as opened:
+        opened.extractall(new)  # our own archive
+    try:
+        new.rename(folder)
+    except OSError:  # another process was faster
+        return folder if folder.is_dir() else new
+    return folder
+
+
+def main() -> None:
+    """Set the environment, and replace this process by Python with the given arguments."""
+    # The scheduler's signal to requeue waits until training can handle it; by default it would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    source, folders, *arguments = sys.argv[1:]
+    project = Path(source) if Path(source).is_dir() else unpack(Path(source))
+    path = [str(project / each) for each in folders.split(":")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ[PROJECT] = str(project)
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+if __name__ == "__main__":
+    main()
