@@ -20,7 +20,8 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# The signal waits until training starts, should it come while Python is importing.
-srun env --block-signal=USR1 "${PYTHON:-.venv/bin/python}" -m leyden.train \
+# The signal waits until the run can handle it, should it come while Python is importing.
+wait_for_run='import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
+srun "${PYTHON:-.venv/bin/python}" -c "$wait_for_run" -m leyden.train \
   run_dir="outputs/slurm/$SLURM_JOB_ID" data.download=false \
   trainer.num_nodes="$SLURM_JOB_NUM_NODES" trainer.devices="${SLURM_NTASKS_PER_NODE:-1}" "$@"

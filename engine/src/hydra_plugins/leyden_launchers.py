@@ -121,12 +121,13 @@ class ClusterLauncher(JobLauncher):
         self.cluster, self.scheduler, self.waits = cluster, SCHEDULERS[scheduler], cluster.wait
 
     def setup(self, **kwargs: Any) -> None:
-        """Set the number of jobs at once."""
+        """Set the number of jobs at once, and leave the job of this process, if it is in one."""
         if sys.platform == "win32":
             raise UserError(
                 "cluster: clusters can't be used from Windows; cluster=local runs the jobs on this machine"
             )
         super().setup(**kwargs)
+        self.scheduler.leave_job()
         self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
 
     def check_jobs(self, jobs: Sequence[Any]) -> bool:

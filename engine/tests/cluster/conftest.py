@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,26 @@ def stop_jobs(slurm):
 @pytest.fixture(scope="session")
 def slurm(request):
     """The nodes n1 and n2 with the partitions `test` and `urgent`, used by all that this process starts."""
+    with running(request, number=int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def nasty_slurm(request, slurm):
+    """One more cluster, beside the first one: small arrays, ended jobs are forgotten at once, preemption by SIGTERM."""
+    changes = {
+        "MinJobAge=86400": "MinJobAge=2\nMaxArraySize=101",
+        "PreemptParameters=send_user_signal\n": "",
+        "PartitionName=urgent": "PartitionName=cheap Nodes=ALL PriorityTier=1 GraceTime=30 PreemptMode=CANCEL State=UP\n"
+        "PartitionName=urgent",
+    }
+    with running(request, number=9, changes=changes) as started:
+        yield started
+
+
+@contextmanager
+def running(request, number, changes=None):
+    """A cluster whose ports follow from a number, with changes to the text of slurm.conf."""
     if os.geteuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
         pytest.skip("needs root and Slurm: apt-get install slurm-wlm munge")
 
@@ -109,10 +129,12 @@ def slurm(request):
         (root / name).mkdir(parents=True)
     conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports = dict(zip(("port", "port_1", "port_2"), range(6817 + 3 * number, 6820 + 3 * number), strict=True))
     # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own, nor the port of another one.
     first_job_id = random.randrange(1000, 4000) + 4000 * number
+    for before, after in (changes or {}).items():
+        assert before in conf
+        conf = conf.replace(before, after)
     conf = conf.format(root=root, host=host, first_job_id=first_job_id, **ports)
     (root / "etc/slurm.conf").write_text(conf)
     (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")

@@ -131,6 +131,31 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
+@pytest.mark.parametrize("seconds", [12, 1000])
+def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
+    """The first time only, or each time: then the job stops, since it would be requeued for ever."""
+    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
+    slow = ("+callbacks.slow._target_=tests.cluster.slow.SlowValidation", f"+callbacks.slow.seconds={seconds}")
+    slow += (f"+callbacks.slow.only_first={str(seconds < 100).lower()}",)
+    short = (*SHORT, "trainer.max_epochs=2", "cluster.signal_delay_s=6", setup)
+    process = submit(tmp_path, *short, *slow)
+    run = the_run(slurm, tmp_path)
+    for number in range(1 if seconds < 100 else 2):
+        starts = number + 2
+        slurm.wait_for(lambda starts=starts: log_of(run).count("validates") == starts - 1, 90, "the validation")
+        usr1(slurm, run.submission["job_id"])
+        slurm.wait_for(lambda starts=starts: len(run.starts) > starts, 90, "the next start")
+    output, _ = process.communicate(timeout=120)
+    assert "no training step came within 3 s after the signal to requeue" in log_of(run)
+    if seconds > 100:
+        assert run.result.status == "failed"
+        assert "requeued twice without a checkpoint after step 0" in output
+        return
+    assert run.result.requeues == 1
+    finish(submit(tmp_path, *short, *slow[:1], "+callbacks.slow.seconds=0", slow[2], name="undisturbed"))
+    assert_the_same(run, runs(tmp_path, "undisturbed")[0])
+
+
 def log_of(run):
     path = Path(run.submission["log"])
     return path.read_text() if path.exists() else ""

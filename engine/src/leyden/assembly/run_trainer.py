@@ -25,6 +25,7 @@ from leyden.data.random_state import seeded
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values
+from leyden.run.requeue import RequeueSignal
 from leyden.run.session import Position
 from leyden.tasks.task import Task
 
@@ -96,6 +97,7 @@ def run_trainer(
     data: L.LightningDataModule,
     content: dict[str, Any] | None,
     *,
+    requeue_signal: RequeueSignal,
     pictures: bool = True,
 ) -> RunTrainer:
     """Return the trainer of a run, with its callbacks and loggers.
@@ -105,6 +107,7 @@ def run_trainer(
         run: The run directory, which callbacks and loggers write to.
         data: The data of the run.
         content: Content of the checkpoint to resume from; loggers delete their points from its step on.
+        requeue_signal: Receiver of the scheduler's signal.
         pictures: True if callbacks draw at the end of the run; `leyden.training.redraw` can draw later.
 
     Raises:
@@ -131,7 +134,7 @@ def run_trainer(
         check_extra(node, f"logger.{name}")
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(run.directory), **given))
     settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
-    preemption = Preemption(checkpoint.save_last, checkpoint.commit)
+    preemption = Preemption(requeue_signal, checkpoint.save_last, checkpoint.commit)
     trainer = plain_trainer(
         cfg,
         callbacks=[

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,20 +12,18 @@ import torch
 from torch import distributed
 
 from leyden.run.process import is_main_process
-from leyden.scheduler import current
-
-REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
+from leyden.run.requeue import SIGNAL, RequeueSignal
 
 
 class Preemption(L.Callback):
     """Ends the run after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C).
 
-    Slurm sends SIGUSR1 some time before the time limit, or when another job needs the nodes; the callback then
-    requests a requeue. SIGTERM is sent by `scancel`, `scontrol requeue`, or anyone who wants to end the process;
-    restarting is then up to the sender. A second Ctrl-C ends the run at once, without saving. A SIGUSR1 that was
-    blocked while Python was importing is handled when training starts.
+    On SIGUSR1, see `RequeueSignal`, the callback requests a requeue. SIGTERM is sent by `scancel`, `scontrol requeue`, or
+    anyone who wants to end the process; restarting is then up to the sender. A second Ctrl-C ends the run at once,
+    without saving.
 
     Args:
+        requeue_signal: Receiver of SIGUSR1.
         save: Function that prepares `last.ckpt`.
         commit: Function that commits the prepared checkpoints.
 
@@ -36,10 +33,11 @@ class Preemption(L.Callback):
 
     def __init__(
         self,
+        requeue_signal: RequeueSignal,
         save: Callable[[L.Trainer], None],
         commit: Callable[[L.Trainer], None],
     ) -> None:
-        self.save, self.commit = save, commit
+        self.requeue_signal, self.save, self.commit = requeue_signal, save, commit
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -88,15 +86,12 @@ class Preemption(L.Callback):
             os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the signal handlers; Lightning restores the previous ones after training."""
+        """Install the handler of SIGTERM; Lightning restores the previous one after training."""
         self._step = trainer.global_step
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._record_signal)
-            if REQUEUE is not None:
-                signal.signal(REQUEUE, self._record_signal)
-                self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})
+            signal.signal(signal.SIGTERM, self._terminate)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Save if a signal was received.
@@ -114,9 +109,8 @@ class Preemption(L.Callback):
         if not self._agreed:
             return
         self.commit(trainer)
-        if self._agreed == REQUEUE and (scheduler := current()) and trainer.is_global_zero:
-            problem = scheduler.requeue()
-            print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
+        if self._agreed == SIGNAL and trainer.is_global_zero:
+            self.requeue_signal.requeue()
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():
@@ -124,25 +118,34 @@ class Preemption(L.Callback):
         raise SystemExit(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete the pending reduction; restore the signal mask, as the little work left needs no requeue."""
-        if REQUEUE is not None and threading.current_thread() is threading.main_thread():
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        """Complete the pending reduction."""
         if self._reduction is not None:
             self._reduction.wait()
 
     def _record_signal(self, number: int, frame: Any) -> None:
         self._signal = self._signal or number
 
+    def _terminate(self, number: int, frame: Any) -> None:
+        """Record SIGTERM.
+
+        Raises:
+            SystemExit: The job is requeued already, as no step came to save at.
+        """
+        if self.requeue_signal.is_requested:
+            raise SystemExit(128 + number)
+        self._record_signal(number, frame)
+
     def _agree(self, trainer: L.Trainer) -> int:
         """Return the signal that any process has received; all processes return the same value at the same step."""
+        received = self._signal or self.requeue_signal.received
         if trainer.world_size == 1:
-            return self._signal
+            return received
         # The result is used one step later, so that no step waits for the reduction or synchronizes with the GPU.
         agreed = 0
         if self._reduction is not None:
             self._reduction.wait()
             agreed = int(self._reduced_signal)
-        self._reduced_signal = torch.tensor(self._signal)
+        self._reduced_signal = torch.tensor(received)
         self._reduction = None
         if not agreed:
             self._reduction = distributed.all_reduce(

@@ -2,7 +2,7 @@
 
 import gc
 import importlib
-import signal
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -64,9 +64,11 @@ def search_on_node(module: str, config: DictConfig) -> None:
     with composing():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         task = importlib.import_module(module).main.task
+        environment = dict(os.environ)  # of this job, which the launcher for submissions leaves
         sweeper: Any = Plugins.instance().instantiate_sweeper(
             hydra_context=context, task_function=task, config=config
         )
+        os.environ.update(environment)
         scheduler = current()
         assert scheduler is not None  # it has started this process
         sweeper.launcher = InProcessLauncher(module, scheduler)
@@ -133,8 +135,6 @@ class InProcessLauncher:
         except Exception as raised:
             traceback.print_exc()
             error = failure_text(raised)
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a failed run may leave it unblocked
         gc.collect()  # free the GPU memory of the run
         return [(job, error)], 0
 

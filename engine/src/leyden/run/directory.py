@@ -276,6 +276,7 @@ class Run(RunContents):
         parent: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,
         data: dict[str, str] | None = None,
+        step: int | None = None,
     ) -> None:
         """Record the configuration and the provenance of a start, the first or a later one.
 
@@ -285,10 +286,11 @@ class Run(RunContents):
             parent: Checkpoint that the weights come from, see `origin`.
             machine: Description of the machine, see `origin`.
             data: Hashes of the training data, see `origin`.
+            step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
         """
         if is_main_process():
             # Can raise, so it comes before any file is changed.
-            starts = [*self.starts, origin(overrides, parent, machine, data)]
+            starts = [*self.starts, origin(overrides, parent, machine, data, step)]
             if (archived := self._archive_result()) is not None:
                 self._previous = archived, (self.directory / "config.yaml").read_bytes()
             write_whole(self.directory / "config.yaml", yaml.safe_dump(identity.saved_config, sort_keys=False))

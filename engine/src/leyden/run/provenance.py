@@ -63,6 +63,7 @@ def origin(
     parent: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of a start, an entry of `provenance.json`.
 
@@ -71,6 +72,7 @@ def origin(
         parent: Checkpoint of another run that this start took weights from: `checkpoint` and its `sha256`.
         machine: Result of `machine()`; None if the start does not train.
         data: SHA-256 of the training data, by name; None if the start does not train.
+        step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
     """
     return {
         "time": now(),
@@ -83,6 +85,7 @@ def origin(
         "data": data,
         "pid": os.getpid(),
         "job": job_id(),
+        "step": step,
         "git": state_of_code(),
         "library": state_of_library(),
         "python": platform.python_version(),

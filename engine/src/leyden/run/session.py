@@ -71,6 +71,7 @@ def session(
     *,
     parent: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
+    step: int = 0,
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:
@@ -84,6 +85,7 @@ def session(
         overrides: Overrides on the command line.
         parent: Checkpoint that the weights come from, see `origin`.
         data: Hashes of the training data, see `origin`.
+        step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
         position: Returns the progress of the training.
         before_end: Called with the result before it is written.
 
@@ -92,7 +94,7 @@ def session(
         SystemExit: The run was interrupted, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, parent, machine(), data)
+    run.begin(identity, overrides, parent, machine(), data, step)
     try:
         yield begun
     except Exception as error:

@@ -70,6 +70,9 @@ class Scheduler(Protocol):
     def num_restarts(self) -> int:
         """Return how often this process's job was restarted."""
 
+    def leave_job(self) -> None:
+        """Remove the variables of this process's job, such as a terminal on a node, from its environment."""
+
     def requeue(self) -> str:
         """Put this process's job back into the queue; return an error message, empty on success."""
 

@@ -1,9 +1,8 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
-import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,12 @@ class Slurm:
     def num_restarts(self) -> int:
         """Return how often this process's job was restarted."""
         return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+    def leave_job(self) -> None:
+        """Remove the variables of this process's job from its environment; jobs that it submits would inherit them."""
+        for name in list(os.environ):
+            if name.startswith("SLURM_") and name != "SLURM_CONF":  # SBATCH_* are the user's own
+                del os.environ[name]
 
     def requeue(self) -> str:
         """Put this process's job back into the queue; return an error message, empty on success."""
@@ -162,8 +167,7 @@ class Slurm:
 
         executor = _executor(folder, cluster, len(arguments), python)
         try:
-            with _outside_of_jobs():
-                jobs = executor.map_array(work, *zip(*arguments, strict=True))
+            jobs = executor.map_array(work, *zip(*arguments, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
             raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
         return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
@@ -186,27 +190,10 @@ def _parse_states(output: str) -> dict[str, JobState]:
     return found
 
 
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Remove the variables of a job from this process's environment; sbatch would take them for options.
-
-    They are there when the command is typed within an allocation, such as a terminal on a node. `SBATCH_*` are the
-    user's own.
-    """
-    of_job = {key: value for key, value in os.environ.items() if key.startswith("SLURM_") and key != "SLURM_CONF"}
-    for key in of_job:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(of_job)
-
-
 def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     """Run a Slurm command; return its output and an error message, empty on success."""
     try:
-        with _outside_of_jobs():
-            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"Slurm does not answer ({error})"
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""

@@ -31,9 +31,12 @@ from leyden.run.evaluations import check_test_evaluations, record_test_evaluatio
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
+from leyden.run.requeue import RequeueSignal
 from leyden.run.result import Result
 from leyden.run.session import session
-from leyden.scheduler import num_restarts
+from leyden.scheduler import job_id, num_restarts
+
+SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 
 
 def fit(
@@ -113,6 +116,20 @@ def start(
     Raises:
         UserError: A part is wrong, or the run fails without a bug, for example by a full disk.
     """
+    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal:
+        return _start(cfg, identity, run, requeue_signal, test=test, pictures=pictures, overrides=overrides)
+
+
+def _start(
+    cfg: DictConfig,
+    identity: RunIdentity,
+    run: Run,
+    requeue_signal: RequeueSignal,
+    *,
+    test: bool,
+    pictures: bool,
+    overrides: list[str],
+) -> Result:
     assembly.silence_lightning()
     import_targets(targets(cfg), cfg.seed)
     seed_everything(cfg.seed, "data")
@@ -124,7 +141,8 @@ def start(
     data = assembly.datamodule(cfg)
     digests = _checked_digests(data, run if checkpoint else None, fork.parent if fork else None)
     # Create the trainer before the task: the task's schedule needs the number of steps of the run.
-    trainer = assembly.run_trainer(cfg, run, data, content, pictures=pictures)
+    trainer = assembly.run_trainer(cfg, run, data, content, requeue_signal=requeue_signal, pictures=pictures)
+    step = content["global_step"] if checkpoint and content else 0
     assembly.check_world_size(data, trainer.trainer.world_size)
     # Seed again, as evaluation does, which creates no callbacks: these may have drawn random numbers.
     seed_everything(cfg.seed, "task")
@@ -157,11 +175,12 @@ def start(
                 overrides,
                 parent=parent,
                 data=digests,
+                step=step,
                 position=lambda: trainer.position,
                 before_end=write_hparams,
             )
         )
-        _check_restarts(cfg)
+        _check_restarts(cfg, run)
         if fork:
             checkpoint = _begin_fork(fork, run, identity)
             del fork  # frees the memory of its checkpoint
@@ -173,16 +192,24 @@ def start(
     return result  # noqa: RET504 - after the loggers are closed
 
 
-def _check_restarts(cfg: DictConfig) -> None:
-    """Check that the job of this process was not requeued too often.
+def _check_restarts(cfg: DictConfig, run: Run) -> None:
+    """Check that the job of this process was not requeued too often, and makes progress.
 
     Raises:
-        UserError: The job was requeued more than `cluster.max_requeues` times.
+        UserError: The job was requeued more than `cluster.max_requeues` times, or twice at the same step.
     """
     if num_restarts() > cfg.cluster.max_requeues:
         raise UserError(
             f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
         )
+    if (job := job_id()) is not None:
+        steps = [start.get("step") for start in run.starts if start.get("job") == job]
+        steps = [step for step in steps if step is not None][-3:]
+        if num_restarts() >= 2 and len(steps) == 3 and len({*steps}) == 1:
+            raise UserError(
+                f"requeued twice without a checkpoint after step {steps[0]}: reading the data, a validation or the test "
+                "evaluation takes longer than the job may; raise cluster.time_min"
+            )
 
 
 def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:

@@ -1,0 +1,71 @@
+"""The scheduler's signal to requeue this job, obeyed in every phase of a run."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from leyden.run.process import is_main_process
+from leyden.scheduler import current
+
+SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
+
+
+class RequeueSignal:
+    """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
+
+    A scheduler sends it some time before the time limit, or when another job needs the nodes. While a network trains,
+    `callbacks.preemption` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
+    while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
+    its last checkpoint.
+
+    Args:
+        patience_s: Seconds to wait for a step; less than between the signal and the end of the job.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self.received = 0  # the signal's number
+        self.is_requested = False
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> "RequeueSignal":
+        self._is_active = SIGNAL is not None and threading.current_thread() is threading.main_thread()
+        if SIGNAL is not None and self._is_active:
+            self._handler = signal.signal(SIGNAL, self._receive)
+            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if SIGNAL is not None and self._is_active:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            signal.signal(SIGNAL, self._handler)
+            if self.received and not self.is_requested and SIGNAL in self._mask:
+                os.kill(os.getpid(), SIGNAL)  # it stays pending, for the next run of this job
+
+    def requeue(self) -> None:
+        """Put this process's job back into the queue, once; without effect outside of a job."""
+        scheduler = current()
+        if self.is_requested or scheduler is None:
+            return
+        self.is_requested = True
+        problem = scheduler.requeue()
+        print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if not self.received and current() and is_main_process():
+            self._timer = threading.Timer(self.patience_s, self._give_up)
+            self._timer.daemon = True
+            self._timer.start()
+        self.received = number
+
+    def _give_up(self) -> None:
+        print(
+            f"no training step came within {self.patience_s:.0f} s after the signal to requeue: "
+            "the run will resume from its last checkpoint",
+            file=sys.stderr,
+        )
+        self.requeue()  # the scheduler then ends this process

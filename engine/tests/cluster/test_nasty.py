@@ -1,0 +1,150 @@
+"""Clusters as sites have them: limits, purged jobs, preemption by SIGTERM, submission from within a job."""
+
+import os
+import re
+import stat
+import sys
+
+import pytest
+
+from tests.cluster.test_cluster import (
+    CLUSTER,
+    LONG,
+    SHORT,
+    assert_the_same,
+    last_step,
+    log_of,
+    preempt,
+    runs,
+    submit,
+    the_run,
+    whole,  # noqa: F401
+)
+from tests.conftest import finish
+
+pytestmark = pytest.mark.cluster
+# As a QOS with MaxSubmitJobsPerUser=5 does; the real limit needs a database.
+SBATCH = """#!/bin/sh
+for script; do :; done
+tasks=$(sed -nE 's/^#SBATCH --array=0-([0-9]+)%.*/\\1/p' "$script" 2>/dev/null)
+if [ $(($(squeue -h -r --me | wc -l) + ${tasks:-0} + 1)) -gt 5 ] && [ -e "$script" ]; then
+  echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2
+  echo 'sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2
+  exit 1
+fi
+exec /usr/bin/sbatch "$@"
+"""
+
+
+def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
+    seeds = "seed=" + ",".join(map(str, range(250)))
+    options = ("cluster.wait=false", "+cluster.options.hold=true")
+    finish(submit(tmp_path, *SHORT, seeds, *options))
+    ids = [run.submission["job_id"] for run in runs(tmp_path)]
+    arrays = {job.split("_")[0] for job in ids}
+    assert len({*ids}) == 250
+    assert len(arrays) == 3  # 101, 101 and 48
+    nasty_slurm.run("scancel", *arrays)
+
+
+def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkeypatch):
+    """The others are submitted when some have ended; with cluster.wait=false, by the same command."""
+    limited = tmp_path / "bin" / "sbatch"
+    limited.parent.mkdir()
+    limited.write_text(SBATCH)
+    limited.chmod(limited.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{limited.parent}:{os.environ['PATH']}")
+    seeds = "seed=" + ",".join(map(str, range(7)))
+    output = finish(submit(tmp_path, *SHORT, seeds))
+    assert "not accepted yet" in output
+    assert "7/7 jobs, 0 failed" in output
+    process = submit(tmp_path, *SHORT, seeds, "cluster.wait=false", "+cluster.options.hold=true", name="left")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert re.search(r"Slurm accepts no more jobs for now: \d of 7 are missing; the same command submits", output)
+    assert 0 < len(runs(tmp_path, "left")) < 7
+    nasty_slurm.run("scancel", "--me")
+
+
+def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5,6,7,8,9", "cluster.num_jobs=2"))
+    assert "10/10 jobs, 0 failed" in output
+    assert [run.result.status for run in runs(tmp_path)] == 10 * ["finished"]
+
+
+def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
+    process = submit(tmp_path, *LONG)
+    run = the_run(nasty_slurm, tmp_path)
+    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 90, "the second epoch")
+    preempt(nasty_slurm, None)
+    finish(process)
+    assert run.result.requeues == 1
+    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
+    assert int(step) > 2000
+    assert_the_same(run, whole)
+
+
+def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
+    """PreemptMode=CANCEL."""
+    process = submit(tmp_path, *LONG, "cluster.partition=cheap")
+    run = the_run(nasty_slurm, tmp_path)
+    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 90, "the second epoch")
+    preempt(nasty_slurm, None)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "1 of 1 jobs failed" in output
+    finish(submit(tmp_path, *LONG, "cluster.partition=cheap"))
+    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
+    assert int(step) > 2000
+    assert run.result.requeues == 0
+    assert_the_same(run, whole)
+
+
+def test_a_held_job_says_why_it_waits(nasty_slurm, tmp_path, mnist_root):
+    process = submit(tmp_path, *SHORT, "+cluster.options.hold=true")
+    run = the_run(nasty_slurm, tmp_path)
+    lines = []
+    while "1 wait (JobHeldUser)" not in "".join(lines):
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    nasty_slurm.run("scontrol", "release", run.submission["job_id"])
+    finish(process)
+
+
+def test_a_sweep_is_submitted_from_within_a_job(nasty_slurm, tmp_path, mnist_root, monkeypatch):
+    of_job = {
+        "JOB_ID": "7",
+        "PROCID": "0",
+        "MEM_PER_CPU": "100",
+        "CPUS_PER_TASK": "64",
+        "NTASKS": "9",
+        "NNODES": "9",
+    }
+    for name, value in of_job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    output = finish(submit(tmp_path, *SHORT))
+    assert "1/1 jobs, 0 failed" in output
+
+
+def test_the_script_of_a_site(nasty_slurm, tmp_path, mnist_root):
+    """A container, typed GPUs, no memory, arguments of srun."""
+    site = ("cluster.python='apptainer exec --nv image.sif python'", "cluster.mem_gb=null", "cluster.wckey=mine")
+    gpus = ("cluster.gpu_type=a100", "cluster.gpu_option=gres", "cluster.srun_args=['--mpi=none']")
+    arguments = (*SHORT, *site, *gpus, *CLUSTER[:1], *CLUSTER[2:], "cluster.dry_run=true")
+    output = finish(submit(tmp_path, *arguments, cluster="slurm_ddp"))
+    assert "#SBATCH --gres=gpu:a100:4" in output
+    assert "#SBATCH --wckey=mine" in output
+    assert "--mem" not in output
+    assert "--gpus-per-node" not in output
+    (srun,) = [line for line in output.splitlines() if line.startswith("srun ")]
+    assert "--mpi=none" in srun
+    assert re.search(r"apptainer exec --nv image.sif python \S+bootstrap.py \S+ \S+ -u -m submitit", srun)
+    output = finish(submit(tmp_path, *arguments, "cluster.gpu_option=null", cluster="slurm_ddp"))
+    assert "a100" not in output
+
+
+def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
+    output = finish(submit(tmp_path, *SHORT, "cluster.use_srun=false", f"cluster.python={sys.executable}"))
+    assert "1/1 jobs, 0 failed" in output
+    process = submit(tmp_path, *SHORT, "cluster.use_srun=false", cluster="slurm_ddp", name="ddp")
+    assert "only srun starts the 4 processes of a job" in process.communicate(timeout=60)[0]
