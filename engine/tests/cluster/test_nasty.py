@@ -148,3 +148,50 @@ def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
     assert "1/1 jobs, 0 failed" in output
     process = submit(tmp_path, *SHORT, "cluster.use_srun=false", cluster="slurm_ddp", name="ddp")
     assert "only srun starts the 4 processes of a job" in process.communicate(timeout=60)[0]
+
+
+def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
+    """On sites that charge for whole nodes. What is requeued together resumes together."""
+    process = submit(
+        tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=32,60000", "cluster.jobs_per_node=2"
+    )
+    nasty_slurm.wait_for(lambda: sum(bool(run.submission) for run in runs(tmp_path)) == 4, 60, "the submission")
+    ids = {run.directory.name: run.submission["job_id"] for run in runs(tmp_path)}
+    assert sorted(map([*ids.values()].count, {*ids.values()})) == [2, 2]
+    (run,) = [
+        run
+        for run in runs(tmp_path)
+        if run.config["model"]["dropout"] == 0.2 and run.config["data"]["batch_size"] == 32
+    ]
+    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
+    output, _ = process.communicate(timeout=240)
+    assert "4/4 jobs" in output
+    assert run.result.requeues >= 1
+    assert "resumes from" in log_of(run)
+    assert log_of(run) != log_of(next(each for each in runs(tmp_path) if each.directory != run.directory))
+    assert_the_same(run, whole)
+
+
+def test_a_search_whose_processes_share_a_job(nasty_slurm, tmp_path, mnist_root):
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=5")
+    packed = ("cluster.wait=false", "cluster.num_jobs=2", "cluster.jobs_per_node=2")
+    output = finish(submit(tmp_path, *SHORT, *search, *packed))
+    assert "1 jobs are searching" in output
+    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), 120, "the end of the search")
+    assert [run.result.status for run in runs(tmp_path)] == 5 * ["finished"]
+
+
+def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noqa: F811
+    """To a folder that only the node can name, and to another one after a requeue."""
+    stage = ("cluster.stage=$NODE_DISK", f"cluster.setup=['export NODE_DISK={tmp_path}/disk$SLURM_RESTART_COUNT']")
+    process = submit(tmp_path, *LONG, *stage)
+    run = the_run(nasty_slurm, tmp_path)
+    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    (copy,) = (tmp_path / "disk").glob("leyden-*/*/MNIST/raw/train-images-idx3-ubyte")
+    nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
+    finish(process)
+    assert list((tmp_path / "disk1").glob("leyden-*/*/MNIST"))
+    assert str(tmp_path) not in run.config["data"]["root"]
+    assert copy.stat().st_size == 47040016
+    assert_the_same(run, whole)

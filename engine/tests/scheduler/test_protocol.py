@@ -75,7 +75,7 @@ def test_jobs_go_to_the_batch_system_that_the_launcher_names(queue, tmp_path):
     runner = ClusterRunner(queue, tmp_path, None, "leyden.train")
     runner.code = tmp_path
     runner.cluster = type("Cluster", (), {"snapshot": False, "python": None})
-    made = runner.map(print, [("a",), ("b",)])
+    made = runner.map([[(print, ("a",))], [(print, ("b",))]], [[None], [None]])
     assert [(job.job_id, job.log) for job in made] == [(f"q{n}", tmp_path / "queue" / f"q{n}.log") for n in (0, 1)]
     assert runner.alive(["q0", "q1"]) == {"q0", "q1"}
 

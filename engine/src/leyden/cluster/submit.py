@@ -3,13 +3,14 @@
 import contextlib
 import io
 import json
+import math
 import shlex
 import shutil
 import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
+from leyden.cluster.together import Call, run_together
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
@@ -117,7 +119,7 @@ class ClusterRunner:
         Raises:
             UserError: The scheduler is not installed here, or rejects the script.
         """
-        num = min(num_jobs, self.scheduler.max_array())
+        num = min(math.ceil(num_jobs / self.cluster.jobs_per_node), self.scheduler.max_array())
         return self.scheduler.script(self.folder, self.cluster, num, python=self.python)
 
     @property
@@ -143,19 +145,23 @@ class ClusterRunner:
         # Jobs with the same run directory are submitted once.
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
+        num = self.cluster.jobs_per_node
+        packs = [
+            todo[start : start + num] for start in range(0, len(todo), num)
+        ]  # each for one job of the scheduler
         size, has_jobs = self.scheduler.max_array(), bool(self.running) or any(active)
-        while todo:
+        while packs:
             try:
-                self._submit(todo[:size])
+                self._submit(packs[:size])
             except RejectedError:
-                if len(todo[:size]) == 1:
+                if len(packs[:size]) == 1:
                     if not has_jobs:
                         raise
                     break
-                size = len(todo[:size]) // 2
+                size = len(packs[:size]) // 2
             else:
-                todo, has_jobs = todo[size:], True
-        rejected = {job.run.directory for job in todo}
+                packs, has_jobs = packs[size:], True
+        rejected = {job.run.directory for pack in packs for job in pack}
         for job in jobs:
             if job.run.directory not in rejected:
                 job.log = Path(job.run.submission["log"])
@@ -192,9 +198,12 @@ class ClusterRunner:
         self._query()
         over = []
         for number, jobs in list(self.running.items()):
-            if (error := self._error(number, jobs[0], self.states.get(number))) is not None:
-                over += [(job, error) for job in jobs]
+            ended = [(job, self._error(number, job, self.states.get(number))) for job in jobs]
+            over += [(job, error) for job, error in ended if error is not None]
+            self.running[number] = [job for job, error in ended if error is None]
+            if not self.running[number]:
                 del self.running[number]
+                self.ended.pop(number, None)
         if over and self.waiting:
             self.start(self.waiting)
         running = [number for number in self.running if number in self.states]
@@ -226,28 +235,44 @@ class ClusterRunner:
         # On a network file system, the result may become visible after the state; and a requeued job ends, too.
         if self.queried_at - since < GRACE_S[state.is_completed]:
             return None
-        del self.ended[number]
         return f"{self.scheduler.title}: job {number} is {state.text} without a result"
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
+    def _submit(self, packs: Sequence[Sequence[Job]]) -> None:
+        jobs = [job for pack in packs for job in pack]
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
             for job in jobs:
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
                 locks.enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
-            submitted = self.map(run_on_node, arguments)
-            for job, submitted_job in zip(jobs, submitted, strict=True):
-                job.run.begin(job.identity, job.overrides)
-                job.run.submission = submission(self.scheduler, submitted_job)
+            calls = [
+                [(run_on_node, (self.module, job.config_on_node, job.identity, job.overrides)) for job in pack]
+                for pack in packs
+            ]
+            for pack, accepted in zip(
+                packs, self.map(calls, [[job.log for job in pack] for pack in packs]), strict=True
+            ):
+                for job in pack:
+                    log = accepted.log if len(pack) == 1 else job.log
+                    job.run.begin(job.identity, job.overrides)
+                    job.run.submission = submission(self.scheduler, Submitted(accepted.job_id, log))
 
-    def map(self, work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> list[Submitted]:
-        """Submit a job per tuple of arguments, from a snapshot of the code.
+    def map(self, packs: Sequence[Sequence[Call]], logs: Sequence[Sequence[Path | None]]) -> list[Submitted]:
+        """Submit a job per pack of calls, which run at once on its node, from a snapshot of the code.
+
+        Args:
+            packs: The calls of each job.
+            logs: File for the output of each call, if a job has several; None for the job's own log.
 
         Raises:
             UserError: The scheduler rejects the jobs.
         """
         if self.cluster.snapshot and self.code is None:
             self.code = snapshot(self.directory / "code")
+        if all(len(pack) == 1 for pack in packs):
+            (work,) = {pack[0][0] for pack in packs}
+            arguments: list[Any] = [pack[0][1] for pack in packs]
+        else:
+            work, cores = run_together, self.cluster.cpus_per_task
+            arguments = [(pack, files, cores) for pack, files in zip(packs, logs, strict=True)]
         return self.scheduler.submit(self.folder, self.cluster, work, arguments, python=self.python)
 
 
@@ -296,9 +321,12 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
                 f"jobs {', '.join(ids)} are still searching with different settings; wait for their end, or run "
                 f"{runner.scheduler.cancel_command} {' '.join(ids)}, then run the same command again"
             )
-        if num_jobs > len(ids):
+        num = runner.cluster.jobs_per_node
+        if (missing := math.ceil(num_jobs / num) - len(ids)) > 0:
             held.check()
-            new = runner.map(search_on_node, [(runner.module, config)] * (num_jobs - len(ids)))
+            new = runner.map(
+                [[(search_on_node, (runner.module, config))] * num] * missing, [[None] * num] * missing
+            )
             ids += [job.job_id for job in new]
             write_whole(path, json.dumps({"jobs": ids, **requested}) + "\n")
     print(f"{len(ids)} jobs are searching: {', '.join(ids)}")

@@ -18,6 +18,7 @@ ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"}
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
+COMPILED = "${TMPDIR:-/tmp}/leyden-$UID-compiled-$SLURM_JOB_ID"
 QUERIED = 200  # job ids per query, since a command line has a limit
 RESOURCES = (
     "nodes",
@@ -25,6 +26,7 @@ RESOURCES = (
     "cpus_per_task",
     "time_min",
     "signal_delay_s",
+    "jobs_per_node",
     "num_trials_at_once",
 )
 
@@ -87,7 +89,7 @@ class Slurm:
         Raises:
             UserError: A setting is wrong.
         """
-        least = {"gpus_per_task": 0, "max_requeues": 0}
+        least = {"max_requeues": 0}
         least |= dict.fromkeys(RESOURCES, 1) | ({} if cluster.mem_gb is None else {"mem_gb": 1})
         for key, smallest in least.items():
             if type(cluster[key]) is not int or cluster[key] < smallest:
@@ -102,12 +104,25 @@ class Slurm:
             raise UserError(f"cluster.gpu_option={cluster.gpu_option}: must be gpus-per-node, gres or null")
         if not cluster.use_srun and (num := cluster.nodes * cluster.tasks_per_node) > 1:
             raise UserError(f"cluster.use_srun=false: only srun starts the {num} processes of a job")
+        if cluster.jobs_per_node > 1 and (num := cluster.nodes * cluster.tasks_per_node) > 1:
+            raise UserError(
+                f"cluster.jobs_per_node={cluster.jobs_per_node}: each run must have one process; these have {num}"
+            )
         if not isinstance(cluster.options, DictConfig):
             raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
         if cluster.signal_delay_s >= 60 * cluster.time_min:
             raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
-        if cluster.gpus_per_task > 1:
+        if isinstance(cluster.gpus_per_task, bool) or not isinstance(cluster.gpus_per_task, int | float):
+            raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: must be a number")
+        if not 0 <= cluster.gpus_per_task <= 1:
             raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: a process trains on one device")
+        if _num_gpus(cluster) != int(_num_gpus(cluster)):
+            raise UserError(
+                f"cluster.gpus_per_task={cluster.gpus_per_task}: times cluster.tasks_per_node and "
+                f"cluster.jobs_per_node it is {_num_gpus(cluster):g}, no whole number of GPUs"
+            )
+        if cluster.stage is not None and not isinstance(cluster.stage, str):
+            raise UserError(f"cluster.stage={cluster.stage}: must be a folder")
         for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
             if trainer[key] != cluster[source]:
                 raise UserError(
@@ -199,6 +214,11 @@ def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
+def _num_gpus(cluster: DictConfig) -> float:
+    """Return the number of GPUs per node of a job."""
+    return float(cluster.gpus_per_task * cluster.tasks_per_node * cluster.jobs_per_node)
+
+
 def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> Any:
     """Return submitit's executor with the resources of a job."""
     import submitit
@@ -208,11 +228,13 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> 
     except RuntimeError as error:
         raise UserError(f"cluster: there is no Slurm on this machine ({error})") from error
     setup = ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
+    # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
+    setup += [f"export TORCHINDUCTOR_CACHE_DIR={COMPILED} TRITON_CACHE_DIR={COMPILED}/triton"]
     options: dict[str, Any] = OmegaConf.to_container(cluster.options, resolve=True)  # type: ignore[assignment]
     given = {key: cluster[key] for key in ("partition", "account", "qos", "constraint") if cluster[key] is not None}
     if cluster.mem_gb is not None:
         given["mem"] = f"{cluster.mem_gb}GB"
-    if (num_gpus := cluster.gpus_per_task * cluster.tasks_per_node) and cluster.gpu_option:
+    if (num_gpus := int(_num_gpus(cluster))) and cluster.gpu_option:
         gpus = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else str(num_gpus)
         is_gres = cluster.gpu_option == "gres"
         given["gres" if is_gres else "gpus_per_node"] = f"gpu:{gpus}" if is_gres else gpus
@@ -222,7 +244,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> 
         job_name="leyden",
         nodes=cluster.nodes,
         ntasks_per_node=cluster.tasks_per_node,
-        cpus_per_task=cluster.cpus_per_task,
+        cpus_per_task=cluster.cpus_per_task * cluster.jobs_per_node,
         time=cluster.time_min,
         array_parallelism=cluster.num_jobs or num_jobs,
         stderr_to_stdout=True,
@@ -230,6 +252,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> 
         srun_args=["--kill-on-bad-exit=1", *cluster.srun_args],
         use_srun=cluster.use_srun,
         setup=[*setup, *cluster.setup],
+        teardown=[f"rm -rf {COMPILED}"],
         additional_parameters={"signal": f"USR1@{cluster.signal_delay_s}", "requeue": True, **options},
     )
     return executor

@@ -25,6 +25,7 @@ from leyden.data.contract import digests_of, has_split
 from leyden.data.facts import Facts
 from leyden.data.first_batches import first_batches
 from leyden.data.random_state import import_targets, seed_everything
+from leyden.data.stage import stage
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -131,6 +132,8 @@ def _start(
     overrides: list[str],
 ) -> Result:
     assembly.silence_lightning()
+    if scratch := cfg.cluster.get("stage"):
+        cfg = _with_staged_data(cfg, scratch)
     import_targets(targets(cfg), cfg.seed)
     seed_everything(cfg.seed, "data")
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
@@ -190,6 +193,19 @@ def _start(
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
+
+
+def _with_staged_data(cfg: DictConfig, scratch: str) -> DictConfig:
+    """Return a configuration with the data copied to a folder on this node's disk.
+
+    Raises:
+        UserError: The data have no folder, or can't be copied.
+    """
+    if "root" not in cfg.data:
+        raise UserError(f"cluster.stage={scratch}: these data have no data.root that could be copied")
+    cfg = cfg.copy()
+    cfg.data.root = str(stage(Path(cfg.data.root), scratch))
+    return cfg
 
 
 def _check_restarts(cfg: DictConfig, run: Run) -> None:

@@ -1,0 +1,105 @@
+"""What Leyden asks of Slurm and how it reads the answers, without a Slurm."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from leyden.config.errors import UserError
+from leyden.scheduler import slurm
+from leyden.scheduler.protocol import JobState
+from leyden.scheduler.slurm import Slurm
+from leyden.testing.cases import compose
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """A function that sets the answers to commands, by a word of each; the commands that were called."""
+
+    def set_answers(**answers):
+        called = []
+
+        def call(*command, **_):
+            called.append(command)
+            out, problem = next(
+                value for word, value in answers.items() if f"--{word}" in command or word in command
+            )
+            return out, problem
+
+        monkeypatch.setattr(slurm, "_call", call)
+        return called
+
+    return set_answers
+
+
+@pytest.mark.parametrize(
+    ("line", "size"),
+    [("MaxArraySize            = 101", 101), ("MaxArraySize = 40001", 500), ("MaxArraySize=0", 1), ("", 500)],
+)
+def test_arrays_are_as_large_as_the_site_allows(answer, line, size):
+    answer(scontrol=(f"Configuration data as of 2026\nMaxArrayTasks = 7\n{line}\nMaxJobCount = 3\n", ""))
+    assert Slurm().max_array() == size
+
+
+def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
+    mine = "7_0|RUNNING|None\n7_1|PENDING|Priority\n8|PENDING|(launch failed requeued held)\n9|COMPLETED|None\n"
+    called = answer(
+        me=(mine, ""), jobs=("5|PENDING|JobHeldUser\n", "slurm_load_jobs error: Invalid job id specified")
+    )
+    assert Slurm().states(["7_0", "7_1", "8", "9"]) == {
+        "7_0": JobState("running", "RUNNING"),
+        "7_1": JobState("queued", "PENDING"),
+        "8": JobState("queued", "PENDING", reason="launch failed requeued held"),
+        "9": JobState("ended", "COMPLETED", is_completed=True),
+    }
+    assert len(called) == 1
+    assert Slurm().states(["5", "6"]) == {
+        "5": JobState("queued", "PENDING", reason="JobHeldUser"),
+        "6": JobState("ended", "GONE"),
+    }
+    Slurm().states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
+    assert len(called) == 3 + 3
+
+
+def test_without_an_answer_nothing_is_known(answer):
+    answer(me=("", "Slurm does not answer"))
+    assert Slurm().states(["5"]) == {}
+    answer(me=("", ""), jobs=("", "Unable to contact slurm controller"))
+    assert Slurm().states(["5"]) == {}
+
+
+def composed(*overrides, cluster="slurm"):
+    return compose(f"cluster={cluster}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("cluster.gpus_per_task=0.5",), "it is 0.5, no whole number of GPUs"),
+        (("cluster.gpus_per_task=2",), "a process trains on one device"),
+        (("cluster.gpus_per_task=true",), "gpus_per_task=True: must be a number"),
+        (("cluster.jobs_per_node=0",), "jobs_per_node=0: must be a whole number, 1 or larger"),
+        (("cluster.jobs_per_node=2", "cluster.nodes=2"), "each run must have one process; these have 2"),
+        (("cluster.use_srun=false", "cluster.tasks_per_node=2"), "only srun starts the 2 processes"),
+        (("cluster.use_srun=1",), "must be true or false"),
+        (("cluster.gpu_option=gpus",), "must be gpus-per-node, gres or null"),
+        (("cluster.srun_args=--mpi",), "must be a list of texts"),
+        (("cluster.mem_gb=0",), "must be a whole number, 1 or larger"),
+        (("cluster.stage=true",), "must be a folder"),
+    ],
+)
+def test_wrong_resources_are_refused(overrides, message):
+    config = composed("trainer.accelerator=cpu", *overrides)
+    with pytest.raises(UserError, match=message):
+        Slurm().check(config.cluster, config.trainer)
+
+
+def test_runs_may_share_a_gpu(tmp_path, monkeypatch):
+    config = composed(
+        "cluster.jobs_per_node=8", "cluster.gpus_per_task=0.5", "cluster.cpus_per_task=3", cluster="slurm_gpu"
+    )
+    Slurm().check(config.cluster, config.trainer)
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+    OmegaConf.update(config, "cluster.dry_run", True)
+    script = Slurm().script(tmp_path, config.cluster, 5, python="python3")
+    assert "#SBATCH --gpus-per-node=4" in script
+    assert "#SBATCH --cpus-per-task=24" in script
+    assert "#SBATCH --array=0-4%5" in script
