@@ -1,5 +1,7 @@
 """What Leyden asks of Slurm and how it reads the answers, without a Slurm."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -8,6 +10,7 @@ from leyden.scheduler import slurm
 from leyden.scheduler.protocol import JobState
 from leyden.scheduler.slurm import Slurm
 from leyden.testing.cases import compose
+from tests import ENGINE
 
 
 @pytest.fixture
@@ -103,3 +106,20 @@ def test_runs_may_share_a_gpu(tmp_path, monkeypatch):
     assert "#SBATCH --gpus-per-node=4" in script
     assert "#SBATCH --cpus-per-task=24" in script
     assert "#SBATCH --array=0-4%5" in script
+
+
+SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_site_files_of_the_page_make_a_script(tmp_path, monkeypatch, site):
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "site.yaml").write_text(site)
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+    config = composed(f"hydra.searchpath=[file://{tmp_path}]", "cluster.dry_run=true", cluster="site")
+    Slurm().check(config.cluster, config.trainer)
+    script = Slurm().script(tmp_path, config.cluster, 4, python=config.cluster.python or "python3")
+    given = OmegaConf.create(site).cluster
+    assert f"{given.get('python', 'python3')} -u -m submitit" in script
+    assert all(line in script for line in given.get("setup", []))
+    assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)
