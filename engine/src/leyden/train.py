@@ -12,7 +12,7 @@ from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import LOCK_TIMEOUT_S
-from leyden.run.process import importing, is_main_process
+from leyden.run.process import importing, is_main_process, num_processes
 from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
 
 
@@ -23,6 +23,12 @@ def main(cfg: DictConfig) -> None:
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
+    has_run_dir = any(override.startswith("run_dir=") for override in hydra_cfg.overrides.task)
+    if num_processes() > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
+        raise UserError(
+            f"run_dir: must be given, since each of the {num_processes()} processes that were started would "
+            "choose another one"
+        )
     # A sweep's jobs have inherited their parent's settings already, and `reproduce` passes a complete
     # configuration.
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":

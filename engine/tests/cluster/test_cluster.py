@@ -308,6 +308,14 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
             assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
 
 
+def test_a_search_whose_trials_have_several_processes(slurm, tmp_path, mnist_root):
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
+    output = finish(submit(tmp_path, *NODES, *SHORT, *search))
+    assert "2/2 jobs, 0 failed" in output
+    assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
+    assert [run.config["trainer"]["num_nodes"] for run in runs(tmp_path)] == [2, 2]
+
+
 def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
     """All that are under way at once: a job of Slurm's is the run of several trials."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=choice(0.01)", "hydra.sweeper.num_trials=3")

@@ -19,6 +19,7 @@ class Queue:
     name = "queue"
     title = "Queue"
     rank_variable = "QUEUE_RANK"
+    size_variable = "QUEUE_SIZE"
     cancel_command = "qdel"
 
     def __init__(self):

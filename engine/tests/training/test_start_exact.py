@@ -181,6 +181,21 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
 
 
 @pytest.mark.slow
+def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
+    """Both processes must know the directory, whose default contains the time."""
+    ddp = (*SMALL, "trainer.max_epochs=1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")
+    with monkeypatch.context() as patched:
+        patched.setenv("WORLD_SIZE", "2")
+        code, _, err = cli("train", *ddp)
+    assert code == 2
+    assert "run_dir: must be given, since each of the 2 processes that were started would choose another one" in err
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "leyden.train")
+    finish(start(*ddp, f"run_dir={tmp_path / 'by_torchrun'}", f"outputs={tmp_path}", script=torchrun, anew=True))
+    finish(start(*ddp, f"run_dir={tmp_path / 'by_lightning'}", f"outputs={tmp_path}", anew=True))
+    assert_same_bits(tmp_path / "by_torchrun", tmp_path / "by_lightning")
+
+
+@pytest.mark.slow
 def test_ddp_resumes_exactly(tmp_path, mnist_root):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *QUICK)
     arguments = (*arguments, *STOCHASTIC)

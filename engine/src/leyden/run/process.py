@@ -26,6 +26,13 @@ def is_main_process() -> bool:
     return True
 
 
+def num_processes() -> int:
+    """Return the number of processes that a launcher such as `torchrun` or `srun` has started for this run."""
+    sizes = ["WORLD_SIZE", *(scheduler.size_variable for scheduler in SCHEDULERS.values())]
+    found = [os.environ[name] for name in sizes if name in os.environ]
+    return max([1, *(int(text) for text in found if text.isdecimal())])
+
+
 def num_cores() -> int:
     """Return the number of cores that this process may use."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1

@@ -56,12 +56,14 @@ class Scheduler(Protocol):
         name: Name in `conf/cluster/` and in a run's `job.json`.
         title: Name in messages.
         rank_variable: Environment variable with the rank of a process in its job.
+        size_variable: Environment variable with the number of these processes.
         cancel_command: Shell command that cancels the jobs whose ids follow, for messages.
     """
 
     name: str
     title: str
     rank_variable: str
+    size_variable: str
     cancel_command: str
 
     def job_id(self) -> str | None:

@@ -37,6 +37,7 @@ class Slurm:
     name = "slurm"
     title = "Slurm"
     rank_variable = "SLURM_PROCID"
+    size_variable = "SLURM_STEP_NUM_TASKS"
     cancel_command = "scancel"
 
     def job_id(self) -> str | None:
