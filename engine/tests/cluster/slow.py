@@ -1,9 +1,10 @@
-"""A callback that makes validation slow."""
+"""Callbacks that make validation slow, and that fail as a broken network does."""
 
 import os
 import time
 
 import lightning as L
+from torch.distributed import DistNetworkError
 
 
 class SlowValidation(L.Callback):
@@ -16,3 +17,14 @@ class SlowValidation(L.Callback):
         if not (self.only_first and "SLURM_RESTART_COUNT" in os.environ):
             print("validates", flush=True)
             time.sleep(self.seconds)
+
+
+class BrokenNode(L.Callback):
+    """Fails in the second epoch as long as the job is on this node."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.current_epoch == 1 and os.environ["SLURMD_NODENAME"] == self.name:
+            raise DistNetworkError("Connection reset by peer")

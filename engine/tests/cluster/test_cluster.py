@@ -156,6 +156,25 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
     assert_the_same(run, runs(tmp_path, "undisturbed")[0])
 
 
+@pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")])
+def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
+    """A job is tried on another node; if each of them fails, so does the run."""
+    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
+    broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
+    process = submit(tmp_path, *LONG, setup, *broken)
+    output, _ = process.communicate(timeout=200)
+    (run,) = runs(tmp_path)
+    assert "DistNetworkError: Connection reset by peer" in log_of(run)
+    if len(nodes) == 1:
+        assert process.returncode == 0, output
+        assert run.result.requeues == 1
+        assert [start["step"] for start in run.starts] == [None, 0, NUM_STEPS]
+        assert_the_same(run, whole)
+    else:
+        assert process.returncode == 2
+        assert f"requeued twice without a checkpoint after step {NUM_STEPS}" in output
+
+
 def log_of(run):
     path = Path(run.submission["log"])
     return path.read_text() if path.exists() else ""

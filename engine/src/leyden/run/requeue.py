@@ -6,10 +6,33 @@ import sys
 import threading
 from typing import Any
 
+from leyden.config.terminal import one_line
 from leyden.run.process import is_main_process
 from leyden.scheduler import current
 
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
+
+
+def requeue_after(error: BaseException) -> bool:
+    """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
+
+    Returns:
+        Whether the job was requeued: the error is of `torch.distributed`, or caused by one, and this process is in a job.
+    """
+    communication = getattr(sys.modules.get("torch.distributed"), "DistError", ())
+    chain, cause = [error], error.__cause__
+    while cause is not None and cause not in chain:
+        chain, cause = [*chain, cause], cause.__cause__
+    scheduler = current()
+    if scheduler is None or not any(isinstance(each, communication) for each in chain):
+        return False
+    problem = scheduler.requeue_elsewhere()
+    print(
+        f"{type(error).__name__}: {one_line(error)}\n"
+        f"requeue of job {scheduler.job_id()} on other nodes: {problem or 'requested'}",
+        file=sys.stderr,
+    )
+    return not problem
 
 
 class RequeueSignal:

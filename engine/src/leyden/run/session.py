@@ -14,7 +14,10 @@ from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import machine
+from leyden.run.requeue import requeue_after
 from leyden.run.result import Failure, Result
+
+EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Position(NamedTuple):
@@ -91,13 +94,15 @@ def session(
 
     Raises:
         UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
-        SystemExit: The run was interrupted, and can be resumed.
+        SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
     run.begin(identity, overrides, parent, machine(), data, step)
     try:
         yield begun
     except Exception as error:
+        if requeue_after(error):
+            raise SystemExit(EXIT_REQUEUED) from error
         mistaken = is_mistake(error, runs=True)
         _fail(begun, Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error)), position())
         if mistaken:

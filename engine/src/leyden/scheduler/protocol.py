@@ -78,6 +78,13 @@ class Scheduler(Protocol):
     def requeue(self) -> str:
         """Put this process's job back into the queue; return an error message, empty on success."""
 
+    def requeue_elsewhere(self) -> str:
+        """Put this process's job back into the queue, not to start on this node again if the job has no other node.
+
+        Returns:
+            An error message, empty on success.
+        """
+
     def cancel(self, ids: Sequence[str]) -> str:
         """Cancel queued and running jobs; return an error message, empty on success."""
 

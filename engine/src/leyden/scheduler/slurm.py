@@ -60,6 +60,23 @@ class Slurm:
         """Put this process's job back into the queue; return an error message, empty on success."""
         return _call("scontrol", "requeue", str(self.job_id()))[1]
 
+    def requeue_elsewhere(self) -> str:
+        """Put this process's job back into the queue, not to start on this node again if the job has no other node.
+
+        Which of several nodes has failed is not known. Slurm accepts the node once the job is back in the queue, and
+        ends this process meanwhile, so that a process of its own asks for it.
+
+        Returns:
+            An error message, empty on success.
+        """
+        job, node = str(self.job_id()), os.environ.get("SLURMD_NODENAME", "")
+        if problem := self.requeue():
+            return problem
+        if node and os.environ.get("SLURM_JOB_NUM_NODES") == "1":
+            script = f"trap '' TERM; for n in 1 2 3 4 5; do scontrol update JobId={job} ExcNodeList={node} && exit; sleep 1; done"
+            subprocess.Popen(["sh", "-c", script], start_new_session=True)
+        return ""
+
     def cancel(self, ids: Sequence[str]) -> str:
         """Cancel queued and running jobs; return an error message, empty on success."""
         return _call("scancel", *ids)[1]

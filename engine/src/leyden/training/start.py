@@ -223,8 +223,8 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
         steps = [step for step in steps if step is not None][-3:]
         if num_restarts() >= 2 and len(steps) == 3 and len({*steps}) == 1:
             raise UserError(
-                f"requeued twice without a checkpoint after step {steps[0]}: reading the data, a validation or the test "
-                "evaluation takes longer than the job may; raise cluster.time_min"
+                f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a validation or the test "
+                "evaluation takes longer than the job may, raise cluster.time_min"
             )
 
 
