@@ -481,12 +481,16 @@ def test_a_run_that_makes_something_else_is_refused(tmp_path, place, node):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml.tmp", "provenance.json.tmp", "metrics.csv", "hparams.tfevents", ".lock"]
+    "name", ["config.yaml.tmp", "provenance.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock"]
 )
 def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name):
     (tmp_path / "mine").write_text("precious")
-    (run.directory / name).unlink(missing_ok=True)
-    (run.directory / name).symlink_to(tmp_path / "mine")
+    path = run.directory / name
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        path.rename(tmp_path / "before")
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "mine")
     code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert code == 2
     assert f"{name}: is a link" in err

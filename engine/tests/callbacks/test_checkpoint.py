@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from leyden.callbacks.logged_metrics import Stages
 from leyden.run.result import read_points
+from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits, weights
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -81,10 +82,10 @@ def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(tra
 
 
 def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
-    from leyden.pictures.curves import Layout
+    from leyden.pictures.outputs import Samples
 
     monkeypatch.setattr(
-        Layout,
+        Samples,
         "on_fit_end",
         lambda self, trainer, module: lose(run_dir(trainer) / "checkpoints" / "best.ckpt"),
     )
@@ -115,10 +116,19 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         replace(self, target)
         if Path(target).name == "last.ckpt":
             step = torch.load(target, weights_only=True)["global_step"]
-            (path,) = (tmp_path / "a").glob("events*")
-            events = [event for event in LegacyEventFileLoader(str(path)).Load() if event.step == step - 1]
+            loaded = [
+                (path.parent.name, event)
+                for path in (tmp_path / "a").glob("*/events*")
+                for event in LegacyEventFileLoader(str(path)).Load()
+            ]
+            tags = {
+                metric(stage, value.tag)
+                for stage, event in loaded
+                if event.step == step - 1
+                for value in event.summary.value
+            }
             table = {name for at, name, _ in read_points(tmp_path / "a" / "metrics.csv") if at == step - 1}
-            seen[step] = table, {value.tag for event in events for value in event.summary.value}
+            seen[step] = table, tags
 
     monkeypatch.setattr(Path, "replace", watched)
     arguments = ("callbacks.checkpoint.every_n_steps=3", f"trainer.accumulate_grad_batches={accumulate}")

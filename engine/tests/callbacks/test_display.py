@@ -11,7 +11,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
-ALL = {"Layout", "ProvenanceText", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
+ALL = {"ProvenanceText", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
 ALL |= {"PRCurves", "Summary", "the row for TensorBoard's HParams"}
 
 

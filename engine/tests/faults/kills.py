@@ -102,12 +102,13 @@ def shown(directory):
     result = replace(run.result, seconds=None, samples_per_second=None)
     curves = read_points(run.directory / "metrics.csv")
     events, values = Counter(), {}
-    for path in sorted(run.directory.glob("events.out.tfevents.*")):
+    for path in sorted(run.directory.glob("*/events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                events[value.tag, event.step] += 1
+                tag = value.tag if value.tag.startswith(("time/", "run/")) else f"{path.parent.name}:{value.tag}"
+                events[tag, event.step] += 1
                 if not value.tag.startswith(("time/", "run/")):
-                    values[value.tag, event.step] = value.tensor.SerializeToString()
+                    values[tag, event.step] = value.tensor.SerializeToString()
             if event.HasField("graph_def"):
                 events["graph", event.step] += 1
     assert max(events.values()) == 1, {key: count for key, count in events.items() if count > 1}

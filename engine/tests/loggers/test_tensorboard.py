@@ -1,4 +1,6 @@
-from tests.callbacks.events import scalars
+from leyden.loggers.tensorboard import TensorBoard
+from leyden.run.directory import Run
+from tests.callbacks.events import read, scalars
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
@@ -9,6 +11,15 @@ def rounded(points):
 def test_the_curves_are_those_of_the_table_and_nothing_else_is_written(train):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=2", "callbacks=bare")
     found = [(step, tag, value) for tag, points in scalars(run).items() for step, value in points]
-    found = [point for point in found if not point[1].startswith("best/")]  # those of HParams
     assert rounded(found) == rounded(curves(run))
     assert not (run.directory / "hparams.yaml").exists()
+
+
+def test_two_names_of_a_stage_never_share_a_curve(tmp_path):
+    logger = TensorBoard(save_dir=str(tmp_path), purge_step=0)
+    for step in (0, 1):
+        logger.log_metrics({"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, step)
+    logger.finalize("success")
+    events = read(Run(tmp_path))
+    found = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {"charts/acc": [0.5, 0.5], "train_acc": [0.25, 0.25], "lr": [1.0, 1.0]}

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from leyden.pictures.curves import chart_layout
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from tests.callbacks.events import images, read, scalars, texts
@@ -68,15 +67,17 @@ def test_images_have_their_steps(run):
     assert {point[1:] for point in found["weights/first_layer"]} == {(8 * 29 + 1, 2 * 29 + 1)}
 
 
-def test_training_and_validation_share_a_chart(run):
-    content = read(run).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    for names in (("train/loss", "val/loss"), ("train/acc", "val/acc")):
-        assert any(
-            all(f"^{name}$" in tags for name in names)
-            for charts in chart_layout({name: name.split("/")[0] for name in names}).values()
-            for _, tags in charts.values()
-        )
-        assert all(f"^{name}$".encode() in content for name in names)
+def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_split(run):
+    tags = {stage: read(run, stage).Tags() for stage in ("train", "val", "test")}
+    for stage in tags:
+        assert {"charts/loss", "charts/acc"} <= {*tags[stage]["scalars"]}
+    every = {tag for found in tags.values() for kind in ("scalars", "images") for tag in found[kind]}
+    assert {tag for tag in every if tag.partition("/")[0] == min(every).partition("/")[0]} == {
+        "charts/acc",
+        "charts/loss",
+    }
+    assert {"confusion/test", "errors/test"} == {*tags["test"]["images"]}
+    assert not list(run.directory.glob("*tfevents*")), "a run that TensorBoard calls `.`"
 
 
 def test_graph_and_texts(run):
@@ -96,7 +97,7 @@ def test_graph_and_texts(run):
 
 
 def test_a_precision_recall_curve_a_class(run):
-    found = read(run)
+    found = read(run, "test")
     tags = found.PluginTagToContent(pr_metadata.PLUGIN_NAME)
     assert set(tags) == {f"pr_test/{k}" for k in range(10)}
     (event,) = found.Tensors("pr_test/3")

@@ -1,9 +1,9 @@
 """Every run is a row of TensorBoard's HParams table, by what was typed, with what came of it."""
 
 import pytest
-from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata
 
-from tests.callbacks.events import hparams, scalars
+from tests.callbacks.events import best, hparams, metric, read, scalars
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
 SMALL_CHOICES = {
@@ -12,13 +12,7 @@ SMALL_CHOICES = {
     "data.batch_size": 100,
     "data.eval_batch_size": 10000,
     "model.hidden_sizes": "[16]",
-    "trainer.log_every_n_steps": 3,
-}
-
-
-def best(run):
-    """The metrics of its row."""
-    return {tag.removeprefix("best/"): p for tag, p in scalars(run).items() if tag.startswith("best/")}
+}  # and not `trainer.log_every_n_steps`, which changes nothing that is learned
 
 
 def test_choices_have_their_types_and_metrics_their_true_values(train):  # noqa: F811
@@ -52,15 +46,41 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):  # noqa:
     }
     assert type(chosen["trainer.deterministic"]) is bool
     assert status == api_pb2.STATUS_SUCCESS
-    assert best(run) == {name: [(30, pytest.approx(value))] for name, value in validated(run).items()}
+    assert named(best(run)) == selecting(run)
     # The curves have no point more than they had.
     assert [step for step, _ in scalars(run)["val/loss"]] == [9, 19, 29]
 
 
-def validated(run):
-    """The metrics by which a setting may be chosen: none of the test set's, which were measured, too."""
+def named(points):
+    return {metric("val", tag): points for tag, points in points.items()}
+
+
+def selecting(run):
+    """The metrics by which a setting may be chosen, each on its curve: none of training, and of the test set."""
     assert run.result.test_metrics
-    return {name: value for name, value in run.result.metrics.items() if name not in run.result.test_metrics}
+    curves = scalars(run)
+    found = {
+        name: [(run.result.best_step, pytest.approx(run.result.metrics[name]))] for name in ("val/acc", "val/loss")
+    }
+    assert all(point in [(s, pytest.approx(v)) for s, v in curves[name]] for name, (point,) in found.items())
+    return found
+
+
+def test_the_objective_of_a_run_without_validation_is_one_of_training(train):  # noqa: F811
+    run, *_ = train(
+        "a", "data.val_size=0", "objective.metric=train/loss", "objective.mode=min", "trainer.max_epochs=1"
+    )
+    assert {*best(run)} == {"charts/acc", "charts/loss"}
+
+
+def test_each_run_has_a_row_of_its_own_with_a_short_name(train):  # noqa: F811
+    names = []
+    for directory in ("a", "b"):
+        run, *_ = train(directory, "trainer.max_epochs=1", "callbacks=bare")
+        content = read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+        names.append(metadata.parse_session_start_info_plugin_data(content).group_name)
+    assert len({*names}) == 2
+    assert all(len(name) == 8 for name in names)
 
 
 def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, monkeypatch):  # noqa: F811
@@ -84,25 +104,25 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
     chosen, status = hparams(run)
     assert chosen["status"] == "finished"
     assert status == api_pb2.STATUS_SUCCESS
-    assert best(run) == {name: [(20, pytest.approx(value))] for name, value in validated(run).items()}
-    assert len(list(run.directory.glob("hparams*"))) == 1
+    assert named(best(run)) == selecting(run)
+    assert len(list(run.directory.rglob("hparams*"))) == 1
 
 
 def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.curves import Layout
+    from leyden.pictures.outputs import Samples
 
     def prune(self, trainer, pl_module):
         self.pruned = trainer.should_stop = True
 
-    monkeypatch.setattr(Layout, "on_validation_end", prune)
+    monkeypatch.setattr(Samples, "on_validation_end", prune)
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=9", "test=false")
     chosen, status = hparams(run)
     assert chosen["status"] == "pruned"
     assert status == api_pb2.STATUS_SUCCESS
-    assert best(run)["val/acc"] == [(10, pytest.approx(run.result.metrics["val/acc"]))]
+    assert best(run)["charts/acc"] == [(9, pytest.approx(run.result.metrics["val/acc"]))]
 
 
 @pytest.mark.parametrize("logger", ["csv", "none"])
 def test_without_tensorboard_there_is_no_row(train, logger):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=1", f"logger={logger}")
-    assert not list(run.directory.glob("hparams*"))
+    assert not list(run.directory.rglob("hparams*"))

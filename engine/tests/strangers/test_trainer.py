@@ -6,12 +6,12 @@ import lightning as L
 import pytest
 from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leyden.assembly import roles, schedule
 from leyden.assembly.schedule import num_batches, num_steps
 from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
+from tests.callbacks.events import images, read
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
 from tests.training.test_start import curves
@@ -74,8 +74,7 @@ def test_batches_of_any_form_are_trained_on_and_counted_where_they_show_their_si
 def test_a_module_that_adds_pictures_to_all_loggers_is_trained(train):
     more = (*OBJECTIVE, "+data.form=dict")
     run, *_ = train("a", *own("Pictured", "Collated", *more))
-    events = EventAccumulator(str(run.directory)).Reload()
-    assert {"all", "first"} <= set(events.Tags()["images"])
+    assert {"all", "first"} == {*read(run, "val").Tags()["images"]}
 
 
 def test_a_logger_that_is_chosen_alone_takes_pictures_and_drops_them(train):
@@ -92,8 +91,7 @@ def test_a_logger_that_takes_images_gets_the_pictures_that_tensorboard_gets(trai
     steps = {"samples/train": [0], "weights/first_layer": [9, 19], "confusion/test": [20], "errors/test": [20]}
     assert sorted(taken) == sorted([tag, str(step)] for tag, every in steps.items() for step in every)
     if logger == "default":
-        events = EventAccumulator(str(run.directory), size_guidance={"images": 0}).Reload()
-        shown = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+        shown = {tag: [step for step, *_ in points] for tag, points in images(run).items()}
         assert shown == steps
 
 

@@ -127,11 +127,11 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
     assert drawn()[best] == ["confusion.png", "curves.png", "errors.png"]
     assert f"Best: {best.name}." in output
     assert "Validation" not in output
-    events = EventAccumulator(str(best), {IMAGES: 0}).Reload()
+    events = EventAccumulator(str(best / "val"), {IMAGES: 0}).Reload()
     steps = {tag: [event.step for event in events.Images(tag)] for tag in ("confusion/val", "errors/val")}
     assert steps == {tag: [Run(best).result.optimizer_steps] for tag in steps}
     # Nothing that was logged is lost, and they are not drawn again.
-    assert [event.step for event in events.Scalars("val/acc")][:1] == [Run(best).result.optimizer_steps - 1]
+    assert [event.step for event in events.Scalars("charts/acc")][:1] == [Run(best).result.optimizer_steps - 1]
     before = (best / "curves.png").stat().st_mtime_ns
     finish(draws(*arguments))
     assert (best / "curves.png").stat().st_mtime_ns == before

@@ -114,7 +114,7 @@ def test_precision_is_a_choice(train):
 def test_loggers_are_a_choice(train, logger):
     run, *_ = train("a", "trainer.max_epochs=1", f"logger={logger}")
     assert (run.directory / "metrics.csv").exists() == (logger == "csv")
-    assert bool(list(run.directory.glob("events.*"))) == (logger == "tensorboard")
+    assert bool(list(run.directory.glob("*/events.*"))) == (logger == "tensorboard")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(train):

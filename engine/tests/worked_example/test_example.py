@@ -37,7 +37,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
         str(directory),
     ):
         assert text in out
-    assert list(directory.glob("events.out.tfevents.*"))
+    assert list(directory.glob("train/events.out.tfevents.*"))
     with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
         (look,) = csv.DictReader(file)
     assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}

@@ -131,6 +131,9 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
         enable_model_summary=False,
         **{"use_distributed_sampler": False, **kwargs},
     )
+    for logger in trainer.loggers:
+        if hasattr(logger, "attach_trainer"):  # Leyden's for TensorBoard, which needs the stage
+            logger.attach_trainer(trainer)
     # Deterministic mode would also fill new tensors, at the cost of a pass over each; it is not needed here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer

@@ -13,7 +13,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from leyden.callbacks.logged_metrics import stages_of
+from leyden.callbacks.logged_metrics import logged_steps, stages_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run.files import damage, replacing
@@ -164,6 +164,24 @@ def _as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
 
 
+class Moment(NamedTuple):
+    """When a checkpoint's metrics were measured.
+
+    Args:
+        epoch: Number of the epoch, counted from 1.
+        step: Step at which the epoch's metrics were logged.
+    """
+
+    epoch: int
+    step: int
+
+
+def _as_moment(state: Mapping[str, Any]) -> Moment | None:
+    """Return when the best epoch was; None in checkpoints of earlier versions, which did not record it."""
+    at = state.get("best_at")
+    return None if at is None else Moment(*map(int, at))
+
+
 def _children(node: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(node, dict):
         yield from node.items()
@@ -292,8 +310,8 @@ class CheckpointFiles:
             for name in ("best.ckpt", "last.ckpt"):
                 self._path(trainer, name + PREPARED).unlink(missing_ok=True)
 
-    def read_best(self, trainer: L.Trainer, otherwise: str) -> dict[str, float] | None:
-        """Return the metrics recorded in `best.ckpt`; None if it can't be read.
+    def read_best(self, trainer: L.Trainer, otherwise: str) -> tuple[dict[str, float], Moment | None] | None:
+        """Return the metrics recorded in `best.ckpt`, and when they were measured; None if it can't be read.
 
         A warning then reports the error and the consequence, `otherwise`.
         """
@@ -301,7 +319,8 @@ class CheckpointFiles:
         try:
             if problem := damage(path):
                 raise ValueError(problem)
-            best = _as_metrics(SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]["best"])
+            state = SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]
+            best = _as_metrics(state["best"]), _as_moment(state)
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(f"{path} is lost ({' '.join(str(error).split())}): {otherwise}")
@@ -313,7 +332,7 @@ class CheckpointFiles:
         if trainer.is_global_zero:
             files = SafeCheckpointIO()
             content = files.load_checkpoint(self._path(trainer, "last.ckpt"))
-            content["callbacks"][self.state_key]["best"] = dict(metrics)
+            content["callbacks"][self.state_key].update(best=dict(metrics), best_at=None)
             files.save_checkpoint(content, self._path(trainer, "best.ckpt"))
         trainer.strategy.barrier()
 
@@ -384,6 +403,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
         self.best: dict[str, float] = {}  # metrics of the best epoch
+        self.best_at: Moment | None = None  # None: unknown
         self.last: dict[str, float] = {}  # metrics of the last epoch
         self.is_over = False  # whether the run was stopped, for example by early stopping
         # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
@@ -396,11 +416,13 @@ class RunCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of the best and of the last epoch, and whether training has been stopped."""
-        return {"best": self.best, "last": self.last, "is_over": self.is_over, "stage": self._stage}
+        at = None if self.best_at is None else list(self.best_at)
+        return {"best": self.best, "best_at": at, "last": self.last, "is_over": self.is_over, "stage": self._stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         self.best, self.last = _as_metrics(state_dict["best"]), _as_metrics(state_dict["last"])
+        self.best_at = _as_moment(state_dict)
         self.is_over = bool(state_dict["is_over"])
         self._stage = str(state_dict["stage"])
 
@@ -416,7 +438,8 @@ class RunCheckpoint(Checkpoint):
         self._files.drop(trainer)
         self._was_best = bool(self.best)
         if self._was_best:
-            self.best = self._files.read_best(trainer, "the best epoch from here on is used instead") or {}
+            found = self._files.read_best(trainer, "the best epoch from here on is used instead")
+            self.best, self.best_at = found or ({}, None)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
@@ -443,6 +466,7 @@ class RunCheckpoint(Checkpoint):
         stage = stages_of(trainer).names.get(self.metric or "", "")
         if self._is_best(metrics, stage):
             self.best, self._stage = self.last, stage
+            self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
             self._save(trainer, "best.ckpt")
         self._save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
 
@@ -470,7 +494,7 @@ class RunCheckpoint(Checkpoint):
         """Use the last weights as the best ones if `best.ckpt` is lost and no later epoch has replaced it."""
         lost = self._was_best or self.best
         if lost and self._files.read_best(trainer, "the last weights are used instead") is None:
-            self.best = self.last if self.metric in (None, *self.last) else {}
+            self.best, self.best_at = (self.last if self.metric in (None, *self.last) else {}), None
             self._files.take_last_as_best(trainer, self.best)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -5,7 +5,6 @@ Lightning forgets its running results and the states of metrics when a run is st
 """
 
 import builtins
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -130,6 +129,15 @@ def _results(trainer: L.Trainer) -> _ResultCollection:
     return results
 
 
+def logged_steps(trainer: L.Trainer) -> int:
+    """Return the current step of `self.log`: the number of batches after which an optimizer has stepped.
+
+    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no public name for
+    this number.
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
 def training_names(trainer: L.Trainer) -> set[str]:
     """Return the names in `trainer.callback_metrics` that were logged in the current training epoch so far."""
     return _metric_names(_results(trainer), steps=True)
@@ -149,10 +157,6 @@ def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
         for on_step in {False, steps}
         for name in results._forked_name(result, on_step)  # includes the dataloader index
     }
-
-
-# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
-STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 
 
 class Stages(L.Callback):
@@ -260,21 +264,6 @@ class Stages(L.Callback):
             text = ", ".join(sorted(both))
             warn(f"{text}: logged in training and in validation; the run's metrics use the values of validation")
         self.names.update({name: stage for name in names if stage == "val" or name not in self.names})
-
-
-def chart_of(name: str) -> str:
-    """Return the title of the chart that shows a metric's curves of all stages.
-
-    Example:
-        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
-        ['acc', 'acc', 'acc', 'acc']
-        >>> chart_of("val"), chart_of("f1_macro")
-        ('val', 'f1_macro')
-    """
-    base = re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
-    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", base)  # with the separators
-    kept = next((words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS), words)
-    return "".join(kept).strip("/_. -") or base
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""TensorBoard logger that writes to the run directory and supports resuming."""
+"""TensorBoard logger that writes to the run directory, a folder for each stage, and supports resuming."""
 
 import struct
 import threading
@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+from torch.utils.tensorboard import SummaryWriter
 
+from leyden.run.charts import STAGES, chart_tag
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
 
@@ -78,7 +81,9 @@ def _is_kept(event: Event, step: int) -> bool:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes event files into the run directory itself, and continues there when the run resumes.
+    """Writes event files into a folder for each stage of the run, and continues there when the run resumes.
+
+    TensorBoard draws the curves of several folders in one chart, in different colours.
 
     Args:
         save_dir: The run directory.
@@ -86,27 +91,51 @@ class TensorBoard(TensorBoardLogger):
     """
 
     def __init__(self, *, save_dir: str, purge_step: int) -> None:
-        # Makes a TensorBoard that is already open drop the events it has read; not needed for a new run.
-        to_viewers = purge_step if any(Path(save_dir).glob("events*")) else None
-        super().__init__(save_dir, name="", version="", default_hp_metric=False, purge_step=to_viewers)
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self.purge_step = purge_step
-        self._started = False
+        self._trainer: L.Trainer | None = None
+        self._writers: dict[str, SummaryWriter] = {}  # by stage
+        self._names: dict[tuple[str, str], str] = {}  # metric names by stage and tag
+        self._resumed: set[str] = set()  # stages that earlier starts have logged
+
+    def attach_trainer(self, trainer: L.Trainer) -> None:
+        """Take the stage of what is logged from this trainer."""
+        self._trainer = trainer
+
+    @property
+    def stage(self) -> str:
+        """The stage of the trainer: `val` or `test`, otherwise `train`."""
+        if self._trainer is None:
+            return "train"
+        return "val" if self._trainer.validating else "test" if self._trainer.testing else "train"
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """TensorBoard's writer; the first access truncates the existing files and creates it."""
-        check_held(Path(self.log_dir))
-        if not self._started:
-            self._started = True
+        """TensorBoard's writer of the current stage; the first access truncates all existing files."""
+        directory = Path(self.log_dir)
+        check_held(directory)
+        if not self._writers:
             threading.excepthook = _ignore_event_writers
-            truncate_events(Path(self.log_dir), self.purge_step)
-        return super().experiment
+            for stage in ("", *STAGES):  # "": event files of earlier versions, in the run directory itself
+                if any((directory / stage).glob("events*")):
+                    self._resumed.add(stage)
+                    truncate_events(directory / stage, self.purge_step)
+        if (stage := self.stage) not in self._writers:
+            # Makes a TensorBoard that is already open drop the events it has read; not needed for a new run.
+            to_viewers = self.purge_step if stage in self._resumed else None
+            self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=to_viewers)
+        return self._writers[stage]
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Log the metrics, without the epoch number that Lightning adds."""
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        """Log the metrics by `chart_tag`, without the epoch number that Lightning adds."""
+        super().log_metrics({self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def _tag(self, name: str) -> str:
+        """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
+        tag = chart_tag(name)
+        return tag if self._names.setdefault((self.stage, tag), name) == name else name
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -114,8 +143,17 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush the writer; unlike Lightning's method, don't write an empty `hparams.yaml`."""
-        self.experiment.flush()
+        """Flush the writers; unlike Lightning's method, don't write an empty `hparams.yaml`."""
+        check_held(Path(self.log_dir))
+        for writer in self._writers.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write all events to their files, and close these."""
+        for writer in self._writers.values():
+            writer.flush()
+            writer.close()
 
 
 def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:

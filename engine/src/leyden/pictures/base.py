@@ -39,15 +39,6 @@ def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step:
             logger.log_image(key=tag, images=[pixels_HWC], step=step)  # type: ignore[attr-defined]
 
 
-def logged_steps(trainer: L.Trainer) -> int:
-    """Return the current step of `self.log`: the number of batches after which an optimizer has stepped.
-
-    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no public name for
-    this number.
-    """
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}
 
 

@@ -1,7 +1,6 @@
-"""Learning curves: the picture `curves.png`, and charts of several curves in TensorBoard."""
+"""Learning curves: the picture `curves.png`."""
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,68 +9,13 @@ import lightning as L
 from matplotlib.figure import Figure
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import chart_of, stages_of
-from leyden.pictures.base import tensorboard_writer
+from leyden.callbacks.logged_metrics import stages_of
 from leyden.pictures.figures import render
 from leyden.report.axes import use_log_scale
+from leyden.run.charts import chart_of
 from leyden.run.result import read_curves
-from leyden.tasks.task import Task
 
 LABELS = {"acc": "accuracy"}
-
-
-def chart_layout(stages: Mapping[str, str]) -> dict[str, Any]:
-    """Return TensorBoard's layout: a chart per metric, with all splits, and charts of the optimization.
-
-    Args:
-        stages: Stage that logs each metric, by name.
-    """
-    charts: dict[str, list[str]] = {}
-    for stage in ("train", "val", "test"):
-        for name in sorted(name for name in stages if stages[name] == stage):
-            if name.removesuffix("_step") not in stages or not name.endswith("_step"):
-                charts.setdefault(chart_of(name), []).append(f"^{re.escape(name)}$")
-    learning = {LABELS.get(title, title): ["Multiline", charts[title]] for title in sorted(charts, key=_loss_first)}
-    steps = sorted(name for name in stages if name.endswith("_step") and chart_of(name) == "loss")
-    of_steps = {"loss of the last steps": ["Multiline", [f"^{re.escape(name)}$" for name in steps]]}
-    optimization = {
-        **(of_steps if steps else {}),
-        "gradient norm": ["Multiline", ["^grad_norm(_[0-9]+)?$"]],
-        "learning rate": ["Multiline", ["^lr(_[0-9]+)?$"]],
-    }
-    return {"learning": learning, "optimization": optimization}
-
-
-def _loss_first(title: str) -> tuple[bool, str]:
-    return title != "loss", title
-
-
-class Layout(DisplayCallback):
-    """Shows training and validation in one chart, by TensorBoard's custom scalars.
-
-    Written once, when the run first starts; for a module that is not a `Task`, after its first epoch, when the
-    names that it logs are known.
-    """
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the layout for a task."""
-        if trainer.global_step == 0 and isinstance(pl_module, Task):
-            stages = {name: stage for stage in ("train", "val", "test") for name in pl_module.names_in(stage)}
-            self._write_layout(trainer, {**stages, "train/loss_step": "train"})
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the layout for other modules after their first epoch."""
-        if trainer.current_epoch == 1 and not isinstance(pl_module, Task):
-            self._write_layout(trainer, stages_of(trainer).names)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the layout if there was only one epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
-
-    @staticmethod
-    def _write_layout(trainer: L.Trainer, stages: Mapping[str, str]) -> None:
-        if writer := tensorboard_writer(trainer):
-            writer.add_custom_scalars(chart_layout(stages))
 
 
 MAX_PANELS = 4

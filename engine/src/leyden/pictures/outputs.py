@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
+from leyden.callbacks.logged_metrics import logged_steps
 from leyden.data.text import text_of
 from leyden.pictures.base import (
     SPLIT_NAMES,
     OnEvaluation,
     add_image,
     image_loggers,
-    logged_steps,
     tensorboard_writer,
 )
 from leyden.pictures.figures import render, sheet

@@ -1,27 +1,33 @@
 """A run as a row of TensorBoard's HParams table: its overrides and its result."""
 
+import hashlib
 import time
 from typing import Any
 
 from leyden.config.errors import log_and_continue
 from leyden.config.values import flatten
+from leyden.run.charts import BEST, chart_tag
 from leyden.run.directory import Run
 from leyden.run.files import replacing
-from leyden.run.identity import typed_overrides
+from leyden.run.identity import identity_values, typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 
-# TensorBoard reads files with "tfevents" in their name in alphabetical order: this one after events.out.tfevents...
-HPARAMS_FILE = "hparams.tfevents"
+HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
+NAME_LENGTH = 8  # hexadecimal digits
 
 
 def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result in place of an earlier row; called before `result.json` is written.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
-    then each metric of the result, such as `best/val/acc`, without those of the test set: the table is for choosing
-    settings. Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from
-    one arbitrary run, add points to the curves, and miss runs that were killed.
+    then the objectives and the other metrics that their stage, most often validation, has logged in the best epoch: the
+    table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
+    of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
+    one name.
+
+    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
+    arbitrary run, add points to the curves, and miss runs that were killed.
 
     Nothing is written if the run does not log to TensorBoard.
     """
@@ -39,7 +45,8 @@ def _write(run: Run, result: Result) -> None:
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    start = plugin_data_pb2.SessionStartInfo()
+    name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_LENGTH]
+    start = plugin_data_pb2.SessionStartInfo(group_name=name)
     for key, value in {**hparams_of(run), "status": result.status}.items():
         kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
         setattr(start.hparams[key], f"{kind}_value", value)
@@ -48,24 +55,37 @@ def _write(run: Run, result: Result) -> None:
     values = [
         _plugin_value(metadata.SESSION_START_INFO_TAG, session_start_info=start),
         _plugin_value(metadata.SESSION_END_INFO_TAG, session_end_info=end),
-        *(
-            Summary.Value(tag=f"best/{name}", simple_value=value)
-            for name, value in result.metrics.items()
-            if name not in result.test_metrics
-        ),
+        *(Summary.Value(tag=tag, simple_value=value) for tag, value in _selecting_metrics(result).items()),
     ]
     path = run.directory / HPARAMS_FILE
-    step, now = result.optimizer_steps, time.time()
+    path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
+    step = result.optimizer_steps if result.best_step is None else result.best_step
+    now = time.time()
     with replacing(path) as file:
         records = RecordWriter(file)
         records.write(Event(file_version="brain.Event:2", wall_time=now).SerializeToString())
         records.write(Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString())
 
 
+def _selecting_metrics(result: Result) -> dict[str, float]:
+    """Return by tag the objectives, and the other metrics of the stage that logged the first one."""
+    objectives = [each.metric for each in result.objectives]
+    stages = [result.stages.get(stage, []) for stage in ("val", "train")]
+    others = next((names for names in stages if names and {*objectives[:1]} <= {*names}), [])
+    found: dict[str, float] = {}
+    for name in dict.fromkeys([*objectives, *others]):
+        if name in result.metrics:
+            tag = chart_tag(name)
+            found[name if tag in found else tag] = result.metrics[name]
+    return found
+
+
 def hparams_of(run: Run) -> dict[str, float | bool | str]:
-    """Return the resolved values of the first start's overrides, without launch options."""
+    """Return the resolved values of the first start's overrides that can change weights or metrics."""
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
+    matter = identity_values({**flat, **typed})
+    typed = {key: value for key, value in typed.items() if key in matter}
     return {
         key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
         for key, value in typed.items()

@@ -38,7 +38,7 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     overrides = {key_of(override): override for override in run.overrides}
     kept = {key: override for key, override in overrides.items() if key not in SINGLE_START_KEYS}
     trainer = run.config["trainer"]
-    if any(run.directory.glob("events.out.tfevents.*")):
+    if any(run.directory.glob("*/events.out.tfevents.*")):
         if Path.cwd() == ROOT and shutil.which("make") and _has_make_target("tensorboard"):
             yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "view it"
         else:

@@ -20,6 +20,7 @@ from leyden.config.paths import current_target
 from leyden.config.terminal import warn
 from leyden.config.values import is_plain
 from leyden.run import lock
+from leyden.run.charts import EVENT_FOLDERS
 from leyden.run.files import damage, read_json, read_text, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
@@ -240,7 +241,7 @@ class Run(RunContents):
         """
         try:
             is_new = not lock.list_files(self.directory)
-            refuse_links(self.directory, self.directory / "checkpoints")
+            refuse_links(self.directory, *(self.directory / name for name in ("checkpoints", *EVENT_FOLDERS)))
         except OSError as error:
             raise UserError(f"{self.directory}: can't be read ({error.strerror})") from error
         if is_new:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from leyden.config.objective import Objective
@@ -53,6 +54,8 @@ class Result:
             unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
+        best_epoch: Number of the best epoch, counted from 1; None if unknown.
+        best_step: Step at which the best epoch's metrics were logged; None if unknown.
     """
 
     status: str
@@ -69,6 +72,8 @@ class Result:
     can_be_tested: bool = True
     takes_optimizer: bool = True
     test_split: list[list[int | None]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_step: int | None = None
 
     @classmethod
     def failed(
@@ -155,6 +160,8 @@ def _is_valid(result: Result) -> bool:
         and isinstance(result.can_be_tested, bool)
         and isinstance(result.takes_optimizer, bool)
         and isinstance(result.test_split, list)
+        and type(result.best_epoch) in (int, NoneType)
+        and type(result.best_step) in (int, NoneType)
         and (result.samples_per_second is None or _is_number(result.samples_per_second))
         and all(_is_number(value) or (value is None and not result.is_complete) for value in required)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)

@@ -86,6 +86,8 @@ def fit(
         requeues=num_restarts(),
         stages=trainer.stages.by_stage(kept.best),
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
+        best_epoch=kept.best_at and kept.best_at.epoch,
+        best_step=kept.best_at and kept.best_at.step,
     )
     if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` reads it
