@@ -28,7 +28,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
     )
     whole, *_ = train("whole", *arguments)
     for module in [module for name, module in sys.modules.items() if name.startswith("leyden.pictures.")]:
-        for name in ("tensorboard_writer", "image_loggers", "render"):
+        for name in ("tensorboard_writer", "image_loggers", "render", "save_picture"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr("leyden.pictures.network.Table", broken)
@@ -43,7 +43,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
 
 
 def test_a_run_that_fails_tells_its_own_error(train, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("leyden.pictures.curves.render", broken)
+    monkeypatch.setattr("leyden.pictures.curves.save_picture", broken)
     diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
     run, _, err = train("a", "callbacks=default", *diverging, code=2)
     assert run.result.error.type == "FloatingPointError"

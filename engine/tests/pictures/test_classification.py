@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from leyden.pictures.base import gather, interleave
-from leyden.pictures.classification import ClassEvaluation, confusion_counts, most_confident
+from leyden.pictures.classification import ClassEvaluation, confusion_counts, errors_figure, most_confident
 from leyden.pictures.classification import confusion_figure as confusion_figure
 from leyden.pictures.figures import render
 
@@ -16,6 +16,16 @@ EVALUATION = ClassEvaluation("val", np.array([0, 1, 2, 2, 0]), PROBABILITIES_NK,
 
 def test_the_surest_mistakes_come_first():
     assert most_confident(EVALUATION).tolist() == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("eel", "caption"), [("eel", "true cat →\npredicted dog\n0.990"), ("moray", "cat →\ndog\n0.990")]
+)
+def test_a_mistake_names_both_classes(eel, caption):
+    evaluation = ClassEvaluation("val", EVALUATION.labels_N, PROBABILITIES_NK, ("cat", "dog", eel))
+    figure = errors_figure(evaluation, most_confident(evaluation), np.zeros((3, 1, 8, 8)))
+    assert figure.axes[0].texts[0].get_text() == caption
+    assert "true class → predicted class" in figure.texts[0].get_text()
 
 
 def test_rows_are_true_classes_and_columns_predicted_ones():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from leyden.pictures.figures import as_colours, render, sheet
+from leyden.pictures.figures import as_colours, paired_sheet, render, sheet
+from leyden.pictures.outputs import MAX_POINTS, prediction_figure
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,27 @@ def test_three_channels_are_colours():
     red = np.zeros((1, 3, 1, 1))
     red[0, 0] = 9
     assert as_colours(red).tolist() == [[[[1.0, 0.0, 0.0]]]]
+
+
+def test_pairs_stand_one_above_the_other_and_each_row_has_one_label():
+    above, below = np.zeros((10, 1, 20, 20)), np.ones((10, 1, 20, 20))
+    figure = paired_sheet(above, below, ("image", "output"), "title")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["image", "output", "image", "output"]  # 8 in a row, then 2
+    (shown,) = axes.images
+    columns = shown.get_array()[:, 10, 0]  # through the first tiles of the rows, which white gaps part
+    assert (np.diff(columns) < 0).sum() == 2  # two rows of black
+    render(figure)
+
+
+@pytest.mark.parametrize("num", [50, MAX_POINTS + 1])
+def test_predictions_have_named_axes_of_equal_scale_and_a_scale_of_what_colours_mean(num):
+    true = np.random.default_rng(0).normal(size=(num, 2))
+    figure = prediction_figure(0.5 * true, true, ("price (k$)", "area"), "title")
+    render(figure)  # makes the layout
+    panels = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert [axes.get_xlabel() for axes in panels] == ["true price (k$)", "true area"]
+    assert all(axes.get_xlim() == axes.get_ylim() for axes in panels)
+    assert len({round(axes.title.get_window_extent().y0) for axes in panels}) == 1
+    bars = [axes.get_ylabel() for axes in figure.axes if axes not in panels]
+    assert bars == ["samples per cell"] * (2 if num > MAX_POINTS else 0)

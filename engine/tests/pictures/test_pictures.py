@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
+from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from tests.callbacks.events import images, read, scalars, texts
@@ -128,6 +129,16 @@ def test_files_are_pictures(run):
             assert min(image.size) > 300
             assert len(image.convert("RGB").getcolors(10**6)) > 20, "nothing is drawn"
     assert not list(run.directory.glob("*.tmp"))
+
+
+def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: F811
+    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=1", "test=false", "picture_format=pdf")
+    names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
+    assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
+    assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
+    summarize(run.directory)
+    assert "summary.png, summary.pdf" in capfd.readouterr().out
+    assert (run.directory / "summary.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train, tmp_path):  # noqa: F811

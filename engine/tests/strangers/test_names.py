@@ -215,7 +215,7 @@ def test_a_run_that_was_stopped_within_an_epoch_has_the_same_metrics(train, kind
 
 def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, monkeypatch):
     found = []
-    monkeypatch.setattr("leyden.pictures.curves.render", lambda figure, _: found.append(figure))
+    monkeypatch.setattr("leyden.pictures.curves.save_picture", lambda _, figure, name: found.append(figure))
     for name, kind, given in (
         ("a", "Named", {}),
         ("b", "Named", {"train": "loss/train", "val": "loss/valid", "objective": "loss/valid"}),

@@ -40,7 +40,7 @@ def validate_values(cfg: DictConfig) -> None:
             raise UserError(
                 f"{key}={cfg[key]}: must be a choice of conf/{key}/; its keys are set by {key}.KEY=VALUE"
             )
-    for name in ("resume", "exact", "test", "sweep.pictures"):
+    for name in ("resume", "exact", "test", "sweep.pictures", "picture_format"):
         require_choice(cfg, name, *CHOICES[f"train.{name}"])
     objectives(cfg.objective)
     for key in ("name", "sweep_name"):

@@ -39,6 +39,7 @@ class TrainConfig:
     run_dir: str = MISSING
     sweep_name: str = MISSING
     sweep: dict[str, Any] = MISSING
+    picture_format: str = MISSING
     dry_run: bool = MISSING
 
 
@@ -93,6 +94,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
+    "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}

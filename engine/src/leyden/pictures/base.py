@@ -3,16 +3,20 @@
 Shapes: N samples.
 """
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
+from leyden.pictures.figures import render
+from leyden.run.directory import Run
 from leyden.tasks.task import Task
 
 
@@ -37,6 +41,18 @@ def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step:
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
         else:
             logger.log_image(key=tag, images=[pixels_HWC], step=step)  # type: ignore[attr-defined]
+
+
+def save_picture(trainer: L.Trainer, figure: Figure, name: str) -> NDArray[np.uint8]:
+    """Write a figure to the run directory, in the format `picture_format`, and return its pixels, shape (H, W, 3).
+
+    Args:
+        trainer: Lightning's trainer.
+        figure: The figure.
+        name: Name of the file, such as `curves.png`.
+    """
+    directory = Path(trainer.default_root_dir)
+    return render(figure, directory / name, file_format=Run(directory).config.get("picture_format", "png"))
 
 
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}

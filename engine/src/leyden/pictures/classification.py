@@ -4,7 +4,6 @@ Shapes: N samples, K classes.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.data.contract import DataModule
-from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, tensorboard_writer
-from leyden.pictures.figures import render, sheet
+from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture, tensorboard_writer
+from leyden.pictures.figures import sheet
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Confusion(OnClassEvaluation):
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Write the matrix to the file and the loggers."""
-        pixels = render(confusion_figure(evaluation), Path(trainer.default_root_dir) / "confusion.png")
+        pixels = save_picture(trainer, confusion_figure(evaluation), "confusion.png")
         add_image(trainer, f"confusion/{evaluation.split}", pixels, trainer.global_step)
 
 
@@ -101,6 +100,9 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
     return figure
 
 
+ERROR_COLUMNS = 6  # few, so that captions are readable in a paper's column
+
+
 class Errors(OnClassEvaluation):
     """Shows the most confident errors of the final evaluation, as `errors.png` and in the loggers.
 
@@ -120,18 +122,29 @@ class Errors(OnClassEvaluation):
         indices = most_confident(evaluation)[: self.num_images]
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         images_NCHW = data.inputs(evaluation.split, indices).numpy()
-        names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
-        separator = "\n" if max(map(len, names)) > 3 else " "
-        captions = []
-        for n in indices:
-            k = probabilities_NK[n].argmax()
-            true, predicted = names[evaluation.labels_N[n]], names[k]
-            captions.append(f"{true}{separator}as {predicted}\n{probabilities_NK[n, k]:.3f}")
-        pixels = render(
-            sheet(images_NCHW, captions, f"{evaluation.title}\nmost confident mistakes"),
-            Path(trainer.default_root_dir) / "errors.png",
-        )
+        pixels = save_picture(trainer, errors_figure(evaluation, indices, images_NCHW), "errors.png")
         add_image(trainer, f"errors/{evaluation.split}", pixels, trainer.global_step)
+
+
+def errors_figure(evaluation: ClassEvaluation, indices: NDArray[Any], images_NCHW: NDArray[Any]) -> Figure:
+    """Return a sheet of misclassified images, each with its class, the predicted class, and that class's probability.
+
+    Args:
+        evaluation: The evaluation.
+        indices: Indices of the images in the split, shape (N,).
+        images_NCHW: The images, shape (N, C, H, W).
+    """
+    names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
+    # The longest line is "predicted NAME", if that is readable in a tile's width; else the title has the words.
+    are_short = max(map(len, names)) <= 4
+    captions = []
+    for n in indices:
+        k = probabilities_NK[n].argmax()
+        true, predicted = names[evaluation.labels_N[n]], names[k]
+        words = f"true {true} →\npredicted {predicted}" if are_short else f"{true} →\n{predicted}"
+        captions.append(f"{words}\n{probabilities_NK[n, k]:.3f}")
+    title = f"{evaluation.title}\nmost confident mistakes: true class → predicted class, its probability"
+    return sheet(images_NCHW, captions, title, num_columns=ERROR_COLUMNS)
 
 
 def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:

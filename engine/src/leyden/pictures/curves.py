@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import stages_of
-from leyden.pictures.figures import render
+from leyden.pictures.base import save_picture
 from leyden.report.axes import use_log_scale
 from leyden.run.charts import chart_of
 from leyden.run.result import read_curves
@@ -37,7 +37,7 @@ class Curves(DisplayCallback):
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (curves := _finite(read_curves(directory / "metrics.csv"))):
             title = f"{directory.parent.name}/{directory.name}"
-            render(draw_curves(curves, stages_of(trainer).names, title), directory / "curves.png")
+            save_picture(trainer, draw_curves(curves, stages_of(trainer).names, title), "curves.png")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Draw the curves, unless the run was interrupted from outside and will resume."""

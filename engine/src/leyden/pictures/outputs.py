@@ -1,6 +1,5 @@
 """Pictures of inputs and outputs: samples, reconstructions, predictions, generated text."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,9 +17,10 @@ from leyden.pictures.base import (
     OnEvaluation,
     add_image,
     image_loggers,
+    save_picture,
     tensorboard_writer,
 )
-from leyden.pictures.figures import render, sheet
+from leyden.pictures.figures import paired_sheet, render, sheet
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
@@ -70,14 +70,13 @@ class Reconstructions(OnEvaluation):
         self.max_samples = num_images
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
-        """Draw pairs of an image, shape (C, H, W), and its reconstruction on the right."""
+        """Draw rows of images, shape (C, H, W), each above its reconstruction."""
         if targets.ndim != 4 or targets.shape[1] not in (1, 3):
             return
-        pairs_NCHW = torch.stack([targets, predictions.to(targets)], dim=1).flatten(0, 1)
-        title = f"{SPLIT_NAMES[split]}: each image and its reconstruction"
-        pixels = render(
-            sheet(pairs_NCHW.float().numpy(), ["image", "output"] * len(targets), title),
-            Path(trainer.default_root_dir) / "reconstructions.png",
+        above, below = (part.float().numpy() for part in (targets, predictions.to(targets)))
+        title = f"{SPLIT_NAMES[split]}: each image above its reconstruction"
+        pixels = save_picture(
+            trainer, paired_sheet(above, below, ("image", "output"), title), "reconstructions.png"
         )
         add_image(trainer, f"reconstructions/{split}", pixels, trainer.global_step)
 
@@ -106,7 +105,7 @@ class Predicted(OnEvaluation):
         figure = prediction_figure(
             predicted_NT, true_NT, self.target_names, f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
         )
-        pixels = render(figure, Path(trainer.default_root_dir) / "predicted.png")
+        pixels = save_picture(trainer, figure, "predicted.png")
         add_image(trainer, f"predicted/{split}", pixels, trainer.global_step)
 
 
@@ -115,23 +114,27 @@ def prediction_figure(
 ) -> Figure:
     """Return one panel per target, with equal axes, the diagonal of exact predictions, and R²."""
     num = min(len(names), MAX_PANELS)
-    figure = Figure(figsize=(4.2 * num, 4.4), layout="constrained")
+    is_density = len(true_NT) > MAX_POINTS
+    figure = Figure(figsize=((4.9 if is_density else 4.1) * num, 4.5), layout="constrained")
     figure.suptitle(title, fontsize=10)
     for t, name in enumerate(names[:num]):
         axes: Any = figure.add_subplot(1, num, t + 1)
         true, predicted = true_NT[:, t], predicted_NT[:, t]
-        if len(true) > MAX_POINTS:
-            axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
+        if is_density:
+            cells = axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
+            figure.colorbar(cells, ax=axes, label="samples per cell", format="{x:g}", fraction=0.046, pad=0.03)
         else:
             axes.scatter(true, predicted, s=8, alpha=0.5, linewidths=0)
         low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
-        axes.plot([low, high], [low, high], color="#d95f02", linewidth=1)
+        axes.plot([low, high], [low, high], color="#d95f02", linewidth=1, linestyle="--", label="exact")
+        axes.legend(loc="upper left", fontsize=8)
         spread = np.square(true - true.mean()).sum()
-        r2 = f", R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
-        axes.set_title(f"{name}{r2}", fontsize=10)
-        axes.set_xlabel("true")
-        axes.set_ylabel("predicted")
-        axes.set_aspect("equal", adjustable="datalim")
+        r2 = f"R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
+        axes.set_title(r2, fontsize=10)
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted {name}")
+        margin = 0.03 * ((high - low) or 1.0)
+        axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), box_aspect=1)
         axes.grid(alpha=0.3)
     return figure
 

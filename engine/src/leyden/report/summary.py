@@ -50,6 +50,7 @@ def draw_summary(
     log: Collection[str] | None,
     averaged: Collection[str],
     extra_panels: Sequence[Callable[[Any], None]] = (),
+    file_format: str = "png",
 ) -> bytes:
     """Draw each objective against each varying choice: a dot per run, and the means of a grid with their deviations.
 
@@ -62,9 +63,10 @@ def draw_summary(
         log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
         averaged: Keys that are averaged over; they get a panel only if no other key varies.
         extra_panels: Functions that each draw a panel of the last row, on the axes passed to them.
+        file_format: `png` or `pdf`.
 
     Returns:
-        The content of a PNG file.
+        The content of a file of this format.
     """
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
@@ -92,7 +94,7 @@ def draw_summary(
     for column, draw_panel in enumerate(extra_panels):
         draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
     content = io.BytesIO()
-    figure.savefig(content, dpi=120)
+    figure.savefig(content, dpi=120, format=file_format)
     return content.getvalue()
 
 
@@ -351,22 +353,26 @@ def summarize(
     ]
     _write_csv(directory / "summary.csv", cells)
     _write_markdown(directory / "summary.md", ["row", *keys, *metrics, *COLUMNS], shown, [*notes, *last])
-    picture = draw_summary(
-        [(record.choices, record.values) for record in records if record.values],
-        metrics,
-        log=log_keys,
-        averaged=averaged,
-        # Only a search records its logarithmic keys.
-        extra_panels=search_panels(rows, objectives[0], log_keys) if is_single and log_keys is not None else (),
-    )
-    _write(directory / "summary.png", picture)
+    formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
+    for file_format in formats:
+        picture = draw_summary(
+            [(record.choices, record.values) for record in records if record.values],
+            metrics,
+            log=log_keys,
+            averaged=averaged,
+            # Only a search records its logarithmic keys.
+            extra_panels=search_panels(rows, objectives[0], log_keys) if is_single and log_keys is not None else (),
+            file_format=file_format,
+        )
+        _write(directory / f"summary.{file_format}", picture)
     if form == "json":
         best_run = str(winners[0].run.directory) if is_single and winners else None
         content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
         print(json.dumps(content, indent=2))  # ASCII, so no control characters
         return
     _print_table(keys, metrics, shown)
-    Terminal().print("\n".join([*notes, f"written: {directory}/summary.csv, summary.md, summary.png"]))
+    files = ["summary.csv", "summary.md", *(f"summary.{file_format}" for file_format in formats)]
+    Terminal().print("\n".join([*notes, f"written: {directory}/{', '.join(files)}"]))
     before_end([winner.run for winner in winners])
     if last:
         Terminal().print("\n".join(last))

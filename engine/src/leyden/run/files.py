@@ -146,7 +146,7 @@ def refuse_links(*directories: Path) -> None:
                     f"{entry.path}: is a link or a special file; Leyden's directories may hold only files and folders, "
                     "so that writes to them change no other files"
                 )
-            is_ours = entry.name.endswith((".json", ".ckpt", ".csv", ".png", ".yaml", ".journal", ".tmp"))
+            is_ours = entry.name.endswith((".json", ".ckpt", ".csv", ".png", ".pdf", ".yaml", ".journal", ".tmp"))
             if stat.S_ISDIR(kind) and (is_ours or "tfevents" in entry.name):
                 raise UserError(f"{entry.path}: is a folder with the name of a file; move it elsewhere")
 

@@ -21,6 +21,7 @@ LOCATION_KEYS = ("data.root", "data.download", "data.num_workers")  # may change
 # Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
     "name",
+    "picture_format",
     "logger",
     "trainer.log_every_n_steps",
     "trainer.profiler",

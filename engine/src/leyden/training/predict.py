@@ -30,7 +30,7 @@ from leyden.data.images import find_images, is_off_center, read_centered, read_i
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.data.text import text_of, tokens_of
-from leyden.pictures.figures import sheet
+from leyden.pictures.figures import paired_sheet, sheet
 from leyden.run.directory import Run
 from leyden.run.files import replacing, write_whole, writing
 from leyden.tasks.language import generate
@@ -468,9 +468,9 @@ def _show_reconstructions(
             bar.advance(images, len(batch))
     _print_rows(rows, output)
     if picture:
-        content, shown = io.BytesIO(), torch.cat(pairs)[: 2 * MAX_SHOWN]
-        title = "each image and its reconstruction"
-        sheet(shown.numpy(), ["image", "output"] * (len(shown) // 2), title).savefig(content, format="png", dpi=120)
+        content, shown = io.BytesIO(), torch.cat(pairs)[: 2 * MAX_SHOWN].numpy()
+        figure = paired_sheet(shown[::2], shown[1::2], ("image", "output"), "each image above its reconstruction")
+        figure.savefig(content, format="png", dpi=120)
         with writing("picture", picture):
             write_whole(picture, content.getvalue())
 
