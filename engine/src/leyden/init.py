@@ -26,9 +26,8 @@ def main() -> None:
         task, data = (given[key] or only_class(here, key) for key in BASES)
         write_train_config(here, task, data)
         print(f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}")
-        print(
-            f"next steps:\n  {leyden_command('train')} dry_run=true    check it\n  {leyden_command('train')}    train"
-        )
+        train = leyden_command("train")
+        print(f"next steps:\n  check it:\n    {train} dry_run=true\n  train:\n    {train}")
 
 
 if __name__ == "__main__":

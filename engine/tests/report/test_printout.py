@@ -1,10 +1,12 @@
 """What is printed after a run are commands that hold."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK
+from leyden.run.directory import Run
+from tests.conftest import QUICK, here
 
 FEW = (*QUICK, "trainer.max_epochs=1")
 
@@ -50,6 +52,23 @@ def test_they_can_be_pasted(cli, after):
 def test_tensorboard_is_named_where_there_is_something_to_see(after, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "tensorboard.main --logdir=run " in after()["view it"] + " "
+
+
+def test_what_is_viewed_is_there_and_all_runs_are_listed_with_this_one(after, tmp_path, capfd):
+    steps = after("scheduler=onecycle")
+    folder = shlex.split(steps["view it"])[-1].partition("=")[2]
+    assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}
+    verb, arguments = typed(steps["all runs so far"])
+    assert here(verb, *arguments) == 0
+    assert str(tmp_path / "run") in capfd.readouterr().out
+
+
+def test_the_best_epoch_has_its_number(cli, tmp_path):
+    few = (f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=2", "test=false")
+    code, out, err = cli("train", *few, "objective.metric=train/acc")
+    assert code == 0, err
+    assert Run(tmp_path / "run").result.best_epoch == 2
+    assert "2, by train/acc" in out
 
 
 def test_a_schedule_ends_with_its_run(after):

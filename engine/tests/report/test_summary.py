@@ -372,8 +372,13 @@ def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
     run_command(monkeypatch, tmp_path)
     assert "optuna-dashboard" not in capsys.readouterr().out
     (tmp_path / "study.journal").touch()
-    run_command(monkeypatch, tmp_path)
-    assert f"optuna-dashboard {tmp_path}/study.journal" in capsys.readouterr().out
+    for program, line in (
+        (None, "browser, after pip install optuna-dashboard: optuna-dashboard"),
+        (".venv/bin/optuna-dashboard", "browser: .venv/bin/optuna-dashboard"),
+    ):
+        monkeypatch.setattr("leyden.report.summary.program_command", lambda _, program=program: program)
+        run_command(monkeypatch, tmp_path)
+        assert f"The search in a {line} {tmp_path}/study.journal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])

@@ -38,6 +38,14 @@ def test_a_class_is_shown_by_its_last_word_and_two_of_one_name_have_two_names():
     assert names[0] != names[1]
 
 
+def test_a_drawn_number_is_short_and_two_with_the_same_first_digits_have_two_names():
+    names = [
+        slug([f"optimizer.lr={value}", "seed=1"]) for value in ("0.0016571640914381709", "0.0016571640914381710")
+    ]
+    assert all(re.fullmatch("optimizer.lr-0.001657_seed-1-[0-9a-f]{8}", name) for name in names), names
+    assert names[0] != names[1]
+
+
 KEYS = [
     "seed",
     "model",
@@ -85,6 +93,7 @@ VALUES += [
     "1e-05",
     "1 2",
 ]
+VALUES += ["0.0016571640914381709", "0.0016571640914381710", "0.001657", "1657.1640914"]
 VALUES += [
     "x_model.a-1",
     "x_model-1",

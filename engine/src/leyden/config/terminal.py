@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,30 @@ def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     return shlex.quote(f"{key}={text}")
 
 
+MAX_DIGITS = 6  # significant digits of a number that is shown in full
+
+
+def short_number(text: str) -> str:
+    """Return the text of a number with four significant digits if it is a fraction with more than six; else the text.
+
+    Example:
+        >>> short_number("0.0016571640914381709"), short_number("0.00125"), short_number("12345678"), short_number("a")
+        ('0.001657', '0.00125', '12345678', 'a')
+    """
+    try:
+        number = Decimal(text).as_tuple()
+    except InvalidOperation:
+        return text
+    is_fraction = isinstance(number.exponent, int) and number.exponent < 0
+    return f"{float(text):.4g}" if is_fraction and len(number.digits) > MAX_DIGITS else text
+
+
+def short_override(override: str) -> str:
+    """Return an override with its value by `short_number`."""
+    key, equals, value = override.partition("=")
+    return f"{key}{equals}{short_number(value)}"
+
+
 def relative_path(path: Path) -> Path:
     """Return a path relative to the working directory if it is below, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -72,14 +97,21 @@ def python_command() -> str:
 
 def leyden_command(verb: str) -> str:
     """Return the shell command of a verb, such as `leyden train` or `.venv/bin/leyden train`."""
-    if "UV_RUN_RECURSION_DEPTH" in os.environ:
-        return f"uv run leyden {verb}"
-    program = Path(sys.executable).with_name("leyden")
-    if (found := shutil.which("leyden")) and Path(found).parent == program.parent:
-        return f"leyden {verb}"
-    if program.exists():
-        return f"{shlex.quote(str(relative_path(program)))} {verb}"
+    if program := program_command("leyden"):
+        return f"{program} {verb}"
     return f"{python_command()} -m leyden.{verb}"
+
+
+def program_command(name: str) -> str | None:
+    """Return the shell command of a program beside this Python, such as `.venv/bin/leyden`; None if it is not installed."""
+    program = Path(sys.executable).with_name(name)
+    if not program.exists():
+        return None
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:
+        return f"uv run {name}"
+    if (found := shutil.which(name)) and Path(found).parent == program.parent:
+        return name
+    return shlex.quote(str(relative_path(program)))
 
 
 def warn(text: str) -> None:

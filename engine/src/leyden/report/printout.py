@@ -57,7 +57,11 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]
         swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
         yield f"{leyden_command('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
-    yield leyden_command("runs"), "all runs so far"
+    is_found = run.directory.is_relative_to(
+        ROOT / "outputs"
+    )  # where `leyden runs` searches if it is given no folder
+    folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
+    yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
@@ -66,7 +70,8 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     if result.status == "fast_dev_run":
         table.add_row("status", "trial only (trainer.fast_dev_run): this is not a finished run")
     for objective in result.objectives[:1]:
-        table.add_row("best epoch by", objective.metric)
+        number = "" if result.best_epoch is None else f"{result.best_epoch}, "
+        table.add_row("best epoch", f"{number}by {objective.metric}")
     for name, value in result.metrics.items():
         real = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
         table.add_row(name, f"{value:,}" if isinstance(value, int) else real)

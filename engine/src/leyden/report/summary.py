@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, leyden_command, quoted_override, text_table
+from leyden.config.terminal import Terminal, leyden_command, program_command, quoted_override, text_table
 from leyden.report.axes import use_log_scale
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value
@@ -273,11 +273,9 @@ def best_remarks(
         then = " The test evaluation of one:" if testable else ""
         lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
     for winner in testable:
-        reached = ", ".join(f"{value:.6g}" for value in winner.values)
-        lines.append(
-            f"    {leyden_command('evaluate')} {quoted_override('run', winner.run.directory)}"
-            + f"  # {reached}" * (len(objectives) > 1)
-        )
+        if len(objectives) > 1:
+            lines.append(f"  {', '.join(f'{value:.6g}' for value in winner.values)}:")
+        lines.append(f"    {leyden_command('evaluate')} {quoted_override('run', winner.run.directory)}")
     return lines
 
 
@@ -285,7 +283,10 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
     if (study := directory / "study.journal").is_file():
-        lines.append(f"The search in a browser: optuna-dashboard {shlex.quote(str(study.absolute()))}")
+        program = program_command("optuna-dashboard")
+        first = "" if program else ", after pip install optuna-dashboard"
+        command = f"{program or 'optuna-dashboard'} {shlex.quote(str(study.absolute()))}"
+        lines.append(f"The search in a browser{first}: {command}")
     for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:

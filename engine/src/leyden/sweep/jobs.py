@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
+from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.fork import parent_groups, parse_fork
@@ -131,7 +132,7 @@ def slug(overrides: Sequence[str]) -> str:
     """Return a readable directory name for a job's overrides, independent of their order.
 
     Launch options, such as the choice of the sweep or cluster, are left out. The name has no `=`, which would break
-    Hydra's parser. A short hash is added if the name is too long or ambiguous, so no two jobs share a name.
+    Hydra's parser. A short hash is added if the name is too long, shortened or ambiguous, so no two jobs share a name.
 
     Args:
         overrides: The job's overrides, as given by the user.
@@ -141,9 +142,11 @@ def slug(overrides: Sequence[str]) -> str:
         'model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1'
         >>> slug(["model.hidden_sizes=[512]"])  # without the hash, the same name as for 512, which is no list
         'model.hidden_sizes-512-27faaab5'
+        >>> slug(["optimizer.lr=0.0016571640914381709"])  # the hash is of all digits
+        'optimizer.lr-0.001657-ff677e51'
     """
     kept = _identifying_overrides(overrides)
-    parts = [_shorten_class(each) for each in _shorten_fork(kept)]
+    parts = [short_override(_shorten_class(each)) for each in _shorten_fork(kept)]
     plain, shown = "_".join(kept), "_".join(parts)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"

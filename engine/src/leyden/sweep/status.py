@@ -1,19 +1,22 @@
 """The loop that runs the jobs of a sweep, and its status line."""
 
+import textwrap
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from rich.live import Live
 
-from leyden.config.terminal import Terminal
+from leyden.config.terminal import Terminal, short_override
 from leyden.sweep.jobs import Job, record_failure
 
 
 class StatusLine:
     """A context manager that shows the number of jobs by status, the best objective so far, and the time left.
 
-    On a terminal the line is updated in place; otherwise a line is printed whenever jobs have ended.
+    On a terminal it is updated in place, and the best setting has lines of its own, which are never cut; otherwise a
+    line is printed whenever jobs have ended.
 
     Args:
         total: Number of jobs, including those that ended in earlier starts.
@@ -54,29 +57,45 @@ class StatusLine:
         for objective in result.objectives[:1] if result else ():
             self.metric = objective.metric
             if objective.value is not None:
-                name = " ".join(override for override in job.overrides if override not in self.shared)
+                name = " ".join(short_override(each) for each in job.overrides if each not in self.shared)
                 candidates = [*([self.best] if self.best else []), (objective.value, name)]
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
     def show(self, num_running: int, note: str = "") -> None:
         """Update the line; the note says why jobs wait."""
         if self.live:
-            self.live.update(self._line(num_running, note), refresh=True)
+            self.live.update("\n".join(self._lines(num_running, note)), refresh=True)
         elif (self.num_run, note) != self.shown:
             self.console.print(self._line(num_running, note))
             self.shown = (self.num_run, note)
 
+    def _lines(self, num_running: int, note: str) -> list[str]:
+        """Return the lines for a terminal: the counts that are not 0 with the time left, and the best setting."""
+        counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
+        parts = [self._num_ended, *(f"{num} {status}" for status, num in counts.items() if num), *self._time_left()]
+        best = f"best {self.metric} {self.best[0]:.4f}: {self.best[1]}" if self.best else ""
+        width = self.console.width
+        return [", ".join(parts), *(line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False))]
+
     def _line(self, num_running: int, note: str) -> str:
-        num_over = self.num_before + self.num_run
-        parts = [f"{num_over}/{self.total} jobs", f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
+        parts = [self._num_ended, f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
         parts.append(f"{num_running} running")
         parts += [note] if note else []
         if self.best:
             parts.append(f"best {self.metric} {self.best[0]:.4f} ({self.best[1]})")
-        if self.num_run and num_over < self.total:
-            left = (time.monotonic() - self.started) / self.num_run * (self.total - num_over)
-            parts.append(f"{left:.0f} s left")
-        return ", ".join(parts)
+        return ", ".join([*parts, *self._time_left()])
+
+    @property
+    def _num_ended(self) -> str:
+        return f"{self.num_before + self.num_run}/{self.total} jobs"
+
+    def _time_left(self) -> list[str]:
+        """Return the time left as the only item; nothing while it is unknown."""
+        num_left = self.total - self.num_before - self.num_run
+        if not self.num_run or num_left <= 0:
+            return []
+        left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
+        return [f"{left} left"]
 
 
 class Runner(Protocol):

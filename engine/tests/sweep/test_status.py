@@ -1,0 +1,48 @@
+"""The lines that show how far a sweep is."""
+
+import io
+from types import SimpleNamespace
+
+from leyden.config.objective import Objective
+from leyden.config.terminal import Terminal
+from leyden.run.result import Result
+from leyden.sweep.status import StatusLine
+
+OVERRIDES = [
+    "optimizer.lr=0.0016571640914381709",
+    "model.hidden_sizes=[256,256,128]",
+    "data.batch_size=64",
+    "seed=0",
+]
+
+
+def ended(value):
+    """A job of a search that has ended with this objective."""
+    result = Result("finished", (Objective("val/acc", "max", value),), {"val/acc": value}, 1, 1, 1.0, None)
+    return SimpleNamespace(run=SimpleNamespace(result=result), overrides=OVERRIDES)
+
+
+def shown(**kwargs):
+    """What a status line shows after the first of twenty jobs, of which one runs."""
+    status = StatusLine(20, {"seed=0"})
+    status.console = Terminal(file=(file := io.StringIO()), **kwargs)
+    with status:
+        status.add(ended(0.9558), "")
+        status.show(1)
+        return file.getvalue()
+
+
+def test_on_a_narrow_terminal_the_best_setting_is_shown_whole():
+    text = shown(force_terminal=True, width=80)
+    last = text[text.rindex("1/20 jobs") :].partition("\n\x1b")[0].splitlines()
+    assert last[0].startswith("1/20 jobs, 1 running, 0:00:0")
+    assert last[0].endswith(" left")
+    assert " ".join(last[1:]) == (
+        "best val/acc 0.9558: optimizer.lr=0.001657 model.hidden_sizes=[256,256,128] data.batch_size=64"
+    )
+    assert all(len(line) <= 80 for line in last)
+
+
+def test_in_a_file_each_is_one_line():
+    (line,) = shown().splitlines()
+    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, best val/acc 0.9558 (optimizer.lr=0.001657 ")
