@@ -44,6 +44,8 @@ NOT_RUN = {
     "python -m venv": "as the line before",
     "uv sync": "needs the package index, and uv",
     "sbatch ": "needs a cluster, tests/cluster has one; its overrides are composed",
+    "docker ": "needs a registry of images; tests/test_containers.py reads the files",
+    "apptainer ": "as the line before",
     "make setup": "needs the package index; .ci/run starts with what it does",
     "make tensorboard": "serves until it is ended; tests/browser looks at it",
     "make -C engine": "is a step of .ci/run, but for the benchmarks, which take 25 minutes",

@@ -1,5 +1,6 @@
 """Export of a trained network to ONNX."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.data.contract import num_samples, sizes_of
+from leyden.data.facts import Facts
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
@@ -23,7 +25,8 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     """Write a run's network as an ONNX file that takes raw samples, shape (N, ...), and normalises them itself.
 
     The input is named `pixels` for images, shape (N, C, H, W), uint8, and `inputs` for other samples; the output is
-    named `logits` for a classification, shape (N, K), and `outputs` for other tasks. The ONNX outputs of all
+    named `logits` for a classification, shape (N, K), and `outputs` for other tasks. The file's metadata have the names
+    of the classes, and what the input is. The ONNX outputs of all
     samples of the test set are compared with the network's. No target is read, so this is no test evaluation.
 
     Returns:
@@ -53,7 +56,10 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
         verbose=False,
     )
     assert exported is not None
-    content = exported.model_proto.SerializeToString()
+    model = exported.model_proto
+    for key, text in description(task.kind, facts, sample, names).items():
+        model.metadata_props.add(key=key, value=text)
+    content = model.SerializeToString()
     num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
     if not num:
         raise UserError(f"{run.directory}: {type(data).__name__} does not provide the number of test samples")
@@ -66,6 +72,28 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
     with writing("output", path):
         write_whole(path, content)
     return num, difference
+
+
+def description(kind: str, facts: Facts, sample: torch.Tensor, names: tuple[str, str]) -> dict[str, str]:
+    """Return the metadata of an ONNX file: what it takes and returns, and the names of its outputs as JSON lists.
+
+    Args:
+        kind: Kind of the task, as `Task.kind`.
+        facts: Facts of the data.
+        sample: Raw samples, shape (N, ...).
+        names: Names of the input and the output.
+    """
+    shape = ", ".join(["N", *map(str, sample.shape[1:])])
+    kind_of_number = str(sample.dtype).removeprefix("torch.")
+    values = " from 0 to 255" if sample.dtype == torch.uint8 else ""
+    scaled = "; the network normalizes them itself" if facts.mean is not None or facts.scale is not None else ""
+    found = {"input": f"{names[0]}: {kind_of_number}{values}, shape ({shape}){scaled}"}
+    if kind == "classes":
+        found["output"] = (
+            f"{names[1]}: shape (N, {facts.num_classes}), one per class; softmax makes probabilities of them"
+        )
+    lists = {"class_names": facts.class_names, "target_names": facts.target_names}
+    return {**found, **{key: json.dumps(each, ensure_ascii=False) for key, each in lists.items() if each}}
 
 
 def _compare(content: bytes, network: nn.Module, data: Any, num: int) -> tuple[int, float]:
