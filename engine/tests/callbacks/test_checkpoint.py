@@ -51,6 +51,7 @@ def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(trai
     assert "the last weights are used instead" in err
     assert "Traceback" not in err
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
+    assert run.result.best_epoch is None
     assert list(run.result.metrics) == list(before.metrics)
     last = {name: value for step, name, value in curves(run) if step >= 19}
     for name in ("train/loss", "val/acc", "val/loss", "test/acc"):
@@ -72,6 +73,12 @@ def test_killed_when_the_last_weights_have_become_the_best_they_have_their_own_m
     assert run.result.metrics["train/loss"] == pytest.approx(last["train/loss"])
 
 
+def test_the_best_epoch_is_known_when_a_run_is_trained_longer(train):  # noqa: F811
+    for epochs in (1, 3):
+        run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER)
+        assert (run.result.best_epoch, run.result.best_step) == (1, 9)
+
+
 def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(train, lose):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER)
     lose(run.directory / "checkpoints" / "best.ckpt")
@@ -91,6 +98,7 @@ def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
     )
     run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2", *NEVER_BETTER)
     assert err.count("best.ckpt is lost") == 1
+    assert run.result.best_epoch is None  # the last weights, whenever they were measured
     assert run.result.status == "finished"
     assert all(
         torch.equal(weights(run.directory)[key], value) for key, value in weights(run.directory, "best").items()

@@ -17,6 +17,7 @@ def names(group):
 
 NEAREST = [
     ("sead=1", "did you mean seed?"),
+    ("picture_format=svg", "picture_format=svg: must be one of png, pdf"),
     ("optimizer.lrr=1", "did you mean optimizer.lr?"),
     ("model.hidden_size=[3]", "did you mean model.hidden_sizes?"),
     ("data.batchsize=3", "did you mean data.batch_size?"),

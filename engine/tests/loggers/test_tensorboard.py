@@ -1,3 +1,7 @@
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
+from torch.utils.tensorboard import SummaryWriter
+
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.run.directory import Run
 from tests.callbacks.events import read, scalars
@@ -23,3 +27,32 @@ def test_two_names_of_a_stage_never_share_a_curve(tmp_path):
     events = read(Run(tmp_path))
     found = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert found == {"charts/acc": [0.5, 0.5], "train_acc": [0.25, 0.25], "lr": [1.0, 1.0]}
+
+
+def started(directory, purge_step):
+    """A logger that has logged a step, as a run that begins or resumes at this step does."""
+    logger = TensorBoard(save_dir=str(directory), purge_step=purge_step)
+    logger.log_metrics({"train/acc": 0.5}, purge_step)
+    logger.finalize("success")
+
+
+def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
+    def told():
+        events = [event for path in tmp_path.glob("train/events*") for event in EventFileLoader(str(path)).Load()]
+        return [event.step for event in events if event.HasField("session_log")]
+
+    started(tmp_path, 0)
+    assert told() == []
+    started(tmp_path, 3)
+    assert told() == [3]
+
+
+def test_the_curves_of_an_earlier_version_end_where_a_run_resumes(tmp_path):
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(6):
+        writer.add_scalar("train/acc", step, step)
+    writer.close()
+    started(tmp_path, 4)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/acc")] == [0, 1, 2, 3]
+    assert [event.step for event in read(Run(tmp_path)).Scalars("charts/acc")] == [4]

@@ -132,7 +132,10 @@ def test_files_are_pictures(run):
 
 
 def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: F811
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=1", "test=false", "picture_format=pdf")
+    train("a", "callbacks=default", "trainer.max_epochs=1", "test=false")
+    run, *_ = train(
+        "a", "callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf"
+    )  # the same run
     names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
     assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
     assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))

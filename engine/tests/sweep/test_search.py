@@ -542,6 +542,10 @@ def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
     front = [(size, acc) for n, (size, acc) in enumerate(values) if all(acc > other for _, other in values[:n])]
     assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 runs" in output
     assert output.count("leyden evaluate run=") == len(front)
+    lines = output.splitlines()
+    for value, command in ((lines[n - 1], line) for n, line in enumerate(lines) if "leyden evaluate run=" in line):
+        assert value.endswith(":")  # its values, not behind the command: zsh takes no comment there
+        assert "#" not in command
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
 
 

@@ -420,9 +420,8 @@ class RunCheckpoint(Checkpoint):
         return {"best": self.best, "best_at": at, "last": self.last, "is_over": self.is_over, "stage": self._stage}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state."""
+        """Restore the state, but for `best_at`, which `on_fit_start` reads from `best.ckpt`."""
         self.best, self.last = _as_metrics(state_dict["best"]), _as_metrics(state_dict["last"])
-        self.best_at = _as_moment(state_dict)
         self.is_over = bool(state_dict["is_over"])
         self._stage = str(state_dict["stage"])
 
