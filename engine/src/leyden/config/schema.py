@@ -81,6 +81,7 @@ class ExportConfig:
     """Root keys of `conf/export.yaml`."""
 
     run: str = MISSING
+    format: str = "onnx"  # has a default, since a project's own conf/export.yaml may lack the key
     output: str | None = MISSING
     checkpoint: str = MISSING
     data_root: str | None = MISSING
@@ -96,6 +97,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.sweep.pictures": ("all", "best", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
+    "export.format": ("onnx", "card"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 
