@@ -24,7 +24,7 @@ from leyden.run import lease, lock
 def flock(*_):
     raise OSError(errno.ENOSYS, "Function not implemented")
 fcntl.flock = fcntl.lockf = flock
-lease.HEARTBEAT_S, lease.STALE_S = 0.1, 1.0
+lease.HEARTBEAT_S, lease.STALE_S, lease.MAX_PAUSE_S = 0.1, 1.0, 0.05
 lease._machine = lambda: {machine!r}
 os.environ["SLURM_JOB_ID"] = "77"
 path = Path(sys.argv[1])
@@ -53,6 +53,7 @@ def process(path, body, machine=None):
 def fast(monkeypatch):
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(lease, "STALE_S", 1.0)
+    monkeypatch.setattr(lease, "MAX_PAUSE_S", 0.05)
     monkeypatch.setattr(lease, "_thread", None)  # one with this heartbeat
 
 

@@ -75,7 +75,10 @@ class StatusLine:
         parts = [self._num_ended, *(f"{num} {status}" for status, num in counts.items() if num), *self._time_left()]
         best = f"best {self.metric} {self.best[0]:.4f}: {self.best[1]}" if self.best else ""
         width = self.console.width
-        return [", ".join(parts), *(line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False))]
+        return [
+            ", ".join(parts),
+            *(line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False)),
+        ]
 
     def _line(self, num_running: int, note: str) -> str:
         parts = [self._num_ended, f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
