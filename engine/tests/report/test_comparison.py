@@ -41,6 +41,15 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "more seeds of each" in text
 
 
+def test_pairs_that_all_differ_by_the_same(call, tmp_path):
+    for lr in (0.1, 0.2):
+        for seed in range(6):
+            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=lr + seed / 64)
+    text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+    assert "(not paired)" in text
+    assert "Sign test" not in text
+
+
 def test_the_same_for_other_programs(call, sweep):
     found = json.loads(call("s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
     assert found["objective"] == OBJECTIVE

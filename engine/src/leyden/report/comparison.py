@@ -296,7 +296,7 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
             f"A is better than B in {100 * share:.0f} % of {f'the pairs with the same {keys}' if found.num_pairs else 'all pairs of runs'}"
             + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
         )
-        if ends and (p := sign_test(*found.samples)) is not None:
+        if found.num_pairs and ends and (p := sign_test(*found.samples)) is not None:
             lines.append(
                 f"Sign test on these pairs, for any distribution: p = {p:.2g}, at a level of {found.level:.2g}"
             )
