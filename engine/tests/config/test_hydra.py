@@ -1,6 +1,7 @@
 """Hydra's command line: options may stand anywhere among overrides."""
 
 import pytest
+from hydra._internal.hydra import Hydra
 
 from leyden.config import hydra
 from leyden.config.paths import CONF
@@ -53,3 +54,23 @@ def test_a_help_that_is_no_string_yet():
     parser.add_argument("--later", help=Later())
     parser.add_argument("--none")
     assert "100% later" in parser.format_help()
+
+
+@pytest.mark.parametrize("arguments", [("train", "optimizer=adam"), ("predict",), ("train", "--resolve")])
+def test_help_is_that_of_hydra_which_lists_all_groups(cli, monkeypatch, arguments):
+    called = []
+    original = Hydra.format_config_groups
+    monkeypatch.setattr(Hydra, "format_config_groups", lambda *a, **k: called.append(1) or original(*a, **k))
+    code, found, err = cli(*arguments, "--help")
+    assert code == 0, err
+    assert bool(called) == ("--resolve" in arguments)
+    monkeypatch.setattr("leyden.run.command.help_text", lambda options, name: None)
+    assert cli(*arguments, "--help") == (0, found, "")
+    assert called
+
+
+def test_a_help_of_the_projects_own_can_list_all_groups(cli):
+    code, found, err = cli("predict", "--help", "hydra.help.template='have $APP_CONFIG_GROUPS'")
+    assert code == 0, err
+    assert found.startswith("have ")
+    assert "optimizer: " in found

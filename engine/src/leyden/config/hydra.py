@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import string
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -10,7 +11,8 @@ from typing import Any, NoReturn
 import hydra
 import hydra._internal.utils
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.paths import CONF
 from leyden.config.values import flatten
@@ -39,11 +41,33 @@ hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, 
 )
 
 
-def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> None:
+def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> argparse.Namespace:
     """Parse Hydra's own options as Hydra does; on an error call `refuse` instead of printing argparse's usage."""
     parser = hydra._internal.utils.get_args_parser()  # Hydra has no public function for it
     parser.error = refuse  # type: ignore[method-assign, assignment]
-    parser.parse_intermixed_args(argv)
+    return parser.parse_intermixed_args(argv)
+
+
+def help_text(options: argparse.Namespace, config_name: str) -> str | None:
+    """Return what Hydra prints for `--help`; None if it needs more than the configuration.
+
+    Hydra collects the choices of all groups for it, its own ones included, which takes longer than the rest together.
+
+    Args:
+        options: Options of the command line, as from `parse_options`.
+        config_name: Name of the command's config file.
+    """
+    if options.config_path or options.config_name or options.config_dir or options.resolve:
+        return None
+    with composing():
+        cfg = hydra.compose(config_name, options.overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        template = string.Template(cfg.hydra.help.template)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        with contextlib.suppress(KeyError):  # such as $APP_CONFIG_GROUPS in a help of the project's own
+            return template.substitute(CONFIG=OmegaConf.to_yaml(cfg))
+    return None
 
 
 def composing() -> contextlib.AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """Commands configured by Hydra, with readable error messages."""
 
+import argparse
 import functools
 import os
 import re
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError, cause_of, is_mistake, require_project
 from leyden.config.explain import explain
-from leyden.config.hydra import VERSION_BASE, parse_options
+from leyden.config.hydra import VERSION_BASE, help_text, parse_options
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
 from leyden.run.fork import inherit_groups
@@ -94,7 +95,10 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                 )
             require_project()
             if is_main_process():  # Lightning starts the other ranks with its own arguments
-                _check_arguments(name, sys.argv[1:])
+                options = _check_arguments(name, sys.argv[1:])
+                if options.help and (text := help_text(options, name)) is not None:
+                    print(text)
+                    return
                 sys.argv[1:] = map(
                     _zip_as_sweeper_param, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:]
                 )
@@ -131,8 +135,8 @@ def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
     )
 
 
-def _check_arguments(name: str, argv: list[str]) -> None:
-    """Refuse arguments that Hydra would accept but Leyden does not support.
+def _check_arguments(name: str, argv: list[str]) -> argparse.Namespace:
+    """Return Hydra's options; refuse arguments that Hydra would accept but Leyden does not support.
 
     Raises:
         UserError: An argument is refused; the message names it and what to type instead.
@@ -163,7 +167,7 @@ def _check_arguments(name: str, argv: list[str]) -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; python -m leyden.{name} --hydra-help lists the options")
 
-    parse_options(argv, refuse)
+    return parse_options(argv, refuse)
 
 
 def _zip_as_sweeper_param(argument: str) -> str:
