@@ -19,7 +19,7 @@ verdict is over seeds, on this dataset; over=datasets widens it to other dataset
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"a": "", "b": "", "failed": "drop", "over": "seeds", "format": "table"}, max_folders=2
         )

@@ -22,7 +22,7 @@ keys that where= and sort= name.
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )

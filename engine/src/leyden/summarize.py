@@ -15,7 +15,7 @@ to other datasets of its kind. format=json prints the table as JSON."""
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"failed": "drop", "over": "seeds", "format": "table"}, max_folders=1
         )

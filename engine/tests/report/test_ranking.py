@@ -23,7 +23,7 @@ def row(values, *, status="finished", name="", first_seed=0, **config):
             status=status,
             objectives=(Objective("val/acc", "max", value),),
             result=None,
-            starts=[],
+            start_times=[],
         )
         for seed, value in enumerate(values, start=first_seed)
     ]

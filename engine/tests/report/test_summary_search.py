@@ -76,7 +76,7 @@ def started(rows, minutes):
     for each, minute in zip(rows, minutes, strict=True):
         for seed, record in enumerate(each.records):
             time = f"2026-01-01T{minute // 60:02}:{minute % 60:02}:{seed:02}+00:00"
-            record.starts = [{"time": "2025-01-01T00:00:00+00:00"}, {"time": time}]
+            record.start_times = ["2025-01-01T00:00:00+00:00", time]
             record.result = type("Result", (), {"seconds": 1.0, "epochs": 1})
     return rows
 
@@ -91,7 +91,7 @@ def test_the_history_is_in_the_order_in_which_the_settings_have_ended(drawn):
     values = [value for _, value in sorted(zip(minutes, (0.6, 0.9, 0.4), strict=False))]
     assert axes.collections[0].get_offsets()[:, 1].tolist() == pytest.approx(values)
     assert axes.lines[0].get_ydata() == pytest.approx(list(itertools.accumulate(values, min)))
-    rows[0].records[0].starts = []  # it is not known when it was
+    rows[0].records[0].start_times = []  # it is not known when it was
     assert summary.search_panels(rows, Objective("val/loss", "min"), []) == []
 
 

@@ -1,6 +1,7 @@
 """Command-line arguments of the verbs without Hydra: folders, and options such as `sort=age`."""
 
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,16 @@ def exit_on_user_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Disable Python's garbage collector, which searches the records of thousands of runs for garbage over and over."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -> tuple[list[Path], dict[str, str]]:

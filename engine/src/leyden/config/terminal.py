@@ -27,7 +27,7 @@ def printable(text: str) -> str:
         >>> printable("red \x1b[31m")
         'red \\x1b[31m'
     """
-    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return text if text.isprintable() else _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(text: object) -> str:

@@ -174,7 +174,7 @@ def _filter_runs(records: Sequence[Record], condition: str, option: str) -> list
     is_met, keys = parse_condition(condition, option)
     refuse_test_metrics(option, keys, records)
     found = [(record, query_values(record)) for record in records]
-    check_known(option, keys, {key for _, values in found for key in values})
+    check_known(option, keys, [values for _, values in found])
     if chosen := [record for record, values in found if is_met(values)]:
         return chosen
     raise UserError(f"{option}={condition}: no run matches this")

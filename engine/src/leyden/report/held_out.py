@@ -47,7 +47,8 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         records: All runs of the report.
     """
     lists: dict[Path, list[list[str]]] = {}
-    for folder in dict.fromkeys(filter(None, (_folder_with_list(record.run) for record in records))):
+    parents = dict.fromkeys(record.run.directory.parent for record in records)
+    for folder in dict.fromkeys(filter(None, map(_folder_with_list, parents))):
         try:
             lists[folder] = read_test_evaluations(folder)
         except OSError as error:
@@ -69,16 +70,21 @@ def _is_tested(record: Record) -> bool:
     return record.result is not None and record.result.is_tested
 
 
-def _folder_with_list(run: Run) -> Path | None:
-    """Return the closest folder above a run directory with a list of test evaluations; None if there is none."""
-    return next((folder for folder in run.directory.parents if (folder / TEST_EVALUATIONS_FILE).exists()), None)
+def _folder_with_list(parent: Path) -> Path | None:
+    """Return the closest folder, from one upwards, with a list of test evaluations; None if there is none.
+
+    Args:
+        parent: The folder that a run directory lies in.
+    """
+    folders = (parent, *parent.parents)
+    return next((folder for folder in folders if (folder / TEST_EVALUATIONS_FILE).exists()), None)
 
 
 def count_line(run: Run) -> str:
     """Return how often a run's experiment has been evaluated on the test set, in words; empty if it is unknown."""
     name = str(run.config.get("name"))
     try:
-        folder = _folder_with_list(run)
+        folder = _folder_with_list(run.directory.parent)
         num = num_test_evaluations(read_test_evaluations(folder), name) if folder else 0
     except OSError:
         return ""

@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.cells import cell_len
 
-from leyden.config.terminal import Terminal, printable, relative_path
+from leyden.config.terminal import Terminal, printable
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
@@ -25,7 +27,7 @@ MIN_COLUMN = 20  # characters of the columns that are shortened to fit a termina
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 
 
-@dataclass(frozen=True)
+@dataclass
 class ListedRun:
     """A run in a list.
 
@@ -37,7 +39,6 @@ class ListedRun:
         objective: Value of the first objective; None if there is none yet.
         typed: Overrides of the first start.
         asked: Values of the requested keys that have no field here.
-        values: All values that can be queried, by key.
     """
 
     directory: Path
@@ -47,7 +48,6 @@ class ListedRun:
     objective: float | None
     typed: str
     asked: dict[str, Any]
-    values: dict[str, Any]
 
 
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[ListedRun], list[str]]:
@@ -70,31 +70,35 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[ListedRun
     refuse_test_metrics("where", keys, records)
     refuse_test_metrics("sort", {key}, records)
     found = [(record, query_values(record)) for record in records]
-    known = {key for _, values in found for key in values}
-    check_known("where", keys, known)
-    check_known("sort", {key}, known)
+    every = [values for _, values in found]
+    check_known("where", keys, every)
+    check_known("sort", {key}, every)
     asked = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
-    chosen = [_listed_run(record, values, asked) for record, values in found if condition(values)]
-    sortable = [run for run in chosen if _is_sortable(run.values.get(key))]
-    are_numbers = all(isinstance(run.values[key], int | float) for run in sortable)
+    chosen = [
+        (values.get(key), _listed_run(record, values, asked)) for record, values in found if condition(values)
+    ]
+    sortable = [(value, run) for value, run in chosen if _is_sortable(value)]
+    are_numbers = all(isinstance(value, int | float) for value, _ in sortable)
     sortable.sort(
-        key=lambda run: run.values[key] if are_numbers else str(run.values[key]), reverse=sort.startswith("-")
+        key=lambda each: cast(float, each[0]) if are_numbers else str(each[0]), reverse=sort.startswith("-")
     )
-    return sortable + [run for run in chosen if not _is_sortable(run.values.get(key))], asked
+    return [run for _, run in sortable] + [run for value, run in chosen if not _is_sortable(value)], asked
 
 
-def query_values(record: Record) -> dict[str, Any]:
+def query_values(record: Record) -> Mapping[str, Any]:
     """Return a run's values for queries: overrides, configuration, metrics, status, age and progress."""
-    age_s = None if record.started is None else time.time() - record.started
+    started, values = record.started, record.values
     own = {
         "status": "stuck" if record.status == "running" and _is_stuck(record) else record.status,
-        "age": age_s,
-        "objective": record.values[0] if record.values else None,
+        "age": None if started is None else time.time() - started,
+        "objective": values[0] if values else None,
         "epochs": record.epochs,
         "seconds": record.seconds,
         "directory": str(record.run.directory),
     }
-    return {**record.typed, **record.config, **(record.result.metrics if record.result else {}), **own}
+    # Not merged: thousands of runs share most of their configuration.
+    maps = (own, record.result.metrics if record.result else {}, record.config, record.typed)
+    return ChainMap(*cast(tuple[dict[str, Any], ...], maps))
 
 
 def _is_sortable(value: Any) -> bool:
@@ -102,7 +106,7 @@ def _is_sortable(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _listed_run(record: Record, values: dict[str, Any], asked: Sequence[str]) -> ListedRun:
+def _listed_run(record: Record, values: Mapping[str, Any], asked: Sequence[str]) -> ListedRun:
     num = record.result.epochs if record.result else None
     return ListedRun(
         directory=record.run.directory,
@@ -112,7 +116,6 @@ def _listed_run(record: Record, values: dict[str, Any], asked: Sequence[str]) ->
         objective=values["objective"],
         typed=" ".join(f"{key}={value}" for key, value in record.typed.items()),
         asked={key: values[key] for key in asked if key in values},
-        values=values,
     )
 
 
@@ -146,18 +149,33 @@ def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
         print("no run matches this")
         return
     table = [["run", "status", "age", "how far", "objective", *asked, "typed"]]
+    cwd = str(Path.cwd())
+    here = cwd if cwd.endswith(os.sep) else cwd + os.sep
     for run in found:
-        name = str(relative_path(run.directory))
+        name = "." if (whole := str(run.directory)) == cwd else whole.removeprefix(here)
         values = [format_value(run.asked[key]) if key in run.asked else "" for key in asked]
         objective = "" if run.objective is None else f"{run.objective:.4f}"
         table.append([name, run.status, _age_text(run.age_s), run.far, objective, *values, run.typed])
-    table = [[printable(cell).replace("\n", " ") for cell in row] for row in table]
+    table = [[cell if cell.isprintable() else printable(cell).replace("\n", " ") for cell in row] for row in table]
     if (terminal := Terminal()).is_terminal:
         _fit(table, terminal.width)
-    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    for row in table:  # rich's tables would take longer than reading the runs
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(padded).rstrip())
+    print(
+        "\n".join(
+            line.rstrip() for line in map("  ".join, zip(*map(_padded, zip(*table, strict=True)), strict=True))
+        )
+    )
+
+
+def _padded(column: Sequence[str]) -> list[str]:
+    """Return a column's cells with spaces at their ends; rich's tables would take longer than reading the runs."""
+    widths = [_width(cell) for cell in column]
+    width = max(widths)
+    return [cell + " " * (width - own) for cell, own in zip(column, widths, strict=True)]
+
+
+def _width(text: str) -> int:
+    """Return the number of columns that a text takes in a terminal."""
+    return len(text) if text.isascii() and text.isprintable() else cell_len(text)
 
 
 def _fit(table: list[list[str]], width: int) -> None:
@@ -165,13 +183,13 @@ def _fit(table: list[list[str]], width: int) -> None:
 
     What all runs have typed is left out first.
     """
-    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
     if sum(widths) + 2 * (len(widths) - 1) <= width:
         return
     shared = set.intersection(*({*row[-1].split()} for row in table[1:])) if len(table) > 2 else set()
     for row in table[1:]:
         row[-1] = " ".join(word for word in row[-1].split() if word not in shared)
-    widths[-1] = max(cell_len(row[-1]) for row in table)
+    widths[-1] = max(_width(row[-1]) for row in table)
     excess = sum(widths) + 2 * (len(widths) - 1) - width
     typed = max(MIN_COLUMN, widths[-1] - max(0, excess))
     name = max(MIN_COLUMN, widths[0] - max(0, excess - (widths[-1] - typed)))
@@ -209,8 +227,7 @@ def as_json(value: Any) -> Any:
 
 def _rows(found: Sequence[ListedRun]) -> list[dict[str, Any]]:
     """Return the rows for JSON and CSV: the fields of each run, and its values of the requested keys."""
-    excluded = {"asked", "values"}
-    rows = [{name: value for name, value in vars(run).items() if name not in excluded} for run in found]
+    rows = [{name: value for name, value in vars(run).items() if name != "asked"} for run in found]
     return [
         as_json({**row, "directory": str(run.directory), **run.asked}) for row, run in zip(rows, found, strict=True)
     ]

@@ -3,7 +3,7 @@
 import difflib
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -46,15 +46,21 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
     return _Parser(text, option).parse()
 
 
-def check_known(option: str, keys: Collection[str], known: Collection[str]) -> None:
+def check_known(option: str, keys: Collection[str], runs: Sequence[Mapping[str, Any]]) -> None:
     """Check that each key of a condition is known.
+
+    Args:
+        option: Name of the option, for the error message.
+        keys: The keys.
+        runs: Values of each run by key.
 
     Raises:
         UserError: No run has one of the keys.
     """
-    for key in sorted({*keys} - {*known}):
-        close = difflib.get_close_matches(key, known, 1)
-        raise UserError(f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
+    for key in sorted(keys):
+        if not any(key in values for values in runs):
+            close = difflib.get_close_matches(key, {name for values in runs for name in values}, 1)
+            raise UserError(f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
 class _Parser:

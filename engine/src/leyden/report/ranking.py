@@ -10,11 +10,12 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.report.configs import keys_to_compare
 from leyden.report.looks import LOOKS_FILE
 from leyden.report.records import Record
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
 from leyden.run.files import read_json
-from leyden.run.identity import identity_values
+from leyden.run.identity import is_identity_key
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -201,7 +202,11 @@ def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple
 
 def _untyped_keys(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
     """Return the keys that vary among a row's runs and can change results, except averaged and derived ones."""
-    configs = [identity_values(record.config) for record in records] if len(records) > 1 else []
+    keys = varying_keys([record.config for record in records])
+    configs = [
+        {key: record.config[key] for key in (*keys, *averaged) if is_identity_key(key, record.config)}
+        for record in records
+    ]
     derived = derived_keys(configs, averaged)
     return [
         key
@@ -250,7 +255,7 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
 
 def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that have several values, or are missing in some mappings."""
-    keys = dict.fromkeys(key for chosen in choices for key in chosen)
+    keys = keys_to_compare(choices)
     return [key for key in keys if len({(key in chosen, str(chosen.get(key))) for chosen in choices}) > 1]
 
 

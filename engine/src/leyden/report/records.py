@@ -1,26 +1,32 @@
 """Records of the runs below a folder: configuration, overrides, status and result of each."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective, objectives
+from leyden.config.objective import Objective
 from leyden.config.terminal import warn
-from leyden.config.values import flatten
+from leyden.report.configs import ConfigReader, FlatConfig
+from leyden.report.contents import Contents
+from leyden.report.index import Index, Row, stamp_of
+from leyden.run.charts import EVENT_FOLDERS
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
-from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
 
+
+OWN_FOLDERS = {"checkpoints", *EVENT_FOLDERS}  # in a run directory
 
 @dataclass
 class Record:
@@ -36,7 +42,7 @@ class Record:
             `interrupted`.
         objectives: The objectives with the run's values.
         result: The result; None if the run has none.
-        starts: Provenance of each start, as in `Run`.
+        start_times: Time of each start, in ISO 8601; None if unknown.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
@@ -44,11 +50,11 @@ class Record:
     run: Run
     choices: dict[str, Any]
     typed: dict[str, str]
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     status: str
     objectives: tuple[Objective, ...]
     result: Result | None
-    starts: list[dict[str, Any]]
+    start_times: list[str | None]
     reason: str = ""
     has_worst: bool = False
 
@@ -73,7 +79,7 @@ class Record:
     @property
     def started(self) -> float | None:
         """Time of the first start, in seconds since the epoch; None if unknown."""
-        return _seconds(self.starts[0].get("time")) if self.starts else None
+        return _seconds(self.start_times[0]) if self.start_times else None
 
     @property
     def ended(self) -> float | None:
@@ -81,7 +87,7 @@ class Record:
 
         Computed from the last start and the training time, since the times of files change when they are copied.
         """
-        started = _seconds(self.starts[-1].get("time")) if self.starts else None
+        started = _seconds(self.start_times[-1]) if self.start_times else None
         return None if started is None or self.seconds is None else started + self.seconds
 
     @property
@@ -143,8 +149,10 @@ def fill_choices(records: Sequence[Record]) -> None:
     """Set each run's choices: its values of all keys that any of the runs overrides."""
     keys = list(dict.fromkeys(key for record in records for key in record.typed))
     for record in records:
-        known = {**record.typed, **record.config}
-        record.choices = {key: known[key] for key in keys if key in known}
+        typed, config = record.typed, record.config
+        record.choices = {
+            key: config[key] if key in config else typed[key] for key in keys if key in config or key in typed
+        }
 
 
 def read_raw_records(directory: Path) -> list[Record]:
@@ -153,25 +161,91 @@ def read_raw_records(directory: Path) -> list[Record]:
     Raises:
         UserError: There is no run.
     """
-    paths = (path.parent for path in sorted(directory.rglob("config.yaml")))
-    runs = [Run(path) for path in paths if (path / "provenance.json").exists()]
-    jobs = list(_read_or_skip(runs, _unfinished_job))
-    found = states_of(job for _, job in jobs if job)
-    records = [record for _, record in _read_or_skip([run for run, _ in jobs], lambda run: read_record(run, found))]
+    index = Index(directory)
+    found = _find_runs(str(directory), index.rows)
+    runs = [(path, Run(directory / path)) for path in found]
+    unread = [(path, run) for path, run in runs if found[path] is None]
+    jobs = {path: job for (path, _), job in _read_or_skip(unread, lambda item: _unfinished_job(item[1]))}
+    states, configs = states_of(job for job in jobs.values() if job), ConfigReader()
+    num_new = sum((run.directory / "result.json").exists() for _, run in unread)
+    with index.updating(num_new, deleted=index.rows.keys() - found.keys()) as update:
+
+        def read(item: tuple[str, Run]) -> Record:
+            path, run = item
+            if row := found[path]:
+                return make_record(run, row.contents, states)
+            # Before the files are read, so that any later change of them changes the stamp.
+            stamp = stamp_of(str(run.directory)) if update else None
+            is_leaf = update is not None and not _scan(str(run.directory))[1]
+            contents = Contents.read(run, configs)
+            if update and stamp and contents.result:
+                update.add(path, Row(stamp, is_leaf, contents))
+            return make_record(run, contents, states)
+
+        readable = [(path, run) for path, run in runs if found[path] or path in jobs]
+        records = [record for _, record in _read_or_skip(readable, read)]
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
     return records
 
 
-def _read_or_skip(runs: Sequence[Run], read: Callable[[Run], T]) -> Iterator[tuple[Run, T]]:
-    """Yield each run with the result of `read`; warn about runs that can't be read and skip them."""
-    for run in runs:
+def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]:
+    """Return the runs in or below a directory, sorted by path, each with its row in the index if that is valid.
+
+    Args:
+        directory: The directory.
+        rows: Rows by path relative to the directory, as in the result.
+    """
+    found: dict[str, Row | None] = {}
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        whole = f"{directory}/{path}" if path else directory
+        row = rows.get(path)
+        if row and row.stamp == stamp_of(whole):
+            found[path] = row
+            if row.is_leaf:
+                continue
+        is_run, folders = _scan(whole)
+        if is_run:
+            found.setdefault(path, None)
+        pending += [f"{path}/{name}" if path else name for name in folders]
+    return {path: found[path] for path in sorted(found, key=lambda path: [*path.split("/"), "config.yaml"])}
+
+
+def _scan(directory: str) -> tuple[bool, list[str]]:
+    """Return whether a folder is a run directory, and the names of the folders in it that can hold other runs.
+
+    Links can't, nor a run's own folders. A Python environment, such as those of `leyden reproduce`, holds no runs.
+    """
+    names, folders = set(), []
+    # A folder can vanish, or be closed to this user.
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+        os.scandir(directory) as entries,
+    ):
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            if not entry.is_symlink() or Path(entry.path).exists():
+                names.add(entry.name)
+    if "pyvenv.cfg" in names:
+        return False, []
+    is_run = {"config.yaml", "provenance.json"} <= names
+    return is_run, [name for name in folders if not (is_run and name in OWN_FOLDERS)]
+
+
+def _read_or_skip(
+    items: Iterable[tuple[str, Run]], read: Callable[[tuple[str, Run]], T]
+) -> Iterator[tuple[tuple[str, Run], T]]:
+    """Yield each run, with its path, and the result of `read`; warn about runs that can't be read and skip them."""
+    for item in items:
         try:
-            yield run, read(run)
+            yield item, read(item)
         # The files are untrusted, so any of these can occur.
         except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            warn(f"skipped: {run.directory} can't be read ({why})")
+            warn(f"skipped: {item[1].directory} can't be read ({why})")
 
 
 def _unfinished_job(run: Run) -> tuple[str, str] | None:
@@ -185,7 +259,7 @@ def _objective_keys(record: Record) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status_without_result(run: Run, starts: list[dict[str, Any]], states: JobStates) -> tuple[str, str]:
+def _status_without_result(run: Run, states: JobStates) -> tuple[str, str]:
     """Return the status of a run without a result, and why its job waits, if it does."""
     if is_held(run.directory):
         return "running", ""
@@ -193,7 +267,7 @@ def _status_without_result(run: Run, starts: list[dict[str, Any]], states: JobSt
         return "interrupted", ""
     state = states.get((job["scheduler"], job["job_id"]))
     if state is None:  # the scheduler does not answer; then a job counts as queued until it is started
-        return ("queued" if starts[-1]["job"] != job["job_id"] else "interrupted"), ""
+        return ("queued" if run.starts[-1]["job"] != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 
 
@@ -203,22 +277,21 @@ def _status_of_result(result: Result) -> str:
     return result.status if is_finite or not result.is_complete else "diverged"
 
 
-def read_record(run: Run, states: JobStates) -> Record:
+def make_record(run: Run, contents: Contents, states: JobStates) -> Record:
     """Return the record of a run, with the overrides of its first start as choices.
 
     Raises:
         UserError: A file is damaged. Untrusted content can raise other types as well.
     """
-    plain, result, starts = run.config, run.result, run.starts
-    config = dict(flatten(plain))
-    typed = typed_overrides(starts[0]["overrides"] if starts else [])
+    config, typed, result = FlatConfig(contents.base, contents.changed), contents.typed, contents.result
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
-        parent, config["fork_at"] = parse_fork(fork)
-        config["fork"] = str(parent.directory)
+        parent, checkpoint = parse_fork(fork)
+        split = {"fork": str(parent.directory), "fork_at": checkpoint}
+        config = FlatConfig(contents.base, contents.changed | split)
         if "fork" in typed:
-            typed |= {"fork": config["fork"], "fork_at": config["fork_at"]}
-    status, reason = (_status_of_result(result), "") if result else _status_without_result(run, starts, states)
+            typed = typed | split
+    status, reason = (_status_of_result(result), "") if result else _status_without_result(run, states)
     return Record(
         run=run,
         choices=dict(typed),
@@ -226,7 +299,7 @@ def read_record(run: Run, states: JobStates) -> Record:
         config=config,
         status=status,
         reason=reason,
-        objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
+        objectives=contents.objectives,
         result=result,
-        starts=starts,
+        start_times=contents.start_times,
     )

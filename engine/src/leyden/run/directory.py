@@ -61,20 +61,47 @@ class RunContents:
         Raises:
             UserError: The directory is not a run directory.
         """
+        return self.parse_config(self.config_text)[0]
+
+    @property
+    def config_text(self) -> str:
+        """The content of `config.yaml`.
+
+        Raises:
+            UserError: The directory is not a run directory.
+        """
         try:
-            text = read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
+            return read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
+        except (OSError, ValueError) as error:
+            raise self._unreadable_config(error) from error
+
+    def parse_config(self, text: str) -> tuple[dict[str, Any], Any]:
+        """Return the configuration in the content of `config.yaml`, and the YAML node that it was made from.
+
+        Raises:
+            UserError: The content is not the configuration of a run.
+        """
+        try:
             if re.search(r"(:\d{1,2}){20}", text):
                 raise ValueError("it holds a number to base 60, which would take too long to parse")
-            config: dict[str, Any] = yaml.load(text, LOADER)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            why = " ".join(str(getattr(error, "strerror", None) or error).split())
-            raise UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})") from error
+            loader = LOADER(text)
+            try:
+                node: Any = loader.get_single_node()
+                config: Any = None if node is None else loader.construct_document(node)
+            finally:
+                loader.dispose()
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise self._unreadable_config(error) from error
         is_config = isinstance(config, dict) and is_plain(config)
         if not is_config or not isinstance(config.get("name", ""), str):
             raise UserError(f"{self.directory}: not a run directory, config.yaml is not the configuration of a run")
         if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
             raise UserError(f"{self.directory}: not a run directory, its name in config.yaml is {name!r}")
-        return config
+        return config, node
+
+    def _unreadable_config(self, error: Exception) -> UserError:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        return UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})")
 
     @property
     def result(self) -> Result | None:

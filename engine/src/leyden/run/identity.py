@@ -172,16 +172,20 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
         >>> identity_values({"optimizer.lr": 0.1, "logger": None, "trainer.profiler": "simple"})
         {'optimizer.lr': 0.1}
     """
-    return {
-        key: value
-        for key, value in flat.items()
-        if not is_launch_option(key)
+    return {key: value for key, value in flat.items() if is_identity_key(key, flat)}
+
+
+def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
+    """Return whether a flat configuration has a key that can change the run's weights or metrics."""
+    return (
+        key in flat
+        and not is_launch_option(key)
         and not any(key == shown or key.startswith(f"{shown}.") for shown in DISPLAY_KEYS)
         and not (
             key.split(".")[0] == "callbacks"
-            and (_is_display_callback(key, flat) or (key.count(".") < 2 and not value))
+            and (_is_display_callback(key, flat) or (key.count(".") < 2 and not flat[key]))
         )
-    }
+    )
 
 
 def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:
