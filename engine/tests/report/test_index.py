@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from leyden import compare, summarize
+from leyden.config.paths import PROJECT
 from leyden.report import index, listing, records
 from leyden.report.contents import Contents
 from tests.report.test_summary import write
@@ -337,8 +340,18 @@ def test_an_index_that_can_not_be_written_stays_as_it_is(outputs, monkeypatch, w
     assert not list(outputs.glob("*.tmp"))
 
 
+def test_there_is_none_outside_of_a_project(tmp_path, outputs):
+    command = [sys.executable, "-c", "from leyden.report import index; print(index.OUTPUTS)"]
+    environment = {key: value for key, value in os.environ.items() if key != PROJECT}
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment, text=True) == "None\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "OUTPUTS", None)
+        assert index.Index(outputs).rows == {}
+        assert len(list_runs(outputs)) == NUM + 1
+
+
 def test_a_python_without_sqlite(outputs, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sqlite3", None)
+    monkeypatch.setitem(sys.modules, "sqlite3", None)
     write(outputs / "new", [], value=0.9)
     assert list_runs(outputs) == without_index(list_runs, outputs)
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import yaml
 
-from leyden.config.paths import LIBRARY, ROOT
+from leyden.config.paths import FOUND, LIBRARY
 from leyden.report.configs import Base, digest
 from leyden.report.contents import Contents
 
-OUTPUTS = ROOT / "outputs"
+OUTPUTS = FOUND / "outputs" if FOUND else None  # elsewhere a folder of this name can be a stranger's
 INDEX_FILE = ".runs.sqlite"
 # Reading so few changed runs again takes less time than writing a new index.
 MAX_CHANGED, MAX_CHANGED_SHARE = 100, 0.02
@@ -81,7 +81,7 @@ class Index:
     """The rows of the index below a folder; none if there is any doubt about it.
 
     Args:
-        directory: The folder. Outside of `outputs/` there is no index.
+        directory: The folder. Outside of the project's `outputs/` there is no index.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -89,6 +89,8 @@ class Index:
         self._path: Path | None = None
         self._is_sound = False
         with contextlib.suppress(Exception):  # whatever is wrong, the runs themselves are read
+            if OUTPUTS is None:
+                return
             outputs = OUTPUTS.resolve(strict=True)
             inner = directory.resolve(strict=True).relative_to(outputs).as_posix()
             self._prefix = "" if inner == "." else f"{inner}/"
