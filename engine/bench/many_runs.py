@@ -108,8 +108,8 @@ def simulate(outputs: Path, num_runs: int) -> None:
         (directory / "result.json").write_text(json.dumps(result, indent=2))
 
 
-def measure(verb: str, *arguments: str, project: Path) -> tuple[float, float]:
-    """Return the seconds and the megabytes that a command takes."""
+def measure(verb: str, *arguments: str, project: Path) -> tuple[float, float, float]:
+    """Return the seconds, the CPU seconds and the megabytes that a command takes."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", f"leyden.{verb}", *arguments],
@@ -119,7 +119,7 @@ def measure(verb: str, *arguments: str, project: Path) -> tuple[float, float]:
     )
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
-    return time.perf_counter() - start, usage.ru_maxrss / 1000
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
             project = Path(folder)
             simulate(project / "outputs", num_runs)
             time.sleep(MIN_AGE_NS / 1e9 + 1)
-            found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+            found: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
             first = next(iter(COMMANDS))
             for _ in range(NUM_ROUNDS):
                 (project / "outputs" / INDEX_FILE).unlink(missing_ok=True)
@@ -138,14 +138,16 @@ def main() -> None:
                     measured = measure(*COMMANDS[name], project=project)
                     found.setdefault((name, is_warm), []).append(measured)
             for (name, is_warm), values in found.items():
-                seconds, memory = map(statistics.median, zip(*values, strict=True))
+                seconds, cpu, memory = map(statistics.median, zip(*values, strict=True))
                 low, high = min(values)[0], max(values)[0]
                 rows.append(
                     f"| {num_runs:,} | {name} | {'warm' if is_warm else 'cold'} | {seconds:.1f} ({low:.1f} to {high:.1f}) "
-                    f"| {seconds / num_runs * 1e6:.0f} | {memory:.0f} |"
+                    f"| {cpu:.1f} | {cpu / num_runs * 1e6:.0f} | {memory:.0f} |"
                 )
     print(
-        "\n| runs | command | index | s | microseconds per run | MB |\n|---|---|---|---|---|---|", *rows, sep="\n"
+        "\n| runs | command | index | s | CPU s | CPU microseconds per run | MB |\n|---|---|---|---|---|---|---|",
+        *rows,
+        sep="\n",
     )
 
 

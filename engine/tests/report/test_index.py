@@ -265,6 +265,19 @@ def test_damage_anywhere_changes_no_report(outputs):
         assert list_runs(outputs) == expected  # whatever it has become by that
 
 
+def test_damage_that_only_an_update_meets_is_not_kept(outputs):
+    path = outputs / index.INDEX_FILE
+    with sqlite3.connect(path) as database:
+        ((page,),) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_runs_1'")
+        ((size,),) = database.execute("PRAGMA page_size")
+    content = path.read_bytes()
+    path.write_bytes(content[: (page - 1) * size] + b"\xff" * size + content[page * size :])
+    write(outputs / "new", [], value=0.9)
+    for _ in range(2):
+        assert list_runs(outputs) == without_index(list_runs, outputs)
+    assert len(indexed(outputs)) == NUM + 1
+
+
 def test_values_that_are_changed_in_the_index_are_not_believed(outputs, read):
     for column, value in (("content", "replace(content, '0.625', '0.999')"), ("config", "'0'"), ("path", "'s/r9'")):
         with sqlite3.connect(outputs / index.INDEX_FILE) as database:
