@@ -44,8 +44,11 @@ ODD = {
     "an anchor": TEXT.replace("seed: 3", "seed: &s 3") + "other: *s\n",
     "an anchor of a part": TEXT.replace("flat: {a: 1", "flat: &f {a: 1") + "other: {<<: *f}\n",
     "a merged part": TEXT + "other:\n  <<:\n    a: 1\n  b: 2\n",
+    "a part that is merged elsewhere": TEXT + "base: &b\n  x: 1\n  y: 2\nother:\n  <<: *b\n",
+    "more lines in YAML": "# a\u2028# b\nx1: 1\nx2: 1\nx3: 1\n" + TEXT,
+    "still more lines in YAML": "# a\r# b\nx1: 1\nx2: 1\nx3: 1\n" + TEXT,
     "a tag": TEXT.replace("seed: 3", "seed: !!str 3"),
-    "a repeated key": TEXT + "seed: 4\n",
+    "a repeated key": TEXT + "seed: 3\n",
     "a repeated part": TEXT + "model:\n  dropout: null\n",
     "keys that are numbers": TEXT + "1: 2\n1.5: 3\n",
     "several documents": TEXT + "---\na: 1\n",
@@ -129,6 +132,12 @@ def test_alike_configurations_are_parsed_once(tmp_path, monkeypatch):
         text = TEXT.replace("seed: 3", f"seed: {seed}").replace("- 64", f"- {seed}").replace("1.0e-07", f"0.{seed}")
         assert f"'model.hidden_sizes': [512, {seed}]" in read(text, tmp_path, reader)
     assert len(parsed) == 1
+
+
+def test_targets_have_the_packages_current_name(monkeypatch):
+    monkeypatch.setattr("leyden.report.configs.current_target", lambda target: f"new.{target}")
+    config = FlatConfig(Base({"a._target_": "x", "b._target_": "x", "_target_": 1, "c": "x"}), {"b._target_": "y"})
+    assert dict(config) == {"a._target_": "new.x", "b._target_": "new.y", "_target_": 1, "c": "x"}
 
 
 def test_a_flat_config_is_a_mapping():

@@ -1,5 +1,6 @@
 """The index of runs: whatever happens to the runs and to it, a report is the same as without it."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -79,6 +80,10 @@ def test_what_is_read_from_the_index_is_what_is_read_from_the_files(outputs, rea
     write(outputs / "s" / "nan", ["model.hidden_sizes=[3,4]", "fork=null"], value=float("nan"))
     write(outputs / "s" / "failed", [], status="failed", error={"type": "E", "message": "a\nb", "where": "é"})
     write(outputs / "s" / "none", ["optimizer.lr=0.003"], value=None, status="failed")
+    result = outputs / "s" / "none" / "result.json"
+    result.write_text(
+        json.dumps(json.loads(result.read_text()) | {"objective": None})
+    )  # it is in the configuration
     list_runs(outputs)
     read.clear()
     found = records.read_raw_records(outputs)
@@ -208,6 +213,7 @@ def test_only_rows_of_the_folder_are_used_and_changed(outputs, read):
     shutil.rmtree(outputs / "s" / "r0")
     shutil.rmtree(outputs / "s0")
     read.clear()
+    assert {*index.Index(outputs / "s").rows} == {"r0", "r1", "r2", "r/x"}
     assert list_runs(outputs / "s") == without_index(list_runs, outputs / "s")
     assert indexed(outputs) == [path for path in every if path != "s/r0"]
     (outputs.parent / "link").symlink_to(outputs / "s")
@@ -415,10 +421,11 @@ def test_reports_are_the_same(outputs, called, monkeypatch, read):
         assert found == without_index(called, verb, *arguments)
 
 
-def test_environments_and_checkpoints_are_not_walked(tmp_path, monkeypatch):
+def test_environments_checkpoints_and_links_are_not_searched(tmp_path, monkeypatch):
     for name in ("a", "a/checkpoints/inner", ".envs/0123/inner", "a/media/b", "checkpoints/c", "x/.hidden"):
         write(tmp_path / "o" / name, [], value=0.1)
     (tmp_path / "o" / ".envs" / "0123" / "pyvenv.cfg").touch()
+    (tmp_path / "o" / "link").symlink_to("a")
     scanned = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: (scanned.append(str(path)), scandir(path))[1])

@@ -158,11 +158,9 @@ class _Parsed:
     def __init__(self, lines: list[str], config: dict[str, Any], node: yaml.Node) -> None:
         self.lines, self.config = lines, config
         self.base = Base(dict(flatten(config)))
-        text = "\n".join(lines)
-        # By tags, anchors and merged keys a value depends on other places; and YAML has more line ends than "\n".
-        is_simple = text.isascii() and not {*"!&*<\r"} & {*text}
-        places = list(_places(node, ())) if is_simple else []
-        # A line is compared if it has one scalar; and of a repeated key, the last one counts.
+        has_other_ends = any("\r" in line or not line.isascii() for line in lines)  # YAML has more than "\n"
+        places = [] if has_other_ends else list(_places(node, ()))
+        # An alias and a merged key visit a line twice; and of a repeated key, the last one counts.
         nums = Counter(each for place in places for each in (place.line, (place.key, place.position)))
         self._places = {
             place.line: place
