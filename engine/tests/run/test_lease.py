@@ -188,7 +188,7 @@ def test_a_damaged_file_is_held_until_it_is_stale(tmp_path, fast, content):
     assert [file.name for file in tmp_path.iterdir()] == ["x.5"]
 
 
-def test_a_copy_of_a_folder_is_free(tmp_path):
+def test_a_copy_of_a_folder_is_free_as_its_holder_does_not_touch_it(tmp_path, fast):
     (tmp_path / "run").mkdir()
     with hold(tmp_path / "run" / "x"):
         shutil.copytree(tmp_path / "run", tmp_path / "copy")

@@ -16,6 +16,8 @@ class Clock:
         num_places: Of jobs at once; None for any number.
     """
 
+    note = ""
+
     def __init__(self, num_places):
         self.num_places, self.now, self.ends = num_places, 0, []
 

@@ -25,8 +25,8 @@ from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
 
-
 OWN_FOLDERS = {"checkpoints", *EVENT_FOLDERS}  # in a run directory
+
 
 @dataclass
 class Record:
