@@ -31,6 +31,8 @@ timeout 20 squeue -h -r --states=all -j "${ids#,}" -o '%i|%T|%N' |
   sed -E 's/[|](SIGNALING|CONFIGURING)[|]/|RUNNING|/'
 """
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
 
 class Slurm:
     """What tests ask of the cluster. `root` is its folder."""
@@ -99,7 +101,7 @@ def stop_jobs(slurm):
 @pytest.fixture(scope="session")
 def slurm(request):
     """The nodes n1 and n2 with the partitions `test` and `urgent`, used by all that this process starts."""
-    with running(request, number=int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))) as started:
+    with running(request, number=WORKER) as started:
         yield started
 
 
@@ -112,7 +114,7 @@ def nasty_slurm(request, slurm):
         "PartitionName=urgent": "PartitionName=cheap Nodes=ALL PriorityTier=1 GraceTime=30 PreemptMode=CANCEL State=UP\n"
         "PartitionName=urgent",
     }
-    with running(request, number=9, changes=changes) as started:
+    with running(request, number=10 + WORKER, changes=changes) as started:
         yield started
 
 
