@@ -161,7 +161,8 @@ def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nod
     """A job is tried on another node; if each of them fails, so does the run."""
     setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
     broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
-    process = submit(tmp_path, *LONG, setup, *broken)
+    work = LONG if len(nodes) == 1 else (*SHORT, "trainer.max_epochs=2")
+    process = submit(tmp_path, *work, setup, *broken)
     output, _ = process.communicate(timeout=200)
     (run,) = runs(tmp_path)
     assert "DistNetworkError: Connection reset by peer" in log_of(run)
@@ -172,7 +173,7 @@ def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nod
         assert_the_same(run, whole)
     else:
         assert process.returncode == 2
-        assert f"requeued twice without a checkpoint after step {NUM_STEPS}" in output
+        assert "requeued twice without a checkpoint after step 10;" in output
 
 
 def log_of(run):

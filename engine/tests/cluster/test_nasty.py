@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from leyden.scheduler import SCHEDULERS
 from tests.cluster.test_cluster import (
     CLUSTER,
     LONG,
@@ -67,9 +68,10 @@ def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkey
 
 
 def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mnist_root):
-    output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5,6,7,8,9", "cluster.num_jobs=2"))
-    assert "10/10 jobs, 0 failed" in output
-    assert [run.result.status for run in runs(tmp_path)] == 10 * ["finished"]
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3", "cluster.num_jobs=1"))
+    assert "4/4 jobs, 0 failed" in output
+    ids = [run.submission["job_id"] for run in runs(tmp_path)]
+    assert [state.text for state in SCHEDULERS["slurm"].states(ids).values()].count("GONE") > 1
 
 
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
@@ -195,3 +197,11 @@ def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noq
     assert str(tmp_path) not in run.config["data"]["root"]
     assert copy.stat().st_size == 47040016
     assert_the_same(run, whole)
+
+
+def test_a_run_is_evaluated_on_a_node(nasty_slurm, tmp_path, mnist_root):
+    """`evaluate` has no launcher."""
+    finish(submit(tmp_path, *SHORT))
+    (run,) = runs(tmp_path)
+    command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
+    assert "test/acc" in nasty_slurm.run("srun", "--mem=1G", *command, timeout=120)

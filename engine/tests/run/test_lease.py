@@ -297,6 +297,20 @@ def test_a_forked_process_frees_nothing(tmp_path):
         held.check()
 
 
+def test_a_process_that_looked_before_the_numbers_began_anew_is_too_late(tmp_path):
+    """The folder was empty, so that its lease was removed."""
+    acquire(tmp_path / "x").release()
+    watch = lease.Watch(tmp_path / "x")
+    assert watch.state() == "free"
+    (tmp_path / "x.0").unlink()
+    assert lease._create(watch) is None
+    with hold(tmp_path / "x") as held:
+        assert held.number == 0
+        assert lease._create(watch) is None
+        held.beat()
+        held.check()
+
+
 def test_processes_whose_folder_is_removed_meanwhile_wait_on(tmp_path):
     """The first one creates the folder, and removes it, as it is empty."""
     body = """

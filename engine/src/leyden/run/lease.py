@@ -89,6 +89,7 @@ class Watch:
         self.path, self.ended_job = path, ended_job
         self.holder = Holder()
         self.number = -1  # of the newest file; -1 if there is none
+        self._judged: tuple[Path, int, int] | None = None  # the file, its inode number and time; None without one
         self._seen: tuple[int, int, bytes] | None = None
         self._has_acted = False
         self._unchanged_s = 0.0
@@ -100,7 +101,7 @@ class Watch:
         Raises:
             OSError: The folder or the file can't be read.
         """
-        started = time.monotonic()
+        started, self._judged = time.monotonic(), None
         try:
             self.number = max(_numbers(self.path))
         except FileNotFoundError:  # the folder was removed by the process that created it
@@ -109,11 +110,12 @@ class Watch:
             return "free"
         file = _file(self.path, self.number)
         try:
-            content, status = read_bytes(file, max_bytes=4096), file.stat()
+            status, content = file.stat(), read_bytes(file, max_bytes=4096)
         except OSError as error:
             if error.errno in GONE:  # just replaced
                 return "unknown"
             raise
+        self._judged = file, status.st_ino, status.st_mtime_ns
         if content == FREE:
             return "free"
         self.holder = Holder.of(content)
@@ -126,15 +128,16 @@ class Watch:
                 return "held" if alive else "free"
         return self._observe((self.number, status.st_mtime_ns, content), started)
 
-    def has_acted_since(self) -> bool:
-        """Return whether a lease judged stale has been touched after all; false if it was free for another reason."""
-        if self._seen is None:
+    def has_changed(self) -> bool:
+        """Return whether the file that was looked at last has been touched or replaced since."""
+        if self._judged is None:
             return False
-        number, touched, _ = self._seen
+        file, inode, touched = self._judged
         try:
-            return _file(self.path, number).stat().st_mtime_ns != touched
+            status = file.stat()
         except OSError:
-            return False
+            return True
+        return (status.st_ino, status.st_mtime_ns) != (inode, touched)
 
     def _observe(self, seen: tuple[int, int, bytes], started: float) -> State:
         """Compare the file with the last look at it; a look may take long while the file system does not answer."""
@@ -309,7 +312,7 @@ def _create(watch: Watch) -> Lease | None:
         file.unlink(missing_ok=True)
         raise
     # This process was suspended since it looked, and others were faster; or a suspended holder goes on.
-    if max(numbers) != number or watch.has_acted_since():
+    if max(numbers) != number or watch.has_changed():
         file.unlink(missing_ok=True)
         return None
     for older in numbers - {number, -1}:

@@ -49,7 +49,7 @@ def acquire(directory: Path, timeout_s: float | None, *, ended_job: str = "") ->
         if pid == os.getpid():  # not in a forked process
             with contextlib.suppress(OSError, UserError):
                 check_held(directory)
-                if directory in made and not list_files(directory):
+                if not list_files(directory):
                     held.file.unlink(missing_ok=True)
                     _remove_directories(made)
             held.release()
