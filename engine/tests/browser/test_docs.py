@@ -31,11 +31,17 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Where the site is served that mkdocs builds, strictly."""
+def site(tmp_path_factory):
+    """The site that mkdocs builds, strictly."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)]
     subprocess.run(command, check=True, cwd=ENGINE, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    return site
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served."""
     with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://localhost:{server.server_port}/"
@@ -75,8 +81,18 @@ def test_the_reference_has_what_docstrings_say(page, address):  # noqa: F811
     assert "Mean over the samples of the batch" in page.locator("article").inner_text()
 
 
-def test_the_search_finds_a_page(page, address):  # noqa: F811
-    page.goto(f"{address}index.html")
+@pytest.mark.parametrize("served", [True, False], ids=["served", "opened as a file"])
+def test_the_search_finds_a_page(page, site, address, served):  # noqa: F811
+    page.goto(f"{address if served else f'{site.as_uri()}/'}index.html")
     page.locator("input.md-search__input").click()
     page.keyboard.type("preemption")
     page.locator("a.md-search-result__link[href*='cluster.html']").first.wait_for()
+
+
+def test_no_button_covers_code(page, address):  # noqa: F811
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}idea.html")
+    button = page.locator("pre .md-code__button").first
+    button.wait_for()
+    code = page.locator("pre > code").first.bounding_box()
+    assert code["x"] + code["width"] <= button.bounding_box()["x"]
