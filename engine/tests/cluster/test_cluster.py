@@ -389,7 +389,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
         (("cluster.partition=nowhere",), "invalid partition"),
         (("cluster.mem_gb=1000",), "sbatch rejects this job"),
         (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch rejects this job"),
-        (("cluster.setup=module",), "cluster.setup=module: must be a list of lines"),
+        (("cluster.setup=module",), "cluster.setup=module: must be a list of texts"),
         (("cluster.wait=maybe",), "cluster.wait=maybe: must be true or false"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
         (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
