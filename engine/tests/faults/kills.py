@@ -77,7 +77,7 @@ def train(directory, *arguments, at=None, after=False, setup=None):
         try:
             for descriptor in (1, 2):
                 os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             torch.set_num_threads(1)
             if setup:
                 setup()
