@@ -296,6 +296,8 @@ def _create(watch: Watch) -> Lease | None:
     file = _file(path, number)
     if number > MAX_NUMBER:
         raise UserError(f"{_file(path, watch.number)}: was not made by Leyden; remove it")
+    if watch.has_changed():  # a file of this process would only alarm its holder
+        return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
