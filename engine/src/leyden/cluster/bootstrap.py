@@ -24,11 +24,11 @@ def unpack(archive: Path) -> Path:
     """Unpack an archive to this node's temporary folder, once for all jobs there; return the folder."""
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"leyden-{os.getuid()}" / f"code-{digest}"
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    if folder.parent.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
+        sys.exit(f"leyden: {folder.parent}: belongs to another user; set TMPDIR")
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    if folder.parent.stat().st_uid != os.getuid():  # anybody can make a folder there
-        sys.exit(f"leyden: {folder.parent}: belongs to another user; set TMPDIR")
     new = Path(tempfile.mkdtemp(dir=folder.parent))
     with tarfile.open(archive) as opened:
         opened.extractall(new)  # our own archive

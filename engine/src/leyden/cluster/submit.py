@@ -1,6 +1,7 @@
 """Submission of a sweep's jobs to a cluster, from a snapshot of the code."""
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -60,8 +61,13 @@ def snapshot(directory: Path) -> Path:
         info = tarfile.TarInfo(GIT_OF_COPY)
         info.size, info.mtime = len(git), time.time()
         opened.addfile(info, io.BytesIO(git))
-    shutil.copy(BOOTSTRAP, archive.with_suffix("").with_suffix(".py"))
+    shutil.copy(BOOTSTRAP, _bootstrap_of(archive))
     return archive
+
+
+def _bootstrap_of(archive: Path) -> Path:
+    """Return the path of the copy of `bootstrap.py` beside an archive."""
+    return archive.with_name(archive.name.removesuffix(".tar.gz") + ".py")
 
 
 def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -119,8 +125,13 @@ class ClusterRunner:
         Raises:
             UserError: The scheduler is not installed here, or rejects the script.
         """
-        num = min(math.ceil(num_jobs / self.cluster.jobs_per_node), self.scheduler.max_array())
+        num = min(math.ceil(num_jobs / self.cluster.jobs_per_node), self.max_array)
         return self.scheduler.script(self.folder, self.cluster, num, python=self.python)
+
+    @functools.cached_property
+    def max_array(self) -> int:
+        """The largest number of jobs that can be submitted at once; a search submits one after another."""
+        return self.scheduler.max_array()
 
     @property
     def python(self) -> str:
@@ -128,7 +139,7 @@ class ClusterRunner:
         python = self.cluster.python or shlex.quote(sys.executable)
         library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
         folders = ":".join([*library, "src" if SRC != ROOT else "."])
-        bootstrap = self.code.with_suffix("").with_suffix(".py") if self.code else BOOTSTRAP
+        bootstrap = _bootstrap_of(self.code) if self.code else BOOTSTRAP
         return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
 
     def submit(self, jobs: Sequence[Job]) -> list[Job]:
@@ -146,10 +157,9 @@ class ClusterRunner:
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
         num = self.cluster.jobs_per_node
-        packs = [
-            todo[start : start + num] for start in range(0, len(todo), num)
-        ]  # each for one job of the scheduler
-        size, has_jobs = self.scheduler.max_array(), bool(self.running) or any(active)
+        # Each pack is for one job of the scheduler.
+        packs = [todo[start : start + num] for start in range(0, len(todo), num)]
+        size, has_jobs = self.max_array, bool(self.running) or any(active)
         while packs:
             try:
                 self._submit(packs[:size])

@@ -1,4 +1,4 @@
-"""What reports need of the files of a run: configuration, overrides, times of its starts and result."""
+"""The parts of a run's files that reports need: configuration, overrides, times of its starts and result."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ OBJECTIVES, ERROR = (list(Result.__dataclass_fields__).index(name) for name in (
 
 @dataclass
 class Contents:
-    """What reports need of the files of a run, exactly as recorded.
+    """The parts of a run's files that reports need, exactly as recorded.
 
     Args:
         base: Configuration from which the run's differs in a few flat values.

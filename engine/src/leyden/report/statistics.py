@@ -152,7 +152,7 @@ class Verdict:
 
     @functools.cached_property
     def num_further(self) -> int | None:
-        """How many more seeds each group needs to detect a difference with a probability of 80 %.
+        """Number of further seeds that each group needs to detect a difference with a probability of 80 %.
 
         This is the probability over all true differences and deviations that agree with the values, not that of the
         observed difference, which chance has enlarged or reduced. Before any value is known, the true difference is
