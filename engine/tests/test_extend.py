@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from matplotlib import pyplot
 from torch import nn
 
 from leyden import assembly
@@ -20,7 +21,7 @@ from leyden.data.facts import Facts
 from leyden.data.transforms import Augment
 from leyden.testing.cases import compose
 from tests import ENGINE, conf
-from tests.conftest import start, weights
+from tests.conftest import SMALL, start, weights
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -201,6 +202,27 @@ def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
     found = {}
     exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
     assert found["trainer"].callback_metrics["test/acc"] > 0.9
+
+
+def test_the_notebook_shows_the_runs_of_a_sweep(train, tmp_path, monkeypatch, capfd):  # noqa: F811
+    for lr in (0.0003, 0.003):
+        for seed in (0, 1):
+            name = f"outputs/sweeps/notebook/{lr}_{seed}"
+            few = ("callbacks=bare", "trainer.max_epochs=1", "test=false")
+            train(name, *SMALL, *few, f"optimizer.lr={lr}", f"seed={seed}")
+    (tmp_path / "scripts").mkdir()
+    monkeypatch.chdir(tmp_path / "scripts")
+    monkeypatch.setattr(pyplot, "show", lambda: drawn.append(pyplot.gcf().axes))
+    drawn, found = [], {}
+    for cell in json.loads((ROOT / "scripts" / "runs.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), found)
+            pyplot.close("all")
+    out = capfd.readouterr().out
+    assert re.match(r"lr 0.003  seed [01]  val/acc 0\.", out)
+    assert out.count("(n = 2)") == 2
+    assert len(drawn[0][0].lines) == 4
+    assert " as " in drawn[1][0].get_title()
 
 
 @pytest.fixture(scope="session")

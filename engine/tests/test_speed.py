@@ -1,11 +1,14 @@
 """What costs time in a step, counted, not timed; scripts/bench measures the time, test_device.py tells what waits for a GPU."""
 
+import io
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
+from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.tasks.classification import Classification
@@ -79,15 +82,23 @@ def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch, seconds_a_step, re
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: seen.append(args[-1]))
     time = SimpleNamespace(monotonic=lambda: seconds_a_step * next(clock))
     monkeypatch.setattr("leyden.callbacks.display.time", time)
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("leyden.callbacks.display.get_console", lambda: terminal)
     few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false", "callbacks=bare", "logger=none")
     train("run", *few, "callbacks.progress.refresh_rate=10")
     assert abs(len(seen) - refreshes) <= 1
     assert seen[-1] == 8  # the last batch
 
 
-def test_a_rate_of_zero_is_no_bar(train, capfd):  # noqa: F811
-    train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0")
-    assert "━" not in capfd.readouterr().out
+@pytest.mark.parametrize(("rate", "num_lines"), [(0, 0), (10, 1)])
+def test_where_nobody_sees_a_bar_there_is_none(train, monkeypatch, rate, num_lines):  # noqa: F811
+    def made(*args, **kwargs):
+        raise AssertionError("a bar was made")
+
+    monkeypatch.setattr(CustomProgress, "__init__", made)
+    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", f"callbacks.progress.refresh_rate={rate}")
+    _, out, _ = train("run", *few)
+    assert out.count("epoch 1/1  train ") == num_lines
 
 
 def test_without_a_bar_there_is_none_of_lightnings_either(train, monkeypatch):  # noqa: F811

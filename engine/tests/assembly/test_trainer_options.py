@@ -106,7 +106,7 @@ STOPPING += (
 
 def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
     """Also where it was killed before its result was written, and where it is tested later."""
-    whole, *_ = train("a", *STOPPING)
+    whole, *_ = train("a", *STOPPING, "test=true")
     assert whole.result.epochs == 2
     killed, *_ = train("b", *STOPPING, "test=false")
     before = killed.result
@@ -155,7 +155,7 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     untested, *_ = train("a", *arguments, "test=false")
     before = untested.result
     tested, out, _ = train("a", *arguments, "test=true")
-    whole, *_ = train("b", *arguments)
+    whole, *_ = train("b", *arguments, "test=auto")
     assert tested.result.metrics == whole.result.metrics
     assert "test/acc" in out
     assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
@@ -198,7 +198,7 @@ def test_strategies_that_copy_the_process_are_refused(train, strategy):  # noqa:
 
 @pytest.mark.parametrize("limit", ["val", "test"])
 def test_a_limit_that_leaves_nothing_is_refused(train, limit):  # noqa: F811
-    run, _, err = train("a", f"trainer.limit_{limit}_batches=0.0001", code=2)
+    run, _, err = train("a", f"trainer.limit_{limit}_batches=0.0001", "test=auto", code=2)
     assert f"trainer.limit_{limit}_batches=0.0001: leaves none of" in err
     assert not run.directory.exists()
 

@@ -40,7 +40,7 @@ LATE_EMA_NORMED = (*LATE_EMA, NORMED)
 
 @pytest.mark.parametrize("averaging", [EMA, LATE_EMA, SWA], ids=["ema", "late", "swa"])
 def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=2", *averaging)
+    run, *_ = train("a", "trainer.max_epochs=2", "test=auto", *averaging)
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err
     for name in ("test/acc", "test/loss"):

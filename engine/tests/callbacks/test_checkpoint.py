@@ -41,12 +41,12 @@ def lose(request):
 
 
 def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(train, lose):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     before = run.result
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
     (run.directory / "result.json").unlink()
     lose(run.directory / "checkpoints" / "best.ckpt")
-    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     assert err.count("best.ckpt is lost") == 2  # at the start and at the end
     assert "the last weights are used instead" in err
     assert "Traceback" not in err
@@ -59,30 +59,30 @@ def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(trai
 
 
 def test_killed_when_the_last_weights_have_become_the_best_they_have_their_own_metrics(train, monkeypatch):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     (run.directory / "result.json").unlink()
     gone(run.directory / "checkpoints" / "best.ckpt")
     with monkeypatch.context() as patch:
         patch.setattr("leyden.training.start.write_hparams", lambda *_: exit(3))
         train("a", "trainer.max_epochs=2", *NEVER_BETTER, code=3)
-    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     assert "lost" not in err
     last = {name: value for step, name, value in curves(run) if step == 19}
     assert run.result.metrics["train/loss"] == pytest.approx(last["train/loss"])
-    run, *_ = train("a", "trainer.max_epochs=3", *NEVER_BETTER)
+    run, *_ = train("a", "trainer.max_epochs=3", *NEVER_BETTER, "test=auto")
     assert run.result.metrics["train/loss"] == pytest.approx(last["train/loss"])
 
 
 def test_the_best_epoch_is_known_when_a_run_is_trained_longer(train):  # noqa: F811
     for epochs in (1, 3):
-        run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER)
+        run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER, "test=auto")
         assert (run.result.best_epoch, run.result.best_step) == (1, 9)
 
 
 def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(train, lose):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER)
+    run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER, "test=auto")
     lose(run.directory / "checkpoints" / "best.ckpt")
-    run, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER)
+    run, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER, "test=auto")
     assert err.count("best.ckpt is lost") == 1
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
     assert run.result.objectives[0].value == run.result.metrics["val/acc"]
@@ -96,7 +96,7 @@ def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
         "on_fit_end",
         lambda self, trainer, module: lose(run_dir(trainer) / "checkpoints" / "best.ckpt"),
     )
-    run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2", *NEVER_BETTER)
+    run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     assert err.count("best.ckpt is lost") == 1
     assert run.result.best_epoch is None  # the last weights, whenever they were measured
     assert run.result.status == "finished"
@@ -112,7 +112,7 @@ def run_dir(trainer):
 
 
 def test_values_of_an_earlier_validation_are_none_of_the_last_epoch(train):  # noqa: F811
-    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null")
+    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null", "test=auto")
     assert {name.split("/")[0] for name in run.result.metrics} == {"train", "test", "num_parameters"}
 
 

@@ -98,9 +98,20 @@ def requeue(slurm, job):
     slurm.run("scontrol", "requeue", job)
 
 
-@pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
+def preempt_script(slurm, job):
+    preempt(slurm, job)
+
+
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "disturb", [usr1, preempt, pytest.param(preempt_script, **SLOW), pytest.param(requeue, **SLOW)]
+)
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
-    process = submit(tmp_path, *LONG)
+    process = submit(
+        tmp_path, *LONG, "cluster.use_srun=false" if disturb is preempt_script else "cluster.use_srun=true"
+    )
     run = the_run(slurm, tmp_path)
     slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
     disturb(slurm, run.submission["job_id"])
@@ -131,7 +142,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
-@pytest.mark.parametrize("seconds", [12, 1000])
+@pytest.mark.parametrize("seconds", [12, pytest.param(1000, **SLOW)])
 def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
     """The first time only, or each time: then the job stops, since it would be requeued for ever."""
     setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
@@ -156,7 +167,7 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
     assert_the_same(run, runs(tmp_path, "undisturbed")[0])
 
 
-@pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")])
+@pytest.mark.parametrize("nodes", [("n1",), pytest.param(("n1", "n2"), **SLOW)])
 def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
     """A job is tried on another node; if each of them fails, so does the run."""
     setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
@@ -202,6 +213,7 @@ def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, 
     assert "_" not in run.submission["job_id"]
 
 
+@pytest.mark.slow
 def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *NODES, *SHORT, name="two"))
     finish(submit(tmp_path, *SHORT, name="one"))
@@ -212,6 +224,7 @@ def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
         assert two.result.metrics[name] == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512")
     slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
@@ -268,6 +281,7 @@ def trials(tmp_path):
     return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
 
+@pytest.mark.slow
 def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
@@ -304,6 +318,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     assert "jobs are searching" not in output
 
 
+@pytest.mark.slow
 def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
     sizes = "sizes=zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"
     momentum = ("optimizer.momentum=0.5,0.9", "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}")
@@ -328,6 +343,7 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
             assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
 
 
+@pytest.mark.slow
 def test_a_search_whose_trials_have_several_processes(slurm, tmp_path, mnist_root):
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
     output = finish(submit(tmp_path, *NODES, *SHORT, *search))
@@ -336,6 +352,31 @@ def test_a_search_whose_trials_have_several_processes(slurm, tmp_path, mnist_roo
     assert [run.config["trainer"]["num_nodes"] for run in runs(tmp_path)] == [2, 2]
 
 
+def test_a_search_that_is_left_starts_the_processes_of_its_trials(slurm, tmp_path, mnist_root):
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
+    arguments = (*LONG, *NODES, *search, "cluster.wait=false", "cluster.num_jobs=1")
+    (job,) = re.findall(r"1 jobs are searching: (\S+)\n", finish(submit(tmp_path, *arguments)))
+    slurm.wait_for(lambda: any(last_step(run) > 100 for run in runs(tmp_path)), 90, "the first trial")
+    slurm.run("scancel", "--signal=USR1", job)
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 2, 300, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its job")
+    assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
+    assert [run.config["trainer"]["num_nodes"] for run in runs(tmp_path)] == [2, 2]
+    assert len(re.findall(r"resumes from \S+, step \d+", log_of(runs(tmp_path)[0]))) == 1
+    assert not [*(tmp_path / "sweeps" / "s" / "slurm").glob("*_trial.pkl")]
+
+
+def test_a_failed_trial_of_several_processes_says_why(slurm, tmp_path, mnist_root):
+    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=1")
+    arguments = (*NODES, *search, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false")
+    finish(submit(tmp_path, *arguments, "cluster.wait=false"))
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 120, "the end of its job")
+    (run,) = runs(tmp_path)
+    assert run.result.error.where == PLACE_OF_BUG
+    assert PLACE_OF_BUG in log_of(run)
+
+
+@pytest.mark.slow
 def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
     """All that are under way at once: a job of Slurm's is the run of several trials."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=choice(0.01)", "hydra.sweeper.num_trials=3")
@@ -396,10 +437,6 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
         (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
         (("cluster.partitoin=x",), "did you mean cluster.partition?"),
-        (
-            ("sweep=random", *NODES, "cluster.wait=false"),
-            "each job of a detached search must have one process; these have 2",
-        ),
     ],
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
@@ -443,6 +480,7 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
     assert "# the bug" in Path(run.submission["log"]).read_text()
 
 
+@pytest.mark.slow
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
     run = the_run(slurm, tmp_path)
@@ -455,6 +493,7 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     assert run.result.requeues == 1
 
 
+@pytest.mark.slow
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
     arguments = (f"outputs={tmp_path}", *LONG, "test=false", "trainer.accelerator=cpu")
@@ -474,6 +513,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
+@pytest.mark.slow
 def test_many_tiny_jobs(slurm, tmp_path, mnist_root):
     started = time.monotonic()
     setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"

@@ -83,7 +83,7 @@ def run(cli, tmp_path, monkeypatch):
         for name in ("mine", "hands_on"):  # of another test
             monkeypatch.delitem(sys.modules, name, raising=False)
         small = [override for override in QUICK if not override.startswith("model")]
-        code, out, err = cli("train", *arguments, *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1")
+        code, out, err = cli("train", *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1", *arguments)
         return code, out + err
 
     return run

@@ -236,7 +236,7 @@ def test_help_names_groups_and_keys(cli, verb):
 
 def test_an_unwritable_place_for_looks_is_found_before_training(cli, tmp_path):
     (tmp_path / "outputs").write_text("a file")
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK)
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "test=auto")
     assert code == 2
     assert "outputs" in err
     assert not (tmp_path / "run").exists()

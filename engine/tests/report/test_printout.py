@@ -55,7 +55,7 @@ def test_tensorboard_is_named_where_there_is_something_to_see(after, monkeypatch
 
 
 def test_what_is_viewed_is_there_and_all_runs_are_listed_with_this_one(after, tmp_path, capfd):
-    steps = after("scheduler=onecycle")
+    steps = after("scheduler=onecycle", "test=auto")
     folder = shlex.split(steps["view it"])[-1].partition("=")[2]
     assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}
     verb, arguments = typed(steps["all runs so far"])

@@ -144,7 +144,7 @@ def train(cli, tmp_path):
 )
 def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
     said += " are not a test evaluation, and are not recorded as one\n"
-    run, out = train(argument)
+    run, out = train(argument, "test=auto")
     assert said in out
     assert not run.result.is_tested
     assert not any(name.startswith("test/") for name in run.result.metrics)
@@ -160,7 +160,7 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
 
 @pytest.mark.parametrize("limit", ["10", "1.0", "11"])
 def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, tmp_path, limit):
-    run, _ = train(f"trainer.limit_test_batches={limit}")
+    run, _ = train(f"trainer.limit_test_batches={limit}", "test=auto")
     assert run.result.is_tested
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err

@@ -34,7 +34,7 @@ class Queue:
     def states(self, ids):
         return {job: self.jobs[job] for job in ids if job in self.jobs}
 
-    def submit(self, folder, cluster, work, arguments, *, python):
+    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False):
         ids = [f"q{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= {job: JobState("queued", "Q") for job in ids}
         return [Submitted(job, folder / f"{job}.log") for job in ids]

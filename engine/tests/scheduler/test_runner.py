@@ -30,7 +30,7 @@ class Limited:
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def submit(self, folder, cluster, work, arguments, *, python):
+    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False):
         self.sizes.append(len(arguments))
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")

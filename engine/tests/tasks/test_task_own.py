@@ -37,7 +37,7 @@ def test_what_is_no_lightning_module_is_refused(train):  # noqa: F811
 def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # noqa: F811
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
     chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
-    run, *_ = train("a", loss, *chosen)
+    run, *_ = train("a", loss, *chosen, "test=auto")
     assert run.result.objectives[0].metric == "val/f1"
     assert {"train/f1", "val/f1", "test/f1"} <= set(run.result.metrics)
     code, out, err = cli("evaluate", f"run={run.directory}")
@@ -46,7 +46,7 @@ def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # n
 
 
 def test_a_run_that_will_be_refused_is_told_of_at_its_start(train):  # noqa: F811
-    run, _, err = train("a", *PLAIN, "trainer.max_epochs=1")
+    run, _, err = train("a", *PLAIN, "trainer.max_epochs=1", "test=auto")
     assert {"train/first", "train/builtin", "train/acc", "val/acc", "test/acc"} <= set(run.result.metrics)
     assert (
         "evaluate, predict and export will refuse this run: task._target_=tests.tasks.own.Plain is refused" in err

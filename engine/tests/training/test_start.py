@@ -34,9 +34,9 @@ def curves(run):
 
 
 def test_a_finished_run_returns_its_result_at_once(train):
-    run, *_ = train("a", "trainer.max_epochs=1")
+    run, *_ = train("a", "trainer.max_epochs=1", "test=auto")
     before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
-    _, out, _ = train("a", "trainer.max_epochs=1")
+    _, out, _ = train("a", "trainer.max_epochs=1", "test=auto")
     assert "test/acc" in out
     assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
 

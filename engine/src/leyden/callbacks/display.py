@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from lightning.pytorch.trainer.states import TrainerFn
+from rich import get_console
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.text import Text
 
@@ -86,12 +87,17 @@ BAR_WIDTH = 12  # characters
 class Progress(RichProgressBar):
     """Progress bar with the current loss and accuracy, and a printed line for each completed epoch.
 
+    Where nobody would see the bar, such as in a file, there are the lines alone.
+
     Args:
-        refresh_rate: Refreshes per second; 0: no bar.
+        refresh_rate: Refreshes per second; 0: neither bar nor lines.
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=False)
+        console = get_console()
+        is_seen = console.is_terminal or console.is_jupyter
+        super().__init__(refresh_rate=refresh_rate if is_seen else 0, leave=False)
+        self._has_lines = refresh_rate > 0
         self._refreshed = 0.0
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
@@ -159,8 +165,8 @@ class Progress(RichProgressBar):
         # Lightning's `callback_metrics` also contain those of earlier epochs.
         found = stages_of(trainer).epoch
         metrics = {name: value for name, value in found.items() if name not in {f"{each}_step" for each in found}}
-        if self.progress is not None and metrics:
+        if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
             line = "  ".join([head, *metric_texts(metrics, stages_of(trainer).names), f"{seconds:.1f} s"])
-            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            get_console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,6 +3,9 @@
 import gc
 import importlib
 import os
+import pickle
+import shlex
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +24,7 @@ from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
-from leyden.sweep.jobs import Job, failure_text, record_failure
+from leyden.sweep.jobs import Job, failure_as_text, failure_text, record_failure
 from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
 
@@ -44,12 +47,13 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
         raise
 
 
-def search_on_node(module: str, config: DictConfig) -> None:
-    """Run trials until the search has its number of trials; several nodes can do so at once.
+def search_on_node(module: str, config: DictConfig, start_command: str | None) -> None:
+    """Run trials until the search has its number of trials; several jobs can do so at once.
 
     Args:
         module: Name of the module whose `main.task` runs a trial.
         config: The sweep's configuration, including the node `hydra`, with absolute paths.
+        start_command: As of `Scheduler`, for trials with several processes; None to train in this process.
 
     Raises:
         UserError: This job was requeued too often.
@@ -71,7 +75,7 @@ def search_on_node(module: str, config: DictConfig) -> None:
         os.environ.update(environment)
         scheduler = current()
         assert scheduler is not None  # it has started this process
-        sweeper.launcher = InProcessLauncher(module, scheduler)
+        sweeper.launcher = JobLauncher(module, scheduler, start_command)
         sweeper.sweep(list(config.hydra.overrides.task))
 
 
@@ -80,8 +84,8 @@ def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:
     return {"scheduler": scheduler.name, "job_id": job.job_id, "log": str(job.log)}
 
 
-class InProcessLauncher:
-    """Launcher that runs jobs one after another in this process; a `JobRunner` and a `Runner`.
+class JobLauncher:
+    """Launcher that runs one sweep job after another within this job of the scheduler; a `JobRunner` and a `Runner`.
 
     Shortly before the time limit, the scheduler sends a signal: the current run saves a checkpoint and requeues
     this job, which then resumes the run. Between two runs the signal is blocked.
@@ -89,6 +93,7 @@ class InProcessLauncher:
     Args:
         module: Name of the module whose `main.task` runs a job.
         scheduler: The scheduler that started this process.
+        start_command: As of `search_on_node`.
     """
 
     waits = True
@@ -96,8 +101,9 @@ class InProcessLauncher:
     num_free = 1
     note = ""
 
-    def __init__(self, module: str, scheduler: Scheduler) -> None:
-        self.module, self.scheduler, self.log = module, scheduler, scheduler.log()
+    def __init__(self, module: str, scheduler: Scheduler, start_command: str | None) -> None:
+        self.module, self.scheduler, self.start_command = module, scheduler, start_command
+        self.log = scheduler.log()
         self.started: list[Job] = []
 
     def check_jobs(self, jobs: Sequence[Job]) -> bool:
@@ -130,6 +136,8 @@ class InProcessLauncher:
         config = job.config_on_node
         # The limit is for the scheduler's job, which trains many runs; `search_on_node` has checked it.
         config.cluster.max_requeues = sys.maxsize
+        if self.start_command:
+            return [(job, self._run_in_processes(job, config))], 0
         try:
             execute_job(self.module, config)
         except Exception as raised:
@@ -137,6 +145,17 @@ class InProcessLauncher:
             error = failure_text(raised)
         gc.collect()  # free the GPU memory of the run
         return [(job, error)], 0
+
+    def _run_in_processes(self, job: Job, config: DictConfig) -> str:
+        """Run a job in the processes of the scheduler's job; return the text of its error, empty on success."""
+        call = self.log.with_name(f"{self.scheduler.job_id()}_trial.pkl")  # on the file system of all nodes
+        call.write_bytes(pickle.dumps((run_on_node, (self.module, config, job.identity, job.overrides))))
+        command = f"{self.start_command} -m leyden.cluster.together {shlex.quote(str(call))}"
+        code = subprocess.run(command, shell=True).returncode
+        call.unlink()
+        if result := job.run.result:
+            return failure_as_text(result.error) if result.error else ""
+        return f"{self.scheduler.title}: its processes ended with {code} and without a result"
 
     def stop(self) -> None:
         """No-op: jobs run synchronously in `wait`."""

@@ -265,25 +265,38 @@ class ClusterRunner:
                     job.run.begin(job.identity, job.overrides)
                     job.run.submission = submission(self.scheduler, Submitted(accepted.job_id, log))
 
-    def map(self, packs: Sequence[Sequence[Call]], logs: Sequence[Sequence[Path | None]]) -> list[Submitted]:
+    def take_snapshot(self) -> None:
+        """Make all later jobs run from a snapshot of the code as it is now, if `cluster.snapshot` is set."""
+        if self.cluster.snapshot and self.code is None:
+            self.code = snapshot(self.directory / "code")
+
+    def map(
+        self,
+        packs: Sequence[Sequence[Call]],
+        logs: Sequence[Sequence[Path | None]],
+        *,
+        starts_processes: bool = False,
+    ) -> list[Submitted]:
         """Submit a job per pack of calls, which run at once on its node, from a snapshot of the code.
 
         Args:
             packs: The calls of each job.
             logs: File for the output of each call, if a job has several; None for the job's own log.
+            starts_processes: As of `Scheduler.submit`.
 
         Raises:
             UserError: The scheduler rejects the jobs.
         """
-        if self.cluster.snapshot and self.code is None:
-            self.code = snapshot(self.directory / "code")
+        self.take_snapshot()
         if all(len(pack) == 1 for pack in packs):
             (work,) = {pack[0][0] for pack in packs}
             arguments: list[Any] = [pack[0][1] for pack in packs]
         else:
             work, cores = run_together, self.cluster.cpus_per_task
             arguments = [(pack, files, cores) for pack, files in zip(packs, logs, strict=True)]
-        return self.scheduler.submit(self.folder, self.cluster, work, arguments, python=self.python)
+        return self.scheduler.submit(
+            self.folder, self.cluster, work, arguments, python=self.python, starts_processes=starts_processes
+        )
 
 
 def submit_jobs(jobs: Sequence[Job], runner: ClusterRunner) -> None:
@@ -308,13 +321,8 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     Jobs of earlier calls count.
 
     Raises:
-        UserError: The scheduler does not answer or rejects the jobs, jobs of earlier calls have other settings, or
-            a job would have several processes.
+        UserError: The scheduler does not answer or rejects the jobs, or jobs of earlier calls have other settings.
     """
-    if (num := runner.cluster.nodes * runner.cluster.tasks_per_node) > 1:
-        raise UserError(
-            f"cluster.wait=false: each job of a detached search must have one process; these have {num}"
-        )
     if any(source.provider == "command-line" for source in config.hydra.runtime.config_sources):
         raise UserError("--config-dir: the jobs of a detached search read only conf/; put the files there")
     config = _with_absolute_paths(config, runner.directory)
@@ -334,9 +342,11 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
         num = runner.cluster.jobs_per_node
         if (missing := math.ceil(num_jobs / num) - len(ids)) > 0:
             held.check()
-            new = runner.map(
-                [[(search_on_node, (runner.module, config))] * num] * missing, [[None] * num] * missing
-            )
+            runner.take_snapshot()
+            has_processes = runner.cluster.nodes * runner.cluster.tasks_per_node > 1
+            command = runner.scheduler.start_command(runner.cluster, runner.python) if has_processes else None
+            call = search_on_node, (runner.module, config, command)
+            new = runner.map([[call] * num] * missing, [[None] * num] * missing, starts_processes=has_processes)
             ids += [job.job_id for job in new]
             write_whole(path, json.dumps({"jobs": ids, **requested}) + "\n")
     print(f"{len(ids)} jobs are searching: {', '.join(ids)}")

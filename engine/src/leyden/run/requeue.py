@@ -10,6 +10,7 @@ from leyden.config.terminal import one_line
 from leyden.run.process import is_main_process
 from leyden.scheduler import current
 
+WATCH_S = 1.0
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
 
 
@@ -51,18 +52,19 @@ class RequeueSignal:
         self.patience_s = patience_s
         self.received = 0  # the signal's number
         self.is_requested = False
-        self._timer: threading.Timer | None = None
+        self._ended = threading.Event()
 
     def __enter__(self) -> "RequeueSignal":
         self._is_active = SIGNAL is not None and threading.current_thread() is threading.main_thread()
         if SIGNAL is not None and self._is_active:
             self._handler = signal.signal(SIGNAL, self._receive)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+            if current() and is_main_process():
+                threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._timer:
-            self._timer.cancel()
+        self._ended.set()
         if SIGNAL is not None and self._is_active:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             signal.signal(SIGNAL, self._handler)
@@ -79,13 +81,15 @@ class RequeueSignal:
         print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if not self.received and current() and is_main_process():
-            self._timer = threading.Timer(self.patience_s, self._give_up)
-            self._timer.daemon = True
-            self._timer.start()
         self.received = number
 
-    def _give_up(self) -> None:
+    def _watch(self) -> None:
+        """Requeue the job when the signal came and no step; in a thread, as the main one may be busy for long."""
+        while not self.received:
+            if self._ended.wait(WATCH_S):
+                return
+        if self._ended.wait(self.patience_s):
+            return
         print(
             f"no training step came within {self.patience_s:.0f} s after the signal to requeue: "
             "the run will resume from its last checkpoint",

@@ -116,8 +116,9 @@ class Scheduler(Protocol):
         arguments: Sequence[tuple[Any, ...]],
         *,
         python: str,
+        starts_processes: bool = False,
     ) -> list[Submitted]:
-        """Submit one job per tuple of arguments, at most `max_array`; each job calls `work(*arguments)` on a node.
+        """Submit one job per tuple of arguments, at most `max_array`; each process of a job calls `work(*arguments)`.
 
         Args:
             folder: Folder for scripts and logs.
@@ -125,10 +126,14 @@ class Scheduler(Protocol):
             work: Function that can be pickled, defined in a module.
             arguments: Arguments of each job.
             python: Shell command that starts Python on a node.
+            starts_processes: True if `work` starts the job's processes, by `start_command`: one process calls it.
 
         Raises:
             RejectedError: The scheduler rejects the jobs.
         """
+
+    def start_command(self, cluster: DictConfig, python: str) -> str:
+        """Return the shell command that starts each process of this job with the arguments of Python that follow."""
 
     def log(self) -> Path:
         """Return the file that the job of this process prints to."""

@@ -1,6 +1,7 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -190,8 +191,9 @@ class Slurm:
         arguments: Sequence[tuple[Any, ...]],
         *,
         python: str,
+        starts_processes: bool = False,
     ) -> list[Submitted]:
-        """Submit an array with one job per tuple of arguments; each job calls `work(*arguments)` on a node.
+        """Submit an array with one job per tuple of arguments; each process of a job calls `work(*arguments)`.
 
         Raises:
             RejectedError: Slurm rejects the jobs.
@@ -199,11 +201,17 @@ class Slurm:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = _executor(folder, cluster, len(arguments), python)
+        if starts_processes:  # by srun within the script's process; Slurm still signals those that srun starts
+            executor.update_parameters(use_srun=False)
         try:
             jobs = executor.map_array(work, *zip(*arguments, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
             raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
         return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
+
+    def start_command(self, cluster: DictConfig, python: str) -> str:
+        """Return the shell command that starts each process of this job with the arguments of Python that follow."""
+        return f"srun {shlex.join(_srun_arguments(cluster))} {python}"
 
     def log(self) -> Path:
         """Return the file that the job of this process prints to."""
@@ -237,10 +245,18 @@ def _num_gpus(cluster: DictConfig) -> float:
     return float(cluster.gpus_per_task * cluster.tasks_per_node * cluster.jobs_per_node)
 
 
+def _srun_arguments(cluster: DictConfig) -> list[str]:
+    """Return the arguments of srun; if a process fails, it ends the others, which would wait for it."""
+    return ["--kill-on-bad-exit=1", *cluster.srun_args]
+
+
 def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> Any:
     """Return submitit's executor with the resources of a job."""
     import submitit
 
+    # Without srun, Slurm signals nothing but the script's shell, which Python then replaces.
+    signal = f"USR1@{cluster.signal_delay_s}" if cluster.use_srun else f"B:USR1@{cluster.signal_delay_s}"
+    python = python if cluster.use_srun else f"exec {python}"
     try:
         executor = submitit.SlurmExecutor(folder, python=python)
     except RuntimeError as error:
@@ -266,11 +282,10 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> 
         time=cluster.time_min,
         array_parallelism=cluster.num_jobs or num_jobs,
         stderr_to_stdout=True,
-        # The first: otherwise the others would wait for a failed process.
-        srun_args=["--kill-on-bad-exit=1", *cluster.srun_args],
+        srun_args=_srun_arguments(cluster),
         use_srun=cluster.use_srun,
         setup=[*setup, *cluster.setup],
         teardown=[f"rm -rf {COMPILED}"],
-        additional_parameters={"signal": f"USR1@{cluster.signal_delay_s}", "requeue": True, **options},
+        additional_parameters={"signal": signal, "requeue": True, **options},
     )
     return executor
