@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import functools
+import gc
 import importlib
 import os
 import random
@@ -81,6 +82,10 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays; a collection would look through all of it
 
 
 def pytest_sessionfinish():

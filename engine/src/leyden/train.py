@@ -53,6 +53,8 @@ def main(cfg: DictConfig) -> None:
             overrides = list(hydra_cfg.overrides.task)
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
+        elif not is_job and is_main_process():
+            print("This run has finished already; nothing was trained.")
         if is_main_process():
             # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")

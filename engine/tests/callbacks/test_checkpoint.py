@@ -112,7 +112,9 @@ def run_dir(trainer):
 
 
 def test_values_of_an_earlier_validation_are_none_of_the_last_epoch(train):  # noqa: F811
-    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null", "test=auto")
+    run, *_ = train(
+        "a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3", "objective=null", "test=auto"
+    )
     assert {name.split("/")[0] for name in run.result.metrics} == {"train", "test", "num_parameters"}
 
 

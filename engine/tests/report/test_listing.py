@@ -54,17 +54,17 @@ def test_on_a_terminal_each_run_is_one_line(tmp_path):
     write(tmp_path / slug, ["model.hidden_sizes=[512]", "optimizer.lr=0.003", "trainer.max_epochs=2"], value=0.5)
     write(tmp_path / "short", ["seed=1"], value=0.25)
     lines = {}
-    for columns in (80, 250):
+    for columns in (80, 320):
         read, written = pty.openpty()
         command = [sys.executable, "-m", "leyden.runs", str(tmp_path)]
         done = subprocess.run(command, stdout=written, env={**os.environ, "COLUMNS": str(columns)}, check=False)
         os.close(written)
         lines[columns] = os.read(read, 10_000).decode().splitlines()
         assert done.returncode == 0
-    assert len(lines[80]) == len(lines[250]) == 3
+    assert len(lines[80]) == len(lines[320]) == 3
     assert max(map(len, lines[80])) <= 80
     assert sum("c31ad911" in line for line in lines[80]) == 1
-    assert any(str(tmp_path / slug) in line for line in lines[250])
+    assert any(str(tmp_path / slug) in line for line in lines[320])
 
 
 def test_the_same_for_other_programs(call, three):

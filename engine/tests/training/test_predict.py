@@ -164,7 +164,7 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
     Image.fromarray(255 - digits[0][0]).save(tmp_path / "dark.png")
     code, _, err = cli("predict", f"run={tmp_path / 'moved'}", f"images={tmp_path / 'dark.png'}")
     assert code == 0
-    assert "did you mean invert=true?" in err
+    assert "did you mean center=true, or invert=true?" in err
 
     # Ten digits drawn by hand, small, off center, on a grey ground with a shadow.
     drawings = tmp_path / "drawings"

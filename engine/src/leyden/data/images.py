@@ -1,22 +1,26 @@
 """Image files, converted to the format of a network's dataset."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import ListConfig
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
 from leyden.run.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
+JPEG_END = b"\xff\xd9"
 MAX_GROUND = 25  # of 255: lighter grounds are not black
 
 
@@ -130,7 +134,11 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
         UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
-    pixels_CHW = _pixels(_open(path, channels, min_size=max(height, width)))
+    with _opened(path) as (content, image):
+        size = image.size
+        image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
+        decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
+        pixels_CHW = _pixels(_converted(image, channels, 0)) if decoded_CHW is None else decoded_CHW
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
     num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
@@ -142,31 +150,58 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _open(path: Path, channels: int, *, background: int = 0, min_size: int | None = None) -> Image.Image:
-    """Return an image, upright, in grey or RGB.
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
+    """Open an image file; errors within the context are about the file.
 
-    A JPEG may be decoded smaller, if at least `min_size` rows and columns remain.
+    Yields:
+        The file's content, and the image, not decoded yet.
     """
-    mode = "L" if channels == 1 else "RGB"
     try:
         # Read the bytes first: this refuses files that are too large or not regular.
-        content = io.BytesIO(read_bytes(path))
+        content = read_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(content, formats=FORMATS)
-            if min_size:
-                image.draft(mode, (min_size, min_size))
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
-                image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
-                canvas = Image.new("RGBA", image.size, (background, background, background, 255))
-                image = Image.alpha_composite(canvas, image.convert("RGBA"))
-            return image.convert(mode)
+            yield content, Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
+
+
+def _open(path: Path, channels: int, *, background: int = 0) -> Image.Image:
+    """Return an image, upright, in grey or RGB."""
+    with _opened(path) as (_, image):
+        return _converted(image, channels, background)
+
+
+def _converted(image: Image.Image, channels: int, background: int) -> Image.Image:
+    """Return an opened image, upright, in grey or RGB."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | None:
+    """Return the pixels of a JPEG, shape (C, H, W), uint8, by torchvision: those that Pillow takes longer for.
+
+    Returns:
+        None for what only Pillow decodes, or refuses with a reason.
+    """
+    is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    # Of a file that is cut off, torchvision would fill in the rest.
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or not is_upright or not content.endswith(JPEG_END):
+        return None
+    try:
+        mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+        pixels_CHW: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
+    except RuntimeError:  # damaged, or a torchvision that was built without JPEG
+        return None
+    return pixels_CHW
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -20,6 +20,7 @@ import lightning as L
 import yaml
 from hydra.plugins.plugin import Plugin
 from lightning.pytorch.loggers import Logger
+from omegaconf import MISSING
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from torch.optim import Optimizer
@@ -264,6 +265,8 @@ def _targets_in(folder: str) -> list[str]:
 
 def find_target(name: str) -> Any:
     """Return the object with a dotted name, or None if there is none."""
+    if name == MISSING:
+        return None
     try:
         return hydra.utils.get_object(name)
     except (ImportError, ValueError):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import stages_of
 from leyden.pictures.base import save_picture
+from leyden.pictures.figures import wrapped
 from leyden.report.axes import use_log_scale
 from leyden.run.charts import chart_of
 from leyden.run.result import read_curves
@@ -64,9 +65,12 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
         if name in stages:
             panels.setdefault(chart_of(name), []).append(name)
     titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
-    figure = Figure(figsize=(max(9, 4.5 * len(titles)), 3.5))
+    width = max(9, 4.5 * len(titles))
+    run = wrapped(run, width, 10)
+    figure = Figure(figsize=(width, 3.5))
     # Without a layout engine, which would draw twice.
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.9, wspace=0.2)
+    top = 0.9 - 0.05 * run.count("\n")
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=top, wspace=0.2)
     figure.suptitle(run, fontsize=10)
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)

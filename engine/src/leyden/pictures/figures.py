@@ -1,10 +1,12 @@
 """Rendering of figures to image files, and sheets of captioned images."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -31,15 +33,24 @@ def render(figure: Figure, path: Path | None = None, *, file_format: str = "png"
         with replacing(path) as file:
             imsave(file, pixels, format="png")
         if file_format == "pdf":
-            with replacing(path.with_suffix(".pdf")) as file:
+            # TrueType fonts, as journals refuse matplotlib's default, Type 3.
+            with replacing(path.with_suffix(".pdf")) as file, rc_context({"pdf.fonttype": 42}):
                 figure.savefig(file, format="pdf")
     return pixels
+
+
+def wrapped(title: str, width_inches: float, font_size: float) -> str:
+    """Return a title with line breaks, so that it fits a figure of this width."""
+    characters = max(
+        10, int(width_inches * 72 / (0.55 * font_size))
+    )  # the mean width of a character is 0.55 of its size
+    return "\n".join(textwrap.fill(line, characters) for line in title.split("\n"))
 
 
 TILE_INCHES = 0.8
 LINE_INCHES = 0.16  # height of a caption's line
 LABEL_INCHES = 0.6  # width of the rows' labels
-FONT_SIZE = 8
+FONT_SIZE, TITLE_SIZE = 8, 9
 LINE_CHARACTERS = 13  # characters per line at this font size; longer lines use a smaller font
 GAP = 0.1  # between tiles, as a fraction of the tile
 MIN_INCHES = 3.5  # minimum figure width, for the title
@@ -102,9 +113,10 @@ def _sheet(
         canvas[top : top + height, left : left + width] = image
     inches_per_pixel = TILE_INCHES / width
     sheet_width, sheet_height = num_pixels_x * inches_per_pixel, canvas.shape[0] * inches_per_pixel
-    title_height = 0.1 + 0.2 * (title.count("\n") + 1)
     margin = LABEL_INCHES if labels else 0.0
     figure_width = max(margin + sheet_width, MIN_INCHES)
+    title = wrapped(title, figure_width, TITLE_SIZE)
+    title_height = 0.1 + 0.2 * (title.count("\n") + 1)
     figure = Figure(figsize=(figure_width, sheet_height + title_height))
     axes = figure.add_axes(
         (margin / figure_width, 0.0, 1 - margin / figure_width, sheet_height / (sheet_height + title_height))
@@ -118,7 +130,7 @@ def _sheet(
     for row in range(num_rows) if labels else ():
         middle = row * (height + gap_y) + gap_y + height / 2
         axes.text(0, middle, labels[row % len(labels)], ha="right", va="center", fontsize=FONT_SIZE)
-    figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=9)
+    figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=TITLE_SIZE)
     return figure
 
 

@@ -20,7 +20,7 @@ from leyden.pictures.base import (
     save_picture,
     tensorboard_writer,
 )
-from leyden.pictures.figures import paired_sheet, render, sheet
+from leyden.pictures.figures import paired_sheet, render, sheet, wrapped
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
@@ -116,7 +116,7 @@ def prediction_figure(
     num = min(len(names), MAX_PANELS)
     is_density = len(true_NT) > MAX_POINTS
     figure = Figure(figsize=((4.9 if is_density else 4.1) * num, 4.5), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(wrapped(title, figure.get_figwidth(), 10), fontsize=10)
     for t, name in enumerate(names[:num]):
         axes: Any = figure.add_subplot(1, num, t + 1)
         true, predicted = true_NT[:, t], predicted_NT[:, t]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from leyden.run.result import read_points
 # A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
 # seconds.
 STUCK_FACTOR, MIN_STUCK_S = 20, 600
-MIN_COLUMN = 20  # characters of the columns that are shortened to fit a terminal
+MIN_NAME, MIN_TYPED = 11, 20  # characters of the columns that are shortened to fit a terminal
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 
 
@@ -181,7 +181,8 @@ def _width(text: str) -> int:
 def _fit(table: list[list[str]], width: int) -> None:
     """Shorten the first and the last column of a table to a terminal's width, in place: the runs, and what was typed.
 
-    What all runs have typed is left out first.
+    What all runs have typed is left out first, and keys are reduced to their last part, if that is enough to tell them
+    apart.
     """
     widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
     if sum(widths) + 2 * (len(widths) - 1) <= width:
@@ -189,10 +190,17 @@ def _fit(table: list[list[str]], width: int) -> None:
     shared = set.intersection(*({*row[-1].split()} for row in table[1:])) if len(table) > 2 else set()
     for row in table[1:]:
         row[-1] = " ".join(word for word in row[-1].split() if word not in shared)
+    keys = {word.partition("=")[0] for row in table[1:] for word in row[-1].split() if "=" in word}
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    short = {key: key.rpartition(".")[2] for key in keys if ends[key.rpartition(".")[2]] == 1}
+    for row in table[1:]:
+        parts = [word.partition("=") for word in row[-1].split()]
+        row[-1] = " ".join(f"{short.get(key, key)}{sign}{value}" for key, sign, value in parts)
     widths[-1] = max(_width(row[-1]) for row in table)
     excess = sum(widths) + 2 * (len(widths) - 1) - width
-    typed = max(MIN_COLUMN, widths[-1] - max(0, excess))
-    name = max(MIN_COLUMN, widths[0] - max(0, excess - (widths[-1] - typed)))
+    # What was typed tells runs of a sweep apart, also where the ends of their names are alike.
+    name = max(MIN_NAME, widths[0] - max(0, excess))
+    typed = max(MIN_TYPED, widths[-1] - max(0, excess - (widths[0] - name)))
     for row in table:
         row[0], row[-1] = _shorten_middle(row[0], name), _shorten_end(row[-1], typed)
 
@@ -205,7 +213,7 @@ def _shorten_middle(text: str, width: int) -> str:
     """Return a text reduced to its begin and end; of a run directory, the end tells it from the others."""
     if len(text) <= width:
         return text
-    begin = (width - 1) // 3
+    begin = (width - 1) // 4
     return f"{text[:begin]}…{text[begin + 1 - width :]}"
 
 

@@ -16,7 +16,7 @@ from leyden.run.fork import key_of
 from leyden.run.result import Result
 
 # Settings of a single start, which suggested commands do not repeat.
-SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name", "trainer.max_epochs")
+SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name")
 
 
 def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
@@ -43,6 +43,8 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
             yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "view it"
         else:
             yield f"{python_command()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "view it"
+    if "debug" in overrides:
+        return
     if result.can_be_tested and not result.is_tested:
         yield (
             f"{leyden_command('evaluate')} {quoted_override('run', where)}",
@@ -50,7 +52,10 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         )
     # A learning rate schedule is made for a fixed number of epochs, so such a run can't be continued.
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
-        longer = [*kept.values(), f"trainer.max_epochs={2 * result.epochs}"]
+        longer = [
+            *(kept[key] for key in kept if key != "trainer.max_epochs"),
+            f"trainer.max_epochs={2 * result.epochs}",
+        ]
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if result.takes_optimizer and isinstance(rate, float) and rate > 0:

@@ -68,6 +68,7 @@ def draw_summary(
     Returns:
         The content of a file of this format.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
     choices = [chosen for chosen, _ in points]
@@ -91,10 +92,14 @@ def draw_summary(
             if not column:
                 axes.set_ylabel(metric)
             axes.grid(alpha=0.3)
+    drawn = [axes.get_legend_handles_labels()[0] for axes in figure.axes]
+    if bars := next(filter(None, drawn), []):
+        figure.legend(handles=bars, loc="outside upper left", fontsize=8, frameon=False)
     for column, draw_panel in enumerate(extra_panels):
         draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
     content = io.BytesIO()
-    figure.savefig(content, dpi=120, format=file_format)
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(content, dpi=120, format=file_format)
     return content.getvalue()
 
 
@@ -117,13 +122,18 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None
         spread = [statistics.stdev(group) for group in groups]
         centers = list(map(statistics.fmean, groups))
         line = "o-" if numeric else "o"
-        axes.errorbar(list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4)
+        label = "mean ± standard deviation of the runs with this value, over all other settings"
+        axes.errorbar(
+            list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4, label=label
+        )
     values = list(place.values())
     if not numeric:
         axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
         use_log_scale(axes, "x")
+    elif all(isinstance(value, int) for value in values):
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _is_number(x: Any) -> bool:

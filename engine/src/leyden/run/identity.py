@@ -17,11 +17,15 @@ from leyden.config.values import flatten
 
 # Keys that control a start of the program and are not part of a run's identity.
 CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
-LOCATION_KEYS = ("data.root", "data.download", "data.num_workers")  # may change when a run is resumed
+START_KEYS = (
+    "data.root",
+    "data.download",
+    "data.num_workers",
+    "picture_format",
+)  # may change when a run is resumed
 # Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
     "name",
-    "picture_format",
     "logger",
     "trainer.log_every_n_steps",
     "trainer.profiler",
@@ -42,7 +46,7 @@ DISPLAY_CALLBACKS = (
 
 def is_launch_option(key: str) -> bool:
     """Return whether a key only controls how and where a run is started, and is not part of its identity."""
-    return key.split(".")[0] in CONTROL_KEYS or key in LOCATION_KEYS
+    return key.split(".")[0] in CONTROL_KEYS or key in START_KEYS
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:

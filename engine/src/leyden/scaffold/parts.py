@@ -139,7 +139,7 @@ class {name}(Dataset[Any]):
         self.data = 255 * torch.stack(images).to(torch.uint8)
 '''
 
-DATA_CONFIG = """# {title}, 4,000 + 1,000 grey images of 32 x 32: leyden train data={module}
+DATA_CONFIG = """# {title}: leyden train data={module}
 defaults:
   - in_memory  # what is not set below
 

@@ -275,7 +275,8 @@ def read_image_batches(
     if off_center.num:
         warn(f"not centered on a black ground, did you mean center=true? {off_center.text}")
     if light.num:
-        warn(f"mostly light, did you mean invert={str(not invert).lower()}? {light.text}")
+        keys = "invert=false" if invert else "center=true, or invert=true" if shape[0] == 1 else "invert=true"
+        warn(f"mostly light, did you mean {keys}? {light.text}")
 
 
 class SomeNames:
