@@ -30,10 +30,10 @@ $(BIN)/python:
 
 ### Train
 
-train: .venv/.train ## train and evaluate; ARGS="model.dropout=0.2 seed=1" passes overrides
+train: .venv/.train ## train and evaluate; ARGS="seed=1" passes overrides
 	$(BIN)/leyden train $(ARGS)
 
-sweep: .venv/.train ## a small search: learning rate x batch size, in parallel, with its table and picture
+sweep: .venv/.train ## a small grid: learning rate x batch size, with its table
 	$(BIN)/leyden train -m sweep=grid trainer.max_epochs=2 seed=0 $(ARGS)
 
 # Without DIR: the run or sweep that changed last.
@@ -45,19 +45,19 @@ tensorboard: .venv/.train ## view the newest run or sweep on localhost, or all b
 
 ### Extend
 
-new-model: .venv/.train ## write a new network: NAME=capsule makes models/capsule.py, its YAML and a search
+new-model: .venv/.train ## write a network: NAME=capsule makes models/capsule.py, its YAML
 	@$(BIN)/leyden new model="$(NAME)"
 	@$(BIN)/leyden schema > /dev/null
 
-new-task: .venv/.train ## write a new task: NAME=ranking makes tasks/ranking.py and conf/task/ranking.yaml
+new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML
 	@$(BIN)/leyden new task="$(NAME)"
 	@$(BIN)/leyden schema > /dev/null
 
-new-data: .venv/.train ## write a new dataset: NAME=birds makes data/birds.py and conf/data/birds.yaml
+new-data: .venv/.train ## write a dataset: NAME=birds makes data/birds.py, its YAML
 	@$(BIN)/leyden new data="$(NAME)"
 	@$(BIN)/leyden schema > /dev/null
 
-mine: .venv/.dev ## make it your project: NAME=kanlab; ENGINE=leyden==0.2 (or a wheel, or git+URL) replaces engine/
+mine: .venv/.dev ## make it your project: NAME=kanlab; ENGINE=… replaces engine/
 	@$(BIN)/python scripts/mine.py "$(NAME)" "$(ENGINE)"
 
 ### Check

@@ -1,5 +1,7 @@
 """`leyden VERB …` is `python -m leyden.VERB …`."""
 
+import re
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -17,8 +19,9 @@ from tests.test_imports import VERBS
 def test_it_lists_the_verbs(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["leyden"])
     command.main()
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert listed == VERBS
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if re.match(r"  \w", line)] == VERBS
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_verb_that_there_is_not(monkeypatch, capsys):

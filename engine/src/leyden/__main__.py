@@ -4,6 +4,7 @@ import ast
 import difflib
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 
 from leyden import __version__
@@ -22,7 +23,8 @@ def main() -> None:
         print("usage: leyden VERB [key=VALUE ...]     leyden VERB --help     leyden --version\n")
         for verb, path in verbs.items():
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            print(f"  {verb:<12}{docstring.splitlines()[0]}")
+            first = docstring.splitlines()[0]
+            print(textwrap.fill(first, 79, initial_indent=f"  {verb:<12}", subsequent_indent=" " * 14))
         return
     if name not in verbs:
         from leyden.config.terminal import warn

@@ -102,6 +102,15 @@ def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
     assert len(rows(tmp_path)) == 1
 
 
+def test_the_picture_is_of_finished_runs_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(summary, "draw_summary", lambda points, *_, **__: drawn.extend(points) or b"")
+    write(tmp_path / "a", ["optimizer.lr=0.01"], value=0.3)
+    write(tmp_path / "b", ["optimizer.lr=1"], status="pruned", value=0.9)
+    summarize(tmp_path)
+    assert drawn == [({"optimizer.lr": 0.01}, [0.3])]
+
+
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
     write(tmp_path / "a", ["optimizer.lr=0.01", "seed=0", "sweep_name=x"], value=0.3)
     write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1", "sweep_name=x"], value=0.5)

@@ -1,6 +1,7 @@
 """Types of the root keys of each command's configuration; their default values are in `conf/`."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,13 @@ for _name, _schema in SCHEMAS.items():
 
 
 def _config_groups() -> str:
-    """Return a line per config group: its choices in the project's `conf/` and, after `|`, the library's."""
+    """Return a paragraph per config group: its choices in the project's `conf/` and, after `|`, the library's."""
     lines = []
     for group in sorted({name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}):
         if not group.startswith("hydra/"):
             own, library = map(", ".join, choices(group))
-            lines.append(" ".join(filter(None, [f"{group}:", own, library and f"| {library}"])))
+            line = " ".join(filter(None, [f"{group}:", own, library and f"| {library}"]))
+            lines.append(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines) + "\n"
 
 

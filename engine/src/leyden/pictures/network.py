@@ -176,6 +176,7 @@ class Summary(DisplayCallback):
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         console = Terminal()
         console.print(table)
-        console.print(f"samples: {sizes}; device: {device}; run directory: {trainer.default_root_dir}")
+        console.print(f"samples: {sizes}; device: {device}")
+        console.print(f"run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")

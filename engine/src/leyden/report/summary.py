@@ -367,7 +367,7 @@ def summarize(
     formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
     for file_format in formats:
         picture = draw_summary(
-            [(record.choices, record.values) for record in records if record.values],
+            [(record.choices, record.values) for row in rows for record in row.finished],
             metrics,
             log=log_keys,
             averaged=averaged,
