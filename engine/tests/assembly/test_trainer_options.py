@@ -260,6 +260,6 @@ def test_the_best_epoch_of_several_objectives_has_them_all(train):  # noqa: F811
 @pytest.mark.slow
 def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", *QUICK, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    finish(start(*arguments, "trainer.max_epochs=1"))
+    finish(start(*arguments, "trainer.max_epochs=1", "test=auto"))
     (directory,) = (tmp_path / "mnist_mlp").iterdir()
     assert Run(directory).result.is_tested

@@ -398,3 +398,17 @@ def test_a_full_disk_leaves_no_lease(tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
     with contextlib.closing(hold(tmp_path / "x", timeout_s=0).gen):
         pass
+
+
+def test_a_lease_that_is_being_made_is_not_free_for_another_thread(tmp_path, monkeypatch):
+    states, numbers = [], lease._numbers
+
+    def looked(path):
+        if (tmp_path / "a.0").exists() and not states:
+            states.append("")
+            states[0] = lease.Watch(path).state()
+        return numbers(path)
+
+    monkeypatch.setattr(lease, "_numbers", looked)
+    with lease.hold(tmp_path / "a"):
+        assert states == ["held"]

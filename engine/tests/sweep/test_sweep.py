@@ -440,7 +440,7 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
         for number in range(200):
             errors = list(pool.map(start, [number] * len(names), names))
             assert errors.count("") == (2 if names == "aa" else 1), errors
-            assert all("holds a different sweep: name" in error for error in errors if error)
+            assert all("holds a different sweep: name" in error for error in errors if error), errors
             there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
             assert there["log"] == [there["name"]]
             assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [

@@ -94,7 +94,7 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
             if count:
                 colour = "white" if shares_KK[row, column] > 0.1 else "black"
                 axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xlabel("predicted")
+    axes.set_xlabel("predicted (colour: fourth root of the share of the row)")
     axes.set_ylabel("true")
     axes.set_title(evaluation.title, fontsize=10)
     return figure

@@ -238,7 +238,6 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
             warn(f"{path.parent}: waiting for {watch.holder}")
         time.sleep(pause * (0.5 + _RANDOM.random()))
         pause = min(1.5 * pause, MAX_PAUSE_S)
-    _HELD.add(lease)
     return lease
 
 
@@ -305,16 +304,20 @@ def _create(watch: Watch) -> Lease | None:
     except FileNotFoundError:  # the folder was removed by the process that created it
         path.parent.mkdir(parents=True, exist_ok=True)
         return None
+    lease = Lease(path, number, os.fstat(descriptor).st_ino)
+    _HELD.add(lease)  # before its content is there: else another thread would judge that its holder is gone
     try:
         with os.fdopen(descriptor, "wb") as opened:
-            lease = Lease(path, number, os.fstat(descriptor).st_ino)
             opened.write(_this_process(lease.inode))
         numbers = _numbers(path)
+        # This process was suspended since it looked, and others were faster; or a suspended holder goes on.
+        is_late = max(numbers) != number or watch.has_changed()
     except BaseException:
+        _HELD.discard(lease)
         file.unlink(missing_ok=True)
         raise
-    # This process was suspended since it looked, and others were faster; or a suspended holder goes on.
-    if max(numbers) != number or watch.has_changed():
+    if is_late:
+        _HELD.discard(lease)
         file.unlink(missing_ok=True)
         return None
     for older in numbers - {number, -1}:
