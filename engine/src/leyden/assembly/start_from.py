@@ -124,9 +124,9 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Report an error in restoring loops and callbacks, as `check_fits` does.
+    """Context that reports an error in restoring loops and callbacks, as `check_fits` does.
 
-    Lightning restores them when it loads the checkpoint, callbacks of Leyden also in their start hooks.
+    Lightning restores them when it loads the checkpoint. Leyden's callbacks restore a part in their start hooks.
 
     Raises:
         UserError: The checkpoint can't be resumed from.
@@ -285,7 +285,7 @@ def _init_exclude_override(patterns: Sequence[str]) -> str:
 
 
 def _layer(name: str) -> str:
-    """Return the pattern of all weights of a weight's layer, such as `network.head.*`."""
+    """Return a pattern that matches all weights of the same layer, such as `network.head.*`."""
     layer, dot, _ = name.rpartition(".")
     return f"{layer}.*" if dot else name
 
@@ -464,7 +464,7 @@ def check_fork(
 
 
 def _find_checkpoint(parent: RunContents, name: str) -> Path:
-    """Return the path of a checkpoint by name; `last.ckpt` or `best.ckpt` may serve as that of an epoch.
+    """Return the path of a checkpoint by name; for `epoch_N`, also of a `last.ckpt` or `best.ckpt` of that epoch.
 
     Raises:
         UserError: The checkpoint is missing or damaged.

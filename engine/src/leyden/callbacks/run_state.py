@@ -158,7 +158,7 @@ class RunState(L.Callback):
         self._reported: list[str] = []  # names that were reported as not saved
 
     def note_made(self, module: L.LightningModule) -> None:
-        """Record the attributes that a module has whenever it is created, before start hooks change them."""
+        """Record the attributes of a newly created module, before start hooks change them."""
         self._made = digests(_of_module(module).values())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -324,7 +324,7 @@ class RunState(L.Callback):
             self._refuse_other_batches(loader.lost_in(state))
 
     def _refuse_other_batches(self, lost: list[str]) -> None:
-        """Refuse to resume with other batches; only warn if state of the loader that was not saved explains them.
+        """Refuse to resume with different batches; only warn if unsaved state of the loader explains them.
 
         A fork with another seed or other data may have other batches.
 
@@ -351,7 +351,7 @@ class RunState(L.Callback):
             )
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
-        """Step the schedules that follow a metric.
+        """Step the `ReduceLROnPlateau` schedulers.
 
         Lightning steps them after the last checkpoint of an epoch, and omits this step when a run resumes.
         """
@@ -381,7 +381,7 @@ class RunState(L.Callback):
         trainer.fit_loop._restarting = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a list with one state per process, of tensors and plain values."""
+        """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
         objects, lost = self._objects.changes() if self._objects else ([], [])
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._objects else []
         if self._stepping_attributes:
@@ -476,7 +476,10 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
 
 
 def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
-    """Set attributes of a module: entries of `first` if they exist, then of `kept` if they exist or are its own."""
+    """Restore a module's attributes from the entries of `first` that it has, then from those of `kept`.
+
+    Entries of `kept` that belong to other objects are skipped, unless the module shares these.
+    """
     here = _of_module(module)
     here.restore(selected(first, here.has))
     here.restore(selected(kept, lambda path: path[0][1] == "module" or here.has(path)))

@@ -71,7 +71,7 @@ def _bootstrap_of(archive: Path) -> Path:
 
 
 def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Return a member of the archive as a file of now, since nodes remove old temporary files; None to leave it out."""
+    """Set the time of an archive member to now, since nodes remove old temporary files; return None to omit it."""
     if Path(info.name).name == "__pycache__" or info.name.endswith(".egg-info"):
         return None
     info.mtime = time.time()
@@ -114,7 +114,7 @@ class ClusterRunner:
 
     @property
     def note(self) -> str:
-        """Why jobs wait that could have started, for the status line; empty if none do."""
+        """Why jobs wait for something other than their turn, for the status line; empty if none do."""
         reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
         parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
         return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
@@ -277,7 +277,7 @@ class ClusterRunner:
         *,
         starts_processes: bool = False,
     ) -> list[Submitted]:
-        """Submit a job per pack of calls, which run at once on its node, from a snapshot of the code.
+        """Submit one job per pack of calls, from a snapshot of the code; the calls of a pack run in parallel.
 
         Args:
             packs: The calls of each job.

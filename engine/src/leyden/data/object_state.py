@@ -221,7 +221,7 @@ class ObjectState:
             apart: Paths that are left as they are.
 
         Returns:
-            False if other values have changed since, which can't be set back.
+            False if a value that can't be set back has changed, too.
         """
         is_whole = True
         for path, value in list(self._leaves()):
@@ -394,8 +394,8 @@ def shared_state(packages: Collection[str]) -> ObjectState:
     """Return the state that all objects share: variables of imported modules and of their classes.
 
     Args:
-        packages: Packages whose modules are examined. So are modules of installed packages that define a module,
-            data or a callback.
+        packages: Packages whose Python modules are examined, besides those of installed packages that define a
+            LightningModule, a data module, a dataset, a sampler or a callback.
     """
     roots: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):

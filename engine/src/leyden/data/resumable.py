@@ -53,8 +53,8 @@ MAX_DEPTH = 20  # of a batch
 class _IndexRecorder:
     """Sampler that records a checksum of each batch's indices.
 
-    For a sampler that draws a batch's indices only when they are requested, it also records the random states from
-    which it draws. The network draws numbers in between, which a replay omits.
+    If the wrapped sampler draws a batch's indices only when they are requested, the recorder also keeps the random
+    states before each draw: in a replay, the numbers that the network draws between two batches are missing.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -95,9 +95,9 @@ class Resumable:
     on, and that the first batch has the same content. The content of later batches is not checked, since a dataset
     may draw from a generator that the network has used in between.
 
-    A loader may hold the module in training, such as by a bound method. Its weights, buffers and metrics are never
-    reset, so the batches of an `IterableDataset` may differ in the replay: all of them are checked. Those of other
-    datasets are skipped whatever they contain, and only their indices are checked.
+    A loader may hold the module in training, for example through a bound method. The module's weights, buffers and
+    metrics are never reset, so the replayed batches may differ. For an `IterableDataset`, the content of all these
+    batches is checked; for other datasets, only their indices are checked.
     """
 
     _kind: type  # the loader's original class
@@ -332,9 +332,10 @@ def _is_sized(loader: Any) -> bool:
 
 
 class LazyStart:
-    """Mixin for a custom loader: random numbers are drawn only when the first batch is requested.
+    """Mixin for a custom loader that delays its random draws until the first batch is requested.
 
-    Lightning creates an additional iterator at each start as a check, so a resumed run would draw other numbers.
+    As a check, Lightning creates an additional iterator at each start. Its draws would change the numbers of a
+    resumed run.
     The saved state of an epoch is the state at its beginning, and a checksum of its first batch.
     """
 

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def finished(self) -> list[Record]:
-        """The finished runs that have values of all objectives; beside them, failed ones that count as the worst."""
+        """The finished runs that have values of all objectives; also the failed runs that count as the worst."""
         known = [record for record in self.records if record.values]
         if not any(record.status == "finished" for record in known):
             return []
@@ -146,7 +146,7 @@ def count_failures(records: Sequence[Record]) -> None:
 
 
 def generalize_over_datasets(rows: Sequence[Row]) -> None:
-    """Let the verdicts on rows hold for other datasets of the same kind, of which each split is a sample.
+    """Make the verdicts on rows hold for other datasets of the same kind, with each split as a sample of these.
 
     The seeds' splits share samples, so the variance of a mean gets the term of Nadeau and Bengio (2003): the number
     of validation samples divided by that of training samples.
@@ -175,10 +175,10 @@ def _validation_ratio(record: Record) -> float | None:
 
 
 def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
-    """Group runs that are no independent samples; each group counts as one run, whose value is the mean.
+    """Group runs that are not independent samples; each group counts as one run, whose value is the mean.
 
-    They have the same values of the averaged keys; or different ones, but identical objectives and weights at all
-    recorded steps, as when a module sets its own seed.
+    The runs of a group have the same values of the averaged keys. Or they have different values, but identical
+    objectives and weights at all recorded steps, as when a module sets its own seed.
     """
     found: dict[tuple[str, ...], list[Record]] = {}
     candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, since weights take longer to read

@@ -4,9 +4,9 @@
 the one with the largest N counts. Its holder touches it every `HEARTBEAT_S` seconds, and writes `free` into it at the
 end. The next holder creates `path.N+1`, which only one process can do, and removes the older files.
 
-A holder on this machine is known to be gone when its process is. For one elsewhere, a waiting process looks whether
-the file's time changes: clocks are never compared. A holder that was suspended looks again before it writes, see
-`Lease.check`.
+A holder on this machine is known to be gone when its process is. For a holder on another machine, a waiting process
+checks whether the file's modification time changes, without comparing clocks. A holder that was suspended checks
+before it writes that it still has the lease, see `Lease.check`.
 """
 
 import contextlib
@@ -96,7 +96,10 @@ class Watch:
         self._looked_at = 0.0
 
     def state(self) -> State:
-        """Look at the lease; `unknown` until a holder on another machine was seen to act, or for `STALE_S` not to.
+        """Look at the lease and return its state.
+
+        For a holder on another machine, it is `held` while the file changes, `free` when the file has not changed
+        for `STALE_S` seconds, and `unknown` otherwise.
 
         Raises:
             OSError: The folder or the file can't be read.
@@ -140,7 +143,10 @@ class Watch:
         return (status.st_ino, status.st_mtime_ns) != (inode, touched)
 
     def _observe(self, seen: tuple[int, int, bytes], started: float) -> State:
-        """Compare the file with the last look at it; a look may take long while the file system does not answer."""
+        """Compare the file with the previous look, and return the state.
+
+        Only the time between two looks counts, since a look takes long while the file system does not answer.
+        """
         before, self._seen = self._seen, seen
         between = min(started - self._looked_at, 1.5 * HEARTBEAT_S)  # this process may have been suspended
         self._looked_at = time.monotonic()
@@ -252,7 +258,10 @@ def hold(path: Path, timeout_s: float | None = None) -> Iterator[Lease]:
 
 
 def is_held(path: Path) -> bool:
-    """Return at once whether a process holds a lease; a guess by this machine's clock if it runs on another one."""
+    """Return, without waiting, whether a process holds a lease.
+
+    For a process on another machine, this is a guess that compares the file's time with this machine's clock.
+    """
     watch = Watch(path)
     try:
         state = watch.state()
@@ -264,7 +273,7 @@ def is_held(path: Path) -> bool:
 
 
 def is_file_of(path: Path, name: str) -> bool:
-    """Return whether a name in the folder of `path` is that of a file of its lease."""
+    """Return whether a file name in the folder of `path` is one of the lease's files."""
     return _number(path, name) >= 0
 
 
@@ -273,7 +282,7 @@ def _file(path: Path, number: int) -> Path:
 
 
 def _number(path: Path, name: str) -> int:
-    """Return the number of a lease's file with a name, -1 for another file."""
+    """Return the number in the name of a lease's file; -1 for the name of another file."""
     prefix, _, text = name.rpartition(".")
     if prefix != path.name or not text.isdecimal() or len(text) > len(str(MAX_NUMBER)):
         return -1
@@ -295,7 +304,7 @@ def _create(watch: Watch) -> Lease | None:
     file = _file(path, number)
     if number > MAX_NUMBER:
         raise UserError(f"{_file(path, watch.number)}: was not made by Leyden; remove it")
-    if watch.has_changed():  # a file of this process would only alarm its holder
+    if watch.has_changed():  # the lease is in use: with a new file, its holder would take it for lost
         return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -356,7 +365,7 @@ def _machine() -> str:
 
 def _is_alive(holder: Holder) -> bool | None:
     """Return whether a process of this machine is alive; None if that can't be told."""
-    if sys.platform == "win32" or not 0 < holder.pid < 2**31:  # there, `os.kill` would end it
+    if sys.platform == "win32" or not 0 < holder.pid < 2**31:  # on Windows, `os.kill` would end the process
         return None
     if holder.pid == os.getpid() and holder.began == _began(holder.pid):
         return holder.inode in {lease.inode for lease in list(_HELD)}
@@ -380,7 +389,7 @@ def _began(pid: int) -> str:
 
 
 def _clock() -> float:
-    """Return seconds that pass while this machine is suspended, too."""
+    """Return the time, in seconds, of a clock that does not stop while this machine is suspended."""
     # On macOS, `time.monotonic` would stand still.
     clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
     return time.monotonic() if clock is None else time.clock_gettime(clock)
@@ -404,7 +413,7 @@ def _beat_for_ever() -> None:
 
 
 def _forget() -> None:
-    """Start with no leases in a forked process, which has no threads."""
+    """Clear the list of leases in a forked process, which does not inherit the heartbeat thread."""
     global _thread, _STARTING
     _thread, _STARTING = None, threading.Lock()
     _HELD.clear()

@@ -49,7 +49,9 @@ def fit(
     checkpoint: Path | None,
     test: bool,
 ) -> Result:
-    """Train, then evaluate the best checkpoint on the test set or, if only pictures need it, the validation split.
+    """Train, then evaluate the best checkpoint on the test set.
+
+    Without a test, evaluate it on the validation split if pictures need this.
 
     Args:
         module: The module to train.
@@ -117,7 +119,7 @@ def start(
         overrides: The user's overrides.
 
     Raises:
-        UserError: A part is wrong, or the run fails without a bug, for example by a full disk.
+        UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full disk.
     """
     with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal:
         return _start(cfg, identity, run, requeue_signal, test=test, pictures=pictures, overrides=overrides)
@@ -149,7 +151,8 @@ def _start(
     trainer = assembly.run_trainer(cfg, run, data, content, requeue_signal=requeue_signal, pictures=pictures)
     step = content["global_step"] if checkpoint and content else 0
     assembly.check_world_size(data, trainer.trainer.world_size)
-    # Seed again, as evaluation does, which creates no callbacks: these may have drawn random numbers.
+    # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
+    # creates no callbacks.
     seed_everything(cfg.seed, "task")
     module = assembly.task(cfg, data, trainer.trainer)
     test = assembly.evaluates_test_set(cfg, module, data, test=test)
@@ -226,7 +229,7 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
         if num_restarts() >= 2 and len(steps) == 3 and len({*steps}) == 1:
             raise UserError(
                 f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a validation or the test "
-                "evaluation takes longer than the job may, raise cluster.time_min"
+                "evaluation takes longer than the time limit of the job, raise cluster.time_min"
             )
 
 
