@@ -98,20 +98,20 @@ def requeue(slurm, job):
     slurm.run("scontrol", "requeue", job)
 
 
-def preempt_script(slurm, job):
-    preempt(slurm, job)
-
-
 SLOW = {"marks": pytest.mark.slow}
 
 
 @pytest.mark.parametrize(
-    "disturb", [usr1, preempt, pytest.param(preempt_script, **SLOW), pytest.param(requeue, **SLOW)]
+    ("disturb", "by_srun"),
+    [
+        (usr1, "true"),
+        (preempt, "true"),
+        pytest.param(preempt, "false", **SLOW),
+        pytest.param(requeue, "true", **SLOW),
+    ],
 )
-def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
-    process = submit(
-        tmp_path, *LONG, "cluster.use_srun=false" if disturb is preempt_script else "cluster.use_srun=true"
-    )
+def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb, by_srun):
+    process = submit(tmp_path, *LONG, f"cluster.use_srun={by_srun}")
     run = the_run(slurm, tmp_path)
     slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
     disturb(slurm, run.submission["job_id"])

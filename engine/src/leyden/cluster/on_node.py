@@ -24,7 +24,7 @@ from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
-from leyden.sweep.jobs import Job, failure_as_text, failure_text, record_failure
+from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
 from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
 
@@ -153,8 +153,8 @@ class JobLauncher:
         command = f"{self.start_command} -m leyden.cluster.together {shlex.quote(str(call))}"
         code = subprocess.run(command, shell=True).returncode
         call.unlink()
-        if result := job.run.result:
-            return failure_as_text(result.error) if result.error else ""
+        if (recorded := recorded_error(job.run.result)) is not None:
+            return recorded
         return f"{self.scheduler.title}: its processes ended with {code} and without a result"
 
     def stop(self) -> None:

@@ -27,7 +27,7 @@ from leyden.run import lease
 from leyden.run.files import read_json, replacing, write_whole
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
-from leyden.sweep.jobs import Job, failure_as_text
+from leyden.sweep.jobs import Job, recorded_error
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
 
@@ -236,8 +236,8 @@ class ClusterRunner:
 
     def _error(self, number: str, job: Job, state: JobState | None) -> str | None:
         """Return the text of the error that a job ended with, empty on success; None if it has not ended."""
-        if result := job.run.result:
-            return failure_as_text(result.error) if result.error else ""
+        if (recorded := recorded_error(job.run.result)) is not None:
+            return recorded
         if state is None or state.phase != "ended":
             self.ended.pop(number, None)
             return None

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
+from leyden.report.axes import save_pdf
 from leyden.run.files import replacing
 from leyden.run.lock import check_held
 
@@ -33,9 +33,8 @@ def render(figure: Figure, path: Path | None = None, *, file_format: str = "png"
         with replacing(path) as file:
             imsave(file, pixels, format="png")
         if file_format == "pdf":
-            # TrueType fonts, as journals refuse matplotlib's default, Type 3.
-            with replacing(path.with_suffix(".pdf")) as file, rc_context({"pdf.fonttype": 42}):
-                figure.savefig(file, format="pdf")
+            with replacing(path.with_suffix(".pdf")) as file:
+                save_pdf(figure, file)
     return pixels
 
 

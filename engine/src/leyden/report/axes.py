@@ -1,6 +1,6 @@
-"""Logarithmic axes, for the pictures of runs and of sweeps."""
+"""What the pictures of runs and of sweeps share: logarithmic axes, and the fonts of PDF files."""
 
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def use_log_scale(axes: Any, name: str) -> None:
@@ -18,3 +18,11 @@ def use_log_scale(axes: Any, name: str) -> None:
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("{x:g}")
     axes.tick_params(axis=name, which="both", labelsize=8)
+
+
+def save_pdf(figure: Any, file: BinaryIO) -> None:
+    """Write a figure of matplotlib as PDF, with TrueType fonts: journals refuse its default, Type 3."""
+    from matplotlib import rc_context
+
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(file, format="pdf")

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import ChainMap, Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -188,14 +188,10 @@ def _fit(table: list[list[str]], width: int) -> None:
     if sum(widths) + 2 * (len(widths) - 1) <= width:
         return
     shared = set.intersection(*({*row[-1].split()} for row in table[1:])) if len(table) > 2 else set()
-    for row in table[1:]:
-        row[-1] = " ".join(word for word in row[-1].split() if word not in shared)
-    keys = {word.partition("=")[0] for row in table[1:] for word in row[-1].split() if "=" in word}
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    short = {key: key.rpartition(".")[2] for key in keys if ends[key.rpartition(".")[2]] == 1}
-    for row in table[1:]:
-        parts = [word.partition("=") for word in row[-1].split()]
-        row[-1] = " ".join(f"{short.get(key, key)}{sign}{value}" for key, sign, value in parts)
+    typed_parts = [[word.partition("=") for word in row[-1].split() if word not in shared] for row in table[1:]]
+    names = short_names({key for parts in typed_parts for key, sign, _ in parts if sign})
+    for row, parts in zip(table[1:], typed_parts, strict=True):
+        row[-1] = " ".join(f"{names.get(key, key)}{sign}{value}" for key, sign, value in parts)
     widths[-1] = max(_width(row[-1]) for row in table)
     excess = sum(widths) + 2 * (len(widths) - 1) - width
     # What was typed tells runs of a sweep apart, also where the ends of their names are alike.
@@ -203,6 +199,18 @@ def _fit(table: list[list[str]], width: int) -> None:
     typed = max(MIN_TYPED, widths[-1] - max(0, excess - (widths[0] - name)))
     for row in table:
         row[0], row[-1] = _shorten_middle(row[0], name), _shorten_end(row[-1], typed)
+
+
+def short_names(keys: Collection[str]) -> dict[str, str]:
+    """Return for each key its last part, or the key itself if others have the same last part.
+
+    Example:
+        >>> short_names(["optimizer.lr", "model.depth", "encoder.depth"])
+        {'optimizer.lr': 'lr', 'model.depth': 'model.depth', 'encoder.depth': 'encoder.depth'}
+    """
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    counts = Counter(ends.values())
+    return {key: end if counts[end] == 1 else key for key, end in ends.items()}
 
 
 def _shorten_end(text: str, width: int) -> str:

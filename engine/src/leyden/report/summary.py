@@ -15,9 +15,9 @@ from typing import Any
 
 from leyden.config.objective import Objective
 from leyden.config.terminal import Terminal, leyden_command, program_command, quoted_override, text_table
-from leyden.report.axes import use_log_scale
+from leyden.report.axes import save_pdf, use_log_scale
 from leyden.report.held_out import test_set_remarks
-from leyden.report.listing import as_json, format_value
+from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
 from leyden.report.ranking import (
     IDLE_SEED,
@@ -68,7 +68,6 @@ def draw_summary(
     Returns:
         The content of a file of this format.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
     choices = [chosen for chosen, _ in points]
@@ -98,7 +97,9 @@ def draw_summary(
     for column, draw_panel in enumerate(extra_panels):
         draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
     content = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42}):
+    if file_format == "pdf":
+        save_pdf(figure, content)
+    else:
         figure.savefig(content, dpi=120, format=file_format)
     return content.getvalue()
 
@@ -445,9 +446,8 @@ def _contenders(
 
 def _print_table(keys: Sequence[str], metrics: Sequence[str], shown: Sequence[Sequence[str]]) -> None:
     """Print the first rows of the table, with short names of the keys."""
-    short = [key.rpartition(".")[2] for key in keys]  # used if unambiguous
-    names = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-    table = text_table("row", *names, *metrics, *COLUMNS)
+    names = short_names(keys)
+    table = text_table("row", *(names[key] for key in keys), *metrics, *COLUMNS)
     for texts in shown[:NUM_SHOWN]:
         table.add_row(*texts)
     console = Terminal()

@@ -47,6 +47,13 @@ def failure_as_text(failure: Failure) -> str:
     return f"{failure.type}: {failure.message}" + (f"{AT}{failure.where}" if failure.where else "")
 
 
+def recorded_error(result: Result | None) -> str | None:
+    """Return the text of the error in a run's result, empty on success; None without a result."""
+    if result is None:
+        return None
+    return failure_as_text(result.error) if result.error else ""
+
+
 def parse_failure(text: str) -> Failure:
     """Return the failure of a text written by `failure_as_text`."""
     kind, _, rest = text.partition(": ")
