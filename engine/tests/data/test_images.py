@@ -55,6 +55,12 @@ def test_a_jpeg_is_what_pillow_makes_of_it(drawn, tmp_path, monkeypatch, mode, d
     assert num_images > 20 or damage == "end"
 
 
+def test_the_error_for_what_is_no_image_is_the_same_each_time(tmp_path, monkeypatch):
+    (path := tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\x00 not a JPEG")
+    error = read(path, 3, monkeypatch, by_pillow=True)
+    assert error == f"{path}: not a PNG, JPEG or WebP image that can be read"
+
+
 def test_a_jpeg_is_decoded_by_torchvision_unless_a_part_of_its_size_is_enough(drawn, tmp_path, monkeypatch):
     sizes, decode = [], images.decode_jpeg
 

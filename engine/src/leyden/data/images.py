@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import ListConfig
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -165,6 +165,8 @@ def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield content, Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:  # its text has the address of an object
+        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
 
