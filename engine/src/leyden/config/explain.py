@@ -41,10 +41,9 @@ def explain(error: Exception, config_name: str, argv: list[str]) -> str:
         within = getattr(error.__cause__, "full_key", None) or ""
         if within.startswith(f"{key}."):  # a key inside a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
-        others = [a for a in argv if "=" in a and not a.startswith("-") and not a.lstrip("+~").startswith(key)]
         if _choices(key):
             return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {_sources(key)}"
-        return f"{key}: no such key{_nearest(key, [*_keys(_compose(config_name, others))])}"
+        return f"{key}: no such key{_nearest(key, _known_keys(error.__cause__))}"
     if found := re.search(r"Error merging override (.+)", text):
         key, _, value = found[1].partition("=")
         if "is not a ListConfig" in detail:
@@ -113,24 +112,24 @@ def _sources(group: str) -> str:
 
 def _is_wrong_alone(config_name: str, argument: str) -> bool:
     """Return whether composing with this argument alone fails."""
+    GlobalHydra.instance().clear()
     try:
-        _compose(config_name, [argument], fall_back=False)
+        with composing():
+            hydra.compose(config_name, overrides=[argument])
     except Exception:  # Hydra and OmegaConf raise various types
         return True
     return False
 
 
-def _compose(config_name: str, overrides: list[str], *, fall_back: bool = True) -> Any:
-    """Compose a config; if that fails and `fall_back` is set, compose it without the overrides."""
-    GlobalHydra.instance().clear()
-    with composing():
-        try:
-            cfg = hydra.compose(config_name, overrides=overrides)
-        except (HydraException, ValueError):  # another override is wrong as well
-            if not fall_back:
-                raise
-            cfg = hydra.compose(config_name)
-    return OmegaConf.to_container(cfg)
+def _known_keys(cause: BaseException | None) -> list[str]:
+    """Return the dotted keys of the configuration in which OmegaConf did not find a key."""
+    node = getattr(cause, "parent_node", None)
+    if node is None:
+        return []
+    root: Any = OmegaConf.to_container(node._get_root())  # OmegaConf has no public way from a node to its root
+    if not str(getattr(cause, "full_key", "")).startswith("hydra."):
+        del root["hydra"]
+    return [*_keys(root)]
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
