@@ -1,10 +1,12 @@
 """A sweep of 8 runs of one epoch on the CPU: one run at a time, and as many at once as there are cores.
 
     python engine/bench/sweep.py --rounds 3
+    python engine/bench/sweep.py --growth 5000
 
 Beside it stands what the machine itself gives: fits of the bare loop, one at a time with all threads against as many
 at once with a thread each. Then 200 runs of one step: when the first one begins, what a run costs besides its training,
-and how long the same sweep takes when all of them have ended.
+and how long the same sweep takes when all of them have ended. With --growth, only so many runs of one step: memory of
+the sweep's first process and runs a minute, as their number grows.
 """
 
 import argparse
@@ -59,13 +61,42 @@ def workers(session: int) -> list[float]:
     return found
 
 
+def one_step_command(num_runs: int, folder: str) -> list[str]:
+    """The command of a sweep, named s, of so many runs of one step."""
+    command = [sys.executable, "-m", "leyden.train", "-m", f"seed=range({num_runs})", "trainer.max_epochs=1"]
+    command += ["trainer.limit_train_batches=1", "sweep_name=s", f"cluster.num_jobs={CORES}"]
+    return [*command, f"outputs={folder}"]
+
+
+def growth(num_runs: int) -> None:
+    """Print, for each tenth of a sweep of one-step runs, the first process's megabytes in memory, and runs a minute."""
+    print(f"| runs of {num_runs:,} that ended | MB of the first process | runs a minute |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            one_step_command(num_runs, folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        )
+        num_before, before, megabytes = 0, time.perf_counter(), 0.0
+        while process.poll() is None:
+            time.sleep(1)
+            with contextlib.suppress(OSError, IndexError):  # it has ended by now
+                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+            num = sum(1 for _ in Path(folder).glob("sweeps/s/*/result.json"))
+            if num - num_before >= num_runs / 10:
+                now = time.perf_counter()
+                print(f"| {num:,} | {megabytes:.0f} | {(num - num_before) * 60 / (now - before):.0f} |", flush=True)
+                num_before, before = num, now
+        if process.returncode:
+            sys.exit("the sweep failed")
+
+
 def one_step_runs() -> tuple[float, float, float]:
     """Of a sweep of one-step runs: seconds until the first one begins, of a run without its training, and of the same again."""
-    seeds = "seed=" + ",".join(map(str, range(NUM_MANY)))
-    command = [sys.executable, "-m", "leyden.train", "-m", seeds, "trainer.max_epochs=1"]
-    command += ["trainer.limit_train_batches=1", "sweep_name=s", f"cluster.num_jobs={CORES}"]
     with tempfile.TemporaryDirectory() as folder:
-        command.append(f"outputs={folder}")
+        command = one_step_command(NUM_MANY, folder)
         start, first = time.perf_counter(), None
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
         while process.poll() is None:
@@ -94,7 +125,12 @@ def main() -> None:
     """Measure in turn, and print medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--growth", type=int, metavar="RUNS", help="only the growth of a sweep with so many runs")
+    arguments = parser.parse_args()
+    if arguments.growth:
+        growth(arguments.growth)
+        return
+    rounds = arguments.rounds
     one, many, megabytes, ratios, job_ratios, loop_ratios = [], [], [], [], [], []
     for number in range(rounds):
         seconds, jobs_alone, _ = sweep(1)
