@@ -1,6 +1,7 @@
 """Small folders of images, and a data set of one's own: what streams from the disk."""
 
 import random
+import tarfile
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ def write(root, classes=("cat", "dog"), **sizes):
             for n in range(num):
                 image = Image.fromarray(pixels(*SIZES[n % len(SIZES)], seed=[len(split), k, n]))
                 image.save(folder / f"{n:03d}{SUFFIXES[n % len(SUFFIXES)]}")
+    return root
+
+
+def pack(root, num_shards=1):
+    """Write tar archives of each split's folder beside them; `root` is returned."""
+    for split in [*root.iterdir()]:
+        paths = sorted(split.glob("*/*"))
+        for shard in range(num_shards):
+            with tarfile.open(root / f"{split.name}-{shard}.tar", "w") as archive:
+                for path in paths[shard::num_shards]:
+                    archive.add(path, f"./{path.relative_to(split)}")
     return root
 
 

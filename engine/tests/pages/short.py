@@ -62,6 +62,7 @@ def copy_to(folder: Path) -> None:
         }
         _replace(folder / "src" / f"{made.__module__.replace('.', '/')}.py", sums)
     folders.write(folder / "flowers")
+    folders.pack(folders.write(folder / "flowers-shards"))
     (folder / "digits").mkdir()
     for path in ("digits/1.png", "a.png"):
         image = Image.new("L", (28, 28))
@@ -73,7 +74,7 @@ def copy_to(folder: Path) -> None:
     mine = (ENGINE / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
     (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
     git(folder, "init", "-q")
-    (folder / ".git" / "info" / "exclude").write_text("flowers\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
+    (folder / ".git" / "info" / "exclude").write_text("flowers*\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
     for key, value in (("user.name", "me"), ("user.email", "me@here")):
         git(folder, "config", key, value)
     git(folder, "add", "-A")
@@ -154,6 +155,8 @@ class Project:
             return self.verb("train", [*rest[1:], "dry_run=true"])
         if program == "git" and not typed.startswith(tuple(NOT_RUN)):
             return git(self.folder, *rest)
+        if program == "tar":
+            return subprocess.check_output(["tar", *rest], cwd=self.folder, text=True)
         assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: how is it checked? See stands_for.py"
         return ""
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from leyden.config.paths import ROOT
+from leyden.data import shards
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, start, weights
@@ -67,6 +68,7 @@ MATRIX = {
     ),
     "without a length": (("data=own", "data._target_=tests.data.own.Streaming", *PLAIN), (5, 17), ()),
     "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (17,), ("data.num_workers=1",)),
+    "shards": (("data=shards", *FOLDER[1:], *STOCHASTIC, "data.num_workers=2"), (17,), ("data.num_workers=1",)),
 }
 
 
@@ -99,10 +101,13 @@ def assert_same_run(whole, run):
 
 
 @pytest.mark.parametrize("row", MATRIX)
-def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, row):
+def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, monkeypatch, row):
     arguments, stops, then = MATRIX[row]
-    if row == "folder":
+    if row in ("folder", "shards"):
         pets = folders.write(tmp_path / "pets", train=29, val=6, test=9)
+        if row == "shards":
+            pets = folders.pack(pets, num_shards=3)
+            monkeypatch.setattr(shards, "INDEXES", tmp_path)
         arguments = [argument.format(pets=pets) for argument in arguments]
 
     def start_run(name, *more, code=0):

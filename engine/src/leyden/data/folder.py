@@ -63,7 +63,7 @@ class FolderDataModule(StreamedDataModule):
         """Return an image file's pixels as in training, shape (C, H, W), uint8."""
         return read_center_crop(path, self.input_shape)
 
-    def open(self, split: str) -> "Folder | None":
+    def open(self, split: str) -> Dataset[Any] | None:
         """Return the images of a split, labelled by the classes of the training split."""
         folder, train = Path(self.root, split), Path(self.root, "train")
         for needed in (train,) if split == "val" else (train, folder):

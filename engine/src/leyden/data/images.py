@@ -118,10 +118,7 @@ def is_off_center(pixels_NCHW: Tensor) -> Tensor:
 
 
 def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
-
-    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
-    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
+    """Return an image file as a streamed dataset yields it; see `center_crop`.
 
     Args:
         path: A PNG, JPEG or WebP file.
@@ -133,8 +130,28 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     Raises:
         UserError: The file is not an image, or can't be read.
     """
+    return center_crop(_read(path), str(path), input_shape)
+
+
+def center_crop(content: bytes, name: str, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return an image, center-cropped to the input's aspect ratio, then resized.
+
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
+    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
+
+    Args:
+        content: Content of a PNG, JPEG or WebP file.
+        name: Name of the file, for messages.
+        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
+
+    Returns:
+        Pixels, shape (C, H, W), uint8.
+
+    Raises:
+        UserError: The content is not an image.
+    """
     channels, height, width = input_shape
-    with _opened(path) as (content, image):
+    with _opened(content, name) as image:
         size = image.size
         image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
@@ -150,30 +167,32 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
-    """Open an image file; errors within the context are about the file.
-
-    Yields:
-        The file's content, and the image, not decoded yet.
-    """
+def _read(path: Path) -> bytes:
+    """Return the content of an image file; files that are too large or not regular are refused."""
     try:
-        # Read the bytes first: this refuses files that are too large or not regular.
-        content = read_bytes(path)
+        return read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """Open an image, which is not decoded yet; errors within the context are about the image."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield content, Image.open(io.BytesIO(content), formats=FORMATS)
+            yield Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:  # its text has the address of an object
-        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read") from error
+        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
+        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read ({error})") from error
 
 
 def _open(path: Path, channels: int, *, background: int = 0) -> Image.Image:
     """Return an image, upright, in grey or RGB."""
-    with _opened(path) as (_, image):
+    with _opened(_read(path), str(path)) as image:
         return _converted(image, channels, background)
 
 

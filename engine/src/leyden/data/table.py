@@ -211,7 +211,7 @@ class Table(Dataset[None]):
         self.data = torch.from_numpy(numbers[rows])
         self.facts = {"column_names": inputs}
         if classes:
-            self.classes = _sorted_classes({*_class_names(place / file, names[0], first[names[0]])})
+            self.classes = sorted_classes({*_class_names(place / file, names[0], first[names[0]])})
             number_of = {name: number for number, name in enumerate(self.classes)}
             values = _class_names(here, names[0], columns[names[0]])
             if strange := sorted({*values} - {*number_of}):
@@ -289,6 +289,6 @@ def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
     return names
 
 
-def _sorted_classes(names: set[str]) -> list[str]:
+def sorted_classes(names: set[str]) -> list[str]:
     """Return sorted class names: as integers if all are integers in canonical form, otherwise as strings."""
     return sorted(names, key=int if all(map(CANONICAL_INTEGER.fullmatch, names)) else None)
