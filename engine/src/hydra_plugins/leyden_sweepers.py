@@ -39,9 +39,11 @@ class GridSweeper(BasicSweeper):
             num = num_seeds(sweep.config, grids)
             found = settings(grids, self.exclude)
             check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
-            jobs = sweep.compose(found)
-            other_seeds = [overrides for job in jobs for overrides in add_seeds(job, num)]
-            jobs += sweep.compose(other_seeds, first=len(jobs))
+            jobs, other_seeds = sweep.new_jobs(found), []
+            for job in jobs:
+                other_seeds += add_seeds(job, num)
+                job.release()
+            jobs += sweep.new_jobs(other_seeds, first=len(jobs))
             if sweep.check(jobs):
                 source = iter(jobs)
                 sweep.run(lambda: next(source, None), total=len(jobs), shared=shared_overrides(jobs))

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from leyden.config.hydra import composing
 from leyden.run.directory import Run
-from leyden.sweep.jobs import Composer, compose
+from leyden.sweep.jobs import Composer, new_jobs
 from tests.assembly.test_trust import poison
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
 from tests.tasks.test_task_own import PLAIN
@@ -124,7 +124,7 @@ def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
     with composing():
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        (job,) = compose(Composer(loader, config), [["init_from=parent@last"]])
+        (job,) = new_jobs(Composer(loader, config), [["init_from=parent@last"]])
     assert job.resolved_config.init_from == f"{tmp_path / 'parent@last'}"
 
 

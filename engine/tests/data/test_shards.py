@@ -172,6 +172,13 @@ def test_a_truncated_archive_is_refused_wherever_it_ends(tmp_path):
     assert len(shards.make_index(path).offsets) == 2
 
 
+def test_concatenated_archives_are_refused(tmp_path):
+    parts = [write(tmp_path / f"{name}.tar", samples(name)).read_bytes() for name in ("cat", "dog")]
+    (tmp_path / "train.tar").write_bytes(b"".join(parts))
+    with pytest.raises(ValueError, match="there is something after its end"):
+        module(tmp_path).setup("fit")
+
+
 def test_a_damaged_archive_is_refused_or_read(drawn, tmp_path):
     whole = write(tmp_path / "whole.tar", samples("cat", "dog", "cat")).read_bytes()
     path = tmp_path / "train.tar"

@@ -63,7 +63,9 @@ def clock(monkeypatch):
 
 def jobs(num):
     return [
-        SimpleNamespace(run=FakeRun(f"r{n}"), identity=None, overrides=[], log=None, config_on_node=None)
+        SimpleNamespace(
+            run=FakeRun(f"r{n}"), identity=None, overrides=[], log=None, config_on_node=None, release=int
+        )
         for n in range(num)
     ]
 

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import composing
-from leyden.sweep.jobs import Composer
+from leyden.sweep import sweep
+from leyden.sweep.jobs import Composer, new_jobs
 from tests.composed import Loader
 
 CHOICES = {
@@ -64,3 +65,20 @@ def test_files_are_read_once_per_choice_of_groups(composer, monkeypatch):
         config = fresh.compose([f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"])
         assert config.seed == seed
     assert read == [["model=mlp"], ["model=cnn"]]
+
+
+def test_a_released_job_composes_the_same_again(composer):
+    (job,) = new_jobs(composer, [["seed=7", "optimizer.lr=0.1", "hydra.verbose=true"]], first=3)
+    assert (job.number, job.overrides) == (3, ["seed=7", "optimizer.lr=0.1"])
+    first = composed(lambda: job.config), job.identity.config
+    job.release()
+    assert not {"config", "task_config", "identity"} & {*vars(job)}
+    assert (composed(lambda: job.config), job.identity.config) == first
+    assert (job.config.hydra.job.num, job.config.hydra.overrides.task) == (3, job.overrides)
+
+
+def test_checked_jobs_hold_no_configuration(composer, monkeypatch):
+    monkeypatch.setattr(sweep, "dry_build_jobs", lambda configs: None)
+    jobs = new_jobs(composer, [[f"seed={seed}"] for seed in range(40)])
+    sweep.validate_jobs(jobs)
+    assert [job.number for job in jobs if "config" in vars(job)] == [0, 39]  # those that were built

@@ -264,6 +264,7 @@ class ClusterRunner:
                     log = accepted.log if len(pack) == 1 else job.log
                     job.run.begin(job.identity, job.overrides)
                     job.run.submission = submission(self.scheduler, Submitted(accepted.job_id, log))
+                    job.release()
 
     def take_snapshot(self) -> None:
         """Make all later jobs run from a snapshot of the code as it is now, if `cluster.snapshot` is set."""
@@ -301,7 +302,11 @@ class ClusterRunner:
 
 def submit_jobs(jobs: Sequence[Job], runner: ClusterRunner) -> None:
     """Submit the jobs that have not ended, without waiting for them, and print how to follow them."""
-    todo = [job for job in jobs if not job.run.is_finished(job.identity)]
+    todo = []
+    for job in jobs:
+        if not job.run.is_finished(job.identity):
+            todo.append(job)
+        job.release()
     rejected = runner.submit(todo)
     missing = {job.run.directory for job in rejected}
     for job in todo:

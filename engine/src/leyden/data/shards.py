@@ -38,7 +38,8 @@ COMPRESSED = (
     b"\x28\xb5\x2f\xfd",
     b"\x04\x22\x4d\x18",
 )  # gzip, bzip2, xz, zstd, lz4
-BLOCK = 512  # bytes; a tar archive consists of such blocks, and ends with two of zeros
+BLOCK = 512  # bytes; a tar archive consists of such blocks, and ends with two of zeros, or more
+MAX_END_BYTES = 2**20
 
 
 class ShardsDataModule(FolderDataModule):
@@ -269,8 +270,11 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                     text = archive.extractfile(member) if is_class else None
                     yield member, text.read(MAX_CLASS_BYTES + 1) if text else b""
                 file.seek(archive.offset)
-                if file.read(BLOCK) != bytes(BLOCK):
+                end = file.read(MAX_END_BYTES)
+                if len(end) < BLOCK:
                     raise tarfile.ReadError("there is no end")
+                if end.strip(b"\0") or file.read(1):  # tarfile stops at the first end
+                    raise tarfile.ReadError("there is something after its end, as after `cat a.tar b.tar`")
         except tarfile.TarError as error:
             raise ValueError(f"{path}: is not a tar archive, or it is truncated or damaged ({error})") from error
 

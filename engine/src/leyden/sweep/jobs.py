@@ -208,24 +208,44 @@ def _shorten_fork(kept: Sequence[str]) -> list[str]:
 
 @dataclass
 class Job:
-    """A job of a sweep.
+    """A job of a sweep. Its configuration is composed on use and kept until `release`, as thousands would fill the memory.
 
     Args:
-        config: The configuration, including the node `hydra`.
-        overrides: The overrides that it was composed with.
+        composer: Composes the configuration.
+        number: The job's number within the sweep.
+        arguments: The overrides to compose with, including those of Hydra's own keys.
+        overrides: The overrides without those of Hydra's own keys.
         run: The run directory.
         log: The file with the job's output.
     """
 
-    config: DictConfig
+    composer: Composer
+    number: int
+    arguments: Sequence[str]
     overrides: list[str]
     run: Run
     log: Path
 
-    @property
-    def number(self) -> int:
-        """The job's number within the sweep."""
-        return int(self.config.hydra.job.num)
+    @functools.cached_property
+    def config(self) -> DictConfig:
+        """The configuration, including the node `hydra`.
+
+        Raises:
+            HydraException: An override is wrong.
+        """
+        composed = self.composer.compose(self.arguments)
+        with open_dict(composed):
+            composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
+        if composed.fork is not None:
+            with importing():
+                from leyden.assembly.inherited import inherit_settings
+            inherit_settings(composed, self.overrides, self.run.directory)
+        return composed
+
+    def release(self) -> None:
+        """Free the memory of the configuration; it is composed again on the next use."""
+        for name in ("config", "task_config", "identity"):
+            self.__dict__.pop(name, None)
 
     @functools.cached_property
     def task_config(self) -> DictConfig:
@@ -268,21 +288,19 @@ class Job:
         return RunIdentity.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
 
 
-def compose(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-    """Compose a job for each list of overrides; `first` is the number of the first job."""
+def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+    """Return a job for each list of overrides; `first` is the number of the first job.
+
+    Raises:
+        HydraException: An override can't be parsed.
+    """
     directory = Path(composer.config.hydra.sweep.dir).absolute()
     jobs = []
-    for number, overrides in enumerate(batch, start=first):
-        composed = composer.compose(overrides)
-        with open_dict(composed):
-            composed.hydra.job.id, composed.hydra.job.num = str(number), number
-        typed = list(composed.hydra.overrides.task)
-        name = slug(typed)
-        if composed.fork is not None:
-            with importing():
-                from leyden.assembly.inherited import inherit_settings
-            inherit_settings(composed, typed, directory / name)
-        jobs.append(Job(composed, typed, Run(directory / name), directory / "logs" / f"{name}.log"))
+    for number, arguments in enumerate(batch, start=first):
+        overrides = [text for text in arguments if not composer.parse(text).is_hydra_override()]
+        name = slug(overrides)
+        run, log = Run(directory / name), directory / "logs" / f"{name}.log"
+        jobs.append(Job(composer, number, arguments, overrides, run, log))
     return jobs
 
 

@@ -338,13 +338,13 @@ def run_search(
         raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
     num = num_seeds(sweep.config, [space])
     # Check each bound, each choice and each branch before the first trial.
-    extremes = sweep.compose([space.overrides(corner) for corner in space.corners()])
+    extremes = sweep.new_jobs([space.overrides(corner) for corner in space.corners()])
     aims = objectives(extremes[0].task_config.objective)
     if not aims:
         raise UserError("objective=null: a search needs an objective")
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
     try_sampler(example, space, directions)
-    checked = [*extremes, *sweep.compose(add_seeds(extremes[0], num), first=len(extremes))]
+    checked = [*extremes, *sweep.new_jobs(add_seeds(extremes[0], num), first=len(extremes))]
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
         return
     study = open_study(sweep.directory, sampler=example, directions=directions)
@@ -363,25 +363,25 @@ def _run_trials(
 ) -> None:
     """Run the trials of a checked search, or submit jobs that do so, and conclude the sweep."""
     jobs: dict[int, list[Job]] = {}  # by the number of a trial
-    num_composed = 0
+    num_jobs = 0
 
-    def compose_jobs(params: Mapping[str, Any]) -> list[Job]:
-        nonlocal num_composed
-        (first,) = sweep.compose([space.overrides(params)], first=num_composed)
-        others = sweep.compose(add_seeds(first, seeds_per_trial), first=num_composed + 1)
-        num_composed += seeds_per_trial
+    def jobs_of(params: Mapping[str, Any]) -> list[Job]:
+        nonlocal num_jobs
+        (first,) = sweep.new_jobs([space.overrides(params)], first=num_jobs)
+        others = sweep.new_jobs(add_seeds(first, seeds_per_trial), first=num_jobs + 1)
+        num_jobs += seeds_per_trial
         return [first, *others]
 
     def runs(trial: Trial) -> list[str]:
-        """Compose the jobs of a trial; return the names of their directories."""
-        jobs[trial.number] = compose_jobs(trial.params)
+        """Make the jobs of a trial; return the names of their directories."""
+        jobs[trial.number] = jobs_of(trial.params)
         return [job.run.directory.name for job in jobs[trial.number]]
 
     def find(directory: Path) -> Job | None:
-        """Compose the job of a run directory again; return None if it is of another space."""
+        """Make the job of a run directory again; return None if it is of another space."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         matching = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
-        found = (job for each in matching for job in compose_jobs(each.params))
+        found = (job for each in matching for job in jobs_of(each.params))
         return next((job for job in found if job.run.directory == directory), None)
 
     search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler)

@@ -24,7 +24,7 @@ from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
-from leyden.sweep.jobs import Composer, Job, compose, slug
+from leyden.sweep.jobs import Composer, Job, new_jobs, slug
 from leyden.sweep.launcher import call_in_worker
 from leyden.sweep.space import Space, check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
@@ -81,6 +81,7 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
                 to_run[name] = job
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
+        job.release()
     chosen = covering_subset([typed_overrides(job.overrides) for job in to_run.values()])
     pairs = list(to_run.items())
     configs = [
@@ -175,8 +176,7 @@ def add_seeds(job: Job, num: int) -> list[list[str]]:
     The job itself keeps its overrides, so that its directory is the same as without `sweep.seeds`.
     """
     setting = [override for override in job.overrides if override.lstrip("+").partition("=")[0] != "seed"]
-    first = job.config.seed
-    return [[*setting, f"seed={first + number}"] for number in range(1, num)]
+    return [[*setting, f"seed={job.config.seed + number}"] for number in range(1, num)]
 
 
 @runtime_checkable
@@ -243,9 +243,9 @@ class Sweep:
             )
         self.launcher.close()
 
-    def compose(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-        """Compose a job for each list of overrides; `first` is the number of the first job."""
-        return compose(self.composer, batch, first)
+    def new_jobs(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+        """Return a job for each list of overrides; `first` is the number of the first job."""
+        return new_jobs(self.composer, batch, first)
 
     def check(self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any) -> bool:
         """Check the jobs and claim the sweep directory; return False after a dry run.
@@ -310,6 +310,7 @@ class Sweep:
                 self.failures[job.run.directory.name] = f"{error}\n    {job.log}"
             if ended:
                 ended(job, error)
+            job.release()
             return not (self.failures and self.config.sweep.fail_fast)
 
         self.status = StatusLine(total, shared, num_before)
