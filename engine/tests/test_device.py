@@ -33,6 +33,7 @@ from leyden.run.directory import Run
 from leyden.run.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
 from tests import conf
+from tests.conftest import QUICK
 
 META = torch.device("meta")
 # What stops a run on CUDA by trainer.deterministic=true, as torch.use_deterministic_algorithms tells; backward, where it has one.
@@ -274,3 +275,26 @@ def test_lightning_copies_its_batches_in_the_background():
     with watched(found := []):
         assert move_data_to_device({"inputs": torch.ones(2)}, META)["inputs"].device == META
     assert found == []
+
+
+class Enlarged(torch.nn.Module):
+    """A network with an operation whose gradient CUDA sums in another order each time."""
+
+    def __init__(self, *, input_shape, num_classes, hidden_sizes, dropout):
+        super().__init__()
+        channels, height, width = input_shape
+        resized = [torch.nn.Conv2d(channels, 1, 1), torch.nn.Upsample(scale_factor=2, mode="bicubic")]
+        self.layers = torch.nn.Sequential(
+            *resized, torch.nn.Flatten(), torch.nn.Linear(4 * height * width, num_classes)
+        )
+
+    def forward(self, images_NCHW):
+        return self.layers(images_NCHW)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_an_operation_that_is_not_deterministic_is_refused_by_its_name(train):
+    arguments = ("trainer=gpu", *QUICK, "trainer.max_epochs=1", f"model._target_={__name__}.Enlarged")
+    _, _, err = train("a", *arguments, code=1)
+    assert "upsample_bicubic2d_backward" in err
+    train("b", *arguments, "trainer.deterministic=false")

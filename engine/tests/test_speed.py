@@ -12,6 +12,7 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.tasks.classification import Classification
+from tests.data import folders
 from tests.example import MLP, RMSprop
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
@@ -117,8 +118,15 @@ def test_means_are_a_few_operations_per_batch():
     assert sum(count.found.values()) <= 3, count.found
 
 
+IN_MEMORY = ("data.val_size=59000", "data.batch_size=100", "data.eval_batch_size=1000")
+STREAMED = ("data=folder", "data.root={pets}", "data.image_size=[12,10]", "data.batch_size=5", "data.num_workers=2")
+
+
 @pytest.mark.gpu
-def test_on_a_gpu_a_step_waits_for_nothing(train, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(
+    "overrides", [IN_MEMORY, (*IN_MEMORY, "experiment=cnn"), (*IN_MEMORY, "experiment=resnet"), STREAMED]
+)
+def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, overrides):
     import lightning.pytorch.loops.training_epoch_loop as loop
 
     advance = loop._TrainingEpochLoop.advance
@@ -132,4 +140,8 @@ def test_on_a_gpu_a_step_waits_for_nothing(train, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(loop._TrainingEpochLoop, "advance", watched)
     few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
-    train("run", "trainer=gpu", *few, "callbacks=bare", "logger=none", "test=false")
+    pets = folders.write(tmp_path / "pets", train=25, val=2, test=1) if overrides == STREAMED else None
+    given = [each.format(pets=pets) for each in overrides]
+    bare = ("trainer.limit_val_batches=1", "callbacks=bare", "logger=none", "test=false")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu", *given, *few, *bare)
+    assert code == 0, err

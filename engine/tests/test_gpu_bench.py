@@ -1,0 +1,138 @@
+"""The benchmark for a GPU, on a machine without one: all of its programs run, and its loops are right."""
+
+import importlib
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from leyden.config.paths import ROOT
+from tests import ENGINE
+from tests.conftest import start
+from tests.test_device import META, watched
+
+QUESTIONS = ("example", "recipes", "options", "resume", "memory", "several")
+SMALL = ("model.hidden_sizes=[16]", "data.batch_size=50")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of bench/."""
+    monkeypatch.syspath_prepend(ENGINE / "bench")
+    return importlib.import_module
+
+
+@pytest.fixture
+def problem(bench, mnist_root):
+    """A recipe and its data, on a device."""
+
+    def problem(*overrides, device="cpu"):
+        made = bench("gpu_loops").read(list(overrides), torch.device("cpu"))()
+        return made._replace(**{name: getattr(made, name).to(device) for name in ("inputs", "targets")})
+
+    return problem
+
+
+@pytest.fixture
+def tiny(bench, monkeypatch, tmp_path, capsys):
+    """Prints the tables of these questions, shortly and on the CPU; programs are copies of a process that has imported PyTorch."""
+    gpu, rounds = bench("gpu"), bench("rounds")
+
+    def run(words, *, env, **_):
+        process = start(*words[2:], script=(words[1],), **env)
+        output, _ = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(words, process.returncode, output, output)
+
+    def tiny(*only):
+        monkeypatch.setattr(
+            rounds, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+        )
+        monkeypatch.setattr(gpu, "OUTPUTS", tmp_path)
+        # tests/test_contracts.py compiles each network.
+        monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+        words = ["gpu.py", "--device", "cpu", "--rounds", "1", "--tiny", "--only", *only]
+        monkeypatch.setattr("sys.argv", words)
+        gpu.main()
+        return capsys.readouterr().out
+
+    return tiny
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_each_question_has_an_answer(tiny, bench, mnist_root, question, tmp_path):
+    assert tuple(bench("gpu").QUESTIONS) == QUESTIONS
+    printed = tiny(question)
+    assert "failed" not in printed, printed
+    assert printed.startswith(f"no GPU, torch {torch.__version__}, n = 1\n")
+    assert (tmp_path / "gpu.md").read_text().strip() == printed.strip()
+    if question == "resume":
+        assert printed.count("| yes | yes (stopped at step 3) |") == 2
+
+
+def test_what_fails_has_a_row_and_the_others_go_on(bench, monkeypatch, tmp_path, capsys):
+    gpu, rounds = bench("gpu"), bench("rounds")
+    why = rounds.reason("Traceback\ntorch.OutOfMemoryError: CUDA | out of memory\nset a variable\n", 1)
+    runs = {"a": [{"s": 2.0}, {"s": 3.0}], "b": [{"failed": why}, {"s": 1.0}], "c": [{"s": 1.0}, {"s": 6.0}]}
+    assert rounds.table(
+        "name", runs, rounds.Column("seconds", "s"), rounds.Column("÷ c", "s", "c")
+    ).splitlines() == [
+        "| name | seconds | ÷ c |",
+        "| --- | --- | --- |",
+        "| a | 2.5 (2 to 3) | 1.25 |",
+        "| b | failed: torch.OutOfMemoryError: CUDA / out of memory |  |",
+        "| c | 3.5 (1 to 6) | 1 |",
+    ]
+
+    def broken(bench):
+        yield "begun"
+        raise RuntimeError("no GPU\nat all")
+
+    monkeypatch.setattr(gpu, "QUESTIONS", {"broken": broken, "memory": lambda bench: ["table"]})
+    monkeypatch.setattr(gpu, "OUTPUTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu"])
+    gpu.main()
+    expected = ["begun", "broken failed: RuntimeError: no GPU", "table"]
+    assert capsys.readouterr().out.split("\n") == [*expected[:2], "", "table", "", ""]
+    assert (tmp_path / "gpu.md").read_text().splitlines() == expected
+
+
+def test_copies_by_vmap_are_those_trained_one_after_another(bench, problem):
+    given = problem(*SMALL)
+    orders_CSN = torch.randint(len(given.inputs), (3, 5, 50), generator=torch.Generator().manual_seed(0))
+    found = {}
+    for way in ("in turn", "vmap"):
+        run, parameters = bench("gpu_loops").prepare(given, way, 3, graph=False)
+        run(orders_CSN)
+        found[way] = parameters
+    first, second, _ = found["in turn"]
+    assert not torch.allclose(first["layers.1.weight"], second["layers.1.weight"])  # each has its own
+    for one, other in zip(*found.values(), strict=True):
+        for name, weights in one.items():
+            torch.testing.assert_close(other[name], weights.detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["model=mlp", "experiment=cnn", "experiment=resnet"])
+def test_an_update_reads_nothing_from_the_device_so_that_it_can_be_captured(bench, problem, recipe):
+    loops, given = bench("gpu_loops"), problem(recipe, device=META)
+    network = given.network(0)
+    optimizer = given.optimizer(network.named_parameters(), graph=False)
+    updates = [loops.updating(given, network, optimizer, torch.arange(8, device=META))]
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        index = torch.arange(16, device=META).view(2, 8)
+        updates.append(loops.updating_all(given, [given.network(seed) for seed in range(2)], index, graph=False)[0])
+    for update in updates:
+        with watched(found := []):
+            update()  # makes the optimizer's state
+            update()
+        assert found == []
+
+
+def test_make_bench_finds_it():
+    command = ["make", "-n", "-C", str(ENGINE), "bench", "ARGS=--gpu --rounds 1 --only memory"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "bench/gpu.py --rounds 1 --only memory\n" in done.stdout
+    assert "bench/run.py" not in done.stdout
