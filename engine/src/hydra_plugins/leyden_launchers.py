@@ -88,13 +88,18 @@ class LocalLauncher(JobLauncher):
         from leyden.sweep.launcher import Pool, num_devices
         from leyden.sweep.worker import run_as_command
 
-        trainers = [job.config.trainer for job in jobs]
-        if nodes := [trainer.num_nodes for trainer in trainers if trainer.num_nodes != 1]:
-            raise UserError(f"trainer.num_nodes={nodes[0]}: a sweep on this machine has no other nodes")
-        if self.runner is None and all((each.devices, each.strategy) == (1, "auto") for each in trainers):
+        used, is_one_process = [], True
+        for job in jobs:
+            trainer = job.config.trainer
+            if trainer.num_nodes != 1:
+                raise UserError(f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes")
+            used.append(num_devices(trainer.devices, self.devices))
+            is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
+            job.release()
+        if self.runner is None and is_one_process:
             self.runner = Pool(self.slots, self.module)
         elif self.runner is None:  # one job at a time, with all its devices; its processes share the cores
-            most = max(num_devices(each.devices, self.devices) for each in trainers)
+            most = max(used)
             if most > 1 and any(device.startswith("MIG-") for device in self.devices):
                 raise UserError(f"trainer.devices={most}: a process can use at most one MIG device")
             environment = {"OMP_NUM_THREADS": str(num_threads(self.num_cores // most))}
@@ -136,6 +141,7 @@ class ClusterLauncher(JobLauncher):
 
         for job in jobs:
             self.scheduler.check(self.cluster, job.config.trainer)
+            job.release()
         self.runner = ClusterRunner(self.scheduler, jobs[0].run.directory.parent, self.cluster, self.module)
         script = self.runner.script(len(jobs))
         if self.cluster.dry_run:

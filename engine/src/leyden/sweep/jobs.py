@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,12 @@ def parse_failure(text: str) -> Failure:
     return Failure(kind, message, place) if at else Failure(kind, rest)
 
 
+def copied(config: DictConfig) -> DictConfig:
+    """Return a copy of a configuration, in less than half of the time that its method `copy` takes."""
+    copy: DictConfig = pickle.loads(pickle.dumps(config))
+    return copy
+
+
 class Composer:
     """Composer of jobs' configurations, which takes a few milliseconds for each; Hydra takes 0.1 s.
 
@@ -90,7 +97,7 @@ class Composer:
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         if groups not in self.composed:
             self.composed[groups] = self._by_hydra(groups)
-        composed = self.composed[groups].copy()
+        composed = copied(self.composed[groups])
         try:
             # Hydra has no public way to apply overrides to a composed configuration.
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
@@ -250,7 +257,7 @@ class Job:
     @functools.cached_property
     def task_config(self) -> DictConfig:
         """A copy of the configuration without the node `hydra`; computing `identity` makes its paths absolute."""
-        cfg = self.config.copy()
+        cfg = copied(self.config)
         with open_dict(cfg):
             del cfg["hydra"]
         return cfg
@@ -258,7 +265,7 @@ class Job:
     @property
     def resolved_config(self) -> DictConfig:
         """The configuration with all values resolved, so that another process can't resolve them differently."""
-        config = self.config.copy()
+        config = copied(self.config)
         with open_dict(config):
             config.update(self.identity.config)
             config.hydra.sweep.dir, config.hydra.sweep.subdir = (
