@@ -85,7 +85,8 @@ def measure(overrides: list[str]) -> dict[str, float]:
         for callback in self.callbacks:  # type: ignore[attr-defined]
             if type(callback).__module__.startswith("leyden.pictures"):
                 for name in (name for name in dir(callback) if name.startswith("on_")):
-                    clock.watch(callback, name, "pictures")
+                    if callable(getattr(callback, name)):  # a hook that a callback does not need is None
+                        clock.watch(callback, name, "pictures")
         before = dict(clock.seconds)
         clock.switch(to=REST)
         fit(self, *args, **kwargs)

@@ -92,7 +92,9 @@ class LocalLauncher(JobLauncher):
         for job in jobs:
             trainer = job.config.trainer
             if trainer.num_nodes != 1:
-                raise UserError(f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes")
+                raise UserError(
+                    f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes"
+                )
             used.append(num_devices(trainer.devices, self.devices))
             is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
             job.release()
