@@ -1,4 +1,4 @@
-"""What the pictures of runs and of sweeps share: logarithmic axes, and the fonts of PDF files."""
+"""Logarithmic axes, and the fonts of PDF files, shared by the pictures of runs and of sweeps."""
 
 from typing import Any, BinaryIO
 
