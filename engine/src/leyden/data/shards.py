@@ -31,13 +31,8 @@ INDEXES = ROOT / "data" / ".shards"  # a cache: a file per shard, made anew if i
 CLASS = ".cls"
 MAX_CLASS_BYTES = 1000
 MIN_ANNOUNCED = 2**30  # bytes of archives: reading through fewer takes seconds
-COMPRESSED = (
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ",
-    b"\x28\xb5\x2f\xfd",
-    b"\x04\x22\x4d\x18",
-)  # gzip, bzip2, xz, zstd, lz4
+# First bytes of files by gzip, bzip2, xz, zstd and lz4.
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 BLOCK = 512  # bytes; a tar archive consists of such blocks, and ends with two of zeros, or more
 MAX_END_BYTES = 2**20
 
