@@ -6,6 +6,7 @@ import re
 import pytest
 
 from leyden.assembly import trust
+from leyden.data import shards
 from leyden.run.directory import Run
 from tests.data import folders, small
 from tests.tasks.rows import DATA
@@ -40,6 +41,7 @@ def given(row, column, root):
         "`data=table`": (*small.overrides("table", root), *classes),
         "`data=text`": small.overrides("text", root),
         "`data=folder`": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
+        "`data=shards`": ("data=shards", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
         "`data=dataset`": (
             "data=dataset",
             f"data.train._target_={name}",
@@ -53,7 +55,7 @@ def given(row, column, root):
 
 @pytest.fixture(scope="module")
 def pets(small_files):
-    folders.write(small_files / "pets", train=20, val=5, test=6)
+    folders.pack(folders.write(small_files / "pets", train=20, val=5, test=6))
 
 
 def stop_and_resume(cli, tmp_path, *arguments):
@@ -84,6 +86,7 @@ def cells():
 
 @pytest.mark.parametrize(("row", "column"), [*cells()])
 def test_a_task_and_data(cli, monkeypatch, tmp_path, small_root, pets, row, column):
+    monkeypatch.setattr(shards, "INDEXES", tmp_path / "indexes")
     arguments = (*LEARNED[row], *given(row, column, small_root), *FEW)
     if DATA[row][column] == "no":
         code, out, err = cli("train", f"run_dir={tmp_path / 'whole'}", *arguments)
