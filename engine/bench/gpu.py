@@ -13,7 +13,6 @@ that the programs run.
 import argparse
 import contextlib
 import json
-import random
 import shutil
 import signal
 import statistics
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import Bench, Column, Run, failure, machine, markdown, median, python, reason, table
+from rounds import Bench, Column, Run, failure, in_turn, machine, markdown, median, python, reason, table
 
 from leyden.config.paths import ROOT
 from leyden.run.files import first_difference, read_fingerprints
@@ -168,16 +167,15 @@ def several(bench: Bench) -> Iterable[str]:
     programs |= {f"{name}, as CUDA graphs": [*words, "--graph"] for name, words in programs.items()}
     at_once = "as processes"
     found: dict[str, list[Run]] = {name: [] for name in (*programs, at_once)}
-    for number in range(bench.num_rounds):
-        for name in random.Random(number).sample(list(found), len(found)):
-            if bench.device == "cpu" and name == "in CUDA streams":
-                run: Run = {"failed": "skipped: streams need a GPU"}
-            elif name == at_once:
-                run = {str(num): processes(bench, num) for num in nums}
-            else:
-                run = bench.start(programs[name])
-            found[name].append(run)
-            print(f"round {number}: {name}: {run}", file=sys.stderr, flush=True)
+    for number, name in in_turn(found, bench.num_rounds):
+        if bench.device == "cpu" and name == "in CUDA streams":
+            run: Run = {"failed": "skipped: streams need a GPU"}
+        elif name == at_once:
+            run = {str(num): processes(bench, num) for num in nums}
+        else:
+            run = bench.start(programs[name])
+        found[name].append(run)
+        print(f"round {number}: {name}: {run}", file=sys.stderr, flush=True)
     rows = []
     for name, runs in found.items():
         cells = [failed] if (failed := failure(runs)) else []

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 HERE = Path(__file__).parent
+# Leyden sets it when it is imported, here too; the programs start without it, as a user's do.
+AS_TYPED = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
 TIMEOUT_S = 300
 # What is trained where a program is only to run.
 SMALL = ("data.batch_size=16", "data.eval_batch_size=64")
@@ -72,20 +74,26 @@ class Bench(NamedTuple):
 
     def environment(self, more: dict[str, str] | None = None) -> dict[str, str]:
         """Return the environment of a program, without GPUs if it is to use none."""
-        return {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}), **(more or {})}
+        return {**AS_TYPED, **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}), **(more or {})}
 
     def alternate(self, programs: dict[str, list[str]]) -> dict[str, list[Run]]:
         """Run each program once a round, and return its figures by round."""
         found: dict[str, list[Run]] = {name: [] for name in programs}
-        for number in range(self.num_rounds):
-            for name in random.Random(number).sample(list(programs), len(programs)):
-                found[name].append(self.start(programs[name]))
-                print(f"round {number}: {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+        for number, name in in_turn(programs, self.num_rounds):
+            found[name].append(self.start(programs[name]))
+            print(f"round {number}: {name}: {found[name][-1]}", file=sys.stderr, flush=True)
         return found
 
     def head(self, what: str, num: int | None = None) -> str:
         """Return the lines above a table: the machine, the number of rounds, and what is measured."""
         return f"{machine(self.device)}, n = {num or self.num_rounds}\n{what}\n"
+
+
+def in_turn(names: Collection[str], num_rounds: int) -> Iterator[tuple[int, str]]:
+    """Yield the number of each round with each name, in an order of the round's own."""
+    for number in range(num_rounds):
+        for name in random.Random(number).sample(list(names), len(names)):
+            yield number, name
 
 
 @functools.cache

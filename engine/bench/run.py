@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -22,14 +21,13 @@ import torch
 from busy import OURS, busy
 from matplotlib.figure import Figure
 from project.data.mnist import MNIST
+from rounds import AS_TYPED, in_turn
 
 from leyden.config.paths import ROOT
 from leyden.data.fetch import load
 
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
-# Leyden sets it when it is imported, here too; the programs start without it, as a user's do.
-AS_TYPED = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
 BARE = "bare PyTorch loop"
 # Name: program and arguments, Keras's backend, most rounds (the slow ones show no less after three).
 PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
@@ -133,13 +131,12 @@ def main() -> None:
         if arguments.only in name and (arguments.keras_python or not backend)
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    for number in range(arguments.rounds):
-        for name in random.Random(number).sample(list(chosen), len(chosen)):
-            program, backend, most = chosen[name]
-            if number < most:
-                of_keras = ({"KERAS_BACKEND": backend}, arguments.keras_python) if backend else ({},)
-                found[name].append(measure(program, *of_keras))
-                print(f"round {number}: {name}: {found[name][-1]}", flush=True)
+    for number, name in in_turn(chosen, arguments.rounds):
+        program, backend, most = chosen[name]
+        if number < most:
+            of_keras = ({"KERAS_BACKEND": backend}, arguments.keras_python) if backend else ({},)
+            found[name].append(measure(program, *of_keras))
+            print(f"round {number}: {name}: {found[name][-1]}", flush=True)
     columns = (("fit_s", "fit s", BARE), ("process_s", "whole process s", next(iter(found))))
     text = f"{hardware()}\n\n{table(found, 'program', columns)}\n"
     print(f"\n{text}")

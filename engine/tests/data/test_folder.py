@@ -28,18 +28,7 @@ def root(tmp_path):
 
 
 def module(root, **changed):
-    options = {
-        "image_size": [20, 16],
-        "channels": 3,
-        "batch_size": 5,
-        "eval_batch_size": 4,
-        "val_size": 0,
-        "num_workers": 0,
-        "normalize": "unit",
-        "augment": None,
-        "seed": 0,
-    }
-    return FolderDataModule(root=str(root), **{**options, **changed})
+    return FolderDataModule(root=str(root), **{**folders.OPTIONS, **changed})
 
 
 def test_it_gives_images_and_classes_and_its_facts(root):

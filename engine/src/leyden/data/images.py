@@ -169,25 +169,29 @@ def center_crop(content: bytes, name: str, input_shape: tuple[int, int, int]) ->
 
 def _read(path: Path) -> bytes:
     """Return the content of an image file; files that are too large or not regular are refused."""
-    try:
+    with _reading(str(path)):
         return read_bytes(path)
-    except OSError as error:
-        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read ({error})") from error
 
 
 @contextlib.contextmanager
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     """Open an image, which is not decoded yet; errors within the context are about the image."""
+    with _reading(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
+        # A small file can decode to an image that exhausts the memory.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn an error within the context into a `UserError` that names the image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
-            # A small file can decode to an image that exhausts the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError as error:  # its text has the address of an object
-        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read") from error
+        yield
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read ({error})") from error
+        # An UnidentifiedImageError has the address of an object in its text.
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read{why}") from error
 
 
 def _open(path: Path, channels: int, *, background: int = 0) -> Image.Image:

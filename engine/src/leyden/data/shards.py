@@ -5,7 +5,6 @@ those of a folder of images.
 """
 
 import contextlib
-import functools
 import hashlib
 import tarfile
 import zipfile
@@ -56,6 +55,7 @@ class ShardsDataModule(FolderDataModule):
     def __init__(self, *, train: str, val: str, test: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.patterns = {"train": train, "val": val, "test": test}
+        self._classes: list[str] | None = None  # of the training split, once its archives were read
         for split, pattern in self.patterns.items():
             if not isinstance(pattern, str) or not pattern or Path(pattern).is_absolute():
                 raise ValueError(
@@ -76,14 +76,11 @@ class ShardsDataModule(FolderDataModule):
         paths = self._paths(split)
         if not paths and split == "val":
             return None
-        return Shards(paths, self._train_classes, self.input_shape)
-
-    @functools.cached_property
-    def _train_classes(self) -> list[str]:
-        """The classes of the training split, sorted."""
-        return sorted_classes(
-            {name for index in read_indexes(self._paths("train")) for name in index.classes.tolist()}
-        )
+        indexes = read_indexes(paths)
+        if self._classes is None:
+            of_train = indexes if split == "train" else read_indexes(self._paths("train"))
+            self._classes = sorted_classes({name for index in of_train for name in index.classes.tolist()})
+        return Shards(paths, indexes, self._classes, self.input_shape)
 
     def _paths(self, split: str) -> list[Path]:
         pattern = self.patterns[split]
@@ -100,17 +97,23 @@ class Shards(Dataset[tuple[Tensor, int]]):
 
     Args:
         paths: The archives.
+        indexes: The index of each archive.
         classes: Names of the classes.
         input_shape: Shape of the returned images, (C, H, W).
 
     Raises:
-        ValueError: An archive is damaged or compressed, or an image has no class or an unknown one.
+        ValueError: An image is of an unknown class.
     """
 
-    def __init__(self, paths: Sequence[Path], classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        indexes: "Sequence[Index]",
+        classes: Sequence[str],
+        input_shape: tuple[int, int, int],
+    ) -> None:
         self.paths, self.classes, self.input_shape = paths, classes, input_shape
         number_of = {name: number for number, name in enumerate(classes)}
-        indexes = read_indexes(paths)
         for path, index in zip(paths, indexes, strict=True):
             if unknown := sorted({*index.classes.tolist()} - {*classes}):
                 raise ValueError(

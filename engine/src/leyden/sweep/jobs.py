@@ -80,7 +80,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
-        self.composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that choose files
+        self.composed: dict[tuple[str, ...], bytes] = {}  # pickled, by the overrides that choose files
         self.sets_value: dict[str, bool] = {}  # by key, with its prefix
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
@@ -96,8 +96,8 @@ class Composer:
             return self._by_hydra(overrides)
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         if groups not in self.composed:
-            self.composed[groups] = self._by_hydra(groups)
-        composed = copied(self.composed[groups])
+            self.composed[groups] = pickle.dumps(self._by_hydra(groups))
+        composed: DictConfig = pickle.loads(self.composed[groups])
         try:
             # Hydra has no public way to apply overrides to a composed configuration.
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
