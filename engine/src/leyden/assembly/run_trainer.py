@@ -61,8 +61,7 @@ class RunTrainer:
     @property
     def position(self) -> Position:
         """The progress of training: epochs, optimizer steps, and whether training has started."""
-        has_trained = self.timer.start_time() is not None
-        return Position(self.seen.num_epochs, self.trainer.global_step, has_trained)
+        return Position(self.seen.num_epochs, self.trainer.global_step, self.state.is_restored)
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
         """Return whether a callback draws pictures from the final evaluation of a module."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
-from leyden.assembly.run_trainer import RunTrainer
+from leyden.assembly.run_trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
@@ -65,10 +65,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("not the checkpoint of a run: it has no random states")
         if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
             raise ValueError("not the checkpoint of a run: it does not record the settings of its optimizer")
+        try:
+            num_logged(content)  # loggers need it, before `check_fits` can compare the loops with a trainer's
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("not the checkpoint of a run: its number of steps is unknown") from error
     return content
 
 
-def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
+def check_fits(
+    content: dict[str, Any],
+    path: Path,
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    trainer: RunTrainer,
+) -> None:
     """Check that a run can resume from a checkpoint, before its directory changes.
 
     Raises:
@@ -82,8 +92,26 @@ def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, d
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
             raise ValueError("the data set is not the one that this run was trained on")
+        _check_counters(trainer.trainer.fit_loop.state_dict(), content["loops"]["fit_loop"], "loops")
+        timer = content["callbacks"].get(trainer.timer.state_key)
+        if timer is not None:
+            _check_counters(trainer.timer.state_dict(), timer, "timer")
     except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
         raise _misfit_error(path, error) from error
+
+
+def _check_counters(own: Any, stored: Any, name: str) -> None:
+    """Check that each number in Lightning's own state is one in the checkpoint, too.
+
+    Lightning checks nothing when it restores its loops and its timer. A wrong value would fail in training.
+    """
+    if isinstance(own, dict):
+        if not isinstance(stored, dict):
+            raise TypeError(f"{name} is {stored!r}")
+        for key in own.keys() & stored.keys():  # Lightning adds the keys that its earlier versions lack
+            _check_counters(own[key], stored[key], f"{name}.{key}")
+    elif not isinstance(stored, int | float):
+        raise TypeError(f"{name} is {stored!r}")
 
 
 def _check_optimizer(module: Task, content: dict[str, Any]) -> None:

@@ -193,9 +193,10 @@ class Stages(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the names; metrics are restored in `on_train_start`, since Lightning clears its own before."""
-        self.names, self.has_validated = dict(state_dict["names"]), bool(state_dict["has_validated"])
-        if unknown := {*self.names.values()} - {"train", "val"}:
+        names = dict(state_dict["names"])
+        if unknown := {*names.values()} - {"train", "val"}:
             raise ValueError(f"unknown stages {unknown}")
+        self.names, self.has_validated = names, bool(state_dict["has_validated"])
         self._restored = dict(state_dict["metrics"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

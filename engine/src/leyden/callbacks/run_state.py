@@ -139,6 +139,7 @@ class RunState(L.Callback):
 
     def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
         self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
+        self.is_restored = False  # true from the first batch on
         self._logged: logged_metrics.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
@@ -211,6 +212,7 @@ class RunState(L.Callback):
             del strategy.on_train_start
             original()
             self._restore_all(trainer, pl_module)
+            self.is_restored = True
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
 

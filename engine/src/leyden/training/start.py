@@ -161,7 +161,7 @@ def _start(
     if fork:
         fork.check(module, data)
     if content and (path := fork.path if fork else checkpoint):
-        assembly.check_fits(content, path, module, data)
+        assembly.check_fits(content, path, module, data, trainer)
         del content  # frees its memory
         parent = fork.origin if fork else None
     else:
