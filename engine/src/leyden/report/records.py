@@ -163,7 +163,8 @@ def read_raw_records(directory: Path) -> list[Record]:
     """
     index = Index(directory)
     found = _find_runs(str(directory), index.rows)
-    runs = [(path, Run(directory / path)) for path in found]
+    whole = directory.absolute()  # once, which takes pathlib longer than all else of a run with a row
+    runs = [(path, Run(f"{whole}/{path}")) for path in found]
     unread = [(path, run) for path, run in runs if found[path] is None]
     jobs = {path: job for (path, _), job in _read_or_skip(unread, lambda item: _unfinished_job(item[1]))}
     states, configs = states_of(job for job in jobs.values() if job), ConfigReader()
