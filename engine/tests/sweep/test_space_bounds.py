@@ -35,6 +35,7 @@ def test_more_jobs_than_a_sweep_can_have_are_a_line(cli, tmp_path, arguments, me
     [
         ("trainer.max_epochs=100000000",),
         ("-m", "seed=range(10,0,-1000000000000000)"),
+        ("-m", "seed=range(1000000,1000003)"),
         ("-m", "sweep=random", "hydra.sweeper.num_trials=1000000000"),
     ],
 )

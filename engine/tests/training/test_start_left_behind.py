@@ -142,6 +142,24 @@ def test_a_diff_that_is_too_large_is_said(project, monkeypatch):
     assert "all changes" in found["left_out"]
 
 
+def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_path_factory, monkeypatch):
+    library = tmp_path_factory.mktemp("library") / "leyden"
+    library.mkdir()
+    (library / "__init__.py").touch()
+    monkeypatch.setattr(provenance, "LIBRARY", library)
+    assert provenance.state_of_library()["git"] is None  # an installed one is in no repository
+    subprocess.run(["git", "-C", str(library), "init", "-q"], check=True)
+    subprocess.run(["git", "-C", str(library), "add", "-A"], check=True)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", str(library), *author, "commit", "-qm", "first"], check=True)
+    (library / "__init__.py").write_text("changed = True\n")
+    found = provenance.state_of_library()["git"]
+    assert found["sha"] != provenance.state_of_code()["sha"]
+    assert "+changed = True" in found["diff"]
+    (project / provenance.GIT_OF_COPY).write_text("{}")  # the library of a job's copy of the code is in the copy
+    assert provenance.state_of_library()["git"] is None
+
+
 def test_predict_takes_the_way_of_the_data_set(cli, tmp_path, monkeypatch, mnist_root):
     """Files that a data set crops are cropped for `predict`, too: it says what `evaluate` says."""
 
