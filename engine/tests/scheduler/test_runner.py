@@ -98,6 +98,15 @@ def test_without_room_for_one_job_the_reason_is_told(tmp_path):
         runner(Limited(room=0), tmp_path).start(jobs(9))
 
 
+def test_without_room_beside_the_sweeps_own_jobs_a_job_waits(tmp_path):
+    mine, scheduler = jobs(4), Limited(room=3)
+    running = runner(scheduler, tmp_path)
+    running.start(mine[:3])
+    assert running.submit(mine[3:]) == mine[3:]
+    again = runner(scheduler, tmp_path)  # the same command, while the jobs of the first one run
+    assert again.submit(mine) == mine[3:]
+
+
 def test_runs_that_share_a_job_end_one_by_one(tmp_path, clock):
     mine, scheduler = jobs(5), Limited(room=9)
     running = runner(scheduler, tmp_path, num_per_node=2)
