@@ -264,7 +264,12 @@ def _print_csv(found: Sequence[ListedRun], asked: list[str]) -> None:
 
 
 def _age_text(seconds: float | None) -> str:
-    """Return an age in the largest unit in which it is 2 or more, such as `90 min`."""
+    """Return an age in the largest unit in which it is 2 or more.
+
+    Example:
+        >>> _age_text(2 * 86400), _age_text(5400), _age_text(1)
+        ('2 d', '90 min', 'now')
+    """
     if seconds is None:
         return ""
     return next((f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now")
