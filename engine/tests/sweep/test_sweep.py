@@ -162,7 +162,7 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=1")
-    output = finish(sweep(tmp_path, *arguments))
+    output = finish(sweep(tmp_path, *arguments, 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'))
     assert "2/2 jobs, 0 failed" in output
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
     ended = (first.directory / "result.json").stat().st_mtime
@@ -222,6 +222,14 @@ def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
     output, _ = sweep(tmp_path, *arguments).communicate(timeout=240)
     assert "1 of 3 jobs failed" in output
     assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
+
+
+@pytest.mark.parametrize("value", ["${data.batch_size}", '"${data.batch_size}"'])
+@pytest.mark.parametrize("more", [(), ("hydra.verbose=false",)])
+def test_an_override_of_a_job_may_name_another_key(cli, value, more):
+    code, out, err = cli("train", "-m", "seed=0,1", f"data.eval_batch_size={value}", "dry_run=true", *more)
+    assert code == 0, err
+    assert len(out.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

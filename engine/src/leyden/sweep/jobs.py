@@ -243,6 +243,8 @@ class Job:
         composed = self.composer.compose(self.arguments)
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
+            # Hydra does not escape interpolations in them, whose values would then name the run.
+            composed.hydra.overrides.task = [override.replace("${", "\\${") for override in self.overrides]
         if composed.fork is not None:
             with importing():
                 from leyden.assembly.inherited import inherit_settings
