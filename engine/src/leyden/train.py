@@ -7,6 +7,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
+from leyden.config.hydra import task_overrides
 from leyden.report.printout import print_result
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
@@ -23,7 +24,8 @@ def main(cfg: DictConfig) -> None:
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
-    has_run_dir = any(override.startswith("run_dir=") for override in hydra_cfg.overrides.task)
+    overrides = task_overrides(hydra_cfg)
+    has_run_dir = any(override.startswith("run_dir=") for override in overrides)
     if num_processes() > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
         raise UserError(
             f"run_dir: must be given, since each of the {num_processes()} processes that were started would "
@@ -34,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
         with importing():
             from leyden.assembly.inherited import inherit_settings
-        inherit_settings(cfg, hydra_cfg.overrides.task, Path(cfg.run_dir))
+        inherit_settings(cfg, overrides, Path(cfg.run_dir))
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir)
@@ -47,10 +49,9 @@ def main(cfg: DictConfig) -> None:
                 from leyden.training.start import start
             if cfg.dry_run:
                 assembly.silence_lightning()
-                assembly.dry_build(cfg, {}, overrides=hydra_cfg.overrides.task, test=test)
+                assembly.dry_build(cfg, {}, overrides=overrides, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return
-            overrides = list(hydra_cfg.overrides.task)
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
         elif not is_job and is_main_process():

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from leyden.cluster.submit import _with_absolute_paths
-from leyden.config.hydra import composing
+from leyden.config.hydra import composing, task_overrides
 
 
 @pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
@@ -17,14 +17,15 @@ def test_its_places_are_those_of_the_command(tmp_path, name, data):
     with composing():
         cfg = hydra.compose("train", overrides=[f"data={data}", "seed=3"], return_hydra_config=True)
     with open_dict(cfg):
-        cfg.hydra.overrides.task = [f"data={data}", "seed=3"]
+        cfg.hydra.overrides.task = given = [f"data={data}", "seed=3", 'trainer.max_epochs="${seed}"']
     directory = tmp_path / "all of them" / "sweeps" / name
     found = _with_absolute_paths(cfg, directory)
-    typed = OverridesParser.create().parse_overrides(list(found.hydra.overrides.task))
+    typed = OverridesParser.create().parse_overrides(task_overrides(found.hydra))
     places = {each.key_or_group: each.value() for each in typed}
     expected = {"outputs": str(tmp_path / "all of them"), "sweep_name": name, "data": data, "seed": 3}
+    expected["trainer.max_epochs"] = "${seed}"  # each trial has its own
     if data == "mnist":
         expected["data.root"] = str(Path(cfg.data.root).absolute())
     assert {key: getattr(value, "text", value) for key, value in places.items()} == expected
     assert Path(found.hydra.sweep.dir) == directory
-    assert cfg.hydra.overrides.task == [f"data={data}", "seed=3"]  # as it was
+    assert task_overrides(cfg.hydra) == given  # as it was

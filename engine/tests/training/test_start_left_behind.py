@@ -160,6 +160,15 @@ def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_
     assert provenance.state_of_library()["git"] is None
 
 
+def test_an_override_that_names_another_key_is_kept_as_given(cli, tmp_path):
+    given = 'data.eval_batch_size="${data.batch_size}"'
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", given)
+    assert code == 0, err
+    run = Run(tmp_path / "run")
+    assert given in run.overrides
+    assert run.config["data"]["eval_batch_size"] == 100
+
+
 def test_predict_takes_the_way_of_the_data_set(cli, tmp_path, monkeypatch, mnist_root):
     """Files that a data set crops are cropped for `predict`, too: it says what `evaluate` says."""
 

@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import composing
+from leyden.config.hydra import composing, task_overrides
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process
 from leyden.scheduler import current, num_restarts
@@ -76,7 +76,7 @@ def search_on_node(module: str, config: DictConfig, start_command: str | None) -
         scheduler = current()
         assert scheduler is not None  # it has started this process
         sweeper.launcher = JobLauncher(module, scheduler, start_command)
-        sweeper.sweep(list(config.hydra.overrides.task))
+        sweeper.sweep(task_overrides(config.hydra))
 
 
 def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
 from leyden.cluster.together import Call, run_together
 from leyden.config.errors import UserError
+from leyden.config.hydra import task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
 from leyden.run import lease
@@ -332,7 +333,7 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
         raise UserError("--config-dir: the jobs of a detached search read only conf/; put the files there")
     config = _with_absolute_paths(config, runner.directory)
     # The settings of the search, which must equal those of jobs that are still alive.
-    requested = {"overrides": [*config.hydra.overrides.task, *config.hydra.overrides.hydra]}
+    requested = {"overrides": [*task_overrides(config.hydra), *config.hydra.overrides.hydra]}
     path = runner.folder / "search.json"
     path.parent.mkdir(exist_ok=True)
     with lease.hold(runner.directory / "locks" / "submit") as held:
@@ -370,7 +371,7 @@ def _with_absolute_paths(config: DictConfig, directory: Path) -> DictConfig:
             OmegaConf.update(config, key, str(path))
         # Overrides as Hydra parses them, without the shell's quotes.
         config.hydra.overrides.task = [
-            *config.hydra.overrides.task,
+            *task_overrides(config.hydra),
             *(shlex.split(quoted_override(key, path))[0] for key, path in paths.items()),
         ]
     return config

@@ -70,6 +70,17 @@ def help_text(options: argparse.Namespace, config_name: str) -> str | None:
     return None
 
 
+def task_overrides(hydra_cfg: Any) -> list[str]:
+    """Return a command's overrides of the configuration, as given.
+
+    Hydra keeps them unescaped, so reading one that names another key, as `"${data.batch_size}"`, would give its value.
+
+    Args:
+        hydra_cfg: The node `hydra` of the configuration.
+    """
+    return list(OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False))  # type: ignore[arg-type]
+
+
 def composing() -> contextlib.AbstractContextManager[Any]:
     """Return a context manager that initializes Hydra with `conf/`, for `hydra.compose("train")`."""
     return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.errors import UserError, is_mistake, last_frame
+from leyden.config.hydra import task_overrides
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
@@ -178,8 +179,8 @@ def slug(overrides: Sequence[str]) -> str:
     return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(hashed.encode()).hexdigest()[:8]}"
 
 
-# `${slug:${hydra.overrides.task}}` names the run directory of a sweep's job.
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+# `${slug:}` names the run directory of a sweep's job.
+OmegaConf.register_new_resolver("slug", lambda *, _root_: slug(task_overrides(_root_.hydra)), replace=True)
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
@@ -243,8 +244,6 @@ class Job:
         composed = self.composer.compose(self.arguments)
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
-            # Hydra does not escape interpolations in them, whose values would then name the run.
-            composed.hydra.overrides.task = [override.replace("${", "\\${") for override in self.overrides]
         if composed.fork is not None:
             with importing():
                 from leyden.assembly.inherited import inherit_settings
