@@ -325,7 +325,7 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
     search = ("hydra/sweeper=optuna", "optimizer=sgd,adamw", *momentum, sizes, "optimizer.lr=interval(0.001,0.01)")
     further = ("hydra.sweeper.num_trials=4", "sweep.seeds=2", "cluster.wait=false", "cluster.num_jobs=2")
     short = [each for each in SHORT if "hidden_sizes" not in each]
-    finish(submit(tmp_path, *short, *search, *further, 'optimizer.weight_decay="${optimizer.lr}"'))
+    finish(submit(tmp_path, *short, *search, *further, 'task.label_smoothing="${optimizer.lr}"'))
     slurm.wait_for(lambda: len(trials(tmp_path)) == 4, 300, "the end of the search")
     slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
     found = {run.directory.name: run for run in runs(tmp_path)}
@@ -339,7 +339,7 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
                 ([8], 0.0),
                 ([16], 0.1),
             )
-            assert run.config["optimizer"]["weight_decay"] == run.config["optimizer"]["lr"]
+            assert run.config["task"]["label_smoothing"] == run.config["optimizer"]["lr"]
             given = any(override.startswith("optimizer.momentum=") for override in run.overrides)
             assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
 
