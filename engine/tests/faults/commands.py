@@ -116,13 +116,13 @@ def at_operation(below, number, act):
 
 
 def at_step(step, act):
-    """Let a training do something at the beginning of one of its steps; to be its `before`."""
+    """Let a training do something at the beginning of a step, or of each for None; to be its `before`."""
 
     def before():
         original = Classification.training_step
 
         def training_step(self, batch):
-            if self.global_step == step:
+            if step in (None, self.global_step):
                 act()
             return original(self, batch)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import assert_same_bits
-from tests.faults.commands import at_operation, call, ends_clearly, in_forks, is_clean
+from tests.faults.commands import at_operation, at_step, call, ends_clearly, in_forks, is_clean
 
 pytestmark = pytest.mark.faults
 
@@ -208,14 +208,16 @@ def test_a_checkpoint_that_was_tampered_with_costs_no_result(tmp_path, begun, da
             trial.call(verb, f"run={run}", *images)
         before = {name: (run / name).read_bytes() for name in kept}
         arguments = (f"run_dir={run}", f"outputs={trial.folder}", *data, LONGER)
-        code, output = call("train", *arguments, directory=trial.outside)
-        has_trained = (run / "result_1.json").exists()  # the result of before; the run may fail later
+        trained = trial.folder / "trained"
+        code, output = call("train", *arguments, directory=trial.outside, before=at_step(None, trained.touch))
+        has_trained = trained.exists()  # then it is a run that failed; the result of before has another name
         assert ends_clearly(code, output) or has_trained, output
         if code:
             old = (run / ("result_1.json" if has_trained else "result.json")).read_bytes()
             assert old == before["result.json"], output
         if code and not has_trained:
             assert {name: (run / name).read_bytes() for name in kept} == before, output
+            assert not (run / "result_1.json").exists(), output
 
     for number in range(trials):
         name = ("last", "best")[number % 2]

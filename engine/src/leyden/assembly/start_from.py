@@ -92,16 +92,17 @@ def check_fits(
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
             raise ValueError("the data set is not the one that this run was trained on")
-        _check_counters(trainer.trainer.fit_loop.state_dict(), content["loops"]["fit_loop"], "loops")
-        timer = content["callbacks"].get(trainer.timer.state_key)
-        if timer is not None:
-            _check_counters(trainer.timer.state_dict(), timer, "timer")
+        own = {
+            "loops": {"fit_loop": trainer.trainer.fit_loop.state_dict()},
+            "callbacks": {trainer.timer.state_key: trainer.timer.state_dict()},
+        }
+        _check_numbers(own, content, "checkpoint")
     except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
         raise _misfit_error(path, error) from error
 
 
-def _check_counters(own: Any, stored: Any, name: str) -> None:
-    """Check that each number in Lightning's own state is one in the checkpoint, too.
+def _check_numbers(own: Any, stored: Any, name: str) -> None:
+    """Check that each number in Lightning's own state is one in the checkpoint, too, as far as both have its key.
 
     Lightning checks nothing when it restores its loops and its timer. A wrong value would fail in training.
     """
@@ -109,8 +110,8 @@ def _check_counters(own: Any, stored: Any, name: str) -> None:
         if not isinstance(stored, dict):
             raise TypeError(f"{name} is {stored!r}")
         for key in own.keys() & stored.keys():  # Lightning adds the keys that its earlier versions lack
-            _check_counters(own[key], stored[key], f"{name}.{key}")
-    elif not isinstance(stored, int | float):
+            _check_numbers(own[key], stored[key], f"{name}.{key}")
+    elif isinstance(own, int | float) and not isinstance(stored, int | float):
         raise TypeError(f"{name} is {stored!r}")
 
 
