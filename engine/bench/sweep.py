@@ -6,7 +6,7 @@
 Beside it stands what the machine itself gives: fits of the bare loop, one at a time with all threads against as many
 at once with a thread each. Then 200 runs of one step: when the first one begins, what a run costs besides its training,
 and how long the same sweep takes when all of them have ended. With --growth, only so many runs of one step: memory of
-the sweep's first process and runs a minute, as their number grows.
+the sweep's first process and of the largest other one, and runs a minute, as their number grows.
 """
 
 import argparse
@@ -69,26 +69,31 @@ def one_step_command(num_runs: int, folder: str) -> list[str]:
 
 
 def growth(num_runs: int) -> None:
-    """Print, for each tenth of a sweep of one-step runs, the first process's megabytes in memory, and runs a minute."""
-    print(f"| runs of {num_runs:,} that ended | MB of the first process | runs a minute |\n|---|---|---|")
+    """Print, for each tenth of a sweep of one-step runs, the largest megabytes in memory of its processes, and runs a minute."""
+    print(
+        f"| runs of {num_runs:,} that ended | MB of the first process | MB of a worker | runs a minute |\n|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             one_step_command(num_runs, folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=ENVIRONMENT,
+            start_new_session=True,
         )
-        num_before, before, megabytes = 0, time.perf_counter(), 0.0
+        num_before, before, megabytes, largest = 0, time.perf_counter(), 0.0, 0.0
         while process.poll() is None:
             time.sleep(1)
             with contextlib.suppress(OSError, IndexError):  # it has ended by now
                 pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                 megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+            largest = max([largest, *workers(process.pid)])
             num = sum(1 for _ in Path(folder).glob("sweeps/s/*/result.json"))
             if num - num_before >= num_runs / 10:
                 now = time.perf_counter()
-                print(f"| {num:,} | {megabytes:.0f} | {(num - num_before) * 60 / (now - before):.0f} |", flush=True)
-                num_before, before = num, now
+                rate = (num - num_before) * 60 / (now - before)
+                print(f"| {num:,} | {megabytes:.0f} | {largest:.0f} | {rate:.0f} |", flush=True)
+                num_before, before, largest = num, now, 0.0
         if process.returncode:
             sys.exit("the sweep failed")
 

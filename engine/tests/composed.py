@@ -25,10 +25,7 @@ class Loader(ConfigLoaderImpl):
 def composer(verb, search_path, of_hydra=()):
     """Composes with these overrides of Hydra's own keys; its command line adds `hydra.mode=RUN`."""
     loader = Loader(search_path.path)
-    made = Composer(loader, loader.load_configuration(verb, list(of_hydra), RunMode.RUN))
-    if of_hydra:  # what chooses a file is the same
-        made.sets_value = composer(verb, search_path).sets_value
-    return made
+    return Composer(loader, loader.load_configuration(verb, list(of_hydra), RunMode.RUN))
 
 
 class SearchPath:

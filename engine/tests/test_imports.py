@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from leyden.config.paths import LIBRARY, own_packages
+from leyden.config.paths import LIBRARY, ROOT, own_packages
 from tests import ENGINE
 
 SRC = LIBRARY.parent
@@ -117,6 +117,28 @@ for name in {modules}:
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = {line.split()[0]: {*line.split()[1:]} & {*HEAVY} for line in output.splitlines()}
     assert loaded == {name: set() for name in modules}
+
+
+@pytest.mark.parametrize("argument", ["--help", "optimizer.lrr=1"])
+def test_help_and_a_mistyped_key_import_no_more_than_they_need(argument):
+    code = f"""
+import sys
+sys.argv = ["leyden.train", "{argument}"]
+from leyden.train import main
+try:
+    main()
+except SystemExit:
+    pass
+print(*sys.modules)
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    loaded = {*output.splitlines()[-1].split()}
+    assert "leyden.run.command" in loaded
+    assert [
+        name for name in loaded if name.startswith(("leyden.report", "leyden.run.directory", "leyden.sweep"))
+    ] == []
 
 
 def test_what_is_imported_is_declared():

@@ -1,25 +1,36 @@
 """Train a network: one run, or a sweep with -m."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError
 from leyden.config.hydra import task_overrides
-from leyden.report.printout import print_result
 from leyden.run.command import hydra_command
-from leyden.run.directory import Run
-from leyden.run.identity import RunIdentity
-from leyden.run.lock import LOCK_TIMEOUT_S
 from leyden.run.process import importing, is_main_process, num_processes
-from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
+
+
+def _slug(*, _root_: Any) -> str:
+    """Return the name of the run directory of a sweep's job, `${slug:}` in the configuration."""
+    from leyden.sweep.jobs import slug
+
+    return slug(task_overrides(_root_.hydra))
+
+
+OmegaConf.register_new_resolver("slug", _slug, replace=True)
 
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
     """Train as configured, or print the result if the run directory already has one."""
+    with importing():  # late, as `--help` and a mistyped key need none of it
+        from leyden.report.printout import print_result
+        from leyden.run.directory import Run
+        from leyden.run.identity import RunIdentity
+        from leyden.run.lock import LOCK_TIMEOUT_S
     hydra_cfg = HydraConfig.get()
     is_job = hydra_cfg.mode == RunMode.MULTIRUN
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):

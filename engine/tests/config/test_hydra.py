@@ -33,6 +33,27 @@ def test_an_option_can_stand_between_overrides_and_after_them(cli, arguments):
     assert all("seed=1" in job and "optimizer=adam" in job for job in jobs)
 
 
+def test_a_mistyped_key_is_composed_once(cli, monkeypatch):
+    composed = []
+    compose = Hydra.compose_config
+
+    def counted(self, config_name, overrides, *arguments, **options):
+        composed.append(overrides)
+        return compose(self, config_name, overrides, *arguments, **options)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    code, _, err = cli("train", "optimizer.lrr=1", by_hydra=True)
+    assert code == 2
+    assert "did you mean optimizer.lr?" in err
+    assert len(composed) == 1
+
+
+def test_a_mode_that_is_set_is_obeyed(cli):
+    code, out, err = cli("train", "hydra.mode=MULTIRUN", "optimizer.lr=0.1,0.2", "dry_run=true")
+    assert code == 0, err
+    assert len(out.splitlines()) == 2
+
+
 def test_an_option_with_a_value_keeps_it_among_overrides(cli):
     code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1", "-p", "optimizer")
     assert code == 0, err

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
-from leyden.sweep import launcher
+from leyden.sweep import launcher, worker
 from leyden.sweep.jobs import slug
 from leyden.sweep.launcher import Pool, worker_environments
 
@@ -103,3 +103,25 @@ def test_a_process_in_which_a_job_has_changed_a_class_is_replaced(monkeypatch):
     assert [num for _, num in found] == ["0", "0", "1", "1"]
     assert len({pid for pid, _ in found[:3]}) == 1
     assert found[3][0] != found[2][0]
+
+
+def process_of(module, config):
+    """A job, which returns its process."""
+    return str(os.getpid())
+
+
+def test_a_process_that_has_run_its_number_of_jobs_is_replaced(monkeypatch):
+    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
+    monkeypatch.setattr(worker, "MAX_JOBS", 2)
+    pool = Pool([{"OMP_NUM_THREADS": "1"}], "", process_of)
+    found = []
+    for _ in range(5):
+        pool.start([SimpleNamespace(resolved_config=None, log=None)])
+        ended = []
+        while not ended:
+            ended, _ = pool.wait()
+        found.append(ended[0][1])
+    pool.stop()
+    first, second, third = found[0], found[2], found[4]
+    assert found == [first, first, second, second, third]
+    assert len({first, second, third}) == 3

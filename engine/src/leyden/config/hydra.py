@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 import hydra
 import hydra._internal.utils
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.paths import CONF
@@ -39,6 +41,19 @@ class _ArgumentParser(argparse.ArgumentParser):
 hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, assignment]
     **{**vars(argparse), "ArgumentParser": _ArgumentParser}
 )
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """Return the value of `hydra.mode`, as Hydra's method does, but raise the errors that it ignores.
+
+    Hydra composes the configuration once more afterwards, and would only then report a mistyped key.
+    """
+    cfg = hydra.compose_config(config_name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    mode: RunMode | None = cfg.hydra.mode
+    return mode
+
+
+Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
 
 
 def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> argparse.Namespace:

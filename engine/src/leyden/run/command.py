@@ -22,7 +22,6 @@ from leyden.config.explain import explain
 from leyden.config.hydra import VERSION_BASE, help_text, parse_options
 from leyden.config.paths import CONF
 from leyden.config.terminal import printable, warn
-from leyden.run.fork import inherit_groups
 from leyden.run.process import is_main_process
 from leyden.scheduler import SCHEDULERS
 
@@ -99,9 +98,11 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                 if options.help and (text := help_text(options, name)) is not None:
                     print(text)
                     return
-                sys.argv[1:] = map(
-                    _zip_as_sweeper_param, inherit_groups(sys.argv[1:]) if name == "train" else sys.argv[1:]
-                )
+                if name == "train" and any("fork=" in argument for argument in sys.argv[1:]):
+                    from leyden.run.fork import inherit_groups
+
+                    sys.argv[1:] = inherit_groups(sys.argv[1:])
+                sys.argv[1:] = map(_zip_as_sweeper_param, sys.argv[1:])
             # Make Hydra raise its own errors instead of printing them.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()

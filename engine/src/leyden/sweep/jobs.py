@@ -10,17 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from leyden.config.errors import UserError, is_mistake, last_frame
-from leyden.config.hydra import task_overrides
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
@@ -75,14 +73,14 @@ class Composer:
     A composition is reused for all jobs with the same choices of files; only their values are set anew.
 
     Args:
-        loader: Hydra's config loader.
+        loader: Hydra's config loader, a `ConfigLoaderImpl`.
         config: The sweep's configuration, including the node `hydra`.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+    def __init__(self, loader: Any, config: DictConfig) -> None:
         self.loader, self.config = loader, config
+        self.group_exists = functools.cache(loader.repository.group_exists)  # not public in Hydra
         self.composed: dict[tuple[str, ...], bytes] = {}  # pickled, by the overrides that choose files
-        self.sets_value: dict[str, bool] = {}  # by key, with its prefix
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -92,7 +90,7 @@ class Composer:
             HydraException: An override is wrong.
         """
         parsed = [self.parse(text) for text in overrides]
-        values = [override for override in parsed if self._sets_value(override, overrides)]
+        values = [override for override in parsed if self._sets_value(override)]
         if any(override.is_hydra_override() for override in parsed):
             return self._by_hydra(overrides)
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
@@ -113,23 +111,12 @@ class Composer:
         return composed
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
-        return self.loader.load_sweep_config(self.config, list(overrides))
+        composed: DictConfig = self.loader.load_sweep_config(self.config, list(overrides))
+        return composed
 
-    def _sets_value(self, override: Override, overrides: Sequence[str]) -> bool:
-        """Return whether an override sets a value, rather than choosing a file of a group.
-
-        Hydra decides this per key, from all overrides of a job.
-        """
-        key = str(override.input_line).partition("=")[0]
-        if key not in self.sets_value:
-            found = self.loader.compute_defaults_list(
-                self.config.hydra.job.config_name,
-                [*self.config.hydra.overrides.hydra, *overrides],
-                RunMode.RUN,
-            )
-            values = {str(each.input_line) for each in found.config_overrides}
-            self.sets_value.update({text.partition("=")[0]: text in values for text in overrides})
-        return self.sets_value[key]
+    def _sets_value(self, override: Override) -> bool:
+        """Return whether an override sets a value rather than choosing a file of a group, by Hydra's rule."""
+        return not self.group_exists(override.key_or_group) or isinstance(override.value(), dict)
 
 
 MAX_LENGTH = 120
@@ -177,10 +164,6 @@ def slug(overrides: Sequence[str]) -> str:
             return clean
     hashed = plain if can_be_split else json.dumps(kept)
     return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(hashed.encode()).hexdigest()[:8]}"
-
-
-# `${slug:}` names the run directory of a sweep's job.
-OmegaConf.register_new_resolver("slug", lambda *, _root_: slug(task_overrides(_root_.hydra)), replace=True)
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:

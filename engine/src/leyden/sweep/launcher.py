@@ -64,7 +64,7 @@ class Worker:
         self.process: BaseProcess = CONTEXT.Process(target=serve, args=(worker_end, environment, sys.orig_argv))
         self.process.start()
         worker_end.close()
-        self.is_spent = False  # True once a job has changed variables of classes or modules
+        self.is_spent = False  # True once another process must run the next job
 
     def submit(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
         """Let the worker call a function; its output goes to `log`, or to the output of this process."""

@@ -20,7 +20,6 @@ from leyden.config.hydra import initialized
 from leyden.config.paths import conf_files
 from leyden.config.terminal import one_line
 from leyden.data.facts import Facts
-from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
 from leyden.tasks.task import Task
 
 NUM_SAMPLES = 10  # in a batch
