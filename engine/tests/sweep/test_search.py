@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import time
 from types import SimpleNamespace
 
 import optuna
@@ -568,24 +567,6 @@ def test_two_searches_work_on_one_study(tmp_path, mnist_root):
     assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
     assert [result.status for result in results] == 6 * ["finished"]
     assert len({trial.user_attrs["owner"] for trial in found}) == 2
-
-
-@pytest.mark.slow
-def test_a_search_killed_at_random_moments_goes_on(tmp_path, mnist_root, drawn):
-    started = time.monotonic()
-    finish(start_search(tmp_path / "whole", "hydra.sweeper.num_trials=5"))
-    seconds = time.monotonic() - started
-    for number in range(2):
-        place = tmp_path / str(number)
-        process = start_search(place, "hydra.sweeper.num_trials=5")
-        time.sleep(drawn.uniform(0.4, 0.95) * seconds)
-        process.kill()
-        process.communicate()
-        finish(start_search(place, "hydra.sweeper.num_trials=5"))
-        found, results = trials(place)
-        assert [result.status for result in results] == 5 * ["finished"]
-        assert sum(trial.state == TrialState.COMPLETE for trial in found) == 5
-        assert not any(trial.state == TrialState.RUNNING for trial in found)
 
 
 def test_an_unreadable_study_is_found_before_the_first_trial(cli, tmp_path):

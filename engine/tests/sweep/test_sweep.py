@@ -162,6 +162,7 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=1")
+    arguments += ("trainer.limit_train_batches=40",)
     output = finish(sweep(tmp_path, *arguments, 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'))
     assert "2/2 jobs, 0 failed" in output
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
