@@ -6,9 +6,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from leyden.config.checks import require_choice
+from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
-from leyden.config.terminal import Terminal
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.evaluations import count_text

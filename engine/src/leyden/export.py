@@ -6,9 +6,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from leyden.config.checks import require_choice
+from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
-from leyden.config.terminal import Terminal
 from leyden.report.card import model_card
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run

@@ -3,8 +3,8 @@
 import io
 from types import SimpleNamespace
 
+from leyden.config.console import Terminal
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal
 from leyden.run.result import Result
 from leyden.sweep.status import StatusLine
 

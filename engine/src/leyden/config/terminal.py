@@ -1,4 +1,4 @@
-"""Terminal output, with control characters escaped, and commands quoted for the shell."""
+"""Texts for a terminal, with control characters escaped, and commands quoted for the shell."""
 
 import os
 import re
@@ -7,13 +7,6 @@ import shutil
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
-WIDE = 10_000  # characters per line in a pipe or file
 
 # Control characters except tab and newline, characters that change the writing direction, and surrogates, which
 # stand for bytes of a file name that are not UTF-8.
@@ -121,24 +114,3 @@ def warn(text: str) -> None:
     """
     lines = printable(text).replace("\n", "\n  ")
     print(f"leyden: {lines}", file=sys.stderr)
-
-
-class Terminal(Console):
-    """A console that escapes unsafe characters and applies neither highlighting nor markup.
-
-    Lines are not wrapped if the output is a pipe or a file.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(highlight=False, markup=False, soft_wrap=True, **kwargs)
-        if not self.is_terminal:
-            self.width = WIDE
-
-    def render_str(self, text: str, **kwargs: Any) -> Text:
-        """Return a string as rich text, with unsafe characters escaped; rich calls this for strings and cells."""
-        return super().render_str(printable(text), **kwargs)
-
-
-def text_table(*headers: str) -> Table:
-    """Return a table without borders whose cells are wrapped, never truncated."""
-    return Table(*(Column(header, overflow="fold") for header in headers), box=None)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import logged_steps
-from leyden.config.terminal import Terminal
+from leyden.config.console import Terminal
 from leyden.data.contract import sizes_of
 from leyden.pictures.base import add_image, image_loggers, tensorboard_writer
 from leyden.tasks.task import network_of

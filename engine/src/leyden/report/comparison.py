@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, text_table
 from leyden.report.difference import add_rows, differing
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import as_json, format_value, query_values

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
-from leyden.config.terminal import Terminal, text_table
 from leyden.config.values import flatten
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints

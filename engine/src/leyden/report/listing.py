@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from rich.cells import cell_len
 
-from leyden.config.terminal import Terminal, printable
+from leyden.config.console import Terminal
+from leyden.config.terminal import printable
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from leyden.config.console import Terminal
 from leyden.config.paths import ROOT
-from leyden.config.terminal import Terminal, leyden_command, python_command, quoted_override, relative_path
+from leyden.config.terminal import leyden_command, python_command, quoted_override, relative_path
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run
 from leyden.run.fork import key_of

@@ -13,8 +13,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
-from leyden.config.terminal import Terminal, leyden_command, program_command, quoted_override, text_table
+from leyden.config.terminal import leyden_command, program_command, quoted_override
 from leyden.report.axes import save_pdf, use_log_scale
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names

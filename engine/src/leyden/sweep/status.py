@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from rich.live import Live
 
-from leyden.config.terminal import Terminal, short_override
+from leyden.config.console import Terminal
+from leyden.config.terminal import short_override
 from leyden.sweep.jobs import Job, record_failure
 
 

@@ -23,8 +23,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from leyden.config.console import Terminal
 from leyden.config.errors import UserError
-from leyden.config.terminal import Terminal, printable, warn
+from leyden.config.terminal import printable, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, is_off_center, read_centered, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
