@@ -1,6 +1,5 @@
 """The functions that run on a cluster's node: a sweep's job, or trials of a search one after another."""
 
-import gc
 import importlib
 import os
 import pickle
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing, task_overrides
 from leyden.run.identity import RunIdentity
-from leyden.run.process import importing, is_main_process
+from leyden.run.process import importing, is_main_process, release_memory
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
@@ -143,7 +142,7 @@ class JobLauncher:
         except Exception as raised:
             traceback.print_exc()
             error = failure_text(raised)
-        gc.collect()  # free the GPU memory of the run
+        release_memory()  # of the GPU, too
         return [(job, error)], 0
 
     def _run_in_processes(self, job: Job, config: DictConfig) -> str:
