@@ -3,12 +3,12 @@
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+from leyden import train  # noqa: F401 - registers the resolver `slug`
 from leyden.config.hydra import VERSION_BASE
 from leyden.config.paths import CONF
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
-from leyden.sweep import jobs  # noqa: F401 - registers the resolver `slug`
 
 
 def task(cfg):
