@@ -98,8 +98,8 @@ def query_values(record: Record) -> Mapping[str, Any]:
         "directory": str(record.run.directory),
     }
     # Not merged: thousands of runs share most of their configuration.
-    maps = (own, record.result.metrics if record.result else {}, record.config, record.typed)
-    return ChainMap(*cast(tuple[dict[str, Any], ...], maps))
+    maps: Any = (own, record.result.metrics if record.result else {}, record.config, record.typed)
+    return ChainMap(*maps)
 
 
 def _is_sortable(value: Any) -> bool:
@@ -157,7 +157,9 @@ def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
         values = [format_value(run.asked[key]) if key in run.asked else "" for key in asked]
         objective = "" if run.objective is None else f"{run.objective:.4f}"
         table.append([name, run.status, _age_text(run.age_s), run.far, objective, *values, run.typed])
-    table = [[cell if cell.isprintable() else printable(cell).replace("\n", " ") for cell in row] for row in table]
+    table = [
+        row if "".join(row).isprintable() else [printable(cell).replace("\n", " ") for cell in row] for row in table
+    ]
     if (terminal := Terminal()).is_terminal:
         _fit(table, terminal.width)
     print(
@@ -169,6 +171,9 @@ def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
 
 def _padded(column: Sequence[str]) -> list[str]:
     """Return a column's cells with spaces at their ends; rich's tables would take longer than reading the runs."""
+    if (joined := "".join(column)).isascii() and joined.isprintable():
+        width = max(map(len, column))
+        return [cell.ljust(width) for cell in column]
     widths = [_width(cell) for cell in column]
     width = max(widths)
     return [cell + " " * (width - own) for cell, own in zip(column, widths, strict=True)]

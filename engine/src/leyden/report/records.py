@@ -163,7 +163,7 @@ def read_raw_records(directory: Path) -> list[Record]:
     """
     index = Index(directory)
     found = _find_runs(str(directory), index.rows)
-    whole = directory.absolute()  # once, which takes pathlib longer than all else of a run with a row
+    whole = str(directory.absolute())  # once, as pathlib is slow
     runs = [(path, Run(f"{whole}/{path}")) for path in found]
     unread = [(path, run) for path, run in runs if found[path] is None]
     jobs = {path: job for (path, _), job in _read_or_skip(unread, lambda item: _unfinished_job(item[1]))}
@@ -211,7 +211,8 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
         if is_run:
             found.setdefault(path, None)
         pending += [f"{path}/{name}" if path else name for name in folders]
-    return {path: found[path] for path in sorted(found, key=lambda path: [*path.split("/"), "config.yaml"])}
+    # By the names of the folders; no name has the character \0, which is the first of all.
+    return {path: found[path] for path in sorted(found, key=lambda path: f"{path}/config.yaml".replace("/", "\0"))}
 
 
 def _scan(directory: str) -> tuple[bool, list[str]]:
