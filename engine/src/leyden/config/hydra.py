@@ -43,12 +43,12 @@ hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, 
 )
 
 
-def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+def _mode(app: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
     """Return the value of `hydra.mode`, as Hydra's method does, but raise the errors that it ignores.
 
     Hydra composes the configuration once more afterwards, and would only then report a mistyped key.
     """
-    cfg = hydra.compose_config(config_name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    cfg = app.compose_config(config_name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
     mode: RunMode | None = cfg.hydra.mode
     return mode
 

@@ -99,7 +99,7 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                     print(text)
                     return
                 if name == "train" and any("fork=" in argument for argument in sys.argv[1:]):
-                    from leyden.run.fork import inherit_groups
+                    from leyden.run.fork import inherit_groups  # late, as it imports much
 
                     sys.argv[1:] = inherit_groups(sys.argv[1:])
                 sys.argv[1:] = map(_zip_as_sweeper_param, sys.argv[1:])
