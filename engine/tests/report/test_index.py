@@ -15,7 +15,7 @@ import pytest
 from leyden import compare, summarize
 from leyden.config.paths import PROJECT
 from leyden.report import index, listing, records
-from leyden.report.contents import Contents
+from leyden.report.index import Contents
 from tests.report.test_summary import write
 
 NUM = 3
@@ -319,7 +319,7 @@ def test_other_code_is_another_version(outputs, monkeypatch, tmp_path, read):
     monkeypatch.setattr(index, "LIBRARY", tmp_path / "library")
     list_runs(outputs)
     assert "r1" in read
-    put(tmp_path / "library" / "report" / "contents.py", "typed", "tiped")
+    put(tmp_path / "library" / "report" / "index.py", "typed", "tiped")
     read.clear()
     list_runs(outputs)
     assert "r1" in read

@@ -19,14 +19,24 @@ from torch.utils.data import DataLoader
 from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
-from leyden.data.contract import divides_batches
+from leyden.data.contract import FirstBatches, differs, divides_batches, first_batches
 from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
-from leyden.data.first_batches import FirstBatches, differs, first_batches
-from leyden.data.object_state import PARTS, ObjectState, Path, digests, entry_name, is_generator, path_of, selected
+from leyden.data.object_state import (
+    PARTS,
+    ObjectState,
+    Path,
+    digests,
+    entry_name,
+    is_generator,
+    metrics_of,
+    path_of,
+    saved_elsewhere,
+    selected,
+    weights_and_metrics,
+)
 from leyden.data.random_state import random_states, restore_random_states, seed_entropy
 from leyden.data.resumable import flatten_loaders, gather_from_processes
-from leyden.data.saved_elsewhere import metrics_of, saved_elsewhere, weights_and_metrics
 from leyden.run.process import is_main_process
 
 MAX_NAMES = 8  # of attributes in a message
@@ -337,9 +347,11 @@ class RunState(L.Callback):
             return
         found = "the training batches, or their order, differ from those before the run was stopped"
         if self.exact == "require" or not (lost or self.exact == "off"):
-            raise UserError(f"{found}: samples would be trained on twice or never; exact=off resumes anyway")
+            raise UserError(
+                f"{found}: some samples would be used twice in an epoch, or not at all; exact=off resumes anyway"
+            )
         if self.exact == "report" and is_main_process():
-            warn(f"{found}: samples are trained on twice or never")
+            warn(f"{found}: some samples are used twice in an epoch, or not at all")
 
     def _refuse_other_split(self, trainer: L.Trainer) -> None:
         """Refuse a changed validation split, which may contain samples that were trained on."""

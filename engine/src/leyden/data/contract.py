@@ -1,5 +1,9 @@
-"""Interface of data modules: required minimum, optional extensions, and the use of a module's own dataloaders."""
+"""Interface of data modules: required minimum, optional extensions, their own dataloaders, and the first batches.
 
+The first batch of each loader is read to check that another process or start reads the same data.
+"""
+
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -8,11 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from leyden.data.facts import Facts
 from leyden.data.files import digest_of
-from leyden.data.resumable import flatten_loaders
+from leyden.data.random_state import seeded
+from leyden.data.resumable import batch_checksum, flatten_loaders
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -224,3 +229,53 @@ def num_samples(loaders: Any) -> int | None:
         return sum(map(_num_drawn, flatten_loaders(loaders)))
     except (AttributeError, TypeError, NotImplementedError):
         return None
+
+
+# Per loader, a checksum of its first batch, and its number of samples; None where unknown.
+FirstBatches = list[list[int | None]]
+
+
+def first_batches(data: L.LightningDataModule, split: str, seed: int) -> FirstBatches:
+    """Read the first batch of each loader of a split, from random states that the seed determines.
+
+    Data modules with `check_world_size` are skipped, since their splits follow from their arguments.
+    """
+    if divides_batches(data):
+        return []
+    with seeded(seed, f"first batch of {split}"):
+        if not has_split(data, split):
+            return []
+        return [_first(loader) for loader in flatten_loaders(getattr(data, f"{split}_dataloader")())]
+
+
+def differs(data: L.LightningDataModule, split: str, seed: int, before: Any) -> bool:
+    """Return whether a split has other first batches than before.
+
+    Loaders that yield another first batch at each reading are not compared.
+    """
+    if not before or (now := first_batches(data, split, seed)) == before:
+        return False
+    again = first_batches(data, split, seed)
+    fixed = [a if a == b else None for a, b in zip(now, again, strict=False)]
+    return len(now) != len(before) or any(each not in (None, a) for each, a in zip(fixed, before, strict=True))
+
+
+def _first(loader: Any) -> list[int | None]:
+    checksum = None
+    if not isinstance(loader, Iterator):  # its first batch would be lost
+        with _without_persistent_workers(loader):
+            checksum = batch_checksum(next(iter(loader), None))
+    return [checksum, num_samples([loader])]
+
+
+@contextlib.contextmanager
+def _without_persistent_workers(loader: Any) -> Iterator[None]:
+    """Context in which a loader starts separate workers, so that training starts new ones in their first state."""
+    is_persistent = isinstance(loader, DataLoader) and loader.persistent_workers
+    if is_persistent:
+        vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
+    try:
+        yield
+    finally:
+        if is_persistent:
+            vars(loader)["persistent_workers"] = True

@@ -33,9 +33,9 @@ from leyden.data.object_state import (
     is_generator,
     is_pandas,
     path_of,
+    saved_elsewhere,
 )
 from leyden.data.random_state import changed_states, random_states, restore_random_states
-from leyden.data.saved_elsewhere import saved_elsewhere
 from leyden.run.process import is_main_process
 
 # Samplers that draw the whole order at the beginning of an epoch.
@@ -47,14 +47,14 @@ DRAWN_AT_START = (
     DistributedSampler,
 )
 MAX_DRAWS = 2000  # batches per epoch whose random states are kept, of some kilobytes each
-MAX_DEPTH = 20  # of a batch
+MAX_DEPTH = 20  # levels of nesting within a batch, which are examined
 
 
 class _IndexRecorder:
     """Sampler that records a checksum of each batch's indices.
 
     If the wrapped sampler draws a batch's indices only when they are requested, the recorder also keeps the random
-    states before each draw: in a replay, the numbers that the network draws between two batches are missing.
+    states before each draw: in a replay nothing is trained, so the network draws nothing between two batches.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -89,9 +89,9 @@ class Resumable:
     """Mixin for a `DataLoader`; its state is the position, and the random states from the beginning of the epoch.
 
     To resume, the epoch is replayed from these states, and the batches already trained on are skipped. So the order
-    and all random numbers drawn by workers are the same, at the cost of reading those batches again. Changing
-    attributes of the dataset, the sampler and `collate_fn`, such as their own random generators, are reset to the
-    beginning of the epoch, too. The replay checks that the skipped batches have the same indices as those trained
+    and all random numbers drawn by workers are the same, at the cost of reading those batches again. Attributes of
+    the dataset, the sampler and `collate_fn` that change during an epoch, such as their own random generators, are
+    reset to the beginning of the epoch, too. The replay checks that the skipped batches have the same indices as those trained
     on, and that the first batch has the same content. The content of later batches is not checked, since a dataset
     may draw from a generator that the network has used in between.
 
@@ -107,7 +107,9 @@ class Resumable:
     _prefetch_states: dict[str, Any] | None = None  # random states before a batch that Lightning prefetches
     _position = 0  # batches yielded
     _module: Callable[[], Any]  # returns the module in training, or None
-    _checksums: tuple[int, ...] = ()  # of the epoch's first batch; of all batches if the module yields them
+    _checksums: tuple[
+        int, ...
+    ] = ()  # of the epoch's first batch; of all batches of an `IterableDataset` that holds the module
     _indices: _IndexRecorder | None = None  # of the samples in each batch
     after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
     is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
@@ -137,7 +139,7 @@ class Resumable:
                     self._checksums += (batch_checksum(batch),)
             self._position, prefetch_states = resume_state["position"], resume_state["ahead"]
             restore_random_states(prefetch_states or current_states)
-            if not prefetch_states:  # the checkpoint's state, with changes made between the batches
+            if not prefetch_states:  # restore the objects as saved, with changes made between the batches
                 for name, each in owned.items():
                     each.restore(resume_state["objects"].get(name, []))
             is_same_content = [*self._checksums[: self._position]] == resume_state["content"]

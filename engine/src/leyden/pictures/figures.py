@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
-from leyden.report.axes import save_pdf
+from leyden.run.charts import save_pdf
 from leyden.run.files import replacing
 from leyden.run.lock import check_held
 

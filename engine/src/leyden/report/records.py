@@ -14,8 +14,7 @@ from leyden.config.errors import UserError
 from leyden.config.objective import Objective
 from leyden.config.terminal import warn
 from leyden.report.configs import ConfigReader, FlatConfig
-from leyden.report.contents import Contents
-from leyden.report.index import Index, Row, stamp_of
+from leyden.report.index import Contents, Index, Row, stamp_of
 from leyden.run.charts import EVENT_FOLDERS
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints

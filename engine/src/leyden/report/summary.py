@@ -16,7 +16,6 @@ from typing import Any
 from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
 from leyden.config.terminal import leyden_command, program_command, quoted_override
-from leyden.report.axes import save_pdf, use_log_scale
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
@@ -36,6 +35,7 @@ from leyden.report.ranking import (
 )
 from leyden.report.records import Record, position, read_records
 from leyden.report.statistics import MIN_VALUES
+from leyden.run.charts import save_pdf, use_log_scale
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 

@@ -1,6 +1,7 @@
-"""Names of a metric's charts, in which the curves of all stages are drawn together."""
+"""Charts: a metric's name in the charts that all stages share, logarithmic axes, and PDF files."""
 
 import re
+from typing import Any, BinaryIO
 
 # Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
 STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
@@ -48,3 +49,28 @@ def chart_tag(name: str) -> str:
     if (short := without_stage(name)) == name:
         return name
     return f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
+
+
+def use_log_scale(axes: Any, name: str) -> None:
+    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
+
+    Args:
+        axes: Matplotlib's axes.
+        name: `x` or `y`.
+    """
+    from matplotlib.ticker import LogLocator
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis=name, which="both", labelsize=8)
+
+
+def save_pdf(figure: Any, file: BinaryIO) -> None:
+    """Write a figure of matplotlib as PDF, with TrueType fonts: journals refuse its default, Type 3."""
+    from matplotlib import rc_context
+
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(file, format="pdf")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from leyden import assembly
 from leyden.assembly import RunTrainer, reporting_restore_errors
+from leyden.assembly.data import stage
 from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import Fork
 from leyden.callbacks.checkpoint import SafeCheckpointIO
@@ -21,11 +22,9 @@ from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.config.values import targets
-from leyden.data.contract import digests_of, has_split
+from leyden.data.contract import digests_of, first_batches, has_split
 from leyden.data.facts import Facts
-from leyden.data.first_batches import first_batches
 from leyden.data.random_state import import_targets, seed_everything
-from leyden.data.stage import stage
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -141,7 +140,7 @@ def _start(
     import_targets(targets(cfg), cfg.seed)
     seed_everything(cfg.seed, "data")
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
-    # Read the checkpoint first: loggers delete the points after it, and the data must be those of its run.
+    # Read the checkpoint first: loggers delete points after it, and its run must have been trained on the same data.
     fork = assembly.read_fork(cfg, run)
     checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
     content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None

@@ -23,9 +23,8 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import divides_batches, facts_of, has_split
+from leyden.data.contract import differs, divides_batches, facts_of, has_split
 from leyden.data.facts import Facts
-from leyden.data.first_batches import differs
 from leyden.data.random_state import seed_everything, seeded
 from leyden.report.ranking import count_failures, merge_rows, read_sweep_settings
 from leyden.report.records import read_records

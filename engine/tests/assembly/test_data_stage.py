@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from leyden.assembly.data import stage
 from leyden.config.errors import UserError
-from leyden.data.stage import stage
 
 
 @pytest.fixture
