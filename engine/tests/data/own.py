@@ -103,6 +103,12 @@ class WithFacts(Plain):
     facts = {"input_shape": (1, 28, 28), "num_classes": 10, "class_names": tuple("0123456789"), "num_rooms": 4}  # noqa: RUF012
 
 
+class WithSizes(WithFacts):
+    """One that counts its samples, also those of a split that no loader of Lightning's is for, and of the test set."""
+
+    sizes = {"train": 200, "val": 40, "test": 40, "calibration": 40}  # noqa: RUF012
+
+
 class Rows(Dataset):
     """Rows of three numbers, and what is to be told from them."""
 

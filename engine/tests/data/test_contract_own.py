@@ -31,7 +31,10 @@ def test_what_is_missing_costs_that_feature_only(train):
 
 def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train):
     _, _, err = train("a", *own("Homemade"), "callbacks.checkpoint.every_n_steps=3", code=2)
-    assert "callbacks.checkpoint.every_n_steps=3: a run can't resume within an epoch of these data" in err
+    assert (
+        "callbacks.checkpoint.every_n_steps=3: must be null, since a run can't resume within an epoch of these data"
+        in err
+    )
     arguments = own("Homemade", "trainer.max_epochs=3")
     whole, *_ = train("whole", *arguments)
     with stopping(15):
@@ -48,6 +51,13 @@ def test_facts_reach_a_network(train):
     assert run.result.metrics["test/acc"] >= 0
     assert (run.directory / "confusion.png").exists()
     assert not (run.directory / "errors.png").exists()  # there are no inputs(split, indices) to show
+
+
+@pytest.mark.parametrize("split", ["calibration", "test"])
+def test_no_run_is_selected_by_a_split_that_is_not_logged_while_it_trains(train, split):
+    data = ("data=own", "data._target_=tests.data.own.WithSizes", "model.hidden_sizes=[16]")
+    _, _, err = train("a", *data, f"objective.metric={split}/loss", code=2)
+    assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
 
 
 @pytest.mark.slow

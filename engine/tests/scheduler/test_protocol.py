@@ -4,12 +4,16 @@ import ast
 import json
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from leyden import scheduler
+from leyden.assembly.trainer import check_strategy, plain_trainer
 from leyden.cluster.submit import ClusterRunner
+from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY
 from leyden.report.records import read_records
 from leyden.scheduler.protocol import JobState, Submitted
+from leyden.testing.cases import compose
 from tests.report.test_summary import write
 
 
@@ -30,6 +34,11 @@ class Queue:
 
     def num_restarts(self):
         return 0
+
+    def environment(self):
+        self.started = LightningEnvironment()
+        self.started.world_size = lambda: 4
+        return self.started
 
     def states(self, ids):
         return {job: self.jobs[job] for job in ids if job in self.jobs}
@@ -81,11 +90,25 @@ def test_jobs_go_to_the_batch_system_that_the_launcher_names(queue, tmp_path):
     assert runner.alive(["q0", "q1"]) == {"q0", "q1"}
 
 
+def test_processes_that_a_batch_system_has_started_are_those_of_the_trainer(queue, monkeypatch):
+    """Otherwise Lightning would start others."""
+    cfg = compose(
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "callbacks=bare"
+    )
+    with pytest.raises(UserError, match="nothing starts the other nodes' processes"):
+        check_strategy(cfg)
+    monkeypatch.setattr(queue, "job_id", lambda: "q0")
+    check_strategy(cfg)
+    assert plain_trainer(cfg, []).strategy.cluster_environment is queue.started
+
+
 def test_no_other_module_names_slurm():
-    """But Lightning's own environment of it, and a sentence for a person."""
+    """But a sentence for a person."""
     for path in (LIBRARY).rglob("*.py"):
         if path.parent.name == "scheduler":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
                 assert "slurm" not in node.value.lower(), f"{path}:{node.lineno}: {node.value}"
+            if isinstance(node, ast.alias):
+                assert "slurm" not in node.name.lower(), f"{path}: imports {node.name}"

@@ -31,6 +31,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
+from leyden.data.loaders import SPLIT_KEYS
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
@@ -321,9 +322,6 @@ def _layer(name: str) -> str:
 
 # Keys of parts whose state comes from the parent's checkpoint; a fork can't change them.
 FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.")
-
-# Keys whose change would move samples that the parent was trained on into the validation split.
-SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
 # Keys that determine the batches and optimizer steps of an epoch.
 EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
 

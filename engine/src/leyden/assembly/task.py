@@ -176,7 +176,7 @@ def task_module(
         )
     if isinstance(module, Task) and module.kind == facts.kind == "classes":
         check_logits(module.network, facts)
-    if cfg.compile and "network" in offered:
+    if cfg.get("compile") and "network" in offered:
         offered["network"].compile()  # in place: the keys in checkpoints stay the same
     return module
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
@@ -27,6 +27,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError
 from leyden.data.facts import Facts
+from leyden.scheduler import current
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -90,7 +91,7 @@ def check_strategy(cfg: DictConfig) -> None:
     if inspect.isclass(kind):  # otherwise checked when the trainer exists
         check_unsharded(kind, strategy)
     launched = (
-        SLURMEnvironment.detect()
+        _cluster_environment()
         or TorchElasticEnvironment.detect()
         or LightningEnvironment().creates_processes_externally
     )
@@ -99,6 +100,12 @@ def check_strategy(cfg: DictConfig) -> None:
             f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
             "would wait for them forever; use cluster=slurm_multinode, or torchrun on each node"
         )
+
+
+def _cluster_environment() -> ClusterEnvironment | None:
+    """Return Lightning's environment of a process that a cluster's scheduler has started; None for any other."""
+    scheduler = current()
+    return scheduler.environment() if scheduler else None
 
 
 def check_unsharded(kind: type, strategy: Any) -> None:
@@ -117,8 +124,8 @@ def check_unsharded(kind: type, strategy: Any) -> None:
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
     plugins: list[Any] = [SafeCheckpointIO()]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # the callback Preemption requeues
+    if environment := _cluster_environment():
+        plugins.append(environment)
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         "trainer",

@@ -84,7 +84,7 @@ def trusted(config: dict[str, Any]) -> DictConfig:
         for key, role in (("model", NETWORKS), ("data", DATA), ("task", TASKS), ("trainer", None)):
             if problem := _problem(parts[key], key, role):
                 raise UserError(problem.text + _advice(problem))
-    return OmegaConf.create({"name": config.get("name"), "seed": seed, "compile": False, **parts})
+    return OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
 
 
 def problem_of_run(config: dict[str, Any]) -> str:

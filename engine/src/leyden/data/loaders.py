@@ -108,6 +108,11 @@ class BatchLoader:
         self._start = state["position"]
 
 
+# Settings of data modules that `split` depends on. A fork can't change them: samples that its parent was trained on
+# would move into the validation split.
+SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+
+
 def split(
     num_samples: int,
     *,

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 Phase = Literal["queued", "running", "ended"]
 
@@ -135,5 +138,30 @@ class Scheduler(Protocol):
     def start_command(self, cluster: DictConfig, python: str) -> str:
         """Return the shell command that starts each process of this job with the arguments of Python that follow."""
 
+    def environment(self) -> "ClusterEnvironment | None":
+        """Return Lightning's environment of this process; None if the scheduler did not start it as one of a job's."""
+
     def log(self) -> Path:
         """Return the file that the job of this process prints to."""
+
+
+def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
+    """Check that the trainer uses the resources that a cluster's job requests.
+
+    Raises:
+        UserError: The trainer uses others.
+    """
+    for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
+        if trainer[key] != cluster[source]:
+            raise UserError(
+                f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
+            )
+    if trainer.accelerator == "gpu" and not cluster.gpus_per_task:
+        raise UserError("trainer.accelerator=gpu: cluster.gpus_per_task=0 asks for no GPU")
+    if trainer.accelerator == "auto" and cluster.gpus_per_task:
+        raise UserError(
+            f"trainer.accelerator=auto: with cluster.gpus_per_task={cluster.gpus_per_task} choose gpu: auto would train on "
+            "the CPU of a node whose GPU can't be used"
+        )
+    if trainer.accelerator == "cpu" and cluster.gpus_per_task:
+        raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")

@@ -5,12 +5,15 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted
+from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted, check_trainer
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 TIMEOUT_S = 60
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
@@ -142,20 +145,14 @@ class Slurm:
             )
         if cluster.stage is not None and not isinstance(cluster.stage, str):
             raise UserError(f"cluster.stage={cluster.stage}: must be a folder")
-        for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
-            if trainer[key] != cluster[source]:
-                raise UserError(
-                    f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
-                )
-        if trainer.accelerator == "gpu" and not cluster.gpus_per_task:
-            raise UserError("trainer.accelerator=gpu: cluster.gpus_per_task=0 asks for no GPU")
-        if trainer.accelerator == "auto" and cluster.gpus_per_task:
-            raise UserError(
-                f"trainer.accelerator=auto: with cluster.gpus_per_task={cluster.gpus_per_task} choose gpu: auto would train on "
-                "the CPU of a node whose GPU can't be used"
-            )
-        if trainer.accelerator == "cpu" and cluster.gpus_per_task:
-            raise UserError(f"trainer.accelerator=cpu: cluster.gpus_per_task={cluster.gpus_per_task} asks for GPUs")
+        check_trainer(cluster, trainer)
+
+    def environment(self) -> "ClusterEnvironment | None":
+        """Return Lightning's environment of this process; None in a terminal on a node."""
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        # The callback `Preemption` requeues.
+        return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
     def max_array(self) -> int:
         """Return the largest number of jobs in an array, by the site's configuration."""

@@ -151,7 +151,7 @@ class Task(L.LightningModule):
     @property
     def metric_names(self) -> set[str]:
         """Names of all values logged per epoch."""
-        return self.logged_on(("train", "val", "test"))
+        return set().union(*map(self.names_in, ("train", "val", "test")))
 
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
@@ -159,8 +159,8 @@ class Task(L.LightningModule):
         return {f"{stage}/{name}" for name in (*self.train_means.names, *metrics)}
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
-        """Return the names logged per epoch with data that have these splits."""
-        return set().union(*map(self.names_in, splits))
+        """Return the names logged per epoch of training with data that have these splits; only `train` and `val` log."""
+        return set().union(*map(self.names_in, {"train", "val"} & {*splits}))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's output."""
