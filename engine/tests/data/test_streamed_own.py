@@ -130,7 +130,7 @@ class Empty(Noisy):
         ("mine.Birds", "train=mine.Birds: must be an object with a _target_"),
         (functools.partial(Noisy), "train: missing a required argument: 'num_samples'"),
         (functools.partial(Noisy, num_samples=3, size=3), "train: got an unexpected keyword argument 'size'"),
-        (Endless(), "must be a dataset with a length"),
+        (Endless(), "must be a dataset that has a length"),
         (Empty(), "train=Empty: has no samples"),
     ],
 )

@@ -44,6 +44,7 @@ def set_code(run, told):
     path.write_text(json.dumps(starts))
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(call, trained, repository, tmp_path):
     recorded = tmp_path / "outputs" / "test_evaluations.csv"
     assert len(recorded.read_text().splitlines()) == 2
@@ -158,7 +159,7 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli,
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ([], "records no start"),
+        ([], "no record of a start"),
         ([start("a" * 40), start("b" * 40)], "start 2 used different code than start 1"),
         ([start(None)], "records no commit"),
         ([start("--help")], "records no commit"),

@@ -183,8 +183,8 @@ def check_run(
         )
     if checkpoint.every_n_steps and not resumes_within_epoch(data):
         raise UserError(
-            f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: a run can't resume within an epoch of these "
-            "data, whose loader has no state_dict and is not a DataLoader; leave it null"
+            f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since a run can't resume within "
+            "an epoch of these data: their loader has no state_dict and is not a DataLoader"
         )
     if not isinstance(module, Task):
         return  # the names that another LightningModule logs are unknown before it logs them

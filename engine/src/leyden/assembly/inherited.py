@@ -1,8 +1,9 @@
 """Settings that a fork inherits from its parent.
 
 The parent's directory may come from a stranger, so its settings are treated as data: they are set key by key in the
-fork's composed configuration. A part that its role allows (`roles.py`) is inherited in whole. From any other part,
-only numbers of existing keys are inherited, and its classes must be those of the composed configuration.
+fork's composed configuration. A part, such as the model, is inherited completely if `roles.py` allows its classes.
+From any other part, only numbers are inherited, for keys that the composed configuration has; and the part's classes
+must be those of the composed configuration.
 """
 
 import copy
@@ -114,7 +115,8 @@ def _check_roles(
     """Check that the roles allow each part with its inherited settings.
 
     Raises:
-        UserError: A part is not allowed, and an inherited setting is more than a number of an existing key.
+        UserError: A part's class is not allowed, and something else than a number of an existing key would be
+            inherited.
     """
     config: Any = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     for part, role in ROLES.items():
@@ -135,7 +137,7 @@ def _remove_absent_keys(
 ) -> None:
     """Remove composed keys that the parent's configuration lacks: it used the defaults of its classes.
 
-    An argument without a default stays: the parent's class did not have that argument yet.
+    Required arguments stay, since nothing can be created without them; the parent's version of the class lacked them.
     """
     parent_values = dict(_leaves(config))
     for keys in _identity_settings(raw):

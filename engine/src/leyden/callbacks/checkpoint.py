@@ -38,7 +38,7 @@ HYPERPARAMETERS = tuple(
         made.CHECKPOINT_HYPER_PARAMS_TYPE,
     )
 )
-ARRAYS = "numpy_arrays"  # checkpoint key for the places of tensors that were NumPy arrays
+ARRAYS = "numpy_arrays"  # checkpoint key of the paths to tensors that were NumPy arrays
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -109,14 +109,14 @@ def find_unreadable(content: Any) -> tuple[str, str] | None:
 def _unreadable_error(key: str, kind: str) -> UserError:
     return UserError(
         f"the checkpoint could not be read again: {key} is a {kind}; on_save_checkpoint and state_dict of a module "
-        "or callback may save only tensors, arrays and plain values; a subclass can override on_save_checkpoint"
+        "or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a subclass to leave it out"
     )
 
 
 def _check_hooks(trainer: L.Trainer) -> None:
     """Check what the hooks of module and data add to a checkpoint, before anything is trained.
 
-    A hook may need attributes that only training sets. So its errors are ignored here; writing the first checkpoint
+    A hook may need attributes that are set only during training. So its errors are ignored here; writing the first checkpoint
     raises them. A resumed run omits this check: hooks may draw random numbers or change attributes, and would do so
     once more than in an uninterrupted run.
 

@@ -115,7 +115,7 @@ class ClusterRunner:
 
     @property
     def note(self) -> str:
-        """Why jobs wait for something other than their turn, for the status line; empty if none do."""
+        """Text for the status line: why jobs wait, except for their turn in the queue; empty if none does."""
         reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
         parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
         return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
@@ -131,7 +131,7 @@ class ClusterRunner:
 
     @functools.cached_property
     def max_array(self) -> int:
-        """The largest number of jobs that can be submitted at once; a search submits one after another."""
+        """The largest number of jobs that can be submitted at once."""
         return self.scheduler.max_array()
 
     @property
@@ -158,7 +158,7 @@ class ClusterRunner:
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
         num = self.cluster.jobs_per_node
-        # Each pack is for one job of the scheduler.
+        # Each pack of runs becomes one job of the scheduler.
         packs = [todo[start : start + num] for start in range(0, len(todo), num)]
         size, has_jobs = self.max_array, bool(self.running) or any(active)
         while packs:

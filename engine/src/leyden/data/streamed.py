@@ -107,7 +107,7 @@ def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
         ValueError: The dataset is not map-style, has no length, or is empty.
     """
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise ValueError(f"{split}={dataset}: must be a dataset with a length that returns a sample per index")
+        raise ValueError(f"{split}={dataset}: must be a dataset that has a length and returns a sample per index")
     if not len(dataset):
         raise ValueError(f"{split}={type(dataset).__name__}: has no samples")
     return dataset, torch.arange(len(dataset))

@@ -29,7 +29,7 @@ class Row:
     Args:
         choices: Value of each key that varies between the rows.
         records: The runs.
-        overlap: As in `Group`, for runs whose seeds cut different splits of one dataset.
+        overlap: As in `Group`; set if each seed draws its own split of one dataset.
     """
 
     choices: dict[str, Any]
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def finished(self) -> list[Record]:
-        """The finished runs that have values of all objectives; also the failed runs that count as the worst."""
+        """The finished runs that have values of all objectives; also failed runs that have the worst value."""
         known = [record for record in self.records if record.values]
         if not any(record.status == "finished" for record in known):
             return []
@@ -62,7 +62,7 @@ class Row:
         return len(_group_repetitions(self.records, averaged))
 
     def distinct(self, averaged: Sequence[str]) -> list[Record]:
-        """Return the finished runs, of exact repetitions only the first."""
+        """Return the finished runs, but only the first of runs that repeat each other exactly."""
         found = [record for record in self.finished if not record.has_worst]
         return [same[0] for same in _group_repetitions(found, averaged).values()]
 
@@ -146,10 +146,10 @@ def count_failures(records: Sequence[Record]) -> None:
 
 
 def generalize_over_datasets(rows: Sequence[Row]) -> None:
-    """Make the verdicts on rows hold for other datasets of the same kind, with each split as a sample of these.
+    """Widen the verdicts on rows so that they hold for other datasets of the same kind.
 
-    The seeds' splits share samples, so the variance of a mean gets the term of Nadeau and Bengio (2003): the number
-    of validation samples divided by that of training samples.
+    Each split counts as a sample of such a dataset. The seeds' splits share samples, so the variance of a mean is
+    corrected as Nadeau and Bengio (2003) do: by the number of validation samples divided by that of training samples.
 
     Raises:
         UserError: The runs have the same split, or the sizes of the splits are unknown.
@@ -157,7 +157,7 @@ def generalize_over_datasets(rows: Sequence[Row]) -> None:
     for row in rows:
         finished = row.finished
         if len(finished) > 1 and len({record.config.get(SPLIT_SEED) for record in finished}) < 2:
-            raise UserError(f"over=datasets: the seeds cut no different splits; {SPLIT_SEED} must follow the seed")
+            raise UserError(f"over=datasets: all runs of a setting have the same split; set {SPLIT_SEED}=${{seed}}")
         ratios = [_validation_ratio(record) for record in finished if not record.has_worst]
         if None in ratios:
             raise UserError(f"over=datasets: needs {VAL_SIZE} and the number of training samples of each run")

@@ -39,7 +39,7 @@ def code_of(run: RunContents) -> Code:
     """
     where, starts = run.directory / "provenance.json", run.starts
     if not starts:
-        raise UserError(f"{where}: records no start, so the code is unknown")
+        raise UserError(f"{where}: has no record of a start, so the code is unknown")
     found = {number: start.get("git") for number, start in enumerate(starts, 1)}
     for number, git_there in found.items():
         if git_there != found[1]:

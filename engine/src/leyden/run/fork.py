@@ -122,7 +122,7 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
         chosen = composed_choices(parent_groups(sources[0]))
         for each in files:
             if chosen.get(group_choices()[each]) == each.partition("=")[2]:
-                warn(f"fork: the parent has {each} already; its values are kept unless you override them")
+                warn(f"fork: the parent uses {each} already; the parent's values are kept unless you override them")
     # Absolute paths, valid whatever a job's working directory.
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     # The inherited choices come before the user's overrides, which can change parts of them.

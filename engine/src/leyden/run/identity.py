@@ -135,7 +135,7 @@ class RunIdentity:
         return found
 
     def corrections(self, there: dict[str, Any]) -> list[str]:
-        """Return the overrides to add so that this is the run of a stored configuration."""
+        """Return the overrides that make this configuration equal to a stored one."""
         old, new = (dict(flatten(config)) for config in (there, self.config))
         keys = [difference.partition(":")[0] for difference in self.differences(there)]
         return [

@@ -1,4 +1,4 @@
-"""The Optuna study of a search, a file in the sweep directory that restarts and several processes share."""
+"""The Optuna study of a search: a file in the sweep directory, shared by several processes and across restarts."""
 
 import contextlib
 import copy
@@ -89,8 +89,8 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
 def sampler_for(sampler: Any, number: int) -> Any:
     """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
 
-    So a search that is restarted, or run by several processes, draws for each trial what it would have drawn
-    otherwise, and repeats no earlier draw.
+    So a search that is restarted, or run by several processes, draws the same for each trial as an uninterrupted
+    search in one process, and repeats no earlier draw.
 
     Args:
         sampler: A partial function that makes one of Optuna's samplers; another value is returned as it is.
@@ -99,7 +99,7 @@ def sampler_for(sampler: Any, number: int) -> Any:
     if not isinstance(sampler, functools.partial):
         return sampler
     seed = sampler.keywords.get("seed")
-    # These draw an order once, which all trials share.
+    # GridSampler and QMCSampler draw one order that all trials share, so they keep the seed.
     if type(seed) is int and sampler.func not in (GridSampler, QMCSampler):
         digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
         return sampler(seed=int.from_bytes(digest[:4], "big"))
