@@ -70,13 +70,18 @@ COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    first = set()
+    for item in items:
+        if item.get_closest_marker("matrix") and (item.path, item.originalname) in first:
+            item.add_marker(pytest.mark.slow(minutes=0.1))
+        first.add((item.path, item.originalname))
     config.stash[COLLECTED] = [
         (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items
     ]
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         # Tests that share something which is made once for their module share a process, too.
-        if not _minutes(item) and any(
+        if _minutes(item) < 1 and any(
             made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
         ):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))

@@ -1,4 +1,7 @@
-"""The contracts of the library, over the project's files and the library's own, and what is asked of these alone."""
+"""The contracts of config files, over the project's files and the library's own, and what is asked of these alone.
+
+The contracts of networks and data are run by the project's own tests, which `make test` and CI run.
+"""
 
 import functools
 import re
@@ -10,11 +13,14 @@ import yaml
 
 from leyden.config.paths import conf_files
 from leyden.testing.cases import compose, create, suited_cases
-from leyden.testing.contracts import *  # noqa: F403
-from leyden.testing.strict import *  # noqa: F403
+from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
+    test_a_config_file_composes_and_passes_the_checks,
+    test_a_config_file_creates_what_it_names,
+    test_a_root_config_composes_with_its_types,
+    test_a_task_trains_a_network,
+)
+from leyden.testing.strict import test_a_network_refuses_nonsense_by_name_or_trains  # noqa: F401
 from tests import conf
-
-del test_data_are_as_their_facts_say  # noqa: F821 - tests/data/test_datasets.py has small files of each dataset
 
 
 @pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)

@@ -149,6 +149,7 @@ def on_meta(monkeypatch):
 CASES = [f"{group}={name}" for group in ("experiment", "data/augment", "scheduler") for name in names(group)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path, on_meta, capfd):
     assembly.silence_lightning()
@@ -179,6 +180,7 @@ STEPS = {(model, names("optimizer")[0]) for model in names("model")}
 STEPS |= {(names("model")[0], optimizer) for optimizer in names("optimizer")}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("model", "optimizer"), sorted(STEPS))
 def test_every_network_and_every_optimizer_takes_steps(model, optimizer):
     case = suited_cases(model)[0]
@@ -205,6 +207,7 @@ def deterministic():
     torch.use_deterministic_algorithms(before)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("metrics", names("task/metrics"))
 def test_every_metric_takes_batches(metrics):

@@ -92,6 +92,7 @@ def test_each_part_of_a_batch_has_a_draw_of_its_own():
     assert len(parts.unique()) == 3
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("scheduler", "overrides", "num_steps"),
     [
@@ -160,6 +161,7 @@ def recipe(small_root, tmp_path, monkeypatch):
     return read
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", recipes("experiment"))
 def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, name):
     commands, place = recipe(name)

@@ -221,6 +221,7 @@ def test_what_evaluating_never_makes_is_not_looked_at(tmp_path, place):
     assert "my.own" not in str(config)
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_no_verb_makes_anything_of_a_refused_config(run, put_to_use, tmp_path):
     config = yaml.safe_load((run.directory / "config.yaml").read_text())
     for place in ("model.hidden_sizes", "data.dataset", "data.augment", "trainer.profiler", "trainer.plugins"):
@@ -335,7 +336,13 @@ def test_the_list_holds_what_it_should():
     assert not any("Weights" in name or "detection" in name or "get_" in name for name in networks)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "role",
+    [
+        *(each for each in ROLES if each != "NETWORKS"),
+        pytest.param("NETWORKS", marks=pytest.mark.slow(minutes=0.1)),
+    ],
+)
 def test_whatever_the_list_allows_loads_writes_and_fetches_nothing(tmp_path, audited, role):
     """Everything that can be made, of values that a stranger would choose."""
     bait = tmp_path / "bait"
@@ -429,6 +436,7 @@ def test_whatever_a_module_holds_is_refused_in_a_line(tmp_path, name):
 # A whole run: what is made anew has a role, too.
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_each_recipe_and_choice_of_the_project_is_allowed():
     from leyden.config.hydra import composing
 

@@ -81,6 +81,7 @@ def test_the_best_epoch_is_known_when_a_run_is_trained_longer(train):  # noqa: F
         assert (run.result.best_epoch, run.result.best_step) == (1, 9)
 
 
+@pytest.mark.matrix
 def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(train, lose):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER, "test=auto")
     lose(run.directory / "checkpoints" / "best.ckpt")
@@ -90,6 +91,7 @@ def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(tra
     assert run.result.objectives[0].value == run.result.metrics["val/acc"]
 
 
+@pytest.mark.matrix
 def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
     from leyden.pictures.outputs import Samples
 
@@ -120,6 +122,7 @@ def test_values_of_an_earlier_validation_are_none_of_the_last_epoch(train):  # n
     assert {name.split("/")[0] for name in run.result.metrics} == {"train", "test", "num_parameters"}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("accumulate", "epoch"), [(1, 10), (2, 5)])
 def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, epoch):  # noqa: F811
     replace, seen = Path.replace, {}

@@ -60,6 +60,7 @@ def test_a_batch_of_any_class_is_counted_or_unknown():
     assert batch_size(Broken()) is None
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("arguments", "epochs", "samples"),
     [

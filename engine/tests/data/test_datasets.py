@@ -48,6 +48,7 @@ def compose(choose):
     return compose
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", NAMES)
 def test_it_gives_samples_and_its_facts(compose, name):
     cfg = compose(name)
@@ -95,6 +96,7 @@ def learned(facts):
     return []
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
     more = learned(assembly.datamodule(compose(name)).facts)

@@ -165,6 +165,7 @@ def test_each_group_has_its_schema_in_the_settings_of_the_editor():
             assert fnmatch.fnmatch(f"conf/{path}", mapped[f".vscode/schema/{name}.json"]), "add it"
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_the_command_writes_them(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.setattr(schema, "FOLDER", tmp_path / "schema")
     monkeypatch.setattr("sys.argv", ["schema"])

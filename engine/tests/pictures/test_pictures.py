@@ -131,6 +131,7 @@ def test_files_are_pictures(run):
     assert not list(run.directory.glob("*.tmp"))
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: F811
     train("a", "callbacks=default", "trainer.max_epochs=1", "test=false")
     run, *_ = train(

@@ -105,6 +105,7 @@ def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path
     assert (directory / "config.yaml").exists()
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_workers_that_read_import_for_themselves(monkeypatch):
     samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
     monkeypatch.setattr("leyden.data.workers.sys", SimpleNamespace(platform="darwin"))

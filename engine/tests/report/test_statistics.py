@@ -54,6 +54,7 @@ def test_intervals_are_those_of_scipy(drawn):
         assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("num", [3, 5, 10])
 @pytest.mark.parametrize("groups", [paired, apart])
 def test_where_there_is_no_difference_at_most_one_in_twenty_is_seen(num, groups):

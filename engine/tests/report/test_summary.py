@@ -523,6 +523,7 @@ def test_what_is_linked_to_stays(tmp_path):
     assert not any(path.is_symlink() for path in (tmp_path / "runs").iterdir())
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_hundreds_of_runs(tmp_path):
     for number in range(200):
         write(

@@ -83,6 +83,7 @@ def without_header(path):
     path.write_bytes(path.read_bytes()[9:])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("spoil", [deleted, with_a_bad_byte, without_header])
 def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch, spoil):  # noqa: F811
     from leyden.pictures.outputs import Samples

@@ -173,6 +173,7 @@ def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, 
     assert all("train_loss" in line for line in shown)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("kind", "given", "more"),
     [

@@ -262,6 +262,7 @@ WORKERS = "batches were read by 2 worker processes and are now read by 1"
 STEPS = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("stop", [5, 8])
 def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, stop):
     with stopping(stop):

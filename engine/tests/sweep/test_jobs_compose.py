@@ -45,6 +45,7 @@ def composed(compose):
     return OmegaConf.to_yaml(config), config.hydra.overrides, OmegaConf.is_struct(config)
 
 
+@pytest.mark.slow(minutes=0.1)
 @settings(max_examples=15)
 @given(st.data())
 def test_it_composes_as_hydra_does(composer, data):

@@ -473,6 +473,7 @@ def few_built(monkeypatch):
     monkeypatch.setattr("leyden.sweep.sweep.MAX_DRY_BUILDS", 1)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes_the_checks(cli, path):
@@ -481,6 +482,7 @@ def test_every_recipe_passes_the_checks(cli, path):
     assert out.startswith("0: ")
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize(
     "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem

@@ -84,6 +84,7 @@ def cells():
                 columns.add(column)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("row", "column"), [*cells()])
 def test_a_task_and_data(cli, monkeypatch, tmp_path, small_root, pets, row, column):
     monkeypatch.setattr(shards, "INDEXES", tmp_path / "indexes")

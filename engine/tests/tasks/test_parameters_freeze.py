@@ -30,6 +30,7 @@ def test_they_are_those_of_the_start(train):  # noqa: F811
     assert torch.equal(weights(frozen.directory)[key], weights(still.directory)[key])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
 def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, moves):
     small = (argument for argument in SMALL if not argument.startswith(("model.", "data.eval")))

@@ -70,6 +70,7 @@ def test_sweep_and_prune(row, cli, tmp_path):
     assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.png").exists()
 
 
+@pytest.mark.matrix
 def test_pictures(row, whole):
     run, _ = whole
     pictures = {path.name for path in run.directory.glob("*.png")}
@@ -82,6 +83,7 @@ def test_pictures(row, whole):
         assert "generated" in texts(run)
 
 
+@pytest.mark.matrix
 def test_evaluate(row, whole, owned, cli):
     run, _ = whole
     code, out, err = cli("evaluate", f"run={run.directory}")
@@ -96,6 +98,7 @@ def test_evaluate(row, whole, owned, cli):
             assert f"{value:.4f}" in out or f"{value:.3g}" in out, name
 
 
+@pytest.mark.matrix
 def test_export(row, whole, owned, cli):
     run, _ = whole
     code, out, err = cli("export", f"run={run.directory}")
@@ -113,6 +116,7 @@ def test_predict(row, whole, owned, cli, tmp_path):
     assert code == (2 if TABLE[row]["predict"] == "no" else 0), out + err
 
 
+@pytest.mark.matrix
 def test_predict_computes_on_the_device_of_the_trainer(row, whole, owned, cli, tmp_path, monkeypatch):
     """Lightning takes `meta` for the processor, and what comes back from it are zeros."""
     run, _ = whole

@@ -138,6 +138,7 @@ def test_half_an_image_is_named(digits, tmp_path):
         read_image(tmp_path / "image.png", (1, 28, 28), invert=False)
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
     """Trains a network, moves its directory, and lets it classify a folder and a list."""
     large = [argument for argument in SMALL if not argument.startswith("data.val_size")]

@@ -100,6 +100,7 @@ def assert_same_run(whole, run):
     assert curves(run) == curves(whole)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("row", MATRIX)
 def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, monkeypatch, row):
     arguments, stops, then = MATRIX[row]

@@ -160,6 +160,7 @@ def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):
     assert "moved: not the dataset that" in err
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):
     run, *_ = train("run", "trainer.max_epochs=1", "data.normalize=standardize")
     code, out, err = cli("export", f"run={run.directory}", f"output={tmp_path / 'x.onnx'}")
@@ -221,6 +222,7 @@ OWN = (
 )
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn):
     """It draws random numbers of Python, NumPy and PyTorch for each sample."""
 

