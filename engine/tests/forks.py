@@ -6,6 +6,7 @@
 import importlib
 import io
 import json
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -108,8 +109,29 @@ def next_task() -> dict:
     raise SystemExit
 
 
+SPAWN: Any = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
+
+
+def copy_fork_server(path: str, arguments: list[str], descriptors: list[int]) -> int:
+    """`multiprocessing.util.spawnv_passfds`, but the fork server of a sweep is a copy, too, and imports nothing anew."""
+    if "multiprocessing.forkserver" not in arguments[-1]:
+        return SPAWN(path, arguments, descriptors)
+    if pid := os.fork():
+        return pid
+    try:
+        kept = sorted({0, 1, 2, *map(int, descriptors)})
+        for number, following in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(number + 1, following)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
+
+
 def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> None:
     """What Python would do with these words."""
+    multiprocessing.util.spawnv_passfds = copy_fork_server  # type: ignore[attr-defined]
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

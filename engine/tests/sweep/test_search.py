@@ -458,8 +458,8 @@ def trials(tmp_path):
     return open_study(directory).get_trials(deepcopy=False), [run.result for run in runs]
 
 
-def start_search(tmp_path, *arguments):
-    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=True)
+def start_search(tmp_path, *arguments, anew=False):
+    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=anew)
 
 
 @pytest.mark.slow
@@ -529,7 +529,7 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
 def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
     sizes = ("model=mlp", "model.hidden_sizes=[4],[16],[64]", "optimizer.lr=0.01", "hydra/sweeper/sampler=grid")
     epochs = "trainer.max_epochs=1"
-    output = finish(start_search(tmp_path, "sweep=pareto", *sizes, epochs, "hydra.sweeper.num_trials=3"))
+    output = finish(start_search(tmp_path, "sweep=pareto", *sizes, epochs, "hydra.sweeper.num_trials=3", anew=True))
     found, results = trials(tmp_path)
     assert sorted(trial.values[1] for trial in found) == [785 * n + (n + 1) * 10 for n in (4, 16, 64)]
     for result in results:

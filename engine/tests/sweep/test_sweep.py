@@ -26,7 +26,8 @@ from tests import conf
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 
 
-def sweep(tmp_path, *arguments, small=QUICK, **environment):
+def sweep(tmp_path, *arguments, small=QUICK, anew=False, **environment):
+    """A sweep as a process of its own; `anew` where it matters that its first process has not imported PyTorch."""
     small = [override for override in small if "~model.hidden_sizes" not in arguments or "hidden" not in override]
     return start(
         "-m",
@@ -35,7 +36,7 @@ def sweep(tmp_path, *arguments, small=QUICK, **environment):
         *small,
         "trainer.max_epochs=2",
         *arguments,
-        anew=True,
+        anew=anew,
         **environment,
     )
 
@@ -64,7 +65,7 @@ PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 
 @pytest.mark.slow
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
-    output = finish(sweep(tmp_path, *GRID))
+    output = finish(sweep(tmp_path, *GRID, anew=True))
     found = runs(tmp_path)
     assert {key: run.result.status for key, run in found.items()} == dict.fromkeys(
         [(lr, seed) for lr in (0.001, 0.01) for seed in (0, 1)], "finished"
@@ -117,7 +118,7 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
         return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
 
     def draws(*arguments):
-        return sweep(tmp_path, *arguments, small=SMALL)
+        return sweep(tmp_path, *arguments, small=SMALL, anew=True)
 
     arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
     finish(draws(*arguments, "sweep.pictures=none"))
@@ -153,7 +154,7 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
     starts = json.loads((planted / "provenance.json").read_text())
     starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *QUICK]
     (planted / "provenance.json").write_text(json.dumps(starts))
-    output = finish(sweep(tmp_path, *arguments[:2]))
+    output = finish(sweep(tmp_path, *arguments[:2], anew=True))
     assert f"Best: {planted.name}" in output
     assert not (tmp_path / "executed").exists()
     assert not list(planted.glob("*.png"))
@@ -180,7 +181,7 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
 @pytest.mark.slow
 def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
     long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
-    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
     deadline = time.monotonic() + 60
     while not (victim := runs(tmp_path).get((0.01, 0))) or not victim.newest_checkpoint():
         assert process.poll() is None
@@ -204,7 +205,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
             assert Path(line.strip()).exists()
     # Only those are tried again; what was killed goes on.
     ended = (found[0.1, 0].directory / "result.json").stat().st_mtime_ns
-    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long)
+    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
     output, _ = process.communicate(timeout=240)
     assert "1 of 3 jobs failed" in output
     assert found[0.01, 0].result.status == "finished"
@@ -391,7 +392,7 @@ def test_a_mistake_of_a_slurm_sweep_is_found_without_slurm(cli):
 def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     folder = tmp_path / ("x" * 110)
     folder.mkdir()
-    process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder))
+    process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder), anew=True)
     output, _ = process.communicate(timeout=240)
     # Python 3.14 looks for a shorter one by itself.
     if hasattr(multiprocessing.util, "_get_base_temp_dir"):
@@ -404,7 +405,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
 
 @pytest.mark.slow
 def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
-    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2").communicate(timeout=240)
+    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2", anew=True).communicate(timeout=240)
     assert "2 of 2 jobs failed" in output
     assert output.count(f"\n      at {PLACE_OF_BUG}\n      {tmp_path}/sweeps/s/logs/") == 2  # then the log
     for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():
