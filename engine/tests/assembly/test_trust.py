@@ -22,6 +22,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
+import leyden
 from leyden.assembly import roles, trust
 from leyden.assembly.trust import _allowed, problem_of_run, trusted_config
 from leyden.config.errors import UserError
@@ -206,6 +207,14 @@ def test_a_name_that_is_looked_up_imports_nothing_strange(tmp_path):
         with pytest.raises(UserError, match="is refused"):
             trusted_config(written(tmp_path, "model", {"_target_": target}))
         assert target.rpartition(".")[0] not in set(sys.modules) - before
+
+
+def test_a_module_whose_name_begins_as_an_allowed_packages_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "tasks_of_others.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.setattr(leyden, "__path__", [*leyden.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match="is refused"):
+        trusted_config(written(tmp_path, "task", {"_target_": "leyden.tasks_of_others.Task"}))
+    assert not (tmp_path / "imported").exists()
 
 
 def test_a_target_in_a_list_or_made_by_an_interpolation_is_refused(tmp_path):

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
+from leyden.pictures.base import OnEvaluation
 from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
+from leyden.tasks.task import Task
 from tests.callbacks.events import images, read, scalars, texts
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -28,6 +30,18 @@ def run(tmp_path_factory, mnist_root):
         == 0
     )
     return Run(directory / "run")
+
+
+def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
+    class Counted(OnEvaluation):
+        kind = "counted"
+
+    module, callback = type("Counting", (Task,), {"kind": "counted"})(network=torch.nn.Linear(1, 1)), Counted()
+    for loader in (0, 1):
+        for batch in (0, 1):
+            outputs = {"predictions": torch.zeros(2), "targets": torch.zeros(2)}
+            callback.on_test_batch_end(None, module, outputs, None, batch, loader)
+    assert len(callback._batches) == 4
 
 
 def test_curves_have_their_steps_and_values(run):

@@ -225,6 +225,12 @@ def test_a_configuration_that_is_refused(call, make, repository, monkeypatch, co
     refused(call, message, f"run={make(config=config)}")
 
 
+@pytest.mark.parametrize("config", [{"name": "${oc.env:HOME}"}, {"task": {"${x}": 1}}])
+def test_of_a_run_that_is_trusted_no_interpolation_is_resolved(call, make, repository, config):
+    message = "holds an interpolation, which a saved configuration never does"
+    refused(call, message, f"run={make(config=config)}", "trust=true")
+
+
 def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, repository, commit, tmp_path):
     parent = {"checkpoint": str(tmp_path / "best.ckpt"), "sha256": "0" * 64}
     run = make(config={"init_from": "x"}, starts=[start(commit[1], parent=parent)])

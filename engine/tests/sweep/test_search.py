@@ -16,7 +16,7 @@ from leyden.config.errors import UserError
 from leyden.config.objective import Objective
 from leyden.run import lease
 from leyden.run.directory import Run
-from leyden.sweep import search
+from leyden.sweep import pruning, search
 from leyden.sweep.search import Search
 from leyden.sweep.study import find_trial, open_study
 from tests import conf
@@ -396,6 +396,18 @@ def test_every_sampler_of_optunas_can_be_named(tmp_path):
         (last,) = ask(mine, 3)
     assert len({tuple(as_overrides(trial)) for trial in study.trials}) == 4
     assert last.number == 3
+
+
+@pytest.mark.parametrize(("epochs", "status"), [(1, "finished"), (2, "pruned")])
+def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, epochs, status):
+    (tmp_path / "study.journal").touch()
+    trial = SimpleNamespace(report=lambda value, epoch: None, should_prune=lambda: True)
+    monkeypatch.setattr(pruning, "find_trial", lambda directory, pruner: trial)
+    node = (
+        "{_target_: leyden.sweep.pruning.Pruning, metric: val/acc, pruner: {_target_: optuna.pruners.MedianPruner}}"
+    )
+    run, *_ = train("a", *QUICK, f"+callbacks.pruning={node}", f"trainer.max_epochs={epochs}")
+    assert (run.result.status, run.result.epochs) == (status, 1)
 
 
 @pytest.mark.slow

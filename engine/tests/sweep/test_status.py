@@ -3,6 +3,8 @@
 import io
 from types import SimpleNamespace
 
+import pytest
+
 from leyden.config.console import Terminal
 from leyden.config.objective import Objective
 from leyden.run.result import Result
@@ -16,10 +18,18 @@ OVERRIDES = [
 ]
 
 
-def ended(value):
+def ended(value, mode="max"):
     """A job of a search that has ended with this objective."""
-    result = Result("finished", (Objective("val/acc", "max", value),), {"val/acc": value}, 1, 1, 1.0, None)
+    result = Result("finished", (Objective("val/acc", mode, value),), {"val/acc": value}, 1, 1, 1.0, None)
     return SimpleNamespace(run=SimpleNamespace(result=result), overrides=OVERRIDES)
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 0.9), ("min", 0.1)])
+def test_the_best_is_that_of_the_objectives_mode(mode, best):
+    status = StatusLine(20, set())
+    for value in (0.5, 0.9, 0.1, 0.3):
+        status.add(ended(value, mode), "")
+    assert status.best[0] == best
 
 
 def shown(**kwargs):
