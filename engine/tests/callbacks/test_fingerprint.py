@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leyden.callbacks.fingerprint import Fingerprints, state_digest
-from leyden.run.files import Fingerprint, append_fingerprint, first_difference, read_fingerprints
+from leyden.run.files import FINGERPRINTS_FILE, Fingerprint, append_fingerprint, first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
@@ -16,6 +16,8 @@ def test_no_bit_of_training_changes(train):  # noqa: F811
     without, *_ = train("without", *SHORT, "~callbacks.fingerprint")
     assert_same_bits(with_them.directory, without.directory)
     assert len(read_fingerprints(with_them.directory)) == 20
+    steps = [line.partition(",")[0] for line in (with_them.directory / FINGERPRINTS_FILE).read_text().splitlines()]
+    assert len({*steps}) == len(steps)  # a checkpoint and an epoch's end are no second line
     assert not read_fingerprints(without.directory)
 
 
