@@ -80,11 +80,6 @@ def pytest_collection_modifyitems(config, items):
     ]
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
-        # Tests that share something which is made once for their module share a process, too.
-        if _minutes(item) < 1 and any(
-            made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
-        ):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
