@@ -53,7 +53,7 @@ def given(row, column, root):
     }[column]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pets(small_files):
     folders.pack(folders.write(small_files / "pets", train=20, val=5, test=6))
 
