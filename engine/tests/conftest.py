@@ -70,11 +70,12 @@ COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    first = set()
+    begun = set()
     for item in items:
-        if item.get_closest_marker("matrix") and (item.path, item.originalname) in first:
-            item.add_marker(pytest.mark.slow(minutes=0.1))
-        first.add((item.path, item.originalname))
+        if item.get_closest_marker("matrix"):
+            if (test := (item.path, item.originalname)) in begun:
+                item.add_marker(pytest.mark.slow(minutes=0.1))
+            begun.add(test)
     config.stash[COLLECTED] = [
         (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items
     ]

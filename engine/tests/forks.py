@@ -3,6 +3,7 @@
 `python tests/forks.py` is that one: it reads tasks, one JSON a line, and forks for each.
 """
 
+import functools
 import importlib
 import io
 import json
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -109,6 +111,24 @@ def next_task() -> dict:
     raise SystemExit
 
 
+def end_with(function: Callable[..., None], *arguments: Any) -> NoReturn:
+    """Call a function, and end this process as Python would: with its exit code, or 1 after a traceback."""
+    code: Any = None
+    try:
+        function(*arguments)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without what C++ libraries do at the end: they wait for threads that no copy has.
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 SPAWN: Any = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
 
 
@@ -118,15 +138,12 @@ def copy_fork_server(path: str, arguments: list[str], descriptors: list[int]) ->
         return SPAWN(path, arguments, descriptors)
     if pid := os.fork():
         return pid
-    try:
-        kept = sorted({0, 1, 2, *map(int, descriptors)})
-        for number, following in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-            os.closerange(number + 1, following)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        exec(arguments[-1], {})
-    finally:
-        os._exit(0)
+    kept = sorted({0, 1, 2, *map(int, descriptors)})
+    for number, following in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(number + 1, following)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    end_with(exec, arguments[-1], {})
 
 
 def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> None:
@@ -155,21 +172,7 @@ def main() -> None:
     """Serve until the input ends."""
     for name in HEAVY.split():
         importlib.import_module(name)
-    task = next_task()
-    code: Any = None
-    try:
-        run(**task)
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        code = 1
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Without what C++ libraries do at the end: they wait for threads that no copy has.
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    end_with(functools.partial(run, **next_task()))
 
 
 if __name__ == "__main__":

@@ -634,7 +634,9 @@ def test_what_a_typed_file_sets_is_typed(tmp_path, capsys):
         there = hydra.compose("train", overrides=["experiment=cnn"]).trainer.max_epochs
     assert inherited(fork, "experiment=cnn")["trainer"]["max_epochs"] == there != 2
     assert inherited(fork, "scheduler=onecycle", "scheduler.pct_start=0.2")["scheduler"]["pct_start"] == 0.2
-    assert "fork: the parent uses scheduler=onecycle already" in capsys.readouterr().err
+    assert (
+        "fork: the parent uses scheduler=onecycle already; the parent's values are kept" in capsys.readouterr().err
+    )
     assert inherited(fork, "optimizer=rmsprop", "optimizer.weight_decay=0.1")["optimizer"]["weight_decay"] == 0.1
 
 

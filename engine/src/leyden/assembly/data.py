@@ -128,19 +128,19 @@ def stage(source: Path, scratch: str) -> Path:
     marker = copy.with_name(f"{name}.json")
     try:
         with lease.hold(copy.with_name(f"{name}.lock")):
-            files = _files(source)
+            files = _sizes_and_times(source)
             if read_json(marker, None) != files:
                 marker.unlink(missing_ok=True)
                 shutil.rmtree(copy, ignore_errors=True)
                 for path in files:
-                    _copy(source / path, copy / path)
+                    _copy_verified(source / path, copy / path)
                 write_whole(marker, json.dumps(files))
     except OSError as error:
         raise UserError(f"cluster.stage={scratch}: {source} can't be copied there ({error.strerror})") from error
     return copy
 
 
-def _files(folder: Path) -> dict[str, list[int]]:
+def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
     """Return the files below a folder: their size in bytes, and when they changed, in nanoseconds."""
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -150,7 +150,7 @@ def _files(folder: Path) -> dict[str, list[int]]:
     return found
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_verified(source: Path, target: Path) -> None:
     """Copy a file, and compare the hashes of both.
 
     Raises:

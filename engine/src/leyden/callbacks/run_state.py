@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
-from leyden.data.contract import FirstBatches, differs, divides_batches, first_batches
+from leyden.data.contract import FirstBatches, divides_batches, first_batches, first_batches_differ
 from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
 from leyden.data.object_state import (
@@ -358,7 +358,7 @@ class RunState(L.Callback):
         before = self._resumed["val"]
         if not self._val or before == self._val or self.exact == "off" or not (self._same_seed and self._same_data):
             return
-        if differs(trainer.datamodule, "val", self.seed, before):  # type: ignore[attr-defined]
+        if first_batches_differ(trainer.datamodule, "val", self.seed, before):  # type: ignore[attr-defined]
             raise UserError(
                 "the validation split differs from that before the run was stopped, and may contain training samples; "
                 "exact=off resumes anyway"

@@ -245,10 +245,10 @@ def first_batches(data: L.LightningDataModule, split: str, seed: int) -> FirstBa
     with seeded(seed, f"first batch of {split}"):
         if not has_split(data, split):
             return []
-        return [_first(loader) for loader in flatten_loaders(getattr(data, f"{split}_dataloader")())]
+        return [_first_batch(loader) for loader in flatten_loaders(getattr(data, f"{split}_dataloader")())]
 
 
-def differs(data: L.LightningDataModule, split: str, seed: int, before: Any) -> bool:
+def first_batches_differ(data: L.LightningDataModule, split: str, seed: int, before: Any) -> bool:
     """Return whether a split has other first batches than before.
 
     Loaders that yield another first batch at each reading are not compared.
@@ -260,7 +260,7 @@ def differs(data: L.LightningDataModule, split: str, seed: int, before: Any) -> 
     return len(now) != len(before) or any(each not in (None, a) for each, a in zip(fixed, before, strict=True))
 
 
-def _first(loader: Any) -> list[int | None]:
+def _first_batch(loader: Any) -> list[int | None]:
     checksum = None
     if not isinstance(loader, Iterator):  # its first batch would be lost
         with _without_persistent_workers(loader):

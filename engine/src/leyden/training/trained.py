@@ -23,7 +23,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import differs, divides_batches, facts_of, has_split
+from leyden.data.contract import divides_batches, facts_of, first_batches_differ, has_split
 from leyden.data.facts import Facts
 from leyden.data.random_state import seed_everything, seeded
 from leyden.report.ranking import count_failures, merge_rows, read_sweep_settings
@@ -282,7 +282,7 @@ def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
     before = {"validation split": ("val", val)}
     before |= {"test set": ("test", run.result.test_split if run.result else [])}
     for name, (split, batches) in before.items():
-        if differs(data, split, seed, batches):
+        if first_batches_differ(data, split, seed, batches):
             raise UserError(
                 f"{run.directory}: the {name} differs from that in training, and may contain training samples: its data "
                 "draw from the system's entropy, or have changed"
