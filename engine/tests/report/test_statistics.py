@@ -34,8 +34,10 @@ def draw(source, num, mean=0.0, deviation=1.0):
     return [source.gauss(mean, deviation) for _ in range(num)]
 
 
+@pytest.mark.scipy
 def test_intervals_are_those_of_scipy(drawn):
-    stats = pytest.importorskip("scipy.stats")
+    from scipy import stats
+
     for _ in range(100):
         level = 10 ** drawn.uniform(-6, -0.3)
         num = drawn.randint(3, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
@@ -134,8 +136,10 @@ def test_the_probability_of_improvement_is_one_of_pairs(drawn):
     assert improvement(*apart([1.0, math.inf], [2.0]), "min") == (0.5, None)
 
 
+@pytest.mark.scipy
 def test_a_sign_test_is_that_of_scipy(drawn):
-    stats = pytest.importorskip("scipy.stats")
+    from scipy import stats
+
     assert sign_test([0.1] * 5) is None
     for num in (6, 9, 40):
         values = [drawn.choice([-1, 1]) * drawn.random() for _ in range(num)]

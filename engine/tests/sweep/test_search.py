@@ -361,10 +361,14 @@ def test_a_run_finds_its_trial(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("path", sorted(conf("hydra/sweeper/sampler")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.scipy] if path.stem == "gp" else [], id=path.stem)
+        for path in sorted(conf("hydra/sweeper/sampler"))
+    ],
+)
 def test_every_sampler_searches(tmp_path, path):
-    if path.stem == "gp":
-        pytest.importorskip("scipy", reason="needs scipy: pip install 'leyden[gp]'")
     sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0})
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
     drawn = []
