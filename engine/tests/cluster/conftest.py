@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import ENGINE
+
 # submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID -j ID`; the real one needs a database.
 SACCT = """#!/bin/sh
 ids=
@@ -155,6 +157,7 @@ def running(request, number, changes=None):
         environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
         environment.setenv("PATH", f"{root}/bin:{os.environ['PATH']}")
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
+        environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         files = {

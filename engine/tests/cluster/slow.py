@@ -1,10 +1,20 @@
-"""Callbacks that make validation slow, and that fail as a broken network does."""
+"""Callbacks that make a run slow without computing, and that fail as a broken network does."""
 
 import os
 import time
 
 import lightning as L
 from torch.distributed import DistNetworkError
+
+
+class SlowSteps(L.Callback):
+    """Sleeps before each training step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: object) -> None:
+        time.sleep(self.seconds)
 
 
 class SlowValidation(L.Callback):

@@ -18,23 +18,25 @@ from leyden.scheduler import SCHEDULERS
 from leyden.sweep.study import open_study
 from tests import ENGINE
 from tests.callbacks.events import scalars
-from tests.conftest import SMALL, assert_same_bits, finish, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
 from tests.training.test_start import curves
 
 pytestmark = pytest.mark.cluster
 
 CLUSTER = ("cluster.cpus_per_task=1", "cluster.mem_gb=1", "cluster.signal_delay_s=60")
-# Some 10 s, with all that a resumed run could get wrong: dropout, an order a epoch, sums in the middle of one.
-LONG = ("model.hidden_sizes=[64]", "model.dropout=0.2", "data.batch_size=32", "trainer.max_epochs=3")
-NUM_STEPS = 1719  # an epoch
-SHORT = (*SMALL, "trainer.max_epochs=1")
+# 12 s, most of them asleep, with all that a resumed run could get wrong: dropout, an order per epoch, sums in the middle of one.
+LONG = (*QUICK, "model.dropout=0.2", "data.batch_size=5", "trainer.log_every_n_steps=20", "trainer.max_epochs=3")
+LONG = (*LONG, "+callbacks.slow={_target_:tests.cluster.slow.SlowSteps,seconds:0.02}")
+NUM_STEPS = 200  # an epoch
+IN_SECOND_EPOCH = NUM_STEPS + 40
+SHORT = (*QUICK, "trainer.max_epochs=1")
 NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
 NODES = (*NODES, "trainer.accelerator=cpu")
 
 
-def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s", anew=True):
-    """A sweep on the cluster as a process, which imports everything anew unless it is a copy."""
+def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s", anew=False):
+    """A sweep on the cluster as a process; `anew` where it is as a person starts it, not a copy."""
     where = (f"outputs={tmp_path}", f"sweep_name={name}")
     return start("-m", f"cluster={cluster}", *where, *CLUSTER, *arguments, anew=anew)
 
@@ -60,8 +62,9 @@ def last_step(run):
 def whole(tmp_path_factory, mnist_root):
     """The long run, never stopped."""
     directory = tmp_path_factory.mktemp("whole")
-    arguments = (f"run_dir={directory / 'run'}", f"outputs={directory}", "test=false", "trainer.accelerator=cpu")
-    finish(start(*LONG, *arguments, OMP_NUM_THREADS="1"))
+    arguments = (f"run_dir={directory / 'run'}", f"outputs={directory}", "trainer.accelerator=cpu")
+    arguments += ("callbacks.slow.seconds=0",)
+    finish(start(*LONG, *arguments, OMP_NUM_THREADS="1", PYTHONPATH=str(ENGINE)))
     return Run(directory / "run")
 
 
@@ -72,7 +75,8 @@ def assert_the_same(run, whole):
 
 
 def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
-    output = finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    with_pictures = (*SMALL, "trainer.max_epochs=1")
+    output = finish(submit(tmp_path, *with_pictures, "optimizer.lr=0.001,0.01", "seed=0,1", anew=True))
     assert [run.result.status for run in runs(tmp_path)] == 4 * ["finished"]
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
@@ -80,9 +84,9 @@ def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
     assert "4/4 jobs, 0 failed" in output
     assert "2 finished" in output
     # Again: nothing is submitted. One more value: only that is.
-    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1"))
+    finish(submit(tmp_path, *with_pictures, "optimizer.lr=0.001,0.01", "seed=0,1"))
     assert [run.submission["job_id"] for run in runs(tmp_path)] == ids
-    finish(submit(tmp_path, *SHORT, "optimizer.lr=0.001,0.01", "seed=0,1,2"))
+    finish(submit(tmp_path, *with_pictures, "optimizer.lr=0.001,0.01", "seed=0,1,2"))
     assert len({run.submission["job_id"] for run in runs(tmp_path)} - set(ids)) == 2
 
 
@@ -113,7 +117,7 @@ SLOW = {"marks": pytest.mark.slow}
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb, by_srun):
     process = submit(tmp_path, *LONG, f"cluster.use_srun={by_srun}")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 2000, 60, "the second epoch")
+    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 60, "the second epoch")
     disturb(slurm, run.submission["job_id"])
     output = finish(process)
     assert run.result.requeues == 1
@@ -121,7 +125,7 @@ def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, d
     log = log_of(run)
     assert "Interrupted. The same command" in log
     (step,) = re.findall(r"resumes from \S+, step (\d+)", log)
-    assert int(step) > 2000
+    assert int(step) > IN_SECOND_EPOCH
     assert int(step) % NUM_STEPS != 0
     assert len(run.starts) == 3  # the submission, and two in the job
     assert_the_same(run, whole)
@@ -145,10 +149,9 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
 @pytest.mark.parametrize("seconds", [12, pytest.param(1000, **SLOW)])
 def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
     """The first time only, or each time: then the job stops, since it would be requeued for ever."""
-    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
     slow = ("+callbacks.slow._target_=tests.cluster.slow.SlowValidation", f"+callbacks.slow.seconds={seconds}")
     slow += (f"+callbacks.slow.only_first={str(seconds < 100).lower()}",)
-    short = (*SHORT, "trainer.max_epochs=2", "cluster.signal_delay_s=6", setup)
+    short = (*SHORT, "trainer.max_epochs=2", "cluster.signal_delay_s=6")
     process = submit(tmp_path, *short, *slow)
     run = the_run(slurm, tmp_path)
     for number in range(1 if seconds < 100 else 2):
@@ -170,10 +173,9 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
 @pytest.mark.parametrize("nodes", [("n1",), pytest.param(("n1", "n2"), **SLOW)])
 def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
     """A job is tried on another node; if each of them fails, so does the run."""
-    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
     broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
     work = LONG if len(nodes) == 1 else (*SHORT, "trainer.max_epochs=2")
-    process = submit(tmp_path, *work, setup, *broken)
+    process = submit(tmp_path, *work, *broken)
     output, _ = process.communicate(timeout=200)
     (run,) = runs(tmp_path)
     assert "DistNetworkError: Connection reset by peer" in log_of(run)
@@ -195,7 +197,7 @@ def log_of(run):
 def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     process = submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
     usr1(slurm, run.submission["job_id"])
     finish(process)
     assert run.result.requeues == 1
@@ -226,7 +228,7 @@ def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
 
 @pytest.mark.slow
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
-    process = submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512")
+    process = submit(tmp_path, *LONG, "seed=0,1,2,3")
     slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
     victim = runs(tmp_path)[2]
     slurm.wait(victim.submission["job_id"], "RUNNING")
@@ -240,7 +242,7 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
     assert victim.result.error.type == "Slurm"
     # Rerunning submits only what is missing.
     before = [run.submission for run in runs(tmp_path)]
-    finish(submit(tmp_path, *LONG, "seed=0,1,2,3", "data.batch_size=512"))
+    finish(submit(tmp_path, *LONG, "seed=0,1,2,3"))
     after = [run.submission for run in runs(tmp_path)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True]
     assert victim.result.status == "finished"
@@ -248,7 +250,7 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
 
 def test_submit_and_leave(slurm, tmp_path, mnist_root):
     hold = "+cluster.options.hold=true"
-    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold))
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold, anew=True))
     first, second = runs(tmp_path)
     for run in (first, second):
         assert f"job {run.submission['job_id']}: {run.directory.name}" in output
@@ -293,7 +295,7 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
 
     def under_way(job):
         found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
-        return [run for run in found if last_step(run) > 100]
+        return [run for run in found if last_step(run) > 20]
 
     slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
     more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=60)
@@ -357,7 +359,7 @@ def test_a_search_that_is_left_starts_the_processes_of_its_trials(slurm, tmp_pat
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
     arguments = (*LONG, *NODES, *search, "cluster.wait=false", "cluster.num_jobs=1")
     (job,) = re.findall(r"1 jobs are searching: (\S+)\n", finish(submit(tmp_path, *arguments)))
-    slurm.wait_for(lambda: any(last_step(run) > 100 for run in runs(tmp_path)), 90, "the first trial")
+    slurm.wait_for(lambda: any(last_step(run) > 20 for run in runs(tmp_path)), 90, "the first trial")
     slurm.run("scancel", "--signal=USR1", job)
     slurm.wait_for(lambda: len(trials(tmp_path)) == 2, 300, "the end of the search")
     slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its job")
@@ -391,7 +393,7 @@ def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
 def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *LONG, "cluster.wait=false"))
     (run,) = runs(tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 1800, 60, "the first epoch")
+    slurm.wait_for(lambda: last_step(run) > NUM_STEPS, 60, "the first epoch")
     output = finish(start(script=("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))))
     assert f"running: {run.directory.name} (step " in output
     assert "val/acc 0." in output
@@ -441,7 +443,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     ],
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
-    process = submit(tmp_path, *SHORT, *arguments, anew=False)
+    process = submit(tmp_path, *SHORT, *arguments)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert message.lower() in output.lower()
@@ -485,7 +487,7 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 200, 60, "training")
+    slurm.wait_for(lambda: last_step(run) > 20, 60, "training")
     usr1(slurm, run.submission["job_id"])
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -497,7 +499,7 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
 @pytest.mark.slow
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
-    arguments = (f"outputs={tmp_path}", *LONG, "test=false", "trainer.accelerator=cpu")
+    arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu")
     arguments += (f"data.root={ROOT / 'data'}",)
     script = str(ROOT / "scripts" / "slurm.sh")
     (tmp_path / "outputs").mkdir()
@@ -505,7 +507,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     job = subprocess.run([*command, script, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
     job = job.stdout.strip()
     run = Run(tmp_path / "outputs" / "slurm" / job)
-    for number, step in enumerate((1000, 3000), start=1):
+    for number, step in enumerate((100, 340), start=1):
         slurm.wait_for(lambda step=step: last_step(run) > step, 90, f"step {step}")
         usr1(slurm, job)
         slurm.wait_for(lambda number=number: len(run.starts) > number, 60, "the next start")
@@ -517,8 +519,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
 @pytest.mark.slow
 def test_many_tiny_jobs(slurm, tmp_path, mnist_root):
     started = time.monotonic()
-    setup = f"cluster.setup=['export PYTHONPATH={ENGINE}:$PYTHONPATH']"
-    arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}", setup)
+    arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}")
     seeds = "seed=" + ",".join(map(str, range(40)))
     output = finish(start(script=(*arguments, "sweep_name=s", seeds)))
     assert [run.result.status for run in runs(tmp_path)] == 40 * ["finished"]

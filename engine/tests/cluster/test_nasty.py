@@ -10,6 +10,7 @@ import pytest
 from leyden.scheduler import SCHEDULERS
 from tests.cluster.test_cluster import (
     CLUSTER,
+    IN_SECOND_EPOCH,
     LONG,
     SHORT,
     assert_the_same,
@@ -80,12 +81,12 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
     process = submit(tmp_path, *LONG)
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 90, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 90, "the second epoch")
     preempt(nasty_slurm, None)
     finish(process)
     assert run.result.requeues == 1
     (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
-    assert int(step) > 2000
+    assert int(step) > IN_SECOND_EPOCH
     assert_the_same(run, whole)
 
 
@@ -94,20 +95,20 @@ def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whol
     """PreemptMode=CANCEL."""
     process = submit(tmp_path, *LONG, "cluster.partition=cheap")
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 90, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 90, "the second epoch")
     preempt(nasty_slurm, None)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "1 of 1 jobs failed" in output
     finish(submit(tmp_path, *LONG, "cluster.partition=cheap"))
     (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
-    assert int(step) > 2000
+    assert int(step) > IN_SECOND_EPOCH
     assert run.result.requeues == 0
     assert_the_same(run, whole)
 
 
 def test_a_held_job_says_why_it_waits(nasty_slurm, tmp_path, mnist_root):
-    process = submit(tmp_path, *SHORT, "+cluster.options.hold=true")
+    process = submit(tmp_path, *SHORT, "+cluster.options.hold=true", anew=True)
     run = the_run(nasty_slurm, tmp_path)
     lines = []
     while "1 wait (JobHeldUser)" not in "".join(lines):
@@ -159,18 +160,16 @@ def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
 @pytest.mark.slow
 def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
     """On sites that charge for whole nodes. What is requeued together resumes together."""
-    process = submit(
-        tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=32,60000", "cluster.jobs_per_node=2"
-    )
+    process = submit(tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=5,60000", "cluster.jobs_per_node=2")
     nasty_slurm.wait_for(lambda: sum(bool(run.submission) for run in runs(tmp_path)) == 4, 60, "the submission")
     ids = {run.directory.name: run.submission["job_id"] for run in runs(tmp_path)}
     assert sorted(map([*ids.values()].count, {*ids.values()})) == [2, 2]
     (run,) = [
         run
         for run in runs(tmp_path)
-        if run.config["model"]["dropout"] == 0.2 and run.config["data"]["batch_size"] == 32
+        if run.config["model"]["dropout"] == 0.2 and run.config["data"]["batch_size"] == 5
     ]
-    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
     output, _ = process.communicate(timeout=240)
     assert "4/4 jobs" in output
@@ -195,7 +194,7 @@ def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noq
     stage = ("cluster.stage=$NODE_DISK", f"cluster.setup=['export NODE_DISK={tmp_path}/disk$SLURM_RESTART_COUNT']")
     process = submit(tmp_path, *LONG, *stage)
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > 2000, 120, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
     (copy,) = (tmp_path / "disk").glob("leyden-*/*/MNIST/raw/train-images-idx3-ubyte")
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
     finish(process)

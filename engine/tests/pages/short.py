@@ -99,6 +99,7 @@ class Project:
 
     def __init__(self, copy: Copy, really: bool) -> None:
         self.folder, self.copy, self.really = copy.folder, copy, really
+        self.has_reproduced = False
 
     @property
     def own(self) -> str:
@@ -220,9 +221,11 @@ class Project:
             words = [*words, "--cfg", "job"]  # takes long: is only composed, unless a later command needs the file
         if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
             return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
-        if verb == "reproduce" and not any(word.startswith("against=") for word in words) and not self.really:
-            words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
-            return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
+        if verb == "reproduce" and not any(word.startswith("against=") for word in words):
+            if self.has_reproduced or not self.really:  # one per page trains anew
+                words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
+                return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
+            self.has_reproduced = True
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if verb == "reproduce" else (0,))
 
     def dry(self, words: list[str]) -> str:

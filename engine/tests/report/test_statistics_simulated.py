@@ -128,7 +128,7 @@ def test_after_as_many_further_seeds_as_are_promised_four_of_five_differences_ar
 
 @pytest.mark.parametrize("groups", [paired, apart])
 def test_who_looks_again_and_again_sees_no_more_than_is_claimed(groups):
-    source, by_advice, one_by_one, repetitions = random.Random(4), 0, 0, 250
+    source, by_advice, one_by_one, repetitions = random.Random(4), 0, 0, 1000
     for _ in range(repetitions):
         a, b = draw(source, 3), draw(source, 3)
         for look in range(1, 5):

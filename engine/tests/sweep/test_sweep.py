@@ -118,7 +118,7 @@ def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mn
         return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
 
     def draws(*arguments):
-        return sweep(tmp_path, *arguments, small=SMALL, anew=True)
+        return sweep(tmp_path, *arguments, small=SMALL)
 
     arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
     finish(draws(*arguments, "sweep.pictures=none"))
