@@ -102,16 +102,13 @@ def requeue(slurm, job):
     slurm.run("scontrol", "requeue", job)
 
 
-SLOW = {"marks": pytest.mark.slow}
-
-
 @pytest.mark.parametrize(
     ("disturb", "by_srun"),
     [
         (usr1, "true"),
         (preempt, "true"),
-        pytest.param(preempt, "false", **SLOW),
-        pytest.param(requeue, "true", **SLOW),
+        (preempt, "false"),
+        (requeue, "true"),
     ],
 )
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb, by_srun):
@@ -146,7 +143,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(1000, **SLOW)])
+@pytest.mark.parametrize("seconds", [12, 1000])
 def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
     """The first time only, or each time: then the job stops, since it would be requeued for ever."""
     slow = ("+callbacks.slow._target_=tests.cluster.slow.SlowValidation", f"+callbacks.slow.seconds={seconds}")
@@ -170,7 +167,7 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
     assert_the_same(run, runs(tmp_path, "undisturbed")[0])
 
 
-@pytest.mark.parametrize("nodes", [("n1",), pytest.param(("n1", "n2"), **SLOW)])
+@pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")])
 def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
     """A job is tried on another node; if each of them fails, so does the run."""
     broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
@@ -215,7 +212,6 @@ def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, 
     assert "_" not in run.submission["job_id"]
 
 
-@pytest.mark.slow
 def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *NODES, *SHORT, name="two"))
     finish(submit(tmp_path, *SHORT, name="one"))
@@ -226,7 +222,6 @@ def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
         assert two.result.metrics[name] == pytest.approx(value, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "seed=0,1,2,3")
     slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
@@ -283,7 +278,6 @@ def trials(tmp_path):
     return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
 
-@pytest.mark.slow
 def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
@@ -320,7 +314,6 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     assert "jobs are searching" not in output
 
 
-@pytest.mark.slow
 def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
     sizes = "sizes=zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"
     momentum = ("optimizer.momentum=0.5,0.9", "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}")
@@ -346,7 +339,6 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
             assert given == ("optimizer=sgd" in run.overrides) == ("optimizer.momentum" in trial.params)
 
 
-@pytest.mark.slow
 def test_a_search_whose_trials_have_several_processes(slurm, tmp_path, mnist_root):
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
     output = finish(submit(tmp_path, *NODES, *SHORT, *search))
@@ -379,7 +371,6 @@ def test_a_failed_trial_of_several_processes_says_why(slurm, tmp_path, mnist_roo
     assert PLACE_OF_BUG in log_of(run)
 
 
-@pytest.mark.slow
 def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
     """All that are under way at once: a job of Slurm's is the run of several trials."""
     search = ("hydra/sweeper=optuna", "optimizer.lr=choice(0.01)", "hydra.sweeper.num_trials=3")
@@ -483,7 +474,6 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
     assert "# the bug" in Path(run.submission["log"]).read_text()
 
 
-@pytest.mark.slow
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
     run = the_run(slurm, tmp_path)
@@ -496,7 +486,6 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     assert run.result.requeues == 1
 
 
-@pytest.mark.slow
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
     arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu")
@@ -516,7 +505,6 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
-@pytest.mark.slow
 def test_many_tiny_jobs(slurm, tmp_path, mnist_root):
     started = time.monotonic()
     arguments = ("-m", "tests.cluster.tiny", "-m", "cluster=slurm_cpu", *CLUSTER, f"outputs={tmp_path}")

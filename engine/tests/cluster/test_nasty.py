@@ -38,7 +38,6 @@ exec /usr/bin/sbatch "$@"
 """
 
 
-@pytest.mark.slow
 def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
     seeds = "seed=" + ",".join(map(str, range(250)))
     options = ("cluster.wait=false", "+cluster.options.hold=true")
@@ -50,7 +49,6 @@ def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
     nasty_slurm.run("scancel", *arrays)
 
 
-@pytest.mark.slow
 def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkeypatch):
     """The others are submitted when some have ended; with cluster.wait=false, by the same command."""
     limited = tmp_path / "bin" / "sbatch"
@@ -70,7 +68,6 @@ def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkey
     nasty_slurm.run("scancel", "--me")
 
 
-@pytest.mark.slow
 def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mnist_root):
     output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3", "cluster.num_jobs=1"))
     assert "4/4 jobs, 0 failed" in output
@@ -90,7 +87,6 @@ def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa:
     assert_the_same(run, whole)
 
 
-@pytest.mark.slow
 def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
     """PreemptMode=CANCEL."""
     process = submit(tmp_path, *LONG, "cluster.partition=cheap")
@@ -157,7 +153,6 @@ def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
     assert "only srun starts the 4 processes of a job" in process.communicate(timeout=60)[0]
 
 
-@pytest.mark.slow
 def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
     """On sites that charge for whole nodes. What is requeued together resumes together."""
     process = submit(tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=5,60000", "cluster.jobs_per_node=2")
@@ -179,7 +174,6 @@ def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
     assert_the_same(run, whole)
 
 
-@pytest.mark.slow
 def test_a_search_whose_processes_share_a_job(nasty_slurm, tmp_path, mnist_root):
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=5")
     packed = ("cluster.wait=false", "cluster.num_jobs=2", "cluster.jobs_per_node=2")

@@ -143,7 +143,13 @@ def test_conditions_that_never_hold_together():
 
 
 CAN = ("RandomSampler", "TPESampler", "BruteForceSampler")
-CANNOT = ("CmaEsSampler", pytest.param("GPSampler", marks=pytest.mark.scipy), "NSGAIISampler", "NSGAIIISampler", "QMCSampler")
+CANNOT = (
+    "CmaEsSampler",
+    pytest.param("GPSampler", marks=pytest.mark.scipy),
+    "NSGAIISampler",
+    "NSGAIIISampler",
+    pytest.param("QMCSampler", marks=pytest.mark.scipy),
+)
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
