@@ -92,7 +92,7 @@ def test_each_part_of_a_batch_has_a_draw_of_its_own():
     assert len(parts.unique()) == 3
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize(
     ("scheduler", "overrides", "num_steps"),
     [
@@ -115,6 +115,7 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
         assert rates[-1] < 1e-5
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_label_smoothing_is_for_training_only(train):  # noqa: F811
     plain, smooth = (train(f"run{part}", f"task.label_smoothing={part}")[0].result.metrics for part in (0.0, 0.5))
     assert abs(plain["train/loss"] - plain["val/loss"]) < 0.3
@@ -130,6 +131,7 @@ def test_gradients_are_clipped(train):  # noqa: F811
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_weight_decay_shrinks_weights(train):  # noqa: F811
     runs = [train(f"run{decay}", "optimizer=adamw", f"optimizer.weight_decay={decay}")[0] for decay in (0.0, 10.0)]
     plain, shrunk = (weights(run.directory)["network.layers.1.weight"].norm() for run in runs)
@@ -161,7 +163,7 @@ def recipe(small_root, tmp_path, monkeypatch):
     return read
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("name", recipes("experiment"))
 def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, name):
     commands, place = recipe(name)
@@ -194,6 +196,7 @@ def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
     assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").exists()
 
 
+@pytest.mark.slow(minutes=0.1)
 # As in a notebook, where warnings are none of the template's business.
 @pytest.mark.filterwarnings("default")
 def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
@@ -206,6 +209,7 @@ def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
     assert found["trainer"].callback_metrics["test/acc"] > 0.9
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_the_notebook_shows_the_runs_of_a_sweep(train, tmp_path, monkeypatch, capfd):  # noqa: F811
     for lr in (0.0003, 0.003):
         for seed in (0, 1):

@@ -91,6 +91,7 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
     assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_of_files_that_a_parent_was_given_for_one_group_the_last_one_counts(train):  # noqa: F811
     parent, *_ = train("parent", "optimizer=adamw", "optimizer=adam", "optimizer.lr=0.0123", "trainer.max_epochs=1")
     fork, *_ = train("fork", f"fork={parent.directory}@1", "trainer.max_epochs=2")
@@ -170,6 +171,7 @@ def test_batches_of_another_size_begin_with_the_epoch(train, parents, batch_size
     assert run.result.optimizer_steps == 20 + 1000 // batch_size
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):  # noqa: F811
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
     assert_same_bits(one.directory, two.directory)
@@ -226,6 +228,7 @@ def test_files_that_the_parent_was_composed_by_come_before_what_is_typed(parents
     ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("nth", [1, 3, 5])
 def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811
     arguments = (f"fork={parents / 'first_best'}@2", "optimizer.lr=0.01")
@@ -669,6 +672,7 @@ def test_an_element_of_a_list_is_no_setting_of_its_own(parents):
         inherited(f"fork={parents / 'first_best'}@1", "model.hidden_sizes.0=7")
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(parents, train):  # noqa: F811
     stopping = (
         "+callbacks/stopping=early",
@@ -713,6 +717,7 @@ LINES = [
 ]
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("parent", "parent1", "fork"):

@@ -72,6 +72,7 @@ def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # n
     assert weights(run.directory)["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("own", [("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3"), PLAIN])
 def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, parent, own):  # noqa: F811
     if own is PLAIN:

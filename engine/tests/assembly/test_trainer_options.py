@@ -31,6 +31,7 @@ def test_max_time_in_another_form_is_refused(train):  # noqa: F811
     assert not run.directory.exists()
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
     timer = ("+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration=00:00:00:02")
     run, *_ = train("a", *timer, "trainer.max_epochs=100000", "callbacks=bare")
@@ -214,6 +215,7 @@ SCALARS = st.one_of(
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=2))
 
 
+@pytest.mark.slow(minutes=0.1)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(VALUES, VALUES)
 def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there, here):

@@ -38,6 +38,7 @@ SWA_NORMED = (*SWA, NORMED)
 LATE_EMA_NORMED = (*LATE_EMA, NORMED)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("averaging", [EMA, LATE_EMA, SWA], ids=["ema", "late", "swa"])
 def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=2", "test=auto", *averaging)
@@ -52,6 +53,7 @@ def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averagi
     )
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):  # noqa: F811
     from leyden.pictures.classification import Confusion
 
@@ -133,6 +135,7 @@ def test_it_changes_no_bit_of_training_and_before_it_begins_none_of_validation(t
     assert different == {(19, "val/loss"), (19, "val/acc")}
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_swa_trained_longer_is_trained_long(train):  # noqa: F811
     train("a", "trainer.max_epochs=2", "model.dropout=0.2", *SWA_NORMED)
     longer, *_ = train("a", "trainer.max_epochs=3", "model.dropout=0.2", *SWA_NORMED)

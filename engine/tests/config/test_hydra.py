@@ -77,6 +77,7 @@ def test_a_help_that_is_no_string_yet():
     assert "100% later" in parser.format_help()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("arguments", [("train", "optimizer=adam"), ("predict",), ("train", "--resolve")])
 def test_help_is_that_of_hydra_which_lists_all_groups(cli, monkeypatch, arguments):
     called = []

@@ -29,6 +29,7 @@ def test_what_is_missing_costs_that_feature_only(train):
     assert "test=true: the data have no test_dataloader" in err
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train):
     _, _, err = train("a", *own("Homemade"), "callbacks.checkpoint.every_n_steps=3", code=2)
     assert (

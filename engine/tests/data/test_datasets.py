@@ -96,7 +96,7 @@ def learned(facts):
     return []
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
     more = learned(assembly.datamodule(compose(name)).facts)

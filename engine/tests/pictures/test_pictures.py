@@ -159,6 +159,7 @@ def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: 
     assert (run.directory / "summary.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train, tmp_path):  # noqa: F811
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", "test=false")
     found = images(run)
@@ -214,6 +215,7 @@ def test_a_network_that_cannot_be_traced_is_trained_anyway(train, monkeypatch): 
     assert run.result.status == "finished"
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_what_a_network_draws_while_it_is_traced_changes_no_bit(train, monkeypatch):  # noqa: F811
     from tests.example import MLP
 

@@ -66,6 +66,7 @@ def selecting(run):
     return found
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_the_objective_of_a_run_without_validation_is_one_of_training(train):  # noqa: F811
     run, *_ = train(
         "a", "data.val_size=0", "objective.metric=train/loss", "objective.mode=min", "trainer.max_epochs=1"
@@ -83,6 +84,7 @@ def test_each_run_has_a_row_of_its_own_with_a_short_name(train):  # noqa: F811
     assert all(len(name) == 8 for name in names)
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, monkeypatch):  # noqa: F811
     from leyden.tasks.classification import Classification
 
@@ -108,6 +110,7 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
     assert len(list(run.directory.rglob("hparams*"))) == 1
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
     from leyden.pictures.outputs import Samples
 

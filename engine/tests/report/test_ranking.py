@@ -34,7 +34,7 @@ def ranked(*rows):
     return sorted(rows, key=lambda each: -sum(each.group(["seed"]).values.values()) / len(each.records))
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("truth", [(0.0,) * 5, (0.5, 0.0, 0.0, 0.0, 0.0), (0.5, 0.4, -3.0, -3.0, -5.0)])
 @pytest.mark.parametrize("num", [3, 6])
 def test_the_truly_best_row_is_among_those_marked(truth, num):

@@ -168,6 +168,7 @@ def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, t
     assert len(read_test_evaluations(tmp_path / "outputs")) == 2
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, tmp_path, monkeypatch, capfd):
     sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
     for lr in ("1e-2", "1e-9"):

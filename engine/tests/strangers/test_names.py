@@ -214,6 +214,7 @@ def test_a_run_that_was_stopped_within_an_epoch_has_the_same_metrics(train, kind
         assert {"train_loss", "first_loss", "rows_per_step"} <= {*whole.result.metrics}
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, monkeypatch):
     found = []
     monkeypatch.setattr("leyden.pictures.curves.save_picture", lambda _, figure, name: found.append(figure))
@@ -240,6 +241,7 @@ PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_
 PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("objective", ["val_loss", "val/loss/dataloader_idx_0"])
 def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path, objective):

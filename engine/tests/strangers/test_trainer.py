@@ -82,6 +82,7 @@ def test_a_logger_that_is_chosen_alone_takes_pictures_and_drops_them(train):
     train("a", *own("Pictured", "Collated", *more))
 
 
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("logger", ["csv", "default"])
 def test_a_logger_that_takes_images_gets_the_pictures_that_tensorboard_gets(train, logger):
     chosen = (f"logger={logger}", f"+logger.gallery._target_={HERE}.Gallery", *SMALL, "trainer.max_epochs=2")
@@ -262,7 +263,7 @@ WORKERS = "batches were read by 2 worker processes and are now read by 1"
 STEPS = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("stop", [5, 8])
 def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, stop):
     with stopping(stop):
@@ -276,6 +277,7 @@ def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, sto
     assert f"exact resume is not guaranteed: {WORKERS}" in err
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train, monkeypatch):
     listed = {"data": ("tests.strangers.data.WithCount",), "task": ("tests.strangers.modules.Plain",)}
     monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)

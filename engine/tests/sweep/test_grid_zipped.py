@@ -116,6 +116,7 @@ def test_a_zip_has_its_own_name_and_its_own_keys(name, arguments, message):
         typed(is_search=False).dimensions({"x": "zip(a=[1,2],b=[1,2])", "y": "zip(a=[1,2],c=[1,2])"}, [])
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_typed_it_is_the_same_as_in_a_file(cli):
     for text in (PAIR, "zip(model.hidden_sizes=[[8],[9]],+model.note=['it\\'s ${seed}, \\\\',\"b\\\"c\"])"):
         lowered = _zip_as_sweeper_param(f"pair={text}")

@@ -107,6 +107,7 @@ VALUES += [
 ]
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_no_two_of_all_sets_of_up_to_two_overrides_share_a_name():
     every = [f"{key}={value}" for key in KEYS for value in VALUES]
     every += ["~model", "~seed"]

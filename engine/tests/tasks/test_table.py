@@ -110,6 +110,7 @@ def test_export(row, whole, owned, cli):
         assert "this command needs a Task" in err
 
 
+@pytest.mark.matrix
 def test_predict(row, whole, owned, cli, tmp_path):
     run, _ = whole
     code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))

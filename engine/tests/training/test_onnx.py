@@ -36,7 +36,7 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.matrix
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.parametrize("model", ["cnn", "resnet"])
 def test_other_networks_can_be_exported(cli, tmp_path, small_root, model):
     run_dir = tmp_path / "run"

@@ -76,6 +76,7 @@ def test_two_processes_of_ddp_are_one(train, tmp_path, root):
         assert Run(tmp_path / "two").result.metrics[name] == pytest.approx(value, abs=1e-4), name
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_predict_says_what_evaluate_says(train, cli, tmp_path, root):
     run, out, _ = train("run", "data.normalize=standardize", "data.num_workers=0")
     assert f"{run.result.metrics['test/acc']:.4f}" in out
@@ -100,6 +101,7 @@ def rows(path):
     return [(row["image"], row["class"], float(row["probability"])) for row in found]
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypatch):
     run, *_ = train("run", "trainer.max_epochs=1", "data.num_workers=0")
     images = tmp_path / "images"
@@ -143,6 +145,7 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     assert raised  # which holds all that was under way
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):
     there = folders.write(tmp_path / "there")
     run, *_ = train("run", f"data.root={there}", "trainer.max_epochs=1")
@@ -168,6 +171,7 @@ def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):
     assert "agrees on 18 test samples, within" in out
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_run_is_named_after_its_folder(cli, tmp_path, root):
     code, _, err = cli("train", *SMALL, f"data.root={root}", "trainer.max_epochs=1")
     assert code == 0, err

@@ -69,6 +69,7 @@ def test_a_run_is_not_resumed_on_a_folder_in_which_an_image_has_changed(cli, tmp
     assert "trained on: train/; restore those data" in told
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_files_whose_checksums_are_known_and_tensors_are_recorded(cli, tmp_path, mnist_root):
     from tests.example import MNIST
 
