@@ -16,7 +16,6 @@ from leyden.config.paths import ROOT, environment_of
 from leyden.run.directory import Run
 from leyden.scheduler import SCHEDULERS
 from leyden.sweep.study import open_study
-from tests import ENGINE
 from tests.callbacks.events import scalars
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
@@ -59,12 +58,11 @@ def last_step(run):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, mnist_root):
+def whole(slurm, tmp_path_factory, mnist_root):
     """The long run, never stopped."""
     directory = tmp_path_factory.mktemp("whole")
     arguments = (f"run_dir={directory / 'run'}", f"outputs={directory}", "trainer.accelerator=cpu")
-    arguments += ("callbacks.slow.seconds=0",)
-    finish(start(*LONG, *arguments, OMP_NUM_THREADS="1", PYTHONPATH=str(ENGINE)))
+    finish(start(*LONG, *arguments, "callbacks.slow.seconds=0", OMP_NUM_THREADS="1"))
     return Run(directory / "run")
 
 

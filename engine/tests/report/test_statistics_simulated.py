@@ -42,9 +42,9 @@ def quantiles_between_others(monkeypatch):
 
     def between(tail, freedom):
         steps = 200 / freedom
-        low = max(math.floor(steps), 0.01)
-        a, b = t_quantile(tail, 200 / low), t_quantile(tail, 200 / math.floor(steps + 1))
-        return a + (b - a) * (steps - low) / (math.floor(steps + 1) - low)
+        low, high = max(math.floor(steps), 0.01), math.floor(steps) + 1
+        a, b = t_quantile(tail, 200 / low), t_quantile(tail, 200 / high)
+        return a + (b - a) * (steps - low) / (high - low)
 
     assert between(0.01, 2.3) == pytest.approx(t_quantile(0.01, 2.3), rel=1e-4)
     monkeypatch.setattr("leyden.report.statistics.t_quantile", between)
