@@ -22,7 +22,7 @@ from leyden.run.directory import Run
 from tests import composed
 from tests.data import small
 from tests.example import MNIST
-from tests.forks import Forked, Server
+from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
@@ -235,7 +235,7 @@ def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **env
 
 def finish(process):
     """Wait for a process that must succeed."""
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     return output
 

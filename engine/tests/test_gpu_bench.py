@@ -11,6 +11,7 @@ from torch import nn
 from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.conftest import start
+from tests.forks import TIMEOUT_S
 from tests.test_device import META, watched
 
 QUESTIONS = ("example", "recipes", "options", "resume", "memory", "several")
@@ -42,7 +43,7 @@ def tiny(bench, monkeypatch, tmp_path, capsys):
 
     def run(words, *, env, **_):
         process = start(*words[2:], script=(words[1],), **env)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
         return subprocess.CompletedProcess(words, process.returncode, output, output)
 
     def tiny(*only):

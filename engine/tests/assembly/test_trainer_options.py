@@ -12,6 +12,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from tests.conftest import QUICK, assert_same_bits, finish, start
+from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
@@ -180,7 +181,7 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     config = (tmp_path / "run" / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(config.replace("devices: 1", "devices: 2"))
     process = start(*arguments, "trainer.max_epochs=2", "trainer.devices=2")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "was trained by 1 processes, this run would have 2" in output
     assert Run(tmp_path / "run").result.status == "finished"

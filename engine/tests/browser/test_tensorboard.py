@@ -16,6 +16,7 @@ from leyden.run.directory import Run
 from tests.callbacks.events import metric as metric_of
 from tests.callbacks.events import read
 from tests.conftest import finish, start
+from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
 from tests.training.test_start_exact import kill_at
 
@@ -38,10 +39,10 @@ def outputs(tmp_path_factory, mnist_root):
     few = ("data.val_size=59000", "data.batch_size=100", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
     arguments = (*few, "callbacks.checkpoint.every_n_steps=7", f"outputs={directory}", "test=false")
     start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.001,0.01,1e30", *arguments).communicate(
-        timeout=240
+        timeout=TIMEOUT_S
     )
     resumed = (f"run_dir={directory / 'resumed'}", "optimizer.lr=0.003", *arguments)
-    kill_at(18, *resumed).communicate(timeout=240)
+    kill_at(18, *resumed).communicate(timeout=TIMEOUT_S)
     finish(start("resume=must", *resumed))
     return directory
 

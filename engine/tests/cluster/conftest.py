@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import ENGINE
+from tests.forks import TIMEOUT_S
 
 # submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID -j ID`; the real one needs a database.
 SACCT = """#!/bin/sh
@@ -42,9 +43,9 @@ class Slurm:
     def __init__(self, root):
         self.root = root
 
-    def run(self, *command, timeout=20):
+    def run(self, *command):
         """The output of a client, which must succeed."""
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -60,18 +61,18 @@ class Slurm:
         (state,) = self.states(job_id)
         return state
 
-    def wait(self, job_id, states, timeout=60):
+    def wait(self, job_id, states):
         """Wait until a job, or each task of an array, is in one of `states`, such as "COMPLETED FAILED"."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + TIMEOUT_S
         while not set(found := self.states(job_id)) <= set(states.split()):
-            assert time.monotonic() < end, f"job {job_id} is {found}, not {states}, after {timeout} s"
+            assert time.monotonic() < end, f"job {job_id} is {found}, not {states}, after {TIMEOUT_S} s"
             time.sleep(0.1)
 
-    def wait_for(self, predicate, timeout, what):
+    def wait_for(self, predicate, what):
         """Wait until the predicate is true, and return its value."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + TIMEOUT_S
         while not (value := predicate()):
-            assert time.monotonic() < end, f"waited {timeout} s for {what}"
+            assert time.monotonic() < end, f"waited {TIMEOUT_S} s for {what}"
             time.sleep(0.1)
         return value
 
@@ -97,7 +98,7 @@ def stop(process):
 
 def stop_jobs(slurm):
     slurm.run("scancel", "-u", "root")
-    slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), 30, "the jobs to end")
+    slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the jobs to end")
 
 
 @pytest.fixture(scope="session")
@@ -168,15 +169,15 @@ def running(request, number, changes=None):
         }
         options = [f"--{kind}-file={root / file}" for kind, file in files.items()]
         daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *options)]
-        slurm.wait_for((root / "run/munge.sock").exists, 10, f"munged; see {root}/log")
+        slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/log")
         daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
 
         def ready():
             assert all(daemon.poll() is None for daemon in daemons), f"a daemon ended; see {root}/log"
             command = ["sinfo", "-h", "-N", "-p", "test", "-t", "idle", "-o", "%N"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout == "n1\nn2\n"
+            return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout == "n1\nn2\n"
 
-        slurm.wait_for(ready, 30, f"two idle nodes; see {root}/log")
+        slurm.wait_for(ready, f"two idle nodes; see {root}/log")
         stack.callback(stop_jobs, slurm)
         yield slurm
     if not request.session.testsfailed:

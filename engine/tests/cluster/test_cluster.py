@@ -18,6 +18,7 @@ from leyden.scheduler import SCHEDULERS
 from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
+from tests.forks import TIMEOUT_S
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
 from tests.training.test_start import curves
 
@@ -46,7 +47,7 @@ def runs(tmp_path, name="s"):
 
 def the_run(slurm, tmp_path, name="s"):
     """The only run of a sweep, once it has been submitted."""
-    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], 60, "the submission")
+    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], "the submission")
     (run,) = runs(tmp_path, name)
     return run
 
@@ -93,7 +94,7 @@ def usr1(slurm, job):
 
 
 def preempt(slurm, job):
-    slurm.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true", timeout=60)
+    slurm.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
 
 
 def requeue(slurm, job):
@@ -112,7 +113,7 @@ def requeue(slurm, job):
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb, by_srun):
     process = submit(tmp_path, *LONG, f"cluster.use_srun={by_srun}")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 60, "the second epoch")
+    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     disturb(slurm, run.submission["job_id"])
     output = finish(process)
     assert run.result.requeues == 1
@@ -133,7 +134,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     process = submit(tmp_path, *LONG)
     run = the_run(slurm, tmp_path)
     slurm.wait(run.submission["job_id"], "RUNNING")
-    slurm.wait_for(lambda: "submitit" in log_of(run), 20, "the start of Python")
+    slurm.wait_for(lambda: "submitit" in log_of(run), "the start of Python")
     usr1(slurm, run.submission["job_id"])
     assert len(run.starts) == 1, "training has started already"
     finish(process)
@@ -151,10 +152,10 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
     run = the_run(slurm, tmp_path)
     for number in range(1 if seconds < 100 else 2):
         starts = number + 2
-        slurm.wait_for(lambda starts=starts: log_of(run).count("validates") == starts - 1, 90, "the validation")
+        slurm.wait_for(lambda starts=starts: log_of(run).count("validates") == starts - 1, "the validation")
         usr1(slurm, run.submission["job_id"])
-        slurm.wait_for(lambda starts=starts: len(run.starts) > starts, 90, "the next start")
-    output, _ = process.communicate(timeout=120)
+        slurm.wait_for(lambda starts=starts: len(run.starts) > starts, "the next start")
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "no training step came within 3 s after the signal to requeue" in log_of(run)
     if seconds > 100:
         assert run.result.status == "failed"
@@ -171,7 +172,7 @@ def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nod
     broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
     work = LONG if len(nodes) == 1 else (*SHORT, "trainer.max_epochs=2")
     process = submit(tmp_path, *work, *broken)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     (run,) = runs(tmp_path)
     assert "DistNetworkError: Connection reset by peer" in log_of(run)
     if len(nodes) == 1:
@@ -192,7 +193,7 @@ def log_of(run):
 def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     process = submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
+    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     usr1(slurm, run.submission["job_id"])
     finish(process)
     assert run.result.requeues == 1
@@ -222,11 +223,11 @@ def test_two_nodes_find_the_weights_of_one_process(slurm, tmp_path, mnist_root):
 
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "seed=0,1,2,3")
-    slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, 60, "the submission")
+    slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 4, "the submission")
     victim = runs(tmp_path)[2]
     slurm.wait(victim.submission["job_id"], "RUNNING")
     slurm.run("scancel", victim.submission["job_id"])
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "1 of 4 jobs failed" in output
     assert "is CANCELLED without a result" in output
@@ -262,10 +263,10 @@ def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path,
     # The first job fails within seconds, the others take longer than it takes to see that.
     arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", "cluster.num_jobs=2", "sweep.fail_fast=true")
     process = submit(tmp_path, *LONG, *arguments)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "jobs failed; the same command runs them again, and continues with the others" in output
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
     states = [run.result.status if run.result else None for run in runs(tmp_path)]
     assert states.count("failed") == 1
     assert None in states
@@ -289,17 +290,17 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
         found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
         return [run for run in found if last_step(run) > 20]
 
-    slurm.wait_for(lambda: under_way(second), 90, "a trial of the second job")
-    more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=60)
+    slurm.wait_for(lambda: under_way(second), "a trial of the second job")
+    more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=TIMEOUT_S)
     assert f"jobs {first}, {second} are still searching with different settings" in more
     slurm.run("scancel", second)
-    slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", 60, "its end")
+    slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", "its end")
     output = finish(submit(tmp_path, *arguments))
     assert re.search(rf"2 jobs are searching: {first}, (?!{second})\S+\n", output), output
-    slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], 90, "a trial of the first job")
+    slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], "a trial of the first job")
     slurm.run("scancel", "--signal=USR1", first)
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 6, 300, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 6, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
     assert [run.result.status for run in runs(tmp_path)] == 6 * ["finished"]
     assert len(trials(tmp_path)) == 6
     # Taken by a job and started in it: six times, and once more for each that was under way when its job was ended.
@@ -319,8 +320,8 @@ def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist
     further = ("hydra.sweeper.num_trials=4", "sweep.seeds=2", "cluster.wait=false", "cluster.num_jobs=2")
     short = [each for each in SHORT if "hidden_sizes" not in each]
     finish(submit(tmp_path, *short, *search, *further, 'task.label_smoothing="${optimizer.lr}"'))
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 4, 300, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its jobs")
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 4, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
     found = {run.directory.name: run for run in runs(tmp_path)}
     assert len(found) == 8
     for trial in trials(tmp_path):
@@ -349,10 +350,10 @@ def test_a_search_that_is_left_starts_the_processes_of_its_trials(slurm, tmp_pat
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
     arguments = (*LONG, *NODES, *search, "cluster.wait=false", "cluster.num_jobs=1")
     (job,) = re.findall(r"1 jobs are searching: (\S+)\n", finish(submit(tmp_path, *arguments)))
-    slurm.wait_for(lambda: any(last_step(run) > 20 for run in runs(tmp_path)), 90, "the first trial")
+    slurm.wait_for(lambda: any(last_step(run) > 20 for run in runs(tmp_path)), "the first trial")
     slurm.run("scancel", "--signal=USR1", job)
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 2, 300, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 60, "the end of its job")
+    slurm.wait_for(lambda: len(trials(tmp_path)) == 2, "the end of the search")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its job")
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
     assert [run.config["trainer"]["num_nodes"] for run in runs(tmp_path)] == [2, 2]
     assert len(re.findall(r"resumes from \S+, step \d+", log_of(runs(tmp_path)[0]))) == 1
@@ -363,7 +364,7 @@ def test_a_failed_trial_of_several_processes_says_why(slurm, tmp_path, mnist_roo
     search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=1")
     arguments = (*NODES, *search, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false")
     finish(submit(tmp_path, *arguments, "cluster.wait=false"))
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), 120, "the end of its job")
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its job")
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     assert PLACE_OF_BUG in log_of(run)
@@ -382,7 +383,7 @@ def test_trials_of_one_setting_are_one_run(slurm, tmp_path, mnist_root):
 def test_a_running_job_shows_how_far_it_is(slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *LONG, "cluster.wait=false"))
     (run,) = runs(tmp_path)
-    slurm.wait_for(lambda: last_step(run) > NUM_STEPS, 60, "the first epoch")
+    slurm.wait_for(lambda: last_step(run) > NUM_STEPS, "the first epoch")
     output = finish(start(script=("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))))
     assert f"running: {run.directory.name} (step " in output
     assert "val/acc 0." in output
@@ -403,7 +404,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     shutil.rmtree(project / "conf")
     (run,) = runs(tmp_path)
     slurm.run("scontrol", "release", run.submission["job_id"])
-    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    slurm.wait_for(lambda: run.result, "the end of the job")
     assert run.result.status == "finished"
     archive, bootstrap = sorted((tmp_path / "sweeps" / "s" / "code").iterdir(), reverse=True)
     assert bootstrap.suffix == ".py"
@@ -433,7 +434,7 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):
     process = submit(tmp_path, *SHORT, *arguments)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert message.lower() in output.lower()
     assert not runs(tmp_path)
@@ -457,7 +458,7 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     shutil.rmtree(root)
     (run,) = runs(tmp_path)
     slurm.run("scontrol", "release", run.submission["job_id"])
-    slurm.wait_for(lambda: run.result, 60, "the end of the job")
+    slurm.wait_for(lambda: run.result, "the end of the job")
     assert run.result.status == "failed"
     assert "the dataset is missing, and download=false" in run.result.error.message
 
@@ -465,7 +466,7 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
     output, _ = submit(
         tmp_path, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false"
-    ).communicate(timeout=120)
+    ).communicate(timeout=TIMEOUT_S)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
@@ -475,9 +476,9 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
     run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 20, 60, "training")
+    slurm.wait_for(lambda: last_step(run) > 20, "training")
     usr1(slurm, run.submission["job_id"])
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "requeued 1 times, more than cluster.max_requeues=0" in output
     assert run.result.status == "failed"
@@ -495,10 +496,10 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     job = job.stdout.strip()
     run = Run(tmp_path / "outputs" / "slurm" / job)
     for number, step in enumerate((100, 340), start=1):
-        slurm.wait_for(lambda step=step: last_step(run) > step, 90, f"step {step}")
+        slurm.wait_for(lambda step=step: last_step(run) > step, f"step {step}")
         usr1(slurm, job)
-        slurm.wait_for(lambda number=number: len(run.starts) > number, 60, "the next start")
-    slurm.wait(job, "COMPLETED", timeout=90)
+        slurm.wait_for(lambda number=number: len(run.starts) > number, "the next start")
+    slurm.wait(job, "COMPLETED")
     assert run.result.requeues == 2
     assert_the_same(run, whole)
 

@@ -23,6 +23,7 @@ from tests.cluster.test_cluster import (
     whole,  # noqa: F401
 )
 from tests.conftest import finish
+from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.cluster
 # As a QOS with MaxSubmitJobsPerUser=5 does; the real limit needs a database.
@@ -61,7 +62,7 @@ def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkey
     assert "not accepted yet" in output
     assert "7/7 jobs, 0 failed" in output
     process = submit(tmp_path, *SHORT, seeds, "cluster.wait=false", "+cluster.options.hold=true", name="left")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert re.search(r"Slurm accepts no more jobs for now: \d of 7 are missing; the same command submits", output)
     assert 0 < len(runs(tmp_path, "left")) < 7
@@ -78,7 +79,7 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
     process = submit(tmp_path, *LONG)
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 90, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     preempt(nasty_slurm, None)
     finish(process)
     assert run.result.requeues == 1
@@ -91,9 +92,9 @@ def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whol
     """PreemptMode=CANCEL."""
     process = submit(tmp_path, *LONG, "cluster.partition=cheap")
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 90, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     preempt(nasty_slurm, None)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "1 of 1 jobs failed" in output
     finish(submit(tmp_path, *LONG, "cluster.partition=cheap"))
@@ -150,13 +151,13 @@ def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
     output = finish(submit(tmp_path, *SHORT, "cluster.use_srun=false", f"cluster.python={sys.executable}"))
     assert "1/1 jobs, 0 failed" in output
     process = submit(tmp_path, *SHORT, "cluster.use_srun=false", cluster="slurm_ddp", name="ddp")
-    assert "only srun starts the 4 processes of a job" in process.communicate(timeout=60)[0]
+    assert "only srun starts the 4 processes of a job" in process.communicate(timeout=TIMEOUT_S)[0]
 
 
 def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
     """On sites that charge for whole nodes. What is requeued together resumes together."""
     process = submit(tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=5,60000", "cluster.jobs_per_node=2")
-    nasty_slurm.wait_for(lambda: sum(bool(run.submission) for run in runs(tmp_path)) == 4, 60, "the submission")
+    nasty_slurm.wait_for(lambda: sum(bool(run.submission) for run in runs(tmp_path)) == 4, "the submission")
     ids = {run.directory.name: run.submission["job_id"] for run in runs(tmp_path)}
     assert sorted(map([*ids.values()].count, {*ids.values()})) == [2, 2]
     (run,) = [
@@ -164,9 +165,9 @@ def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
         for run in runs(tmp_path)
         if run.config["model"]["dropout"] == 0.2 and run.config["data"]["batch_size"] == 5
     ]
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "4/4 jobs" in output
     assert run.result.requeues >= 1
     assert "resumes from" in log_of(run)
@@ -179,7 +180,7 @@ def test_a_search_whose_processes_share_a_job(nasty_slurm, tmp_path, mnist_root)
     packed = ("cluster.wait=false", "cluster.num_jobs=2", "cluster.jobs_per_node=2")
     output = finish(submit(tmp_path, *SHORT, *search, *packed))
     assert "1 jobs are searching" in output
-    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), 120, "the end of the search")
+    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), "the end of the search")
     assert [run.result.status for run in runs(tmp_path)] == 5 * ["finished"]
 
 
@@ -188,7 +189,7 @@ def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noq
     stage = ("cluster.stage=$NODE_DISK", f"cluster.setup=['export NODE_DISK={tmp_path}/disk$SLURM_RESTART_COUNT']")
     process = submit(tmp_path, *LONG, *stage)
     run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, 120, "the second epoch")
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     (copy,) = (tmp_path / "disk").glob("leyden-*/*/MNIST/raw/train-images-idx3-ubyte")
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
     finish(process)
@@ -203,4 +204,4 @@ def test_a_run_is_evaluated_on_a_node(nasty_slurm, tmp_path, mnist_root):
     finish(submit(tmp_path, *SHORT))
     (run,) = runs(tmp_path)
     command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
-    assert "test/acc" in nasty_slurm.run("srun", "--mem=1G", *command, timeout=120)
+    assert "test/acc" in nasty_slurm.run("srun", "--mem=1G", *command)

@@ -9,6 +9,7 @@ from leyden.assembly import trust
 from leyden.run.directory import Run
 from leyden.testing.cases import compose
 from tests.conftest import assert_same_bits, finish, start
+from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
 from tests.training.test_start_exact import assert_same_run, kill_at, stopping
 
@@ -99,7 +100,7 @@ def test_two_processes_share_the_samples(tmp_path, mnist_root):
     whole = Run(tmp_path / "whole")
     assert whole.result.optimizer_steps == 10  # 200 samples, 20 per process and step
     kill_at(8, f"run_dir={tmp_path / 'killed'}", *arguments, module="tests.tasks.own:Plain").communicate(
-        timeout=240
+        timeout=TIMEOUT_S
     )
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     assert_same_bits(whole.directory, tmp_path / "killed")

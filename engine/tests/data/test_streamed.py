@@ -21,6 +21,7 @@ from leyden.data.loaders import BatchLoader
 from leyden.data.streamed import SeededSamples, StreamLoader, find_facts
 from leyden.data.workers import AHEAD
 from tests.conftest import start
+from tests.forks import TIMEOUT_S
 
 
 class Noisy(Dataset):
@@ -345,9 +346,9 @@ def test_workers_end_with_the_process_that_has_them(how, by, code):
     assert all(map(is_there, workers))
     if by:
         process.send_signal(by)
-    process.communicate("\n", timeout=60)
+    process.communicate("\n", timeout=TIMEOUT_S)
     assert process.returncode == code
-    end = time.monotonic() + 30
+    end = time.monotonic() + TIMEOUT_S
     while any(map(is_there, workers)):
         assert time.monotonic() < end
         time.sleep(0.01)

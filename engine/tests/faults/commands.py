@@ -14,8 +14,8 @@ import torch
 from leyden.sweep import launcher
 from leyden.tasks.classification import Classification
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
+from tests.forks import TIMEOUT_S
 
-TIMEOUT_S = 60
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 
 

@@ -14,6 +14,7 @@ from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
 from tests.faults.commands import Started, call
+from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.faults
 
@@ -84,7 +85,7 @@ def test_told_in_a_process_of_its_own(tmp_path, data, whole, trials, seed):
         if twice:
             time.sleep(rng.uniform(0, 0.3))
             process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
         told = (
             f"FAULTS_SEED={seed} {number.name} after {pause:.3f} s, twice {twice}: {process.returncode}\n{output}"
         )

@@ -9,6 +9,7 @@ import pytest
 from leyden.run.directory import Run
 from tests import ENGINE
 from tests.conftest import QUICK, SMALL, finish, start
+from tests.forks import TIMEOUT_S
 from tests.training.test_start_exact import kill_at
 
 
@@ -23,7 +24,7 @@ def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     from mlflow.tracking import MlflowClient
 
     arguments = (f"outputs={tmp_path}", "logger=mlflow", "trainer.max_epochs=2", *SMALL)
-    kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments).communicate(timeout=240)
+    kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments).communicate(timeout=TIMEOUT_S)
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     finish(start(f"run_dir={tmp_path / 'killed'}", *arguments, "trainer.max_epochs=3"))
     finish(start("-m", "sweep_name=s", "seed=0,1", *arguments))
@@ -90,7 +91,7 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
 def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", f"run_dir={tmp_path / 'run'}", "logger=wandb", *QUICK)
     process = start(*arguments, HOME=str(tmp_path), WANDB_API_KEY="")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, output
     assert "logger.wandb: not logged in" in output
     assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ import pytest
 from leyden.config.errors import UserError
 from leyden.run import lease, lock
 from leyden.run.lease import LeaseHeldError, acquire, hold, is_held
+from tests.forks import TIMEOUT_S
 
 # A process that takes leases as one on another machine does, with a faster heartbeat, and without flock.
 ELSEWHERE = """
@@ -83,7 +84,7 @@ for _ in range(40):
 """
     machines = [None, None, "b", "c"]
     started = [process(tmp_path / "x", body, machine) for machine in machines]
-    assert [each.communicate(timeout=120) and each.returncode for each in started] == [0] * 4
+    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [0] * 4
     assert count.read_text() == "160"
     assert len([*tmp_path.glob("x.*")]) == 1
 
@@ -318,7 +319,7 @@ with lock.acquire(path, None):
     time.sleep(0.05)
 """
     started = [process(tmp_path / "run", body) for _ in range(5)]
-    assert [each.communicate(timeout=60) and each.returncode for each in started] == [0] * 5
+    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [0] * 5
 
 
 def test_a_run_that_was_moved_is_told_as_that(tmp_path, monkeypatch):

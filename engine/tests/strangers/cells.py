@@ -26,6 +26,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
+from tests.forks import TIMEOUT_S
 from tests.strangers import callbacks, data, modules
 from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
 from tests.training.test_start import curves
@@ -165,7 +166,7 @@ class Row:
         given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
         given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
         process = start(*arguments, script=("-m", "tests.strangers.begun"), anew=True, **given)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
         return Done(process.returncode, output)
 
     def train(self, name, *more, **kwargs):

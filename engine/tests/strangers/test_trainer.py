@@ -13,6 +13,7 @@ from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
 from tests.callbacks.events import images, read
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
+from tests.forks import TIMEOUT_S
 from tests.strangers.for_trainer import COLLATES, Combined, Listed, Several
 from tests.training.test_start import curves
 from tests.training.test_start_exact import kill_at, stopping
@@ -41,7 +42,7 @@ def assert_resumes(tmp_path, module, step, *arguments, **environment):
     arguments = (*arguments, "callbacks.checkpoint.every_n_steps=2", f"outputs={tmp_path / 'outputs'}")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments, **environment))
     process = kill_at(step, f"run_dir={tmp_path / 'killed'}", *arguments, module=f"{HERE}:{module}")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0, output
     assert Run(tmp_path / "killed").newest_checkpoint(), output
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments, **environment))

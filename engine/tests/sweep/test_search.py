@@ -21,6 +21,7 @@ from leyden.sweep.search import Search
 from leyden.sweep.study import find_trial, open_study
 from tests import conf
 from tests.conftest import QUICK, finish, start
+from tests.forks import TIMEOUT_S
 from tests.sweep.spaces import space
 
 
@@ -512,10 +513,12 @@ def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_al
         else:
             assert [run.config["seed"] for run in runs] == [5, 6]
             assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
-    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=240)
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=TIMEOUT_S)
     assert output.endswith("holds a different sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
     # Nor are trials of other fixed values of the same search; what changes no bit may change.
-    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=2", "trainer.max_epochs=4").communicate(timeout=240)
+    output, _ = start_search(tmp_path, *arguments, "sweep.seeds=2", "trainer.max_epochs=4").communicate(
+        timeout=TIMEOUT_S
+    )
     assert "holds a different sweep: fixed [" in output
     assert "trainer.max_epochs=4" in output
     finish(start_search(tmp_path, *arguments, "sweep.seeds=2", "sweep.pictures=none", "cluster.num_jobs=1"))
@@ -530,7 +533,7 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
     small = [override for override in QUICK if "hidden" not in override]
     typed = ("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *small, *arguments)
     (tmp_path / "bad").write_text("1")
-    output, _ = start(*typed).communicate(timeout=240)
+    output, _ = start(*typed).communicate(timeout=TIMEOUT_S)
     assert "2 of 4 jobs failed" in output
     assert [trial.state for trial in trials(tmp_path)[0]] == 2 * [TrialState.FAIL]
     (tmp_path / "bad").unlink()

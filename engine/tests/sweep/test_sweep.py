@@ -24,6 +24,7 @@ from leyden.sweep.jobs import slug
 from leyden.sweep.sweep import claim_directory
 from tests import conf
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
+from tests.forks import TIMEOUT_S
 
 
 def sweep(tmp_path, *arguments, small=QUICK, anew=False, **environment):
@@ -173,7 +174,7 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     for run in (first, second):
         states = run.newest_checkpoint() and torch.load(run.newest_checkpoint(), weights_only=True)["callbacks"]
         assert len(states["RankState"]["processes"]) == 2
-    output, _ = sweep(tmp_path / "buggy", *arguments, *BUGGY, "+model.hidden=1").communicate(timeout=240)
+    output, _ = sweep(tmp_path / "buggy", *arguments, *BUGGY, "+model.hidden=1").communicate(timeout=TIMEOUT_S)
     assert "2 of 2 jobs failed" in output
     assert PLACE_OF_BUG in output
 
@@ -182,13 +183,13 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
 def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
     long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT_S
     while not (victim := runs(tmp_path).get((0.01, 0))) or not victim.newest_checkpoint():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(worker_of(process.pid), signal.SIGKILL)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0
     found = runs(tmp_path)
     assert {key[0]: run.result.status for key, run in found.items()} == {
@@ -206,7 +207,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     # Only those are tried again; what was killed goes on.
     ended = (found[0.1, 0].directory / "result.json").stat().st_mtime_ns
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "1 of 3 jobs failed" in output
     assert found[0.01, 0].result.status == "finished"
     assert len(json.loads((found[0.01, 0].directory / "provenance.json").read_text())) == 2
@@ -217,11 +218,11 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
 def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
     arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", "cluster.num_jobs=1")
     process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert "1 of 1 jobs failed; the same command runs them again, and continues with the others" in output
     assert [run.result.status for run in runs(tmp_path).values()] == ["failed"]
-    output, _ = sweep(tmp_path, *arguments).communicate(timeout=240)
+    output, _ = sweep(tmp_path, *arguments).communicate(timeout=TIMEOUT_S)
     assert "1 of 3 jobs failed" in output
     assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
 
@@ -263,7 +264,7 @@ def children(pid):
 @pytest.mark.slow
 def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
     process = sweep(tmp_path, "model.hidden_sizes=[16],[1000000000000]", "trainer.max_epochs=1")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "1 of 2 jobs failed" in output
     assert process.returncode == 2
     paths = (tmp_path / "sweeps" / "s").glob("*/config.yaml")
@@ -393,7 +394,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
     folder = tmp_path / ("x" * 110)
     folder.mkdir()
     process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder), anew=True)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     # Python 3.14 looks for a shorter one by itself.
     if hasattr(multiprocessing.util, "_get_base_temp_dir"):
         assert process.returncode == 0
@@ -405,7 +406,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
 
 @pytest.mark.slow
 def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
-    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2", anew=True).communicate(timeout=240)
+    output, _ = sweep(tmp_path, *BUGGY, "+model.hidden=1,2", anew=True).communicate(timeout=TIMEOUT_S)
     assert "2 of 2 jobs failed" in output
     assert output.count(f"\n      at {PLACE_OF_BUG}\n      {tmp_path}/sweeps/s/logs/") == 2  # then the log
     for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():

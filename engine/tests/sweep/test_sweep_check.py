@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from leyden.sweep import sweep
 from leyden.sweep.space import MAX_NUMBERS
 from tests.conftest import QUICK, start
+from tests.forks import TIMEOUT_S
 
 values = st.one_of(st.integers(-5, 60).map(str), st.sampled_from(["a", "b"]))
 settings = st.lists(st.dictionaries(st.sampled_from(["x", "y", "z"]), values), max_size=120)
@@ -60,12 +61,12 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    output, _ = start(script=("-c", code), anew=True).communicate(timeout=240)
+    output, _ = start(script=("-c", code), anew=True).communicate(timeout=TIMEOUT_S)
     assert output.splitlines()[-1] == "False"
     assert "2/2 jobs, 0 failed" in output
     buggy = ("~model.hidden_sizes", "~model.dropout", "+model.hidden=1", "model._target_=tests.sweep.buggy.NotMade")
     process = start(*buggy, script=("-c", code), anew=True)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert output.count("Traceback") == 1
     assert "raise KeyError(hidden)  # the bug" in output
@@ -88,7 +89,7 @@ def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
         "cluster.num_jobs=2",
         anew=True,
     )
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "8/8 jobs, 0 failed" in output
     # And once more before, to see what reading starts.
     assert len((tmp_path / "log").read_text().splitlines()) == num

@@ -11,6 +11,7 @@ import torch
 
 from leyden.run.directory import Run
 from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, start, weights
+from tests.forks import TIMEOUT_S
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_sigterm_ends_with_an_error_code_and_can_go_on(tmp_path, mnist_root):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM
     assert "resumes the run" in output
     assert Run(tmp_path / "run").result is None

@@ -18,6 +18,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, start, weights
 from tests.data import folders
+from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
@@ -157,7 +158,7 @@ def test_two_processes_and_one_that_is_killed_again_and_again(tmp_path, mnist_ro
     assert_same_bits(tmp_path / "a", tmp_path / "b")
     for step in steps:
         process = kill_at(step, f"run_dir={tmp_path / 'c'}", *big)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == -signal.SIGKILL, output
         assert Run(tmp_path / "c").result is None
     finish(start(f"run_dir={tmp_path / 'c'}", *big))
@@ -207,7 +208,7 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root):
     arguments = (*arguments, *STOCHASTIC)
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
-    process.communicate(timeout=240)
+    process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     assert_same_bits(tmp_path / "whole", tmp_path / "killed")
@@ -234,7 +235,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=by)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + by, output
     assert output.count("Interrupted. The same command with") == 1
     # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
@@ -250,7 +251,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
 def test_a_second_ctrl_c_ends_it_at_once_and_saves_nothing(tmp_path, mnist_root):
     arguments = (f"run_dir={tmp_path / 'told'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=2")
     process = kill_at(3, *arguments, by=signal.SIGINT, times=2)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGINT, output
     assert "starts over, nothing was saved yet" in output
     assert "Traceback" not in output
@@ -263,7 +264,7 @@ def test_ctrl_c_in_the_last_step_ends_it_when_it_has_trained(tmp_path, mnist_roo
     arguments = (f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(9, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGINT)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGINT, output
     assert Run(tmp_path / "told").result is None
     finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
@@ -313,7 +314,7 @@ def test_ctrl_c_of_a_terminal_lets_a_run_with_data_workers_of_its_own_save(tmp_p
     while process.poll() is None and not (tmp_path / "run" / "metrics.csv").exists():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGINT, output
     assert "Traceback" not in output
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists(), output

@@ -15,6 +15,7 @@ from leyden.training import predict
 from leyden.training.trained import trained_task
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
+from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
 from tests.training.test_start_exact import kill_at, stopping
 
@@ -257,7 +258,7 @@ def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
 def test_ctrl_c_ends_it_cleanly(tmp_path, root):
     arguments = (f"run_dir={tmp_path / 'run'}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
     process = kill_at(15, *arguments, by=signal.SIGINT)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert "Interrupted. The same command with" in output
