@@ -57,3 +57,22 @@ def test_other_bytes_are_noticed(source, tmp_path, monkeypatch):
 def test_a_variable_that_the_node_lacks(source):
     with pytest.raises(UserError, match=r"cluster.stage=\$NO_SUCH_DISK: a variable in it is not set on this node"):
         stage(source, "$NO_SUCH_DISK")
+
+
+def test_folders_that_links_lead_to_are_copied_as_folders(source, tmp_path):
+    (tmp_path / "elsewhere" / "raw").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "raw" / "images").write_bytes(b"4567")
+    for name in ("a", "b"):
+        (source / name).symlink_to(tmp_path / "elsewhere")
+    copy = stage(source, str(tmp_path / "disk"))
+    for name in ("a", "b"):
+        assert not (copy / name).is_symlink()
+        assert (copy / name / "raw" / "images").read_bytes() == b"4567"
+
+
+def test_links_that_lead_around_are_refused(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "back").symlink_to(source)
+    (source / "there").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"there/back: Too many levels of symbolic links\)"):
+        stage(source, str(tmp_path / "disk"))

@@ -1,5 +1,6 @@
 """The data of a run: the data module, and a copy of shared data on a node's own disk."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -136,17 +137,29 @@ def stage(source: Path, scratch: str) -> Path:
                     _copy_verified(source / path, copy / path)
                 write_whole(marker, json.dumps(files))
     except OSError as error:
-        raise UserError(f"cluster.stage={scratch}: {source} can't be copied there ({error.strerror})") from error
+        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise UserError(f"cluster.stage={scratch}: {source} can't be copied there ({why})") from error
     return copy
 
 
 def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
-    """Return the files below a folder: their size in bytes, and when they changed, in nanoseconds."""
+    """Return the files below a folder, also in folders that links lead to: size in bytes, and time of change in ns.
+
+    Raises:
+        OSError: A folder can't be read, or a link leads to a folder that it is in.
+    """
     found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            found[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
+    pending = [(folder, {folder.resolve()})]
+    while pending:
+        place, above = pending.pop()
+        for path in sorted(place.iterdir()):
+            if path.is_dir():
+                if (real := path.resolve()) in above:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                pending.append((path, above | {real}))
+            elif path.is_file():
+                status = path.stat()
+                found[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
     return found
 
 
