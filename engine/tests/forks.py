@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 
-TIMEOUT_S = 600  # what takes longer hangs: a limit that a slow machine may pass would be a test of the machine
+TIMEOUT_S = 300  # what takes longer hangs: a limit that a slow machine may pass would be a test of the machine
 HEAVY = "torchvision lightning torchmetrics hydra matplotlib.figure tensorboard optuna onnx onnxruntime PIL.Image"
 
 

@@ -184,7 +184,7 @@ def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, seed, m
     num_seeds = 1 + (mode == "seeds")
     code, output, num_operations = searching(tmp_path / "whole", *arguments, at=None)
     assert code == 0, output
-    for number in range(max(3, trials // 8)):
+    for number in range(max(2, trials // 8)):
         directory, history = tmp_path / str(number), []
         for _ in range(rng.randint(1, 2)):
             history.append(rng.randint(1, num_operations))

@@ -26,8 +26,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def project(served):
-    """A project as if it were just cloned; `project(really)` makes it."""
+    """A project as if it were just cloned; `project(**how)` makes it."""
     copy, template = served
     shutil.rmtree(copy.folder)
     shutil.copytree(template, copy.folder, symlinks=True)
-    return lambda really: Project(copy, really)
+    return lambda **how: Project(copy, **how)

@@ -95,11 +95,13 @@ class Project:
     Args:
         copy: Runs its commands.
         really: Train, else check what would be trained; what other commands need is trained all the same.
+        pictures: With pictures, which take a third of such a short run.
     """
 
-    def __init__(self, copy: Copy, really: bool) -> None:
-        self.folder, self.copy, self.really = copy.folder, copy, really
+    def __init__(self, copy: Copy, really: bool, pictures: bool = False) -> None:
+        self.folder, self.copy, self.really, self.pictures = copy.folder, copy, really, pictures
         self.has_reproduced = False
+        self.trained: set[tuple[str, ...]] = set()
 
     @property
     def own(self) -> str:
@@ -213,9 +215,11 @@ class Project:
         elsewhere = [word for word in words if word.startswith(tuple(NOT_HERE))]
         if verb == "train" and not {"--help", "dry_run=true"} & {*words}:
             is_parent = any(word.startswith("run_dir=") for word in words) and "-m" not in words
-            if elsewhere or not (self.really or is_parent):
+            is_another = tuple(words) in self.trained and not any(word.startswith(OF_A_PAGE) for word in words)
+            if elsewhere or not (self.really or is_parent) or is_another:
                 return self.dry(words)
-            if not self.really:
+            self.trained.add(tuple(words))
+            if not (self.really and self.pictures):
                 words = ["callbacks=bare", *words]
         if verb == "export" and not self.really and not any(word.startswith("output=") for word in words):
             words = [*words, "--cfg", "job"]  # takes long: is only composed, unless a later command needs the file

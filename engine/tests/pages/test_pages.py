@@ -35,7 +35,7 @@ def do(copy, page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_STEPS)
 def test_each_command_of_a_page_does_what_it_should(project, page):
-    do(project(really=True), page)
+    do(project(really=True, pictures=page == "tensorboard"), page)
 
 
 def test_nothing_stands_for_what_no_page_has():

@@ -145,14 +145,8 @@ def test_a_strategy_is_judged_by_what_it_is(train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "ddp_find_unused_parameters_true",
-        "{_target_: lightning.pytorch.strategies.DDPStrategy, find_unused_parameters: true}",
-    ],
-)
-def test_two_processes_with_unused_parameters_resume_to_the_same_bits(tmp_path, mnist_root, strategy):
+def test_two_processes_with_unused_parameters_resume_to_the_same_bits(tmp_path, mnist_root):
+    strategy = "{_target_: lightning.pytorch.strategies.DDPStrategy, find_unused_parameters: true}"
     more = ("trainer.accelerator=cpu", "trainer.devices=2", f"trainer.strategy={strategy}", "+data.form=dict")
     more = (*more, "+data.batch_size=5", *OBJECTIVE)
     run = assert_resumes(tmp_path, "Sometimes", 7, *own("Sometimes", "Collated", *more), OMP_NUM_THREADS="1")
