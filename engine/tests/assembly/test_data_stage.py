@@ -74,5 +74,5 @@ def test_links_that_lead_around_are_refused(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "back").symlink_to(source)
     (source / "there").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"there/back: Too many levels of symbolic links\)"):
+    with pytest.raises(UserError, match="there/back: is a link to a folder that it is in"):
         stage(source, str(tmp_path / "disk"))

@@ -1,11 +1,12 @@
-"""The script that starts Python on a node."""
+"""The code that jobs run: the archive that is written on submission, and the script that starts Python on a node."""
 
 import hashlib
 import tarfile
+from pathlib import Path
 
 import pytest
 
-from leyden.cluster import bootstrap
+from leyden.cluster import bootstrap, submit
 
 
 @pytest.fixture
@@ -31,3 +32,38 @@ def test_a_folder_of_another_user_is_not_run_from(archive, monkeypatch):
     monkeypatch.setattr(bootstrap.os, "getuid", lambda: 54321)
     with pytest.raises(SystemExit, match="belongs to another user; set TMPDIR"):
         bootstrap.unpack(archive)
+
+
+@pytest.mark.parametrize("layout", ["src", "."])
+def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
+    """An edit of the files elsewhere would change waiting jobs, and a node may not have them."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for place, files in {
+        project / layout / "mine": ("__init__.py",),
+        elsewhere / "shared" / "nested": ("__init__.py", "net.py"),
+        elsewhere / "conf" / "model": ("net.yaml",),
+    }.items():
+        place.mkdir(parents=True)
+        for name in files:
+            (place / name).write_text(name)
+    (project / "conf").symlink_to(elsewhere / "conf")
+    (project / layout / "mine" / "shared").symlink_to(elsewhere / "shared")
+    (project / layout / "mine" / "net.py").symlink_to(elsewhere / "shared" / "nested" / "net.py")
+    (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
+    monkeypatch.setattr(submit, "ROOT", project)
+    monkeypatch.setattr(submit, "SRC", project / layout)
+    monkeypatch.setattr(submit, "CONF", project / "conf")
+    monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = bootstrap.unpack(submit.snapshot(tmp_path / "code"))
+    found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert sorted(str(path.relative_to(folder)) for path in found) == sorted(
+        [
+            "conf/model/net.yaml",
+            "git.json",
+            *(
+                str(Path(layout, "mine", name))
+                for name in ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")
+            ),
+        ]
+    )

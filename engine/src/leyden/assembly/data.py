@@ -1,6 +1,5 @@
 """The data of a run: the data module, and a copy of shared data on a node's own disk."""
 
-import errno
 import hashlib
 import json
 import multiprocessing
@@ -23,7 +22,7 @@ from leyden.data.facts import Facts
 from leyden.data.random_state import seed_stages, seeded
 from leyden.data.resumable import flatten_loaders, make_resumable
 from leyden.run import lease
-from leyden.run.files import read_json, sha256_of, write_whole
+from leyden.run.files import files_below, read_json, sha256_of, write_whole
 
 
 def datamodule(
@@ -115,7 +114,7 @@ def stage(source: Path, scratch: str) -> Path:
     """Copy a folder to a node's disk, and return the copy; one that is there is used again if its source is unchanged.
 
     Args:
-        source: The folder; links in it are copied as what they lead to.
+        source: The folder; links in it are copied as the files and folders that they lead to.
         scratch: Folder on the node's disk; environment variables in it, such as `$TMPDIR`, are the node's.
 
     Raises:
@@ -143,23 +142,11 @@ def stage(source: Path, scratch: str) -> Path:
 
 
 def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
-    """Return the files below a folder, also in folders that links lead to: size in bytes, and time of change in ns.
-
-    Raises:
-        OSError: A folder can't be read, or a link leads to a folder that it is in.
-    """
+    """Return the files below a folder: their size in bytes, and when they changed, in nanoseconds."""
     found = {}
-    pending = [(folder, {folder.resolve()})]
-    while pending:
-        place, above = pending.pop()
-        for path in sorted(place.iterdir()):
-            if path.is_dir():
-                if (real := path.resolve()) in above:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-                pending.append((path, above | {real}))
-            elif path.is_file():
-                status = path.stat()
-                found[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
+    for path in files_below(folder):
+        status = path.stat()
+        found[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
     return found
 
 

@@ -25,7 +25,7 @@ from leyden.config.hydra import task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
 from leyden.run import lease
-from leyden.run.files import read_json, replacing, write_whole
+from leyden.run.files import files_below, read_json, replacing, write_whole
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, recorded_error
@@ -51,14 +51,17 @@ def snapshot(directory: Path) -> Path:
         contents["src"] = SRC
     else:
         for path in ROOT.glob("*"):
-            if path.suffix == ".py" or (path.name not in NOT_OWN and any(path.glob("*.py"))):
+            is_package = path.name not in NOT_OWN and any(path.glob("*.py"))
+            if is_package or (path.suffix == ".py" and path.is_file()):
                 contents[path.name] = path
     for path in (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py"):
         contents[f"engine/src/hydra_plugins/{path.name}"] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
-    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as opened:
+    # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as opened:
         for name, path in contents.items():
-            opened.add(path, name, filter=_as_new)
+            for each in files_below(path) if path.is_dir() else [path]:
+                opened.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
         info = tarfile.TarInfo(GIT_OF_COPY)
         info.size, info.mtime = len(git), time.time()
         opened.addfile(info, io.BytesIO(git))
@@ -73,7 +76,7 @@ def _bootstrap_of(archive: Path) -> Path:
 
 def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Set the time of an archive member to now, since nodes remove old temporary files; return None to omit it."""
-    if Path(info.name).name == "__pycache__" or info.name.endswith(".egg-info"):
+    if any(part == "__pycache__" or part.endswith(".egg-info") for part in Path(info.name).parts):
         return None
     info.mtime = time.time()
     return info

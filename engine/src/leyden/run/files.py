@@ -127,6 +127,25 @@ def damage(path: Path) -> str | None:
     return f"{corrupt} is corrupt" if corrupt else None
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also those in folders that links lead to; a link that leads nowhere is no file.
+
+    Raises:
+        OSError: A folder can't be read.
+        UserError: A link leads to a folder that it is in.
+    """
+    pending = [(folder, {folder.resolve()})]
+    while pending:
+        place, above = pending.pop()
+        for path in sorted(place.iterdir()):
+            if path.is_dir():
+                if (real := path.resolve()) in above:
+                    raise UserError(f"{path}: is a link to a folder that it is in")
+                pending.append((path, above | {real}))
+            elif path.is_file():
+                yield path
+
+
 def refuse_links(*directories: Path) -> None:
     """Check that directories contain no links, so that writes stay inside, and no folders in place of files.
 
