@@ -12,6 +12,7 @@ import time
 import pytest
 
 from leyden import runs
+from leyden.report.records import read_raw_records
 from leyden.run.lock import acquire
 from tests.report.test_summary import write
 
@@ -45,6 +46,20 @@ def test_each_run_is_a_line_with_what_was_typed(call, three):
     assert "3 epochs" in text
     assert "1 epoch " in text
     assert "interrupted" in text
+
+
+def test_a_link_to_other_runs_is_announced(three, tmp_path, capsys):
+    write(tmp_path / "archive" / "old", ["seed=9"], value=0.1)
+    (three / "latest").symlink_to(three / "r2")
+    (three / "circle").symlink_to(three / "circle")
+    assert len(read_raw_records(three)) == 4
+    assert capsys.readouterr().err == ""
+    for number in range(2):
+        (three / "sub" / f"archive{number}").symlink_to(tmp_path / "archive")
+    assert len(read_raw_records(three)) == 4
+    place = three / "sub" / "archive0"
+    assert f"{place} and 1 more: links to other folders are not followed; name one" in capsys.readouterr().err
+    assert [record.typed["seed"] for record in read_raw_records(place)] == ["9"]
 
 
 def test_on_a_terminal_each_run_is_one_line(tmp_path):

@@ -197,7 +197,7 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
         rows: Rows by path relative to the directory, as in the result.
     """
     found: dict[str, Row | None] = {}
-    pending = [""]
+    pending, elsewhere = [""], []
     while pending:
         path = pending.pop()
         whole = f"{directory}/{path}" if path else directory
@@ -206,20 +206,25 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
             found[path] = row
             if row.is_leaf:
                 continue
-        is_run, folders = _scan(whole)
+        is_run, folders, links = _scan(whole)
         if is_run:
             found.setdefault(path, None)
+        elsewhere += [link for link in links if not Path(link).resolve().is_relative_to(Path(directory).resolve())]
         pending += [f"{path}/{name}" if path else name for name in folders]
+    if elsewhere:
+        more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
+        warn(f"{min(elsewhere)}{more}: links to other folders are not followed; name one to see the runs there")
     # By the names of the folders; no name has the character \0, which is the first of all.
     return {path: found[path] for path in sorted(found, key=lambda path: f"{path}/config.yaml".replace("/", "\0"))}
 
 
-def _scan(directory: str) -> tuple[bool, list[str]]:
-    """Return whether a folder is a run directory, and the names of the folders in it that can hold other runs.
+def _scan(directory: str) -> tuple[bool, list[str], list[str]]:
+    """Return whether a folder is a run directory, the names of the folders in it that can hold other runs, and links.
 
-    Links can't, nor a run's own folders. A Python environment, such as those of `leyden reproduce`, holds no runs.
+    The links are paths of links to folders, which are not followed; a run directory may have none. A run's own
+    folders hold no runs, nor does a Python environment, such as those of `leyden reproduce`.
     """
-    names, folders = set(), []
+    names, folders, links = set(), [], []
     # A folder can vanish, or be closed to this user.
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
@@ -228,12 +233,16 @@ def _scan(directory: str) -> tuple[bool, list[str]]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            if not entry.is_symlink() or Path(entry.path).exists():
+            # pathlib raises an error for a link into a folder that is closed to this user.
+            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+                links.append(entry.path)
+            if not entry.is_symlink() or os.path.exists(entry.path):  # noqa: PTH110
                 names.add(entry.name)
     if "pyvenv.cfg" in names:
-        return False, []
-    is_run = {"config.yaml", "provenance.json"} <= names
-    return is_run, [name for name in folders if not (is_run and name in OWN_FOLDERS)]
+        return False, [], []
+    if {"config.yaml", "provenance.json"} <= names:
+        return True, [name for name in folders if name not in OWN_FOLDERS], []
+    return False, folders, links
 
 
 def _read_or_skip(
