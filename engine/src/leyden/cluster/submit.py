@@ -102,9 +102,8 @@ class ClusterRunner:
         self.scheduler, self.directory, self.cluster, self.module = scheduler, directory, cluster, module
         self.folder = directory / scheduler.name
         self.code: Path | None = None  # the snapshot that jobs run from
-        self.running: dict[
-            str, list[Job]
-        ] = {}  # by the scheduler's job id; jobs with the same run directory share one
+        # By the scheduler's job id; jobs with the same run directory share one.
+        self.running: dict[str, list[Job]] = {}
         # By job id, for jobs that ended without a result: the time when this was noticed, and the state.
         self.ended: dict[str, tuple[float, JobState]] = {}
         self.waiting: list[Job] = []  # not accepted yet
