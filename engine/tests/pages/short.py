@@ -219,7 +219,7 @@ class Project:
             if elsewhere or not (self.really or is_parent) or is_another:
                 return self.dry(words)
             self.trained.add(tuple(words))
-            if not (self.really and self.pictures):
+            if not self.pictures:
                 words = ["callbacks=bare", *words]
         if verb == "export" and not self.really and not any(word.startswith("output=") for word in words):
             words = [*words, "--cfg", "job"]  # takes long: is only composed, unless a later command needs the file

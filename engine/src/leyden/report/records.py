@@ -197,7 +197,7 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
         rows: Rows by path relative to the directory, as in the result.
     """
     found: dict[str, Row | None] = {}
-    pending, elsewhere = [""], []
+    pending, links = [""], []
     while pending:
         path = pending.pop()
         whole = f"{directory}/{path}" if path else directory
@@ -206,12 +206,13 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
             found[path] = row
             if row.is_leaf:
                 continue
-        is_run, folders, links = _scan(whole)
+        is_run, folders, new_links = _scan(whole)
         if is_run:
             found.setdefault(path, None)
-        elsewhere += [link for link in links if not Path(link).resolve().is_relative_to(Path(directory).resolve())]
         pending += [f"{path}/{name}" if path else name for name in folders]
-    if elsewhere:
+        links += new_links
+    top = Path(directory).resolve()
+    if elsewhere := [link for link in links if not Path(link).resolve().is_relative_to(top)]:
         more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
         warn(f"{min(elsewhere)}{more}: links to other folders are not followed; name one to see the runs there")
     # By the names of the folders; no name has the character \0, which is the first of all.
