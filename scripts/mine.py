@@ -74,6 +74,8 @@ def check(name: str, engine: str) -> str:
         sys.exit(f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as kanlab")
     taken = name in (*FOLDERS.split(), *sys.stdlib_module_names) or importlib.util.find_spec(name)
     taken = taken or any(importlib.metadata.distributions(name=name))
+    pins = (ROOT / "constraints.txt").read_text() if (ROOT / "constraints.txt").is_file() else ""
+    taken = taken or re.search(rf"^{name}==", pins.replace("-", "_"), re.MULTILINE | re.IGNORECASE)  # a logger's
     if taken or (ROOT / name).exists() or (ROOT / "src" / name).exists():
         sys.exit(f"NAME={name}: is taken, by a package or folder of that name; choose another name")
     if not (ROOT / "src" / OLD).is_dir():
@@ -159,6 +161,8 @@ def depends_on(text: str, requirement: str) -> str:
     """Return pyproject.toml with a release of the library in the place of the folder."""
     wanted = tomllib.loads(text)
     project, tool = wanted["project"], wanted.get("tool", {})
+    if "leyden" not in project.get("dependencies", []):
+        raise ValueError('pyproject.toml: dependencies must have "leyden", which ENGINE replaces')
     project["dependencies"] = [requirement if each == "leyden" else each for each in project["dependencies"]]
     if tool.get("uv", {}).get("sources", {}).pop("leyden", None):
         text = re.sub(r"^leyden\s*=\s*\{.*\n?", "", text, flags=re.MULTILINE)

@@ -363,6 +363,7 @@ def test_a_choice_that_is_read_as_no_text_is_told(copy):
         ("msilib", "", "is taken"),  # of Python on another system
         *((name, "", "is taken") for name in ("tests", "conf", "engine", "src", "scripts", "site")),
         *((name, "", "is taken") for name in ("docs", "data", "dist", "build", "outputs")),  # not there as yet
+        ("onnx_ir", "", "is taken"),  # perhaps not installed, but what installs it can come
         ("pytest_xdist", "", "is taken"),  # a distribution whose module has another name
         ("kan_", "", "must be the name"),  # no name of a distribution
         ("kanlab", "0.2", "must be a version, such as leyden==0.2"),
@@ -473,6 +474,11 @@ def test_a_package_is_renamed_where_it_is_meant(mine, kind, before, after):
 def test_what_can_not_be_renamed_is_refused(mine, kind, text):
     with pytest.raises(ValueError, match=r"edit it first|rename the variable"):
         getattr(mine, kind)(text.replace("OLD", mine.OLD), "kanlab")
+
+
+def test_a_dependency_that_is_no_folder_is_not_replaced(mine):
+    with pytest.raises(ValueError, match="which ENGINE replaces"):
+        mine.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
 
 
 @pytest.mark.parametrize("name", ["x", "leyden[x]"])
