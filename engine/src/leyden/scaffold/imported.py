@@ -101,17 +101,23 @@ def main() -> NoReturn:
     sys.path[:1] = json.loads(folders)
     os.chdir(sys.path[len(json.loads(folders)) - 1])
     sys.argv = [""]
-    with Path(answers).open("a", encoding="utf-8") as file:
+    try:
         for name in modules:
-            print(json.dumps([name]), file=file, flush=True)
+            _answer(answers, name)
             found: list[Found] = []
             error = ""
             try:
                 found = _classes(importlib.import_module(name))
             except BaseException as raised:
                 error = one_line(traceback.format_exception_only(raised)[-1].strip())[:MAX_CHARS]
-            print(json.dumps([name, found, error]), file=file, flush=True)
-    os._exit(0)  # no thread or handler of theirs is waited for
+            _answer(answers, name, found, error)
+    finally:
+        os._exit(0)  # no thread or handler of theirs is waited for
+
+
+def _answer(path: str, *values: Any) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:  # opened each time, since a module can close all files
+        file.write(f"{json.dumps(values)}\n")
 
 
 def _classes(module: Any) -> list[Found]:
