@@ -2,29 +2,41 @@
 
 It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With ENGINE=leyden==0.2 (or the
 path of a wheel, or git+URL) the folder engine/ is removed, and the project depends on that release instead. It is done
-as a whole or not at all, and this script is removed.
+as a whole or not at all, and this script is removed. Imports, strings that are a dotted name, and paths are renamed;
+lines that may still mean the package, such as comments, are printed.
 """
 
+import ast
+import importlib.metadata
 import importlib.util
+import itertools
 import keyword
+import os
 import re
 import shutil
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "project"
 # Files that name the package; those of the library know it only by what conf/ names.
 PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", ".github")
 OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml")
-# As a module of Python, as a folder, and as a name in pyproject.toml.
-NAMED = re.compile(
-    rf"(?<![\w.]){OLD}(?=\.\w)|(?<=\bfrom ){OLD}(?= import\b)|(?<=\bimport ){OLD}\b"
-    rf"|(?<=src/){OLD}\b|(?<=^name = \"){OLD}(?=\"$)",
-    re.MULTILINE,
-)
+# Names of other folders of a project, also of those that come later or that linters and test runners skip.
+FOLDERS = "build conf data dist docs engine leyden hydra_plugins node_modules outputs scripts site src tests venv"
+REST = r"(?:\.[\w*]+)+(?::[\w.]+)?"  # of a dotted name
+PATH = re.compile(rf"(?<![\w-])src/{OLD}(?![\w-])")
+LEFT = re.compile(rf"(?<![\w.\[]){OLD}\.\w|[\"']{OLD}[\"']|\b(?:from|import) {OLD}\b|^{OLD} *=")
 README = """# {name}
 
 A research project on [Leyden]({leyden}): runs that resume bit for bit, sweeps, and Slurm, for PyTorch Lightning.
@@ -54,14 +66,21 @@ def git(*arguments: str) -> str:
 
 def check(name: str, engine: str) -> str:
     """Return the requirement for the library, empty to keep engine/; exit if an argument is wrong or the tree dirty."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,19}", name) or keyword.iskeyword(name):
+    if (
+        not re.fullmatch(r"[a-z](\w{0,18}[a-z0-9])?", name, re.ASCII)
+        or name != name.lower()
+        or keyword.iskeyword(name)
+    ):
         sys.exit(f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as kanlab")
-    taken = name in ("leyden", "hydra_plugins", *sys.stdlib_module_names) or importlib.util.find_spec(name)
+    taken = name in (*FOLDERS.split(), *sys.stdlib_module_names) or importlib.util.find_spec(name)
+    taken = taken or any(importlib.metadata.distributions(name=name))
+    pins = (ROOT / "constraints.txt").read_text() if (ROOT / "constraints.txt").is_file() else ""
+    taken = taken or re.search(rf"^{name}==", pins.replace("-", "_"), re.MULTILINE | re.IGNORECASE)  # a logger's
     if taken or (ROOT / name).exists() or (ROOT / "src" / name).exists():
         sys.exit(f"NAME={name}: is taken, by a package or folder of that name; choose another name")
     if not (ROOT / "src" / OLD).is_dir():
         sys.exit(f"src/{OLD}/ is missing: this is a project of its own already")
-    if changes := git("status", "--porcelain"):
+    if changes := git("status", "--porcelain", "--untracked-files=normal"):
         sys.exit(f"the working tree has changes; commit them first, so that git can undo this\n{changes.rstrip()}")
     if engine.startswith("git+"):
         return f"leyden @ {engine}"
@@ -76,36 +95,138 @@ def check(name: str, engine: str) -> str:
     return engine
 
 
-def rename(name: str) -> None:
-    """Rename the package in all files that name it, and then its folder."""
+def in_python(text: str, name: str) -> str:
+    """Return Python code with the package renamed in imports, in the names that they bind, and in dotted strings."""
+    nodes = list(ast.walk(ast.parse(text)))
+    places: list[tuple[Any, str]] = []  # a node, and what precedes the name there
+    names = []
+    bound = False
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            aliases = [alias for alias in node.names if alias.name.split(".")[0] == OLD]
+            places += [(alias, "") for alias in aliases]
+            bound = bound or any(alias.asname is None for alias in aliases)
+        elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == OLD:
+            places.append((node, r"from[\s\\]+"))
+        elif isinstance(node, ast.Constant) and re.fullmatch(OLD + REST, str(node.value)):
+            places.append((node, r"[rRuU]?(?:\"{3}|'{3}|\"|')"))
+        elif (isinstance(node, ast.Name) and node.id == OLD) or (isinstance(node, ast.arg) and node.arg == OLD):
+            names.append(node)
+    if bound:
+        if any(isinstance(node, ast.arg) or not isinstance(node.ctx, ast.Load) for node in names):
+            raise ValueError(f"{OLD} is the package and a variable, too; rename the variable")
+        places += [(node, "") for node in names]
+    code = text.encode()
+    lines = list(itertools.accumulate(map(len, code.splitlines(keepends=True)), initial=0))
+    found = [(lines[node.lineno - 1] + node.col_offset, f"{start}(?={OLD}\\b)".encode()) for node, start in places]
+    for at, pattern in sorted(found, reverse=True):
+        if match := re.compile(pattern).match(code, at):  # else a string in parts
+            code = code[: match.end()] + name.encode() + code[match.end() + len(OLD) :]
+    return code.decode()
+
+
+def in_yaml(text: str, name: str) -> str:
+    """Return YAML in which each value that is a dotted name in the package is renamed."""
+    before, places = None, []
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.ScalarToken) and re.fullmatch(OLD + REST, token.value):
+            if not isinstance(before, yaml.KeyToken):
+                places.append(token.start_mark.index + (token.style is not None))
+        before = token
+    for at in reversed(places):
+        if text[at:].startswith(OLD):  # not a block's
+            text = text[:at] + name + text[at + len(OLD) :]
+    return text
+
+
+def in_toml(text: str, name: str) -> str:
+    """Return TOML in which the name of the project and each value that is a dotted name in the package are renamed."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [renamed(each) for each in value]
+        return re.sub(rf"^{OLD}(?={REST}$)", name, value) if isinstance(value, str) else value
+
+    wanted = renamed(tomllib.loads(text))
+    if wanted.get("project", {}).get("name") == OLD:
+        wanted["project"]["name"] = name
+        table = r"^\[project\][^\n]*\n(?:[^\[\n][^\n]*\n|\n)*?"
+        text = re.sub(rf"({table}name\s*=\s*[\"']){OLD}(?=[\"'])", rf"\g<1>{name}", text, flags=re.MULTILINE)
+    return verified(re.sub(rf"(?<=[\"']){OLD}(?={REST}[\"'])", name, text), wanted)
+
+
+def depends_on(text: str, requirement: str) -> str:
+    """Return pyproject.toml with a release of the library in the place of the folder."""
+    wanted = tomllib.loads(text)
+    project, tool = wanted["project"], wanted.get("tool", {})
+    if "leyden" not in project.get("dependencies", []):
+        raise ValueError('pyproject.toml: dependencies must have "leyden", which ENGINE replaces')
+    project["dependencies"] = [requirement if each == "leyden" else each for each in project["dependencies"]]
+    if tool.get("uv", {}).get("sources", {}).pop("leyden", None):
+        text = re.sub(r"^leyden\s*=\s*\{.*\n?", "", text, flags=re.MULTILINE)
+        if not tool["uv"]["sources"]:
+            text = re.sub(r"(?:(?<=\n)\n)?^\[tool\.uv\.sources\]\n", "", text, flags=re.MULTILINE)
+            del tool["uv"]["sources"]
+        if not tool["uv"]:
+            del tool["uv"]
+    before, found, after = text.partition('"leyden"')
+    return verified(before + (f'"{requirement}"' if found else "") + after, wanted)
+
+
+def verified(text: str, wanted: dict[str, Any]) -> str:
+    """Return TOML that is read as wanted."""
+    if tomllib.loads(text) != wanted:
+        raise ValueError("has the package or the library where this script can't change it; edit it first")
+    return text
+
+
+def rename(name: str) -> list[str]:
+    """Rename the package in all files that name it, and then its folder; return lines that may still name it."""
+    left = []
+    kinds = {".py": in_python, ".yaml": in_yaml, ".yml": in_yaml, ".toml": in_toml}
     for file in git("ls-files", "-z", "--", *PLACES).split("\0")[:-1]:
         path = ROOT / file
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path == Path(__file__).resolve():
             continue
         try:
             text = path.read_bytes().decode()  # line ends stay as they are
         except UnicodeDecodeError:  # a picture
             continue
-        if (new := NAMED.sub(name, text)) != text:
+        if OLD not in text:
+            continue
+        try:
+            new = PATH.sub(f"src/{name}", kinds.get(path.suffix, lambda text, name: text)(text, name))
+        except (SyntaxError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+        if new != text:
             path.write_bytes(new.encode())
+        for number, line in enumerate(new.splitlines(), start=1):
+            if LEFT.search(line):
+                left.append(f"{file}:{number}: still has {OLD}: {line.strip()[:80]}")
     (ROOT / "src" / OLD).rename(ROOT / "src" / name)
+    return left
 
 
 def main(name: str, engine: str) -> None:
     """Do it all; if anything fails, the tree is as before."""
     requirement = check(name, engine)
+    tracked = git("ls-files", "-z").split("\0")
+    own = [file for file in ("README.md", "CITATION.cff") if file in tracked or not os.path.lexists(ROOT / file)]
+    own += [] if os.path.lexists(ROOT / "CHANGELOG.md") else ["CHANGELOG.md"]
     done = False
     try:
-        rename(name)
+        left = rename(name)
         fields = {"name": name, "today": date.today().isoformat(), "leyden": "https://pypi.org/project/leyden"}
-        for file, text in {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}.items():
-            (ROOT / file).write_text(text.format(**fields), encoding="utf-8")
+        texts = {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}
+        for file in own:
+            (ROOT / file).write_text(texts[file].format(**fields), encoding="utf-8")
         if requirement:
             for file in OF_ENGINE:
                 shutil.rmtree(ROOT / file) if (ROOT / file).is_dir() else (ROOT / file).unlink(missing_ok=True)
             path = ROOT / "pyproject.toml"
-            text = path.read_text().replace('["leyden"]', f'["{requirement}"]')
-            path.write_text(text.partition("\n[tool.uv.sources]")[0], encoding="utf-8")
+            path.write_bytes(depends_on(path.read_bytes().decode(), requirement).encode())
         Path(__file__).unlink()
         path = ROOT / "Makefile"
         path.write_text(
@@ -115,17 +236,19 @@ def main(name: str, engine: str) -> None:
         # Another name sorts elsewhere among imports, and makes lines longer or shorter.
         for command in (["check", "--select", "I", "--fix-only"], ["format"]):
             subprocess.run(
-                [sys.executable, "-m", "ruff", *command, "--quiet", "src", "tests"], cwd=ROOT, check=True
+                [sys.executable, "-m", "ruff", *command, "--quiet", "src", "tests", "scripts"], cwd=ROOT, check=True
             )
         done = True
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"NAME={name}: nothing was changed: {error}")
     finally:
         if not done:
             if (ROOT / "src" / name).exists():
                 (ROOT / "src" / name).rename(ROOT / "src" / OLD)
             git("reset", "--hard", "--quiet")
-            git("clean", "--quiet", "--force", "--", "CHANGELOG.md", "CITATION.cff")
+            for file in set(own) - set(tracked):
+                (ROOT / file).unlink(missing_ok=True)
+    print(*left, sep="\n", end="\n" if left else "")
     print(f"src/{OLD} is now src/{name}, and README.md, CHANGELOG.md and CITATION.cff are yours to write.")
     print('Next: make check test && git add -A && git commit -m "Begin"')
 

@@ -1,6 +1,7 @@
 """What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
 
 import ast
+import importlib.util
 import json
 import re
 import shlex
@@ -361,6 +362,10 @@ def test_a_choice_that_is_read_as_no_text_is_told(copy):
         ("leyden", "", "is taken"),
         ("msilib", "", "is taken"),  # of Python on another system
         *((name, "", "is taken") for name in ("tests", "conf", "engine", "src", "scripts", "site")),
+        *((name, "", "is taken") for name in ("docs", "data", "dist", "build", "outputs")),  # not there as yet
+        ("onnx_ir", "", "is taken"),  # perhaps not installed, but what installs it can come
+        ("pytest_xdist", "", "is taken"),  # a distribution whose module has another name
+        ("kan_", "", "must be the name"),  # no name of a distribution
         ("kanlab", "0.2", "must be a version, such as leyden==0.2"),
         ("kanlab", "nowhere.whl", "there is no such file"),
     ],
@@ -399,6 +404,99 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine
     for check in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
         code, said = call(copy, "-m", *check)
         assert code == 0, said
+
+
+# Before and after, OLD and NEW being the names; without an after, nothing changes.
+RENAMED = {
+    "in_python": [
+        ("import os, OLD.models.mlp as mlp  # OLD.x", "import os, NEW.models.mlp as mlp  # OLD.x"),
+        (
+            "if x:\n    import OLD\n    é = f(OLD=OLD.x, y=OLD)",
+            "if x:\n    import NEW\n    é = f(OLD=NEW.x, y=NEW)",
+        ),
+        ("from  OLD import OLD, x; y = OLD.x", "from  NEW import OLD, x; y = OLD.x"),
+        ("from OLD.data import (\r\n    x,\r\n)", "from NEW.data import (\r\n    x,\r\n)"),
+        ("é = 'é'; patch('OLD.data.X', r\"OLD.y\")", "é = 'é'; patch('NEW.data.X', r\"NEW.y\")"),
+        *(
+            (text, None)
+            for text in (
+                "from .OLD import x",
+                "from . import OLD",
+                "import a.OLD",
+                "self.OLD.x(OLD.y)",
+                "x = 'a OLD.y', 'OLD', b'OLD.y', f'OLD.{y}', 'OLD.'",
+                "# from OLD import x",
+            )
+        ),
+    ],
+    "in_yaml": [
+        ("a: OLD.x.Y  # OLD.x", "a: NEW.x.Y  # OLD.x"),
+        ("[OLD.x, 'OLD.x', {b: \"OLD.x\"}, é]", "[NEW.x, 'NEW.x', {b: \"NEW.x\"}, é]"),
+        *((text, None) for text in ("OLD.x: ${OLD:data}", "a: |-\n  OLD.x", "a: {OLD: y.OLD.x}", "a: OLD.x and y")),
+    ],
+    "in_toml": [
+        (
+            '[OLD]  # x\nversion = "1"\nname = "OLD" # y\n\n[OLD.optional]\ndev = ["OLD"]\n',
+            '[OLD]  # x\nversion = "1"\nname = "NEW" # y\n\n[OLD.optional]\ndev = ["OLD"]\n',
+        ),
+        (
+            '[OLD.scripts]\nx = "OLD.x:main"\n[[a]]\nname = "OLD"',
+            '[OLD.scripts]\nx = "NEW.x:main"\n[[a]]\nname = "OLD"',
+        ),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def mine():
+    found = importlib.util.spec_from_file_location("mine", ROOT / "scripts" / "mine.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"), [(kind, *pair) for kind, pairs in RENAMED.items() for pair in pairs]
+)
+def test_a_package_is_renamed_where_it_is_meant(mine, kind, before, after):
+    old, new = (text.replace("OLD", mine.OLD).replace("NEW", "kanlab") for text in (before, after or before))
+    assert getattr(mine, kind)(old, "kanlab") == new
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("in_python", "import OLD.x\ndef f(OLD):\n    return OLD.x"),
+        ("in_toml", 'OLD = {name = "OLD"}'),
+        ("in_toml", '[OLD]\ndependencies = ["leyden[x]"]\n"OLD.x" = 1\n["OLD.x"]'),
+    ],
+)
+def test_what_can_not_be_renamed_is_refused(mine, kind, text):
+    with pytest.raises(ValueError, match=r"edit it first|rename the variable"):
+        getattr(mine, kind)(text.replace("OLD", mine.OLD), "kanlab")
+
+
+def test_a_dependency_that_is_no_folder_is_not_replaced(mine):
+    with pytest.raises(ValueError, match="which ENGINE replaces"):
+        mine.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
+
+
+@pytest.mark.parametrize("name", ["x", "leyden[x]"])
+def test_a_release_takes_the_place_of_the_folder(mine, name):
+    source, other = 'leyden = {path = "engine"}\n', "[tool.b]\nleyden = 1\n"
+    text = f'[project]\n# OLD\ndependencies = [\n  "NAME",\n  "{name}"]\n[tool.uv.sources]\nSOURCE[tool.a]\nx = "leyden"\n'
+    new = mine.depends_on(text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2")
+    assert new == text.replace("NAME", "leyden==2").replace("[tool.uv.sources]\nSOURCE", "") + other
+
+
+def test_what_git_ignores_is_not_overwritten(copy):
+    (copy / ".gitignore").write_text("CHANGELOG.md\n__pycache__/\n.ruff_cache/\n")
+    git(copy, "commit", "-qam", "mine")
+    (copy / "CHANGELOG.md").write_text("mine")
+    code, said = call(copy, "scripts/mine.py", "kanlab")
+    assert code == 0, said
+    assert (copy / "CHANGELOG.md").read_text() == "mine"
+    assert "# kanlab" in (copy / "README.md").read_text()
 
 
 def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
@@ -462,7 +560,7 @@ CHANGED = {  # defaults
 @pytest.mark.slow(minutes=3)
 def test_a_project_that_has_grown_takes_a_newer_engine(copy, mnist_root, tmp_path):
     """The whole way of somebody who makes it theirs, with the longest name that is allowed."""
-    mine, name = tmp_path / "mine", "a_very_long_project_"
+    mine, name = tmp_path / "mine", "a_very_long_project1"
     git(tmp_path, "clone", "-q", str(copy), "mine")
     (mine / ".git" / "info" / "exclude").write_text("data\n")
     (mine / "data").symlink_to(mnist_root)

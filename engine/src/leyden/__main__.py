@@ -8,12 +8,18 @@ import textwrap
 from pathlib import Path
 
 from leyden import __version__
+from leyden.config.terminal import quiet_pipe, warn
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     """Run a verb, or list the verbs if none is given."""
+    with quiet_pipe():
+        _main()
+
+
+def _main() -> None:
     verbs = {path.stem: path for path in sorted(HERE.glob("[!_]*.py"))}
     name, *arguments = sys.argv[1:] or ["--help"]
     if name == "--version":
@@ -27,8 +33,6 @@ def main() -> None:
             print(textwrap.fill(first, 79, initial_indent=f"  {verb:<12}", subsequent_indent=" " * 14))
         return
     if name not in verbs:
-        from leyden.config.terminal import warn
-
         close = difflib.get_close_matches(name, verbs, 1)
         warn(
             f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''}; the verbs are {', '.join(verbs)}"

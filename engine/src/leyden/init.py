@@ -6,14 +6,14 @@ from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
-from leyden.scaffold.adopt import BASES, only_class, write_train_config
+from leyden.scaffold.adopt import BASES, choose_classes, write_train_config
 
 USAGE = """\
 leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]
 
 Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
-LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, the classes are searched
-in the Python files here."""
+LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, the Python files here are
+imported, in a process of their own, and their classes searched."""
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         here = Path.cwd()
         if project := find_project(here):
             raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")
-        task, data = (given[key] or only_class(here, key) for key in BASES)
+        task, data = choose_classes(here, **given)
         write_train_config(here, task, data)
         print(f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}")
         train = leyden_command("train")

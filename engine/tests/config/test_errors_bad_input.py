@@ -123,6 +123,16 @@ VALUES = [
     ("-lr=1", "-lr=1: no such option"),
     ("--cfg", "argument --cfg/-c: invalid choice: "),
     ("seed=${nothing}", "nothing"),
+    *(
+        (each, f"{each.split()[-1]}: no key is before the =")
+        for each in ("=5", "+=5", "~=5", "=", "@=5", "-m =5,6")
+    ),
+    ("/x=5", "/x=5: "),
+    ("model@model=5", "model@model=5: no such choice"),
+    (
+        "model=mobilenet +model.network.weights=NOPE",
+        "model: network: can't be created from its settings (KeyError: 'NOPE')",
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -140,6 +141,27 @@ def test_what_is_refused(tmp_path, members, message):
     assert str(refused.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("name", ["0.txt", "0.png", "0.cls"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"size": size} for size in ("-1536", "-2048", "-3072", "9" * 30)),
+        *({"GNU.sparse.size": "x"}, {"GNU.sparse.map": "a,b"}),
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"},
+    ],
+)
+def test_wrong_numbers_in_extended_headers_are_refused(tmp_path, name, headers):
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, content in (("0.txt", "text"), *samples("cat")):
+            content = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(member)
+            info.size, info.pax_headers = len(content), headers if member == name else {}
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: ")):
+        module(tmp_path).setup("fit")
+
+
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
 def test_a_compressed_archive_is_refused(tmp_path, mode):
     with tarfile.open(tmp_path / "train.tar", f"w:{mode}"):
@@ -237,6 +259,17 @@ def test_an_archive_is_indexed_once_until_it_changes(tmp_path, cache, monkeypatc
     changed = module(tmp_path)
     assert changed.facts.class_names == ("cat", "cow")
     assert changed.digests != first.digests
+    # Labels in each other's place, with the same size and time.
+    content = path.read_bytes().replace(b"cow", b"kat").replace(b"cat", b"cow").replace(b"kat", b"cat")
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    swapped = module(tmp_path)
+    swapped.setup("fit")
+    assert swapped.digests != changed.digests
+    assert [swapped.splits["train"][0].targets.tolist(), changed.splits["train"][0].targets.tolist()] == [
+        [1, 0],
+        [0, 1],
+    ]
 
 
 def test_without_a_place_for_the_index_it_is_announced(tmp_path, cache, monkeypatch, capsys):

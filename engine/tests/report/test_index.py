@@ -16,9 +16,10 @@ from leyden import compare, summarize
 from leyden.config.paths import PROJECT
 from leyden.report import index, listing, records
 from leyden.report.index import Contents
-from tests.report.test_summary import write
+from tests.report.test_summary import OBJECTIVE, write
 
 NUM = 3
+METRIC = OBJECTIVE["metric"]
 
 
 @pytest.fixture
@@ -31,6 +32,8 @@ def outputs(tmp_path, monkeypatch):
         )
         (folder / "s" / f"r{number}" / "checkpoints").mkdir()
     write(folder / "s" / "open", ["seed=9"], status=None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    index._key.cache_clear()
     monkeypatch.setattr(index, "OUTPUTS", folder)
     monkeypatch.setattr(index, "MAX_CHANGED", 0)
     monkeypatch.setattr(index, "MAX_CHANGED_SHARE", 0.0)
@@ -298,6 +301,43 @@ def test_values_that_are_changed_in_the_index_are_not_believed(outputs, read):
     read.clear()
     assert list_runs(outputs) == without_index(list_runs, outputs)
     assert read.count("r1") == 1  # without the index
+
+
+@pytest.mark.parametrize("metrics", [{METRIC: 0.999}, {METRIC: "0.5"}, [], {METRIC: {}}])
+def test_an_index_that_somebody_else_has_made_is_not_believed(outputs, monkeypatch, metrics):
+    expected = without_index(list_runs, outputs, sort=METRIC)
+    original = Contents.to_json
+
+    def forge(contents):
+        values = original(contents)
+        values[-1][[*vars(contents.result)].index("metrics")] = metrics
+        return values
+
+    (outputs / index.INDEX_FILE).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_key", lambda: b"somebody else's".ljust(32), raising=False)
+        patch.setattr(Contents, "to_json", forge)
+        list_runs(outputs)
+    assert len(indexed(outputs)) == NUM
+    assert list_runs(outputs, sort=METRIC) == expected
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "fifo", "no home"])
+def test_without_a_key_there_is_no_index(outputs, monkeypatch, tmp_path, kind):
+    expected = without_index(list_runs, outputs)
+    path = tmp_path / "cache" / "leyden" / "index.key"
+    path.unlink()
+    index._key.cache_clear()
+    if kind == "empty":
+        path.touch()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "no home":
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    for _ in range(2):
+        assert list_runs(outputs) == expected
+    assert path.exists() is (kind != "no home")
+    assert kind != "missing" or path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

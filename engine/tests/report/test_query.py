@@ -16,6 +16,8 @@ RUN = {
     "test": True,
     "n": 3,
     "exact": 0.00767466993519409,
+    "sizes": [1, 2],
+    "huge": 10**400,
 }
 
 
@@ -50,6 +52,15 @@ RUN = {
         # `and` holds closer than `or`.
         ("n = 3 or n = 4 and n = 5", True),
         ("(n = 3 or n = 4) and n = 5", False),
+        # What YAML can't read is a text or a number.
+        ("status = 2024-13-45", False),
+        ("sizes = 2024-02-30T25:00:00", False),
+        (f"n < {'9' * 5000}", True),
+        (f"sizes = {'9' * 5000}", False),
+        ("huge > 1", False),
+        ("huge = 1000", False),
+        ('sizes = "!!int"', False),
+        ('sizes = "!!timestamp x"', False),
     ],
 )
 def test_what_a_condition_means(text, holds):

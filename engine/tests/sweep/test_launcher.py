@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from multiprocessing import get_context
 from types import ModuleType, SimpleNamespace
@@ -18,6 +19,17 @@ from leyden.sweep.launcher import Pool, worker_environments
 def _nothing_exported(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path):
+    (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    code = "from leyden.sweep import launcher\nlauncher.CONTEXT.set_forkserver_preload(['killed'])\n"
+    code += "try:\n    launcher.Worker({})\nexcept launcher.UserError as error:\n    print(error)\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("no process could be started for a job (")
+    assert done.stdout.endswith("the same command resumes\n")
 
 
 def test_cores_are_divided_among_the_jobs():

@@ -59,6 +59,7 @@ MATRIX = {
         (4, 17),
         (),
     ),
+    "auroc": ((*QUICK, *STOCHASTIC, "+task/metrics=auroc"), (13,), ()),
     "module": ((*for_module(QUICK, PLAIN), *PLAIN), (13,), ()),
     "optimizers by hand": ((*for_module(QUICK, GAN), *OWN, *GAN), (13,), ()),
     "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (17,), ()),

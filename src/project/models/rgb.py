@@ -42,7 +42,12 @@ class RGB(nn.Module):
             raise ValueError(f"images of {input_shape[0]} channels: must be 1 or 3")
         if size is not None and (type(size) is not int or size < 1):
             raise ValueError(f"size={size}: must be a positive whole number, or null for images as they are")
-        self.network = network(num_classes=num_classes)
+        try:
+            self.network = network(num_classes=num_classes)
+        except (KeyError, ValueError) as error:  # how torchvision refuses an argument
+            raise ValueError(
+                f"network: can't be created from its settings ({type(error).__name__}: {error})"
+            ) from error
         for norm in self.network.modules():
             # BatchNorm2d does not check its arguments; a momentum of None is valid (cumulative average).
             if isinstance(norm, nn.BatchNorm2d):

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.config.terminal import quiet_pipe, warn
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Print a `UserError` or `OSError` in one line and exit with code 2."""
     try:
-        yield
+        with quiet_pipe():
+            yield
     except (UserError, OSError) as error:
         warn(str(error))
         raise SystemExit(2) from None

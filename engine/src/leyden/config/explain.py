@@ -99,7 +99,8 @@ def _explain_syntax(override: str, found: str) -> str:
 
 def _choices(group: str) -> list[str]:
     """Return the names of a config group's files; empty if there is no such group."""
-    own, library = choices(group.lstrip("+~"))
+    group = group.lstrip("+~").partition("@")[0]
+    own, library = choices(group) if re.fullmatch(r"\w+(/\w+)*", group) else ([], [])  # no pattern, no other folder
     return [*own, *library]
 
 

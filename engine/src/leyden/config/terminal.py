@@ -1,10 +1,14 @@
 """Texts for a terminal, with control characters escaped, and commands quoted for the shell."""
 
+import contextlib
+import csv
+import io
 import os
 import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -31,6 +35,48 @@ def one_line(text: object) -> str:
         'a\\nleyden: b'
     """
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    r"""Return a CSV file for people: no text is an escape sequence of a terminal, or a formula of a spreadsheet.
+
+    Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.
+
+    Example:
+        >>> csv_text([["=1+1", "-0.5", -0.5, "-x", "a\x1b[31m", [1, 2]]])
+        "'=1+1,-0.5,-0.5,'-x,a\\x1b[31m,\"[1, 2]\"\r\n"
+    """
+    csv.writer(written := io.StringIO(newline="")).writerows(map(_csv_cell, row) for row in rows)
+    return written.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = _UNSAFE.sub(lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], value)
+    if not text.startswith(("=", "+", "-", "@", "\t", "\n")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"  # spreadsheets read what follows an apostrophe as text
+    return text
+
+
+@contextlib.contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """Exit silently, as by SIGPIPE, when the reader of stdout has left, as `head` does."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        raise SystemExit(128 + 13) from None
 
 
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:

@@ -179,7 +179,9 @@ def read_indexes(paths: Sequence[Path]) -> list[Index]:
 
 def _cache_file(path: Path) -> Path:
     status = path.stat()
-    identity = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+    identity = (
+        f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"  # no program sets ctime
+    )
     return INDEXES / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
 
 
@@ -262,6 +264,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
                     archive.members = []  # type: ignore[attr-defined]  # else it keeps all of them
+                    if member.size < 0:  # by an extended header; what follows would be read again and again
+                        raise tarfile.ReadError("a size is negative")
                     if member.isdir() or PurePosixPath(member.name).name.startswith("."):
                         continue
                     is_class = member.isreg() and member.name.lower().endswith(CLASS)
@@ -273,7 +277,11 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                     raise tarfile.ReadError("there is no end")
                 if end.strip(b"\0") or file.read(1):  # tarfile stops at the first end
                     raise tarfile.ReadError("there is something after its end, as after `cat a.tar b.tar`")
-        except tarfile.TarError as error:
+        except (
+            tarfile.TarError,
+            ValueError,
+            OSError,
+        ) as error:  # the last two for wrong numbers in extended headers
             raise ValueError(f"{path}: is not a tar archive, or it is truncated or damaged ({error})") from error
 
 

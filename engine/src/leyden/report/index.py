@@ -9,12 +9,12 @@ then replaces the index; a file that others may read is never changed.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import struct
-import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from leyden.config.objective import Objective, objectives
 from leyden.config.paths import FOUND, LIBRARY
 from leyden.report.configs import Base, ConfigReader, digest
 from leyden.run.directory import RunContents
+from leyden.run.files import read_bytes
 from leyden.run.identity import typed_overrides
 from leyden.run.result import Failure, Result
 
@@ -109,6 +110,7 @@ SCHEMA = (
 )
 FILES = ("", "/config.yaml", "/provenance.json", "/result.json")  # the run directory itself, and files in it
 NUM_PARSED = 1000  # rows that are parsed together
+NUM_KEY_BYTES = 32
 
 STAMP = struct.Struct(
     "=" + "QQqq" * len(FILES)
@@ -326,4 +328,27 @@ def _version() -> int:
 
 
 def _checksum(path: str, stamp: bytes, config: str, content: str) -> int:
-    return zlib.crc32(f"{path}\0{config}\0{content}".encode(), zlib.crc32(stamp))
+    """Return a number that only this user's processes can make, so that nobody else's rows are believed."""
+    found = hashlib.blake2b(stamp, key=_key(), digest_size=8)
+    found.update(f"{path}\0{config}\0{content}".encode())
+    return int.from_bytes(found.digest(), "big", signed=True)
+
+
+@functools.cache
+def _key() -> bytes:
+    """Return this user's secret, which is made if there is none.
+
+    Raises:
+        OSError: It can't be read or made.
+        ValueError: It is damaged.
+    """
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leyden" / "index.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(os.urandom(NUM_KEY_BYTES))
+        new.replace(path)
+    if len(key := read_bytes(path)) != NUM_KEY_BYTES:
+        raise ValueError(f"{path}: must have {NUM_KEY_BYTES} bytes")
+    return key

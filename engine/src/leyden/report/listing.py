@@ -1,7 +1,5 @@
 """Lists of the runs below a folder, filtered and sorted; as a table, JSON or CSV."""
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,7 +13,7 @@ from typing import Any, cast
 from rich.cells import cell_len
 
 from leyden.config.console import Terminal
-from leyden.config.terminal import printable
+from leyden.config.terminal import csv_text, printable
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
@@ -262,11 +260,13 @@ def _print_json(found: Sequence[ListedRun], asked: list[str]) -> None:
 def _print_csv(found: Sequence[ListedRun], asked: list[str]) -> None:
     rows = _rows(found)
     headers = [key for key in rows[0] if key not in asked] if rows else []
-    table = csv.DictWriter(written := io.StringIO(), [*headers, *asked], lineterminator="\n")
-    table.writeheader()
-    for row, run in zip(rows, found, strict=True):
-        table.writerow(row | {key: "null" for key, value in run.asked.items() if value is None})
-    print(printable(written.getvalue()), end="")
+    rows = [
+        row | {key: "null" for key, value in run.asked.items() if value is None}
+        for row, run in zip(rows, found, strict=True)
+    ]
+    columns = [*headers, *asked]
+    text = csv_text([columns, *([row.get(name, "") for name in columns] for row in rows)])
+    print(printable(text.replace("\r\n", "\n")), end="")
 
 
 def _age_text(seconds: float | None) -> str:

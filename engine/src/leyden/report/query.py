@@ -118,10 +118,10 @@ class _Parser:
         """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
         try:
             return yaml.safe_load(value)
-        except yaml.YAMLError:
-            return None
         except RecursionError:
             raise self._error("it is nested too deeply") from None
+        except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
+            return None
 
     def _accept(self, word: str) -> bool:
         if self.tokens and self.tokens[0] == (word, False):
@@ -151,11 +151,11 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: An
         found = {None: "null", True: "true", False: "false"}[found]
     if isinstance(found, int | float):
         try:
-            number = float(text)
-        except ValueError:
+            number, value = float(text), float(found)
+        except (ValueError, OverflowError):
             return False
         digits = len(re.sub(r"e.*|[^0-9]", "", text.lower()).lstrip("0"))
         # Tables show rounded values, so a number with four or more digits equals all values that round to it.
         rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
-        return sign(float(f"{found:.{digits}g}") if rounds else float(found), number)
+        return sign(float(f"{value:.{digits}g}") if rounds else value, number)
     return sign(str(found), text)

@@ -1,6 +1,5 @@
 """Summary of many runs as a table and a picture, with remarks on the best and the unfinished runs."""
 
-import csv
 import io
 import json
 import math
@@ -15,7 +14,7 @@ from typing import Any
 
 from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
-from leyden.config.terminal import leyden_command, program_command, quoted_override
+from leyden.config.terminal import csv_text, leyden_command, program_command, quoted_override
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
@@ -414,10 +413,8 @@ def _write_markdown(
 
 
 def _write_csv(path: Path, cells: Sequence[dict[str, Any]]) -> None:
-    file = csv.DictWriter(written := io.StringIO(newline=""), fieldnames=list(cells[0]))
-    file.writeheader()
-    file.writerows(cells)
-    _write(path, written.getvalue().encode(errors="surrogateescape"))
+    text = csv_text([cells[0], *([row[name] for name in cells[0]] for row in cells)])
+    _write(path, text.encode(errors="surrogateescape"))
 
 
 def _repetition_remarks(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from leyden.config.errors import UserError, cause_of, is_mistake, require_projec
 from leyden.config.explain import explain
 from leyden.config.hydra import VERSION_BASE, help_text, parse_options
 from leyden.config.paths import CONF
-from leyden.config.terminal import printable, warn
+from leyden.config.terminal import printable, quiet_pipe, warn
 from leyden.run.process import is_main_process
 from leyden.scheduler import SCHEDULERS
 
@@ -82,7 +82,8 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # Leyden's launchers call `task` directly
                     refuse_launcher(HydraConfig.get().runtime.choices)
-                return task(cfg)
+                with quiet_pipe():
+                    return task(cfg)
             except Exception as error:
                 report(error)
                 raise
@@ -96,7 +97,8 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
             if is_main_process():  # Lightning starts the other ranks with its own arguments
                 options = _check_arguments(name, sys.argv[1:])
                 if options.help and (text := help_text(options, name)) is not None:
-                    print(text)
+                    with quiet_pipe():
+                        print(text)
                     return
                 if name == "train" and any("fork=" in argument for argument in sys.argv[1:]):
                     from leyden.run.fork import inherit_groups  # late, as it imports much
@@ -154,6 +156,8 @@ def _check_arguments(name: str, argv: list[str]) -> argparse.Namespace:
         ):
             bare = argument.lstrip("-")
             raise UserError(f"{argument}: no such option; a key has no dashes, such as {bare or 'seed=1'}")
+        if has_value and not key.lstrip("+~").partition("@")[0]:
+            raise UserError(f"{argument}: no key is before the =; must be KEY=VALUE, such as seed=1")
         if replacement := REPLACEMENTS.get(key.lstrip("+~")):
             raise UserError(f"{key}: can't be set: {replacement}")
         if name != "train" and argument in ("-m", "--multirun"):

@@ -56,13 +56,22 @@ class Worker:
 
     Args:
         environment: Environment variables for threads and devices.
+
+    Raises:
+        UserError: The process that workers are forked from was killed.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.connection, worker_end = CONTEXT.Pipe()
         # Not a daemon: a job may start processes of its own.
         self.process: BaseProcess = CONTEXT.Process(target=serve, args=(worker_end, environment, sys.orig_argv))
-        self.process.start()
+        try:
+            self.process.start()
+        except (EOFError, OSError) as error:
+            raise UserError(
+                f"no process could be started for a job ({error}): the one that starts them was killed, perhaps out of "
+                "memory, or a limit is reached; the same command resumes"
+            ) from error
         worker_end.close()
         self.is_spent = False  # True once another process must run the next job
 

@@ -4,7 +4,6 @@ Shapes: N images or rows, C channels, H rows, W columns of an image; F columns, 
 """
 
 import contextlib
-import csv
 import functools
 import io
 import itertools
@@ -25,7 +24,7 @@ from torch.utils.data import Dataset
 
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
-from leyden.config.terminal import printable, warn
+from leyden.config.terminal import csv_text, printable, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, is_off_center, read_centered, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
@@ -332,13 +331,9 @@ def _batch_as_json(predictions: Sequence[Prediction], *, is_first: bool) -> str:
 
 
 def _batch_as_csv(predictions: Sequence[Prediction], *, is_first: bool) -> str:
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    if is_first:
-        table.writerow(["image", "class", "probability", *(f"p({name})" for name in predictions[0].probabilities)])
-    for prediction in predictions:
-        table.writerow([prediction.image, *prediction.likeliest[0], *prediction.probabilities.values()])
-    return text.getvalue()
+    header = ["image", "class", "probability", *(f"p({name})" for name in predictions[0].probabilities)]
+    rows = [[each.image, *each.likeliest[0], *each.probabilities.values()] for each in predictions]
+    return csv_text([header, *rows] if is_first else rows)
 
 
 class ShownPredictions:
@@ -488,16 +483,10 @@ def _print_rows(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
     if len(rows) > MAX_SHOWN:
         Terminal().print(f"{len(rows) - MAX_SHOWN:,} further rows are not shown; output=FILE.csv writes all")
     if output:
-        content = json.dumps(rows, indent=2) if output.suffix == ".json" else _rows_as_csv(rows)
+        as_csv = csv_text([rows[0], *([row[name] for name in rows[0]] for row in rows)])
+        content = json.dumps(rows, indent=2) if output.suffix == ".json" else as_csv
         with writing("output", output):
             write_whole(output, content.encode(errors="surrogateescape"))
-
-
-def _rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = csv.DictWriter(file := io.StringIO(newline=""), fieldnames=list(rows[0]))
-    text.writeheader()
-    text.writerows(rows)
-    return file.getvalue()
 
 
 def _progress_bar() -> Progress:
