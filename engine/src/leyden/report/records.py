@@ -81,15 +81,6 @@ class Record:
         return _seconds(self.start_times[0]) if self.start_times else None
 
     @property
-    def ended(self) -> float | None:
-        """Time of the end, in seconds since the epoch; None if unknown.
-
-        Computed from the last start and the training time, since the times of files change when they are copied.
-        """
-        started = _seconds(self.start_times[-1]) if self.start_times else None
-        return None if started is None or self.seconds is None else started + self.seconds
-
-    @property
     def error(self) -> str:
         """The error of a failed run in one line; else empty."""
         error = self.result.error if self.result else None
