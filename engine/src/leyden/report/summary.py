@@ -5,8 +5,7 @@ import io
 import json
 import os
 import shlex
-import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from leyden.config.terminal import leyden_command, program_command, quoted_overr
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
+from leyden.report.picture import Point, draw_summary
 from leyden.report.ranking import (
     IDLE_SEED,
     MARK,
@@ -32,115 +32,8 @@ from leyden.report.ranking import (
 )
 from leyden.report.records import Record, position, read_records
 from leyden.report.statistics import MIN_VALUES
-from leyden.run.charts import save_pdf, use_log_scale
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
-
-MAX_MEANS = 12  # up to this many values of a key get a mean each
-DOTS, MEANS = "#1f77b4", "#d95f02"
-MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
-
-
-def draw_summary(
-    points: Sequence[tuple[dict[str, Any], Sequence[float]]],
-    metrics: Sequence[str],
-    *,
-    log: Collection[str] | None,
-    averaged: Collection[str],
-    file_format: str = "png",
-) -> bytes:
-    """Draw each objective against each varying choice: a dot per run, and the means of a grid with their deviations.
-
-    With several objectives, each is also drawn against the first one. A run that lacks a choice has no point in
-    that panel.
-
-    Args:
-        points: Choices and objective values of each run.
-        metrics: Names of the objectives.
-        log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
-        averaged: Keys that are averaged over; they get a panel only if no other key varies.
-        file_format: `png` or `pdf`.
-
-    Returns:
-        The content of a file of this format.
-    """
-    from matplotlib.figure import Figure  # not pyplot, which has global state
-
-    choices = [chosen for chosen, _ in points]
-    varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
-    keys = [key for key in varying if key not in averaged] or varying
-    if not keys:
-        choices, keys = [{"run": number + 1} for number in range(len(points))], ["run"]
-    num_columns, num_rows = len(keys) + (len(metrics) > 1), len(metrics)
-    figure = Figure(figsize=(4 * num_columns, 3.5 * num_rows), layout="constrained")
-    for row, metric in enumerate(metrics):
-        panels = [
-            (key, [(c[key], v[row]) for c, (_, v) in zip(choices, points, strict=True) if key in c]) for key in keys
-        ]
-        if row:
-            panels.append((metrics[0], [(values[0], values[row]) for _, values in points]))
-        for column, (name, along) in enumerate(panels):
-            axes = figure.add_subplot(num_rows, num_columns, row * num_columns + column + 1)
-            _scatter(axes, along, log=None if log is None else name in log, means=name in keys)
-            axes.set_xlabel(name)
-            if not column:
-                axes.set_ylabel(metric)
-            axes.grid(alpha=0.3)
-    drawn = [axes.get_legend_handles_labels()[0] for axes in figure.axes]
-    if bars := next(filter(None, drawn), []):
-        figure.legend(handles=bars, loc="outside upper left", fontsize=8, frameon=False)
-    content = io.BytesIO()
-    if file_format == "pdf":
-        save_pdf(figure, content)
-    else:
-        figure.savefig(content, dpi=120, format=file_format)
-    return content.getvalue()
-
-
-def shorten(text: str) -> str:
-    """Return a text for an axis, reduced to its end if it is too long."""
-    return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
-
-
-def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, means: bool) -> None:
-    """Draw a dot per run over numeric or categorical x values; and, if requested, means with standard deviations.
-
-    Means are drawn if each of a few x values has several runs, as in a grid: numeric ones are joined by a line.
-    """
-    numeric = all(_is_number(x) for x, _ in points)
-    order = sorted({_label(x): x for x, _ in points}.items(), key=lambda item: _axis_order(item[1]))
-    place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
-    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.6, color=DOTS)
-    groups = [[y for x, y in points if _label(x) == text] for text, _ in order]
-    if means and 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
-        spread = [statistics.stdev(group) for group in groups]
-        centers = list(map(statistics.fmean, groups))
-        line = "o-" if numeric else "o"
-        label = "mean ± standard deviation of the runs with this value, over all other settings"
-        axes.errorbar(
-            list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4, label=label
-        )
-    values = list(place.values())
-    if not numeric:
-        axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
-        axes.set_xlim(-0.5, len(values) - 0.5)
-    elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
-        use_log_scale(axes, "x")
-    elif all(isinstance(value, int) for value in values):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
-
-
-def _label(x: Any) -> str:
-    return "null" if x is None else str(x)
-
-
-def _axis_order(x: Any) -> tuple[bool, float, str]:
-    """Return a sort key: numbers by value, then texts."""
-    return (False, x, "") if _is_number(x) else (True, 0.0, _label(x))
 
 
 def best_remarks(
@@ -263,7 +156,12 @@ def summarize(
     formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
     for file_format in formats:
         picture = draw_summary(
-            [(record.choices, record.values) for row in rows for record in row.finished],
+            [
+                Point(record.choices, record.values, record.status == "pruned")
+                for row in rows
+                for record in row.records
+                if record in row.finished or (record.status == "pruned" and record.values)
+            ],
             metrics,
             log=log_keys,
             averaged=averaged,
