@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def one_line(text: object) -> str:
         'a\\nleyden: b'
     """
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def some_of(texts: Sequence[object], most: int = 6) -> str:
+    """Return texts joined by commas; the first ones, and how many more there are, if they are many.
+
+    Example:
+        >>> some_of(range(9)), some_of("ab", most=1)
+        ('0, 1, 2, 3, 4, 5 and 3 more', 'a and 1 more')
+    """
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(map(one_line, texts[:most])) + more
 
 
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
