@@ -34,7 +34,7 @@ GOAL_S = 1.5  # of the example's fit on an H100
 RECIPES = {"example": [], "cnn": ["experiment=cnn"], "resnet": ["experiment=resnet"]}
 EPOCHS = "trainer.max_epochs=3"
 # A run of which only the fit is timed: without what is drawn after it.
-SHORT = [EPOCHS, *(f"~callbacks.{name}" for name in ("curves", "confusion", "errors", "pr_curves"))]
+SHORT = [EPOCHS, *(f"~callbacks.{name}" for name in ("curves", "confusion", "errors"))]
 BARE = "bare PyTorch loop"
 GRAPH = f"{BARE}, as a CUDA graph"
 ONE_BY_ONE = "one after another"

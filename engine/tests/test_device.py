@@ -27,8 +27,6 @@ from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
 from leyden.pictures.monitor import ProvenanceText
-from leyden.pictures.network import Graph
-from leyden.pictures.outputs import Samples
 from leyden.run.directory import Run
 from leyden.run.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
@@ -59,9 +57,9 @@ NOT_DETERMINISTIC = (
 WAITING = {"perplexity": "takes the tokens that count by a mask, however many these are"}
 # Made of a list, and then copied: PyTorch waits for the copy.
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
-# What needs the values: it draws before the first step (these three), or from whole evaluations at the end of a run. No step waits
+# What needs the values: it draws before the first step (the first), or from whole evaluations at the end of a run. No step waits
 # for it. All else can be done on `meta`.
-DRAW = (Graph, Samples, ProvenanceText, OnEvaluation)
+DRAW = (ProvenanceText, OnEvaluation)
 
 
 def names(folder):

@@ -57,7 +57,7 @@ class JobLauncher(Launcher):
         run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
 
     def close(self) -> None:
-        """Stop the workers, if there are any."""
+        """Stop the jobs' processes, if there are any."""
 
 
 class LocalLauncher(JobLauncher):
@@ -111,7 +111,7 @@ class LocalLauncher(JobLauncher):
         return True
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the jobs' processes."""
         if self.runner is not None:
             self.runner.stop()
 

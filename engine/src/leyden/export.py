@@ -1,37 +1,26 @@
-"""Export a run's network to ONNX, and check its outputs against the run's; or write the run's model card."""
+"""Export a run's network to ONNX, and check its outputs against the run's."""
 
 import importlib.util
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.checks import require_choice
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
-from leyden.config.schema import CHOICES
-from leyden.report.card import model_card
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
-from leyden.run.files import write_whole, writing
 from leyden.run.process import importing
 
-FILES = {"onnx": "model.onnx", "card": "model_card.md"}  # by format
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Write an ONNX network that takes raw samples of the dataset: it contains the normalisation. Or write a model card."""
-    require_choice(cfg, "format", *CHOICES["export.format"])
-    run, name = Run(cfg.run), FILES[cfg.format]
-    path = run.directory / name if cfg.output is None else Path(cfg.output)
-    if path.suffix != Path(name).suffix or not path.parent.is_dir() or path.is_dir():
-        raise UserError(f"output={path}: must be the name of a {Path(name).suffix} file in an existing folder")
-    if cfg.format == "card":
-        with writing("output", path):
-            write_whole(path, model_card(run))
-        Terminal().print(str(path))
-        return
+    """Write an ONNX network that takes raw samples of the dataset: it contains the normalisation."""
+    run = Run(cfg.run)
+    path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
+    if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
     checkpoint = run.checkpoint(cfg.checkpoint)
     if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
         raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")

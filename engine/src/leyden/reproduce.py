@@ -10,7 +10,7 @@ from leyden.run.directory import Run
 
 USAGE = """\
 leyden reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
-                           [env=true] [apply_diff=true] [trust=true]
+                           [apply_diff=true] [trust=true]
 leyden reproduce run=A against=B
 
 Trains a run again with the commit, the configuration and the number of threads that it recorded, and compares the
@@ -19,10 +19,9 @@ fingerprints of both runs. With against= nothing is trained. Exit code 0: equal 
   output=DIR       the new run directory; default: one below outputs/reproduced/
   data_root=DIR    the folder of the data, if it is not the project's data/
   threads=N        a different number of threads
-  env=true         install the package versions that the run recorded, in a separate environment
   apply_diff=true  you trust the run's uncommitted code changes, which will be executed
   trust=true       you trust all classes and functions that config.yaml names (docs/security.md)"""
-CONSENTS = ("apply_diff", "trust", "env")
+CONSENTS = ("apply_diff", "trust")
 
 
 def main() -> None:

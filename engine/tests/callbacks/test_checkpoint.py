@@ -93,10 +93,10 @@ def test_lost_before_epochs_that_are_no_better_the_first_of_them_is_the_best(tra
 
 @pytest.mark.matrix
 def test_lost_while_it_trains(train, lose, monkeypatch):  # noqa: F811
-    from leyden.pictures.outputs import Samples
+    from leyden.pictures.curves import Curves
 
     monkeypatch.setattr(
-        Samples,
+        Curves,
         "on_fit_end",
         lambda self, trainer, module: lose(run_dir(trainer) / "checkpoints" / "best.ckpt"),
     )
@@ -154,7 +154,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         steps = {"train/loss_step", "train/acc_step", "lr", "grad_norm"}
         epochs = {"train/loss", "val/loss", "time/epoch_seconds"} if step % epoch == 0 else set()
         assert steps | epochs <= table
-        assert steps | epochs | ({"weights/first_layer"} if epochs else set()) <= events
+        assert steps | epochs <= events
 
 
 def test_each_can_be_kept_within_bounds(train, monkeypatch):  # noqa: F811

@@ -11,8 +11,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
-ALL = {"ProvenanceText", "Graph", "Samples", "Weights", "Histograms", "Curves", "Confusion", "Errors"}
-ALL |= {"PRCurves", "Summary", "the row for TensorBoard's HParams"}
+ALL = {"ProvenanceText", "Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
 
 
 def broken(*args, **kwargs):
@@ -23,7 +22,6 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
     arguments = (
         "callbacks=default",
         "trainer.max_epochs=1",
-        "callbacks.histograms.every_n_epochs=1",
         "model.dropout=0.2",
     )
     whole, *_ = train("whole", *arguments)
@@ -31,7 +29,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
         for name in ("tensorboard_writer", "image_loggers", "render", "save_picture"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
-    monkeypatch.setattr("leyden.pictures.network.Table", broken)
+    monkeypatch.setattr("leyden.callbacks.display.Table", broken)
     monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
     run, _, err = train("broken", *arguments)
     assert run.result.status == "finished"

@@ -1,5 +1,6 @@
 """Small folders of images, and a data set of one's own: what streams from the disk."""
 
+import io
 import random
 import tarfile
 
@@ -42,14 +43,16 @@ def write(root, classes=("cat", "dog"), **sizes):
     return root
 
 
-def pack(root, num_shards=1):
-    """Write tar archives of each split's folder beside them; `root` is returned."""
+def pack(root):
+    """Write tar archives as WebDataset does, `KEY.jpg` and `KEY.cls`, of each split's folder beside them; return `root`."""
     for split in [*root.iterdir()]:
-        paths = sorted(split.glob("*/*"))
-        for shard in range(num_shards):
-            with tarfile.open(root / f"{split.name}-{shard}.tar", "w") as archive:
-                for path in paths[shard::num_shards]:
-                    archive.add(path, f"./{path.relative_to(split)}")
+        with tarfile.open(root / f"{split.name}-0.tar", "w") as archive:
+            for path in sorted(split.glob("*/*")):
+                key = f"{path.parent.name}_{path.stem}"
+                archive.add(path, f"{key}.jpg")
+                text = tarfile.TarInfo(f"{key}.cls")
+                text.size = len(path.parent.name)
+                archive.addfile(text, io.BytesIO(path.parent.name.encode()))
     return root
 
 

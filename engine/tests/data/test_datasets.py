@@ -30,7 +30,7 @@ FAMILY = {
     "KMNIST": torchvision.datasets.KMNIST,
     "QMNIST": torchvision.datasets.QMNIST,
 }
-NAMES = sorted({path.stem for path in conf("data")} - {"own", "dataset", "folder", "shards", "module", "in_memory"})
+NAMES = sorted({path.stem for path in conf("data")} - {"own", "dataset", "folder", "module", "in_memory"})
 
 
 @pytest.fixture

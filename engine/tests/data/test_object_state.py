@@ -4,7 +4,6 @@ import collections
 import functools
 import io
 import random
-import sys
 import types
 from pathlib import Path
 
@@ -135,22 +134,6 @@ def test_what_a_class_of_an_installed_package_and_its_module_hold_is_seen(monkey
     learner.learn()
     names = {str(entry["path"][-1][1]) for entry in kept_by(state)[0]}
     assert {"TOTAL", "LOG", "num_made", "NUMBERS"} <= names
-
-
-def test_what_jobs_of_a_sweep_share_has_the_modules_of_installed_packages_that_define_parts(monkeypatch):
-    """A worker that has changed them takes no other job: a `_target_` may name a function that returns a class of another package."""
-    module = types.ModuleType("installed_elsewhere")
-    exec("import lightning as L\nnum_made = 0\nclass Net(L.LightningModule):\n    steps = 0\n", vars(module))
-    monkeypatch.setitem(sys.modules, "installed_elsewhere", module)
-    monkeypatch.setitem(sys.modules, "not_importable", None)  # as Python allows
-    for change in (lambda: setattr(module.Net, "steps", 1), lambda: setattr(module, "num_made", 1)):
-        shared = object_state.shared_state(set())
-        assert not any(shared.changes())
-        change()
-        assert any(shared.changes())
-    assert not [
-        path for path, _ in shared._leaves() if str(path[0][1]).startswith(("torch", "lightning", "leyden"))
-    ]
 
 
 class Proxy:

@@ -19,7 +19,6 @@ from torch.utils.data import Dataset
 from leyden.config.errors import UserError
 from leyden.data.loaders import BatchLoader
 from leyden.data.streamed import SeededSamples, StreamLoader, find_facts
-from leyden.data.workers import AHEAD
 from tests.conftest import start
 from tests.forks import TIMEOUT_S
 
@@ -177,8 +176,7 @@ def test_an_iteration_that_is_left_leaves_nothing_behind():
 
 
 def test_batches_that_are_kept_keep_their_values():
-    kept = list(loader(2, num_samples=100))  # more than the workers have memory for
-    assert len(kept) > 2 * AHEAD
+    kept = list(loader(2, num_samples=100))
     for found, expected in zip(kept, loader(num_samples=100), strict=True):
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
@@ -267,9 +265,7 @@ class Deadly(Noisy):
 
 def test_a_worker_that_is_killed_ends_the_iteration():
     stream = loader(2, dataset=Deadly())
-    with pytest.raises(
-        UserError, match=r"num_workers=2: a worker process was terminated by SIGKILL, perhaps out of"
-    ):
+    with pytest.raises(UserError, match=r"num_workers=2: a worker process has died, perhaps out of memory"):
         list(stream)
     stream.close()
 

@@ -32,7 +32,6 @@ def data(small_files):
         "trainer=cpu",
         "trainer.log_every_n_steps=2",
         "callbacks.checkpoint.every_n_steps=2",
-        "callbacks.histograms.every_n_epochs=1",
         "trainer.max_epochs=2",
     )
     patch.undo()

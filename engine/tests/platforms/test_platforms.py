@@ -1,5 +1,6 @@
 """macOS and Windows, as far as they can be had on Linux: what they lack is taken away before anything of Leyden is imported."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,8 +13,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.leyden_launchers import ClusterLauncher
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, SRC
-from leyden.data.streamed import SeededSamples
-from leyden.data.workers import Workers
+from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.run.directory import Run
 from leyden.run.lock import acquire, is_held
 from tests.conftest import SMALL, assert_same_bits
@@ -108,10 +108,11 @@ def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path
 @pytest.mark.slow(minutes=0.1)
 def test_workers_that_read_import_for_themselves(monkeypatch):
     samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
-    monkeypatch.setattr("leyden.data.workers.sys", SimpleNamespace(platform="darwin"))
-    workers = Workers(samples, 1)
+    monkeypatch.setattr("leyden.data.streamed.sys", SimpleNamespace(platform="darwin"))
+    loader = StreamLoader(samples, torch.arange(1), batch_size=1, num_workers=1, shuffle=False)
+    batches = iter(loader)
+    inputs_NI, targets_N = next(batches)
     monkeypatch.undo()
-    ((inputs_NI, targets_N),) = workers.map([(0, [0])])
     assert (inputs_NI.tolist(), targets_N.tolist()) == ([[1.0, 2.0]], [3])
-    assert type(workers._processes[0]).__name__ == "SpawnProcess"
-    workers.close()
+    assert [type(process).__name__ for process in multiprocessing.active_children()] == ["SpawnProcess"]
+    loader.close()

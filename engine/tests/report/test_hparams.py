@@ -112,12 +112,12 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
 
 @pytest.mark.slow(minutes=0.1)
 def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.outputs import Samples
+    from leyden.pictures.curves import Curves
 
     def prune(self, trainer, pl_module):
         self.pruned = trainer.should_stop = True
 
-    monkeypatch.setattr(Samples, "on_validation_end", prune)
+    monkeypatch.setattr(Curves, "on_validation_end", prune)
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=9", "test=false")
     chosen, status = hparams(run)
     assert chosen["status"] == "pruned"

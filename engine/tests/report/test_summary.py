@@ -13,6 +13,7 @@ from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.errors import UserError
 from leyden.report import summary
+from leyden.report.picture import Point
 from leyden.report.ranking import merge_rows, varying_keys
 from leyden.report.records import read_records
 from leyden.run import files
@@ -102,13 +103,16 @@ def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
     assert len(rows(tmp_path)) == 1
 
 
-def test_the_picture_is_of_finished_runs_alone(tmp_path, monkeypatch):
+def test_the_picture_is_of_finished_and_of_pruned_runs(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(summary, "draw_summary", lambda points, *_, **__: drawn.extend(points) or b"")
     write(tmp_path / "a", ["optimizer.lr=0.01"], value=0.3)
     write(tmp_path / "b", ["optimizer.lr=1"], status="pruned", value=0.9)
     summarize(tmp_path)
-    assert drawn == [({"optimizer.lr": 0.01}, [0.3])]
+    write(tmp_path / "c", ["optimizer.lr=2"], status="failed", value=0.1)
+    summarize(tmp_path)
+    assert drawn[:2] == [Point({"optimizer.lr": 0.01}, [0.3]), Point({"optimizer.lr": 1}, [0.9], is_pruned=True)]
+    assert len(drawn) == 4
 
 
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
@@ -201,7 +205,7 @@ def gaps(tmp_path):
 def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+        "leyden.report.picture._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
     )
     summarize(gaps)
     found = rows(gaps)
@@ -211,31 +215,10 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     assert "None" not in out + (gaps / "summary.md").read_text()
     assert (gaps / "summary.md").read_text().splitlines()[5].startswith("| 4 |  |  | 0.4000 |")
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
-    assert list(drawn.values()) == [[(0.5, 0.1), (0.9, 0.2), (None, pytest.approx(0.3))]]
+    assert list(drawn.values()) == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
     choices = [row.choices for row in merge_rows(read_records(gaps), ["seed"])]
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
-
-
-def test_the_axis_of_a_choice_is_in_order_and_names_no_none(gaps):
-    from matplotlib.figure import Figure
-
-    axes = Figure().add_subplot()
-    summary._scatter(axes, [(None, 1.0), (10, 2.0), (9, 3.0), ("x", 4.0), (9, 5.0)], log=None, means=True)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["9", "10", "null", "x"]
-    assert not axes.lines  # single runs have no mean
-
-
-def test_a_grid_has_means_with_their_deviations_and_single_trials_are_dots():
-    from matplotlib.figure import Figure
-
-    axes, others = Figure().subplots(2)
-    summary._scatter(axes, [(0.001, 1.0), (0.001, 3.0), (0.1, 4.0), (0.1, 6.0)], log=True, means=True)
-    assert axes.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]
-    assert [label.get_text() for label in axes.get_xticklabels() if label.get_text()][1] == "0.001"
-    assert axes.containers[0].has_yerr
-    summary._scatter(others, [(0.1 * n, 1.0) for n in range(9)], log=None, means=True)
-    assert not others.lines
 
 
 def test_values_that_are_infinite_stop_nothing(tmp_path):

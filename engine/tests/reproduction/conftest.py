@@ -9,7 +9,7 @@ import yaml
 
 from leyden import reproduce
 from leyden.config.paths import ROOT
-from leyden.reproduction import environment, recipe, rerun, sources
+from leyden.reproduction import recipe, rerun, sources
 from leyden.run.provenance import installed_versions
 from tests.conftest import start as forked
 
@@ -55,7 +55,6 @@ def repository(commit, monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "ROOT", folder)
     for module in (rerun, recipe):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path / "envs")
     yield folder
     assert len(git(folder, "worktree", "list").splitlines()) == 1, "a work tree was left behind"
 

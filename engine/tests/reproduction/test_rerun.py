@@ -246,7 +246,7 @@ def test_the_checkpoint_that_a_run_started_from_must_be_the_same(call, make, rep
         (["run=nowhere"], "not a run directory"),
         (["somewhere"], "somewhere: must be one of run=, "),
         (["run=RUN", "threads=0"], "threads=0: must be a positive whole number"),
-        (["run=RUN", "env=yes"], "env=yes: must be one of true, false"),
+        (["run=RUN", "trust=yes"], "trust=yes: must be one of true, false"),
         (["run=RUN", "output=RUN"], "is not empty"),
         (["run=RUN", "against=RUN", "threads=2"], "threads: has no effect with against="),
         (["run=RUN", "against=nowhere"], "not a run directory"),

@@ -86,13 +86,13 @@ def without_header(path):
 @pytest.mark.matrix
 @pytest.mark.parametrize("spoil", [deleted, with_a_bad_byte, without_header])
 def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch, spoil):  # noqa: F811
-    from leyden.pictures.outputs import Samples
+    from leyden.pictures.curves import Curves
 
     def at_half_time(self, trainer, module):
         if trainer.global_step == 10:
             spoil(Path(trainer.default_root_dir) / "metrics.csv")
 
-    monkeypatch.setattr(Samples, "on_validation_end", at_half_time)
+    monkeypatch.setattr(Curves, "on_validation_end", at_half_time)
     run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2")
     assert run.result.status == "finished"
     assert "Traceback" not in err

@@ -21,7 +21,7 @@ from leyden import train
 from leyden.assembly import roles
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
-from leyden.reproduction import environment, recipe, rerun, sources
+from leyden.reproduction import recipe, rerun, sources
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.conftest import start
@@ -318,7 +318,6 @@ class Row:
         def there():
             sources.ROOT = repository
             rerun.ROOT = recipe.ROOT = self.place
-            environment.ENVIRONMENTS = self.place / "environments"
             if not self.trait.anew:
                 rerun._train = self._in_a_copy
 

@@ -1,16 +1,18 @@
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from multiprocessing import get_context
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
-from hydra.utils import get_object
-from omegaconf import OmegaConf
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
-from leyden.sweep import launcher, worker
+from leyden.sweep import launcher
 from leyden.sweep.jobs import slug
 from leyden.sweep.launcher import Pool, worker_environments
 
@@ -24,7 +26,7 @@ def _nothing_exported(monkeypatch):
 def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path):
     (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     code = "from leyden.sweep import launcher\nlauncher.CONTEXT.set_forkserver_preload(['killed'])\n"
-    code += "try:\n    launcher.Worker({})\nexcept launcher.UserError as error:\n    print(error)\n"
+    code += "try:\n    launcher.Call({}, print)\nexcept launcher.UserError as error:\n    print(error)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stderr == ""
@@ -89,51 +91,51 @@ def test_no_two_jobs_share_a_slug():
     assert all("=" not in name and "/" not in name and len(name) < 140 for name in names)
 
 
-def count(module, config):
-    """A job, which counts in a class; returns its process, and what it has found."""
-    made = get_object(config.task["_target_"])
-    made.num += config.add
-    return f"{os.getpid()} {made.num}"
-
-
-def test_a_process_in_which_a_job_has_changed_a_class_is_replaced(monkeypatch):
-    module = ModuleType("of_a_sweep")
-    module.__file__ = __file__
-    module.Numbered = type("Numbered", (), {"__module__": "of_a_sweep", "num": 0})
-    monkeypatch.setitem(sys.modules, "of_a_sweep", module)
-    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
-    pool = Pool([{"OMP_NUM_THREADS": "1"}], "", count)
+def outcomes(pool, *configs):
+    """The text that each of some jobs returns, one after the other."""
     found = []
-    for add in (0, 0, 1, 1):
-        config = OmegaConf.create({"task": {"_target_": "of_a_sweep.Numbered"}, "add": add, "seed": 0})
+    for config in configs:
         pool.start([SimpleNamespace(resolved_config=config, log=None)])
-        ended = []
-        while not ended:
-            ended, _ = pool.wait()
-        found.append(ended[0][1].split())
-    pool.stop()
-    assert [num for _, num in found] == ["0", "0", "1", "1"]
-    assert len({pid for pid, _ in found[:3]}) == 1
-    assert found[3][0] != found[2][0]
-
-
-def process_of(module, config):
-    """A job, which returns its process."""
-    return str(os.getpid())
-
-
-def test_a_process_that_has_run_its_number_of_jobs_is_replaced(monkeypatch):
-    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
-    monkeypatch.setattr(worker, "MAX_JOBS", 2)
-    pool = Pool([{"OMP_NUM_THREADS": "1"}], "", process_of)
-    found = []
-    for _ in range(5):
-        pool.start([SimpleNamespace(resolved_config=None, log=None)])
         ended = []
         while not ended:
             ended, _ = pool.wait()
         found.append(ended[0][1])
     pool.stop()
-    first, second, third = found[0], found[2], found[4]
-    assert found == [first, first, second, second, third]
-    assert len({first, second, third}) == 3
+    return found
+
+
+class Numbered:
+    num = 0
+
+
+def count(module, config):
+    """A job, which counts in a class and in the environment; returns its process, and what it has found."""
+    found = f"{os.getpid()} {Numbered.num} {os.environ.get('OF_A_JOB')}"
+    Numbered.num += 1
+    os.environ["OF_A_JOB"] = "set"
+    return found
+
+
+def test_nothing_leaks_from_job_to_job(monkeypatch):
+    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
+    found = [each.split() for each in outcomes(Pool([{"OMP_NUM_THREADS": "1"}], "", count), 1, 2, 3)]
+    assert [rest for _, *rest in found] == 3 * [["0", "None"]]
+    assert len({pid for pid, *_ in found}) == 3
+
+
+def hang(module, config):
+    """A job whose process does not end by itself."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return "done"
+
+
+def die(module, config):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("job", "told"), [(hang, "done"), (die, "Killed: by SIGKILL, perhaps out of memory")])
+def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch, job, told):
+    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
+    monkeypatch.setattr(launcher, "END_S", 0.1)
+    assert outcomes(Pool([{"OMP_NUM_THREADS": "1"}], "", job), 1, 2) == [told, told]
+    assert multiprocessing.active_children() == []

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from leyden.assembly import trust
-from leyden.data import shards
 from leyden.run.directory import Run
 from tests.data import folders, small
 from tests.tasks.rows import DATA
@@ -41,7 +40,6 @@ def given(row, column, root):
         "`data=table`": (*small.overrides("table", root), *classes),
         "`data=text`": small.overrides("text", root),
         "`data=folder`": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
-        "`data=shards`": ("data=shards", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
         "`data=dataset`": (
             "data=dataset",
             f"data.train._target_={name}",
@@ -55,7 +53,7 @@ def given(row, column, root):
 
 @pytest.fixture(scope="session")
 def pets(small_files):
-    folders.pack(folders.write(small_files / "pets", train=20, val=5, test=6))
+    folders.write(small_files / "pets", train=20, val=5, test=6)
 
 
 def stop_and_resume(cli, tmp_path, *arguments):
@@ -87,7 +85,6 @@ def cells():
 @pytest.mark.matrix
 @pytest.mark.parametrize(("row", "column"), [*cells()])
 def test_a_task_and_data(cli, monkeypatch, tmp_path, small_root, pets, row, column):
-    monkeypatch.setattr(shards, "INDEXES", tmp_path / "indexes")
     arguments = (*LEARNED[row], *given(row, column, small_root), *FEW)
     if DATA[row][column] == "no":
         code, out, err = cli("train", f"run_dir={tmp_path / 'whole'}", *arguments)

@@ -27,7 +27,7 @@ from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.paths import LIBRARY
-from leyden.config.terminal import warn
+from leyden.config.terminal import some_of, warn
 from leyden.config.values import flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
@@ -37,7 +37,7 @@ from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, wr
 from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
 from leyden.run.result import read_rows, write_rows
-from leyden.tasks.parameters import join_abbreviated, match_names
+from leyden.tasks.parameters import match_names
 from leyden.tasks.task import Task
 
 # The required keys of a checkpoint, with their types.
@@ -217,13 +217,11 @@ class Parent:
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = join_abbreviated([*wrong.values()]) or f"{_init_exclude_override(exclude)} excludes all weights"
+            why = some_of([*wrong.values()]) or f"{_init_exclude_override(exclude)} excludes all weights"
             raise UserError(f"init_from: {self.path}: has no weights to start from: {why}")
         if wrong:
             override = shlex.quote(_init_exclude_override([*exclude, *layers]))
-            raise UserError(
-                f"init_from: {self.path}: {join_abbreviated([*wrong.values()])}; {override} excludes these"
-            )
+            raise UserError(f"init_from: {self.path}: {some_of([*wrong.values()])}; {override} excludes these")
         return {name: self.weights[name] for name in shapes}
 
 

@@ -1,4 +1,4 @@
-"""Display-only callbacks: their base, whose errors never end a run, and the progress bar."""
+"""Display-only callbacks: their base, whose errors never end a run, the printed summary, and the progress bar."""
 
 import functools
 import inspect
@@ -12,12 +12,17 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.progress import BarColumn, ProgressColumn, Task
+from rich.table import Table
 from rich.text import Text
 
 from leyden.callbacks.logged_metrics import stages_of
+from leyden.config.console import Terminal
 from leyden.config.errors import log_and_continue
+from leyden.data.contract import sizes_of
+from leyden.tasks.task import network_of
 
 
 class DisplayCallback(L.Callback):
@@ -43,6 +48,33 @@ def _continue_on_error(hook: Callable[..., None]) -> Callable[..., None]:
             hook(self, *args)
 
     return wrapped
+
+
+class Summary(DisplayCallback):
+    """Prints the layers with their parameters, the sizes of the splits, and the device."""
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the table, and the checkpoint from which the run resumes."""
+        network = network_of(pl_module)
+        table = Table("layer", "type", "parameters", box=None)
+        table.columns[2].justify = "right"
+        for name, module in network.named_modules():
+            own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            if own > 0:
+                table.add_row(name, type(module).__name__, f"{own:,}")
+        total = sum(parameter.numel() for parameter in network.parameters())
+        table.add_row("total", type(network).__name__, f"{total:,}")
+        # Use the existing loaders: requesting new ones would replace the data module's samplers.
+        num_by_split = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
+        sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in num_by_split.items())
+        device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+        console = Terminal()
+        console.print(table)
+        console.print(f"samples: {sizes}; device: {device}")
+        console.print(f"run directory: {trainer.default_root_dir}")
+        if trainer.ckpt_path:
+            console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
 
 
 class TimeLeft(ProgressColumn):

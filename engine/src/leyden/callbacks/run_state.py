@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import some_of, warn
 from leyden.data.contract import FirstBatches, divides_batches, first_batches, first_batches_differ
 from leyden.data.encoding import has_state_dict
 from leyden.data.facts import Facts
@@ -447,9 +447,9 @@ class RunState(L.Callback):
         new = [name for name in lost if name not in self._reported]
         self._reported += new
         if new:
-            more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
-            names = ", ".join(map(one_line, new[:MAX_NAMES])) + more
-            self._announce(f"{names} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint")
+            self._announce(
+                f"{some_of(new, MAX_NAMES)} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint"
+            )
 
     def _announce(self, text: str) -> None:
         """Warn that a resumed run may not be bit-identical; with `exact=require`, raise an error."""

@@ -98,7 +98,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.sweep.pictures": ("all", "best", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
-    "export.format": ("onnx", "card"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -77,6 +77,17 @@ def quiet_pipe() -> Iterator[None]:
             raise  # it was another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         raise SystemExit(128 + 13) from None
+
+
+def some_of(texts: Sequence[object], most: int = 6) -> str:
+    """Return texts joined by commas; the first ones, and how many more there are, if they are many.
+
+    Example:
+        >>> some_of(range(9)), some_of("ab", most=1)
+        ('0, 1, 2, 3, 4, 5 and 3 more', 'a and 1 more')
+    """
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(map(one_line, texts[:most])) + more
 
 
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:

@@ -69,8 +69,6 @@ CONSTANTS = (
 # Classes of installed packages whose instances are traversed, as those of user packages are.
 TRAVERSED = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
-# Base classes of what a run is made of.
-PARTS_OF_RUN = (L.LightningModule, L.LightningDataModule, L.Callback, torch_data.Dataset, torch_data.Sampler)
 INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
@@ -389,31 +387,6 @@ def _is_own(name: str, module: Any) -> bool:
     """Return whether a module is neither the library's nor of an installed package."""
     file: str | None = getattr(module, "__file__", None)
     return file is not None and not file.startswith(INSTALL_DIRECTORIES) and name.partition(".")[0] != "leyden"
-
-
-def shared_state(packages: Collection[str]) -> ObjectState:
-    """Return the state that all objects share: variables of imported modules and of their classes.
-
-    Args:
-        packages: Packages whose Python modules are examined, besides those of installed packages that define a
-            LightningModule, a data module, a dataset, a sampler or a callback.
-    """
-    roots: dict[str, Any] = {}
-    for name, module in list(sys.modules.items()):
-        if (name.partition(".")[0] in packages and _is_own(name, module)) or _defines_parts(name, module):
-            kinds = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
-            roots |= {name: module, **{f"{name}.{kind.__qualname__}": kind for kind in kinds}}
-    return ObjectState(roots)
-
-
-def _defines_parts(name: str, module: Any) -> bool:
-    """Return whether a module defines a class that a run may be made of, such as a LightningModule."""
-    if name.partition(".")[0] in {*OPAQUE_PACKAGES, "torchmetrics", "torchvision", "leyden"}:
-        return False
-    if not isinstance(module, types.ModuleType):  # Python allows other entries, such as None
-        return False
-    values = [each for each in list(vars(module).values()) if issubclass(type(each), type)]
-    return any(each.__module__ == name and issubclass(each, PARTS_OF_RUN) for each in values)
 
 
 def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:

@@ -4,9 +4,15 @@ A sample's random numbers are determined by seed, epoch and index alone. Shapes:
 columns of an image.
 """
 
+import atexit
 import contextlib
 import inspect
 import random
+import signal
+import sys
+import threading
+import traceback
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,15 +22,14 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
 from leyden.data.loaders import Order, check_instantiated, check_integers, check_world_size, split
 from leyden.data.transforms import Normalize, send
-from leyden.data.workers import WorkerFailure, Workers
-from leyden.run.process import is_main_process
+from leyden.run.process import die_with_parent, is_main_process
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,53 @@ def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
     return dataset, torch.arange(len(dataset))
 
 
+class _Batches(Dataset[Any]):
+    """Batches by task, for PyTorch's `DataLoader`; in place of an error its traceback, as text.
+
+    Args:
+        samples: Makes the batches.
+    """
+
+    def __init__(self, samples: SeededSamples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, task: tuple[int, list[int]]) -> Any:
+        try:
+            return self.samples(task)
+        except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
+            return traceback.format_exc()
+
+
+# A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
+IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+def _start_worker(_: int) -> None:
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
+
+
+@contextlib.contextmanager
+def _same_sigchld() -> Iterator[None]:
+    """Context that keeps the handler of SIGCHLD; PyTorch's raises wherever this process is, such as in a checkpoint."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _close(loader: "weakref.ref[StreamLoader]") -> None:
+    if here := loader():
+        here.close()
+
+
 class StreamLoader:
-    """Iterator over a dataset's batches, read and transformed ahead of time by worker processes.
+    """Iterator over a dataset's batches, which the workers of PyTorch's `DataLoader` read ahead of time.
 
     Order and samples are determined by seed, epoch and index alone, so the number of workers changes no bit.
     Batches are counted, truncated and divided among processes as in `BatchLoader`. The workers start with the first
@@ -159,7 +209,10 @@ class StreamLoader:
         if shuffle:  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
             self.sampler, self.batch_sampler = self.order, None
         self.rank, self.world_size = rank, world_size
-        self._workers: Workers | None = None
+        # Epoch and indices of each batch of the iteration under way.
+        self._tasks: list[tuple[int, list[int]]] = []
+        self._loader: DataLoader[Any] | None = None
+        self._batches: Iterator[Any] | None = None
         self._position = 0  # batches yielded in this epoch
         self._start = 0  # position at which the next iteration starts
 
@@ -169,19 +222,24 @@ class StreamLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
         start, self._start = self._start, 0
-        for position, batch in enumerate(self._batches(self._tasks(start)), start + 1):
+        self._begin(start)
+        for position, task in enumerate(list(self._tasks), start + 1):
+            batch, death = self._read()
+            if death:
+                self.close()
+                raise UserError(
+                    f"data.num_workers={self.num_workers}: a worker process has died, perhaps out of memory"
+                )
+            if isinstance(batch, str):
+                self.samples(task)
+                raise RuntimeError(f"a worker process fails where this one does not:\n{batch}")
             self._position = position
-            if isinstance(batch, WorkerFailure):
-                self.samples(batch.task)  # repeated here, so that it fails with its own traceback
-                raise RuntimeError(f"a worker process fails where this one does not:\n{batch.text}")
             inputs, targets = (send(part, self.device) for part in batch)
-            # Copies, since the workers reuse their shared memory.
-            yield self.transform(inputs) if self.transform else inputs.clone(), targets.clone()
+            yield self.transform(inputs) if self.transform else inputs, targets
 
     def close(self) -> None:
         """Stop the workers; a later iteration starts new ones."""
-        if self._workers:
-            self._workers.close()
+        self._loader = self._batches = None  # PyTorch stops them when it deletes the iterator
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches yielded in this epoch, and the number of samples per epoch."""
@@ -200,20 +258,47 @@ class StreamLoader:
             )
         self._start = state["position"]
 
-    def _tasks(self, start: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (epoch, indices) for each batch's part in this process."""
+    def _begin(self, start: int) -> None:
+        """Start reading the batches from a position on."""
         order = self.order.permutation()
         indices_N = self.indices_N if order is None else self.indices_N[order]
-        for batch in range(start, len(self)):
-            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(indices_N))
-            yield self.order.epoch, indices_N[begin + self.rank : end : self.world_size].tolist()
+        begins = (batch * self.batch_size for batch in range(start, len(self)))
+        self._tasks[:] = [
+            (self.order.epoch, indices_N[begin + self.rank : begin + self.batch_size : self.world_size].tolist())
+            for begin in begins
+        ]
+        with warnings.catch_warnings(), _same_sigchld():
+            # Of more workers than cores; and Python 3.12's of locks held by other threads, of which a worker needs none.
+            warnings.simplefilter("ignore")
+            is_new = self._loader is None
+            self._loader = self._loader or self._new_loader()
+            self._batches = iter(self._loader)
+        if is_new:  # after PyTorch, whose way of ending them at exit is a signal that they ignore
+            atexit.register(_close, weakref.ref(self))
 
-    def _batches(self, tasks: Iterator[tuple[int, list[int]]]) -> Iterator[Any]:
-        if not self.num_workers:
-            return map(self.samples, tasks)
-        if self._workers is None or not self._workers.is_open:
-            self._workers = Workers(self.samples, min(self.num_workers, len(self)))
-        return self._workers.map(tasks)
+    def _new_loader(self) -> DataLoader[Any]:
+        num_workers = min(self.num_workers, len(self))
+        # A fork shares this process's memory until either writes to it, and needs no imports.
+        # On other systems, fork is unsafe or missing.
+        context = "fork" if sys.platform == "linux" else "spawn"
+        return DataLoader(
+            _Batches(self.samples),
+            sampler=self._tasks,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=context if num_workers else None,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # otherwise it would draw from the network's
+        )
+
+    def _read(self) -> tuple[Any, bool]:
+        """Return the next batch, and whether a worker has died; no error keeps the workers alive by its traceback."""
+        assert self._batches is not None
+        try:
+            return next(self._batches), False
+        except RuntimeError:
+            return None, True
 
 
 def find_facts(dataset: Dataset[Any], *, first: StreamLoader, every: StreamLoader, normalize: str) -> Facts:

@@ -1,4 +1,4 @@
-"""Pictures of a classifier: confusion matrix, worst errors, precision-recall curves.
+"""Pictures of a classifier: confusion matrix and worst errors.
 
 Shapes: N samples, K classes.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.data.contract import DataModule
-from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture, tensorboard_writer
+from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture
 from leyden.pictures.figures import sheet
 
 
@@ -153,18 +153,3 @@ def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:
     wrong = np.flatnonzero(predicted != evaluation.labels_N)
     order = np.argsort(-evaluation.probabilities_NK[wrong, predicted[wrong]], kind="stable")
     return wrong[order]
-
-
-class PRCurves(OnClassEvaluation):
-    """Writes one precision-recall curve per class of the final evaluation to TensorBoard."""
-
-    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Write one curve per class."""
-        if writer := tensorboard_writer(trainer):
-            for k, name in enumerate(evaluation.class_names):
-                writer.add_pr_curve(
-                    f"pr_{evaluation.split}/{name}",
-                    evaluation.labels_N == k,
-                    evaluation.probabilities_NK[:, k],
-                    trainer.global_step,
-                )

@@ -1,4 +1,4 @@
-"""Pictures of inputs and outputs: samples, reconstructions, predictions, generated text."""
+"""Pictures of outputs, one per kind of task: reconstructions, predicted values, generated text."""
 
 from typing import Any
 
@@ -16,41 +16,12 @@ from leyden.pictures.base import (
     SPLIT_NAMES,
     OnEvaluation,
     add_image,
-    image_loggers,
     save_picture,
     tensorboard_writer,
 )
-from leyden.pictures.figures import paired_sheet, render, sheet, wrapped
+from leyden.pictures.figures import paired_sheet, wrapped
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
-
-
-class Samples(DisplayCallback):
-    """Shows the first training images, as the network gets them, with their classes.
-
-    Args:
-        num_images: Number of images, at most a batch.
-        class_names: Class names of the data.
-    """
-
-    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
-        if type(num_images) is not int or num_images < 1:
-            raise ValueError(f"num_images={num_images}: must be a positive whole number")
-        self.num_images, self.class_names = num_images, class_names
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Draw the sheet from the very first batch."""
-        if trainer.global_step != 0 or batch_idx != 0 or not image_loggers(trainer):
-            return
-        if not isinstance(batch, list | tuple) or [getattr(part, "ndim", None) for part in batch] != [4, 1]:
-            return
-        images_NCHW, labels_N = (part[: self.num_images].cpu() for part in batch)
-        low, high = images_NCHW.min(), images_NCHW.max()
-        title = f"first training images, values from {low:.2f} to {high:.2f}"
-        figure = sheet(images_NCHW.numpy(), [self.class_names[k] for k in labels_N.tolist()], title)
-        add_image(trainer, "samples/train", render(figure), 0)
 
 
 class Reconstructions(OnEvaluation):

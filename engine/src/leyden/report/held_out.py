@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
@@ -108,7 +108,7 @@ def _seed_warnings(tested: Sequence[Record], rows: Sequence[Sequence[str]], name
             continue
         are = "is 1" if len(ours) == 1 else f"are {len(ours)}"
         lines.append(
-            f"{_list_some(ours)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
+            f"{some_of(ours, MAX_NAMES)} {are} of {len(runs)} seeds of one setting that were each evaluated on the test set: report "
             "the mean over all of them, not over selected ones"
         )
     if num_seeds:
@@ -144,7 +144,3 @@ def _differ_by_seed(a: Mapping[str, int], b: Mapping[str, int]) -> bool:
     return a.keys() == b.keys() and all(
         value == b[key] or (value == a["seed"] and b[key] == b["seed"]) for key, value in a.items()
     )
-
-
-def _list_some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")

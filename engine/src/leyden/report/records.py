@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import warn
+from leyden.config.terminal import some_of, warn
 from leyden.report.configs import ConfigReader, FlatConfig
 from leyden.report.index import Contents, Index, Row, stamp_of
 from leyden.run.charts import EVENT_FOLDERS
@@ -79,15 +79,6 @@ class Record:
     def started(self) -> float | None:
         """Time of the first start, in seconds since the epoch; None if unknown."""
         return _seconds(self.start_times[0]) if self.start_times else None
-
-    @property
-    def ended(self) -> float | None:
-        """Time of the end, in seconds since the epoch; None if unknown.
-
-        Computed from the last start and the training time, since the times of files change when they are copied.
-        """
-        started = _seconds(self.start_times[-1]) if self.start_times else None
-        return None if started is None or self.seconds is None else started + self.seconds
 
     @property
     def error(self) -> str:
@@ -213,8 +204,9 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
         links += new_links
     top = Path(directory).resolve()
     if elsewhere := [link for link in links if not Path(link).resolve().is_relative_to(top)]:
-        more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
-        warn(f"{min(elsewhere)}{more}: links to other folders are not followed; name one to see the runs there")
+        warn(
+            f"{some_of(sorted(elsewhere), 1)}: links to other folders are not followed; name one to see the runs there"
+        )
     # By the names of the folders; no name has the character \0, which is the first of all.
     return {path: found[path] for path in sorted(found, key=lambda path: f"{path}/config.yaml".replace("/", "\0"))}
 

@@ -1,14 +1,9 @@
 """Summary of many runs as a table and a picture, with remarks on the best and the unfinished runs."""
 
-import io
 import json
-import math
 import os
 import shlex
-import statistics
-import warnings
-from collections.abc import Callable, Collection, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from leyden.config.terminal import csv_text, leyden_command, program_command, qu
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
+from leyden.report.picture import Point, draw_summary
 from leyden.report.ranking import (
     IDLE_SEED,
     MARK,
@@ -34,218 +30,8 @@ from leyden.report.ranking import (
 )
 from leyden.report.records import Record, position, read_records
 from leyden.report.statistics import MIN_VALUES
-from leyden.run.charts import save_pdf, use_log_scale
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
-
-MAX_MEANS = 12  # up to this many values of a key get a mean each
-DOTS, MEANS = "#1f77b4", "#d95f02"
-MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
-
-
-def draw_summary(
-    points: Sequence[tuple[dict[str, Any], Sequence[float]]],
-    metrics: Sequence[str],
-    *,
-    log: Collection[str] | None,
-    averaged: Collection[str],
-    extra_panels: Sequence[Callable[[Any], None]] = (),
-    file_format: str = "png",
-) -> bytes:
-    """Draw each objective against each varying choice: a dot per run, and the means of a grid with their deviations.
-
-    With several objectives, each is also drawn against the first one. A run that lacks a choice has no point in
-    that panel.
-
-    Args:
-        points: Choices and objective values of each run.
-        metrics: Names of the objectives.
-        log: Keys with a logarithmic axis; None to choose those whose values span about a decade or more.
-        averaged: Keys that are averaged over; they get a panel only if no other key varies.
-        extra_panels: Functions that each draw a panel of the last row, on the axes passed to them.
-        file_format: `png` or `pdf`.
-
-    Returns:
-        The content of a file of this format.
-    """
-    from matplotlib.figure import Figure  # not pyplot, which has global state
-
-    choices = [chosen for chosen, _ in points]
-    varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
-    keys = [key for key in varying if key not in averaged] or varying
-    if not keys:
-        choices, keys = [{"run": number + 1} for number in range(len(points))], ["run"]
-    num_columns = max(len(keys) + (len(metrics) > 1), len(extra_panels))
-    num_rows = len(metrics) + bool(extra_panels)
-    figure = Figure(figsize=(4 * num_columns, 3.5 * num_rows), layout="constrained")
-    for row, metric in enumerate(metrics):
-        panels = [
-            (key, [(c[key], v[row]) for c, (_, v) in zip(choices, points, strict=True) if key in c]) for key in keys
-        ]
-        if row:
-            panels.append((metrics[0], [(values[0], values[row]) for _, values in points]))
-        for column, (name, along) in enumerate(panels):
-            axes = figure.add_subplot(num_rows, num_columns, row * num_columns + column + 1)
-            _scatter(axes, along, log=None if log is None else name in log, means=name in keys)
-            axes.set_xlabel(name)
-            if not column:
-                axes.set_ylabel(metric)
-            axes.grid(alpha=0.3)
-    drawn = [axes.get_legend_handles_labels()[0] for axes in figure.axes]
-    if bars := next(filter(None, drawn), []):
-        figure.legend(handles=bars, loc="outside upper left", fontsize=8, frameon=False)
-    for column, draw_panel in enumerate(extra_panels):
-        draw_panel(figure.add_subplot(num_rows, num_columns, len(metrics) * num_columns + column + 1))
-    content = io.BytesIO()
-    if file_format == "pdf":
-        save_pdf(figure, content)
-    else:
-        figure.savefig(content, dpi=120, format=file_format)
-    return content.getvalue()
-
-
-def shorten(text: str) -> str:
-    """Return a text for an axis, reduced to its end if it is too long."""
-    return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
-
-
-def _scatter(axes: Any, points: Sequence[tuple[Any, float]], *, log: bool | None, means: bool) -> None:
-    """Draw a dot per run over numeric or categorical x values; and, if requested, means with standard deviations.
-
-    Means are drawn if each of a few x values has several runs, as in a grid: numeric ones are joined by a line.
-    """
-    numeric = all(_is_number(x) for x, _ in points)
-    order = sorted({_label(x): x for x, _ in points}.items(), key=lambda item: _axis_order(item[1]))
-    place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
-    axes.scatter([place[_label(x)] for x, _ in points], [y for _, y in points], s=18, alpha=0.6, color=DOTS)
-    groups = [[y for x, y in points if _label(x) == text] for text, _ in order]
-    if means and 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
-        spread = [statistics.stdev(group) for group in groups]
-        centers = list(map(statistics.fmean, groups))
-        line = "o-" if numeric else "o"
-        label = "mean ± standard deviation of the runs with this value, over all other settings"
-        axes.errorbar(
-            list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4, label=label
-        )
-    values = list(place.values())
-    if not numeric:
-        axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
-        axes.set_xlim(-0.5, len(values) - 0.5)
-    elif values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log):
-        use_log_scale(axes, "x")
-    elif all(isinstance(value, int) for value in values):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
-
-
-def _label(x: Any) -> str:
-    return "null" if x is None else str(x)
-
-
-def _axis_order(x: Any) -> tuple[bool, float, str]:
-    """Return a sort key: numbers by value, then texts."""
-    return (False, x, "") if _is_number(x) else (True, 0.0, _label(x))
-
-
-MIN_SETTINGS = 10  # with fewer, importances are meaningless
-MIN_TOP = 5  # smallest number of top settings that are compared with all, as Optuna advises
-
-
-def search_panels(rows: Sequence[Row], objective: Objective, log: Collection[str]) -> list[Callable[[Any], None]]:
-    """Return functions that each draw a panel about a search, on axes passed to them; empty for few settings.
-
-    Args:
-        rows: Settings with their runs.
-        objective: Objective of the search.
-        log: Keys that were searched on a logarithmic scale.
-    """
-    found = []
-    for row in rows:
-        if (finished := row.finished) and math.isfinite(
-            mean := statistics.fmean(record.values[0] for record in finished)
-        ):
-            ends = [record.ended for record in finished if record.ended is not None]
-            found.append((row.choices, mean, max(ends) if len(ends) == len(finished) else None))
-    panels: list[Callable[[Any], None]] = []
-    shares = importances([(choices, mean) for choices, mean, _ in found], objective.mode, log)
-    if shares:
-        panels.append(lambda axes: _draw_importances(axes, shares))
-    known = [(end, mean) for _, mean, end in found if end is not None]
-    if len(known) == len(found) > 1:
-        history = [mean for _, mean in sorted(known, key=lambda each: each[0])]
-        panels.append(lambda axes: _draw_history(axes, history, objective))
-    return panels
-
-
-def importances(found: Sequence[tuple[dict[str, Any], float]], mode: str, log: Collection[str]) -> dict[str, float]:
-    """Return the importance of each key for being among the best settings, by PED-ANOVA; the values sum to 1.
-
-    A key that some settings lack is evaluated on the others (Watanabe et al., PED-ANOVA, IJCAI 2023, and Optuna's
-    extension to conditional keys). Empty if there are fewer than `MIN_SETTINGS` settings, or if all are equally
-    good.
-
-    Args:
-        found: Choices and objective value of each setting.
-        mode: `min` or `max`, the better direction.
-        log: Keys that were searched on a logarithmic scale.
-    """
-    keys = list(dict.fromkeys(key for choices, _ in found for key in choices))
-    share = max(0.1, MIN_TOP / max(1, len(found)))
-    order = sorted((value for _, value in found), reverse=mode == "max")
-    if not keys or len(found) < MIN_SETTINGS or order[math.ceil(share * len(found)) - 1] == order[-1]:
-        return {}
-    import optuna
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {key: _distribution([c[key] for c, _ in found if key in c], key in log) for key in keys}
-    study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
-    for choices, value in found:
-        own = {key: distributions[key] for key in choices}
-        params = {
-            key: str(choice) if isinstance(own[key], optuna.distributions.CategoricalDistribution) else choice
-            for key, choice in choices.items()
-        }
-        study.add_trial(optuna.create_trial(params=params, distributions=own, value=value))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about keys that almost all settings have or lack
-        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
-
-
-def _distribution(values: Sequence[Any], log: bool) -> Any:
-    """Return the Optuna distribution that covers these values of a key."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
-    if not numeric:
-        return CategoricalDistribution(list(dict.fromkeys(map(str, values))))
-    low, high = min(values), max(values)
-    log = log and low > 0
-    if all(isinstance(x, int) for x in values):
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
-
-
-def _draw_importances(axes: Any, shares: dict[str, float]) -> None:
-    ordered = sorted(shares.items(), key=lambda item: item[1])
-    bars = axes.barh([shorten(key) for key, _ in ordered], [share for _, share in ordered])
-    axes.bar_label(bars, [f" {share:.2f}" for _, share in ordered])
-    axes.set_xlim(0, 1.15)
-    axes.set_xlabel("importance (PED-ANOVA)")
-
-
-def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> None:
-    numbers = range(1, len(history) + 1)
-    axes.scatter(numbers, history, s=18, alpha=0.7)
-    best = list(accumulate(history, max if objective.mode == "max" else min))
-    axes.step(numbers, best, where="post", alpha=0.6, label="best so far")
-    axes.legend()
-    axes.set_xlabel("settings, in order of completion")
-    axes.set_ylabel(objective.metric)
-    axes.grid(alpha=0.3)
 
 
 def best_remarks(
@@ -368,12 +154,15 @@ def summarize(
     formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
     for file_format in formats:
         picture = draw_summary(
-            [(record.choices, record.values) for row in rows for record in row.finished],
+            [
+                Point(record.choices, record.values, record.status == "pruned")
+                for row in rows
+                for record in row.records
+                if record in row.finished or (record.status == "pruned" and record.values)
+            ],
             metrics,
             log=log_keys,
             averaged=averaged,
-            # Only a search records its logarithmic keys.
-            extra_panels=search_panels(rows, objectives[0], log_keys) if is_single and log_keys is not None else (),
             file_format=file_format,
         )
         _write(directory / f"summary.{file_format}", picture)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
 from leyden.report.printout import print_next_steps
-from leyden.reproduction.environment import accelerator, current_python, recorded_python, recorded_threads
+from leyden.reproduction.environment import accelerator, recorded_threads, warn_of_other_versions
 from leyden.reproduction.recipe import check_parent_checkpoint, keep_overrides, recipe, write_config
 from leyden.reproduction.sources import check_data, checked_out, code_of
 from leyden.run import lock
@@ -34,7 +35,6 @@ class ReproduceOptions:
         threads: Threads per process; None for the recorded number.
         apply_diff: Whether the user trusts the recorded uncommitted code changes, which are executed.
         trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
-        env: Whether to install the recorded package versions in a separate environment.
     """
 
     output: Path | None = None
@@ -42,7 +42,6 @@ class ReproduceOptions:
     threads: int | None = None
     apply_diff: bool = False
     trust: bool = False
-    env: bool = False
 
 
 def reproduce(run: Run, options: ReproduceOptions) -> Run:
@@ -74,8 +73,8 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
             root["trainer"]["accelerator"] = device
             check_data(run, root.get("data"))
             write_config({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")
-            python = recorded_python(run, tree) if options.env else current_python(run)
-            _train(str(python), tree, folder, _environment(tree, num_threads))
+            warn_of_other_versions(run)
+            _train(sys.executable, tree, folder, _environment(tree, num_threads))
     finally:
         for number, handler in old_handlers.items():
             signal.signal(number, handler)

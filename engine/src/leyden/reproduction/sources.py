@@ -11,6 +11,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
+from leyden.config.terminal import some_of
 from leyden.run.directory import RunContents, changed_names, trained_on
 from leyden.run.files import sha256_of
 from leyden.run.provenance import git
@@ -51,7 +52,9 @@ def code_of(run: RunContents) -> Code:
     if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError(f"{where}: records no commit: the run was started without git")
     if left_out:
-        raise UserError(f"{where}: these changes of the code were too large to be saved: {_listed(left_out)}")
+        raise UserError(
+            f"{where}: these changes of the code were too large to be saved: {some_of(left_out if isinstance(left_out, list) else [left_out], MAX_NAMES)}"
+        )
     if not isinstance(diff, str):
         raise UserError(f"{where}: the changes of the code were not saved")
     return Code(sha, diff)
@@ -100,18 +103,11 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
     names = [line.split("\t")[-1] for line in changes.split("\0") if line]
     if not consent:
         raise UserError(
-            f"the run was made with uncommitted changes of {_listed(names)}, which would be "
+            f"the run was made with uncommitted changes of {some_of(names, MAX_NAMES)}, which would be "
             "executed: read the diff in provenance.json, and set apply_diff=true if you trust it"
         )
     if git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
-        raise UserError(f"the run's changes of the code don't apply to its commit: {_listed(names)}")
-
-
-def _listed(names: object) -> str:
-    """Return names as a text of limited length."""
-    names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        raise UserError(f"the run's changes of the code don't apply to its commit: {some_of(names, MAX_NAMES)}")
 
 
 def check_data(run: RunContents, data: Any) -> None:

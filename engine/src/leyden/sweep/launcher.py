@@ -1,4 +1,4 @@
-"""Jobs in parallel on this machine, in workers forked from a process that imported PyTorch and read the data."""
+"""Jobs in parallel on this machine, each a fork of a process that imported PyTorch and read the data."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from leyden.config.errors import UserError
 from leyden.run.process import num_cores, num_threads
 from leyden.sweep.jobs import Job
-from leyden.sweep.worker import serve, try_job
+from leyden.sweep.worker import call, try_job
 
-# Forking a process that has imported PyTorch is safe on Linux only; elsewhere each worker imports it.
+# Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
 DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads
@@ -51,20 +51,29 @@ def warm_up(data: DictConfig) -> None:
         os.environ.pop(DATA, None)
 
 
-class Worker:
-    """A worker process that calls one function after another.
+END_S = 5.0  # a process that has returned its value has this long to end, then `stop` kills it
+
+
+class Call:
+    """A function that is called in a process of its own, a fork of the warm one.
 
     Args:
         environment: Environment variables for threads and devices.
+        function: The function.
+        arguments: Its positional arguments.
+        log: File for its output; None for the output of this process.
 
     Raises:
-        UserError: The process that workers are forked from was killed.
+        UserError: The process that others are forked from was killed.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.connection, worker_end = CONTEXT.Pipe()
+    def __init__(
+        self, environment: dict[str, str], function: Callable[..., Any], *arguments: Any, log: Path | None = None
+    ) -> None:
+        self.connection, other_end = CONTEXT.Pipe(duplex=False)
         # Not a daemon: a job may start processes of its own.
-        self.process: BaseProcess = CONTEXT.Process(target=serve, args=(worker_end, environment, sys.orig_argv))
+        given = (other_end, environment, sys.orig_argv, function, arguments, log)
+        self.process: BaseProcess = CONTEXT.Process(target=call, args=given)
         try:
             self.process.start()
         except (EOFError, OSError) as error:
@@ -72,39 +81,35 @@ class Worker:
                 f"no process could be started for a job ({error}): the one that starts them was killed, perhaps out of "
                 "memory, or a limit is reached; the same command resumes"
             ) from error
-        worker_end.close()
-        self.is_spent = False  # True once another process must run the next job
-
-    def submit(self, function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> None:
-        """Let the worker call a function; its output goes to `log`, or to the output of this process."""
-        self.connection.send((function, arguments, log))
+        other_end.close()
 
     def is_done(self) -> bool:
-        """Return whether the function has returned or the worker has died."""
+        """Return whether the function has returned or the process has died."""
         return self.connection.poll() or not self.process.is_alive()
 
     def result(self) -> Any:
-        """Wait for the function's return value and return it.
+        """Wait for the function's return value, and for its process to end; return the value.
 
         Raises:
-            EOFError: The worker has died; the message says how.
+            EOFError: The process has died; the message says how.
         """
         try:
-            result, self.is_spent = self.connection.recv()
-            return result
+            result = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             raise EOFError(_how_it_ended(self.process.exitcode)) from None
+        self.process.join(END_S)  # its memory and its GPU are free for the next one
+        return result
 
     def stop(self) -> None:
-        """Kill the worker."""
+        """Kill the process."""
         self.connection.close()
         self.process.kill()
         self.process.join()
 
 
-def call_in_worker(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
-    """Call a function that needs PyTorch, in this process if it has imported PyTorch, else in a new worker.
+def call_in_process(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
+    """Call a function that needs PyTorch, in this process if it has imported PyTorch, else in a new one.
 
     Args:
         function: The function.
@@ -112,7 +117,7 @@ def call_in_worker(function: Callable[..., Any], *arguments: Any, log: Path | No
         log: File for its output; None for the output of this process.
 
     Raises:
-        UserError: The worker was killed.
+        UserError: The process was killed.
     """
     if "torch" in sys.modules:  # on a node of a cluster, where this process trains
         with (
@@ -120,14 +125,13 @@ def call_in_worker(function: Callable[..., Any], *arguments: Any, log: Path | No
             contextlib.redirect_stdout(file),
         ):
             return function(*arguments)
-    process = Worker({"OMP_NUM_THREADS": str(num_threads(num_cores()))})
+    made = Call({"OMP_NUM_THREADS": str(num_threads(num_cores()))}, function, *arguments, log=log)
     try:
-        process.submit(function, *arguments, log=log)
-        return process.result()
+        return made.result()
     except EOFError as error:
         raise UserError(f"{function.__name__}: the process was killed: {error}") from None
     finally:
-        process.stop()
+        made.stop()
 
 
 def _how_it_ended(exit_code: int | None) -> str:
@@ -138,13 +142,13 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 
 def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
-    """Return the environment variables of each worker: its device, and its number of threads.
+    """Return the environment variables of each slot: its device, and its number of threads.
 
-    The threads are the worker's share of the cores, unless the user has set OMP_NUM_THREADS.
+    The threads are the slot's share of the cores, unless the user has set OMP_NUM_THREADS.
 
     Args:
-        num_jobs: Number of workers; None for one per device or, if there are no devices, one per core.
-        devices: CUDA's names of the devices; workers take them in turn.
+        num_jobs: Number of slots, in which jobs run; None for one per device or, if there are no devices, one per core.
+        devices: CUDA's names of the devices; slots take them in turn.
         num_cores: Number of cores of this machine.
 
     Example:
@@ -173,12 +177,12 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
 
 
 class Pool:
-    """Worker processes, each started for its first job and kept until `stop`; a `leyden.sweep.status.Runner`.
+    """Jobs at once, each in a process of its own; a `leyden.sweep.status.Runner`.
 
     Args:
-        environments: Environment variables of each worker.
+        environments: Environment variables of each slot, in which one job runs at a time.
         module: Name of the module whose `main.task` runs a job.
-        run: Function that a worker calls for a job; returns the text of an error, empty on success.
+        run: Function that is called for a job; returns the text of an error, empty on success.
     """
 
     note = ""
@@ -190,8 +194,7 @@ class Pool:
         run: Callable[[str, DictConfig], str] = try_job,
     ) -> None:
         self.environments, self.module, self.run = environments, module, run
-        self.workers: dict[int, Worker] = {}  # by slot, the index of an environment
-        self.running: dict[int, Job] = {}  # by slot
+        self.running: dict[int, tuple[Job, Call]] = {}  # by slot, the index of an environment
 
     @property
     def num_free(self) -> int:
@@ -202,33 +205,28 @@ class Pool:
         """Start jobs in free slots."""
         free = [slot for slot in range(len(self.environments)) if slot not in self.running]
         for job, slot in zip(jobs, free, strict=False):
-            worker = self.workers.get(slot)
-            if worker and (worker.is_spent or not worker.process.is_alive()):
-                self.workers.pop(slot).stop()
-            if slot not in self.workers:
-                self.workers[slot] = Worker(self.environments[slot])
-            self.workers[slot].submit(self.run, self.module, job.resolved_config, log=job.log)
-            self.running[slot] = job
+            made = Call(self.environments[slot], self.run, self.module, job.resolved_config, log=job.log)
+            self.running[slot] = job, made
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
-        """Wait up to a second for jobs to end, as `Runner.wait`; the death of a worker is an error of its job."""
-        busy = [self.workers[slot] for slot in self.running]
-        connection.wait([each.connection for each in busy] + [each.process.sentinel for each in busy], timeout=1)
+        """Wait up to a second for jobs to end, as `Runner.wait`; the death of a process is an error of its job."""
+        calls = [made for _, made in self.running.values()]
+        connection.wait([each.connection for each in calls] + [each.process.sentinel for each in calls], timeout=1)
         ended = []
-        for slot, job in list(self.running.items()):
-            if not self.workers[slot].is_done():
+        for slot, (job, made) in list(self.running.items()):
+            if not made.is_done():
                 continue
             try:
-                error = self.workers[slot].result()
+                error = made.result()
             except EOFError as gone:
                 error = f"Killed: {gone}"
-                self.workers.pop(slot).stop()
+            made.stop()
             ended.append((job, error))
             del self.running[slot]
         return ended, len(self.running)
 
     def stop(self) -> None:
-        """Kill the workers."""
-        for each in self.workers.values():
-            each.stop()
-        self.workers, self.running = {}, {}
+        """Kill the processes."""
+        for _, made in self.running.values():
+            made.stop()
+        self.running = {}

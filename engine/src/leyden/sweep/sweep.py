@@ -25,7 +25,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.sweep.jobs import Composer, Job, new_jobs, slug
-from leyden.sweep.launcher import call_in_worker
+from leyden.sweep.launcher import call_in_process
 from leyden.sweep.space import Space, check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
 from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
@@ -91,7 +91,7 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
         return
     if "torch" in sys.modules:
         dry_build_jobs(configs)  # here errors can be raised directly
-    elif mistake := call_in_worker(dry_build_failure, configs):
+    elif mistake := call_in_process(dry_build_failure, configs):
         raise mistake
 
 
@@ -205,7 +205,7 @@ class JobRunner(Protocol):
         """Run jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
 
     def close(self) -> None:
-        """Stop the workers, if there are any."""
+        """Stop the jobs' processes, if there are any."""
 
 
 class Sweep:
@@ -352,5 +352,5 @@ class Sweep:
                 if job is None:
                     continue
                 print(f"drawing the best: {run.directory}")
-                if error := call_in_worker(draw_pictures, job.resolved_config, log=job.log):
+                if error := call_in_process(draw_pictures, job.resolved_config, log=job.log):
                     raise UserError(error)

@@ -1,6 +1,6 @@
-"""Module that the fork server loads: it imports PyTorch and reads the data before workers are forked.
+"""Module that the fork server loads: it imports PyTorch and reads the data before jobs are forked.
 
-It must start no threads and no GPU, which forked workers could not use.
+It must start no threads and no GPU, which forks could not use.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each worker sets its own number of threads
+os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number of threads
 
 from leyden.data.tensors import keep_tensors
 from leyden.run.process import importing

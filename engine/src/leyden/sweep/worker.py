@@ -1,11 +1,10 @@
-"""The worker processes of a sweep, which run one job after another, and the devices for them.
+"""The process of a sweep's job, and the devices for it.
 
 PyTorch is imported inside of functions only: the sweep's main process imports this module and must start quickly.
 """
 
 import importlib
 import importlib.metadata
-import itertools
 import os
 import pickle
 import re
@@ -15,30 +14,24 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra._internal.callbacks import (
     Callbacks,  # `run_job` calls them, and Hydra has no public class that does nothing
 )
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from leyden.config.errors import UserError, cause_of, is_mistake
 from leyden.config.terminal import printable
-from leyden.config.values import targets
 from leyden.run import lock
-from leyden.run.process import die_with_parent, end_with_parent, importing, release_memory
+from leyden.run.process import die_with_parent, end_with_parent, importing
 from leyden.sweep.jobs import failure_text
 
-if TYPE_CHECKING:
-    from leyden.data.object_state import ObjectState
-
-
-MAX_JOBS = 100  # of a worker, as PyTorch never frees all memory of a traced network: 0.3 MB for the example
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
 TIMEOUT_S = 60  # with many GPUs, nvidia-smi takes half of it to load the driver
 DEVICE_FILES = Path("/dev")
@@ -116,17 +109,29 @@ def _query_driver() -> list[str]:
     return []
 
 
-def serve(connection: Connection, environment: dict[str, str], command: list[str]) -> None:
-    """Call the functions received from a connection, until it is closed or the parent process dies.
+def call(
+    connection: Connection,
+    environment: dict[str, str],
+    command: list[str],
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    log: Path | None,
+) -> None:
+    """Call a function in this new process, and send its return value.
 
     Args:
-        connection: Receives tuples of a function, its arguments and the path of a log (or None); sends the
-            return value, and True if another process must run the next job: after `MAX_JOBS`, or because this one
-            changed state that the next one would find.
+        connection: Takes the return value; it is closed without one if the function raises.
         environment: Environment variables for threads and devices.
         command: The command line of the sweep, for the provenance of runs.
+        function: The function.
+        arguments: Its positional arguments.
+        log: File for the output of this process; None to leave it as it is.
     """
     sys.orig_argv = command
+    if log:
+        with log.open("a", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
     with importing():
         import torch
 
@@ -136,39 +141,9 @@ def serve(connection: Connection, environment: dict[str, str], command: list[str
     die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
     setup_globals()
     assembly.silence_lightning()
-    for num_jobs in itertools.count(1):
-        try:
-            function, arguments, log = connection.recv()
-        except EOFError:
-            return
-        if log:
-            with log.open("a", encoding="utf-8") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-        has_drawn, shared = _import_parts(arguments)
-        result = function(*arguments)
-        has_changed = has_drawn or (shared is not None and any(shared.changes()))
-        connection.send((result, has_changed or num_jobs >= MAX_JOBS))
-        sys.stdout.flush()
-        release_memory()
-
-
-def _import_parts(arguments: Sequence[Any]) -> "tuple[bool, ObjectState | None]":
-    """Import the classes that a job's configuration names.
-
-    Returns:
-        Whether a file drew random numbers when it was imported, and the state that jobs share: variables of the classes
-        and of their modules. If either has changed, the next job needs another process.
-    """
-    from leyden.data.object_state import shared_state
-    from leyden.data.random_state import import_targets
-
-    config = next((each for each in arguments if isinstance(each, DictConfig)), None)
-    if config is None:
-        return False, None
-    names = targets(OmegaConf.masked_copy(config, [*map(str, {*config} - {"hydra"})]))
-    has_drawn = import_targets(names, config.seed)
-    return has_drawn, shared_state({name.partition(".")[0] for name in names})
+    result = function(*arguments)
+    sys.stdout.flush()
+    connection.send(result)
 
 
 def execute_job(module: str, config: DictConfig) -> None:

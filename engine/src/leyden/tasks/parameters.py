@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-MAX_LISTED = 6
+from leyden.config.terminal import some_of
 
 
 def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -22,19 +22,8 @@ def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     names = list(names)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"{pattern} matches none of {join_abbreviated(names)}")
+            raise ValueError(f"{pattern} matches none of {some_of(names)}")
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def join_abbreviated(texts: Sequence[str]) -> str:
-    """Return strings joined by commas, abbreviated after the first few.
-
-    Example:
-        >>> join_abbreviated([str(number) for number in range(9)])
-        '0, 1, 2, 3, 4, 5 and 3 more'
-    """
-    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
-    return ", ".join(texts[:MAX_LISTED]) + more
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
