@@ -6,7 +6,7 @@ import json
 import pytest
 
 from leyden import compare
-from tests.report.test_summary import OBJECTIVE, write
+from tests.report.test_summary import DATA, OBJECTIVE, on_two_data_sets, write
 
 
 @pytest.fixture
@@ -106,6 +106,18 @@ def test_copies_of_a_run_are_one(call, sweep):
     text = call("s", "copies")
     assert "1 (of 3 runs, some of them repetitions)" in text
     assert "n too small" in text
+
+
+@pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
+def test_runs_of_different_data_are_not_compared(call, tmp_path, a, b, digests, key):
+    on_two_data_sets(tmp_path / "s", a, b, digests)
+    text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+    assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in text
+    assert "can't be compared" in call("s", "a=objective<0.6", "b=objective>0.6")
+    # On each of them there is a verdict.
+    assert "Verdict: A is better" in call(
+        "s", "a=optimizer.lr=0.1 and objective<0.6", "b=optimizer.lr=0.2 and objective<0.6"
+    )
 
 
 def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):

@@ -18,6 +18,7 @@ from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
+    assign_data,
     assumptions,
     count_failures,
     derived_keys,
@@ -48,14 +49,14 @@ class Side:
         directory: Folder with the runs in or below it.
         condition: Condition that the runs meet; empty for all.
         row: The best setting with its runs.
-        num_rows: Number of settings in the group.
+        rows: All settings in the group.
         averaged: Keys that the mean is taken over.
     """
 
     directory: Path
     condition: str
     row: Row
-    num_rows: int
+    rows: list[Row]
     averaged: list[str]
 
 
@@ -115,6 +116,7 @@ def compare(
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
+    _refuse_different_data(sides)
     if over == "datasets":
         generalize_over_datasets([side.row for side in sides])
     averaged_keys = {key for side in sides for key in side.averaged}
@@ -125,7 +127,7 @@ def compare(
     look = _look(sides) if enough else 1
     # Bonferroni correction, since this pair was selected among all pairs of settings.
     level, next_level = (
-        look_level(number) / (sides[0].num_rows * sides[1].num_rows) for number in (look, look + 1)
+        look_level(number) / (len(sides[0].rows) * len(sides[1].rows)) for number in (look, look + 1)
     )
     found = verdict(*groups, objective.mode, level, next_level)
     return Comparison(
@@ -207,9 +209,23 @@ def _best_setting(directory: Path, condition: str, records: Sequence[Record]) ->
     fill_choices(records)
     _, averaged = read_sweep_settings(directory)
     rows = merge_rows(records, averaged)
-    if not rows[0].finished:
+    if not (finished := [row for row in rows if row.finished]):
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, condition, rows[first_tested(rows, averaged)], len(rows), averaged)
+    return Side(directory, condition, finished[first_tested(finished, averaged)], rows, averaged)
+
+
+def _refuse_different_data(sides: Sequence[Side]) -> None:
+    """Check that all finished runs have the same data, since the best setting of several data sets means nothing.
+
+    Raises:
+        UserError: They do not; the message names the keys that differ.
+    """
+    rows = [row for side in sides for row in side.rows if row.finished]
+    if keys := assign_data(rows, [key for side in sides for key in side.averaged]):
+        raise UserError(
+            f"runs of different data can't be compared; these differ in {' and '.join(keys)}: choose runs of one data "
+            "set for both groups, by a= and b="
+        )
 
 
 def print_comparison(comparison: Comparison, form: str) -> None:
@@ -246,7 +262,7 @@ def print_comparison(comparison: Comparison, form: str) -> None:
 def _setting_text(side: Side) -> str:
     """Return the overrides of a side's setting; empty if the group has only one setting."""
     chosen = " ".join(f"{key}={format_value(value)}" for key, value in side.row.choices.items())
-    return f"{chosen} (the best of {side.num_rows})" if side.num_rows > 1 else ""
+    return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
 
 
 def _mean_text(group: Group) -> str:
@@ -315,7 +331,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
             "directory": str(side.directory),
             "condition": side.condition,
             "choices": side.row.choices,
-            "num_settings": side.num_rows,
+            "num_settings": len(side.rows),
             "n": len(values),
             "num_runs": side.row.num_all(side.averaged),
             "mean": statistics.fmean(values),

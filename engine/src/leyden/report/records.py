@@ -43,6 +43,7 @@ class Record:
         result: The result; None if the run has none.
         start_times: Time of each start, in ISO 8601; None if unknown.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
+        data: Digest of the training data's hashes; empty if the run recorded none.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
@@ -55,6 +56,7 @@ class Record:
     result: Result | None
     start_times: list[str | None]
     reason: str = ""
+    data: str = ""
     has_worst: bool = False
 
     @functools.cached_property
@@ -313,4 +315,5 @@ def make_record(run: Run, contents: Contents, states: JobStates) -> Record:
         objectives=contents.objectives,
         result=result,
         start_times=contents.start_times,
+        data=contents.data,
     )

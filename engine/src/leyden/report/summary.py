@@ -8,7 +8,7 @@ import os
 import shlex
 import statistics
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from leyden.report.ranking import (
     MARK,
     Contenders,
     Row,
+    by_data,
     contenders,
     count_failures,
     first_tested,
@@ -250,7 +251,7 @@ def _draw_history(axes: Any, history: Sequence[float], objective: Objective) -> 
 
 
 def best_remarks(
-    records: Sequence[Record],
+    num_all: int,
     objectives: Sequence[Objective],
     winners: Sequence[Record],
     directory: Path,
@@ -261,7 +262,7 @@ def best_remarks(
     """Return a line on the best run or setting, and the commands that evaluate it; empty if no run has finished.
 
     Args:
-        records: All runs.
+        num_all: Number of all runs.
         objectives: The objectives of the runs.
         winners: The best run, or the Pareto front if there are several objectives.
         directory: Folder with the runs.
@@ -283,7 +284,7 @@ def best_remarks(
     elif winners:
         names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
         then = " The test evaluation of one:" if testable else ""
-        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
+        lines.append(f"Pareto front of {names}: {len(winners)} of {num_all} runs.{then}")
     for winner in testable:
         if len(objectives) > 1:
             lines.append(f"  {', '.join(f'{value:.6g}' for value in winner.values)}:")
@@ -327,8 +328,8 @@ def summarize(
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value of all runs.
         over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
-        before_end: Called with the best run, or the Pareto front if there are several objectives, before the last lines
-            are printed: the commands that evaluate it.
+        before_end: Called with the best run of each data set, or the Pareto front if there are several objectives,
+            before the last lines are printed: the commands that evaluate it.
 
     Raises:
         UserError: There is no run.
@@ -345,13 +346,16 @@ def summarize(
     metrics = [objective.metric for objective in objectives] or ["objective"]
     is_single = len(objectives) == 1
     marked = _contenders(rows, averaged, objectives, directory)
-    best = first_tested(rows, averaged) if is_single else 0
     cells = _cells(rows, keys, metrics, averaged, marked)
-    # The best run is that of the best setting, not a lucky seed of another one.
-    winners = pareto_front(rows[best].records if is_single else records)
+    parts = by_data(rows)
+    best = [_best_on_data(part, averaged, is_single=is_single) for part in parts]
+    winners = [winner for _, _, found in best for winner in found]
     evaluations = test_set_remarks(records)
-    num_best = len(rows[best].distinct(averaged)) if is_single else 1
-    selected = [SELECTED.format(best + 1)] if is_single and len(rows) > 1 and num_best else []
+    selected = [
+        SELECTED.format(number + 1)
+        for part, (number, num, _) in zip(parts, best, strict=True)
+        if is_single and len(part) > 1 and num
+    ]
     notes = [
         *_repetition_remarks(rows, averaged),
         *marked.remarks,
@@ -359,9 +363,28 @@ def summarize(
         *unfinished_remarks(records, directory),
         *evaluations,
     ]
-    last = best_remarks(records, objectives, winners, directory, row=best + 1, num_runs=num_best, failed=failed)
+    last = [
+        line
+        for part, (number, num, found) in zip(parts, best, strict=True)
+        for line in best_remarks(
+            sum(len(row.records) for row in part.values()),
+            objectives,
+            found,
+            directory,
+            row=number + 1,
+            num_runs=num,
+            failed=failed,
+        )
+    ]
     shown = [
-        _row_texts(number, cell, keys, metrics, is_best=number == best + 1, num_all=row.num_all(averaged))
+        _row_texts(
+            number,
+            cell,
+            keys,
+            metrics,
+            is_best=any(number == index + 1 for index, _, _ in best),
+            num_all=row.num_all(averaged),
+        )
         for number, (cell, row) in enumerate(zip(cells, rows, strict=True), start=1)
     ]
     _write_csv(directory / "summary.csv", cells)
@@ -379,7 +402,7 @@ def summarize(
         )
         _write(directory / f"summary.{file_format}", picture)
     if form == "json":
-        best_run = str(winners[0].run.directory) if is_single and winners else None
+        best_run = str(winners[0].run.directory) if is_single and len(parts) == 1 and winners else None
         content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
         print(json.dumps(content, indent=2))  # ASCII, so no control characters
         return
@@ -389,6 +412,20 @@ def summarize(
     before_end([winner.run for winner in winners])
     if last:
         Terminal().print("\n".join(last))
+
+
+def _best_on_data(
+    rows: Mapping[int, Row], averaged: Sequence[str], *, is_single: bool
+) -> tuple[int, int, list[Record]]:
+    """Return the index of the best of some rows, its number of runs, and the best of these.
+
+    With several objectives, the index is -1, the number is 1, and the runs are the Pareto front.
+    """
+    if not is_single:
+        return -1, 1, pareto_front([record for row in rows.values() for record in row.records])
+    number = [*rows][first_tested([*rows.values()], averaged)]
+    # The best run is that of the best setting, not a lucky seed of another one.
+    return number, len(rows[number].distinct(averaged)), pareto_front(rows[number].records)
 
 
 def _cells(
@@ -439,9 +476,11 @@ def _contenders(
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
         return Contenders([None] * len(rows), None, [waits] if len(objectives) == 1 else [])
-    tested = [row for row in rows if len(row.group(averaged).values) >= MIN_VALUES]
-    counted = [record for row in tested for record in row.finished]
-    look = count_look(directory, "summary", counted) if len(tested) > 1 else 1
+    parts = [
+        [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
+    ]
+    counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
+    look = count_look(directory, "summary", counted) if counted else 1
     return contenders(rows, averaged, objectives[0].mode, look)
 
 

@@ -10,6 +10,8 @@ from rich.live import Live
 
 from leyden.config.console import Terminal
 from leyden.config.terminal import short_override
+from leyden.run.fork import key_of
+from leyden.run.identity import is_data_key
 from leyden.sweep.jobs import Job, record_failure
 
 
@@ -58,7 +60,11 @@ class StatusLine:
         for objective in result.objectives[:1] if result else ():
             self.metric = objective.metric
             if objective.value is not None:
-                name = " ".join(short_override(each) for each in job.overrides if each not in self.shared)
+                own = {key_of(each): each for each in job.overrides if each not in self.shared}
+                # Values on different data can't be compared; each fold is a part of the same data.
+                if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
+                    continue
+                name = " ".join(map(short_override, own.values()))
                 candidates = [*([self.best] if self.best else []), (objective.value, name)]
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
