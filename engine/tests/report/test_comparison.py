@@ -1,6 +1,7 @@
 """`compare`: two groups of runs, what it says of them, and what it refuses."""
 
 import functools
+import itertools
 import json
 
 import pytest
@@ -48,6 +49,18 @@ def test_pairs_that_all_differ_by_the_same(call, tmp_path):
     text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
     assert "(not paired)" in text
     assert "Sign test" not in text
+
+
+def test_what_is_said_of_all_pairs_is_true_of_all_pairs(call, tmp_path):
+    """Differences that don't vary allow no test of pairs, so that the verdict is on groups; and so is the share."""
+    for side, more in (("a", 1), ("b", 0)):
+        for seed, value in enumerate((1, 3, 4, 6, 8)):
+            write(tmp_path / side / str(seed), [f"seed={seed}"], value=value + more)
+    text = call("a", "b")  # of losses, which are better if they are smaller
+    pairs = list(itertools.product((2, 4, 5, 7, 9), (1, 3, 4, 6, 8)))
+    share = 100 * sum((a < b) + (a <= b) for a, b in pairs) / 2 / len(pairs)
+    assert f"A is better than B in {share:.3g} % of all pairs of runs, where ties count half\n" in text
+    assert json.loads(call("a", "b", "format=json"))["probability_of_improvement"] == pytest.approx(share / 100)
 
 
 def test_the_same_for_other_programs(call, sweep):

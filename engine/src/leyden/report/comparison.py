@@ -33,6 +33,7 @@ from leyden.report.records import Record, fill_choices, read_raw_records
 from leyden.report.statistics import (
     MIN_VALUES,
     Group,
+    Improvement,
     Verdict,
     improvement,
     look_level,
@@ -70,8 +71,7 @@ class Comparison:
         groups: The objective's values on each side.
         averaged: Keys that vary among the runs and that the means are taken over.
         verdict: Which side is better.
-        improvement: Probability that a run of the first side is better than one of the second, and its 95 %
-            interval; None without one.
+        improvement: Probability that a run of the first side is better than one of the second.
         assumptions: What the verdict assumes, as far as it is not the usual.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
@@ -82,7 +82,7 @@ class Comparison:
     groups: tuple[Group, Group]
     averaged: list[str]
     verdict: Verdict
-    improvement: tuple[float, tuple[float, float] | None]
+    improvement: Improvement
     assumptions: list[str]
     configs: tuple[dict[str, Any], ...]
     test_evaluations: list[str]
@@ -136,7 +136,7 @@ def compare(
         groups=groups,
         averaged=averaged,
         verdict=found,
-        improvement=improvement(*groups, objective.mode, level),
+        improvement=improvement(*groups, objective.mode, found),
         assumptions=assumptions([side.row for side in sides], [found], averaged, look) if enough else [],
         configs=_common_configs(*sides),
         test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
@@ -307,9 +307,11 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         if found.num_pairs and max(found.nums) > found.num_pairs:
             unused = [num - found.num_pairs for num in found.nums]
             lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
-        share, ends = comparison.improvement
+        better, ends = comparison.improvement, comparison.improvement.interval
+        of = f"the pairs with the same {keys}" if found.num_pairs else "all pairs of runs"
         lines.append(
-            f"A is better than B in {100 * share:.0f} % of {f'the pairs with the same {keys}' if found.num_pairs else 'all pairs of runs'}"
+            f"A is better than B in {100 * better.share:.3g} % of {of}"
+            + ", where ties count half" * better.has_ties
             + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
         )
         if found.num_pairs and ends and (p := sign_test(*found.samples)) is not None:
@@ -345,7 +347,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "interval": list(found.interval) if found.interval else None,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": comparison.improvement[0] if found.interval else None,
+        "probability_of_improvement": comparison.improvement.share if found.interval else None,
         "assumptions": comparison.assumptions,
         "further_seeds": found.num_further,
         "better": found.better or None,
