@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from leyden import compare
+from leyden import compare, runs
 from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.errors import UserError
@@ -348,6 +348,31 @@ def test_data_that_a_module_draws_by_the_seed_divide_no_row(tmp_path, capsys):
     summarize(tmp_path)
     assert "different data" not in capsys.readouterr().out
     assert [row["n"] for row in rows(tmp_path)] == ["3", "3"]
+
+
+def test_small_losses_are_shown_with_their_digits(tmp_path, capsys, monkeypatch):
+    """A table of losses of 2e-5, with a verdict, showed 0.0000 ± 0.0000 in each row."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for lr, loss in (("0.1", 2e-5), ("0.2", 3e-5)):
+        for seed in range(3):
+            value = loss + 1e-7 * seed**2 * (1 + float(lr))
+            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value)
+    summarize(tmp_path / "s")
+    out = capsys.readouterr().out
+    assert "2.018e-5 ± 0.023e-5" in out
+    assert "3.020e-5 ± 0.025e-5" in out
+    table = [line for line in out.splitlines() if line.startswith((" row", " 1", " 2"))]
+    assert len({line.index("lr") if "lr" in line else line.index("0.") for line in table}) == 1
+    assert all(len(line) <= 80 for line in table)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
+    compare.main()
+    text = capsys.readouterr().out
+    assert "2.018e-5 ± 0.023e-5" in text
+    assert "A - B: -1.0017e-5, 96.25 % interval -1.0" in text
+    monkeypatch.setattr("sys.argv", ["runs", "s"])
+    runs.main()
+    assert " 2.0e-5 " in capsys.readouterr().out
 
 
 def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_path, capsys, monkeypatch):

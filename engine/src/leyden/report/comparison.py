@@ -10,6 +10,7 @@ from typing import Any
 from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.config.terminal import metric_digits, metric_text
 from leyden.report.difference import add_rows, differing
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import as_json, format_value, query_values
@@ -267,8 +268,8 @@ def _setting_text(side: Side) -> str:
 
 def _mean_text(group: Group) -> str:
     """Return the mean and standard deviation of a group as text."""
-    spread = standard_deviation(values := list(group.values.values()))
-    return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    values = list(group.values.values())
+    return metric_text(statistics.fmean(values), standard_deviation(values))
 
 
 def _count_text(side: Side, group: Group) -> str:
@@ -300,10 +301,12 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
     if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
         lines.append(IDLE_SEED)
     if found.interval:
-        low, high = found.interval
+        (low, high), difference = found.interval, found.difference or 0.0
+        in_digits = metric_digits(difference, high - difference)
         keys = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
-        lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
+        span = f"{in_digits(low)} to {in_digits(high)}"
+        lines.append(f"A - B: {in_digits(difference)}, {found.confidence} interval {span} ({how})")
         if found.num_pairs and max(found.nums) > found.num_pairs:
             unused = [num - found.num_pairs for num in found.nums]
             lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import warn
+from leyden.config.terminal import metric_text, warn
 from leyden.report.configs import ConfigReader, FlatConfig
 from leyden.report.index import Contents, Index, Row, stamp_of
 from leyden.run.charts import EVENT_FOLDERS
@@ -121,7 +121,7 @@ def position(record: Record) -> str:
     """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     metric = record.objectives[0].metric if record.objectives else None
-    reached = [f"{metric} {value:.4f}" for _, name, value in found if name == metric]
+    reached = [f"{metric} {metric_text(value)}" for _, name, value in found if name == metric]
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
 
 

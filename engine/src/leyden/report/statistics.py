@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from leyden.config.terminal import metric_digits, metric_text
+
 
 @functools.cache
 def t_quantile(tail: float, freedom: float) -> float:
@@ -373,9 +375,11 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
     """
     mean = statistics.fmean(values)
     if len(values) < MIN_VALUES or not all(map(math.isfinite, values)) or not (spread := statistics.stdev(values)):
-        return f"{mean:.4f} (n = {len(values)})"
+        return f"{metric_text(mean)} (n = {len(values)})"
     half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
-    return f"{mean:.4f} (95 % interval {mean - half:.4f} to {mean + half:.4f}, n = {len(values)})"
+    in_digits = metric_digits(mean, half)
+    ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
+    return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"
 
 
 def _mean(group: Group) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
-from leyden.config.terminal import leyden_command, program_command, quoted_override
+from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
@@ -511,7 +511,7 @@ def _row_texts(
 ) -> list[str]:
     """Return the cells of a row as text."""
     value, deviation = cells["objective"], cells["deviation"]
-    objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    objective = "" if value is None else metric_text(value, deviation)
     objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_best)
     others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.live import Live
 
 from leyden.config.console import Terminal
-from leyden.config.terminal import short_override
+from leyden.config.terminal import metric_text, short_override
 from leyden.run.fork import key_of
 from leyden.run.identity import is_data_key
 from leyden.sweep.jobs import Job, record_failure
@@ -80,7 +80,7 @@ class StatusLine:
         """Return the lines for a terminal: the counts that are not 0 with the time left, and the best setting."""
         counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
         parts = [self._num_ended, *(f"{num} {status}" for status, num in counts.items() if num), *self._time_left()]
-        best = f"best {self.metric} {self.best[0]:.4f}: {self.best[1]}" if self.best else ""
+        best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
         width = self.console.width
         return [
             ", ".join(parts),
@@ -92,7 +92,7 @@ class StatusLine:
         parts.append(f"{num_running} running")
         parts += [note] if note else []
         if self.best:
-            parts.append(f"best {self.metric} {self.best[0]:.4f} ({self.best[1]})")
+            parts.append(f"best {self.metric} {metric_text(self.best[0])} ({self.best[1]})")
         return ", ".join([*parts, *self._time_left()])
 
     @property
