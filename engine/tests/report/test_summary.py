@@ -313,6 +313,13 @@ def test_rows_of_different_data_are_ranked_apart(tmp_path, capsys, a, b, digests
     assert json.loads(capsys.readouterr().out)["best"] is None
 
 
+def test_a_failed_run_gets_the_worst_value_on_its_own_data(tmp_path):
+    on_two_data_sets(tmp_path, ["data=mnist"], ["data=fashion_mnist"], (None, None))
+    write(tmp_path / "failed", ["data=mnist", "optimizer.lr=0.1", "seed=3"], status="failed")
+    summary.summarize(tmp_path, failed="worst")
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx((0.2 + 0.201 + 0.204 + 0.308) / 4)
+
+
 def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys):
     for size, loss in ((64, 0.2), (128, 0.3)):
         for seed in range(3):

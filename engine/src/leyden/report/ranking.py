@@ -104,11 +104,16 @@ class Row:
         }
 
 
-def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
+def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str = "drop") -> list[Row]:
     """Return a row for each combination of varying choices, without the averaged keys.
 
     Rows of the same data are together, best row first. Runs that differ in a key that no override sets, for example
     after a config file was edited, or in the content of their data, are separate settings. The key becomes a choice.
+
+    Args:
+        records: The runs.
+        averaged: Keys that the mean is taken over.
+        failed: `drop`, or `worst` to give failed runs the worst value on their data.
     """
     keys = [key for key in varying_keys([record.choices for record in records]) if key not in averaged]
     rows: dict[str, Row] = {}
@@ -118,12 +123,12 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     if untyped := {key for row in rows.values() for key in _untyped_keys(row.records, averaged)}:
         for record in records:
             record.choices |= {key: record.config[key] for key in untyped if key in record.config}
-        return merge_rows(records, averaged)
+        return merge_rows(records, averaged, failed)
     if mixed := [row for row in rows.values() if len({record.data for record in row.records if record.data}) > 1]:
         _choose_data(records, is_drawn=all(_has_data_of_its_own(row.records, averaged) for row in mixed))
-        return merge_rows(records, averaged)
+        return merge_rows(records, averaged, failed)
     if "fork" in averaged and any(_differ_by_parent_alone(row.records, averaged) for row in rows.values()):
-        return merge_rows(records, [key for key in averaged if key != "fork"])
+        return merge_rows(records, [key for key in averaged if key != "fork"], failed)
 
     def rank(row: Row) -> tuple[bool, float]:
         mean = _mean(
@@ -136,6 +141,8 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
 
     assign_data([*rows.values()], averaged)
     order = [*dict.fromkeys(row.data for row in rows.values())]
+    for data in order if failed == "worst" else ():
+        count_failures([record for row in rows.values() if row.data == data for record in row.records])
     return sorted(sorted(rows.values(), key=rank, reverse=True), key=lambda row: order.index(row.data))
 
 

@@ -26,7 +26,6 @@ from leyden.report.ranking import (
     Row,
     by_data,
     contenders,
-    count_failures,
     first_tested,
     generalize_over_datasets,
     merge_rows,
@@ -326,7 +325,7 @@ def summarize(
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
-        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value of all runs.
+        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
         over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
         before_end: Called with the best run of each data set, or the Pareto front if there are several objectives,
             before the last lines are printed: the commands that evaluate it.
@@ -336,9 +335,7 @@ def summarize(
     """
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
-    if failed == "worst":
-        count_failures(records)
-    rows = merge_rows(records, averaged)
+    rows = merge_rows(records, averaged, failed)
     if over == "datasets":
         generalize_over_datasets(rows)
     keys = varying_keys([row.choices for row in rows])
@@ -356,35 +353,15 @@ def summarize(
         for part, (number, num, _) in zip(parts, best, strict=True)
         if is_single and len(part) > 1 and num
     ]
-    notes = [
-        *_repetition_remarks(rows, averaged),
-        *marked.remarks,
-        *selected,
-        *unfinished_remarks(records, directory),
-        *evaluations,
-    ]
-    last = [
-        line
-        for part, (number, num, found) in zip(parts, best, strict=True)
-        for line in best_remarks(
-            sum(len(row.records) for row in part.values()),
-            objectives,
-            found,
-            directory,
-            row=number + 1,
-            num_runs=num,
-            failed=failed,
-        )
-    ]
+    notes = [*_repetition_remarks(rows, averaged), *marked.remarks, *selected]
+    notes += [*unfinished_remarks(records, directory), *evaluations]
+    last = []
+    for part, (number, num, found) in zip(parts, best, strict=True):
+        num_all = sum(len(row.records) for row in part.values())
+        last += best_remarks(num_all, objectives, found, directory, row=number + 1, num_runs=num, failed=failed)
+    first = {number + 1 for number, _, _ in best}
     shown = [
-        _row_texts(
-            number,
-            cell,
-            keys,
-            metrics,
-            is_best=any(number == index + 1 for index, _, _ in best),
-            num_all=row.num_all(averaged),
-        )
+        _row_texts(number, cell, keys, metrics, is_best=number in first, num_all=row.num_all(averaged))
         for number, (cell, row) in enumerate(zip(cells, rows, strict=True), start=1)
     ]
     _write_csv(directory / "summary.csv", cells)
