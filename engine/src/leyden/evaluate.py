@@ -9,6 +9,7 @@ from leyden.config.checks import require_choice
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
+from leyden.config.terminal import metric_text
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.evaluations import count_text
@@ -28,7 +29,7 @@ def main(cfg: DictConfig) -> None:
         run = Run(cfg.run)
         where = str(checkpoint := run.checkpoint(cfg.checkpoint))
         metrics, num_evaluations = evaluate(run, checkpoint, **options)
-        shown = {name: f"{value:.4f}" for name, value in metrics.items()}
+        shown = {name: metric_text(value) for name, value in metrics.items()}
     else:
         where, run, shown, num_evaluations = evaluate_row(
             Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, **options

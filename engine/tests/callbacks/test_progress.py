@@ -66,3 +66,5 @@ def test_an_epoch_is_one_line_of_a_terminal():
     line = "  ".join(["epoch 100/100", *metric_texts(METRICS, STAGES), "12.2 s"])
     assert line == "epoch 100/100  train acc 0.1234 loss 0.1234  val acc 0.1234 loss 0.1234  12.2 s"
     assert len(line) <= 80
+    small = "  ".join(["epoch 100/100", *metric_texts(dict.fromkeys(METRICS, 2e-5), STAGES), "12.2 s"])
+    assert small == line.replace("0.1234", "2.0e-5")

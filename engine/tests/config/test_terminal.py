@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.terminal import csv_text, leyden_command, python_command
+from leyden.config.terminal import csv_text, leyden_command, metric_text, python_command
 
 
 def cell(value):
@@ -88,3 +89,21 @@ def test_a_verb_by_the_program_beside_this_python(outside, tmp_path):
     assert leyden_command("train") == "leyden train"
     outside.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert leyden_command("train") == "uv run leyden train"
+
+
+@given(value=st.floats(), spread=st.none() | st.floats(min_value=0))
+def test_a_metric_keeps_two_digits_of_its_spread_and_its_own_size(value, spread):
+    own, _, beside = metric_text(value, spread).partition(" ± ")
+    assert len(own) <= 16
+    assert (spread is None) == (beside == "")
+    if math.isfinite(value) and (spread is None or math.isfinite(spread)):
+        unit = max(1.0, abs(value)) if abs(value) >= 1e-3 else abs(value)
+        off = max(0.06 * spread, 1e-8 * unit) if spread else 0.06 * abs(value)
+        assert float(own) == pytest.approx(value, abs=off, rel=0)
+        assert not spread or float(beside) == pytest.approx(spread, rel=0.11)
+
+
+def test_usual_metrics_have_four_decimals():
+    assert metric_text(0.97954) == "0.9795"
+    assert metric_text(0.97954, 0.00137) == "0.9795 ± 0.0014"
+    assert metric_text(12.3456789, 1.23456) == "12.3457 ± 1.2346"

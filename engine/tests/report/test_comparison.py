@@ -1,12 +1,13 @@
 """`compare`: two groups of runs, what it says of them, and what it refuses."""
 
 import functools
+import itertools
 import json
 
 import pytest
 
 from leyden import compare
-from tests.report.test_summary import OBJECTIVE, write
+from tests.report.test_summary import DATA, OBJECTIVE, on_two_data_sets, write
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def test_pairs_that_all_differ_by_the_same(call, tmp_path):
     text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
     assert "(not paired)" in text
     assert "Sign test" not in text
+
+
+def test_what_is_said_of_all_pairs_is_true_of_all_pairs(call, tmp_path):
+    """Differences that don't vary allow no test of pairs, so that the verdict is on groups; and so is the share."""
+    for side, more in (("a", 1), ("b", 0)):
+        for seed, value in enumerate((1, 3, 4, 6, 8)):
+            write(tmp_path / side / str(seed), [f"seed={seed}"], value=value + more)
+    text = call("a", "b")  # of losses, which are better if they are smaller
+    pairs = list(itertools.product((2, 4, 5, 7, 9), (1, 3, 4, 6, 8)))
+    share = 100 * sum((a < b) + (a <= b) for a, b in pairs) / 2 / len(pairs)
+    assert f"A is better than B in {share:.3g} % of all pairs of runs, where ties count half\n" in text
+    assert json.loads(call("a", "b", "format=json"))["probability_of_improvement"] == pytest.approx(share / 100)
 
 
 def test_the_same_for_other_programs(call, sweep):
@@ -106,6 +119,18 @@ def test_copies_of_a_run_are_one(call, sweep):
     text = call("s", "copies")
     assert "1 (of 3 runs, some of them repetitions)" in text
     assert "n too small" in text
+
+
+@pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
+def test_runs_of_different_data_are_not_compared(call, tmp_path, a, b, digests, key):
+    on_two_data_sets(tmp_path / "s", a, b, digests)
+    text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+    assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in text
+    assert "can't be compared" in call("s", "a=objective<0.6", "b=objective>0.6")
+    # On each of them there is a verdict.
+    assert "Verdict: A is better" in call(
+        "s", "a=optimizer.lr=0.1 and objective<0.6", "b=optimizer.lr=0.2 and objective<0.6"
+    )
 
 
 def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):

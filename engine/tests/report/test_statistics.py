@@ -1,5 +1,6 @@
 """Which of two groups is better: intervals as SciPy has them, and no difference seen where there is none."""
 
+import itertools
 import math
 import random
 import statistics
@@ -9,6 +10,7 @@ import pytest
 from leyden.report.statistics import (
     MAX_FURTHER,
     Group,
+    Improvement,
     improvement,
     look_level,
     not_normal,
@@ -127,13 +129,19 @@ def test_folds_tell_less_than_as_many_independent_runs():
 def test_the_probability_of_improvement_is_one_of_pairs(drawn):
     for groups in (paired, apart):
         a, b = groups(*([drawn.randint(0, 3) for _ in range(drawn.randint(1, 6))] for _ in "ab"))
-        share, ends = improvement(a, b, "max")
-        assert share + improvement(b, a, "max")[0] == pytest.approx(1)
-        assert share == pytest.approx(improvement(b, a, "min")[0])
-        few, many = sorted((len(a.values), len(b.values)))
-        assert (ends is None) == (groups is apart or few < 3 or 2 * few <= many)
-        assert ends is None or 0 <= ends[0] <= share <= ends[1] <= 1
-    assert improvement(*apart([1.0, math.inf], [2.0]), "min") == (0.5, None)
+        found = verdict(a, b, "max")
+        better = improvement(a, b, "max", found)
+        assert better.share + improvement(b, a, "max", found).share == pytest.approx(1)
+        assert better.share == pytest.approx(improvement(b, a, "min", found).share)
+        keys = [(key, key) for key in a.values] if found.num_pairs else itertools.product(a.values, b.values)
+        values = [(a.values[x], b.values[y]) for x, y in keys if y in b.values]
+        wins, ties = sum(x > y for x, y in values), sum(x == y for x, y in values)
+        assert better.share == pytest.approx((wins + ties / 2) / len(values))
+        assert better.has_ties == (ties > 0)
+        assert (better.interval is None) == (not found.num_pairs)
+        assert better.interval is None or 0 <= better.interval[0] <= better.share <= better.interval[1] <= 1
+    values = apart([1.0, math.inf], [2.0])
+    assert improvement(*values, "min", verdict(*values, "min")) == Improvement(0.5, None, has_ties=False)
 
 
 @pytest.mark.scipy
@@ -157,7 +165,7 @@ def test_few_pairs_among_many_values_are_no_pairs(drawn):
         a.values[(f"both{n}",)] = b.values[(f"both{n}",)] = 0.0
     found = verdict(a, b, "max")
     assert (found.num_pairs, found.better) == (0, "a")
-    assert improvement(a, b, "max")[1] is None
+    assert improvement(a, b, "max", verdict(a, b, "max")).interval is None
 
 
 def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):

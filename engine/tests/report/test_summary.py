@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from leyden import compare
+from leyden import compare, runs
 from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.errors import UserError
@@ -38,12 +38,12 @@ def composed(overrides):
     return RunIdentity.of(cfg, {}).saved_config
 
 
-def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE):
+def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None):
     """A run directory as a run writes it."""
     directory.mkdir(parents=True)
     config = {**composed(tuple(overrides)), "objective": objective}
     (directory / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
-    (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides}]))
+    (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides, "data": data}]))
     if status:
         result = {
             "status": status,
@@ -258,6 +258,111 @@ def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
         assert text.count("Row 4: fewer than 3 seeds") == 1
         assert "Row 1 was selected by these values" in text
     assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+
+
+DATA = [  # overrides of two data sets, the digests of their content, and the key that tells them apart
+    (["data=mnist"], ["data=fashion_mnist"], (None, None), "data"),
+    (["data.val_size=1000"], ["data.val_size=5000"], (None, None), "data.val_size"),
+    (["data.root=/a"], ["data.root=/b"], ({"train/": "1"}, {"train/": "2"}), "data.root"),
+    (["data.root=/a"], ["data.root=/a"], ({"x.csv": "1"}, {"x.csv": "2"}), "data digest"),
+]
+
+
+def on_two_data_sets(folder, a, b, digests):
+    """Two settings on an easy and on a difficult data set, with three seeds."""
+    for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
+        for lr, loss in (("0.1", 0.2), ("0.2", 0.3)):
+            for seed in range(3):
+                overrides = [*typed, f"optimizer.lr={lr}", f"seed={seed}"]
+                value = worse + loss + 0.01 * seed**2 * float(lr)
+                write(folder / f"{place}_{lr}_{seed}", overrides, value=value, data=digest)
+
+
+@pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
+def test_rows_of_different_data_are_ranked_apart(tmp_path, capsys, a, b, digests, key):
+    on_two_data_sets(tmp_path, a, b, digests)
+    summarize(tmp_path)
+    out = " ".join(capsys.readouterr().out.split())
+    assert [(row["optimizer.lr"], row["n"], row["like_best"]) for row in rows(tmp_path)] == [
+        ("0.1", "3", "yes"),
+        ("0.2", "3", "no"),
+    ] * 2
+    assert f"Rows of different data are not compared: they differ in {key}." in out
+    assert "With 95 % confidence the best setting of rows 1 to 2 is row 1." in out
+    assert "With 95 % confidence the best setting of rows 3 to 4 is row 3." in out
+    assert out.count("The test evaluation of all") == 2
+    assert " row=3" in out
+    summary.summarize(tmp_path, "json")
+    assert json.loads(capsys.readouterr().out)["best"] is None
+
+
+def test_a_failed_run_gets_the_worst_value_on_its_own_data(tmp_path):
+    on_two_data_sets(tmp_path, ["data=mnist"], ["data=fashion_mnist"], (None, None))
+    write(tmp_path / "failed", ["data=mnist", "optimizer.lr=0.1", "seed=3"], status="failed")
+    summary.summarize(tmp_path, failed="worst")
+    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx((0.2 + 0.201 + 0.204 + 0.308) / 4)
+
+
+def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys):
+    for size, loss in ((64, 0.2), (128, 0.3)):
+        for seed in range(3):
+            overrides = [f"data.batch_size={size}", f"data.normalize={'unit' if size > 64 else 'standardize'}"]
+            # The folder may be a copy on another machine; its content is the same.
+            overrides += [f"seed={seed}", f"data.root=/{size}"]
+            write(tmp_path / f"{size}_{seed}", overrides, value=loss + 0.01 * seed**2, data={"x": "1"})
+    summarize(tmp_path)
+    assert "different data" not in capsys.readouterr().out
+    assert [row["data.batch_size"] for row in rows(tmp_path)] == ["64", "128"]
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "no"]
+
+
+def test_a_run_that_recorded_no_digest_counts_by_its_settings(tmp_path, capsys):
+    for number, (lr, digest) in enumerate((("0.1", None), ("0.2", {"x": "1"}))):
+        for seed in range(3):
+            write(
+                tmp_path / f"{lr}_{seed}",
+                [f"optimizer.lr={lr}", f"seed={seed}"],
+                value=0.2 + 0.1 * number + 0.01 * seed**2,
+                data=digest,
+            )
+    summarize(tmp_path)
+    assert "different data" not in capsys.readouterr().out
+    assert len(rows(tmp_path)) == 2
+
+
+def test_data_that_a_module_draws_by_the_seed_divide_no_row(tmp_path, capsys):
+    for lr, loss in (("0.1", 0.2), ("0.2", 0.3)):
+        for seed in range(3):
+            overrides = [f"optimizer.lr={lr}", f"seed={seed}"]
+            write(tmp_path / f"{lr}_{seed}", overrides, value=loss + 0.01 * seed**2, data={"drawn": str(seed)})
+    summarize(tmp_path)
+    assert "different data" not in capsys.readouterr().out
+    assert [row["n"] for row in rows(tmp_path)] == ["3", "3"]
+
+
+def test_small_losses_are_shown_with_their_digits(tmp_path, capsys, monkeypatch):
+    """A table of losses of 2e-5, with a verdict, showed 0.0000 ± 0.0000 in each row."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for lr, loss in (("0.1", 2e-5), ("0.2", 3e-5)):
+        for seed in range(3):
+            value = loss + 1e-7 * seed**2 * (1 + float(lr))
+            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value)
+    summarize(tmp_path / "s")
+    out = capsys.readouterr().out
+    assert "2.018e-5 ± 0.023e-5" in out
+    assert "3.020e-5 ± 0.025e-5" in out
+    table = [line for line in out.splitlines() if line.startswith((" row", " 1", " 2"))]
+    assert len({line.index("lr") if "lr" in line else line.index("0.") for line in table}) == 1
+    assert all(len(line) <= 80 for line in table)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
+    compare.main()
+    text = capsys.readouterr().out
+    assert "2.018e-5 ± 0.023e-5" in text
+    assert "A - B: -1.0017e-5, 96.25 % interval -1.0" in text
+    monkeypatch.setattr("sys.argv", ["runs", "s"])
+    runs.main()
+    assert " 2.0e-5 " in capsys.readouterr().out
 
 
 def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_path, capsys, monkeypatch):

@@ -18,10 +18,10 @@ OVERRIDES = [
 ]
 
 
-def ended(value, mode="max"):
+def ended(value, mode="max", overrides=OVERRIDES):
     """A job of a search that has ended with this objective."""
     result = Result("finished", (Objective("val/acc", mode, value),), {"val/acc": value}, 1, 1, 1.0, None)
-    return SimpleNamespace(run=SimpleNamespace(result=result), overrides=OVERRIDES)
+    return SimpleNamespace(run=SimpleNamespace(result=result), overrides=list(overrides))
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 0.9), ("min", 0.1)])
@@ -30,6 +30,22 @@ def test_the_best_is_that_of_the_objectives_mode(mode, best):
     for value in (0.5, 0.9, 0.1, 0.3):
         status.add(ended(value, mode), "")
     assert status.best[0] == best
+
+
+@pytest.mark.parametrize(
+    ("override", "is_named"),
+    [
+        ("data=mnist", False),
+        ("data.root=a", False),
+        ("+data.noise=1", False),
+        ("data.fold=1", True),
+        ("data.batch_size=1", True),
+    ],
+)
+def test_no_job_is_the_best_among_several_data_sets(override, is_named):
+    status = StatusLine(20, {"seed=0"})
+    status.add(ended(0.9, overrides=["seed=0", override]), "")
+    assert (status.best is not None) == is_named
 
 
 def shown(**kwargs):

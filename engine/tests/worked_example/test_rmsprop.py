@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden.testing.cases import compose
 from tests.example import RMSprop
 
 DEFAULTS = {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}
@@ -27,6 +28,21 @@ def test_follows_the_formula(gradients, lr, rho, eps):
         v = rho * v + (1 - rho) * g**2
         expected -= lr * g / (v + eps) ** 0.5
         assert w.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_that_of_keras_2_is_optimizer_rmsprop():
+    """The note is of 2021, when Keras 2 was current, which stepped by lr g / (√v + ε)."""
+    node = compose("optimizer=rmsprop").optimizer
+    assert (node.lr, node.alpha, node.eps, node.weight_decay) == (1e-3, 0.9, 1e-7, 0.0)
+    w = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    optimizer = torch.optim.RMSprop([w], lr=node.lr, alpha=node.alpha, eps=node.eps)
+    expected, v = 0.5, 0.0
+    for g in (1e-9, -3.0, 1e-4, 0.2, 0.0, 50.0):
+        w.grad = torch.tensor([g], dtype=torch.float64)
+        optimizer.step()
+        v = 0.9 * v + (1 - 0.9) * g**2
+        expected -= 1e-3 * g / (v**0.5 + 1e-7)
+        assert w.item() == pytest.approx(expected, rel=0, abs=1e-15)
 
 
 def test_its_state_is_the_mean_square_alone_and_survives_a_round_trip():

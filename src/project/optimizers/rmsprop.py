@@ -1,4 +1,4 @@
-"""RMSprop as Keras defines it."""
+"""RMSprop as Keras 3 defines it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,10 +15,10 @@ class RMSprop(Optimizer):
         w ← w - lr · g / √(v + ε)
 
     `torch.optim.RMSprop` divides by √v + ε instead, which makes much larger steps while v is small, as in the first
-    steps.
+    steps. So did Keras 2: its RMSprop is `optimizer=rmsprop`.
 
     Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5 (2012); the place of ε as in
-    `keras.optimizers.RMSprop` (Keras 3).
+    `keras.optimizers.RMSprop` since TensorFlow 2.11 and Keras 3.
 
     Args:
         params: Parameters, or parameter groups.

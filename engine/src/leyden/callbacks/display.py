@@ -21,6 +21,7 @@ from rich.text import Text
 from leyden.callbacks.logged_metrics import stages_of
 from leyden.config.console import Terminal
 from leyden.config.errors import log_and_continue
+from leyden.config.terminal import metric_text
 from leyden.data.contract import sizes_of
 from leyden.tasks.task import network_of
 
@@ -107,10 +108,10 @@ def metric_texts(metrics: Mapping[str, float], stages: Mapping[str, str]) -> lis
     texts, rest = [], sorted(metrics)
     for stage in ("train", "val"):
         names = [name for name in rest if stages.get(name) == stage and name.startswith(f"{stage}/")]
-        values = [f"{name.removeprefix(f'{stage}/')} {metrics[name]:.4f}" for name in names]
+        values = [f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names]
         texts += [" ".join([stage, *values])] if names else []
         rest = [name for name in rest if name not in names]
-    return [*texts, *(f"{name} {metrics[name]:.4f}" for name in rest)]
+    return [*texts, *(f"{name} {metric_text(metrics[name])}" for name in rest)]
 
 
 BAR_WIDTH = 12  # characters

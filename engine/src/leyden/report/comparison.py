@@ -10,6 +10,7 @@ from typing import Any
 from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.config.terminal import metric_digits, metric_text
 from leyden.report.difference import add_rows, differing
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import as_json, format_value, query_values
@@ -18,6 +19,7 @@ from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
+    assign_data,
     assumptions,
     count_failures,
     derived_keys,
@@ -32,6 +34,7 @@ from leyden.report.records import Record, fill_choices, read_raw_records
 from leyden.report.statistics import (
     MIN_VALUES,
     Group,
+    Improvement,
     Verdict,
     improvement,
     look_level,
@@ -48,14 +51,14 @@ class Side:
         directory: Folder with the runs in or below it.
         condition: Condition that the runs meet; empty for all.
         row: The best setting with its runs.
-        num_rows: Number of settings in the group.
+        rows: All settings in the group.
         averaged: Keys that the mean is taken over.
     """
 
     directory: Path
     condition: str
     row: Row
-    num_rows: int
+    rows: list[Row]
     averaged: list[str]
 
 
@@ -69,8 +72,7 @@ class Comparison:
         groups: The objective's values on each side.
         averaged: Keys that vary among the runs and that the means are taken over.
         verdict: Which side is better.
-        improvement: Probability that a run of the first side is better than one of the second, and its 95 %
-            interval; None without one.
+        improvement: Probability that a run of the first side is better than one of the second.
         assumptions: What the verdict assumes, as far as it is not the usual.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
@@ -81,7 +83,7 @@ class Comparison:
     groups: tuple[Group, Group]
     averaged: list[str]
     verdict: Verdict
-    improvement: tuple[float, tuple[float, float] | None]
+    improvement: Improvement
     assumptions: list[str]
     configs: tuple[dict[str, Any], ...]
     test_evaluations: list[str]
@@ -115,6 +117,7 @@ def compare(
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
+    _refuse_different_data(sides)
     if over == "datasets":
         generalize_over_datasets([side.row for side in sides])
     averaged_keys = {key for side in sides for key in side.averaged}
@@ -125,7 +128,7 @@ def compare(
     look = _look(sides) if enough else 1
     # Bonferroni correction, since this pair was selected among all pairs of settings.
     level, next_level = (
-        look_level(number) / (sides[0].num_rows * sides[1].num_rows) for number in (look, look + 1)
+        look_level(number) / (len(sides[0].rows) * len(sides[1].rows)) for number in (look, look + 1)
     )
     found = verdict(*groups, objective.mode, level, next_level)
     return Comparison(
@@ -134,7 +137,7 @@ def compare(
         groups=groups,
         averaged=averaged,
         verdict=found,
-        improvement=improvement(*groups, objective.mode, level),
+        improvement=improvement(*groups, objective.mode, found),
         assumptions=assumptions([side.row for side in sides], [found], averaged, look) if enough else [],
         configs=_common_configs(*sides),
         test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
@@ -207,9 +210,23 @@ def _best_setting(directory: Path, condition: str, records: Sequence[Record]) ->
     fill_choices(records)
     _, averaged = read_sweep_settings(directory)
     rows = merge_rows(records, averaged)
-    if not rows[0].finished:
+    if not (finished := [row for row in rows if row.finished]):
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, condition, rows[first_tested(rows, averaged)], len(rows), averaged)
+    return Side(directory, condition, finished[first_tested(finished, averaged)], rows, averaged)
+
+
+def _refuse_different_data(sides: Sequence[Side]) -> None:
+    """Check that all finished runs have the same data, since the best setting of several data sets means nothing.
+
+    Raises:
+        UserError: They do not; the message names the keys that differ.
+    """
+    rows = [row for side in sides for row in side.rows if row.finished]
+    if keys := assign_data(rows, [key for side in sides for key in side.averaged]):
+        raise UserError(
+            f"runs of different data can't be compared; these differ in {' and '.join(keys)}: choose runs of one data "
+            "set for both groups, by a= and b="
+        )
 
 
 def print_comparison(comparison: Comparison, form: str) -> None:
@@ -246,13 +263,13 @@ def print_comparison(comparison: Comparison, form: str) -> None:
 def _setting_text(side: Side) -> str:
     """Return the overrides of a side's setting; empty if the group has only one setting."""
     chosen = " ".join(f"{key}={format_value(value)}" for key, value in side.row.choices.items())
-    return f"{chosen} (the best of {side.num_rows})" if side.num_rows > 1 else ""
+    return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
 
 
 def _mean_text(group: Group) -> str:
     """Return the mean and standard deviation of a group as text."""
-    spread = standard_deviation(values := list(group.values.values()))
-    return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    values = list(group.values.values())
+    return metric_text(statistics.fmean(values), standard_deviation(values))
 
 
 def _count_text(side: Side, group: Group) -> str:
@@ -284,16 +301,20 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
     if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
         lines.append(IDLE_SEED)
     if found.interval:
-        low, high = found.interval
+        (low, high), difference = found.interval, found.difference or 0.0
+        in_digits = metric_digits(difference, high - difference)
         keys = " and ".join(comparison.averaged)
         how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
-        lines.append(f"A - B: {found.difference:.4g}, {found.confidence} interval {low:.4g} to {high:.4g} ({how})")
+        span = f"{in_digits(low)} to {in_digits(high)}"
+        lines.append(f"A - B: {in_digits(difference)}, {found.confidence} interval {span} ({how})")
         if found.num_pairs and max(found.nums) > found.num_pairs:
             unused = [num - found.num_pairs for num in found.nums]
             lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
-        share, ends = comparison.improvement
+        better, ends = comparison.improvement, comparison.improvement.interval
+        of = f"the pairs with the same {keys}" if found.num_pairs else "all pairs of runs"
         lines.append(
-            f"A is better than B in {100 * share:.0f} % of {f'the pairs with the same {keys}' if found.num_pairs else 'all pairs of runs'}"
+            f"A is better than B in {100 * better.share:.3g} % of {of}"
+            + ", where ties count half" * better.has_ties
             + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
         )
         if found.num_pairs and ends and (p := sign_test(*found.samples)) is not None:
@@ -315,7 +336,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
             "directory": str(side.directory),
             "condition": side.condition,
             "choices": side.row.choices,
-            "num_settings": side.num_rows,
+            "num_settings": len(side.rows),
             "n": len(values),
             "num_runs": side.row.num_all(side.averaged),
             "mean": statistics.fmean(values),
@@ -329,7 +350,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "interval": list(found.interval) if found.interval else None,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": comparison.improvement[0] if found.interval else None,
+        "probability_of_improvement": comparison.improvement.share if found.interval else None,
         "assumptions": comparison.assumptions,
         "further_seeds": found.num_further,
         "better": found.better or None,

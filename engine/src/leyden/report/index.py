@@ -25,7 +25,7 @@ import yaml
 from leyden.config.objective import Objective, objectives
 from leyden.config.paths import FOUND, LIBRARY
 from leyden.report.configs import Base, ConfigReader, digest
-from leyden.run.directory import RunContents
+from leyden.run.directory import RunContents, data_hashes
 from leyden.run.files import read_bytes
 from leyden.run.identity import typed_overrides
 from leyden.run.result import Failure, Result
@@ -45,6 +45,7 @@ class Contents:
         start_times: Time of each start, in ISO 8601; None if unknown.
         objectives: The objectives; without values if the run has no result.
         result: The result; None if the run has none.
+        data: Digest of the training data's hashes; empty if the run recorded none.
     """
 
     base: Base
@@ -53,6 +54,7 @@ class Contents:
     start_times: list[str | None]
     objectives: tuple[Objective, ...]
     result: Result | None
+    data: str = ""
 
     @classmethod
     def read(cls, run: RunContents, configs: ConfigReader) -> "Contents":
@@ -69,6 +71,7 @@ class Contents:
             start_times=[time if isinstance(time := start.get("time"), str) else None for start in starts],
             objectives=result.objectives if result and result.objectives else objectives(plain["objective"]),
             result=result,
+            data=digest(json.dumps(hashes, sort_keys=True)) if (hashes := data_hashes(starts)) else "",
         )
 
     def to_json(self) -> list[Any]:
@@ -78,12 +81,12 @@ class Contents:
         result[OBJECTIVES] = [[*vars(each).values()] for each in self.result.objectives]
         result[ERROR] = self.result.error and [*vars(self.result.error).values()]
         aims = None if self.result.objectives else [[*vars(each).values()] for each in self.objectives]
-        return [self.changed, self.typed, self.start_times, aims, result]
+        return [self.changed, self.typed, self.start_times, aims, result, self.data]
 
     @classmethod
     def from_json(cls, base: Base, values: list[Any]) -> "Contents":
         """Create contents from a base and the values of `to_json`."""
-        changed, typed, start_times, aims, result = values
+        changed, typed, start_times, aims, result, data = values
         result[OBJECTIVES] = found = tuple([Objective(*each) for each in result[OBJECTIVES]])
         result[ERROR] = result[ERROR] and Failure(*result[ERROR])
         return cls(
@@ -93,6 +96,7 @@ class Contents:
             start_times,
             objectives=found if aims is None else tuple(Objective(*each) for each in aims),
             result=Result(*result),
+            data=data,
         )
 
 

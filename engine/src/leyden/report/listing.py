@@ -13,7 +13,7 @@ from typing import Any, cast
 from rich.cells import cell_len
 
 from leyden.config.console import Terminal
-from leyden.config.terminal import csv_text, printable
+from leyden.config.terminal import csv_text, metric_text, printable
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
@@ -153,7 +153,7 @@ def _print_table(found: Sequence[ListedRun], asked: list[str]) -> None:
     for run in found:
         name = "." if (whole := str(run.directory)) == cwd else whole.removeprefix(here)
         values = [format_value(run.asked[key]) if key in run.asked else "" for key in asked]
-        objective = "" if run.objective is None else f"{run.objective:.4f}"
+        objective = "" if run.objective is None else metric_text(run.objective)
         table.append([name, run.status, _age_text(run.age_s), run.far, objective, *values, run.typed])
     table = [
         row if "".join(row).isprintable() else [printable(cell).replace("\n", " ") for cell in row] for row in table

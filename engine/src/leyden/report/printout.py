@@ -10,7 +10,7 @@ from rich.table import Table
 
 from leyden.config.console import Terminal
 from leyden.config.paths import ROOT
-from leyden.config.terminal import leyden_command, python_command, quoted_override, relative_path
+from leyden.config.terminal import leyden_command, metric_text, python_command, quoted_override, relative_path
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run
 from leyden.run.fork import key_of
@@ -79,8 +79,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
         table.add_row("best epoch", f"{number}by {objective.metric}")
     for name, value in result.metrics.items():
-        real = f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else real)
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else metric_text(value))
     table.add_row("epochs", str(result.epochs))
     if result.seconds is not None:
         table.add_row("time", f"{result.seconds:.1f} s")

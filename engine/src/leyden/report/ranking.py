@@ -1,6 +1,7 @@
 """Ranking of settings averaged over seeds and folds, and the settings not significantly worse than the best."""
 
 import contextlib
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from leyden.report.looks import LOOKS_FILE
 from leyden.report.records import Record
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
 from leyden.run.files import read_json
-from leyden.run.identity import is_identity_key
+from leyden.run.identity import is_data_key, is_identity_key
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
 SPLIT_SEED, VAL_SIZE = "data.split_seed", "data.val_size"
+DATA_ROOT, DATA_DIGEST = "data.root", "data digest"
 
 
 @dataclass
@@ -30,11 +32,13 @@ class Row:
         choices: Value of each key that varies between the rows.
         records: The runs.
         overlap: As in `Group`; set if each seed draws its own split of one dataset.
+        data: Equal for rows of one table whose values were measured on the same data, see `assign_data`.
     """
 
     choices: dict[str, Any]
     records: list[Record]
     overlap: float = 0.0
+    data: tuple[str, ...] = ()
 
     @property
     def counted(self) -> list[Record]:
@@ -100,11 +104,16 @@ class Row:
         }
 
 
-def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
-    """Return a row for each combination of varying choices, without the averaged keys; best row first.
+def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str = "drop") -> list[Row]:
+    """Return a row for each combination of varying choices, without the averaged keys.
 
-    Runs that differ in a key that no override sets, for example after a config file was edited, are separate
-    settings. The key becomes a choice.
+    Rows of the same data are together, best row first. Runs that differ in a key that no override sets, for example
+    after a config file was edited, or in the content of their data, are separate settings. The key becomes a choice.
+
+    Args:
+        records: The runs.
+        averaged: Keys that the mean is taken over.
+        failed: `drop`, or `worst` to give failed runs the worst value on their data.
     """
     keys = [key for key in varying_keys([record.choices for record in records]) if key not in averaged]
     rows: dict[str, Row] = {}
@@ -114,9 +123,12 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     if untyped := {key for row in rows.values() for key in _untyped_keys(row.records, averaged)}:
         for record in records:
             record.choices |= {key: record.config[key] for key in untyped if key in record.config}
-        return merge_rows(records, averaged)
+        return merge_rows(records, averaged, failed)
+    if mixed := [row for row in rows.values() if len({record.data for record in row.records if record.data}) > 1]:
+        _choose_data(records, is_drawn=all(_has_data_of_its_own(row.records, averaged) for row in mixed))
+        return merge_rows(records, averaged, failed)
     if "fork" in averaged and any(_differ_by_parent_alone(row.records, averaged) for row in rows.values()):
-        return merge_rows(records, [key for key in averaged if key != "fork"])
+        return merge_rows(records, [key for key in averaged if key != "fork"], failed)
 
     def rank(row: Row) -> tuple[bool, float]:
         mean = _mean(
@@ -127,7 +139,78 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         )
         return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
 
-    return sorted(rows.values(), key=rank, reverse=True)
+    assign_data([*rows.values()], averaged)
+    order = [*dict.fromkeys(row.data for row in rows.values())]
+    for data in order if failed == "worst" else ():
+        count_failures([record for row in rows.values() if row.data == data for record in row.records])
+    return sorted(sorted(rows.values(), key=rank, reverse=True), key=lambda row: order.index(row.data))
+
+
+def _has_data_of_its_own(records: Sequence[Record], averaged: Sequence[str]) -> bool:
+    """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
+    pairs = {
+        (key, record.data) for key, same in _by_values(records, averaged).items() for record in same if record.data
+    }
+    return len(pairs) == len({key for key, _ in pairs}) == len({data for _, data in pairs})
+
+
+def _choose_data(records: Sequence[Record], *, is_drawn: bool) -> None:
+    """Make the data a choice of each run: their folder, or their digest if the content of a folder has changed.
+
+    Args:
+        records: The runs.
+        is_drawn: Whether the digests follow from the seed; then they are ignored.
+    """
+    roots = {record.data: str(record.config.get(DATA_ROOT)) for record in reversed(records) if record.data}
+    is_apart = len({*roots.values()}) == len(roots)
+    for record in records:
+        if is_drawn:
+            record.data = ""
+            continue
+        root = roots.get(record.data, str(record.config.get(DATA_ROOT)))
+        record.choices = record.choices | ({DATA_ROOT: root} if is_apart else {DATA_DIGEST: record.data[:8]})
+
+
+def assign_data(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
+    """Set each row's `data`, and return the keys in which they differ; none if all rows have the same data.
+
+    Data are the same if the settings that choose samples, targets and the validation split are equal, and the digests
+    of their content, where the runs recorded them.
+    """
+    keys = _data_keys(rows, averaged)
+    known: dict[tuple[str, ...], set[str]] = {}  # digests by settings
+    for row in rows:
+        row.data = tuple(repr(row.records[0].config.get(key)) for key in keys)
+        known.setdefault(row.data, set()).update(record.data for record in row.records if record.data)
+    split = {data for data, digests in known.items() if len(digests) > 1}
+    for row in rows:
+        if row.data in split:
+            row.data += (next((record.data for record in row.records if record.data), ""),)
+    records = [record for row in rows for record in row.records]
+    typed = {record.typed.get("data") for record in records}
+    if keys and len(typed) > 1 and None not in typed:
+        keys = ["data"]
+    roots = {str(record.config.get(DATA_ROOT)) for record in records}
+    return keys + [DATA_ROOT if len(roots) > 1 else DATA_DIGEST] * bool(split)
+
+
+def _data_keys(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
+    """Return the keys of data that vary between rows, but within none, and neither derive from averaged keys."""
+    configs = [record.config for row in rows for record in row.records]
+    typed = {key for row in rows for record in row.records for key in record.typed}
+    keys = [
+        key
+        for key in varying_keys(configs)
+        # A run that lacks a key is older than the key, unless somebody has set it.
+        if any(is_data_key(key, config) for config in configs)
+        and (key in typed or all(key in config for config in configs))
+    ]
+    if not keys:
+        return []
+    excluded = {*averaged, *derived_keys(configs, averaged)}
+    for row in rows:
+        excluded.update(varying_keys([record.config for record in row.records]))
+    return sorted({*keys} - excluded)
 
 
 def count_failures(records: Sequence[Record]) -> None:
@@ -317,27 +400,46 @@ class Contenders:
 
 
 def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: int = 1) -> Contenders:
-    """Compare the first row that has enough runs with each other row that has.
-
-    These are multiple comparisons with the best (Hsu, Multiple comparisons, 1996), with variances that may differ:
-    each other row is tested one-sided at the level 5 % / (rows - 1), so the row that is truly best is the first or
-    marked with a probability of at least 95 %.
+    """Compare the first row that has enough runs with each other row that has, apart for each data set.
 
     Args:
-        rows: Rows of a table, best first.
+        rows: Rows of a table, as `merge_rows` returns them.
         averaged: Keys that the means are taken over.
         mode: `min` or `max`, the better direction.
         look: Number of this look at the table, as in `look_level`.
     """
-    like_best: list[bool | None] = [None] * len(rows)
-    groups = [row.group(averaged) for row in rows]
-    tested = [number for number, group in enumerate(groups) if len(group.values) >= MIN_VALUES]
-    unit = "runs" if any(group.overlap for group in groups) or "seed" not in averaged else "seeds"
+    parts = by_data(rows)
+    found = [_contenders_on_data(part, averaged, mode, look, is_all=len(parts) == 1) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    apart = f"Rows of different data are not compared: they differ in {' and '.join(assign_data(rows, averaged))}."
+    remarks = dict.fromkeys(remark for each in found for remark in each.remarks)
+    return Contenders([like for each in found for like in each.like_best], None, [apart, *remarks])
+
+
+def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
+    """Return the rows of each data set, by index, from rows as `merge_rows` returns them."""
+    return [dict(part) for _, part in itertools.groupby(enumerate(rows), key=lambda item: item[1].data)]
+
+
+def _contenders_on_data(
+    rows: Mapping[int, Row], averaged: Sequence[str], mode: str, look: int, *, is_all: bool
+) -> Contenders:
+    """Compare the first row that has enough runs with each other row that has; all have the same data.
+
+    These are multiple comparisons with the best (Hsu, Multiple comparisons, 1996), with variances that may differ:
+    each other row is tested one-sided at the level 5 % / (rows - 1), so the row that is truly best is the first or
+    marked with a probability of at least 95 %.
+    """
+    like_best: dict[int, bool | None] = dict.fromkeys(rows)
+    groups = {number: row.group(averaged) for number, row in rows.items()}
+    tested = [number for number, group in groups.items() if len(group.values) >= MIN_VALUES]
+    unit = "runs" if any(group.overlap for group in groups.values()) or "seed" not in averaged else "seeds"
     if len(rows) < 2:
-        return Contenders(like_best, None, [])
+        return Contenders([None] * len(rows), None, [])
     if len(tested) < 2:
         why = f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."
-        return Contenders(like_best, None, [why])
+        return Contenders([None] * len(rows), None, [why])
     first, *others = tested
     level, next_level = (2 * look_level(each) / len(others) for each in (look, look + 1))
     verdicts = {number: verdict(groups[first], groups[number], mode, level, next_level) for number in others}
@@ -345,12 +447,14 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: in
     for number, found in verdicts.items():
         like_best[number] = None if found.why else found.better != "a"
     num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in tested)
-    remarks = [_claim(tested, like_best, num_lost)]
+    remarks = [
+        _claim(tested, like_best, num_lost, "" if is_all else f" of rows {min(rows) + 1} to {max(rows) + 1}")
+    ]
     if untested := [number for number, found in verdicts.items() if found.why]:
         remarks.append(
             f"{_name_rows(untested)} can't be tested against row {first + 1}: none of their values vary."
         )
-    if too_few := [number for number in range(len(rows)) if number not in tested]:
+    if too_few := [number for number in rows if number not in tested]:
         remarks.append(f"{_name_rows(too_few)}: fewer than {MIN_VALUES} {unit}, and therefore not compared.")
     if marked := [found for number, found in verdicts.items() if like_best[number]]:
         worse = statistics.median(found.detectable() for found in marked)
@@ -361,7 +465,7 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: in
     if further := following.further_in_words(f"{unit} per row"):
         remarks.append(f"To tell rows {first + 1} and {others[0] + 1} apart {further}.")
     remarks += assumptions([rows[number] for number in tested], [*verdicts.values()], averaged, look)
-    return Contenders(like_best, following.num_further, remarks)
+    return Contenders([*like_best.values()], following.num_further, remarks)
 
 
 def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequence[str], look: int) -> list[str]:
@@ -403,20 +507,21 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
     return remarks
 
 
-def _claim(tested: Sequence[int], like_best: Sequence[bool | None], num_lost: int) -> str:
+def _claim(tested: Sequence[int], like_best: Mapping[int, bool | None], num_lost: int, among: str) -> str:
     """Return the claim about the best row; if some runs did not finish, it is limited to finished runs.
 
     Args:
         tested: Indices of the rows that have enough runs, the best one first.
-        like_best: As in `Contenders`.
+        like_best: As in `Contenders`, by the rows' indices.
         num_lost: Number of runs of these rows that have no value.
+        among: The rows in words, if the table has others.
     """
     best = f"row {tested[0] + 1}"
     if any(like_best[number] for number in tested[1:]):
         best += f" or one marked {MARK}"
     if untested := [number for number in tested if like_best[number] is None]:
         best += f", or {_name_rows(untested).lower()}, which can't be tested"
-    of = f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(like_best))
+    of = among + f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(like_best))
     if not num_lost:
         return f"With 95 % confidence the best setting{of} is {best}."
     lost = "1 run has no value and is" if num_lost == 1 else f"{num_lost} runs have no value and are"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import metric_text, some_of, warn
 from leyden.report.configs import ConfigReader, FlatConfig
 from leyden.report.index import Contents, Index, Row, stamp_of
 from leyden.run.charts import EVENT_FOLDERS
@@ -43,6 +43,7 @@ class Record:
         result: The result; None if the run has none.
         start_times: Time of each start, in ISO 8601; None if unknown.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
+        data: Digest of the training data's hashes; empty if the run recorded none.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
@@ -55,6 +56,7 @@ class Record:
     result: Result | None
     start_times: list[str | None]
     reason: str = ""
+    data: str = ""
     has_worst: bool = False
 
     @functools.cached_property
@@ -110,7 +112,7 @@ def position(record: Record) -> str:
     """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     metric = record.objectives[0].metric if record.objectives else None
-    reached = [f"{metric} {value:.4f}" for _, name, value in found if name == metric]
+    reached = [f"{metric} {metric_text(value)}" for _, name, value in found if name == metric]
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
 
 
@@ -305,4 +307,5 @@ def make_record(run: Run, contents: Contents, states: JobStates) -> Record:
         objectives=contents.objectives,
         result=result,
         start_times=contents.start_times,
+        data=contents.data,
     )

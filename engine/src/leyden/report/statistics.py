@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from leyden.config.terminal import metric_digits, metric_text
+
 
 @functools.cache
 def t_quantile(tail: float, freedom: float) -> float:
@@ -264,28 +266,49 @@ def _are_paired(a: Group, b: Group) -> bool:
     return num >= MIN_VALUES and 2 * num > max(len(a.values), len(b.values))
 
 
-def improvement(a: Group, b: Group, mode: str, level: float = LEVEL) -> tuple[float, tuple[float, float] | None]:
+@dataclass(frozen=True)
+class Improvement:
+    """How often a run of a is better than one of b.
+
+    Args:
+        share: The share of the compared pairs; ties count half.
+        interval: Its confidence interval; None if it can't be computed.
+        has_ties: Whether there are ties.
+    """
+
+    share: float
+    interval: tuple[float, float] | None
+    has_ties: bool
+
+
+def improvement(a: Group, b: Group, mode: str, found: Verdict) -> Improvement:
     """Return the probability that a run of a is better than one of b, with its confidence interval.
 
-    Pairs with equal keys are compared, where `verdict` compares pairs, as Bouthillier et al. (Accounting for variance
+    The pairs with equal keys are compared if the verdict compares them, as Bouthillier et al. (Accounting for variance
     in machine learning benchmarks, MLSys 2021) recommend; the interval is Wilson's. Otherwise it is the share of all
     pairs of a run of a and a run of b, whose interval is not computed; nor is that of folds, which are not independent.
-    Ties count half.
+
+    Args:
+        a: The first group.
+        b: The second group.
+        mode: `min` or `max`, the better direction.
+        found: The verdict on these groups.
 
     Example:
         >>> seeds = [("0",), ("1",), ("2",)]
         >>> a, b = (Group(dict(zip(seeds, values))) for values in ((0.97, 0.98, 0.96), (0.93, 0.95, 0.97)))
-        >>> share, (low, high) = improvement(a, b, "max")
-        >>> round(share, 3), round(low, 3), round(high, 3)
-        (0.667, 0.208, 0.939)
+        >>> better = improvement(a, b, "max", verdict(a, b, "max"))
+        >>> round(better.share, 3), [round(end, 3) for end in better.interval]
+        (0.667, [0.208, 0.939])
     """
-    shared = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
-    is_paired = _are_paired(a, b)
-    pairs = shared if is_paired else [(x, y) for x in a.values.values() for y in b.values.values()]
+    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
+    if not found.num_pairs:
+        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
     wins = [((x > y) + (x >= y)) / 2 for x, y in (pairs if mode == "max" else [(-x, -y) for x, y in pairs])]
     share = statistics.fmean(wins)
-    is_independent = is_paired and not (a.overlap or b.overlap)
-    return share, _wilson_interval(share, len(wins), level) if is_independent else None
+    is_independent = found.num_pairs and not found.overlap
+    ends = _wilson_interval(share, len(wins), found.level) if is_independent else None
+    return Improvement(share, ends, 0.5 in wins)
 
 
 def _wilson_interval(share: float, num: int, level: float) -> tuple[float, float]:
@@ -352,9 +375,11 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
     """
     mean = statistics.fmean(values)
     if len(values) < MIN_VALUES or not all(map(math.isfinite, values)) or not (spread := statistics.stdev(values)):
-        return f"{mean:.4f} (n = {len(values)})"
+        return f"{metric_text(mean)} (n = {len(values)})"
     half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
-    return f"{mean:.4f} (95 % interval {mean - half:.4f} to {mean + half:.4f}, n = {len(values)})"
+    in_digits = metric_digits(mean, half)
+    ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
+    return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"
 
 
 def _mean(group: Group) -> float:

@@ -3,13 +3,13 @@
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
-from leyden.config.terminal import csv_text, leyden_command, program_command, quoted_override
+from leyden.config.terminal import csv_text, leyden_command, metric_text, program_command, quoted_override
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import as_json, format_value, short_names
 from leyden.report.looks import count_look
@@ -19,8 +19,8 @@ from leyden.report.ranking import (
     MARK,
     Contenders,
     Row,
+    by_data,
     contenders,
-    count_failures,
     first_tested,
     generalize_over_datasets,
     merge_rows,
@@ -35,7 +35,7 @@ from leyden.run.files import write_whole
 
 
 def best_remarks(
-    records: Sequence[Record],
+    num_all: int,
     objectives: Sequence[Objective],
     winners: Sequence[Record],
     directory: Path,
@@ -46,7 +46,7 @@ def best_remarks(
     """Return a line on the best run or setting, and the commands that evaluate it; empty if no run has finished.
 
     Args:
-        records: All runs.
+        num_all: Number of all runs.
         objectives: The objectives of the runs.
         winners: The best run, or the Pareto front if there are several objectives.
         directory: Folder with the runs.
@@ -68,7 +68,7 @@ def best_remarks(
     elif winners:
         names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
         then = " The test evaluation of one:" if testable else ""
-        lines.append(f"Pareto front of {names}: {len(winners)} of {len(records)} runs.{then}")
+        lines.append(f"Pareto front of {names}: {len(winners)} of {num_all} runs.{then}")
     for winner in testable:
         if len(objectives) > 1:
             lines.append(f"  {', '.join(f'{value:.6g}' for value in winner.values)}:")
@@ -110,19 +110,17 @@ def summarize(
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
-        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value of all runs.
+        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
         over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
-        before_end: Called with the best run, or the Pareto front if there are several objectives, before the last lines
-            are printed: the commands that evaluate it.
+        before_end: Called with the best run of each data set, or the Pareto front if there are several objectives,
+            before the last lines are printed: the commands that evaluate it.
 
     Raises:
         UserError: There is no run.
     """
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
-    if failed == "worst":
-        count_failures(records)
-    rows = merge_rows(records, averaged)
+    rows = merge_rows(records, averaged, failed)
     if over == "datasets":
         generalize_over_datasets(rows)
     keys = varying_keys([row.choices for row in rows])
@@ -130,23 +128,25 @@ def summarize(
     metrics = [objective.metric for objective in objectives] or ["objective"]
     is_single = len(objectives) == 1
     marked = _contenders(rows, averaged, objectives, directory)
-    best = first_tested(rows, averaged) if is_single else 0
     cells = _cells(rows, keys, metrics, averaged, marked)
-    # The best run is that of the best setting, not a lucky seed of another one.
-    winners = pareto_front(rows[best].records if is_single else records)
+    parts = by_data(rows)
+    best = [_best_on_data(part, averaged, is_single=is_single) for part in parts]
+    winners = [winner for _, _, found in best for winner in found]
     evaluations = test_set_remarks(records)
-    num_best = len(rows[best].distinct(averaged)) if is_single else 1
-    selected = [SELECTED.format(best + 1)] if is_single and len(rows) > 1 and num_best else []
-    notes = [
-        *_repetition_remarks(rows, averaged),
-        *marked.remarks,
-        *selected,
-        *unfinished_remarks(records, directory),
-        *evaluations,
+    selected = [
+        SELECTED.format(number + 1)
+        for part, (number, num, _) in zip(parts, best, strict=True)
+        if is_single and len(part) > 1 and num
     ]
-    last = best_remarks(records, objectives, winners, directory, row=best + 1, num_runs=num_best, failed=failed)
+    notes = [*_repetition_remarks(rows, averaged), *marked.remarks, *selected]
+    notes += [*unfinished_remarks(records, directory), *evaluations]
+    last = []
+    for part, (number, num, found) in zip(parts, best, strict=True):
+        num_all = sum(len(row.records) for row in part.values())
+        last += best_remarks(num_all, objectives, found, directory, row=number + 1, num_runs=num, failed=failed)
+    first = {number + 1 for number, _, _ in best}
     shown = [
-        _row_texts(number, cell, keys, metrics, is_best=number == best + 1, num_all=row.num_all(averaged))
+        _row_texts(number, cell, keys, metrics, is_best=number in first, num_all=row.num_all(averaged))
         for number, (cell, row) in enumerate(zip(cells, rows, strict=True), start=1)
     ]
     _write_csv(directory / "summary.csv", cells)
@@ -167,7 +167,7 @@ def summarize(
         )
         _write(directory / f"summary.{file_format}", picture)
     if form == "json":
-        best_run = str(winners[0].run.directory) if is_single and winners else None
+        best_run = str(winners[0].run.directory) if is_single and len(parts) == 1 and winners else None
         content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
         print(json.dumps(content, indent=2))  # ASCII, so no control characters
         return
@@ -177,6 +177,20 @@ def summarize(
     before_end([winner.run for winner in winners])
     if last:
         Terminal().print("\n".join(last))
+
+
+def _best_on_data(
+    rows: Mapping[int, Row], averaged: Sequence[str], *, is_single: bool
+) -> tuple[int, int, list[Record]]:
+    """Return the index of the best of some rows, its number of runs, and the best of these.
+
+    With several objectives, the index is -1, the number is 1, and the runs are the Pareto front.
+    """
+    if not is_single:
+        return -1, 1, pareto_front([record for row in rows.values() for record in row.records])
+    number = [*rows][first_tested([*rows.values()], averaged)]
+    # The best run is that of the best setting, not a lucky seed of another one.
+    return number, len(rows[number].distinct(averaged)), pareto_front(rows[number].records)
 
 
 def _cells(
@@ -225,9 +239,11 @@ def _contenders(
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
         return Contenders([None] * len(rows), None, [waits] if len(objectives) == 1 else [])
-    tested = [row for row in rows if len(row.group(averaged).values) >= MIN_VALUES]
-    counted = [record for row in tested for record in row.finished]
-    look = count_look(directory, "summary", counted) if len(tested) > 1 else 1
+    parts = [
+        [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
+    ]
+    counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
+    look = count_look(directory, "summary", counted) if counted else 1
     return contenders(rows, averaged, objectives[0].mode, look)
 
 
@@ -258,7 +274,7 @@ def _row_texts(
 ) -> list[str]:
     """Return the cells of a row as text."""
     value, deviation = cells["objective"], cells["deviation"]
-    objective = "" if value is None else f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    objective = "" if value is None else metric_text(value, deviation)
     objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_best)
     others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
     numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]

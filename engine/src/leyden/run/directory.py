@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,12 @@ def trained_on(run: RunContents) -> dict[str, str]:
     Raises:
         UserError: `provenance.json` is damaged.
     """
-    for start in reversed(run.starts):
+    return data_hashes(run.starts)
+
+
+def data_hashes(starts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
+    for start in reversed(starts):
         data = start.get("data")
         if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
             return data

@@ -28,6 +28,9 @@ DISPLAY_KEYS = (
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
 )
+# Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
+INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
+INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs"}
 # Callbacks that never change weights or metrics: all of `leyden.pictures`, and these.
 DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
 DISPLAY_CALLBACKS = (
@@ -186,6 +189,18 @@ def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
             and (_is_display_callback(key, flat) or (key.count(".") < 2 and not flat[key]))
         )
     )
+
+
+def is_data_key(key: str, flat: Mapping[str, Any]) -> bool:
+    """Return whether a flat configuration has a key that can change the data that metrics are computed on.
+
+    Example:
+        >>> flat = {"data._target_": "mine.Birds", "data.val_size": 10, "data.batch_size": 2, "seed": 0}
+        >>> [key for key in flat if is_data_key(key, flat)]
+        ['data._target_', 'data.val_size']
+    """
+    first, *parts = key.split(".")
+    return first == "data" and not INPUT_PARTS & {*parts} and is_identity_key(key, flat)
 
 
 def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from rich.live import Live
 
 from leyden.config.console import Terminal
-from leyden.config.terminal import short_override
+from leyden.config.terminal import metric_text, short_override
+from leyden.run.fork import key_of
+from leyden.run.identity import is_data_key
 from leyden.sweep.jobs import Job, record_failure
 
 
@@ -58,7 +60,11 @@ class StatusLine:
         for objective in result.objectives[:1] if result else ():
             self.metric = objective.metric
             if objective.value is not None:
-                name = " ".join(short_override(each) for each in job.overrides if each not in self.shared)
+                own = {key_of(each): each for each in job.overrides if each not in self.shared}
+                # Values on different data can't be compared; each fold is a part of the same data.
+                if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
+                    continue
+                name = " ".join(map(short_override, own.values()))
                 candidates = [*([self.best] if self.best else []), (objective.value, name)]
                 self.best = (max if objective.mode == "max" else min)(candidates)
 
@@ -74,7 +80,7 @@ class StatusLine:
         """Return the lines for a terminal: the counts that are not 0 with the time left, and the best setting."""
         counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
         parts = [self._num_ended, *(f"{num} {status}" for status, num in counts.items() if num), *self._time_left()]
-        best = f"best {self.metric} {self.best[0]:.4f}: {self.best[1]}" if self.best else ""
+        best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
         width = self.console.width
         return [
             ", ".join(parts),
@@ -86,7 +92,7 @@ class StatusLine:
         parts.append(f"{num_running} running")
         parts += [note] if note else []
         if self.best:
-            parts.append(f"best {self.metric} {self.best[0]:.4f} ({self.best[1]})")
+            parts.append(f"best {self.metric} {metric_text(self.best[0])} ({self.best[1]})")
         return ", ".join([*parts, *self._time_left()])
 
     @property

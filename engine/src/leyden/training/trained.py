@@ -26,7 +26,7 @@ from leyden.config.terminal import warn
 from leyden.data.contract import divides_batches, facts_of, first_batches_differ, has_split
 from leyden.data.facts import Facts
 from leyden.data.random_state import seed_everything, seeded
-from leyden.report.ranking import count_failures, merge_rows, read_sweep_settings
+from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
 from leyden.run.directory import Run
@@ -220,9 +220,7 @@ def evaluate_row(
     """
     _, averaged = read_sweep_settings(directory)
     records = read_records(directory)
-    if failed == "worst":
-        count_failures(records)
-    rows = merge_rows(records, averaged)
+    rows = merge_rows(records, averaged, failed)
     if not 1 <= number <= len(rows):
         raise UserError(f"row={number}: {directory} has rows 1 to {len(rows)}")
     if not (runs := [record.run for record in rows[number - 1].distinct(averaged)]):
