@@ -4,7 +4,6 @@ import functools
 import queue
 import random
 import threading
-from random import shuffle, uniform
 
 import lightning as L
 import numpy as np
@@ -32,18 +31,6 @@ class Lazier:
 
     def __getattribute__(self, name):
         raise ImportError("install it")
-
-
-package = Lazy()
-
-
-class FromRandom(Plain):
-    """Functions of `random`, which this file imports by their names."""
-
-    def training_step(self, batch, batch_idx):
-        order = [*range(BATCH)]
-        shuffle(order)
-        return self.loss(batch) * uniform(0.9, 1.1) * order[0]
 
 
 class Partial(Plain):

@@ -37,14 +37,14 @@ ROWS = {
         ["module.mean (RuntimeError: not synced) can't be looked at"],
         [],
     ),
-    "data": ("FromRandom", f"{GUARDED}WithRaisingRows", (), [f"data.dataset.missing {MISSING}"], [], []),
-    "callback": ("FromRandom", DATA, (CALLBACK,), [f"].missing {MISSING}"], [], []),
+    "data": ("Writes", f"{GUARDED}WithRaisingRows", (), [f"data.dataset.missing {MISSING}"], [], []),
+    "callback": ("Writes", DATA, (CALLBACK,), [f"].missing {MISSING}"], [], []),
 }
 
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch):
-    names = ("Raises", "RaisesWhenRestored", "WithRaisingMetric", "FromRandom", "FittedAtEnd")
+    names = ("Raises", "RaisesWhenRestored", "WithRaisingMetric", "Writes", "FittedAtEnd")
     listed = {"task": tuple(f"{GUARDED}{name}" for name in names)}
     listed |= {"data": (DATA, f"{GUARDED}WithRaisingRows"), "callback": (f"{GUARDED}RaisingCallback",)}
     monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)

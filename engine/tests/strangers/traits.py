@@ -218,7 +218,7 @@ TRAITS = {
     "order": Trait("a tensor that is drawn when an epoch starts", "Order"),
     "replay": Trait("a replay buffer, a deque of tensors", "Replay"),
     "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects", cells=UNKEPT, names=("buffer",)),
-    "from_random": Trait("`from random import shuffle` in its file", "guarded.FromRandom"),
+    "from_random": Trait("`from random import shuffle` in its file", "imported.FromRandom"),
     "partial": Trait("a `functools.partial` whose arguments change", "guarded.Partial"),
     "data_writes": Trait("a tensor that is written by `.data`", "guarded.Writes"),
     "structured": Trait("a structured array", "guarded.Records", cells=UNKEPT, names=("records",)),

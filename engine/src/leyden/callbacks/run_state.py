@@ -491,7 +491,7 @@ class RunState(L.Callback):
 
     def _report(self, lost: list[str], what: str = "") -> None:
         """Report state that can't be saved or restored, once per name; the names have a reason in parentheses."""
-        new = [name for name in lost if name.partition(" (")[0] not in self._reported]
+        new = [name for name in dict.fromkeys(lost) if name.partition(" (")[0] not in self._reported]
         self._reported |= {name.partition(" (")[0] for name in new}
         if new:
             more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""

@@ -225,6 +225,8 @@ def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any
             existing[...] = array
             return existing
         return array[()] if encoded["scalar"] else array
+    if kind not in (*SEQUENCES, "dict", "deque", "named", "other"):
+        raise TypeError(f"a checkpoint may not hold an {kind}")
     return _decode_container(encoded, existing, in_place=in_place)
 
 
@@ -256,8 +258,6 @@ def _decode_container(encoded: dict[str, Any], existing: Any, *, in_place: bool)
         return tuple.__new__(made, items)
     if kind == "other":
         return _refill(_same_class(existing, encoded), items)
-    if kind not in SEQUENCES:
-        raise TypeError(f"a checkpoint may not make a {kind}")
     return SEQUENCES[kind](items)
 
 
