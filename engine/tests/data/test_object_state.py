@@ -456,6 +456,45 @@ def test_nothing_is_made_or_called_that_a_strangers_checkpoint_names(name, value
     assert "act" not in vars(owner)
 
 
+class Importing:
+    """An object that imports what it is asked for."""
+
+    def __init__(self):
+        self.number = 1
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was imported")
+
+
+def test_a_name_of_a_stranger_is_not_asked_for():
+    entry = {"path": [["item", "x"], ["attribute", "evil"]], "in_place": True, "value": [1]}
+    owner = Importing()
+    assert ObjectState({"x": owner}).restore([entry]) == []
+    assert vars(owner) == {"number": 1, "evil": [1]}
+
+
+def test_the_search_path_of_python_is_nobodys_attribute():
+    """As after `from sys import path` in a user's file."""
+    owner, before = types.SimpleNamespace(path=sys.path), [*sys.path]
+    entry = {"path": [["item", "x"], ["attribute", "path"]], "in_place": True, "value": ["/evil"]}
+    state = ObjectState({"x": owner})
+    assert state.restore([entry]) == []
+    assert sys.path == before
+    assert state.changes() == ([], [])
+
+
+def test_hyperparameters_that_change_are_kept():
+    module, other = L.LightningModule(), L.LightningModule()
+    for each in (module, other):
+        each.save_hyperparameters({"rate": 1.0})
+    state = ObjectState({"module": module})
+    module.hparams.rate = 2.0
+    kept, lost = kept_by(state)
+    assert not lost
+    assert ObjectState({"module": other}).restore(kept) == []
+    assert other.hparams.rate == 2.0
+
+
 def test_the_state_of_pythons_own_generator_is_one_of_these():
     owner = types.SimpleNamespace(rng=random.Random(3))
     kept, _ = kept_by(ObjectState({"sampler": owner}))

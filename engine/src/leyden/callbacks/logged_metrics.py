@@ -81,6 +81,8 @@ class LoggedState:
 
 def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
     name, is_builtin = kept["reduce_fx"]  # a function of torch, or the builtin of the same name
+    if name not in ("mean", "sum", "max", "min"):
+        raise ValueError(f"values are not reduced by {name}")
     meta = _Metadata(**kept["options"], reduce_fx=getattr(builtins if is_builtin else torch, name))
     should, rank_zero_only = kept["sync"]
     meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)

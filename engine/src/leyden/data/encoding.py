@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,8 +23,8 @@ KIND = "<kind>"  # key that marks an encoded object; a user's dictionary with th
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-# Dictionaries of the standard library, of which a checkpoint may make the first two.
-DICTIONARIES = (collections.OrderedDict, collections.Counter, collections.defaultdict)
+# Dictionaries of libraries, of which a checkpoint may make the first two; the last one is that of hyperparameters.
+DICTIONARIES = (collections.OrderedDict, collections.Counter, collections.defaultdict, AttributeDict)
 INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 # Packages whose objects have state besides their attributes.
 OPAQUE_PACKAGES = {

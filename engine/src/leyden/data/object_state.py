@@ -77,8 +77,13 @@ CONSTANTS = (
 )
 C_DATA: tuple[Any, ...] = (ctypes.Array, ctypes.Structure, ctypes.c_int.__base__)
 METHODS = (types.MethodType, types.BuiltinMethodType)
-# Generators whose states are those of `random_states`, as behind `from random import shuffle`.
-GLOBAL_GENERATORS = (getattr(random.shuffle, "__self__", None), torch.default_generator)
+# Objects of the whole process, which no checkpoint changes. The states of generators, as behind
+# `from random import shuffle`, are those of `random_states`.
+OF_PROCESS = (
+    getattr(random.shuffle, "__self__", None),
+    torch.default_generator,
+    *(getattr(sys, name) for name in ("argv", "meta_path", "modules", "path", "path_hooks", "path_importer_cache")),
+)
 # Classes of installed packages whose instances are traversed, as those of user packages are.
 TRAVERSED = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
@@ -214,13 +219,13 @@ class ObjectState:
         made: list[Any] = []
         lost: list[str] = []
         known = self._known()  # skipped below; older checkpoints contain their state here, too
-        ids = {id(each) for each in known or () if type(each) not in PLAIN}
+        ids = {id(each) for each in [*(known or ()), *OF_PROCESS] if type(each) not in PLAIN}
         for entry in kept:
             path = path_of(entry)
             value = _Missing
             try:
                 owner = self._settable(path)
-                here = _get(owner, path[-1], None)
+                here = _get(owner, path[-1])
                 if id(here) in ids:
                     value = here
                     continue
@@ -328,7 +333,7 @@ class ObjectState:
         """
         if (known := self._known()) is None:
             return
-        seen = {id(each) for each in [*known, *GLOBAL_GENERATORS]}
+        seen = {id(each) for each in [*known, *OF_PROCESS]}
         queue: list[tuple[Path, Any]] = [((), self.roots)]
 
         def enqueue(path: Path, owner: Any) -> None:
@@ -539,23 +544,23 @@ def _left_out(owner: Any) -> set[str]:
     return left_out | OF_LIGHTNING if isinstance(owner, L.LightningModule | L.LightningDataModule) else left_out
 
 
-def _get(owner: Any, step: tuple[str, Any], *default: Any) -> Any:
+def _get(owner: Any, step: tuple[str, Any]) -> Any:
+    """Return the value at a step from an owner, None if there is none; a `__getattr__` of its class is not asked."""
     kind, key = step
-    if kind == "attribute":
-        return getattr(owner, key, *default)
-    try:
-        return owner[key]
-    except (LookupError, TypeError):
-        if default:
-            return default[0]
-        raise
+    if kind == "item":
+        return owner[key] if not isinstance(owner, dict) or key in owner else None
+    if isinstance(owner, (type, types.ModuleType, functools.partial, torch_data.DataLoader, *METHODS)):
+        return getattr(owner, key, None)
+    of_module = (owner._parameters, owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()
+    found = next((group for group in of_module if key in group), None)
+    return found[key] if found is not None else getattr(owner, key) if key in attribute_names(owner) else None
 
 
 def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
     kind, key = step
     if kind == "item":
         owner[key] = value
-    elif isinstance(here := getattr(owner, key, None), nn.Parameter) and isinstance(value, Tensor):
+    elif isinstance(here := _get(owner, step), nn.Parameter) and isinstance(value, Tensor):
         here.data.copy_(value)
     elif isinstance(owner, nn.Module | type | types.ModuleType):
         setattr(owner, key, value)
