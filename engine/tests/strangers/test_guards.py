@@ -4,7 +4,7 @@ import pytest
 
 from leyden.assembly import roles
 from tests.conftest import assert_same_bits
-from tests.strangers.cells import FEW
+from tests.strangers.cells import ASIDE, FEW
 from tests.training.test_start_exact import stopping
 
 DATA = "tests.strangers.data.Plain"
@@ -58,6 +58,10 @@ def announced(err):
     return [line for line in err.splitlines() if "exact resume is not guaranteed" in line]
 
 
+def told(err):
+    return [line for line in err.splitlines() if not any(words in line for words in ASIDE)]
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_what_raises_is_named_once_and_the_run_goes_on(train, name):
     module, data, more, before, saved, restored = ROWS[name]
@@ -78,12 +82,12 @@ def test_what_raises_is_named_once_and_the_run_goes_on(train, name):
 def test_required_it_is_an_error_in_a_line(train, name):
     module, data, more, *_ = ROWS[name]
     _, _, err = train("a", *typed(module, data, *more), "exact=require", code=2)
-    assert len(err.splitlines()) == 1
-    assert "exact=require: module." in err
+    (line,) = told(err)
+    assert "exact=require: module." in line
 
 
 def test_what_is_set_when_training_ends_is_there_in_the_test(train, cli):
     run, _, err = train("a", *typed("FittedAtEnd"), "test=true")
     assert run.result.metrics["test/factor"] == 2.0
-    assert "leyden: module.factors, module.fitted changed after the last checkpoint" in err
-    assert len(err.splitlines()) == 1
+    (line,) = told(err)
+    assert line.startswith("leyden: module.factors, module.fitted changed after the last checkpoint")
