@@ -49,7 +49,7 @@ class Learner:
         self.world.step()
         self.worlds[1].step()
         self.replay.append(Step(TOTAL, torch.full((2,), float(NUMBERS.random()))))
-        self.found.append(World())
+        self.found.append((TOTAL, "x"))
         self.names.add(f"n{TOTAL}")
         self.counts["steps"] += 1
         self.hidden = torch.ones(2) * TOTAL

@@ -310,7 +310,7 @@ def test_an_index_that_somebody_else_has_made_is_not_believed(outputs, monkeypat
 
     def forge(contents):
         values = original(contents)
-        values[-1][[*vars(contents.result)].index("metrics")] = metrics
+        values[-2][[*vars(contents.result)].index("metrics")] = metrics
         return values
 
     (outputs / index.INDEX_FILE).unlink()

@@ -27,7 +27,7 @@ from leyden.run.files import read_fingerprints
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.forks import TIMEOUT_S
-from tests.strangers import callbacks, data, modules
+from tests.strangers import callbacks, data, guarded, modules
 from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
 from tests.training.test_start import curves
 
@@ -94,6 +94,8 @@ def trust():
     """Let the stand-ins be listed in the owner's `trust.yaml`."""
     files = {"task": modules, "data": data, "callback": callbacks}
     listed = {role: tuple(_classes(file)) for role, file in files.items()}
+    listed["task"] += (*_classes(guarded), "tests.strangers.imported.FromRandom")
+    listed["data"] += tuple(_classes(guarded))
     listed["task"] += ("tests.strangers.drawn.FileDraws",)  # not imported here: it draws
     roles.allowed_by_owner = lambda: listed
 

@@ -19,6 +19,7 @@ from tests.strangers.traits import FEATURES, PAGE, TRAITS, on_the_page, table
 # What people bring first: a way to change bits each in the fast suite, the others in the slow one; all else is drawn by
 # `make test-faults`.
 QUICK = ("numpy_sampler", "environment", "own_loaders", "plateau", "three_optimizers", "dqn", "gan", "saved_arrays")
+QUICK += ("from_random", "data_writes")
 SLOW = (
     *(
         "split",
@@ -36,6 +37,7 @@ SLOW = (
         "accumulation",
     ),
     *("hidden", "replay", "class_attribute", "closure", "averaged_model", "finetuning", "item"),
+    *("partial", "structured", "queue", "unusual_tensors", "r2_score", "persistent_validation"),
     *("names", "val_check_interval", "hparams_network", "ema_callback"),
 )
 NUM_DRAWN = int(os.environ.get("FAULTS_N", "40"))

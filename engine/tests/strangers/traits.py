@@ -17,7 +17,7 @@ class Trait(NamedTuple):
 
     Args:
         about: As the page calls it.
-        module: Its class in `modules.py`.
+        module: Its class in `modules.py`, or its name with the file's.
         data: Its class in `data.py`; empty for none.
         more: Overrides; `{place}` is a folder of each run.
         cells: What features come to that don't come to the same bits.
@@ -43,7 +43,8 @@ class Trait(NamedTuple):
     @property
     def arguments(self):
         data = ("data=own", f"data._target_=tests.strangers.data.{self.data}") if self.data else ("data=module",)
-        return ("task=own", f"task._target_=tests.strangers.modules.{self.module}", *data, *self.more)
+        module = self.module if "." in self.module else f"modules.{self.module}"
+        return ("task=own", f"task._target_=tests.strangers.{module}", *data, *self.more)
 
 
 def callback(name, *more):
@@ -181,6 +182,7 @@ TRAITS = {
     "two_tests": Trait("two loaders of testing", "TwoTests", "TwoTests"),
     "shuffled_validation": Trait("validation in random order", data="ShuffledValidation"),
     "own_loaders": Trait("a module with its own loaders (`data=module`)", "OwnLoaders", ""),
+    "persistent_validation": Trait("the same with `persistent_workers` in validation", "guarded.Persistent", ""),
     "own_loaders_unused": Trait("the same beside other data", "OwnLoaders", cells=NEVER),
     "generates": Trait("an `IterableDataset` that calls a method of the module", "Generates", ""),
     "on_policy": Trait("the same, where the method asks the network", "OnPolicy", "", cells=UNKEPT),
@@ -215,7 +217,14 @@ TRAITS = {
     ),
     "order": Trait("a tensor that is drawn when an epoch starts", "Order"),
     "replay": Trait("a replay buffer, a deque of tensors", "Replay"),
-    "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects"),
+    "replay_objects": Trait("a replay buffer of objects", "ReplayOfObjects", cells=UNKEPT, names=("buffer",)),
+    "from_random": Trait("`from random import shuffle` in its file", "imported.FromRandom"),
+    "partial": Trait("a `functools.partial` whose arguments change", "guarded.Partial"),
+    "data_writes": Trait("a tensor that is written by `.data`", "guarded.Writes"),
+    "structured": Trait("a structured array", "guarded.Records", cells=UNKEPT, names=("records",)),
+    "queue": Trait("a `queue.Queue`", "guarded.Queue", cells=UNKEPT, names=("waiting",)),
+    "unusual_tensors": Trait("sparse, nested and inference tensors that do not change", "guarded.Unusual"),
+    "r2_score": Trait("a metric whose state changes its shape, as `R2Score`", "guarded.R2"),
     "world": Trait("an environment in an attribute", "Agent"),
     "dqn": Trait("DQN: environment, replay buffer, epsilon", "DQN"),
     "module_numpy": Trait("a module with a NumPy generator", "NumPyGenerator"),

@@ -15,7 +15,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.preemption import Preemption
-from leyden.callbacks.run_state import Gradients, ModuleHooks, RunState
+from leyden.callbacks.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError
 from leyden.config.values import flatten
@@ -75,8 +75,9 @@ class RunTrainer:
         # A WeightAveraging callback would swap in the averaged weights of the last step.
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
-        load_weights(module, content)
-        self.state.restore_best(module, content)
+        late = self.state.set_late(module)
+        load_weights(module, content, strict=False)  # what the end of training has added stays
+        self.state.restore_best(module, content, late)
         evaluate = self.trainer.test if test else self.trainer.validate
         with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
             measured = evaluate(module, datamodule=data, verbose=False)
@@ -138,11 +139,12 @@ def run_trainer(
         cfg,
         callbacks=[
             stages := Stages(),  # first, as other callbacks read from it
+            BeforeEnd(state := RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact)),
             *callbacks,
             ModuleHooks(),
             *([] if timers else [timer]),
             seen := SamplesSeen(),
-            state := RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact),
+            state,
             Gradients(),
             Hyperparameters(is_fork=cfg.fork is not None),
             preemption,

@@ -135,8 +135,13 @@ def _check_hooks(trainer: L.Trainer) -> None:
             raise _unreadable_error(*culprit)
 
 
-def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
+def load_weights(module: L.LightningModule, content: dict[str, Any], *, strict: bool = True) -> None:
     """Load a checkpoint's weights into a module and call its `on_load_checkpoint`, as Lightning does.
+
+    Args:
+        module: The module.
+        content: Content of the checkpoint.
+        strict: False if the module may have weights that the checkpoint lacks.
 
     Raises:
         ValueError: The module lacks some of the weights. PyTorch itself does not report weights of a submodule that
@@ -146,7 +151,7 @@ def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
     module.on_load_checkpoint(content)
     if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
         raise ValueError(f"there is no {lacking[0]}; create all modules in the constructor or in configure_model")
-    module.load_state_dict(content["state_dict"])
+    module.load_state_dict(content["state_dict"], strict=strict)
 
 
 def _serialize(content: Any) -> io.BytesIO:

@@ -81,6 +81,8 @@ class LoggedState:
 
 def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
     name, is_builtin = kept["reduce_fx"]  # a function of torch, or the builtin of the same name
+    if name not in ("mean", "sum", "max", "min"):
+        raise ValueError(f"values are not reduced by {name}")
     meta = _Metadata(**kept["options"], reduce_fx=getattr(builtins if is_builtin else torch, name))
     should, rank_zero_only = kept["sync"]
     meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)
@@ -106,8 +108,10 @@ def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
     """
     for name, here in metric.metric_state.items():
         value = kept["states"][name]
-        is_like_it = value.shape == here.shape if isinstance(value, Tensor) and isinstance(here, Tensor) else False
-        if not is_like_it and not (isinstance(value, list) and isinstance(here, list)):
+        is_like_it = isinstance(value, list) and isinstance(here, list)
+        if isinstance(value, Tensor) and isinstance(here, Tensor):  # a number may become several, as in R2Score
+            is_like_it = here.numel() == 1 or value.shape == here.shape
+        if not is_like_it:
             raise TypeError(f"the state {name} of {type(metric).__name__} has the wrong type")
         setattr(metric, name, _copy_to(value, metric.device))
     if type(kept["num_updates"]) is not int:

@@ -6,7 +6,7 @@ Start hooks are those that Lightning calls before the first batch, such as `setu
 import functools
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import numpy as np
@@ -30,7 +30,9 @@ from leyden.data.object_state import (
     entry_name,
     is_generator,
     metrics_of,
+    path_name,
     path_of,
+    reason,
     saved_elsewhere,
     selected,
     weights_and_metrics,
@@ -39,6 +41,7 @@ from leyden.data.random_state import random_states, restore_random_states, seed_
 from leyden.data.resumable import flatten_loaders, gather_from_processes
 from leyden.run.process import is_main_process
 
+T = TypeVar("T")
 MAX_NAMES = 8  # of attributes in a message
 
 
@@ -115,10 +118,29 @@ class ModuleHooks(L.Callback):
             self._hook(outputs, batch, batch_idx)
 
 
+class BeforeEnd(L.Callback):
+    """Takes a snapshot of the module before other callbacks, and the module, change it in `on_train_end`.
+
+    Args:
+        state: The callback that keeps the snapshot.
+    """
+
+    def __init__(self, state: "RunState") -> None:
+        self._state = state
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the snapshot."""
+        self._state.note_end(pl_module)
+
+
 def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
     """Do nothing, in place of a hook that was already called."""
 
 
+NOTHING_LOGGED: dict[str, Any] = {"values": {}, "metrics": []}
+UNSAVED = " and can't be saved in a checkpoint"
+UNSEEN = "can't be looked at"
+NOT_RESTORED = "can't be restored from the checkpoint"
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
@@ -158,6 +180,7 @@ class RunState(L.Callback):
         self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: list[dict[str, Any]] = []  # the module's attributes after the start hooks
         self._set_up: list[dict[str, Any]] = []  # the entries of `_at_start` that start hooks have set
+        self._at_end: ObjectState | None = None  # the module's attributes before hooks of the end
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
         # Attributes of optimizers and schedules outside their `state_dict`.
@@ -166,11 +189,11 @@ class RunState(L.Callback):
         self._set_at_start: list[str] = []  # names of parameters that start hooks have changed
         self._val: FirstBatches = []  # of the validation split
         self._custom_loaders: list[Any] = []  # training loaders without a state of their own
-        self._reported: list[str] = []  # names that were reported as not saved
+        self._reported: set[str] = set()  # names that were reported
 
     def note_made(self, module: L.LightningModule) -> None:
         """Record the attributes of a newly created module, before start hooks change them."""
-        self._made = digests(_of_module(module).values())
+        self._made = self._guarded("module", lambda: digests(_of_module(module).values()), {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Store the trainer, for the rank, and the module, for its metrics; seed each rank above 0 differently."""
@@ -193,7 +216,7 @@ class RunState(L.Callback):
         """
         checkpoint["facts"] = self.facts.to_state()
         others = sorted({*checkpoint["state_dict"]} ^ {*pl_module.state_dict()})
-        self._report_unsaved([f"module.{name}" for name in others])
+        self._report([f"module.{name}" for name in others])
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -229,9 +252,7 @@ class RunState(L.Callback):
     def _restore_all(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take the snapshot of all objects before training; then restore the checkpoint's changes."""
         loaders = flatten_loaders(trainer.train_dataloader)
-        for loader in loaders:
-            if hasattr(loader, "take_snapshot"):
-                loader.take_snapshot()
+        unseen = [name for loader in loaders if hasattr(loader, "take_snapshot") for name in loader.take_snapshot()]
         foreign = {
             f"callbacks[{n}]": each
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
@@ -251,12 +272,13 @@ class RunState(L.Callback):
         ]
         of_loaders = [getattr(loader, name, None) for loader in with_parts for name in PARTS]
         self._objects = ObjectState(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
-        self._at_start = _of_module(module).values()
+        self._report(unseen + self._objects.unseen, UNSEEN)
+        self._at_start = self._guarded("module", lambda: _of_module(module).values(), [])
         set_up = {path for path, digest in digests(self._at_start).items() if digest != self._made.get(path)}
         self._set_up = selected(self._at_start, set_up.__contains__)
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
-        self._stepping_attributes = _unsaved_attributes(trainer)
+        self._stepping_attributes = self._guarded("optimizers", lambda: _unsaved_attributes(trainer), None)
         set_at_start = {
             name for name, each in module.named_parameters() if self._versions.get(name) != each._version
         }
@@ -275,8 +297,10 @@ class RunState(L.Callback):
                 if is_within_epoch and is_divided and loader.state_dict()["position"] != state["position"]:
                     raise UserError(LOADER_NOT_RESTORED)
             elif not is_within_epoch:
-                if not loader.restore_owned(state, trainer.current_epoch - 1):
-                    self._refuse_other_batches(loader.lost_in(state))
+                is_same = loader.restore_owned(state, trainer.current_epoch - 1)
+                self._report(list(loader.not_restored), NOT_RESTORED)
+                if not is_same:
+                    self._refuse_other_batches([*loader.lost_in(state), *loader.not_restored])
             elif loader.position != loader.position_in(state):
                 raise UserError(LOADER_NOT_RESTORED)
             elif loader.is_same is None:  # unknown: the loader replays nothing before its first batch is requested
@@ -317,11 +341,13 @@ class RunState(L.Callback):
     def _restore_objects(self) -> None:
         assert self._objects
         kept = self._resumed["objects"]
-        self._objects.restore(kept if self._same_seed else [each for each in kept if not is_generator(each)])
+        lost = self._objects.restore(kept if self._same_seed else [each for each in kept if not is_generator(each)])
+        self._report(lost, NOT_RESTORED)
 
     def _after_replay(self, loader: Any, state: dict[str, Any], is_same: bool) -> None:
         """Undo the changes that replaying the epoch has made to objects; report batches that differ."""
         self._restore_objects()
+        self._report(list(loader.not_restored), NOT_RESTORED)
         if not is_same:
             self._report_other_batches(loader, state)
 
@@ -333,7 +359,7 @@ class RunState(L.Callback):
                 "the stop can't be reproduced"
             )
         else:
-            self._refuse_other_batches(loader.lost_in(state))
+            self._refuse_other_batches([*loader.lost_in(state), *loader.not_restored])
 
     def _refuse_other_batches(self, lost: list[str]) -> None:
         """Refuse to resume with different batches; only warn if unsaved state of the loader explains them.
@@ -398,18 +424,25 @@ class RunState(L.Callback):
         """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
         objects, lost = self._objects.changes() if self._objects else ([], [])
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._objects else []
-        if self._stepping_attributes:
-            lost += [*_unsaved_attributes(self._trainer).differing(self._stepping_attributes), *self._set_at_start]
+        lost += self._set_at_start
+        if (before := self._stepping_attributes) is not None:
+            lost += self._guarded("optimizers", lambda: _unsaved_attributes(self._trainer).differing(before), [])
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
         paths = {path_of(entry) for entry in objects}
         parameters = dict(self._module.named_parameters())
         accumulate = self._trainer.accumulate_grad_batches
+        metrics = [
+            (name, self._guarded(f"module.{name}", functools.partial(logged_metrics.metric_state, metric), None))
+            for name, metric in metrics_of(self._module)
+        ]
         mine = {
             **random_states(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-            "metrics": {name: logged_metrics.metric_state(metric) for name, metric in metrics_of(self._module)},
-            "logged": logged_metrics.logged_state(self._trainer),
+            "metrics": {name: state for name, state in metrics if state is not None},
+            "logged": self._guarded(
+                "logged values", lambda: logged_metrics.logged_state(self._trainer), NOTHING_LOGGED
+            ),
             "objects": objects,
             "set_up": selected(self._set_up, lambda path: path not in paths),
             "lost": lost,
@@ -428,28 +461,48 @@ class RunState(L.Callback):
             },
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
-        self._report_unsaved(lost)
+        self._report(lost)
         return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
 
-    def restore_best(self, module: L.LightningModule, content: dict[str, Any]) -> None:
+    def note_end(self, module: L.LightningModule) -> None:
+        """Take a snapshot of the module's attributes when training has ended, before hooks of the end change them."""
+        self._at_end = self._guarded("module", lambda: _of_module(module), None)
+
+    def set_late(self, module: L.LightningModule) -> set[Path]:
+        """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""
+        late = _of_module(module).changed_since(self._at_end) if self._at_end else set()
+        if late and is_main_process():
+            names = some_of([path_name(path) for path in sorted(late, key=repr)], MAX_NAMES)
+            warn(f"{names} changed after the last checkpoint: evaluate, predict and export will not have that")
+        return late
+
+    def restore_best(self, module: L.LightningModule, content: dict[str, Any], late: set[Path]) -> None:
         """Restore the module's attributes at a checkpoint.
 
-        Attributes that changed only after the checkpoint get the values from before training.
+        Attributes that changed only after the checkpoint get the values from before training, but for those in
+        `late`, which stay.
         """
         kept = content["callbacks"][self.state_key]["processes"][0]["objects"]
+        kept = selected(kept, lambda path: path not in late)
         changed = {path_of(entry) for entry in (self._objects.changes()[0] if self._objects else [])}
-        changed -= {path_of(entry) for entry in kept}
+        changed -= {path_of(entry) for entry in kept} | late
         _of_module(module).remove(changed - {path_of(entry) for entry in self._at_start})
-        _restore(module, selected(self._at_start, changed.__contains__), kept)
+        self._report(_restore(module, selected(self._at_start, changed.__contains__), kept), NOT_RESTORED)
 
-    def _report_unsaved(self, lost: list[str]) -> None:
-        """Report, once per name, changed state that can't be saved."""
-        new = [name for name in lost if name not in self._reported]
-        self._reported += new
+    def _report(self, lost: list[str], what: str = "") -> None:
+        """Report state that can't be saved or restored, once per name; the names have a reason in parentheses."""
+        new = [name for name in dict.fromkeys(lost) if name.partition(" (")[0] not in self._reported]
+        self._reported |= {name.partition(" (")[0] for name in new}
         if new:
-            self._announce(
-                f"{some_of(new, MAX_NAMES)} {'change' if len(new) > 1 else 'changes'} and can't be saved in a checkpoint"
-            )
+            self._announce(f"{some_of(new, MAX_NAMES)} {what or 'change' + 's' * (len(new) == 1) + UNSAVED}")
+
+    def _guarded(self, name: str, look: Callable[[], T], default: T) -> T:
+        """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
+        try:
+            return look()
+        except Exception as error:
+            self._report([f"{name} ({reason(error)})"], UNSEEN)
+            return default
 
     def _announce(self, text: str) -> None:
         """Warn that a resumed run may not be bit-identical; with `exact=require`, raise an error."""
@@ -468,7 +521,10 @@ class RunState(L.Callback):
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
-                logged_metrics.restore_metric(metric, self._resumed["metrics"][name])
+                try:
+                    logged_metrics.restore_metric(metric, self._resumed["metrics"][name])
+                except Exception as error:
+                    self._report([f"module.{name} ({reason(error)})"], NOT_RESTORED)
         self._logged = logged_metrics.LoggedState(self._trainer, self._module, self._resumed["logged"])
 
 
@@ -486,17 +542,21 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
         ValueError: The module has no such attributes.
     """
     mine = content["callbacks"][RunState.state_key]["processes"][0]
-    _restore(module, mine["set_up"], mine["objects"])
+    if lost := _restore(module, mine["set_up"], mine["objects"]):
+        raise ValueError(f"{lost[0]} {NOT_RESTORED}")
 
 
-def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
+def _restore(module: L.LightningModule, first: list[dict[str, Any]], kept: list[dict[str, Any]]) -> list[str]:
     """Restore a module's attributes from the entries of `first` that it has, then from those of `kept`.
 
     Entries of `kept` that belong to other objects are skipped, unless the module shares these.
+
+    Returns:
+        The names of what could not be restored, each with a reason.
     """
     here = _of_module(module)
-    here.restore(selected(first, here.has))
-    here.restore(selected(kept, lambda path: path[0][1] == "module" or here.has(path)))
+    of_module = selected(kept, lambda path: path[0][1] == "module" or here.has(path))
+    return here.restore(selected(first, here.has)) + here.restore(of_module)
 
 
 def _of_module(module: L.LightningModule) -> ObjectState:

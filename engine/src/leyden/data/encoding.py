@@ -3,11 +3,15 @@
 import collections
 import random
 import sys
+import sysconfig
+import types
+from pathlib import PurePath
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,7 +23,10 @@ KIND = "<kind>"  # key that marks an encoded object; a user's dictionary with th
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-# Packages whose objects can't be restored from their attributes alone.
+# Dictionaries of libraries, of which a checkpoint may make the first two; the last one is that of hyperparameters.
+DICTIONARIES = (collections.OrderedDict, collections.Counter, collections.defaultdict, AttributeDict)
+INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+# Packages whose objects have state besides their attributes.
 OPAQUE_PACKAGES = {
     "torch",
     "lightning",
@@ -35,6 +42,11 @@ OPAQUE_PACKAGES = {
 SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
 
 
+# In place of a value at the start: everything that can be seen is encoded, for a digest alone.
+ANYTHING = object()
+SEQUENCES: dict[str, Any] = {"tuple": tuple, "Size": torch.Size, "set": set, "frozenset": frozenset}
+
+
 class NotEncodableError(ValueError):
     """Error for a value that can't be encoded for a checkpoint."""
 
@@ -43,10 +55,10 @@ def has_state_dict(value: Any) -> bool:
     """Return whether an object saves its own state, like an optimizer.
 
     False for modules, data modules and callbacks, which may hold more than their `state_dict`; they are examined
-    instead.
+    instead. The class is asked, since a proxy may answer for another object, or raise.
     """
     return not isinstance(value, nn.Module | L.LightningDataModule | L.Callback) and all(
-        callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
+        callable(getattr(type(value), name, None)) for name in ("state_dict", "load_state_dict")
     )
 
 
@@ -61,8 +73,28 @@ def attribute_names(value: Any) -> list[str]:
     return [*own, *(n for n in named if n not in ("__dict__", "__weakref__"))]
 
 
-def encode(value: Any, depth: int = 0) -> Any:
+def is_own(kind: type) -> bool:
+    """Return whether a class is defined in the project, and neither in the library nor in an installed package."""
+    module = sys.modules.get(kind.__module__)
+    return module is not None and is_own_module(kind.__module__, module)
+
+
+def is_own_module(name: str, module: Any) -> bool:
+    """Return whether a module is neither the library's nor of an installed package."""
+    file: str | None = getattr(module, "__file__", None)
+    is_installed = file is None or file.startswith(INSTALL_DIRECTORIES)
+    is_installed = is_installed or not {"site-packages", "dist-packages"}.isdisjoint(PurePath(str(file)).parts)
+    return not is_installed and name.partition(".")[0] != "leyden"
+
+
+def encode(value: Any, here: Any = None, depth: int = 0) -> Any:
     """Return a value encoded for a checkpoint; tensors are not copied.
+
+    Args:
+        value: The value.
+        here: Value that stands in its place when a run starts. Where it has the same class, what no checkpoint may
+            make can be restored into it. `ANYTHING` if the result is not for a checkpoint.
+        depth: Number of containers around the value.
 
     Raises:
         NotEncodableError: The value contains something other than plain values, tensors, arrays, random generators
@@ -70,72 +102,91 @@ def encode(value: Any, depth: int = 0) -> Any:
     """
     if depth > MAX_DEPTH:
         raise NotEncodableError("it contains itself, or is nested too deeply")
-    if isinstance(value, PLAIN) and type(value) in PLAIN:
+    kind, is_same_kind = type(value), here is ANYTHING or type(value) is type(here)
+    within = ANYTHING if here is ANYTHING else None
+    if kind in PLAIN:
         return value
     if isinstance(value, Tensor):
-        if value.nbytes > MAX_BYTES or value.device.type == "meta" or value.is_sparse:
-            raise NotEncodableError("too large, or without values")
-        return {KIND: "tensor", "values": value.detach().cpu(), "device": value.device.type}
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.hasobject is False:
-        if value.nbytes > MAX_BYTES or value.dtype.names:
-            raise NotEncodableError("too large, or a structured array")
-        raw = torch.from_numpy(np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy())
-        is_scalar = isinstance(value, np.generic)
-        return {
-            KIND: "array",
-            "bytes": raw,
-            "dtype": value.dtype.str,
-            "shape": list(value.shape),
-            "scalar": is_scalar,
-        }
-    if isinstance(value, GENERATORS):
-        kind = type(value).__name__
-        return {KIND: "generator", "class": kind, "state": _generator_state(value)}
-    if has_state_dict(value):
-        return {KIND: "state_dict", "state": encode(value.state_dict(), depth + 1)}
+        return _encode_tensor(value)
+    if kind in (np.ndarray, np.memmap) or isinstance(value, np.generic):
+        return _encode_array(value)
+    if kind in GENERATORS or (isinstance(value, GENERATORS) and is_same_kind):
+        return {KIND: "generator", "class": kind.__name__, "state": _generator_state(value)}
     if isinstance(value, dict | list | tuple | set | frozenset | collections.deque):
-        return _encode_container(value, depth)
-    return _encode_object(value, depth)
+        return _encode_container(value, here, depth)
+    if is_same_kind and has_state_dict(value):
+        return {KIND: "state_dict", "state": encode(value.state_dict(), within, depth + 1)}
+    raise NotEncodableError(f"{kind.__name__} object")
 
 
-def _encode_container(value: Any, depth: int) -> Any:
+def _encode_tensor(value: Tensor) -> Any:
+    if type(value) not in (Tensor, nn.Parameter):
+        raise NotEncodableError(f"{type(value).__name__} object")
+    if value.layout != torch.strided or value.is_nested:
+        raise NotEncodableError("a sparse or nested tensor")
+    if value.nbytes > MAX_BYTES or value.device.type == "meta":
+        raise NotEncodableError("too large, or without values")
+    values = value.detach().cpu().resolve_conj().resolve_neg()
+    return {
+        KIND: "tensor",
+        "values": values.clone() if values.is_inference() else values,
+        "device": value.device.type,
+    }
+
+
+def _encode_array(value: Any) -> Any:
+    if value.dtype.hasobject or value.dtype.names or value.nbytes > MAX_BYTES:
+        raise NotEncodableError("too large, or an array of objects or records")
+    raw = torch.from_numpy(np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy())
+    return {
+        KIND: "array",
+        "bytes": raw,
+        "dtype": value.dtype.str,
+        "shape": list(value.shape),
+        "scalar": isinstance(value, np.generic),
+    }
+
+
+def _encode_container(value: Any, here: Any, depth: int) -> Any:
+    kind, is_same_kind = type(value), here is ANYTHING or type(value) is type(here)
+    within = ANYTHING if here is ANYTHING else None
     if len(value) > MAX_ITEMS:
         raise NotEncodableError("too many items")
     if isinstance(value, dict):
         if KIND in value or not all(_is_key(key) for key in value):
             raise NotEncodableError("its keys are not plain values")
-        items: Any = {key: encode(each, depth + 1) for key, each in value.items()}
-        return items if type(value) is dict else {KIND: "dict", "class": _class_name(type(value)), "items": items}
+        if not (kind in (dict, *DICTIONARIES[:2]) or (is_same_kind and _is_refillable(kind))):
+            raise NotEncodableError(f"{kind.__name__} object")
+        items: Any = {key: encode(each, within, depth + 1) for key, each in value.items()}
+        return items if kind is dict else {KIND: "dict", "class": _class_name(kind), "items": items}
     # Sets are ordered by hashes, which differ between processes for texts.
     parts = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-    items = [encode(each, depth + 1) for each in parts]
-    if type(value) is list:
+    items = [encode(each, within, depth + 1) for each in parts]
+    if kind is list:
         return items
-    made = {KIND: type(value).__name__, "items": items}
-    if isinstance(value, collections.deque):
-        return {**made, KIND: "deque", "maxlen": value.maxlen}
-    if type(value) in (tuple, set, frozenset):
-        return made
-    return {**made, KIND: "named" if hasattr(value, "_fields") else "other", "class": _class_name(type(value))}
+    if kind is collections.deque:
+        return {KIND: "deque", "items": items, "maxlen": value.maxlen}
+    if kind in SEQUENCES.values():
+        return {KIND: kind.__name__, "items": items}
+    if _is_named_tuple(kind) and not getattr(value, "__dict__", None):
+        return {KIND: "named", "items": items, "class": _class_name(kind)}
+    if is_same_kind and _is_refillable(kind):
+        return {KIND: "other", "items": items, "class": _class_name(kind)}
+    raise NotEncodableError(f"{kind.__name__} object")
 
 
 def _is_key(key: Any) -> bool:
     return type(key) in PLAIN or (type(key) is tuple and all(map(_is_key, key)))
 
 
-def _encode_object(value: Any, depth: int) -> Any:
-    kind = type(value)
-    is_own = kind.__module__.partition(".")[0] not in {*OPAQUE_PACKAGES, "leyden"} and not isinstance(
-        value, (*SEPARATE, nn.Module)
-    )
-    if not (is_own and _has_default_new(kind) and attribute_names(value)):
-        raise NotEncodableError(f"a {kind.__name__}")
-    there = {name: getattr(value, name) for name in attribute_names(value) if hasattr(value, name)}
-    return {
-        KIND: "object",
-        "class": _class_name(kind),
-        "attributes": {name: encode(each, depth + 1) for name, each in there.items()},
-    }
+def _is_refillable(kind: type) -> bool:
+    """Return whether an existing container of a class may be emptied and filled again."""
+    return kind in DICTIONARIES or (is_own(kind) and issubclass(kind, dict | list | set | collections.deque))
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    """Return whether a class is a named tuple of the project, of which no code runs when one is made or deleted."""
+    return issubclass(kind, tuple) and hasattr(kind, "_fields") and is_own(kind) and not hasattr(kind, "__del__")
 
 
 def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any:
@@ -147,7 +198,7 @@ def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any
             items = {key: decode(each) for key, each in encoded.items()}
         else:
             return encoded
-        return _refill(existing, items) if in_place and isinstance(existing, type(items)) else items
+        return _refill(existing, items) if in_place and type(existing) is type(items) else items
     kind = encoded[KIND]
     if kind == "generator":
         return _restore_generator(
@@ -160,12 +211,7 @@ def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any
         return existing
     if kind == "tensor":
         values = encoded["values"].clone()
-        if (
-            in_place
-            and isinstance(existing, Tensor)
-            and existing.shape == values.shape
-            and existing.dtype == values.dtype
-        ):
+        if in_place and isinstance(existing, Tensor) and _is_writable(existing, values):
             existing.detach().copy_(values)
             return existing
         return values.to(existing.device if isinstance(existing, Tensor) else encoded["device"])
@@ -180,39 +226,40 @@ def decode(encoded: Any, existing: Any = None, *, in_place: bool = False) -> Any
             existing[...] = array
             return existing
         return array[()] if encoded["scalar"] else array
-    if kind == "object":
-        made = _imported_class(encoded["class"])
-        new = existing if in_place and type(existing) is made else object.__new__(made)
-        for name, each in encoded["attributes"].items():
-            object.__setattr__(new, name, decode(each))
-        return new
+    if kind not in (*SEQUENCES, "dict", "deque", "named", "other"):
+        raise TypeError(f"a checkpoint may not hold an {kind}")
     return _decode_container(encoded, existing, in_place=in_place)
+
+
+def _is_writable(existing: Tensor, values: Tensor) -> bool:
+    is_dense = existing.layout == torch.strided and not existing.is_nested and 0 not in existing.stride()
+    is_alike = is_dense and existing.shape == values.shape and existing.dtype == values.dtype
+    return is_alike and not existing.is_inference()
 
 
 def _decode_container(encoded: dict[str, Any], existing: Any, *, in_place: bool) -> Any:
     kind = encoded[KIND]
     if kind == "dict":
         pairs = {key: decode(each) for key, each in encoded["items"].items()}
-        known: list[Any] = [collections.OrderedDict, collections.Counter]
-        for each in known:
+        for each in DICTIONARIES[:2]:
             if encoded["class"] == _class_name(each) and not in_place:
                 return each(pairs)
         return _refill(_same_class(existing, encoded), pairs)
     items = [decode(each) for each in encoded["items"]]
     if kind == "deque":
-        if in_place and isinstance(existing, collections.deque):
+        if in_place and type(existing) is collections.deque:
             return _refill(existing, items)
         return collections.deque(items, encoded["maxlen"])
-    if kind == "set" and in_place and isinstance(existing, set):
+    if kind == "set" and in_place and type(existing) is set:
         return _refill(existing, items)
     if kind == "named":
-        made = _imported_class(encoded["class"])
-        if not (issubclass(made, tuple) and len(getattr(made, "_fields", ())) == len(items)):
+        made = _own_named_tuple(encoded["class"])
+        if len(made._fields) != len(items):
             raise TypeError(f"{encoded['class']} is not a named tuple of length {len(items)}")
         return tuple.__new__(made, items)
     if kind == "other":
         return _refill(_same_class(existing, encoded), items)
-    return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
+    return SEQUENCES[kind](items)
 
 
 def _refill(existing: Any, items: Any) -> Any:
@@ -222,28 +269,24 @@ def _refill(existing: Any, items: Any) -> Any:
 
 
 def _same_class(existing: Any, encoded: dict[str, Any]) -> Any:
-    if _class_name(type(existing)) != encoded["class"]:
-        raise TypeError(f"it was a {encoded['class']}, here it is a {type(existing).__name__}")
+    kind = type(existing)
+    if _class_name(kind) != encoded["class"] or not _is_refillable(kind):
+        raise TypeError(f"it was a {encoded['class']}, here it is a {kind.__name__}")
     return existing
-
-
-def _has_default_new(kind: Any) -> bool:
-    """Return whether instances of a class can be created without running its own `__new__`."""
-    return kind.__new__ is object.__new__
 
 
 def _class_name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _imported_class(name: str) -> type:
-    """Return a class that this process has already imported, without importing anything or running its code."""
+def _own_named_tuple(name: str) -> Any:
+    """Return a named tuple that a module of the project defines and has imported; runs no code of it."""
     module, _, path = name.partition(":")
-    found: Any = sys.modules[module]
+    found: Any = sys.modules.get(module)
     for part in path.split("."):
-        found = vars(found)[part]
-    if not isinstance(found, type) or not (_has_default_new(found) or issubclass(found, tuple)):
-        raise TypeError(f"{name} is not a plain class")
+        found = vars(found).get(part) if isinstance(found, type | types.ModuleType) else None
+    if not (isinstance(found, type) and _class_name(found) == name and _is_named_tuple(found)):
+        raise TypeError(f"{name} is not a named tuple of this project")
     return found
 
 

@@ -9,15 +9,18 @@ import argparse
 import collections
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import enum
 import functools
 import hashlib
+import inspect
 import io
 import itertools
 import pickle
+import queue
+import random
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sized
 from pathlib import PurePath
@@ -30,7 +33,9 @@ from torch import Tensor, nn
 from torch.utils import data as torch_data
 from torchmetrics import Metric
 
+from leyden.config.terminal import one_line
 from leyden.data.encoding import (
+    ANYTHING,
     GENERATORS,
     KIND,
     MAX_ITEMS,
@@ -42,6 +47,8 @@ from leyden.data.encoding import (
     decode,
     encode,
     has_state_dict,
+    is_own,
+    is_own_module,
 )
 from leyden.data.files import digest_of_content
 
@@ -51,6 +58,8 @@ PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
 MAX_COMPARED = 10_000  # items; of a larger container, only a part is compared
 MAX_TRAVERSED = 1000  # objects; a larger container is not traversed
 MAX_PICKLED = 2**26  # bytes
+MAX_REASON = 100  # characters of a message
+MAX_WHOLE = 2**18  # bytes; of a larger tensor, only a part is compared, beside PyTorch's version counter
 
 # Internal attributes of PyTorch and Lightning, except `training`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
@@ -66,10 +75,18 @@ CONSTANTS = (
     torch.device,
     np.dtype,
 )
+C_DATA: tuple[Any, ...] = (ctypes.Array, ctypes.Structure, ctypes.c_int.__base__)
+METHODS = (types.MethodType, types.BuiltinMethodType)
+# Objects of the whole process, which no checkpoint changes. The states of generators, as behind
+# `from random import shuffle`, are those of `random_states`.
+OF_PROCESS = (
+    getattr(random.shuffle, "__self__", None),
+    torch.default_generator,
+    *(getattr(sys, name) for name in ("argv", "meta_path", "modules", "path", "path_hooks", "path_importer_cache")),
+)
 # Classes of installed packages whose instances are traversed, as those of user packages are.
 TRAVERSED = (nn.Module, torch_data.Dataset, torch_data.Sampler, types.SimpleNamespace, argparse.Namespace)
 
-INSTALL_DIRECTORIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
 
@@ -98,7 +115,7 @@ class _Pickled:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Closure:
+class Closure:
     """Captured variables of a function."""
 
     function: types.FunctionType
@@ -109,6 +126,10 @@ class _Closure:
         kinds = (*PLAIN, *GENERATORS, Iterator, list, dict, set, collections.deque)
         cells = [cell.cell_contents for cell in self.function.__closure__ or ()]
         return [each for each in cells if isinstance(each, kinds)]
+
+
+class _Missing:
+    """Placeholder for a value that could not be restored."""
 
 
 class ObjectState:
@@ -125,11 +146,20 @@ class ObjectState:
         self._items_at_start: dict[Path, list[Any]] = {}  # the objects that each container held
         self._snapshots: dict[Path, _Snapshot] = {}
         self._kept: set[Path] = set()  # restored or saved at least once
+        self._unseen: dict[Path, str] = {}  # what can't be looked at, and why
         for path, value in self._leaves(is_start=True):
             self._snapshots[path] = _Snapshot(value, _digest(value))
 
+    @property
+    def unseen(self) -> list[str]:
+        """Names of what can't be looked at, each with a reason."""
+        return [f"{path_name(path)} ({why})" for path, why in self._unseen.items()]
+
     def changes(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return the changes as tensors and plain values, and the names of changes that can't be saved."""
+        """Return the changes as tensors and plain values, and the names of what can't be saved, each with a reason.
+
+        Other people's objects may raise anything when they are looked at; that is a reason, and no error.
+        """
         kept: list[dict[str, Any]] = []
         lost, entry_by_id = [], dict[int, int]()
         for path, value in self._leaves():
@@ -137,8 +167,8 @@ class ObjectState:
                 if self._has_changed(path, value, self._snapshots.get(path)):
                     self._add(kept, path, value, entry_by_id)
                     self._kept.add(path)
-            except NotEncodableError:
-                lost.append(path_name(path))
+            except Exception as error:
+                lost.append(f"{path_name(path)} ({reason(error)})")
         return kept, lost
 
     def values(self) -> list[dict[str, Any]]:
@@ -146,7 +176,7 @@ class ObjectState:
         kept: list[dict[str, Any]] = []
         entry_by_id = dict[int, int]()
         for path, value in self._leaves():
-            with contextlib.suppress(NotEncodableError):
+            with contextlib.suppress(Exception):
                 self._add(kept, path, value, entry_by_id)
         return copy.deepcopy(kept)
 
@@ -163,7 +193,7 @@ class ObjectState:
         """Delete attributes."""
         for path in paths:
             if self.has(path) and path[-1][0] == "attribute":
-                with contextlib.suppress(AttributeError):
+                with contextlib.suppress(Exception):
                     delattr(self._owners[path[:-1]], path[-1][1])
 
     def _add(self, kept: list[dict[str, Any]], path: Path, value: Any, entry_by_id: dict[int, int]) -> None:
@@ -173,45 +203,62 @@ class ObjectState:
         if id(value) in entry_by_id:
             entry["same_as"] = entry_by_id[id(value)]
         else:
-            entry["value"] = encode(value)
+            entry["value"] = encode(value, snapshot.value if snapshot else None)
             if not isinstance(value, PLAIN):
                 entry_by_id[id(value)] = len(kept)
         kept.append(entry)
 
-    def restore(self, kept: list[dict[str, Any]]) -> None:
-        """Restore changes returned by `changes`.
+    def restore(self, kept: list[dict[str, Any]]) -> list[str]:
+        """Restore changes returned by `changes`, as far as these objects have such attributes.
 
-        Raises:
-            ValueError: These objects have no such attributes.
+        Returns:
+            The names of what could not be restored, each with a reason.
         """
         made: list[Any] = []
-        known = self.known()  # skipped below; older checkpoints contain their state here, too
-        ids = {id(each) for each in known if not isinstance(each, PLAIN)}
+        lost: list[str] = []
+        known = self._known()  # skipped below; older checkpoints contain their state here, too
+        ids = {id(each) for each in [*(known or ()), *OF_PROCESS] if type(each) not in PLAIN}
         for entry in kept:
             path = path_of(entry)
+            value = _Missing
             try:
-                if str(path[-1][1]).startswith("__"):
-                    raise AttributeError("it is a special attribute of Python")
-                owner = self._owners[
-                    path[:-1]
-                ]  # only objects seen at the start: a path from an untrusted checkpoint reaches no others
-                if isinstance(owner, type | types.ModuleType) and path not in self._snapshots:
-                    raise AttributeError("it was not a value")
-                here = _get(owner, path[-1], None)
+                owner = self._settable(path)
+                here = _get(owner, path[-1])
                 if id(here) in ids:
-                    made.append(here)
+                    value = here
                     continue
-                value = made[entry["same_as"]] if "same_as" in entry else None
-                if value is None:
+                if "value" in entry:
                     value = decode(entry["value"], here, in_place=entry["in_place"])
-                made.append(value)
+                elif (value := made[entry["same_as"]]) is _Missing:
+                    raise LookupError("it is shared with a value that can't be restored")
                 if value is not here:
                     _set(owner, path[-1], value)
-            except (AttributeError, LookupError, TypeError) as error:
-                raise ValueError(
-                    f"{path_name(path)} can't be restored ({type(error).__name__}: {error})"
-                ) from error
-            self._kept.add(path)
+                self._kept.add(path)
+            except Exception as error:
+                lost.append(f"{path_name(path)} ({reason(error)})")
+            finally:
+                made.append(value)
+        return lost
+
+    def _settable(self, path: Path) -> Any:
+        """Return the owner of a path's last attribute or item, if a checkpoint, maybe a stranger's, may set it.
+
+        Only owners seen at the start count: a path reaches no others.
+
+        Raises:
+            AttributeError, LookupError: It may not.
+        """
+        owner, (kind, name) = self._owners[path[:-1]], path[-1]
+        if path in self._snapshots:
+            return owner
+        if isinstance(owner, type | types.ModuleType):
+            raise AttributeError("it was not a value")
+        of_class = inspect.getattr_static(type(owner), str(name), None)
+        is_slot = isinstance(of_class, types.MemberDescriptorType)
+        is_taken = callable(of_class) or (hasattr(type(of_class), "__set__") and not is_slot)
+        if kind == "attribute" and (is_taken or str(name).startswith("__") or name in _left_out(owner)):
+            raise AttributeError("its class has something else of this name")
+        return owner
 
     def reset(self, apart: Collection[Path]) -> bool:
         """Set plain values back to those of the start.
@@ -227,9 +274,11 @@ class ObjectState:
             snapshot = self._snapshots.get(path)
             if path in apart or isinstance(value, GENERATORS) or (snapshot and snapshot.digest == _digest(value)):
                 continue
-            if snapshot and isinstance(snapshot.value, PLAIN):
+            try:
+                if not (snapshot and isinstance(snapshot.value, PLAIN)):
+                    raise TypeError("it is no plain value")
                 _set(self._owners[path[:-1]], path[-1], snapshot.value)
-            else:
+            except Exception:  # as of a read-only attribute
                 is_whole = False
         return is_whole
 
@@ -247,16 +296,23 @@ class ObjectState:
             if earlier not in (current, unset) and not isinstance(current, opaque)
         ]
 
+    def changed_since(self, before: "ObjectState") -> set[Path]:
+        """Return the paths of values that an earlier snapshot lacks, or of which it had another one."""
+        earlier = {path: snapshot.digest for path, snapshot in before._snapshots.items()}
+        return {path for path, each in self._snapshots.items() if earlier.get(path) != each.digest}
+
     def _has_changed(self, path: Path, value: Any, snapshot: _Snapshot | None) -> bool:
         if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
             raise NotEncodableError("the position of an iterator is unknown")
+        if _is_opaque_queue(value):
+            raise NotEncodableError("the content of a queue is unknown")
         if (
             snapshot
             and isinstance(snapshot.digest, _Opaque)
-            and type(value).__module__.partition(".")[0] not in OPAQUE_PACKAGES
+            and (type(value).__module__.partition(".")[0] not in OPAQUE_PACKAGES or isinstance(value, Tensor))
         ):
             raise NotEncodableError("its content can't be inspected")
-        if isinstance(value, _Closure) and any(isinstance(each, Iterator) for each in value.values):
+        if isinstance(value, Closure) and any(isinstance(each, Iterator) for each in value.values):
             raise NotEncodableError("the position of an iterator is unknown")
         if (
             snapshot is None
@@ -273,8 +329,9 @@ class ObjectState:
 
         Covers the roots and all objects reachable from them, each object once.
         """
-        known = self.known()  # referenced, so that the ids below stay valid
-        seen = {id(each) for each in known}
+        if (known := self._known()) is None:
+            return
+        seen = {id(each) for each in [*known, *OF_PROCESS]}
         queue: list[tuple[Path, Any]] = [((), self.roots)]
 
         def enqueue(path: Path, owner: Any) -> None:
@@ -283,27 +340,60 @@ class ObjectState:
 
         while queue:
             path, owner = queue.pop(0)
-            if is_start:
-                self._owners[path], self._items_at_start[path] = owner, _separate_items(owner)
-            shared = [*_namespaces(owner, is_root=len(path) == 1)]
-            for step, value in _parts(owner):
+            parts, shared = self._parts_of(path, owner, is_start=is_start)
+            for step, value in parts:
                 value_path = (*path, step)
-                if id(value) in seen and not isinstance(value, PLAIN):
+                if id(value) in seen and type(value) not in PLAIN:
                     continue
-                if isinstance(value, types.FunctionType):
+                if type(value) is types.FunctionType:
                     shared += _namespaces(value, is_root=not path)
                     if value.__closure__:
-                        yield value_path, _Closure(value)
-                elif (isinstance(value, L.Callback | type | types.ModuleType) and not path) or (
-                    (_is_traversed(value) or _holds_known(value, seen))
-                    and (is_start or self._is_same_object(value_path, value))
-                ):
+                        yield value_path, Closure(value)
+                    continue
+                try:
+                    is_owner = self._is_owner(value_path, value, seen, is_start=is_start)
+                    is_value = is_owner or _is_value(value)
+                except Exception as error:  # a proxy may raise its own error, whatever it is asked for
+                    self._unseen[value_path] = reason(error)
+                    continue
+                if is_owner:
                     enqueue(value_path, value)
-                elif not isinstance(value, (*CONSTANTS, *SEPARATE)) and not callable(value):
+                elif is_value:
                     yield value_path, value
             for name, each in shared:
                 if id(each) not in seen:
                     enqueue((("item", name),), each)
+
+    def _known(self) -> list[Any] | None:
+        """Return the objects whose state is saved elsewhere; referenced by the caller, so that their ids stay valid."""
+        try:
+            return self.known()
+        except Exception as error:
+            self._unseen |= {(("item", name),): reason(error) for name in self.roots}
+            return None
+
+    def _parts_of(self, path: Path, owner: Any, *, is_start: bool) -> tuple[list[Any], list[tuple[str, Any]]]:
+        """Return the attributes or items of an object, and what it shares with others."""
+        try:
+            parts, shared = [*_parts(owner)], [*_namespaces(owner, is_root=len(path) == 1)]
+        except Exception as error:
+            self._unseen[path] = reason(error)
+            return [], []
+        if is_start:
+            self._owners[path], self._items_at_start[path] = owner, _separate_items(owner)
+        return parts, shared
+
+    def _is_owner(self, path: Path, value: Any, known: set[int], *, is_start: bool) -> bool:
+        """Return whether a value is an object whose attributes or items are values of their own."""
+        if len(path) == 1 and isinstance(value, L.Callback | type | types.ModuleType):
+            return True
+        is_traversed = _is_traversed(value) or _holds_known(value, known) or self._is_of_partial(path, value)
+        return is_traversed and (is_start or self._is_same_object(path, value))
+
+    def _is_of_partial(self, path: Path, value: Any) -> bool:
+        """Return whether a value is the arguments of a partial, whose items alone can be restored."""
+        is_argument = path[-1] in (("attribute", "args"), ("attribute", "keywords"))
+        return is_argument and isinstance(self._owners.get(path[:-1]), functools.partial) and len(value) > 0
 
     def _is_same_object(self, path: Path, value: Any) -> bool:
         """Return whether an object has the class of the start; a container must also hold the same objects."""
@@ -313,6 +403,10 @@ class ObjectState:
         return len(before_items) == len(current_items) and all(
             a is b for a, b in zip(before_items, current_items, strict=True)
         )
+
+
+def _is_value(value: Any) -> bool:
+    return not isinstance(value, (*CONSTANTS, *SEPARATE)) and not callable(value)
 
 
 def _separate_items(owner: Any) -> list[Any]:
@@ -330,6 +424,8 @@ def _is_traversed(value: Any) -> bool:
         return len(value) <= MAX_TRAVERSED and any(
             map(_is_separate, value.values() if isinstance(value, dict) else value)
         )
+    if isinstance(value, types.BuiltinMethodType):  # as `random.Random(0).random`; most are functions of a module
+        return isinstance(value.__self__, GENERATORS)
     if isinstance(value, types.MethodType | functools.partial | torch_data.DataLoader):
         return True
     if isinstance(value, (*PLAIN, *CONSTANTS, *SEPARATE, *GENERATORS, Tensor, np.ndarray, Iterator)):
@@ -361,7 +457,10 @@ def _holds_known(value: Any, known: set[int]) -> bool:
 
 def _is_separate(value: Any) -> bool:
     """Return whether a container's item is handled separately, since its state can be restored only in place."""
-    return _is_traversed(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
+    try:
+        return _is_traversed(value) or isinstance(value, (types.FunctionType, *GENERATORS)) or has_state_dict(value)
+    except Exception:  # a proxy may raise its own error, whatever it is asked for
+        return False
 
 
 def _namespaces(owner: Any, *, is_root: bool) -> Iterator[tuple[str, Any]]:
@@ -377,16 +476,10 @@ def _namespaces(owner: Any, *, is_root: bool) -> Iterator[tuple[str, Any]]:
             "torchmetrics",
             "leyden",
         }
-        if module and (is_foreign or _is_own(kind.__module__, module)):
+        if module and (is_foreign or is_own_module(kind.__module__, module)):
             if kind is not owner:
                 yield f"{kind.__module__}.{kind.__qualname__}", kind
             yield kind.__module__, module
-
-
-def _is_own(name: str, module: Any) -> bool:
-    """Return whether a module is neither the library's nor of an installed package."""
-    file: str | None = getattr(module, "__file__", None)
-    return file is not None and not file.startswith(INSTALL_DIRECTORIES) and name.partition(".")[0] != "leyden"
 
 
 def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
@@ -399,8 +492,9 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
         for name, value in list(vars(owner).items()):
             if not name.startswith("__") and not isinstance(value, (*of_class, types.FunctionType)):
                 yield ("attribute", name), value
-    elif isinstance(owner, types.MethodType):
-        yield ("attribute", "__self__"), owner.__self__
+    elif isinstance(owner, METHODS):
+        if isinstance(owner.__self__, (*TRAVERSED, *GENERATORS)) or is_own(type(owner.__self__)):
+            yield ("attribute", "__self__"), owner.__self__
     elif isinstance(owner, torch_data.DataLoader):
         yield from (
             (("attribute", name), part) for name in PARTS if (part := getattr(owner, name, None)) is not None
@@ -408,9 +502,7 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
     elif isinstance(owner, functools.partial):
         yield from ((("attribute", name), getattr(owner, name)) for name in ("func", "args", "keywords"))
     else:
-        left_out = OF_MODULES if isinstance(owner, nn.Module) else set()
-        if isinstance(owner, L.LightningModule | L.LightningDataModule):
-            left_out = left_out | OF_LIGHTNING
+        left_out = _left_out(owner)
         for name in attribute_names(owner):
             if name not in left_out and hasattr(owner, name):
                 yield ("attribute", name), getattr(owner, name)
@@ -419,28 +511,34 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
                 yield from ((("attribute", name), value) for name, value in getattr(owner, group).items())
 
 
-def _get(owner: Any, step: tuple[str, Any], *default: Any) -> Any:
+def _left_out(owner: Any) -> set[str]:
+    """Return the names of attributes that are PyTorch's and Lightning's own."""
+    left_out = OF_MODULES if isinstance(owner, nn.Module) else set()
+    return left_out | OF_LIGHTNING if isinstance(owner, L.LightningModule | L.LightningDataModule) else left_out
+
+
+def _get(owner: Any, step: tuple[str, Any]) -> Any:
+    """Return the value at a step from an owner, None if there is none; a `__getattr__` of its class is not asked."""
     kind, key = step
-    if kind == "attribute":
-        return getattr(owner, key, *default)
-    try:
-        return owner[key]
-    except (LookupError, TypeError):
-        if default:
-            return default[0]
-        raise
+    if kind == "item":
+        return owner[key] if not isinstance(owner, dict) or key in owner else None
+    if isinstance(owner, (type, types.ModuleType, functools.partial, torch_data.DataLoader, *METHODS)):
+        return getattr(owner, key, None)
+    of_module = (owner._parameters, owner._buffers, owner._modules) if isinstance(owner, nn.Module) else ()
+    found = next((group for group in of_module if key in group), None)
+    return found[key] if found is not None else getattr(owner, key) if key in attribute_names(owner) else None
 
 
 def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
     kind, key = step
     if kind == "item":
         owner[key] = value
-    elif isinstance(here := getattr(owner, key, None), nn.Parameter) and isinstance(value, Tensor):
+    elif isinstance(here := _get(owner, step), nn.Parameter) and isinstance(value, Tensor):
         here.data.copy_(value)
-    elif dataclasses.is_dataclass(owner) or not hasattr(owner, "__dict__"):
-        object.__setattr__(owner, key, value)  # the class may be frozen
-    else:
+    elif isinstance(owner, nn.Module | type | types.ModuleType):
         setattr(owner, key, value)
+    else:
+        object.__setattr__(owner, key, value)  # the class may be frozen, or have a `__setattr__` of its own
 
 
 def path_of(entry: dict[str, Any]) -> Path:
@@ -478,7 +576,10 @@ def digests(kept: list[dict[str, Any]]) -> dict[Path, str]:
     for entry in kept:
         value = kept[entry["same_as"]]["value"] if "same_as" in entry else entry["value"]
         is_tensor = isinstance(value, dict) and value.get(KIND) == "tensor"
-        found[path_of(entry)] = digest_of_content(value["values"] if is_tensor else value)
+        try:
+            found[path_of(entry)] = digest_of_content(value["values"] if is_tensor else value)
+        except Exception:  # of a tensor whose bytes can't be read; equal to no other digest
+            found[path_of(entry)] = str(id(value))
     return found
 
 
@@ -496,34 +597,83 @@ def path_name(path: Path) -> str:
     return text.removeprefix(".")
 
 
+def reason(error: Exception) -> str:
+    """Return an error as a short reason: its class, and its first line."""
+    text = one_line(str(error).partition("\n")[0])
+    if isinstance(error, NotEncodableError):
+        return text
+    return f"{type(error).__name__}: {text[:MAX_REASON]}" if text else type(error).__name__
+
+
 def _digest(value: Any) -> Hashable:
-    """Return a digest that changes with the value; for a tensor, its address and PyTorch's version counter."""
-    if isinstance(value, Tensor):
-        where = value.data_ptr() if value.device.type != "meta" else 0
-        return where, value._version, tuple(value.shape), str(value.dtype)
-    if isinstance(value, _Closure):
-        return tuple(map(_digest, value.values))
-    if isinstance(value, Iterator):
-        return repr(value) if isinstance(value, itertools.count) else _Opaque(id(value), 0)
-    if is_pandas(value) and (digest := _pandas_digest(value)):
-        return digest
+    """Return a digest that changes with the value."""
     try:
-        return digest_of_content(encode(_subsample(value)))
-    except NotEncodableError:
-        pass
-    sha = _HashWriter()
-    try:  # without copies of buffers
-        pickle.Pickler(sha, 5, buffer_callback=lambda buffer: None).dump(value)
+        if isinstance(value, Tensor):
+            return tuple(map(_tensor_digest, _strided(value)))
+        if isinstance(value, queue.Queue):
+            return _digest([*value.queue])
+        if isinstance(value, Closure):
+            return tuple(map(_digest, value.values))
+        if isinstance(value, Iterator):
+            return repr(value) if isinstance(value, itertools.count) else _Opaque(id(value), 0)
+        if is_pandas(value) and (digest := _pandas_digest(value)):
+            return digest
+        with contextlib.suppress(NotEncodableError):
+            return digest_of_content(encode(_subsample(value), ANYTHING))
+        return _pickled_digest(value)
     except Exception:  # user code may raise anything
-        if not sha.is_full:
+        return _Opaque(id(value), 0)
+
+
+def _pickled_digest(value: Any) -> Hashable:
+    sha = _HashWriter()
+    try:
+        pickle.Pickler(sha, 5, buffer_callback=sha.write_buffer).dump(value)
+    except Exception:
+        memory = value.get_obj() if hasattr(value, "get_obj") else value  # as of `multiprocessing.Value`
+        if isinstance(memory, C_DATA):
+            sha.digest.update(memory)
+        elif not sha.is_full:
             return _Opaque(id(value), len(value) if isinstance(value, Sized) else 0)
     return _Pickled(sha.digest.hexdigest())
+
+
+def _strided(value: Tensor) -> list[Tensor]:
+    """Return the strided tensors that a tensor consists of: a sparse or nested one has several."""
+    if value.is_nested:
+        return [*value.unbind()]
+    if value.layout == torch.sparse_coo:
+        return [value._indices(), value._values()]
+    if value.layout == torch.strided:
+        return [value]
+    by_row = value.layout in (torch.sparse_csr, torch.sparse_bsr)
+    indices = [value.crow_indices(), value.col_indices()] if by_row else [value.ccol_indices(), value.row_indices()]
+    return [*indices, value.values()]
+
+
+def _tensor_digest(value: Tensor) -> Hashable:
+    """Return address and version of a tensor, and a hash of its bytes, since `.data` is written without a new version."""
+    version = 0 if value.is_inference() else value._version
+    digest = tuple(value.shape), str(value.dtype), value.device.type, version
+    if value.device.type == "meta":
+        return digest
+    part = value.detach()
+    for dim in range(part.dim()):  # a view, since a large tensor may be stored as a single number
+        if (excess := part.numel() * part.element_size() // MAX_WHOLE) > 1:
+            part = part[(slice(None),) * dim + (slice(None, None, min(excess, part.shape[dim])),)]
+    return *digest, value.data_ptr(), digest_of_content(part.resolve_conj().resolve_neg())
 
 
 def digest_for_others(value: Any) -> str:
     """Return a digest of a value that other processes can compare; its class name if its content can't be inspected."""
     digest = _digest(value)
     return type(value).__name__ if isinstance(digest, _Opaque) else repr(digest)
+
+
+def _is_opaque_queue(value: Any) -> bool:
+    """Return whether a value is a queue whose content can't be seen, as one that processes share."""
+    is_package = type(value).__module__.startswith(("multiprocessing.", "torch.multiprocessing.", "_queue"))
+    return is_package and hasattr(value, "put")
 
 
 def is_pandas(value: Any) -> bool:
@@ -556,12 +706,21 @@ class _HashWriter:
     def __init__(self) -> None:
         self.digest, self.size, self.is_full = hashlib.sha256(), 0, False
 
-    def write(self, content: bytes) -> None:
-        self.digest.update(content)
+    def write(self, content: Any) -> None:
+        self.digest.update(content[: MAX_PICKLED + 1])
         self.size += len(content)
         self.is_full = self.size > MAX_PICKLED
         if self.is_full:
             raise OverflowError
+
+    def write_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Hash a buffer without a copy; return True for one that has to be copied."""
+        try:
+            content = buffer.raw()
+        except BufferError:
+            return True
+        self.write(content)
+        return False
 
 
 def _subsample(value: Any) -> Any:

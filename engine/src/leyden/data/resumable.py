@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import (
     BatchSampler,
@@ -114,6 +116,7 @@ class Resumable:
     after_replay: Callable[[bool], None] | None = None  # called with `is_same` after the replay
     is_same: bool | None = None  # whether the replayed batches are the same; None before the replay
     is_same_order = True  # whether the replayed batches have the same indices
+    not_restored: tuple[str, ...] = ()  # names of what could not be restored, each with a reason
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
@@ -122,8 +125,7 @@ class Resumable:
         owned = self._owned()
         if resume_state and resume_state["random"]:
             restore_random_states(resume_state["random"])
-            for name, each in owned.items():
-                each.restore(resume_state["random"]["objects"].get(name, []))
+            self._restore(owned, resume_state["random"]["objects"])
         # A copy, since the values may change in place during the epoch.
         objects = {name: copy.deepcopy(each.changes()[0]) for name, each in owned.items()}
         self._epoch_states = {**random_states(), "objects": objects}
@@ -140,8 +142,7 @@ class Resumable:
             self._position, prefetch_states = resume_state["position"], resume_state["ahead"]
             restore_random_states(prefetch_states or current_states)
             if not prefetch_states:  # restore the objects as saved, with changes made between the batches
-                for name, each in owned.items():
-                    each.restore(resume_state["objects"].get(name, []))
+                self._restore(owned, resume_state["objects"])
             is_same_content = [*self._checksums[: self._position]] == resume_state["content"]
             is_unchecked = self.is_from_module and not is_streamed
             self.is_same_order = self._order_checksum(self._position) == resume_state["order"]
@@ -202,13 +203,20 @@ class Resumable:
                 first = batch_checksum(next(iter(self._kind.__iter__(self)), None))  # type: ignore[attr-defined]
                 is_same = [first] == own_state["content"][:1]
             restore_random_states(current_states)
-        for name, each in owned.items():
-            each.restore(own_state["objects"].get(name, []))
+        self._restore(owned, own_state["objects"])
         return is_same
 
-    def take_snapshot(self) -> None:
-        """Take the state from which changes are detected, unless the first epoch has begun."""
-        self._owned()
+    def _restore(self, owned: dict[str, ObjectState], kept: dict[str, list[dict[str, Any]]]) -> None:
+        for name, each in owned.items():
+            self.not_restored += tuple(f"data.{lost}" for lost in each.restore(kept.get(name, [])))
+
+    def take_snapshot(self) -> list[str]:
+        """Take the state from which changes are detected, unless the first epoch has begun.
+
+        Returns:
+            The names of what can't be looked at, each with a reason.
+        """
+        return [f"data.{name}" for each in self._owned().values() for name in each.unseen]
 
     @property
     def is_from_module(self) -> bool:
@@ -268,7 +276,7 @@ class Resumable:
             # A prefetched batch is read again after a resume, and would repeat its changes.
             if self._prefetch_states is not None:
                 lost += [entry_name(entry) for entry in objects[name] if not is_generator(entry)]
-            names += [f"{name}.{path}" for path in lost]
+            names += lost
         if self._is_cut:
             names.append(f"the order after {MAX_DRAWS} batches drawn one by one")
         return objects, names
@@ -294,7 +302,14 @@ def _of_this_process(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def batch_checksum(batch: Any, depth: int = 0) -> int:
-    """Return a checksum of a batch, over evenly spaced values."""
+    """Return a checksum of a batch, over evenly spaced values; of its class alone if its values can't be read."""
+    try:
+        return _checksum(batch, depth)
+    except Exception:  # as of a nested tensor, or of a user's class
+        return zlib.crc32(type(batch).__name__.encode())
+
+
+def _checksum(batch: Any, depth: int) -> int:
     if isinstance(batch, Tensor):
         sample_values = (
             batch.detach()[:: max(1, len(batch) - 1)]
@@ -354,9 +369,13 @@ class LazyStart:
                 self._epoch["first"] = batch_checksum(batch)
             yield batch
 
-    def take_snapshot(self) -> None:
-        """Take the state from which changes are detected, unless the first epoch has begun."""
-        self._owned()
+    def take_snapshot(self) -> list[str]:
+        """Take the state from which changes are detected, unless the first epoch has begun.
+
+        Returns:
+            The names of what can't be looked at, each with a reason.
+        """
+        return [f"data.{name}" for each in self._owned().values() for name in each.unseen]
 
     def epoch_state(self) -> dict[str, Any]:
         """Return the state of the last epoch, and the names of changing attributes that can't be saved."""
@@ -387,7 +406,7 @@ def _restore_beginning(owned: dict[str, ObjectState], states: dict[str, Any]) ->
     for name, each in owned.items():
         kept = states["objects"].get(name, [])
         is_whole = each.reset({path_of(entry) for entry in kept}) and is_whole
-        each.restore(kept)
+        is_whole = not each.restore(kept) and is_whole
     return is_whole
 
 
@@ -399,6 +418,8 @@ def _holds(owned: dict[str, ObjectState], module: Any) -> bool:
 
 def make_resumable(data: L.LightningDataModule) -> None:
     """Make the training loaders of a data module resumable, if they are `DataLoader`s without a `state_dict`.
+
+    Loaders of training and validation start new worker processes in each epoch.
 
     With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
     """
@@ -431,14 +452,11 @@ def make_resumable(data: L.LightningDataModule) -> None:
                 others.append(part)
         return found
 
-    def train_dataloader() -> Any:
+    def without_persistent_workers(make: Callable[[], Any]) -> Any:
+        """Return the loaders of a hook; persistent workers keep states across epochs that no checkpoint can save."""
         loaders = make()
         for loader in flatten_loaders(loaders):
-            if not hasattr(loader, "state_dict"):
-                mixin = Resumable if isinstance(loader, DataLoader) else LazyStart
-                _mix_in(mixin, loader, _owned=owned, _module=staticmethod(module), _epoch={})
             if isinstance(loader, DataLoader) and loader.persistent_workers:
-                # Persistent workers keep random states across epochs, which no checkpoint can save.
                 vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
                 if not warned and is_main_process():
                     warned.append(True)
@@ -447,7 +465,17 @@ def make_resumable(data: L.LightningDataModule) -> None:
                     )
         return loaders
 
+    def train_dataloader() -> Any:
+        loaders = without_persistent_workers(make)
+        for loader in flatten_loaders(loaders):
+            if not hasattr(loader, "state_dict"):
+                mixin = Resumable if isinstance(loader, DataLoader) else LazyStart
+                _mix_in(mixin, loader, _owned=owned, _module=staticmethod(module), _epoch={})
+        return loaders
+
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]
+    if is_overridden("val_dataloader", data, L.LightningDataModule):
+        data.val_dataloader = functools.partial(without_persistent_workers, data.val_dataloader)  # type: ignore[method-assign]
 
 
 def _mix_in(mixin: type, loader: Any, **members: Any) -> None:

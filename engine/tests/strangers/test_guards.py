@@ -1,0 +1,93 @@
+"""What guards a run never ends it: what can't be looked at, kept or restored is named in a line, and the run goes on."""
+
+import pytest
+
+from leyden.assembly import roles
+from tests.conftest import assert_same_bits
+from tests.strangers.cells import ASIDE, FEW
+from tests.training.test_start_exact import stopping
+
+DATA = "tests.strangers.data.Plain"
+GUARDED = "tests.strangers.guarded."
+CALLBACK = f"+callbacks.mine._target_={GUARDED}RaisingCallback"
+MISSING = "(ImportError: install it) can't be looked at"
+# The module, its data, more overrides; what is said before training, at the first checkpoint, and when it resumes.
+ROWS = {
+    "looked at": (
+        "Raises",
+        DATA,
+        (),
+        [f"module.missings {MISSING}"],
+        ["module.system (NotImplementedError: ", "module.cache (lock object) change and can't be saved"],
+        [],
+    ),
+    "restored": (
+        "RaisesWhenRestored",
+        DATA,
+        (),
+        [],
+        ["module.keeper (RuntimeError: of another version) can't be restored from the checkpoint"],
+        ["module.keeper (RuntimeError: of another version) can't be restored from the checkpoint"],
+    ),
+    "metric": (
+        "WithRaisingMetric",
+        DATA,
+        (),
+        [],
+        ["module.mean (RuntimeError: not synced) can't be looked at"],
+        [],
+    ),
+    "data": ("Writes", f"{GUARDED}WithRaisingRows", (), [f"data.dataset.missing {MISSING}"], [], []),
+    "callback": ("Writes", DATA, (CALLBACK,), [f"].missing {MISSING}"], [], []),
+}
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    names = ("Raises", "RaisesWhenRestored", "WithRaisingMetric", "Writes", "FittedAtEnd")
+    listed = {"task": tuple(f"{GUARDED}{name}" for name in names)}
+    listed |= {"data": (DATA, f"{GUARDED}WithRaisingRows"), "callback": (f"{GUARDED}RaisingCallback",)}
+    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
+
+
+def typed(module, data=DATA, *more):
+    return (*FEW, "task=own", f"task._target_={GUARDED}{module}", "data=own", f"data._target_={data}", *more)
+
+
+def announced(err):
+    return [line for line in err.splitlines() if "exact resume is not guaranteed" in line]
+
+
+def told(err):
+    return [line for line in err.splitlines() if not any(words in line for words in ASIDE)]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_raises_is_named_once_and_the_run_goes_on(train, name):
+    module, data, more, before, saved, restored = ROWS[name]
+    arguments = typed(module, data, *more)
+    whole, _, err = train("whole", *arguments, "test=true")
+    for words in (*before, *saved):
+        assert sum(words in line for line in announced(err)) == 1, err
+    assert len(announced(err)) == bool(before) + bool(saved)
+    with stopping(13):
+        train("stopped", *arguments, "test=true", code=1)
+    stopped, _, err = train("stopped", *arguments, "test=true", "resume=must")
+    for words in (*before, *restored):
+        assert sum(words in line for line in announced(err)) == 1, err
+    assert_same_bits(whole.directory, stopped.directory)
+
+
+@pytest.mark.parametrize("name", ["looked at", "metric"])
+def test_required_it_is_an_error_in_a_line(train, name):
+    module, data, more, *_ = ROWS[name]
+    _, _, err = train("a", *typed(module, data, *more), "exact=require", code=2)
+    (line,) = told(err)
+    assert "exact=require: module." in line
+
+
+def test_what_is_set_when_training_ends_is_there_in_the_test(train, cli):
+    run, _, err = train("a", *typed("FittedAtEnd"), "test=true")
+    assert run.result.metrics["test/factor"] == 2.0
+    (line,) = told(err)
+    assert line.startswith("leyden: module.factors, module.fitted changed after the last checkpoint")
