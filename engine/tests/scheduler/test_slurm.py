@@ -151,7 +151,7 @@ ASK = f"{sys.executable} -c 'from leyden.scheduler import current; current().%s(
 def test_the_exit_code_of_a_job_is_that_of_its_processes(tmp_path, script, by_srun, setup):
     options = (f"cluster.use_srun={by_srun}", f"cluster.setup={setup}")
     make = f"mkdir -p {tmp_path}/leyden-$(id -u)/7_2/code-x; "
-    for code in (0, 1, 75, 137):
+    for code in (1, 75, 137, 0):
         assert script(f"{make} exit {code}", *options) == (code, [])
         assert [*tmp_path.glob("leyden-*/*")] == []
     assert script(ASK % "requeue", *options) == (138, ["scontrol requeue 7_2"])

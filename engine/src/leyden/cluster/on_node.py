@@ -23,7 +23,7 @@ from leyden.config.hydra import composing, task_overrides
 from leyden.config.terminal import warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
-from leyden.run.process import importing, is_main_process, release_memory
+from leyden.run.process import importing, is_main_process, num_processes, release_memory
 from leyden.run.requeue import EXIT_REQUEUED, is_communication_error
 from leyden.run.session import wait_for_result
 from leyden.scheduler import current, num_restarts
@@ -48,7 +48,7 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
     except Exception as error:
         if not is_main_process():  # its end ends the main process, which may be about to record its own error
             wait_for_result(Run(identity.config["run_dir"]))
-        if is_main_process() or not is_communication_error(error):
+        if is_main_process() or not is_communication_error(error, num_processes()):
             record_failure(identity, overrides, failure_text(error))
         if is_mistake(error):
             warn(str(error))

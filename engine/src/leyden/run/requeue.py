@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from leyden.config.terminal import one_line
-from leyden.run.process import is_main_process, num_processes
+from leyden.run.process import is_main_process
 from leyden.scheduler import current
 
 WATCH_S = 1.0
@@ -19,10 +19,10 @@ SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which 
 EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
 END_S = 10.0  # for a process to end after SIGTERM
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
-GLOO = re.compile(r"\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
+GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
 
 
-def is_communication_error(error: BaseException) -> bool:
+def is_communication_error(error: BaseException, num_processes: int) -> bool:
     """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
     of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
     chain: list[BaseException] = []
@@ -30,7 +30,7 @@ def is_communication_error(error: BaseException) -> bool:
     while cause is not None and cause not in chain:
         if isinstance(cause, of_torch):
             return True
-        if type(cause) is RuntimeError and num_processes() > 1 and GLOO.match(str(cause)):
+        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
             return True
         chain, cause = [*chain, cause], cause.__cause__
     return False

@@ -13,7 +13,7 @@ from leyden.config.terminal import quoted_override, warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
-from leyden.run.process import is_main_process, num_processes
+from leyden.run.process import is_main_process
 from leyden.run.provenance import machine
 from leyden.run.requeue import EXIT_REQUEUED, is_communication_error, requeue_after
 from leyden.run.result import Failure, Result
@@ -28,11 +28,13 @@ class Position(NamedTuple):
         epochs: Number of completed epochs over all starts.
         num_steps: Number of optimizer steps over all starts.
         has_trained: Whether this start may have trained; false while a checkpoint is restored.
+        num_processes: Number of processes that train together.
     """
 
     epochs: int
     num_steps: int
     has_trained: bool
+    num_processes: int
 
 
 class Session:
@@ -102,10 +104,10 @@ def session(
     try:
         yield begun
     except Exception as error:
-        is_lost = is_communication_error(error)
+        is_lost = is_communication_error(error, position().num_processes)
         if is_lost:
             # A process that fails breaks the connections to the others: then its error is the run's.
-            if num_processes() > 1 and (result := wait_for_result(run)) and (first := result.error):
+            if position().num_processes > 1 and (result := wait_for_result(run)) and (first := result.error):
                 raise UserError(
                     f"{run.directory} failed in another process: {first.type}: {first.message}"
                 ) from error
@@ -136,9 +138,12 @@ def session(
 def wait_for_result(run: Run) -> Result | None:
     """Return a run's result once another process of the run has recorded it; None after `PEER_S` seconds."""
     end = time.monotonic() + PEER_S
-    while (result := run.result) is None and time.monotonic() < end:
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, UserError):  # it is damaged
+            if (result := run.result) is not None:
+                return result
         time.sleep(0.1)
-    return result
+    return None
 
 
 def _fail(begun: Session, failure: Failure, position: Position) -> None:

@@ -344,8 +344,8 @@ def _setup(folder: Path, cluster: DictConfig) -> list[str]:
         "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
         f"export {REQUEUE}={requeue}",
         # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
-        f"node_folder={NODE_FOLDER}",
-        'export TORCHINDUCTOR_CACHE_DIR="$node_folder/compiled" TRITON_CACHE_DIR="$node_folder/compiled/triton"',
+        f"LEYDEN_FOLDER={NODE_FOLDER}",
+        'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
         "trap : TERM  # this script ends after its processes, which may save",
         *([] if cluster.use_srun else [FORWARD]),
         *cluster.setup,
@@ -355,11 +355,12 @@ def _setup(folder: Path, cluster: DictConfig) -> list[str]:
 
 def _teardown(cluster: DictConfig) -> list[str]:
     """Return the shell commands after Python, which end with its exit code."""
-    each_node = f"timeout 60 srun --nodes={cluster.nodes} --ntasks-per-node=1 {shlex.join(cluster.srun_args)} "
+    num = cluster.nodes
+    each_node = f"timeout 60 srun --nodes={num} --ntasks={num} --ntasks-per-node=1 {shlex.join(cluster.srun_args)} "
     return [
         "code=$?",
         # `cluster.setup` may have set another TMPDIR.
-        f'{each_node if cluster.nodes > 1 else ""}rm -rf "$node_folder" {NODE_FOLDER}',
+        f'{each_node if num > 1 else ""}rm -rf "$LEYDEN_FOLDER" {NODE_FOLDER}',
         f'if [ -e "${REQUEUE}" ]; then',
         f'  avoid=$(cat "${REQUEUE}"); rm -f "${REQUEUE}"',
         # Slurm excludes a node once the job is back in the queue.
