@@ -156,7 +156,7 @@ class ClusterLauncher(JobLauncher):
 
         if self.waits:
             if at_once and self.cluster.num_jobs:  # no array limits jobs that are submitted one by one
-                at_once = min(at_once, self.cluster.num_jobs)
+                at_once, self.runner.num_at_once = min(at_once, self.cluster.num_jobs), None
             super().run_jobs(ask, status, at_once=at_once, **kwargs)
         else:
             submit_jobs(list(iter(ask, None)), self.runner)

@@ -1,6 +1,7 @@
-"""Callbacks that make a run slow without computing, and that fail as a broken network does."""
+"""Callbacks that make a run slow without computing, and that fail as a broken network or process does."""
 
 import os
+import signal
 import time
 
 import lightning as L
@@ -38,3 +39,18 @@ class BrokenNode(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.current_epoch == 1 and os.environ["SLURMD_NODENAME"] == self.name:
             raise DistNetworkError("Connection reset by peer")
+
+
+class BrokenRank(L.Callback):
+    """One process of a run fails in the second epoch with an error of its own, or is killed there in the first start."""
+
+    def __init__(self, rank: int, is_killed: bool) -> None:
+        self.rank, self.is_killed = rank, is_killed
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.current_epoch != 1 or trainer.global_rank != self.rank:
+            return
+        if not self.is_killed:
+            raise KeyError("of this process alone")
+        if "SLURM_RESTART_COUNT" not in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)

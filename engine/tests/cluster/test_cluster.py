@@ -74,10 +74,15 @@ def assert_the_same(run, whole):
     assert run.result.metrics == whole.result.metrics
 
 
-def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root):
+def test_an_array_of_two_by_two(slurm, tmp_path, mnist_root, monkeypatch):
     with_pictures = (*SMALL, "trainer.max_epochs=1")
-    output = finish(submit(tmp_path, *with_pictures, "optimizer.lr=0.001,0.01", "seed=0,1", anew=True))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    process = submit(tmp_path, *with_pictures, "optimizer.lr=0.001,0.01", "seed=0,1", anew=True)
+    slurm.wait_for(lambda: [*(tmp_path / "node").glob("leyden-*/*/code-*")], "the code on a node")
+    output = finish(process)
     assert [run.result.status for run in runs(tmp_path)] == 4 * ["finished"]
+    slurm.wait_for(lambda: not [*(tmp_path / "node").glob("leyden-*/*")], "the end of the jobs")
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
     assert all(run.starts[-1]["job"] == run.submission["job_id"] for run in runs(tmp_path))
@@ -202,6 +207,45 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     (undisturbed,) = runs(tmp_path, "undisturbed")
     assert undisturbed.result.requeues == 0
     assert_the_same(run, undisturbed)
+
+
+def state_of(slurm, job):
+    """A job's state and exit code."""
+    shown = slurm.run("scontrol", "show", "job", job)
+    return re.search(r"JobState=(\S+)", shown)[1], re.search(r"ExitCode=(\S+)", shown)[1]
+
+
+BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:%d,is_killed:%s}"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
+    """The other process sees a plain RuntimeError of gloo's."""
+    two = (*SHORT, "trainer.max_epochs=2", *NODES)
+    finish(submit(tmp_path, *two, BROKEN % (rank, "true")))
+    (run,) = runs(tmp_path)
+    assert run.result.requeues == 1
+    job = run.submission["job_id"]
+    logs = "".join(path.read_text() for path in Path(run.submission["log"]).parent.glob(f"{job}_*_log.out"))
+    assert "gloo/transport" in logs
+    assert f"requeue of job {job} on other nodes: requested" in logs
+    finish(submit(tmp_path, *two, BROKEN % (7, "true"), name="undisturbed"))
+    (undisturbed,) = runs(tmp_path, "undisturbed")
+    assert_the_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path, rank):
+    """The others fail, too, since it has broken the connections; nothing is requeued."""
+    process = submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (rank, "false"))
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2
+    (run,) = runs(tmp_path)
+    assert (run.result.error.type, run.result.error.message) == ("KeyError", "'of this process alone'")
+    assert "KeyError: 'of this process alone'" in output
+    slurm.wait(run.submission["job_id"], "FAILED")
+    assert len(run.starts) == 2  # the submission, and one in the job
+    assert "requeue of job" not in log_of(run)
 
 
 def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path, mnist_root):
@@ -462,6 +506,8 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     slurm.wait_for(lambda: run.result, "the end of the job")
     assert run.result.status == "failed"
     assert "the dataset is missing, and download=false" in run.result.error.message
+    slurm.wait(run.submission["job_id"], "FAILED")
+    assert state_of(slurm, run.submission["job_id"]) == ("FAILED", "2:0")  # as of a command
 
 
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
@@ -470,6 +516,13 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
     ).communicate(timeout=TIMEOUT_S)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
+    slurm.wait(run.submission["job_id"], "FAILED")
+    assert state_of(slurm, run.submission["job_id"]) == ("FAILED", "1:0")
+    after = slurm.submit("true", f"--dependency=afterok:{run.submission['job_id']}")
+    slurm.wait_for(
+        lambda: "DependencyNeverSatisfied" in slurm.run("squeue", "-h", "-j", after, "-o", "%r"), "the end"
+    )
+    slurm.run("scancel", after)
     assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
     assert "# the bug" in Path(run.submission["log"]).read_text()
 

@@ -4,10 +4,14 @@ import os
 import re
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
+from leyden.cluster.submit import BOOTSTRAP
+from leyden.config.paths import ROOT
 from leyden.scheduler import SCHEDULERS
+from leyden.testing.cases import compose
 from tests.cluster.test_cluster import (
     CLUSTER,
     IN_SECOND_EPOCH,
@@ -42,12 +46,51 @@ exec /usr/bin/sbatch "$@"
 def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
     seeds = "seed=" + ",".join(map(str, range(25)))
     options = ("cluster.wait=false", "+cluster.options.hold=true")
-    finish(submit(tmp_path, *SHORT, seeds, *options))
+    finish(submit(tmp_path, *SHORT, seeds, *options, "cluster.num_jobs=3"))
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
-    arrays = {job.split("_")[0] for job in ids}
+    arrays = sorted({job.split("_")[0] for job in ids})
     assert len({*ids}) == 25
     assert len(arrays) == 3  # 11, 11 and 3
+    shown = nasty_slurm.run("scontrol", "show", "job", arrays[2])
+    assert all(f"afterany:{array}" in shown for array in arrays[:2])
     nasty_slurm.run("scancel", *arrays)
+
+
+def test_the_number_of_jobs_at_once_holds_over_arrays(nasty_slurm, tmp_path):
+    """As seen by the jobs, which need no PyTorch."""
+    cluster = compose("cluster=slurm_cpu", *CLUSTER, "cluster.num_jobs=2").cluster
+    note = f"date +%s.%N >> {tmp_path}/begun; sleep 1; date +%s.%N >> {tmp_path}/ended"
+    queued = []
+    for _ in range(2):
+        jobs = SCHEDULERS["slurm"].submit(
+            tmp_path / "s",
+            cluster,
+            os.system,
+            3 * [(note,)],
+            python=f"{sys.executable} {BOOTSTRAP} {ROOT} engine/src",
+            after=queued,
+        )
+        queued += [job.job_id for job in jobs]
+    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), "the end of the jobs")
+    begun, ended = (sorted(map(float, (tmp_path / name).read_text().split())) for name in ("begun", "ended"))
+    assert len(ended) == 6
+    for number, begin in enumerate(begun):
+        assert number - sum(end <= begin for end in ended) < 2
+
+
+def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):  # noqa: F811
+    """By the job's script, which is outside of it."""
+    container = tmp_path / "container"
+    container.write_text('#!/bin/sh\nPATH=/nowhere exec "$@"\n')
+    container.chmod(0o755)
+    process = submit(tmp_path, *LONG, f"cluster.python='{container} {sys.executable}'")
+    run = the_run(nasty_slurm, tmp_path)
+    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+    nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
+    finish(process)
+    assert run.result.requeues == 1
+    assert_the_same(run, whole)
+    assert not [*Path(run.submission["log"]).parent.glob("*.requeue")]
 
 
 def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkeypatch):

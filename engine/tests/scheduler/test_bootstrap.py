@@ -1,12 +1,15 @@
 """The code that jobs run: the archive that is written on submission, and the script that starts Python on a node."""
 
 import hashlib
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from leyden.cluster import bootstrap, submit
+from leyden.scheduler import slurm
 
 
 @pytest.fixture
@@ -24,6 +27,18 @@ def test_an_archive_is_unpacked_once(archive):
     assert (folder / "src" / "train.py").read_text() == "mine"
     assert bootstrap.unpack(archive) == folder
     assert [*folder.parent.iterdir()] == [folder]
+
+
+def test_each_job_has_a_folder_that_its_script_removes(archive, monkeypatch):
+    """Another job that runs from the same archive keeps its own."""
+    folders = []
+    for job in ("7_0", "7_1"):
+        monkeypatch.setenv("LEYDEN_JOB", job)
+        folders.append(bootstrap.unpack(archive))
+        assert folders[-1].parent.name == job
+    environment = {"TMPDIR": str(archive.parent / "tmp"), "LEYDEN_JOB": "7_0", "PATH": os.environ["PATH"]}
+    subprocess.run(["bash", "-c", f"rm -rf {slurm.NODE_FOLDER}"], env=environment, check=True)
+    assert [folder.exists() for folder in folders] == [False, True]
 
 
 def test_a_folder_of_another_user_is_not_run_from(archive, monkeypatch):

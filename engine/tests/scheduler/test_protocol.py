@@ -43,7 +43,7 @@ class Queue:
     def states(self, ids):
         return {job: self.jobs[job] for job in ids if job in self.jobs}
 
-    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False):
+    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False, after=()):
         ids = [f"q{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= {job: JobState("queued", "Q") for job in ids}
         return [Submitted(job, folder / f"{job}.log") for job in ids]
@@ -82,9 +82,9 @@ def test_a_job_of_an_unknown_batch_system_is_named_and_stops_nothing(tmp_path, c
 
 
 def test_jobs_go_to_the_batch_system_that_the_launcher_names(queue, tmp_path):
-    runner = ClusterRunner(queue, tmp_path, None, "leyden.train")
+    cluster = type("Cluster", (), {"snapshot": False, "python": None, "num_jobs": None})
+    runner = ClusterRunner(queue, tmp_path, cluster, "leyden.train")
     runner.code = tmp_path
-    runner.cluster = type("Cluster", (), {"snapshot": False, "python": None})
     made = runner.map([[(print, ("a",))], [(print, ("b",))]], [[None], [None]])
     assert [(job.job_id, job.log) for job in made] == [(f"q{n}", tmp_path / "queue" / f"q{n}.log") for n in (0, 1)]
     assert runner.alive(["q0", "q1"]) == {"q0", "q1"}

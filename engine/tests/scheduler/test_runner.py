@@ -1,6 +1,7 @@
 """The runner of a cluster's jobs beside a scheduler with limits, whose answers come late."""
 
 import contextlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ class Limited:
 
     def __init__(self, room):
         self.room, self.jobs, self.sizes, self.num_queries = room, {}, [], 0
+        self.after = []  # of each array
 
     def max_array(self):
         return 4
@@ -30,12 +32,13 @@ class Limited:
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False):
+    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False, after=()):
         self.sizes.append(len(arguments))
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= dict.fromkeys(ids, RUNNING)
+        self.after.append({*after})
         return [Submitted(job, folder / job) for job in ids]
 
 
@@ -70,8 +73,10 @@ def jobs(num):
     ]
 
 
-def runner(scheduler, tmp_path, num_per_node=1):
-    cluster = SimpleNamespace(snapshot=False, python=None, jobs_per_node=num_per_node, cpus_per_task=1)
+def runner(scheduler, tmp_path, num_per_node=1, num_jobs=None):
+    cluster = SimpleNamespace(
+        snapshot=False, python=None, jobs_per_node=num_per_node, cpus_per_task=1, num_jobs=num_jobs
+    )
     return ClusterRunner(scheduler, tmp_path, cluster, "leyden.train")
 
 
@@ -79,18 +84,118 @@ def test_jobs_come_in_waves_where_the_queue_is_short(tmp_path, clock):
     mine, scheduler = jobs(9), Limited(room=3)
     running = runner(scheduler, tmp_path)
     running.start(mine)
-    assert scheduler.sizes == [4, 2, 2, 1, 1]
+    assert scheduler.sizes == [4, 2, 1]
     assert running.note == "6 not accepted yet"
-    done = []
-    while running.running:
-        for job in running.running:
-            scheduler.jobs[job] = DONE
-        for job in mine:
-            if job.run.submission:
-                job.run.result = SimpleNamespace(error=None)
-        done += running.wait()[0]
-    assert [job.run.directory.name for job, error in done if not error] == [f"r{n}" for n in range(9)]
+    assert to_the_end(running, scheduler, mine) == [f"r{n}" for n in range(9)]
     assert running.note == ""
+    assert not any(scheduler.after)
+
+
+def to_the_end(running, scheduler, mine, at_once=99):
+    """Let jobs end until none is left; return the names of the runs in this order."""
+    done = []
+    while running.running or running.waiting:
+        for number in [*running.running][:at_once]:
+            scheduler.jobs[number] = DONE
+            for job in running.running[number]:
+                job.run.result = SimpleNamespace(error=None)
+        over, _ = running.wait()
+        assert not any(error for _, error in over)
+        done += [job.run.directory.name for job, _ in over]
+    return done
+
+
+def test_a_limit_takes_few_submissions(tmp_path, clock):
+    """As of a QOS with MaxSubmitJobs=20; jobs of the user's own that end meanwhile leave more room."""
+    mine, scheduler = jobs(200), Limited(room=20)
+    scheduler.max_array = lambda: 500
+    running = runner(scheduler, tmp_path)
+    running.start(mine)
+    assert sum(state is RUNNING for state in scheduler.jobs.values()) == 20
+    assert len(scheduler.sizes) <= 9  # 200, 100, 50, ...
+    scheduler.room, began, before = 50, clock.s, len(scheduler.sizes)
+    while len(running.running) < 50:
+        running.wait()
+        assert clock.s < began + 15 * MAX_QUERY_S
+    assert len(to_the_end(running, scheduler, mine, at_once=1)) == 200
+    assert len(scheduler.sizes) - before < 150 + 4 * (clock.s - began) / 60  # the jobs, and four a minute
+
+
+def test_a_wave_waits_for_a_job_that_has_just_ended(tmp_path, clock, monkeypatch):
+    """Its result is there, while Slurm still counts it; nothing else runs then."""
+    mine, scheduler = jobs(2), Limited(room=1)
+    running = runner(scheduler, tmp_path)
+    running.start(mine)
+    mine[0].run.result = SimpleNamespace(error=None)
+    since = clock.s
+    while clock.s < since + 8:
+        running.wait()
+    scheduler.jobs["j0"] = DONE
+    assert to_the_end(running, scheduler, mine) == ["r1"]
+
+
+def test_a_job_that_waits_is_not_lost_when_another_one_starts(tmp_path, clock):
+    """As in a search, whose trials are submitted one by one."""
+    mine, scheduler = jobs(4), Limited(room=2)
+    running = runner(scheduler, tmp_path)
+    for job in mine:
+        running.start([job])
+    assert running.note == "2 not accepted yet"
+    assert to_the_end(running, scheduler, mine) == ["r0", "r1", "r2", "r3"]
+
+
+def test_the_number_of_jobs_at_once_is_of_the_sweep(tmp_path, clock):
+    """Slurm's `%N` is of an array: another one starts when those before it have ended."""
+    mine, scheduler = jobs(9), Limited(room=99)
+    runner(scheduler, tmp_path, num_jobs=3).start(mine)
+    first = {f"j{n}" for n in range(4)}
+    assert scheduler.after == [set(), first, first | {f"j{n}" for n in range(4, 8)}]
+    # The jobs of another command for the same sweep count.
+    for job in mine[:2]:
+        (tmp_path / job.run.directory.name).mkdir()
+        path = tmp_path / job.run.directory.name / "job.json"
+        path.write_text(json.dumps({**job.run.submission, "scheduler": "slurm"}))
+    again = runner(scheduler, tmp_path, num_jobs=3)
+    scheduler.name = "slurm"
+    again.start(jobs(10)[9:])
+    assert scheduler.after[-1] == {"j0", "j1"}
+    # Where a search submits its trials one by one, it limits their number itself.
+    search = runner(scheduler, tmp_path, num_jobs=3)
+    search.num_at_once = None
+    search.start(jobs(20)[19:])
+    assert scheduler.after[-1] == set()
+
+
+def test_waves_of_a_limited_number_of_jobs_at_once_are_one_after_another(tmp_path, clock):
+    mine, scheduler = jobs(7), Limited(room=3)
+    running = runner(scheduler, tmp_path, num_jobs=2)
+    running.start(mine)
+    assert len(running.running) == 3
+    assert to_the_end(running, scheduler, mine, at_once=1) == [f"r{n}" for n in range(7)]
+    accepted = [size for size in scheduler.sizes if size <= 3]
+    assert sum(accepted) < 12
+
+
+def test_each_run_is_free_once_its_job_is_recorded(tmp_path):
+    """The first jobs of a large array start while the last ones are being recorded."""
+    locked = set()
+
+    class Locked(FakeRun):
+        @contextlib.contextmanager
+        def locked(self, *_, **__):
+            locked.add(self.directory.name)
+            yield
+            locked.remove(self.directory.name)
+
+        def begin(self, *_):
+            seen.append(len(locked))
+
+    seen, mine = [], jobs(4)
+    for job in mine:
+        job.run = Locked(job.run.directory.name)
+    runner(Limited(room=9), tmp_path).start(mine)
+    assert seen == [4, 3, 2, 1]
+    assert not locked
 
 
 def test_without_room_for_one_job_the_reason_is_told(tmp_path):

@@ -1,6 +1,9 @@
 """What Leyden asks of Slurm and how it reads the answers, without a Slurm."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -43,9 +46,9 @@ def test_arrays_are_as_large_as_the_site_allows(answer, line, size):
 
 
 def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
-    mine = "7_0|RUNNING|None\n7_1|PENDING|Priority\n8|PENDING|(launch failed requeued held)\n9|COMPLETED|None\n"
+    mine = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n9|COMPLETED|None|\n"
     called = answer(
-        me=(mine, ""), jobs=("5|PENDING|JobHeldUser\n", "slurm_load_jobs error: Invalid job id specified")
+        me=(mine, ""), jobs=("5|PENDING|JobHeldUser|\n", "slurm_load_jobs error: Invalid job id specified")
     )
     assert Slurm().states(["7_0", "7_1", "8", "9"]) == {
         "7_0": JobState("running", "RUNNING"),
@@ -106,6 +109,83 @@ def test_runs_may_share_a_gpu(tmp_path, monkeypatch):
     assert "#SBATCH --gpus-per-node=4" in script
     assert "#SBATCH --cpus-per-task=24" in script
     assert "#SBATCH --array=0-4%5" in script
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A function that runs a job's script with stand-ins for Slurm's commands; returns its exit code and calls."""
+    (tmp_path / "bin").mkdir()
+    for name, line in {"srun": 'while [ "$1" != work ]; do shift; done; shift; exec "$@"', "scontrol": ""}.items():
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/calls\n{line}\n')
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name, value in {
+        "SLURM_JOB_ID": "9",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURMD_NODENAME": "n1",
+        "TMPDIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def run(work, *overrides):
+        monkeypatch.setenv("WORK", work)
+        config = composed("cluster.dry_run=true", *overrides)
+        python = f"{'' if 'cluster.use_srun=false' in overrides else 'work '}bash -c 'eval \"$WORK\"'"
+        text = Slurm().script(tmp_path, config.cluster, 3, python=python)
+        (tmp_path / "calls").write_text("")
+        code = subprocess.run(["bash", "-c", text], timeout=60).returncode
+        return code, [line for line in (tmp_path / "calls").read_text().splitlines() if "scontrol" in line]
+
+    return run
+
+
+ASK = f"{sys.executable} -c 'from leyden.scheduler import current; current().%s()'; exit 138"
+
+
+@pytest.mark.parametrize("by_srun", ["true", "false"])
+@pytest.mark.parametrize("setup", ["[]", "['set -euo pipefail']"])
+def test_the_exit_code_of_a_job_is_that_of_its_processes(tmp_path, script, by_srun, setup):
+    options = (f"cluster.use_srun={by_srun}", f"cluster.setup={setup}")
+    make = f"mkdir -p {tmp_path}/leyden-$(id -u)/7_2/code-x; "
+    for code in (1, 75, 137, 0):
+        assert script(f"{make} exit {code}", *options) == (code, [])
+        assert [*tmp_path.glob("leyden-*/*")] == []
+    assert script(ASK % "requeue", *options) == (138, ["scontrol requeue 7_2"])
+    excludes = "scontrol update JobId=7_2 ExcNodeList=n1"
+    assert script(ASK % "requeue_elsewhere", *options) == (138, ["scontrol requeue 7_2", excludes])
+    assert script("exit 3", *options) == (3, [])  # the next start
+    # From within a job of a script of the user's own, which hands on the variables of the job that has submitted it.
+    assert script("SLURM_ARRAY_TASK_ID=3; " + ASK % "requeue", *options) == (138, ["scontrol requeue 7_3"])
+
+
+def test_a_script_without_srun_hands_on_signals(tmp_path, script):
+    work = "trap 'exit 5' USR1; sleep 1; kill -USR1 $PPID; for n in {1..100}; do sleep 0.1; done"
+    assert script(work, "cluster.use_srun=false") == (5, [])
+
+
+def test_one_job_is_tested_for_all(answer, tmp_path, monkeypatch):
+    """Each job of an array counts for a QOS with MaxSubmitJobs; a full queue is no reason to refuse a sweep."""
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+    cluster = composed("trainer.accelerator=cpu").cluster
+    limit = "sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: Job violates accounting/QOS policy"
+    called = answer(**{"test-only": ("", limit)})
+    assert "#SBATCH --array=0-29%30" in Slurm().script(tmp_path, cluster, 30, python="python3")
+    assert called == [("sbatch", "--test-only", "--array=0")]
+    answer(**{"test-only": ("", "sbatch: error: invalid partition")})
+    with pytest.raises(UserError, match="sbatch rejects this job: sbatch: error: invalid partition"):
+        Slurm().script(tmp_path, cluster, 30, python="python3")
+
+
+def test_an_array_waits_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+    cluster = composed("+cluster.options.dependency=afterok:3", "trainer.accelerator=cpu").cluster
+    executor = slurm._executor(tmp_path, cluster, 3, "python3", {"7_0", "7_1", "8"})
+    text = executor._make_submission_file_text("x", "0")
+    assert "#SBATCH --dependency=afterok:3,afterany:7:8\n" in text
 
 
 SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)

@@ -180,6 +180,17 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
 
 
 @pytest.mark.slow
+def test_the_error_of_another_process_than_the_main_one_is_that_of_the_run(tmp_path, mnist_root):
+    """Which sees no more than a lost connection."""
+    broken = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:1,is_killed:false}"
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=2")
+    output, _ = sweep(tmp_path, "data.val_size=59000", *ddp, broken).communicate(timeout=TIMEOUT_S)
+    assert "failed in another process: KeyError: 'of this process alone'" in " ".join(output.split())
+    (run,) = runs(tmp_path).values()
+    assert run.result.error.type == "KeyError"
+
+
+@pytest.mark.slow
 def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
     long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)

@@ -60,8 +60,10 @@ class RunTrainer:
 
     @property
     def position(self) -> Position:
-        """The progress of training: epochs, optimizer steps, and whether training has started."""
-        return Position(self.seen.num_epochs, self.trainer.global_step, self.state.is_restored)
+        """The progress of training: epochs, optimizer steps, and whether training has started, and processes."""
+        return Position(
+            self.seen.num_epochs, self.trainer.global_step, self.state.is_restored, self.trainer.world_size
+        )
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
         """Return whether a callback draws pictures from the final evaluation of a module."""

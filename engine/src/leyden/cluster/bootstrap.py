@@ -18,17 +18,20 @@ import tempfile
 from pathlib import Path
 
 PROJECT = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
+JOB = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack an archive to this node's temporary folder, once for all jobs there; return the folder."""
+    """Unpack an archive to this node's temporary folder, once for all processes of a job there; return the folder."""
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"leyden-{os.getuid()}" / f"code-{digest}"
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    if folder.parent.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
-        sys.exit(f"leyden: {folder.parent}: belongs to another user; set TMPDIR")
+    mine = Path(tempfile.gettempdir()) / f"leyden-{os.getuid()}"
+    mine.mkdir(mode=0o700, exist_ok=True)
+    if mine.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
+        sys.exit(f"leyden: {mine}: belongs to another user; set TMPDIR")
+    folder = mine / os.environ.get(JOB, "") / f"code-{digest}"
     if folder.is_dir():
         return folder
+    folder.parent.mkdir(exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent))
     with tarfile.open(archive) as opened:
         opened.extractall(new)  # our own archive

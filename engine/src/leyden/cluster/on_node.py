@@ -4,6 +4,7 @@ import importlib
 import os
 import pickle
 import shlex
+import signal
 import subprocess
 import sys
 import traceback
@@ -17,10 +18,14 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, is_mistake
 from leyden.config.hydra import composing, task_overrides
+from leyden.config.terminal import warn
+from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
-from leyden.run.process import importing, is_main_process, release_memory
+from leyden.run.process import importing, is_main_process, num_processes, release_memory
+from leyden.run.requeue import EXIT_REQUEUED, is_communication_error
+from leyden.run.session import wait_for_result
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
@@ -29,7 +34,7 @@ from leyden.sweep.worker import execute_job
 
 
 def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
-    """Run a job; on an error, record the failure in `result.json` and raise the error again.
+    """Run a job; on an error, record the failure in `result.json` and end with the code of a command.
 
     Args:
         module: Name of the module whose `main.task` runs the job.
@@ -41,8 +46,13 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
     try:
         execute_job(module, config)
     except Exception as error:
-        if is_main_process():
+        if not is_main_process():  # its end ends the main process, which may be about to record its own error
+            wait_for_result(Run(identity.config["run_dir"]))
+        if is_main_process() or not is_communication_error(error, num_processes()):
             record_failure(identity, overrides, failure_text(error))
+        if is_mistake(error):
+            warn(str(error))
+            raise SystemExit(2) from error
         raise
 
 
@@ -154,6 +164,8 @@ class JobLauncher:
         call.unlink()
         if (recorded := recorded_error(job.run.result)) is not None:
             return recorded
+        if self.scheduler.is_requeued() or code == 128 + signal.SIGTERM:  # the run will be resumed
+            raise SystemExit(code or EXIT_REQUEUED)
         return f"{self.scheduler.title}: its processes ended with {code} and without a result"
 
     def stop(self) -> None:

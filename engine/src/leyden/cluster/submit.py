@@ -11,7 +11,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from leyden.config.hydra import task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
 from leyden.run import lease
+from leyden.run.directory import Run
 from leyden.run.files import files_below, read_json, replacing, write_whole
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
@@ -83,6 +84,7 @@ def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 MAX_POLL_S = 15.0  # between looks at the runs' results
+FREED_S = 10.0  # between a run's result and the end of its job, after which another job may be accepted
 FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of the scheduler, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
@@ -109,6 +111,9 @@ class ClusterRunner:
         self.waiting: list[Job] = []  # not accepted yet
         self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
         self.queried_at = 0.0
+        self.room = math.inf  # for how many more jobs the queue may have room
+        self.freed: list[float] = []  # times when jobs have ended that still count for the queue
+        self.num_at_once = cluster.num_jobs  # of an array; None where jobs are submitted one by one
         self._expect_changes()
 
     def _expect_changes(self) -> None:
@@ -154,26 +159,32 @@ class ClusterRunner:
             UserError: The scheduler does not answer, or accepts no job at all.
         """
         known = [job.run.submission for job in jobs]
-        alive = self.alive([each["job_id"] for each in known if each])
-        active = [bool(each) and each["job_id"] in alive for each in known]
+        ids = {each["job_id"] for each in known if each}
+        if self.num_at_once:  # jobs of the sweep that another command has submitted count, too
+            runs = [Run(path.parent) for path in self.directory.glob("*/job.json")]
+            others = [run.submission for run in runs if not (run.directory / "result.json").exists()]
+            ids |= {each["job_id"] for each in others if each.get("scheduler") == self.scheduler.name}
+        queued = self.alive(sorted(ids))
+        active = [bool(each) and each["job_id"] in queued for each in known]
         # Jobs with the same run directory are submitted once.
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
         num = self.cluster.jobs_per_node
         # Each pack of runs becomes one job of the scheduler.
         packs = [todo[start : start + num] for start in range(0, len(todo), num)]
-        size, has_jobs = self.max_array, bool(self.running) or any(active)
-        while packs:
+        has_jobs, is_rejected = bool(self.running or queued or self.freed), False
+        while packs and self.room:
+            room = math.ceil(self.room / 2) if is_rejected else self.room
+            size = int(min(len(packs), self.max_array, room))
             try:
-                self._submit(packs[:size])
+                # Slurm's limit is of an array, so that another one waits for the end of those before.
+                queued |= self._submit(packs[:size], after=queued if self.num_at_once else ())
             except RejectedError:
-                if len(packs[:size]) == 1:
-                    if not has_jobs:
-                        raise
-                    break
-                size = len(packs[:size]) // 2
+                if size == 1 and not has_jobs:
+                    raise
+                self.room, is_rejected = size - 1, True
             else:
-                packs, has_jobs = packs[size:], True
+                packs, self.room, has_jobs = packs[size:], self.room - size, True
         rejected = {job.run.directory for pack in packs for job in pack}
         for job in jobs:
             if job.run.directory not in rejected:
@@ -197,12 +208,16 @@ class ClusterRunner:
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit jobs; those that are not accepted are submitted later."""
-        self.waiting = self.submit(jobs)
+        self.waiting += jobs
+        self._submit_waiting()
+        self._expect_changes()
+
+    def _submit_waiting(self) -> None:
+        jobs, self.waiting = self.waiting, self.submit(self.waiting)
         waiting = {job.run.directory for job in self.waiting}
         for job in jobs:
             if job.run.directory not in waiting:
                 self.running.setdefault(job.run.submission["job_id"], []).append(job)
-        self._expect_changes()
 
     def wait(self) -> tuple[list[tuple[Job, str]], int]:
         """Wait a moment, then return the jobs that have ended and the number of running ones, as `Runner.wait`."""
@@ -217,8 +232,12 @@ class ClusterRunner:
             if not self.running[number]:
                 del self.running[number]
                 self.ended.pop(number, None)
-        if over and self.waiting:
-            self.start(self.waiting)
+                self.freed.append(time.monotonic())
+        freed = [since for since in self.freed if time.monotonic() - since < FREED_S]
+        self.room += len(self.freed) - len(freed)
+        self.freed = freed
+        if self.waiting and self.room and not (self.num_at_once and self.running):
+            self._submit_waiting()
         running = [number for number in self.running if number in self.states]
         return over, [self.states[number].phase for number in running].count("running")
 
@@ -229,6 +248,7 @@ class ClusterRunner:
         if now < min([self.queried_at + self.query_pause_s, *due]):
             return
         self.query_pause_s = min(1.5 * self.query_pause_s, MAX_QUERY_S)
+        self.room += 1 + len(self.running) // 8  # other jobs of the user may have ended
         if states := self.scheduler.states(list(self.running)):
             self.states, self.queried_at = states, now
 
@@ -250,24 +270,28 @@ class ClusterRunner:
             return None
         return f"{self.scheduler.title}: job {number} is {state.text} without a result"
 
-    def _submit(self, packs: Sequence[Sequence[Job]]) -> None:
-        jobs = [job for pack in packs for job in pack]
+    def _submit(self, packs: Sequence[Sequence[Job]], after: Collection[str]) -> set[str]:
+        """Submit an array and return its jobs' ids; each run is locked until its job is recorded."""
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
-            for job in jobs:
+            held = []
+            for job in (job for pack in packs for job in pack):
+                held.append(locks.enter_context(contextlib.ExitStack()))
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
-                locks.enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
+                held[-1].enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
             calls = [
                 [(run_on_node, (self.module, job.config_on_node, job.identity, job.overrides)) for job in pack]
                 for pack in packs
             ]
-            for pack, accepted in zip(
-                packs, self.map(calls, [[job.log for job in pack] for pack in packs]), strict=True
-            ):
-                for job in pack:
-                    log = accepted.log if len(pack) == 1 else job.log
-                    job.run.begin(job.identity, job.overrides)
-                    job.run.submission = submission(self.scheduler, Submitted(accepted.job_id, log))
-                    job.release()
+            accepted = self.map(calls, [[job.log for job in pack] for pack in packs], after=after)
+            pairs = [(job, each, len(pack)) for pack, each in zip(packs, accepted, strict=True) for job in pack]
+            for lock, (job, each, num) in zip(held, pairs, strict=True):
+                job.run.begin(job.identity, job.overrides)
+                job.run.submission = submission(
+                    self.scheduler, Submitted(each.job_id, each.log if num == 1 else job.log)
+                )
+                job.release()
+                lock.close()
+        return {each.job_id for each in accepted}
 
     def take_snapshot(self) -> None:
         """Make all later jobs run from a snapshot of the code as it is now, if `cluster.snapshot` is set."""
@@ -280,6 +304,7 @@ class ClusterRunner:
         logs: Sequence[Sequence[Path | None]],
         *,
         starts_processes: bool = False,
+        after: Collection[str] = (),
     ) -> list[Submitted]:
         """Submit one job per pack of calls, from a snapshot of the code; the calls of a pack run in parallel.
 
@@ -287,6 +312,7 @@ class ClusterRunner:
             packs: The calls of each job.
             logs: File for the output of each call, if a job has several; None for the job's own log.
             starts_processes: As of `Scheduler.submit`.
+            after: As of `Scheduler.submit`.
 
         Raises:
             UserError: The scheduler rejects the jobs.
@@ -299,7 +325,13 @@ class ClusterRunner:
             work, cores = run_together, self.cluster.cpus_per_task
             arguments = [(pack, files, cores) for pack, files in zip(packs, logs, strict=True)]
         return self.scheduler.submit(
-            self.folder, self.cluster, work, arguments, python=self.python, starts_processes=starts_processes
+            self.folder,
+            self.cluster,
+            work,
+            arguments,
+            python=self.python,
+            starts_processes=starts_processes,
+            after=after,
         )
 
 

@@ -338,8 +338,8 @@ class Run(RunContents):
         return True
 
     def end(self, result: Result) -> None:
-        """Write `result.json`, which marks the run as ended."""
-        if is_main_process():
+        """Write `result.json`, which marks the run as ended; only an error is recorded by any process, the first one."""
+        if is_main_process() or (result.error and self.result is None):
             write_whole(self.directory / "result.json", result.to_json())
 
     def _archive_result(self) -> Path | None:

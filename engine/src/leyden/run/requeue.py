@@ -1,9 +1,11 @@
 """The scheduler's signal to requeue this job, obeyed in every phase of a run."""
 
 import os
+import re
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from leyden.config.terminal import one_line
@@ -14,18 +16,33 @@ WATCH_S = 1.0
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
 
 
+EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
+END_S = 10.0  # for a process to end after SIGTERM
+# Begins the message of an error of communication in gloo, which is a plain RuntimeError.
+GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
+
+
+def is_communication_error(error: BaseException, num_processes: int) -> bool:
+    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
+    of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        if isinstance(cause, of_torch):
+            return True
+        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
+            return True
+        chain, cause = [*chain, cause], cause.__cause__
+    return False
+
+
 def requeue_after(error: BaseException) -> bool:
     """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
 
     Returns:
-        Whether the job was requeued: the error is of `torch.distributed`, or caused by one, and this process is in a job.
+        Whether the job was requeued; false outside of a job.
     """
-    communication = getattr(sys.modules.get("torch.distributed"), "DistError", ())
-    chain, cause = [error], error.__cause__
-    while cause is not None and cause not in chain:
-        chain, cause = [*chain, cause], cause.__cause__
-    scheduler = current()
-    if scheduler is None or not any(isinstance(each, communication) for each in chain):
+    if (scheduler := current()) is None:
         return False
     problem = scheduler.requeue_elsewhere()
     print(
@@ -34,6 +51,13 @@ def requeue_after(error: BaseException) -> bool:
         file=sys.stderr,
     )
     return not problem
+
+
+def end_process() -> None:
+    """End this process from a thread, so that its job can be requeued; its main thread may be busy for long."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_S)
+    os._exit(EXIT_REQUEUED)
 
 
 class RequeueSignal:
@@ -71,14 +95,19 @@ class RequeueSignal:
             if self.received and not self.is_requested and SIGNAL in self._mask:
                 os.kill(os.getpid(), SIGNAL)  # it stays pending, for the next run of this job
 
-    def requeue(self) -> None:
-        """Put this process's job back into the queue, once; without effect outside of a job."""
+    def requeue(self) -> bool:
+        """Put this process's job back into the queue, once; without effect outside of a job.
+
+        Returns:
+            Whether this call has done so.
+        """
         scheduler = current()
         if self.is_requested or scheduler is None:
-            return
+            return False
         self.is_requested = True
         problem = scheduler.requeue()
         print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
+        return not problem
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -95,4 +124,5 @@ class RequeueSignal:
             "the run will resume from its last checkpoint",
             file=sys.stderr,
         )
-        self.requeue()  # the scheduler then ends this process
+        if self.requeue():
+            end_process()

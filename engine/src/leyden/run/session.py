@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,10 +15,10 @@ from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import machine
-from leyden.run.requeue import requeue_after
+from leyden.run.requeue import EXIT_REQUEUED, is_communication_error, requeue_after
 from leyden.run.result import Failure, Result
 
-EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
+PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
 
 
 class Position(NamedTuple):
@@ -27,11 +28,13 @@ class Position(NamedTuple):
         epochs: Number of completed epochs over all starts.
         num_steps: Number of optimizer steps over all starts.
         has_trained: Whether this start may have trained; false while a checkpoint is restored.
+        num_processes: Number of processes that train together.
     """
 
     epochs: int
     num_steps: int
     has_trained: bool
+    num_processes: int
 
 
 class Session:
@@ -101,10 +104,19 @@ def session(
     try:
         yield begun
     except Exception as error:
-        if requeue_after(error):
-            raise SystemExit(EXIT_REQUEUED) from error
+        is_lost = is_communication_error(error, position().num_processes)
+        if is_lost:
+            # A process that fails breaks the connections to the others: then its error is the run's.
+            if position().num_processes > 1 and (result := wait_for_result(run)) and (first := result.error):
+                raise UserError(
+                    f"{run.directory} failed in another process: {first.type}: {first.message}"
+                ) from error
+            if requeue_after(error):
+                raise SystemExit(EXIT_REQUEUED) from error
         mistaken = is_mistake(error, runs=True)
-        _fail(begun, Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error)), position())
+        if is_main_process() or (position().has_trained and not is_lost):
+            failure = Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error))
+            _fail(begun, failure, position())
         if mistaken:
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
@@ -121,6 +133,17 @@ def session(
             )
         codes: dict[Any, int] = {None: 128 + signal.SIGTERM, 0: 128 + signal.SIGTERM, 1: 128 + signal.SIGINT}
         raise SystemExit(codes.get(stop.code, stop.code)) from None
+
+
+def wait_for_result(run: Run) -> Result | None:
+    """Return a run's result once another process of the run has recorded it; None after `PEER_S` seconds."""
+    end = time.monotonic() + PEER_S
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, UserError):  # it is damaged
+            if (result := run.result) is not None:
+                return result
+        time.sleep(0.1)
+    return None
 
 
 def _fail(begun: Session, failure: Failure, position: Position) -> None:

@@ -1,6 +1,6 @@
 """The protocol of a scheduler: the functions that the other packages use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -79,14 +79,21 @@ class Scheduler(Protocol):
         """Remove the variables of this process's job, such as a terminal on a node, from its environment."""
 
     def requeue(self) -> str:
-        """Put this process's job back into the queue; return an error message, empty on success."""
-
-    def requeue_elsewhere(self) -> str:
-        """Put this process's job back into the queue, not to start on this node again if the job has no other node.
+        """Put this process's job back into the queue when its processes have ended, or at once, which ends them.
 
         Returns:
             An error message, empty on success.
         """
+
+    def requeue_elsewhere(self) -> str:
+        """Call `requeue`, so that the job does not start on this node again if it has no other node.
+
+        Returns:
+            An error message, empty on success.
+        """
+
+    def is_requeued(self) -> bool:
+        """Return whether a process of this process's job has called `requeue`, if the job ends before that is done."""
 
     def cancel(self, ids: Sequence[str]) -> str:
         """Cancel queued and running jobs; return an error message, empty on success."""
@@ -120,6 +127,7 @@ class Scheduler(Protocol):
         *,
         python: str,
         starts_processes: bool = False,
+        after: Collection[str] = (),
     ) -> list[Submitted]:
         """Submit one job per tuple of arguments, at most `max_array`; each process of a job calls `work(*arguments)`.
 
@@ -130,9 +138,11 @@ class Scheduler(Protocol):
             arguments: Arguments of each job.
             python: Shell command that starts Python on a node.
             starts_processes: True if `work` starts the job's processes, by `start_command`: one process calls it.
+            after: Ids of jobs that must have ended before these start.
 
         Raises:
             RejectedError: The scheduler rejects the jobs.
+            UserError: It is not known whether the scheduler has accepted them.
         """
 
     def start_command(self, cluster: DictConfig, python: str) -> str:

@@ -1,9 +1,12 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
+import contextlib
+import io
 import os
+import re
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +23,18 @@ TIMEOUT_S = 60
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
-PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"}
+PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
+STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|(.*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
-COMPILED = "${TMPDIR:-/tmp}/leyden-$UID-compiled-$SLURM_JOB_ID"
 QUERIED = 200  # job ids per query, since a command line has a limit
+# Variables of a job's script: the job's id, as in `cluster/bootstrap.py`, and a file by which a process asks for a requeue.
+JOB, REQUEUE = "LEYDEN_JOB", "LEYDEN_REQUEUE"
+NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
+# Slurm signals nothing but the script of a job without srun.
+FORWARD = (
+    'forward() { for name in USR1 TERM; do trap "kill -$name \\$child; again=1" $name; done; '
+    '"$@" & child=$!; again=1; while [ "$again" ]; do again=; wait $child; done; }'
+)
 RESOURCES = (
     "nodes",
     "tasks_per_node",
@@ -60,26 +71,45 @@ class Slurm:
             if name.startswith("SLURM_") and name != "SLURM_CONF":  # SBATCH_* are the user's own
                 del os.environ[name]
 
-    def requeue(self) -> str:
-        """Put this process's job back into the queue; return an error message, empty on success."""
-        return _call("scontrol", "requeue", str(self.job_id()))[1]
+    def requeue(self, avoid: str = "") -> str:
+        """Put this process's job back into the queue once its processes have ended.
 
-    def requeue_elsewhere(self) -> str:
-        """Put this process's job back into the queue, not to start on this node again if the job has no other node.
+        The job's script does so, since a container has no `scontrol`; a script of the user's own does not, so that Slurm
+        does it at once, and ends the job.
 
-        Which of several nodes has failed is not known. Slurm accepts the node once the job is back in the queue, and
-        ends this process meanwhile, so that a process of its own asks for it.
+        Args:
+            avoid: Node where the job must not start again, empty if there is none.
 
         Returns:
             An error message, empty on success.
         """
-        job, node = str(self.job_id()), os.environ.get("SLURMD_NODENAME", "")
-        if problem := self.requeue():
-            return problem
-        if node and os.environ.get("SLURM_JOB_NUM_NODES") == "1":
-            script = f"trap '' TERM; for n in 1 2 3 4 5; do scontrol update JobId={job} ExcNodeList={node} && exit; sleep 1; done"
-            subprocess.Popen(["sh", "-c", script], start_new_session=True)
+        if (file := self._requeue_file()) is None:
+            return _call("scontrol", "requeue", str(self.job_id()))[1]
+        try:
+            file.write_text(avoid)
+        except OSError as error:
+            return f"{file} can't be written ({error.strerror})"
         return ""
+
+    def requeue_elsewhere(self) -> str:
+        """Put this process's job back into the queue as `requeue` does, to avoid this node if the job has no other.
+
+        Which of several nodes has failed is not known.
+
+        Returns:
+            An error message, empty on success.
+        """
+        is_alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
+        return self.requeue(os.environ.get("SLURMD_NODENAME", "") if is_alone else "")
+
+    def is_requeued(self) -> bool:
+        """Return whether a process of this process's job has asked its script for a requeue."""
+        file = self._requeue_file()
+        return file is not None and file.exists()
+
+    def _requeue_file(self) -> Path | None:
+        """Return the file by which this process asks its job's script for a requeue; None for a user's own script."""
+        return Path(os.environ[REQUEUE]) if os.environ.get(JOB) == self.job_id() else None
 
     def cancel(self, ids: Sequence[str]) -> str:
         """Cancel queued and running jobs; return an error message, empty on success."""
@@ -92,17 +122,18 @@ class Slurm:
         """
         if not ids:
             return {}
-        query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r")
+        query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|")
         out, problem = _call(*query, "--me")
-        if problem:
+        known, is_whole = _parse_states(out)
+        if problem or not is_whole:
             return {}
-        known = _parse_states(out)
         others = [job for job in ids if job not in known]  # of another user, or ended long ago
         for start in range(0, len(others), QUERIED):
             out, problem = _call(*query, "--jobs", ",".join(others[start : start + QUERIED]))
-            if problem and "Invalid job id" not in problem:
+            found, is_whole = _parse_states(out)
+            if (problem and "Invalid job id" not in problem) or not is_whole:
                 return {}
-            known |= _parse_states(out)
+            known |= found
         return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
 
     def check(self, cluster: DictConfig, trainer: DictConfig) -> None:
@@ -159,7 +190,7 @@ class Slurm:
         out, _ = _call("scontrol", "show", "config")
         for line in out.splitlines():
             name, _, value = map(str.strip, line.partition("="))
-            if name == "MaxArraySize" and value.isdecimal():
+            if name == "MaxArraySize" and re.fullmatch("[0-9]{1,9}", value):
                 return max(1, min(MAX_ARRAY, int(value)))
         return MAX_ARRAY
 
@@ -175,8 +206,10 @@ class Slurm:
         # submitit has no public function for a script that is not submitted.
         script = executor._make_submission_file_text(executor._submitit_command_str, "0")
         if not cluster.dry_run:
-            _, problem = _call("sbatch", "--test-only", text=str(script))
-            if problem:
+            # One job of the array, as each counts for MaxSubmitJobs; that limit is for now, and `submit` meets it.
+            command = ("sbatch", "--test-only", *(("--array=0",) if num_jobs > 1 else ()))
+            _, problem = _call(*command, text=str(script))
+            if problem and "MaxSubmitJob" not in problem:
                 raise UserError(f"cluster: sbatch rejects this job: {' '.join(problem.split())}")
         return str(script)
 
@@ -189,21 +222,27 @@ class Slurm:
         *,
         python: str,
         starts_processes: bool = False,
+        after: Collection[str] = (),
     ) -> list[Submitted]:
         """Submit an array with one job per tuple of arguments; each process of a job calls `work(*arguments)`.
 
         Raises:
             RejectedError: Slurm rejects the jobs.
+            UserError: `sbatch` can't be called, or its answer can't be read.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = _executor(folder, cluster, len(arguments), python)
+        executor = _executor(folder, cluster, len(arguments), python, after)
         if starts_processes:  # by srun within the script's process; Slurm still signals those that srun starts
             executor.update_parameters(use_srun=False)
         try:
-            jobs = executor.map_array(work, *zip(*arguments, strict=True))
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(str(error).split())}") from error
+            with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats the error
+                jobs = executor.map_array(work, *zip(*arguments, strict=True))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            why = " ".join(str(error).split())
+            if isinstance(error.__cause__, subprocess.CalledProcessError):
+                raise RejectedError(f"cluster: Slurm rejects the job: {why}") from error
+            raise UserError(f"cluster: sbatch may have failed; see squeue before you try again: {why}") from error
         return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
 
     def start_command(self, cluster: DictConfig, python: str) -> str:
@@ -217,21 +256,29 @@ class Slurm:
         return Path(JobEnvironment().paths.stdout)
 
 
-def _parse_states(output: str) -> dict[str, JobState]:
-    """Return the states in lines of job id, state and reason."""
-    found = {}
-    for line in output.splitlines():
-        job, text, reason = line.strip().split("|", 2)
-        phase: Phase = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
-        waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
-        found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
-    return found
+def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
+    """Return the states in lines of job id, state and reason, and whether no line is damaged.
+
+    A line without `|` that does not begin with a job's id is not Slurm's.
+    """
+    found, is_whole = {}, True
+    for line in map(str.strip, output.splitlines()):
+        if parts := STATE.fullmatch(line):
+            job, text, reason = parts.groups()
+            phase: Phase = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
+            waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
+            found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
+        elif "|" in line or line[:1].isdigit():
+            is_whole = False
+    return found, is_whole
 
 
 def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     """Run a Slurm command; return its output and an error message, empty on success."""
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", f"Slurm does not answer ({error})"
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
@@ -247,21 +294,21 @@ def _srun_arguments(cluster: DictConfig) -> list[str]:
     return ["--kill-on-bad-exit=1", *cluster.srun_args]
 
 
-def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> Any:
-    """Return submitit's executor with the resources of a job."""
+def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str, after: Collection[str] = ()) -> Any:
+    """Return submitit's executor with the resources of a job, which starts when the jobs `after` have ended."""
     import submitit
 
-    # Without srun, Slurm signals nothing but the script's shell, which Python then replaces.
+    # Without srun, Slurm signals nothing but the script's shell.
     signal = f"USR1@{cluster.signal_delay_s}" if cluster.use_srun else f"B:USR1@{cluster.signal_delay_s}"
-    python = python if cluster.use_srun else f"exec {python}"
+    python = python if cluster.use_srun else f"forward {python}"
     try:
         executor = submitit.SlurmExecutor(folder, python=python)
     except RuntimeError as error:
         raise UserError(f"cluster: there is no Slurm on this machine ({error})") from error
-    setup = ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
-    # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
-    setup += [f"export TORCHINDUCTOR_CACHE_DIR={COMPILED} TRITON_CACHE_DIR={COMPILED}/triton"]
     options: dict[str, Any] = OmegaConf.to_container(cluster.options, resolve=True)  # type: ignore[assignment]
+    if after:
+        arrays = ":".join(sorted({job.partition("_")[0] for job in after}))
+        options["dependency"] = ",".join([*filter(None, [options.get("dependency")]), f"afterany:{arrays}"])
     given = {key: cluster[key] for key in ("partition", "account", "qos", "constraint") if cluster[key] is not None}
     if cluster.mem_gb is not None:
         given["mem"] = f"{cluster.mem_gb}GB"
@@ -281,8 +328,45 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str) -> 
         stderr_to_stdout=True,
         srun_args=_srun_arguments(cluster),
         use_srun=cluster.use_srun,
-        setup=[*setup, *cluster.setup],
-        teardown=[f"rm -rf {COMPILED}"],
+        setup=_setup(folder, cluster),
+        teardown=_teardown(cluster),
         additional_parameters={"signal": signal, "requeue": True, **options},
     )
     return executor
+
+
+def _setup(folder: Path, cluster: DictConfig) -> list[str]:
+    """Return the shell commands before Python."""
+    requeue = f"{shlex.quote(str(folder.absolute()))}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}.requeue"
+    return [
+        "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+        # In an array's last task, SLURM_JOB_ID is the id of the whole array.
+        "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        f"export {REQUEUE}={requeue}",
+        # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
+        f"LEYDEN_FOLDER={NODE_FOLDER}",
+        'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
+        "trap : TERM  # this script ends after its processes, which may save",
+        *([] if cluster.use_srun else [FORWARD]),
+        *cluster.setup,
+        "set +e",
+    ]
+
+
+def _teardown(cluster: DictConfig) -> list[str]:
+    """Return the shell commands after Python, which end with its exit code."""
+    num = cluster.nodes
+    each_node = f"timeout 60 srun --nodes={num} --ntasks={num} --ntasks-per-node=1 {shlex.join(cluster.srun_args)} "
+    return [
+        "code=$?",
+        # `cluster.setup` may have set another TMPDIR.
+        f'{each_node if num > 1 else ""}rm -rf "$LEYDEN_FOLDER" {NODE_FOLDER}',
+        f'if [ -e "${REQUEUE}" ]; then',
+        f'  avoid=$(cat "${REQUEUE}"); rm -f "${REQUEUE}"',
+        # Slurm excludes a node once the job is back in the queue.
+        '  scontrol requeue "$LEYDEN_JOB" && [ "$avoid" ] && for n in 1 2 3 4 5; do',
+        '    scontrol update JobId="$LEYDEN_JOB" ExcNodeList="$avoid" 2>/dev/null && break; sleep 1',
+        "  done",
+        "fi",
+        "exit $code",
+    ]

@@ -1,0 +1,109 @@
+"""Slurm's commands answer in pieces, with other lines between, late or not at all: no traceback, and no job is taken for ended."""
+
+import os
+import random
+import re
+import shlex
+
+import pytest
+
+from leyden.config.errors import UserError
+from leyden.scheduler import slurm
+from leyden.scheduler.protocol import RejectedError
+from leyden.scheduler.slurm import Slurm
+from leyden.testing.cases import compose
+
+pytestmark = pytest.mark.faults
+
+STATES = [("RUNNING", "None"), ("PENDING", "Priority"), ("PENDING", "(launch failed requeued held)")]
+STATES += [("COMPLETING", "None"), ("COMPLETED", "None"), ("FAILED", "NonZeroExitCode"), ("NEW_STATE", "é")]
+BANNER = ["Welcome to the cluster!", "slurm_load_jobs: retrying", "*** down on Monday ***", "é", "\ufeff"]
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch):
+    """A function that sets what a command prints and how it ends."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "TIMEOUT_S", 5)
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+
+    def set_answer(command, out=b"", error=b"", code=0, pause=0):
+        for name, content in (("out", out), ("error", error)):
+            (tmp_path / f"{command}.{name}").write_bytes(content)
+        script = tmp_path / "bin" / command
+        files = [shlex.quote(str(tmp_path / f"{command}.{name}")) for name in ("out", "error")]
+        script.write_text(f"#!/bin/sh\nsleep {pause}\ncat {files[0]}\ncat {files[1]} >&2\nexit {code}\n")
+        script.chmod(0o755)
+
+    return set_answer
+
+
+def damaged(rng, lines):
+    """Lines as bytes, with what goes wrong; and the code that the command ends with."""
+    out, code = "".join(f"{line}\n" for line in lines).encode(), 0
+    for kind in rng.sample(["blank", "cut", "bytes", "banner", "carriage", "code"], rng.randrange(1, 4)):
+        place = rng.choice([0, *(n + 1 for n, byte in enumerate(out) if byte == 10)])
+        if kind == "blank":
+            out = out[:place] + rng.choice([b"\n", b" \n", b"\t\n\n"]) + out[place:]
+        elif kind == "banner":
+            out = out[:place] + rng.choice(BANNER).encode() + b"\n" + out[place:]
+        elif kind == "carriage":
+            out = out.replace(b"\n", b"\r\n")
+        elif kind == "bytes" and out:
+            place = rng.randrange(len(out))
+            out = out[:place] + rng.choice([b"\xff", b"\xc3", b"\x00", b"\x0b", b"\x1b[0m", b"|"]) + out[place:]
+        elif kind == "cut" and out.rstrip():
+            ends = [n for n in range(1, len(out)) if not {*out[n - 1 : n + 1]} & {*b"\r\n"}]  # within a line
+            out = out[: rng.choice(ends or [len(out)])]
+        elif kind == "code":
+            code = rng.choice([1, 137])
+    return out, code
+
+
+def test_no_job_is_taken_for_ended(answer, trials, seed):
+    rng = random.Random(seed)
+    for n in range(5 * trials):
+        truth = {f"{rng.randrange(1, 999)}_{task}": rng.choice(STATES) for task in range(rng.randrange(1, 5))}
+        out, code = damaged(rng, [f"{job}|{state}|{reason}|" for job, (state, reason) in truth.items()])
+        told = f"FAULTS_SEED={seed}, trial {n}: {truth}\n{out!r}, {code}"
+        pause = 0 if n else 9
+        answer("squeue", out, rng.choice([b"", b"slurm_load_jobs error: \xff\n"]), code, pause)
+        for job, state in Slurm().states([*truth]).items():
+            assert (state.phase == "ended") == (truth[job][0] in slurm.ENDED), told
+            assert pause == 0, told
+
+
+def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, seed, tmp_path):
+    """It would be submitted again."""
+    rng, cluster = random.Random(seed), compose("cluster=slurm_cpu").cluster
+    for n in range(trials):
+        out, code = damaged(rng, [rng.choice(["Submitted batch job 71", "Submitted batch job", ""])])
+        error = rng.choice([b"", b"sbatch: error: QOSMaxSubmitJobPerUserLimit\n", b"\xff\n"])
+        told = f"FAULTS_SEED={seed}, trial {n}: {out!r}, {error!r}, {code}"
+        answer("sbatch", out, error, code)
+        calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
+        try:
+            jobs, problem = Slurm().submit(tmp_path / str(n), cluster, os.system, calls, python="python3"), None
+        except UserError as raised:
+            jobs, problem = [], raised
+        if problem is None:
+            assert {job.job_id.partition("_")[0] for job in jobs} == {"71"}, told
+        elif isinstance(problem, RejectedError):
+            assert code, told
+        else:
+            assert re.fullmatch(".*see squeue before you try again.*", str(problem)), told  # one line
+
+
+def test_other_answers_are_read_or_not(answer, trials, seed, monkeypatch):
+    rng = random.Random(seed)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for n in range(trials):
+        size = rng.choice(["101", "0", "1" * 5000, "²", "1e3", "", "UNLIMITED", "-3"])
+        out, code = damaged(rng, ["Configuration data as of 2026", f"MaxArraySize   = {size}", "MaxJobCount = 9"])
+        answer("scontrol", out, b"\xff", code, pause=0 if n else 9)
+        answer("scancel", *damaged(rng, ["x"])[:1], b"\xff\n", code)
+        told = f"FAULTS_SEED={seed}, trial {n}: {out!r}, {code}"
+        assert 1 <= Slurm().max_array() <= slurm.MAX_ARRAY, told
+        assert bool(Slurm().cancel(["7"])) == bool(code), told
+        assert isinstance(Slurm().requeue(), str), told
