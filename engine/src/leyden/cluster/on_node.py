@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing, task_overrides
+from leyden.config.paths import prepare_process
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, release_memory
 from leyden.scheduler import current, num_restarts
@@ -57,6 +58,7 @@ def search_on_node(module: str, config: DictConfig, start_command: str | None) -
     Raises:
         UserError: This job was requeued too often.
     """
+    prepare_process()
     setup_globals()
     if num_restarts() > config.cluster.max_requeues:
         raise UserError(

@@ -12,6 +12,7 @@ from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.data.contract import num_samples, sizes_of
 from leyden.data.facts import Facts
+from leyden.data.random_state import undisturbed
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
@@ -21,6 +22,7 @@ TOLERANCE = 1e-4  # of an output, relative to the largest one in its batch if th
 BATCH_SIZE = 1000
 
 
+@undisturbed()
 def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> tuple[int, float]:
     """Write a run's network as an ONNX file that takes raw samples, shape (N, ...), and normalises them itself.
 

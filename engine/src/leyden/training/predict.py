@@ -28,6 +28,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import printable, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, is_off_center, read_centered, read_image
+from leyden.data.random_state import undisturbed
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.data.text import text_of, tokens_of
@@ -403,6 +404,7 @@ def _first_two(prediction: Prediction) -> list[tuple[str, float]]:
     return (2 * prediction.likeliest)[:2] if len(prediction.probabilities) == 1 else prediction.likeliest[:2]
 
 
+@undisturbed()
 def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, picture: Path | None) -> None:
     """Print the predictions of a trained network, and optionally write them to a file and draw a picture.
 

@@ -24,7 +24,7 @@ from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.config.values import targets
 from leyden.data.contract import digests_of, first_batches, has_split
 from leyden.data.facts import Facts
-from leyden.data.random_state import import_targets, seed_everything
+from leyden.data.random_state import import_targets, seed_everything, undisturbed
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -120,7 +120,7 @@ def start(
     Raises:
         UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full disk.
     """
-    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal:
+    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal, undisturbed():
         return _start(cfg, identity, run, requeue_signal, test=test, pictures=pictures, overrides=overrides)
 
 

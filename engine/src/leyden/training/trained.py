@@ -25,7 +25,7 @@ from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
 from leyden.data.contract import divides_batches, facts_of, first_batches_differ, has_split
 from leyden.data.facts import Facts
-from leyden.data.random_state import seed_everything, seeded
+from leyden.data.random_state import seed_everything, seeded, seeded_as_run
 from leyden.report.ranking import count_failures, merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
@@ -49,14 +49,15 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     """
     cfg = trusted_config(run)
     facts = kept_facts(content, checkpoint)
-    seed_everything(cfg.seed, "task")  # no checkpoint has random numbers that a constructor keeps in an attribute
-    module = task_module(cfg, facts)
-    try:
-        load_weights(module, content)
-        restore_module(module, content)
-    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
-        why = " ".join(str(error).split())
-        raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
+    # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
+    with seeded_as_run(cfg.seed, "task"):
+        module = task_module(cfg, facts)
+        try:
+            load_weights(module, content)
+            restore_module(module, content)
+        except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
+            why = " ".join(str(error).split())
+            raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
     return module.eval(), facts
 
 
@@ -75,6 +76,7 @@ def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | Non
     """
     device = evaluation_trainer(run, accelerator).strategy.root_device
     module, facts = trained_module(run, checkpoint, read_checkpoint(checkpoint))
+    seed_everything(trusted_config(run).seed, "task")  # a network that draws predicts the same each time
     return check_kind(run, module.to(device), *kinds), facts
 
 
