@@ -92,7 +92,7 @@ class ExportConfig:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 # Allowed values of keys that have a fixed set.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "train.resume": ("auto", "never", "must"),
+    "train.resume": ("auto", "never", "must", "changed"),
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
