@@ -1,7 +1,8 @@
-"""The import rule: downward only, light at the start, and nothing that is not declared."""
+"""The import rule: downward only, light at the start, nothing that is not declared, and nothing done."""
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -180,3 +181,47 @@ def test_checkpoints_are_read_as_weights_only():
                 keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 if ast.unparse(node.func) == "torch.load" or "ckpt_path" in keywords:
                     assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
+
+
+# What other libraries do when they are imported is not the question, so they are imported first.
+STATES = """
+import importlib, logging, os, pkgutil, random, signal, sys, warnings
+for name in ("torchvision lightning torchmetrics hydra matplotlib.figure optuna submitit rich.progress pytest PIL.Image "
+             "torch.utils.tensorboard onnxruntime hydra._internal.core_plugins.basic_sweeper").split():
+    importlib.import_module(name)
+import hydra._internal.utils, numpy, torch
+from hydra._internal.hydra import Hydra
+from omegaconf import OmegaConf
+
+def state():
+    return {
+        "sys.path": [*sys.path], "environment": {**os.environ}, "working directory": os.getcwd(), "arguments": [*sys.argv],
+        "excepthook": sys.excepthook, "filters": [*warnings.filters], "threads": torch.get_num_threads(),
+        "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "python": random.getstate(), "numpy": repr(numpy.random.get_state()), "torch": torch.get_rng_state().tolist(),
+        "entropy of numpy": numpy.random.bit_generator.randbits,
+        "hydra": {**vars(Hydra)}, "hydra's utils": {**vars(hydra._internal.utils)},
+        "resolvers": [OmegaConf.has_resolver(name) for name in ("project", "config_groups", "name_of_model", "name_of_data")],
+    }
+
+before = state()
+import hydra_plugins, leyden
+names = [each.name for package in (leyden, hydra_plugins)
+         for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+for name in names:
+    importlib.import_module(name)
+after = state()
+print(len(names), [key for key in before if before[key] != after[key]])
+"""
+
+
+def test_importing_every_module_changes_nothing():
+    kept = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in kept}
+    done = subprocess.run(
+        [sys.executable, "-c", STATES], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    number, changed = done.stdout.split(maxsplit=1)
+    assert int(number) > 140
+    assert changed == "[]\n"

@@ -6,15 +6,28 @@ import sys
 
 import pytest
 
+from leyden.config.paths import ROOT
 
-def seen(**environment):
+# The verb `train` is one of Hydra's, `runs` is not.
+PROGRAM = """
+import contextlib, importlib, io, os, sys
+sys.argv = ["leyden", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    importlib.import_module(f"leyden.{verb}").main()
+assert 'torch' not in sys.modules
+print(os.environ.get('GOMP_SPINCOUNT'))
+"""
+
+
+def seen(verb="train", **environment):
     clean = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    program = "import sys, leyden, os; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
-    return subprocess.check_output([sys.executable, "-c", program], env={**clean, **environment}, text=True).strip()
+    command = [sys.executable, "-c", PROGRAM.format(verb=verb)]
+    return subprocess.check_output(command, env={**clean, **environment}, cwd=ROOT, text=True).strip()
 
 
-def test_it_is_set():
-    assert seen() == "30000"
+@pytest.mark.parametrize("verb", ["train", "runs"])
+def test_it_is_set(verb):
+    assert seen(verb) == "30000"
 
 
 @pytest.mark.parametrize(

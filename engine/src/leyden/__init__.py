@@ -3,7 +3,6 @@
 In a notebook or a script, `leyden.load(DIR)` returns a trained run, and `leyden.load_runs(DIR)` all runs below a folder.
 """
 
-import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,10 +35,3 @@ def _excepthook(error_type: type[BaseException], error: BaseException, traceback
 _command_line = " ".join(sys.orig_argv[1:3])
 if _command_line.startswith((f"-m {__name__}.", f"-m {__name__} ")) or f"/bin/{__name__} " in f"{_command_line} ":
     sys.excepthook = _excepthook
-
-# OpenMP threads spin while they wait for each other, and can take a core that another process needs. With GNU
-# OpenMP's default of 300,000 spins, a run beside one other process took 2.6 times as long as with 30,000; on a
-# quiet machine there was no difference (docs/speed.md). The variable is read when PyTorch loads OpenMP.
-# Results do not depend on it.
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & {*os.environ}:
-    os.environ["GOMP_SPINCOUNT"] = "30000"

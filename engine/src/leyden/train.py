@@ -67,6 +67,7 @@ def main(cfg: DictConfig) -> None:
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
         elif not is_job and is_main_process():
             print("This run has finished already; nothing was trained.")
+            run.warn_of_changed_code("this is the result of the code before")
         if is_main_process():
             # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")

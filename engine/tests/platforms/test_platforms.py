@@ -27,8 +27,6 @@ MODULES = [
     if "egg-info" not in str(path)
 ]
 NAMES = [".".join(path.parts).removesuffix(".__init__") for path in MODULES]
-# Copies of this one alone import it, on Linux.
-NAMES.remove("leyden.sweep.warm")
 
 
 def on(platform, *arguments):

@@ -165,7 +165,10 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli,
         ([start("--help")], "records no commit"),
         ([start("a" * 40, git=3)], "records no commit"),
         ([start("a" * 40)], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
-        ([start("", git={"sha": "a" * 40, "diff": "", "left_out": ["big.bin"]})], "too large to be saved: big.bin"),
+        (
+            [start("", git={"sha": "a" * 40, "diff": "", "left_out": ["big.bin"]})],
+            "these changes of the code were not saved: big.bin",
+        ),
         ([start("", git={"sha": "a" * 40, "diff": None})], "changes of the code were not saved"),
     ],
 )

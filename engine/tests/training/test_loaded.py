@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import leyden
 from leyden.config.errors import UserError
+from leyden.data.files import digest_of_content
+from leyden.data.random_state import random_states
 from tests.conftest import QUICK
 
 
@@ -24,6 +27,21 @@ def test_a_run_is_loaded_with_all_that_a_notebook_needs(train, tmp_path):
     hits = [(found.network(images).argmax(1) == labels).float() for images, labels in batches]
     assert torch.cat(hits).mean().item() == pytest.approx(found.metrics["val/acc"], abs=1e-6)
     assert leyden.load(tmp_path / "a", "last").network is not found.network
+
+
+def test_loading_leaves_random_numbers_as_they_are(train, tmp_path):
+    own = np.random.bit_generator.randbits
+    train("a", *QUICK, "trainer.max_epochs=1")
+    assert np.random.bit_generator.randbits is own  # nor does training keep it
+    before, drawn = digest_of_content(random_states()), []
+    for _ in range(2):
+        found = leyden.load(tmp_path / "a")
+        assert found.network is not None
+        assert found.data is not None
+        assert np.random.bit_generator.randbits is own
+        assert digest_of_content(random_states()) == before
+        drawn.append(np.random.default_rng().random())
+    assert drawn[0] != drawn[1]
 
 
 def test_runs_are_loaded_as_they_are_listed(train, tmp_path):

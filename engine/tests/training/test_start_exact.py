@@ -198,10 +198,12 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
     assert_same_bits(tmp_path / "by_torchrun", tmp_path / "by_lightning")
 
 
-@pytest.mark.slow
-def test_ddp_resumes_exactly(tmp_path, mnist_root):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"outputs={tmp_path}", *QUICK)
-    arguments = (*arguments, *STOCHASTIC)
+# With three or more, the order in which gradients are added up counts; it depends on the layers' sizes.
+@pytest.mark.parametrize(("num", "hidden_sizes"), [(2, "[16]"), (3, "[512]"), (4, "[512]")])
+@pytest.mark.slow(minutes=1)
+def test_ddp_resumes_exactly(tmp_path, mnist_root, num, hidden_sizes):
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}", *QUICK)
+    arguments = (*arguments, *STOCHASTIC, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={25 * num}")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
     process.communicate(timeout=TIMEOUT_S)
@@ -213,10 +215,9 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root):
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RankState"]
         for name in ("whole", "killed")
     ]
-    (first, second), again = ([state["torch"] for state in states["processes"]] for states in kept)
-    assert not torch.equal(first, second)  # dropout and augmentation of their own
-    assert torch.equal(again[0], first)
-    assert torch.equal(again[1], second)
+    first, again = ([state["torch"] for state in states["processes"]] for states in kept)
+    assert not torch.equal(first[0], first[1])  # dropout and augmentation of their own
+    assert all(map(torch.equal, first, again))
 
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
+from leyden.config.errors import UserError
 from leyden.config.terminal import quoted_override
+from leyden.reproduction import sources
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
@@ -140,6 +143,74 @@ def test_a_diff_that_is_too_large_is_said(project, monkeypatch):
     found = provenance.state_of_code()
     assert found["diff"] is None
     assert "all changes" in found["left_out"]
+
+
+def repository(folder, *files):
+    """A git repository with a commit."""
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text("a = 1\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (("init", "-q"), ("add", "-A"), (*author, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("is_submodule", [True, False])
+def test_changes_in_repositories_within_are_kept_and_checked_out(
+    project, tmp_path_factory, monkeypatch, is_submodule
+):
+    subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
+    inner = project / "sub ü"
+    if is_submodule:
+        other = repository(tmp_path_factory.mktemp("other") / "a", "inner.py")
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        allowed = ("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), inner.name)
+        for words in (allowed, (*author, "commit", "-qm", "second")):
+            subprocess.run(["git", "-C", str(project), *words], check=True, capture_output=True)
+    else:
+        repository(inner, "inner.py")
+    clean = provenance.state_of_code()
+    assert (clean["dirty"], clean["diff"], clean["left_out"]) == (False, "", [])
+    repository(inner / "deeper", "deep.py")
+    (inner / "deeper" / "deep.py").write_text("a = 2\n")
+    (inner / "inner.py").write_text("a = 3\n")
+    (inner / "new.py").write_text("a = 4\n")
+    found = provenance.state_of_code()
+    assert found["dirty"] is True
+    assert found["diff"] == ""
+    monkeypatch.setattr(sources, "ROOT", project)
+    for state, values in ((clean, {"inner.py": "a = 1\n"}), (found, {"inner.py": "a = 3\n", "new.py": "a = 4\n"})):
+        run = SimpleNamespace(directory=project, starts=[{"git": state}])
+        with sources.checked_out(sources.code_of(run), apply_diff=True) as tree:
+            got = {name: (tree / inner.name / name).read_text() for name in values}
+            assert got == values
+            deep = tree / inner.name / "deeper" / "deep.py"
+            assert (deep.read_text() if state is found else deep.exists()) == (
+                "a = 2\n" if state is found else False
+            )
+        assert not tree.exists()
+        for folder in (project, inner, inner / "deeper"):
+            trees = subprocess.check_output(["git", "-C", str(folder), "worktree", "list"], text=True)
+            assert trees.count("\n") == 1
+    (project / "empty").mkdir()
+    subprocess.run(["git", "-C", str(project / "empty"), "init", "-q"], check=True)
+    (project / "empty" / "a.py").write_text("a = 1\n")
+    assert provenance.state_of_code()["left_out"] == ["empty/"]
+
+
+@pytest.mark.parametrize("path", ["../other", "/tmp", "old.py/../.."])
+def test_a_record_checks_out_nothing_elsewhere(project, monkeypatch, path):
+    state = provenance.state_of_code()
+    state = {**state, "diff": "", "left_out": []}
+    inner = {path: state}
+    monkeypatch.setattr(sources, "ROOT", project)
+    code = sources.code_of(SimpleNamespace(directory=project, starts=[{"git": {**state, "repositories": inner}}]))
+    with (
+        pytest.raises(UserError, match="a repository of the run's code is not there"),
+        sources.checked_out(code, apply_diff=True),
+    ):
+        pass
 
 
 def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_path_factory, monkeypatch):

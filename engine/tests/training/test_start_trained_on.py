@@ -108,3 +108,37 @@ def test_a_fork_on_other_data_is_announced(cli, tmp_path, small_root):
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *fork)
     assert code == 0, err
     assert f"fork: the data differ from those of {tmp_path / 'a'}: houses.csv" in err
+
+
+def test_evaluating_on_data_that_have_changed_is_announced(cli, tmp_path, small_root):
+    path, other = tmp_path / "data" / "houses.csv", tmp_path / "other"
+    path.parent.mkdir()
+    other.mkdir()
+    shutil.copy(small_root / "houses.csv", path)
+    given = (
+        *TABLE,
+        "task=regression",
+        *TINY,
+        f"data.root={path.parent}",
+        "data.normalize=none",
+        "trainer.max_epochs=1",
+    )
+    code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *given)
+    assert code == 0, err
+    line = f"{tmp_path / 'a'}: the data differ from those that it was trained on: houses.csv\n"
+    evaluate = ("evaluate", f"run={tmp_path / 'a'}")
+    code, _, err = cli(*evaluate)
+    assert (code, line in err) == (0, False), err
+    header, *rows = path.read_text().splitlines()
+    columns = [row.split(",") for row in rows]
+    number = header.split(",").index("price")
+    prices = [column[number] for column in columns]
+    for column, price in zip(columns, [*prices[1:], prices[0]], strict=True):
+        column[number] = price
+    text = "\n".join([header, *map(",".join, columns)]) + "\n"
+    (other / "houses.csv").write_text(text)
+    code, _, err = cli(*evaluate, f"data_root={other}")
+    assert (code, line in err) == (0, True), err
+    path.write_text(text)
+    code, _, err = cli(*evaluate)
+    assert (code, line in err) == (0, True), err

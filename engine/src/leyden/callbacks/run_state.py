@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
@@ -141,6 +143,52 @@ NOTHING_LOGGED: dict[str, Any] = {"values": {}, "metrics": []}
 UNSAVED = " and can't be saved in a checkpoint"
 UNSEEN = "can't be looked at"
 NOT_RESTORED = "can't be restored from the checkpoint"
+
+
+class OrderedAverage:
+    """Averages the gradients of DDP's processes in an order that is the same in each start.
+
+    DDP averages gradients in buckets, and regroups these after the first backward pass of each start. A gradient's place
+    in its bucket decides in which order gloo adds it up, and sums of three or more numbers depend on their order: a
+    resumed run would differ by rounding. Here all gradients are averaged as one tensor, in the order of the parameters.
+    DDP's `find_unused_parameters` never regroups either, but hides parameters that were forgotten, and fails with
+    reentrant checkpointing of activations.
+
+    Args:
+        model: The model, which calls `average` with each bucket.
+    """
+
+    def __init__(self, model: DistributedDataParallel) -> None:
+        self._places = {id(each): n for n, each in enumerate(model.parameters())}
+        self._gradients: dict[int, Tensor] = {}  # by the place of their parameter
+        self._buckets: list[tuple[torch.futures.Future[Tensor], Tensor]] = []
+        model.register_comm_hook(None, self.average)
+
+    def average(self, state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """Keep the gradients of a bucket; with the last one, average all."""
+        future: torch.futures.Future[Tensor] = torch.futures.Future()
+        buffer = bucket.buffer().div_(torch.distributed.get_world_size())
+        self._buckets.append((future, buffer))
+        if buffer.is_sparse:  # of one parameter
+            torch.distributed.all_reduce(buffer)
+        else:
+            places = [self._places[id(each)] for each in bucket.parameters()]
+            self._gradients |= zip(places, bucket.gradients(), strict=True)
+        if bucket.is_last():
+            gradients = [each for _, each in sorted(self._gradients.items())]
+            if gradients:
+                joined = torch.cat([each.flatten() for each in gradients])
+                torch.distributed.all_reduce(joined)
+                for each, summed in zip(
+                    gradients, torch.split(joined, [each.numel() for each in gradients]), strict=True
+                ):
+                    each.copy_(summed.view_as(each))
+            for done, averaged in self._buckets:
+                done.set_result(averaged)
+            self._gradients, self._buckets = {}, []
+        return future
+
+
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
@@ -239,6 +287,7 @@ class RunState(L.Callback):
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
         if self._logged:
             self._logged.restore()
+        self._fix_order_of_sums(trainer)
         strategy, original = trainer.strategy, trainer.strategy.on_train_start
 
         def on_train_start() -> None:  # the last hook before the first batch is trained on
@@ -248,6 +297,21 @@ class RunState(L.Callback):
             self.is_restored = True
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
+
+    def _fix_order_of_sums(self, trainer: L.Trainer) -> None:
+        """Make DDP add up gradients in the same order in each start; announce processes of which this is unknown.
+
+        The sum of two gradients has no order.
+        """
+        model = trainer.strategy.model
+        if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
+            return
+        backend, is_complex = torch.distributed.get_backend(), any(each.is_complex() for each in model.parameters())
+        if backend == "gloo" and not is_complex:  # a bucket has no right views of complex gradients
+            OrderedAverage(model)
+        else:
+            kind = "complex gradients" if is_complex else "gradients"
+            self._announce(f"{backend} may add up the {kind} of {trainer.world_size} processes in another order")
 
     def _restore_all(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take the snapshot of all objects before training; then restore the checkpoint's changes."""

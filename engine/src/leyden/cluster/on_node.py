@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError, is_mistake
 from leyden.config.hydra import composing, task_overrides
+from leyden.config.paths import prepare_process
 from leyden.config.terminal import warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
@@ -67,6 +68,7 @@ def search_on_node(module: str, config: DictConfig, start_command: str | None) -
     Raises:
         UserError: This job was requeued too often.
     """
+    prepare_process()
     setup_globals()
     if num_restarts() > config.cluster.max_requeues:
         raise UserError(

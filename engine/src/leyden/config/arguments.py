@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from leyden.config.errors import UserError
+from leyden.config.paths import prepare_process
 from leyden.config.terminal import quiet_pipe, warn
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a `UserError` or `OSError` in one line and exit with code 2."""
+    """Prepare the process of a verb; print its `UserError` or `OSError` in one line and exit with code 2."""
+    prepare_process()
     try:
         with quiet_pipe():
             yield

@@ -82,7 +82,7 @@ def cause_of(error: BaseException) -> BaseException:
     raised_in = [frame.path for frame in _frames(error.__traceback__)][-1:]
     if isinstance(error, ImportError) and error.__cause__ and raised_in and raised_in[0].startswith(_HYDRA):
         inner = error.__cause__
-        own = (frame for frame in _frames(inner.__traceback__) if not _is_library(frame.path))
+        own = (frame for frame in _frames(inner.__traceback__) if not is_library(frame.path))
         if isinstance(inner, SyntaxError) or any(own):
             return inner
     return error
@@ -108,7 +108,7 @@ def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
     if isinstance(cause, OSError) and cause.errno in _DISK_ERRNOS:
         return True
     frames = list(_frames(cause.__traceback__))
-    ours = [frame for frame in frames if not _is_library(frame.path)]
+    ours = [frame for frame in frames if not is_library(frame.path)]
     is_engine = not ours or ours[-1].path.startswith(_ENGINE)
     if not frames or (isinstance(cause, OSError) and is_engine):
         return True  # about a file that the engine reads or writes; the message names it
@@ -142,7 +142,7 @@ def last_frame(error: BaseException) -> str:
     An error in a library that only the engine has called is located in the library.
     """
     frames = list(_frames(cause_of(error).__traceback__))
-    own = [frame for frame in frames if not _is_library(frame.path)]
+    own = [frame for frame in frames if not is_library(frame.path)]
     if not own:
         return ""
     frame = frames[-1] if own[-1].path.startswith(_ENGINE) else own[-1]
@@ -179,10 +179,10 @@ def _has_forwarded_keyword(frames: Sequence[Frame]) -> bool:
 
     If a researcher's code called the outermost of these functions, the keyword comes from that code instead.
     """
-    calls = list(itertools.dropwhile(lambda frame: _is_library(frame.path), reversed(frames)))
+    calls = list(itertools.dropwhile(lambda frame: is_library(frame.path), reversed(frames)))
     before = list(itertools.dropwhile(lambda frame: frame.forwards_keywords, calls))
     return len(before) < len(calls) and (
-        not before or _is_library(before[0].path) or before[0].path.startswith(str(LIBRARY))
+        not before or is_library(before[0].path) or before[0].path.startswith(str(LIBRARY))
     )
 
 
@@ -209,7 +209,8 @@ def _frames(traceback: TracebackType | None) -> Iterator[Frame]:
         traceback = traceback.tb_next
 
 
-def _is_library(path: str) -> bool:
+def is_library(path: str) -> bool:
+    """Return whether a file is one of Python's or of an installed package's; those of this library are not."""
     if path.startswith(_LEYDEN):  # wherever it is installed
         return False
     return "site-packages" in path or "dist-packages" in path or path.startswith(_LIBRARIES)

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import functools
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.paths import CONF
+from leyden.config.schema import register_resolvers
 from leyden.config.values import flatten
 
 VERSION_BASE = "1.3"  # Hydra version whose defaults apply
@@ -37,12 +38,6 @@ class _ArgumentParser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
 
-# Hydra creates its parser itself, so `argparse` is replaced in its module.
-hydra._internal.utils.argparse = SimpleNamespace(  # type: ignore[attr-defined, assignment]
-    **{**vars(argparse), "ArgumentParser": _ArgumentParser}
-)
-
-
 def _mode(app: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
     """Return the value of `hydra.mode`, as Hydra's method does, but raise the errors that it ignores.
 
@@ -53,7 +48,20 @@ def _mode(app: Hydra, config_name: str | None, overrides: list[str]) -> RunMode 
     return mode
 
 
-Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+@contextlib.contextmanager
+def patched() -> Iterator[None]:
+    """Context in which Hydra uses this module's parser and mode; for commands only, as other programs use Hydra, too.
+
+    Hydra creates its parser itself, so `argparse` is replaced in its module.
+    """
+    utils: Any = hydra._internal.utils
+    before = utils.argparse, Hydra.get_mode
+    utils.argparse = SimpleNamespace(**{**vars(argparse), "ArgumentParser": _ArgumentParser})
+    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        utils.argparse, Hydra.get_mode = before  # type: ignore[method-assign]
 
 
 def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> argparse.Namespace:
@@ -98,6 +106,7 @@ def task_overrides(hydra_cfg: Any) -> list[str]:
 
 def composing() -> contextlib.AbstractContextManager[Any]:
     """Return a context manager that initializes Hydra with `conf/`, for `hydra.compose("train")`."""
+    register_resolvers()
     return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)
 
 

@@ -92,7 +92,7 @@ class ExportConfig:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 # Allowed values of keys that have a fixed set.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "train.resume": ("auto", "never", "must"),
+    "train.resume": ("auto", "never", "must", "changed"),
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off"),
     "train.sweep.pictures": ("all", "best", "none"),
@@ -116,11 +116,6 @@ def _config_groups() -> str:
     return "\n".join(lines) + "\n"
 
 
-OmegaConf.register_new_resolver("config_groups", _config_groups, replace=True)
-# `${project:data}` is the project's folder data/, whatever the working directory.
-OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
-
-
 def _name_of_model(_root_: Any) -> str:
     """Return the network's class name or else the task's, in lower case, for `${name_of_model:}`."""
     targets = (OmegaConf.select(_root_, f"{key}._target_") for key in ("model", "task"))
@@ -141,5 +136,10 @@ def _name_of_data(data: Any) -> str:
     return re.sub("[^A-Za-z0-9_.-]", "-", name)
 
 
-OmegaConf.register_new_resolver("name_of_model", _name_of_model, replace=True)
-OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)
+def register_resolvers() -> None:
+    """Register the functions that `conf/` calls; not at import, as another Hydra program may have its own by these names."""
+    OmegaConf.register_new_resolver("config_groups", _config_groups, replace=True)
+    # `${project:data}` is the project's folder data/, whatever the working directory.
+    OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+    OmegaConf.register_new_resolver("name_of_model", _name_of_model, replace=True)
+    OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import random
-import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,21 +22,20 @@ class _Entropy:
     """Source of the entropy of NumPy generators that are created without a seed: hashes of a key and a counter.
 
     Attributes:
-        key: Text that determines the numbers; empty for the system's entropy.
+        key: Text that determines the numbers; empty while NumPy uses its own source.
         count: How many numbers were drawn.
     """
 
     def __init__(self) -> None:
         self.key, self.count = "", 0
+        self._of_numpy = np.random.bit_generator.randbits  # type: ignore[attr-defined]
 
     def set(self, key: str, count: int = 0) -> None:
         self.key, self.count = key, count
         # NumPy asks this function, and has no public way to replace it.
-        np.random.bit_generator.randbits = self.draw  # type: ignore[attr-defined]
+        np.random.bit_generator.randbits = self.draw if key else self._of_numpy  # type: ignore[attr-defined]
 
     def draw(self, num_bits: int) -> int:
-        if not self.key:
-            return secrets.randbits(num_bits)
         self.count += 1
         # The worker processes of a loader are copies: each has a seed of its own, other ones in each epoch.
         worker = get_worker_info()
@@ -62,7 +60,11 @@ def seed_everything(seed: int, stage: str) -> None:
 
 def seed_entropy(seed: int, stage: str) -> None:
     """Seed the NumPy generators that will be created without a seed, such as by `np.random.default_rng()`."""
-    _entropy.set(f"seed {seed}, {stage}")
+    _entropy.set(_entropy_of(seed, stage))
+
+
+def _entropy_of(seed: int, stage: str) -> str:
+    return f"seed {seed}, {stage}"
 
 
 def import_targets(names: Iterable[str], seed: int) -> bool:
@@ -112,6 +114,40 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Context that restores all random states at its end, and NumPy's own source of entropy."""
+    before = random_states()
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        restore_random_states(before)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state_all(on_gpu)
+
+
+def _seed(python: int, numpy: int, torch_seed: int, entropy: str) -> None:
+    """Seed the random numbers of this process, but not those of a GPU that is not initialized yet.
+
+    `torch.manual_seed` would seed such a GPU, too, permanently.
+    """
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.default_generator.manual_seed(torch_seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(torch_seed)
+    _entropy.set(entropy)
+
+
+@contextlib.contextmanager
+def seeded_as_run(seed: int, stage: str) -> Iterator[None]:
+    """Context with the random states that `seed_everything` sets; restores the previous states at its end."""
+    with undisturbed():
+        _seed(seed, seed, seed, _entropy_of(seed, stage))
+        yield
+
+
+@contextlib.contextmanager
 def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     """Context with random states determined by the arguments alone; restores the previous states at its end.
 
@@ -123,22 +159,10 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
         stage: Name of a data module's hook.
         epoch: Epoch for which the loaders are created.
     """
-    before = random_states()
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(4).tolist()
-    random.seed(words[0])
-    np.random.seed(words[1])
-    # `torch.manual_seed` would also seed a GPU that is not initialized yet, permanently.
-    torch.default_generator.manual_seed(words[2])
-    if on_gpu is not None:
-        torch.cuda.manual_seed_all(words[2])
-    _entropy.set(f"{stage} {words[3]}")
-    try:
+    with undisturbed():
+        _seed(words[0], words[1], words[2], f"{stage} {words[3]}")
         yield
-    finally:
-        restore_random_states(before)
-        if on_gpu is not None:
-            torch.cuda.set_rng_state_all(on_gpu)
 
 
 def seed_stages(data: L.LightningDataModule, seed: int) -> None:

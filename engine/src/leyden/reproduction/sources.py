@@ -26,10 +26,12 @@ class Code:
     Args:
         sha: Hash of the commit.
         diff: Uncommitted changes, as a diff for `git apply`; empty if there are none.
+        repositories: The code of repositories within this one, by path.
     """
 
     sha: str
     diff: str
+    repositories: dict[str, "Code"]
 
 
 def code_of(run: RunContents) -> Code:
@@ -47,17 +49,26 @@ def code_of(run: RunContents) -> Code:
             raise UserError(
                 f"{where}: start {number} used different code than start 1; the run can't be reproduced"
             )
-    recorded = found[1] if isinstance(found[1], dict) else {}
+    return _code_in(found[1], where)
+
+
+def _code_in(state: Any, where: Path) -> Code:
+    """Return the code that `state_of_code` has recorded.
+
+    Raises:
+        UserError: It is unknown, or recorded only in part.
+    """
+    recorded = state if isinstance(state, dict) else {}
     sha, diff, left_out = recorded.get("sha"), recorded.get("diff"), recorded.get("left_out")
     if not isinstance(sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError(f"{where}: records no commit: the run was started without git")
     if left_out:
-        raise UserError(
-            f"{where}: these changes of the code were too large to be saved: {some_of(left_out if isinstance(left_out, list) else [left_out], MAX_NAMES)}"
-        )
+        names = left_out if isinstance(left_out, list) else [left_out]
+        raise UserError(f"{where}: these changes of the code were not saved: {some_of(names, MAX_NAMES)}")
     if not isinstance(diff, str):
         raise UserError(f"{where}: the changes of the code were not saved")
-    return Code(sha, diff)
+    inner = repositories if isinstance(repositories := recorded.get("repositories"), dict) else {}
+    return Code(sha, diff, {path: _code_in(each, where) for path, each in inner.items()})
 
 
 @contextlib.contextmanager
@@ -76,19 +87,32 @@ def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
         raise UserError(
             f"{ROOT}: is not a git repository, or git is not installed; the code of the run is not available"
         )
-    if git(ROOT, "cat-file", "-e", f"{code.sha}^{{commit}}") is None:
-        raise UserError(f"commit {code.sha[:12]} of the run is not in this repository; git fetch may get it")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         tree = Path(folder).resolve() / "tree"
-        try:
-            if git(ROOT, "worktree", "add", "--detach", str(tree), code.sha) is None:
-                raise UserError(f"commit {code.sha[:12]} can't be checked out to {tree}")
-            if code.diff:
-                _apply(code.diff, tree, consent=apply_diff)
-            yield tree / prefix.strip()
-        finally:
-            git(ROOT, "worktree", "remove", "--force", str(tree))
-            git(ROOT, "worktree", "prune")
+        _check_out(code, ROOT, tree, stack, consent=apply_diff)
+        yield tree / prefix.strip()
+
+
+def _check_out(code: Code, source: Path, tree: Path, stack: contextlib.ExitStack, *, consent: bool) -> None:
+    """Check out code to a work tree, which the stack removes; then the repositories within it.
+
+    Raises:
+        UserError: As of `checked_out`.
+    """
+    if git(source, "cat-file", "-e", f"{code.sha}^{{commit}}") is None:
+        where = "this repository" if source == ROOT else source
+        raise UserError(f"commit {code.sha[:12]} of the run is not in {where}; git fetch may get it")
+    stack.callback(git, source, "worktree", "prune")
+    stack.callback(git, source, "worktree", "remove", "--force", str(tree))
+    if git(source, "worktree", "add", "--detach", str(tree), code.sha) is None:
+        raise UserError(f"commit {code.sha[:12]} can't be checked out to {tree}")
+    if code.diff:
+        _apply(code.diff, tree, consent=consent)
+    top = Path((git(source, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
+    for path, inner in code.repositories.items():
+        if not (top / path / ".git").exists() or not (tree / path).resolve().is_relative_to(tree):
+            raise UserError(f"{top / path}: a repository of the run's code is not there")
+        _check_out(inner, top / path, tree / path, stack, consent=consent)
 
 
 def _apply(diff: str, tree: Path, *, consent: bool) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from leyden.config.paths import prepare_process
+
 
 def main() -> None:
     """Run the command."""
+    prepare_process()
     with contextlib.redirect_stdout(sys.stderr):  # the project's modules may print during import
         from leyden.assembly.trust import problem_of_run
 

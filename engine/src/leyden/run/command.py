@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError, cause_of, is_mistake, require_project
 from leyden.config.explain import explain
-from leyden.config.hydra import VERSION_BASE, help_text, parse_options
-from leyden.config.paths import CONF
+from leyden.config.hydra import VERSION_BASE, help_text, parse_options, patched
+from leyden.config.paths import CONF, prepare_process
+from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable, quiet_pipe, warn
 from leyden.run.process import is_main_process
 from leyden.scheduler import SCHEDULERS
@@ -64,7 +65,10 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
     """
     name = Path(task.__code__.co_filename).stem
 
+    @patched()
     def main() -> None:
+        prepare_process()
+        register_resolvers()
         debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
         def report(error: Exception) -> None:

@@ -17,10 +17,11 @@ import yaml
 
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
-from leyden.config.terminal import warn
+from leyden.config.terminal import one_line, warn
 from leyden.config.values import is_plain
 from leyden.run import lock
 from leyden.run.charts import EVENT_FOLDERS
+from leyden.run.code import changed_code, code_of
 from leyden.run.files import damage, read_json, read_text, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
@@ -30,6 +31,7 @@ from leyden.scheduler import SCHEDULERS
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader is ten times as fast
 MAX_CONFIG_BYTES = 2**20
+MAX_NAMES = 5  # of files in a message
 
 
 class RunContents:
@@ -142,6 +144,23 @@ class RunContents:
         return list(starts[0]["overrides"]) if starts else []
 
     @property
+    def changed_code(self) -> str:
+        """The files that define the run's classes and have changed since its last start, as text; empty if none has."""
+        names = changed_code(starts[-1].get("code")) if (starts := self.starts) else []
+        return ", ".join(map(one_line, names[:MAX_NAMES])) + (
+            f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else ""
+        )
+
+    def warn_of_changed_code(self, effect: str) -> None:
+        """Warn in one line if files that define the run's classes have changed.
+
+        Args:
+            effect: The end of the sentence: what happens nevertheless.
+        """
+        if is_main_process() and (names := self.changed_code):
+            warn(f"{self.directory}: {names} changed since the run was trained; {effect}")
+
+    @property
     def submission(self) -> dict[str, str]:
         """Scheduler, job id and log path of a run that was submitted to a cluster; empty for other runs.
 
@@ -244,7 +263,7 @@ class Run(RunContents):
         Args:
             identity: Identity of the run.
             resume: `auto` resumes an existing run; `never` allows only a new directory, `must` only an existing
-                run.
+                run; `changed` resumes even if the code has changed.
             timeout_s: Seconds to wait while another process holds the lock; None to wait indefinitely.
             ended_job: Id of a cluster's job that has ended, so that its lock is free.
 
@@ -287,6 +306,14 @@ class Run(RunContents):
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
                 f"choose another run_dir, or {advice}"
             )
+        may_change = "changed" in (resume, identity.config.get("resume"))  # a job's own lock asks for `auto`
+        if may_change or self.is_finished(identity) or not any(self.directory.glob("checkpoints/*.ckpt")):
+            return
+        if names := self.changed_code:
+            raise UserError(
+                f"{self.directory}: {names} changed since the run's last start, so it would end as another run; undo the change, "
+                "choose another run_dir, or resume with the new code by resume=changed"
+            )
 
     def is_finished(self, identity: RunIdentity) -> bool:
         """Return whether the run is complete, and neither more epochs nor a first test evaluation is requested."""
@@ -318,7 +345,7 @@ class Run(RunContents):
         """
         if is_main_process():
             # Can raise, so it comes before any file is changed.
-            starts = [*self.starts, origin(overrides, parent, machine, data, step)]
+            starts = [*self.starts, origin(overrides, parent, machine, data, step, code_of(identity.config))]
             if (archived := self._archive_result()) is not None:
                 self._previous = archived, (self.directory / "config.yaml").read_bytes()
             write_whole(self.directory / "config.yaml", yaml.safe_dump(identity.saved_config, sort_keys=False))

@@ -54,6 +54,7 @@ DIFF_OPTIONS = (
     "--no-relative",
     "--src-prefix=a/",
     "--dst-prefix=b/",
+    "--ignore-submodules=all",
 )
 VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
 
@@ -64,6 +65,7 @@ def origin(
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
     step: int | None = None,
+    code: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of a start, an entry of `provenance.json`.
 
@@ -73,6 +75,7 @@ def origin(
         machine: Result of `machine()`; None if the start does not train.
         data: SHA-256 of the training data, by name; None if the start does not train.
         step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
+        code: SHA-256 of the files that define the run's classes, by name.
     """
     return {
         "time": now(),
@@ -86,6 +89,7 @@ def origin(
         "pid": os.getpid(),
         "job": job_id(),
         "step": step,
+        "code": code,
         "git": state_of_code(),
         "library": state_of_library(),
         "python": platform.python_version(),
@@ -102,7 +106,8 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
     """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. If there are git repositories
+    within this one, submodules or not, `repositories` has the state of each, by path; ignored ones are left out.
 
     Args:
         folder: A folder in the repository; None for the project's.
@@ -115,7 +120,21 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
     if sha is None or status is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     diff, left_out = _diff(folder) if status else ("", [])
-    return {"sha": sha.strip(), "dirty": bool(status), "diff": diff, "left_out": left_out}
+    inner = {path: state_of_code(top / path) for top, path in _repositories_in(folder)}
+    left_out += [f"{path}/" for path, state in inner.items() if state["sha"] is None]  # nothing is committed there
+    dirty = diff != "" or bool(left_out) or any(state["dirty"] for state in inner.values())
+    found = {"sha": sha.strip(), "dirty": dirty, "diff": diff, "left_out": left_out}
+    return {**found, "repositories": inner} if inner else found
+
+
+def _repositories_in(folder: Path) -> list[tuple[Path, str]]:
+    """Return the repositories within a folder's repository, each as the outer one's top folder and a path below it."""
+    top = Path((git(folder, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
+    staged = (git(top, "ls-files", "--stage", "-z") or "").split("\0")
+    paths = [each.partition("\t")[2] for each in staged if each.startswith("160000 ")]  # the mode of a submodule
+    others = (git(top, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    paths += [each.removesuffix("/") for each in others if each.endswith("/")]
+    return [(top, path) for path in paths if (top / path / ".git").exists()]
 
 
 def _diff(folder: Path) -> tuple[str | None, list[str]]:

@@ -23,7 +23,7 @@ from leyden.sweep.worker import call, try_job
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
-DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads
+DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads; may be empty
 
 
 def warm_up(data: DictConfig) -> None:
@@ -37,6 +37,7 @@ def warm_up(data: DictConfig) -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
+    os.environ[DATA] = ""
     if data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
             node: Any = OmegaConf.to_container(data, resolve=True)

@@ -9,20 +9,28 @@ import os
 import threading
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number of threads
-
-from leyden.data.tensors import keep_tensors
+from leyden.config.paths import prepare_process
 from leyden.run.process import importing
 from leyden.sweep.launcher import DATA
 
-with importing():
-    import torch
+
+def _warm_up(node: str) -> None:
+    """Import PyTorch, and read the data of this node, if it is not empty."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number
+    prepare_process()
+    with importing():
+        from leyden import assembly  # noqa: F401 - all that jobs need
+        from leyden.data.tensors import keep_tensors
+    keep_tensors()
+    if node and _starts_nothing(node):
+        _read(node)
+
+
+def _read(node: str) -> None:
     from omegaconf import OmegaConf
 
     from leyden import assembly
 
-
-def _read(node: str) -> None:
     assembly.silence_lightning()
     with contextlib.suppress(Exception):  # the checks that follow report mistakes in the data
         assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
@@ -35,6 +43,8 @@ def _num_threads() -> int:
 
 def _starts_nothing(node: str) -> bool:
     """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
+    import torch
+
     if not (pid := os.fork()):
         before, code = _num_threads(), 1
         try:
@@ -45,6 +55,5 @@ def _starts_nothing(node: str) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-keep_tensors()
-if (node := os.environ.pop(DATA, None)) and _starts_nothing(node):
-    _read(node)
+if (data_node := os.environ.pop(DATA, None)) is not None:  # this is the fork server
+    _warm_up(data_node)

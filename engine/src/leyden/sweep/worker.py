@@ -27,6 +27,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError, cause_of, is_mistake
+from leyden.config.paths import prepare_process
+from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
 from leyden.run.process import die_with_parent, end_with_parent, importing
@@ -153,6 +155,8 @@ def execute_job(module: str, config: DictConfig) -> None:
         module: Name of the module whose `main.task` runs the job.
         config: The job's configuration, including the node `hydra`.
     """
+    prepare_process()  # not by a verb's `main`
+    register_resolvers()
     _check_gpu(config)
     context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
     _ = run_job(

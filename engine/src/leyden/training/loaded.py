@@ -8,7 +8,8 @@ import lightning as L
 from torch import nn
 
 from leyden.assembly.start_from import read_checkpoint
-from leyden.config.paths import ROOT
+from leyden.config.paths import ROOT, add_to_path
+from leyden.data.random_state import undisturbed
 from leyden.report.listing import list_runs
 from leyden.run.directory import Run
 from leyden.run.result import Result, read_curves
@@ -17,6 +18,8 @@ from leyden.training.trained import trained_data, trained_module
 
 class LoadedRun:
     """A trained run. Its parts are read when they are first used.
+
+    Random states stay as they are. The project's packages are added to `sys.path`, if they are not installed.
 
     Args:
         directory: The run directory, absolute or relative to the working directory.
@@ -78,10 +81,12 @@ class LoadedRun:
             UserError: The data are not available, or have changed.
         """
         module, facts = self._restored
-        return trained_data(self._run, facts, None, 1, module)
+        with undisturbed():
+            return trained_data(self._run, facts, None, 1, module)
 
     @functools.cached_property
     def _restored(self) -> tuple[L.LightningModule, Any]:
+        add_to_path()
         path = self._run.checkpoint(self.checkpoint)
         return trained_module(self._run, path, read_checkpoint(path))
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from leyden import assembly
+from leyden.assembly.trust import trusted_config
 from leyden.config.errors import UserError
 from leyden.data.contract import num_samples, sizes_of
 from leyden.data.facts import Facts
+from leyden.data.random_state import seeded_as_run
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
@@ -36,42 +38,43 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
         UserError: The outputs differ, the file can't be written, or the data have no `inputs(split, indices)`.
     """
     assembly.silence_lightning()
-    task, facts = trained_task(run, checkpoint)
-    network = NormalizingNetwork(task.network, facts.normalize).eval()
-    data = trained_data(run, facts, data_root, 1, task)
-    if not hasattr(data, "inputs"):
-        raise UserError(
-            f"{run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"
+    with seeded_as_run(trusted_config(run).seed, "task"):
+        task, facts = trained_task(run, checkpoint)
+        network = NormalizingNetwork(task.network, facts.normalize).eval()
+        data = trained_data(run, facts, data_root, 1, task)
+        if not hasattr(data, "inputs"):
+            raise UserError(
+                f"{run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"
+            )
+        data.setup("test")
+        has_classes, sample = task.kind == "classes", data.inputs("test", slice(2))
+        names = ("pixels" if sample.dtype == torch.uint8 else "inputs", "logits" if has_classes else "outputs")
+        exported = torch.onnx.export(
+            network,
+            (sample,),
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
+            verbose=False,
         )
-    data.setup("test")
-    has_classes, sample = task.kind == "classes", data.inputs("test", slice(2))
-    names = ("pixels" if sample.dtype == torch.uint8 else "inputs", "logits" if has_classes else "outputs")
-    exported = torch.onnx.export(
-        network,
-        (sample,),
-        input_names=[names[0]],
-        output_names=[names[1]],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-        dynamo=True,
-        verbose=False,
-    )
-    assert exported is not None
-    model = exported.model_proto
-    for key, text in description(task.kind, facts, sample, names).items():
-        model.metadata_props.add(key=key, value=text)
-    content = model.SerializeToString()
-    num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
-    if not num:
-        raise UserError(f"{run.directory}: {type(data).__name__} does not provide the number of test samples")
-    num_other, difference = _compare(content, network, data, num)
-    if (num_other and has_classes) or not difference <= TOLERANCE:
-        raise UserError(
-            f"{path}: not written; on {num} test samples ONNX predicts {num_other} different classes, and "
-            f"numbers that differ by up to {difference:.2g} (allowed: {TOLERANCE})"
-        )
-    with writing("output", path):
-        write_whole(path, content)
-    return num, difference
+        assert exported is not None
+        model = exported.model_proto
+        for key, text in description(task.kind, facts, sample, names).items():
+            model.metadata_props.add(key=key, value=text)
+        content = model.SerializeToString()
+        num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
+        if not num:
+            raise UserError(f"{run.directory}: {type(data).__name__} does not provide the number of test samples")
+        num_other, difference = _compare(content, network, data, num)
+        if (num_other and has_classes) or not difference <= TOLERANCE:
+            raise UserError(
+                f"{path}: not written; on {num} test samples ONNX predicts {num_other} different classes, and "
+                f"numbers that differ by up to {difference:.2g} (allowed: {TOLERANCE})"
+            )
+        with writing("output", path):
+            write_whole(path, content)
+        return num, difference
 
 
 def description(kind: str, facts: Facts, sample: torch.Tensor, names: tuple[str, str]) -> dict[str, str]:

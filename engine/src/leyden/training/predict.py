@@ -22,11 +22,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from leyden.assembly.trust import trusted_config
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.terminal import csv_text, printable, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, is_off_center, read_centered, read_image
+from leyden.data.random_state import seeded_as_run
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.data.text import text_of, tokens_of
@@ -413,26 +415,27 @@ def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None, pi
     """
     if picture and cfg.images is None:
         raise UserError(f"picture={picture}: is for images")
-    if cfg.prompt is not None:
-        if output:
-            raise UserError(f"output={output}: is for images and tables; a text is printed")
-        given = {"num_tokens": cfg.num_tokens, "temperature": cfg.temperature, "seed": cfg.seed}
-        given["accelerator"] = cfg.accelerator
-        print(printable(continue_text(run, checkpoint, str(cfg.prompt), **given)))
-    elif cfg.table is not None:
-        _print_rows(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
-    else:
-        paths = find_images(cfg.images)
-        task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
-        if task.kind == "reconstruction":
-            images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
-            reconstructed = reconstruct(task, facts, images)
-            _show_reconstructions(reconstructed, len(paths), output, picture)
+    paths = [] if cfg.images is None else find_images(cfg.images)
+    with seeded_as_run(trusted_config(run).seed, "task"):  # a network that draws predicts the same each time
+        if cfg.prompt is not None:
+            if output:
+                raise UserError(f"output={output}: is for images and tables; a text is printed")
+            given = {"num_tokens": cfg.num_tokens, "temperature": cfg.temperature, "seed": cfg.seed}
+            given["accelerator"] = cfg.accelerator
+            print(printable(continue_text(run, checkpoint, str(cfg.prompt), **given)))
+        elif cfg.table is not None:
+            _print_rows(predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator), output)
         else:
-            check_kind(run, task, "classes")
-            images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
-            batches = classify(task, facts, images)
-            _show_classes(batches, len(paths), output, picture)
+            task, facts = trained_task(run, checkpoint, accelerator=cfg.accelerator)
+            if task.kind == "reconstruction":
+                images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
+                reconstructed = reconstruct(task, facts, images)
+                _show_reconstructions(reconstructed, len(paths), output, picture)
+            else:
+                check_kind(run, task, "classes")
+                images = read_image_batches(run, facts, paths, invert=cfg.invert, center=cfg.center)
+                batches = classify(task, facts, images)
+                _show_classes(batches, len(paths), output, picture)
 
 
 def _show_classes(batches: Batches, num: int, output: Path | None, picture: Path | None) -> None:

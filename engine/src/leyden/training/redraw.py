@@ -12,12 +12,13 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.run_state import restore_module
 from leyden.data.contract import facts_of, has_split
-from leyden.data.random_state import seed_everything
+from leyden.data.random_state import seed_everything, undisturbed
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
 
 
+@undisturbed()
 def draw_late_pictures(cfg: DictConfig) -> None:
     """Draw the pictures that a run's callbacks draw at the end of the run.
 

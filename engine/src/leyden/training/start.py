@@ -24,13 +24,14 @@ from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.config.values import targets
 from leyden.data.contract import digests_of, first_batches, has_split
 from leyden.data.facts import Facts
-from leyden.data.random_state import import_targets, seed_everything
+from leyden.data.random_state import import_targets, seed_everything, undisturbed
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
+from leyden.run.provenance import installed_versions
 from leyden.run.requeue import RequeueSignal
 from leyden.run.result import Result
 from leyden.run.session import session
@@ -120,7 +121,7 @@ def start(
     Raises:
         UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full disk.
     """
-    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal:
+    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal, undisturbed():
         return _start(cfg, identity, run, requeue_signal, test=test, pictures=pictures, overrides=overrides)
 
 
@@ -149,6 +150,10 @@ def _start(
     # Create the trainer before the task: the task's schedule needs the number of steps of the run.
     trainer = assembly.run_trainer(cfg, run, data, content, requeue_signal=requeue_signal, pictures=pictures)
     step = content["global_step"] if checkpoint and content else 0
+    if checkpoint and is_main_process():
+        _warn_of_other_versions(run)
+    if fork:
+        fork.parent.warn_of_changed_code("the fork is trained with the code as it is now")
     assembly.check_world_size(data, trainer.trainer.world_size)
     # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
     # creates no callbacks.
@@ -197,6 +202,16 @@ def _start(
             _record_evaluation(cfg, run, trainer.trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
+
+
+def _warn_of_other_versions(run: Run) -> None:
+    """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
+    recorded, here = run.starts[-1:] and run.starts[-1].get("versions"), installed_versions()
+    there = recorded if isinstance(recorded, dict) else {}
+    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here[name]) != here[name]]
+    if names:
+        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here[name]}" for name in names)
+        warn(f"exact resume is not guaranteed: {versions}")
 
 
 def _with_staged_data(cfg: DictConfig, scratch: str) -> DictConfig:

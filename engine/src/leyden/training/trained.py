@@ -19,17 +19,17 @@ from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint import load_weights
 from leyden.callbacks.run_state import first_batches_in, restore_module
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import divides_batches, facts_of, first_batches_differ, has_split
+from leyden.data.contract import digests_of, divides_batches, facts_of, first_batches_differ, has_split
 from leyden.data.facts import Facts
-from leyden.data.random_state import seed_everything, seeded
+from leyden.data.random_state import seeded, seeded_as_run
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
-from leyden.run.directory import Run
+from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.tasks.task import Task
 
@@ -48,15 +48,17 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
         UserError: The configuration or the checkpoint is refused, or they don't fit each other.
     """
     cfg = trusted_config(run)
+    run.warn_of_changed_code("its weights are used with the code as it is now")
     facts = kept_facts(content, checkpoint)
-    seed_everything(cfg.seed, "task")  # no checkpoint has random numbers that a constructor keeps in an attribute
-    module = task_module(cfg, facts)
-    try:
-        load_weights(module, content)
-        restore_module(module, content)
-    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
-        why = " ".join(str(error).split())
-        raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
+    # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
+    with seeded_as_run(cfg.seed, "task"):
+        module = task_module(cfg, facts)
+        try:
+            load_weights(module, content)
+            restore_module(module, content)
+        except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
+            why = " ".join(str(error).split())
+            raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
     return module.eval(), facts
 
 
@@ -105,7 +107,7 @@ def trained_data(
 ) -> L.LightningDataModule:
     """Return the data that a run was trained on; with `data=module`, those of the module.
 
-    They are read from `root`, or from the folder used in training. Downloads and `prepare_data`, which can write,
+    They are read from `root`, or from the folder used in training. A warning names files that have changed. Downloads and `prepare_data`, which can write,
     are restricted to `root` and to the project's own data folder: a stranger's run directory must not cause writing
     to other folders.
 
@@ -124,6 +126,9 @@ def trained_data(
         raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
     if facts_of(data) != facts:
         raise UserError(f"{data_root}: not the dataset that {run.directory} was trained on")
+    with log_and_continue("comparing the data"):
+        if names := changed_names(trained_on(run), digests_of(data)):
+            warn(f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}")
     return data
 
 

@@ -1,0 +1,162 @@
+"""A run knows the files that define its classes, and is not resumed, nor used without a word, when they change."""
+
+import json
+import sys
+
+import pytest
+
+from leyden.assembly import roles, trust
+from leyden.config.paths import ROOT
+from leyden.run import code
+from leyden.run.directory import Run
+from tests.conftest import QUICK, assert_same_bits
+from tests.example import MLP, OWN
+from tests.training.test_start_exact import stopping
+
+NET = """
+import torch
+from torch import nn
+
+from .parts import act
+
+
+class Net(nn.Module):
+    def __init__(self, *, input_shape, num_outputs, hidden_sizes, dropout):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), act(), nn.Linear(8, num_outputs))
+
+    def forward(self, images):
+        return self.layers(images)
+"""
+
+
+def forget():
+    """As in a new process."""
+    code._read.cache_clear()
+    code._folder_of.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "given"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "code" / "given"
+    (folder / "deep").mkdir(parents=True)
+    for name, text in {
+        "__init__.py": "",
+        "net.py": NET,
+        "parts.py": "import given.deep.er as deeper\nfrom torch import nn\nact = nn.ReLU\n",
+        "deep/__init__.py": "",
+        "deep/er.py": "from .. import net  # a circle\ndef later():\n    import given.none\n",
+        "other.py": "",
+    }.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    forget()
+    monkeypatch.setattr(roles, "allowed_by_owner", lambda: {"model": ("given.net.Net",)})
+    trust._allowed.cache_clear()
+    yield folder
+    forget()
+
+
+def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path, monkeypatch):
+    config = {
+        "model": {
+            "_target_": "given.net.Net.make",
+            "act": "torch.nn.ReLU",
+            "file": "data.csv",
+            "name": "__main__.Net",
+        },
+        "task": {"_target_": "leyden.tasks.classification.Classification"},
+        "logger": {"_target_": "given.other.Logger"},
+    }
+    found = code.code_of(config)
+    assert [*found] == ["given/__init__.py", "given/deep/er.py", "given/net.py", "given/parts.py"]
+    # A copy elsewhere, with Windows' ends of lines.
+    package.rename(tmp_path / "given")
+    (tmp_path / "given" / "net.py").write_bytes(NET.replace("\n", "\r\n").encode())
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    assert code.code_of(config) == found
+    assert code.changed_code(found) == []
+    (tmp_path / "given" / "parts.py").write_text("act = None")
+    assert code.changed_code(found) == []  # this process has imported what was there
+    forget()
+    assert code.changed_code(found) == ["given/parts.py"]
+    wrong = (
+        {"../etc/passwd": "0", "given/../../x.py": "", "/etc/passwd": "", "given/net": "0", 3: "", "": ""},
+        None,
+        [1],
+    )
+    assert [code.changed_code(each) for each in wrong] == [[], [], []]
+
+
+def test_the_examples_files_are_found():
+    name = f"{MLP.__module__.replace('.', '/')}.py"
+    assert [*code.code_of({"model": {"_target_": f"{OWN}.models.mlp.MLP"}})] == [name]
+    assert (ROOT / "src" / name).exists()
+
+
+def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, tmp_path, cli):
+    given = (
+        f"run_dir={tmp_path / 'a'}",
+        *QUICK,
+        "model._target_=given.net.Net",
+        "trainer.max_epochs=1",
+        "callbacks.checkpoint.every_n_steps=3",
+    )
+
+    def edit(activation):
+        text = (package / "parts.py").read_text()
+        (package / "parts.py").write_text(text.replace(text.split("nn.")[1], f"{activation}\n"))
+        forget()
+
+    with stopping(2):
+        code_, _, err = cli("train", *given)
+    assert code_ == 1, err
+    edit("GELU")  # nothing was saved: it starts over, as after a bug that was mended
+    with stopping(5):
+        code_, _, err = cli("train", *given)
+    assert code_ == 1
+    assert "changed" not in err
+    edit("ReLU")
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    for resume in ("auto", "must"):
+        code_, _, err = cli("train", *given, f"resume={resume}")
+        assert (code_, err.count("\n")) == (2, 1), err
+        assert f"{tmp_path / 'a'}: given/parts.py changed since the run's last start" in err
+        assert "by resume=changed" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    edit("GELU")
+    whole = (f"run_dir={tmp_path / 'b'}", *given[1:])
+    for each in (given, whole):
+        code_, _, err = cli("train", *each)
+        assert code_ == 0, err
+        assert "changed" not in err
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    # What has finished is used, with a line.
+    edit("ReLU")
+    code_, out, err = cli("train", *given)
+    assert (code_, err.count("\n")) == (0, 1), err
+    assert "nothing was trained" in out
+    assert "given/parts.py changed since the run was trained; this is the result of the code before" in err
+    code_, _, err = cli("evaluate", f"run={tmp_path / 'a'}")
+    assert (code_, err.count("changed since the run was trained")) == (0, 1), err
+    longer = (*given, "trainer.max_epochs=2")
+    code_, _, err = cli("train", *longer)
+    assert (code_, err.count("\n")) == (2, 1), err
+    code_, _, err = cli("train", *longer, "resume=changed")
+    assert code_ == 0, err
+    assert cli("train", *longer, "trainer.max_epochs=3")[0] == 0  # the new code is that of the last start
+
+
+def test_another_version_of_torch_is_named(train, tmp_path):
+    run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
+    path = run.directory / "provenance.json"
+    starts = json.loads(path.read_text())
+    starts[0]["versions"] |= {"torch": "1.\n0", "tensorboard": "1"}
+    path.write_text(json.dumps(starts))
+    _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
+    assert "exact resume is not guaranteed: torch was 1.\\n0, is " in err
+    assert "tensorboard" not in err
+    assert next(iter(Run(run.directory).starts[0]["code"])).startswith(OWN)
