@@ -306,12 +306,16 @@ class RunState(L.Callback):
         model = trainer.strategy.model
         if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
             return
-        backend, is_complex = torch.distributed.get_backend(), any(each.is_complex() for each in model.parameters())
+        backend: str = torch.distributed.get_backend()
+        is_complex = any(each.is_complex() for each in model.parameters())
         if backend == "gloo" and not is_complex:  # a bucket has no right views of complex gradients
-            OrderedAverage(model)
-        else:
-            kind = "complex gradients" if is_complex else "gradients"
-            self._announce(f"{backend} may add up the {kind} of {trainer.world_size} processes in another order")
+            try:
+                OrderedAverage(model)
+                return
+            except RuntimeError:  # the strategy has a communication hook of its own
+                backend = "a communication hook"
+        kind = "complex gradients" if is_complex else "gradients"
+        self._announce(f"{backend} may add up the {kind} of {trainer.world_size} processes in another order")
 
     def _restore_all(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take the snapshot of all objects before training; then restore the checkpoint's changes."""
