@@ -59,7 +59,7 @@ def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place)
         )
         for job, error in (("1_0", failed), ("1_1", None))
     ]
-    runner = submit.ClusterRunner(Slurm(), tmp_path, None, "leyden.train")
+    runner = submit.ClusterRunner(Slurm(), tmp_path, SimpleNamespace(num_jobs=None), "leyden.train")
     monkeypatch.setattr(runner, "submit", lambda jobs: [])
     monkeypatch.setattr(Slurm, "states", lambda self, ids: {})
     monkeypatch.setattr("time.sleep", lambda seconds: None)

@@ -45,7 +45,7 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
     Example:
         >>> csv_text([["=1+1", "-0.5", -0.5, "-x", "a\x1b[31m", [1, 2]]])
-        "'=1+1,-0.5,-0.5,'-x,a\\x1b[31m,\"[1, 2]\"\r\n"
+        '\'=1+1,-0.5,-0.5,\'-x,a\\x1b[31m,"[1, 2]"\r\n'
     """
     csv.writer(written := io.StringIO(newline="")).writerows(map(_csv_cell, row) for row in rows)
     return written.getvalue()
