@@ -1,4 +1,4 @@
-"""Predict with a trained run: classes of images, targets of a table, the continuation of a text."""
+"""Predict with a trained run: classes of images, or targets of a table."""
 
 from pathlib import Path
 
@@ -9,21 +9,20 @@ from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
-INPUTS = ("images", "table", "prompt")
+INPUTS = ("images", "table")
 
 
 @hydra_command
 def main(cfg: DictConfig) -> None:
-    """Print a trained network's predictions; also write them to a file or draw them, if requested."""
+    """Print a trained network's predictions; also write them to a file, if requested."""
     if len([key for key in INPUTS if cfg[key] is not None]) != 1:
-        raise UserError("images=FILES, table=FILE, prompt=TEXT: give exactly one of them")
+        raise UserError("images=FILES, table=FILE: give one of them")
     output = _output_path(cfg, "output", ".csv", ".json")
-    picture = _output_path(cfg, "picture", ".png")
     run = Run(cfg.run)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
         from leyden.training.predict import predict
-    predict(cfg, run, checkpoint, output, picture)
+    predict(cfg, run, checkpoint, output)
 
 
 def _output_path(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:

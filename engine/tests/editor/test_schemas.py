@@ -92,7 +92,7 @@ BAD = [
     ("train.yaml", {"resume": "sometimes"}, "resume"),
     ("train.yaml", {"sweep": {"pictures": "some"}}, "pictures"),
     ("evaluate.yaml", {"chekpoint": "best"}, "chekpoint"),
-    ("predict.yaml", {"num_tokens": "many"}, "num_tokens"),
+    ("predict.yaml", {"invert": "many"}, "invert"),
     ("export.yaml", {"outptu": "x.onnx"}, "outptu"),
 ]
 

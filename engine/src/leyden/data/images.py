@@ -21,7 +21,6 @@ from leyden.run.files import read_bytes
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEG_END = b"\xff\xd9"
-MAX_GROUND = 25  # of 255: lighter grounds are not black
 
 
 def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -> Tensor:
@@ -43,78 +42,11 @@ def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -
     """
     channels, height, width = input_shape
     background = 255 if invert else 0
-    image = _open(path, channels, background=background)
+    image = open_image(path, channels, background=background)
     image = ImageOps.pad(
         image, (width, height), Image.Resampling.BILINEAR, color=background if channels == 1 else (background,) * 3
     )
     return _pixels(ImageOps.invert(image) if invert else image).contiguous()
-
-
-INK = 0.3  # share of the strongest difference from the ground; weaker ones are shadows and noise
-BOX = 20 / 28  # side of the box that a digit of MNIST fits into, relative to the image
-
-
-def read_centered(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return a drawing as the digits of MNIST were made: cut out, scaled, and centered by its mass.
-
-    The ground is the median of the image's border; the ink is what is darker than it, or lighter, whichever is more. The
-    ink is cut out, scaled to fit a box of 20/28 of the side, and placed with its center of mass in the middle, as Le Cun
-    describes it (http://yann.lecun.com/exdb/mnist).
-
-    Args:
-        path: A PNG, JPEG or WebP file.
-        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-
-    Returns:
-        Pixels, shape (C, H, W), uint8, light on dark.
-
-    Raises:
-        UserError: The file is not an image, can't be read, or is of one colour.
-    """
-    channels, height, width = input_shape
-    grey_HW = np.asarray(_open(path, 1), dtype=np.float64)
-    ground = np.median(np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]]))
-    sides = np.maximum(grey_HW - ground, 0), np.maximum(ground - grey_HW, 0)
-    ink_HW = max(sides, key=lambda side: float(np.square(side).sum()))
-    if not ink_HW.any():
-        raise UserError(f"{path}: has one colour; center=true needs something on a ground")
-    ink_HW = np.where(ink_HW < INK * ink_HW.max(), 0, ink_HW / ink_HW.max())
-    rows, columns = (np.flatnonzero(ink_HW.any(axis=axis)) for axis in (1, 0))
-    cut_HW = ink_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = min(BOX * height / cut_HW.shape[0], BOX * width / cut_HW.shape[1])
-    size = max(1, round(cut_HW.shape[1] * scale)), max(1, round(cut_HW.shape[0] * scale))
-    image = Image.fromarray((255 * cut_HW).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-    small_HW = np.asarray(image, dtype=np.float64)
-    small_HW *= 255 / small_HW.max()
-    pixels_HW = np.zeros((height, width), dtype=np.uint8)
-    place = []
-    for axis, side in ((0, height), (1, width)):
-        weights, num = small_HW.sum(axis=1 - axis), small_HW.shape[axis]
-        start = round((side - 1) / 2 - float(weights @ np.arange(num)) / float(weights.sum()))
-        place.append(slice(begin := min(max(start, 0), side - num), begin + num))
-    pixels_HW[place[0], place[1]] = small_HW.round()
-    return torch.from_numpy(pixels_HW).expand(channels, height, width).contiguous()
-
-
-def is_off_center(pixels_NCHW: Tensor) -> Tensor:
-    """Return for each grey image whether it is unlike a centered drawing on a black ground, shape (N,).
-
-    Its ground is neither black nor white, or its center of mass is more than a tenth of the side from the middle.
-
-    Args:
-        pixels_NCHW: Pixels, shape (N, C, H, W).
-    """
-    grey_NHW = pixels_NCHW.float().mean(dim=1)
-    sides = (grey_NHW[:, 0], grey_NHW[:, -1], grey_NHW[:, :, 0], grey_NHW[:, :, -1])
-    ground_N = torch.cat(sides, dim=1).median(dim=1).values
-    is_dark_N = ground_N <= MAX_GROUND
-    found_N = ~is_dark_N & (ground_N < 255 - MAX_GROUND)
-    ink_NHW = torch.where(is_dark_N[:, None, None], grey_NHW, 255 - grey_NHW)
-    for across, size in ((2, grey_NHW.shape[1]), (1, grey_NHW.shape[2])):
-        weights_NS = ink_NHW.sum(dim=across)
-        center_N = weights_NS @ torch.arange(size).float() / weights_NS.sum(dim=1)  # NaN for an empty image
-        found_N |= (center_N - (size - 1) / 2).abs() > size / 10
-    return found_N
 
 
 def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
@@ -194,7 +126,7 @@ def _reading(name: str) -> Iterator[None]:
         raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read{why}") from error
 
 
-def _open(path: Path, channels: int, *, background: int = 0) -> Image.Image:
+def open_image(path: Path, channels: int, *, background: int = 0) -> Image.Image:
     """Return an image, upright, in grey or RGB."""
     with _opened(_read(path), str(path)) as image:
         return _converted(image, channels, background)

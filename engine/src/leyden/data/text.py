@@ -90,15 +90,6 @@ def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
     return torch.tensor(tokens, dtype=torch.int64)
 
 
-def tokens_of(text: str, vocabulary: tuple[str, ...]) -> Tensor:
-    """Return the tokens of a text, shape (L,), int64; with a vocabulary of bytes, those of its UTF-8 encoding.
-
-    Raises:
-        ValueError: A character is missing, and the vocabulary does not contain `UNKNOWN`.
-    """
-    return encode_text(text.encode().decode("latin-1") if vocabulary == BYTES else text, vocabulary)
-
-
 def text_of(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:
     """Return the text of tokens, shape (T,)."""
     text = "".join(vocabulary[token] for token in tokens_T.tolist())
