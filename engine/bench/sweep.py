@@ -71,7 +71,7 @@ def one_step_command(num_runs: int, folder: str) -> list[str]:
 def growth(num_runs: int) -> None:
     """Print, for each tenth of a sweep of one-step runs, the largest megabytes in memory of its processes, and runs a minute."""
     print(
-        f"| runs of {num_runs:,} that ended | MB of the first process | MB of a worker | runs a minute |\n|---|---|---|---|"
+        f"| runs of {num_runs:,} that ended | MB of the first process | MB of the largest other one | runs a minute |\n|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(

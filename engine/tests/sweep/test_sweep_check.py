@@ -73,10 +73,10 @@ finally:
     assert "leyden: " not in output
 
 
-@pytest.mark.parametrize(("threads", "num"), [(False, 2), (True, 5)])
+@pytest.mark.parametrize(("threads", "num"), [(False, 2), (True, 11)])
 @pytest.mark.slow
 def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
-    """One that starts threads once per process: in one that checks, two that run the jobs, and one that draws."""
+    """One that starts threads once per process: in one that checks, in eight jobs, and in one that draws."""
     process = start(
         "-m",
         "seed=0,1,2,3,4,5,6,7",

@@ -268,7 +268,7 @@ def _are_paired(a: Group, b: Group) -> bool:
 
 @dataclass(frozen=True)
 class Improvement:
-    """How often a run of a is better than one of b.
+    """Share of the pairs of runs in which the one of a is better than the one of b.
 
     Args:
         share: The share of the compared pairs; ties count half.

@@ -17,7 +17,7 @@ import yaml
 
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import some_of, warn
 from leyden.config.values import is_plain
 from leyden.run import lock
 from leyden.run.charts import EVENT_FOLDERS
@@ -147,9 +147,7 @@ class RunContents:
     def changed_code(self) -> str:
         """The files that define the run's classes and have changed since its last start, as text; empty if none has."""
         names = changed_code(starts[-1].get("code")) if (starts := self.starts) else []
-        return ", ".join(map(one_line, names[:MAX_NAMES])) + (
-            f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else ""
-        )
+        return some_of(names, MAX_NAMES)
 
     def warn_of_changed_code(self, effect: str) -> None:
         """Warn in one line if files that define the run's classes have changed.

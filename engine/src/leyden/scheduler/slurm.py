@@ -24,7 +24,7 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
-STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|(.*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
+STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variables of a job's script: the job's id, as in `cluster/bootstrap.py`, and a file by which a process asks for a requeue.
@@ -257,11 +257,11 @@ class Slurm:
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
-    """Return the states in lines of job id, state and reason, and whether no line is damaged.
+    """Return the states in lines of job id, state and reason, and whether no line is damaged or cut.
 
     A line without `|` that does not begin with a job's id is not Slurm's.
     """
-    found, is_whole = {}, True
+    found, is_whole = {}, output[-1:] in ("", "\n")
     for line in map(str.strip, output.splitlines()):
         if parts := STATE.fullmatch(line):
             job, text, reason = parts.groups()
