@@ -5,7 +5,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from leyden import train  # noqa: F401 - registers the resolver `slug`
 from leyden.config.hydra import VERSION_BASE
-from leyden.config.paths import CONF
+from leyden.config.paths import CONF, prepare_process
+from leyden.config.schema import register_resolvers
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
@@ -24,4 +25,6 @@ main = hydra.main(config_path=str(CONF), config_name="train", version_base=VERSI
 main.task = task
 
 if __name__ == "__main__":
+    prepare_process()
+    register_resolvers()
     main()
