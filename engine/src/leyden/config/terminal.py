@@ -155,12 +155,13 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
         value: The metric.
         spread: Half the width of its interval, or a standard deviation; None or 0 if it is unknown.
     """
+    spread = spread if spread and math.isfinite(spread) else None
     size = max(abs(value), spread or 0.0)
     if not size or not math.isfinite(size):
         return lambda each: f"{each:.{MIN_DECIMALS}f}"
     order = int(f"{size:.1e}".partition("e")[2])
     shift = 0 if MIN_USUAL <= size < MAX_PLAIN else order
-    if spread and math.isfinite(spread):
+    if spread:
         decimals = 1 - math.floor(math.log10(spread)) + shift
     else:
         decimals = 0 if size < MAX_USUAL else 5 - order + shift
@@ -168,8 +169,10 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
     decimals = min(max(decimals, least), MAX_DECIMALS)
 
     def in_digits(each: float) -> str:
+        if not math.isfinite(each):
+            return f"{each:f}"
         text = f"{Decimal(each).scaleb(-shift):.{decimals}f}"
-        return f"{text}e{shift}" if shift and math.isfinite(each) else text
+        return f"{text}e{shift}" if shift else text
 
     return in_digits
 
