@@ -204,6 +204,21 @@ def test_a_mistake_in_a_data_set_shows_its_line(num_workers):
     stream.close()
 
 
+class FailingOnce(Noisy):
+    def __getitem__(self, index):
+        if not self.read:
+            self.read.append(index)
+            raise RuntimeError("once")
+        return super().__getitem__(index)
+
+
+def test_an_error_of_this_process_is_raised_as_it_is_and_not_tried_again():
+    stream = loader(dataset=FailingOnce())
+    with pytest.raises(RuntimeError, match=r"^once$"):
+        list(stream)
+    assert len(stream.samples.dataset.read) == 1
+
+
 class Pixels(Dataset):
     def __init__(self, fails_at):
         self.fails_at = fails_at

@@ -22,7 +22,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
@@ -119,7 +119,7 @@ def all_samples(split: str, dataset: Any) -> tuple[Dataset[Any], Tensor]:
 
 
 class _Batches(Dataset[Any]):
-    """Batches by task, for PyTorch's `DataLoader`; in place of an error its traceback, as text.
+    """Batches by task, for PyTorch's `DataLoader`; in place of a worker's error its traceback, as text.
 
     Args:
         samples: Makes the batches.
@@ -129,6 +129,8 @@ class _Batches(Dataset[Any]):
         self.samples = samples
 
     def __getitem__(self, task: tuple[int, list[int]]) -> Any:
+        if get_worker_info() is None:
+            return self.samples(task)
         try:
             return self.samples(task)
         except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
@@ -298,6 +300,8 @@ class StreamLoader:
         try:
             return next(self._batches), False
         except RuntimeError:
+            if not self.num_workers:  # the data set's own error
+                raise
             return None, True
 
 
