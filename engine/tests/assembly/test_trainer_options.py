@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
+from leyden.run.result import Result
+from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
+from tests.records import forget_result
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
@@ -112,7 +115,7 @@ def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
     assert whole.result.epochs == 2
     killed, *_ = train("b", *STOPPING, "test=false")
     before = killed.result
-    (killed.directory / "result.json").unlink()
+    forget_result(killed.directory)
     killed, *_ = train("b", *STOPPING, "test=false")
     assert killed.result.metrics == before.metrics
     assert killed.result.epochs == 2
@@ -161,7 +164,7 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     whole, *_ = train("b", *arguments, "test=auto")
     assert tested.result.metrics == whole.result.metrics
     assert "test/acc" in out
-    assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
+    assert Result.from_dict(tested.starts[0]["result"]) == before
     with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [str(tested.directory), str(whole.directory)]
@@ -178,8 +181,9 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     arguments = (*arguments, "trainer.strategy=ddp")
     # The same configuration on a machine with another number of devices, as `devices: auto` is.
     finish(start(*arguments, "trainer.max_epochs=1", "trainer.devices=1"))
-    config = (tmp_path / "run" / "config.yaml").read_text()
-    (tmp_path / "run" / "config.yaml").write_text(config.replace("devices: 1", "devices: 2"))
+    config = records.config(tmp_path / "run")
+    config["trainer"]["devices"] = 2
+    records.put(tmp_path / "run", config=config)
     process = start(*arguments, "trainer.max_epochs=2", "trainer.devices=2")
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2

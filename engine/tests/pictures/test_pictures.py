@@ -93,7 +93,7 @@ def test_texts(run):
     text = texts(run)
     (config,), (provenance,), (command,) = (text[f"run/{name}"] for name in ("config", "provenance", "command"))
     assert [line[4:] for line in config.splitlines()] == (run.directory / "config.yaml").read_text().splitlines()
-    (start,) = json.loads((run.directory / "provenance.json").read_text())
+    (start,) = json.loads((run.directory / "run.json").read_text())["starts"]
     assert f'"host": "{start["host"]}"' in provenance
     assert '"diff"' not in provenance
     last = command.splitlines()[-1].strip()
@@ -161,8 +161,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
         "checkpoints",
         "config.yaml",
         "fingerprint.csv",
-        "provenance.json",
-        "result.json",
+        "run.json",
     }
 
 

@@ -215,12 +215,12 @@ def test_the_runs_of_all_seeds_are_known(tmp_path):
         (trial,) = ask(mine, 1)
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            (tmp_path / name / "config.yaml").touch()
+            (tmp_path / name / "run.json").touch()
         mine.study.tell(trial, 1.0)
     with one_seed_search(tmp_path, 1).opened():
         pass
     (tmp_path / "third").mkdir()
-    (tmp_path / "third" / "config.yaml").touch()
+    (tmp_path / "third" / "run.json").touch()
     with (
         pytest.raises(UserError, match="lacks 1 of 3 runs here, such as third"),
         one_seed_search(tmp_path, 1).opened(),
@@ -261,7 +261,7 @@ def finished_search(directory, num_trials):
         while trials := ask(mine, 2):
             for trial in trials:
                 (directory / trial.user_attrs["run"]).mkdir(exist_ok=True)
-                (directory / trial.user_attrs["run"] / "config.yaml").touch()
+                (directory / trial.user_attrs["run"] / "run.json").touch()
                 mine.study.tell(trial, 1.0)
     return mine
 
@@ -271,7 +271,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
     (tmp_path / "whole").mkdir()
     finished_search(tmp_path / "whole", 3)
     whole = (tmp_path / "whole" / "study.journal").read_bytes()
-    runs = [path.parent.name for path in (tmp_path / "whole").glob("*/config.yaml")]
+    runs = [path.parent.name for path in (tmp_path / "whole").glob("*/run.json")]
     assert len(runs) == 3
     refused, lines_end = 0, [n for n, byte in enumerate(whole) if byte == ord("\n")]
     # Within a line all bytes are alike.
@@ -284,7 +284,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
         shutil.rmtree(directory, ignore_errors=True)
         for name in runs:
             (directory / name).mkdir(parents=True)
-            (directory / name / "config.yaml").touch()
+            (directory / name / "run.json").touch()
         (directory / "study.journal").write_bytes(whole[:end])
         lines = whole[:end].rpartition(b"\n")[0].splitlines()
         known = [name for name in runs if f'"{name}"'.encode() in b"".join(lines)]
@@ -294,7 +294,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
                 finished_search(directory, 3)
         else:
             finished_search(directory, 3)
-            assert len(list(directory.glob("*/config.yaml"))) == 3
+            assert len(list(directory.glob("*/run.json"))) == 3
         if (directory / "study.journal").stat().st_size != end:  # something was written: it is readable, and ...
             journal = (directory / "study.journal").read_bytes()
             assert journal.splitlines()[: len(lines)] == lines  # ... has lost nothing that was whole
@@ -471,7 +471,7 @@ def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, mes
 def trials(tmp_path):
     """The trials of the study, and the results of the runs."""
     directory = tmp_path / "sweeps" / "s"
-    runs = [Run(path.parent) for path in directory.glob("*/config.yaml")]
+    runs = [Run(path.parent) for path in directory.glob("*/run.json")]
     return open_study(directory).get_trials(deepcopy=False), [run.result for run in runs]
 
 
@@ -540,7 +540,7 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
     finish(start(*typed))
     found, _ = trials(tmp_path)
     assert [trial.state for trial in found] == 2 * [TrialState.FAIL] + 2 * [TrialState.COMPLETE]
-    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/run.json")]
     assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
 
 

@@ -250,8 +250,8 @@ def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn)
 def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
     arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", "seed=0,1", "cluster.num_jobs=2")
     output = finish(start("-m", "sweep_name=s", "trainer.max_epochs=1", *arguments))
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("sweeps/s/*/result.json")]
-    assert [result["status"] for result in results] == ["finished"] * 2, output
+    results = [Run(path.parent).result for path in tmp_path.glob("sweeps/s/*/run.json")]
+    assert [result.status for result in results] == ["finished"] * 2, output
 
 
 @pytest.mark.slow

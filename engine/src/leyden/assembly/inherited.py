@@ -96,7 +96,7 @@ def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
     Raises:
         UserError: A part is missing, or a key is unknown.
     """
-    where = f"fork: {source.directory}/config.yaml"
+    where = f"fork: {source.directory}/run.json"
     for part in ROLES:
         if not isinstance(config.get(part), dict):
             raise UserError(f"{where}: {part}={one_line(config.get(part))}: must be a mapping")

@@ -229,7 +229,7 @@ def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str,
     """Load the parent's weights into a run's module; excluded weights stay as initialised.
 
     Returns:
-        The parent's entry in `provenance.json`; None for a run without parent.
+        The parent as recorded in a start; None for a run without parent.
 
     Raises:
         UserError: The parent can't be read, or its weights don't fit the module.
@@ -385,7 +385,7 @@ class Fork:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The parent's entry in `provenance.json`."""
+        """The parent, as recorded in a start."""
         return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
 
     def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:

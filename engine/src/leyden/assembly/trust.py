@@ -60,7 +60,7 @@ def trusted_config(run: Run) -> DictConfig:
     try:
         return trusted(config)
     except UserError as error:
-        raise UserError(f"{run.directory}/config.yaml: {error}") from error
+        raise UserError(f"{run.directory}/run.json: {error}") from error
 
 
 def trusted(config: dict[str, Any]) -> DictConfig:

@@ -158,7 +158,7 @@ def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
 class ProvenanceText(DisplayCallback):
     """Logs the resolved configuration to each logger, and the run's provenance as text to TensorBoard.
 
-    `run/config` is `config.yaml`, `run/provenance` the last start in `provenance.json`, and `run/command` the
+    `run/config` is `config.yaml`, `run/provenance` the last start in `run.json`, and `run/command` the
     command that reproduces the run, also for a job of a sweep.
     """
 
@@ -170,7 +170,7 @@ class ProvenanceText(DisplayCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flatten(run.config)))
         if writer := tensorboard_writer(trainer):
-            start = json.loads((run.directory / "provenance.json").read_text(encoding="utf-8"))[-1]
+            start = run.starts[-1]
             diff = start["git"].pop("diff") or ""
             config = (run.directory / "config.yaml").read_text(encoding="utf-8")
             step = trainer.global_step
@@ -184,7 +184,7 @@ def rerun_command(run: Run, sha: str | None, changed: bool) -> str:
     typed = [override for override in run.overrides if typed_overrides([override])]
     checkout = f"git checkout {sha}\n" if sha else ""
     if changed:
-        checkout += "git apply diff  # git.diff in provenance.json\n"
+        checkout += "git apply diff  # git.diff in run.json\n"
     return checkout + shlex.join(["python", "-m", "leyden.train", *typed])
 
 

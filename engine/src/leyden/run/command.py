@@ -49,7 +49,7 @@ REPLACEMENTS = {
     "hydra.run.dir": "run_dir names the run directory",
     "hydra.sweep.dir": "sweep_name names the sweep, and outputs the folder of all sweeps",
     "hydra.sweep.subdir": "each job of a sweep has a directory of its own",
-    "hydra.output_subdir": "the run directory has config.yaml and provenance.json",
+    "hydra.output_subdir": "the run directory has config.yaml and run.json",
     "hydra.job.chdir": "a relative path is relative to where the command is started",
 }
 

@@ -316,7 +316,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
     ):
         if run.result is None:
-            if not (run.directory / "config.yaml").exists():
+            if run.record is None:
                 run.begin(identity, overrides)
             result = Result.failed(identity.objectives, parse_failure(error))
             write_hparams(run, result)

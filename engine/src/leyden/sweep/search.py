@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.run import lease
+from leyden.run.record import RECORD
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Dimension, Space, read_when
 from leyden.sweep.study import open_study, sampler_for, trial_of, try_sampler
@@ -279,7 +280,7 @@ class Search:
         Raises:
             UserError: The study lacks runs.
         """
-        runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
+        runs = sorted(path.parent.name for path in self.directory.glob(f"*/{RECORD}"))
         known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
         if unknown := [name for name in runs if name not in known]:
             raise UserError(

@@ -24,6 +24,7 @@ from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
+from leyden.run.record import RECORD
 from leyden.sweep.jobs import Composer, Job, new_jobs, slug
 from leyden.sweep.launcher import call_in_process
 from leyden.sweep.space import Space, check_sweep_size, extreme_values
@@ -345,7 +346,7 @@ class Sweep:
         """Draw the pictures of runs that have none yet."""
         for run in runs:
             with log_and_continue(f"{run.directory.name}: drawing its pictures"):
-                ended = (run.directory / "result.json").stat().st_mtime
+                ended = (run.directory / RECORD).stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # The configuration is composed by this sweep, never read from the run directory.
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)

@@ -45,7 +45,7 @@ class LoadedRun:
 
     @functools.cached_property
     def result(self) -> Result | None:
-        """The result, as in `result.json`; None if the run has not ended."""
+        """The result, as in `run.json`; None if the run has not ended."""
         return self._run.result
 
     @property
