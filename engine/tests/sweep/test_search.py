@@ -1,6 +1,7 @@
 """Optuna's search: its space, its restarts, its neighbours."""
 
 import contextlib
+import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.report.hparams import hparams_of
 from leyden.run import lease
 from leyden.run.directory import Run
 from leyden.sweep import pruning, search
@@ -45,9 +47,8 @@ from tests.sweep.spaces import space
 def test_the_space_is_in_hydras_syntax(override, distribution):
     searched = space(override, "b=3")
     trial = optuna.create_study().ask()
-    searched.suggest(trial)
+    assert searched.suggest(trial) == [f"a={trial.params['a']}"]
     assert trial.distributions == {"a": distribution}
-    assert searched.overrides(trial.params) == ["b=3", f"a={trial.params['a']}"]
     assert searched.fixed == ["b=3"]
 
 
@@ -67,21 +68,20 @@ def test_the_last_override_of_a_key_holds():
 
 def test_the_corners_have_each_bound_and_each_choice():
     found = space("a=interval(0.0,1.0)", "b=x,y,z").corners()
-    assert {corner["a"] for corner in found} == {0.0, 1.0}
-    assert {corner["b"] for corner in found} == {"x", "y", "z"}
+    assert found == [["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"]]
 
 
 def test_of_many_numbers_the_ends_are_the_corners():
     found = space("a=range(0,100000)", "b=choice(x,y,z)").corners()
-    assert found == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
+    assert found == [["a=0", "b=x"], ["a=99999", "b=y"], ["a=0", "b=z"]]
     assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
 
 
 def searches(directory, num_trials, searched, sampler=None):
     study = open_study(directory, sampler=optuna.samplers.RandomSampler())
 
-    def runs(trial):
-        return ["_".join(searched.overrides(trial.params))]
+    def runs(trial, overrides):
+        return ["run_" + "_".join(overrides)]
 
     return Search(study, directory, searched, num_trials=num_trials, runs=runs, sampler=sampler)
 
@@ -160,12 +160,8 @@ def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again
         assert any(trial.params == bad.params for trial in ask(again, 2))
 
 
-BRANCHES = {"optimizer.momentum": {"optimizer": "sgd"}}
-
-
 def branched():
-    zips = {"widths": "zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"}
-    return space("optimizer=sgd,adamw", "optimizer.momentum=interval(0.0,0.9)", params=zips, when=BRANCHES)
+    return space(settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers")
 
 
 @pytest.mark.parametrize("num_drawn", range(4))
@@ -200,7 +196,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
         assert len(taken) == 6 <= total
         assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
         for trial in taken:
-            assert heir.space.has(trial.params)
+            assert trial.user_attrs["overrides"] == heir.space.suggest(optuna.trial.FixedTrial(trial.params))
             heir.study.tell(trial, 1.0)
         assert ask(heir, 1) == []
     states = [trial.state for trial in heir.study.trials]
@@ -210,7 +206,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
 
 def test_the_runs_of_all_seeds_are_known(tmp_path):
     mine = one_seed_search(tmp_path, 1)
-    mine.runs = lambda trial: ["first", "second"]
+    mine.runs = lambda trial, overrides: ["first", "second"]
     with mine.opened():
         (trial,) = ask(mine, 1)
         for name in ("first", "second"):
@@ -236,7 +232,7 @@ def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sampler = optuna.samplers.GPSampler()
     with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install 'leyden\[gp\]'"):
-        search.run_search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
+        search.run_search(None, None, sampler=sampler, num_trials=20, batch_size=1)
 
 
 def test_another_space_is_refused(tmp_path):
@@ -575,6 +571,32 @@ def test_trials_that_draw_the_same_are_one_run(tmp_path, mnist_root):
     assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
     assert len(results) <= 2
     assert {trial.value for trial in found} == {result.objectives[0].value for result in results}
+
+
+@pytest.mark.slow
+def test_a_function_is_searched_in_two_starts_and_summarized(tmp_path, mnist_root):
+    function = (
+        "hydra.sweeper.params=null",
+        "sweep.space=tests.sweep.spaces.optimizers",
+        "callbacks/pruning=median",
+    )
+    function = ("sweep=tpe", *function, "sweep.settings=[{model.dropout:0.0},{model.dropout:0.1}]")
+    finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=3"))
+    output = finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=6"))
+    assert "6/6 jobs, 0 failed" in output
+    found, results = trials(tmp_path)
+    assert len(found) == len(results) == 6
+    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
+        rows = {
+            " ".join(
+                f"{key}={row[key]}" for key in ("model.dropout", "optimizer", "optimizer.momentum") if row[key]
+            )
+            for row in csv.DictReader(file)
+        }
+    assert rows == {" ".join(trial.user_attrs["overrides"]) for trial in found}
+    for trial in found:
+        columns = hparams_of(Run(tmp_path / "sweeps" / "s" / trial.user_attrs["run"]))
+        assert ("optimizer.momentum" in columns) == ("momentum" in trial.params) == (columns["optimizer"] == "sgd")
 
 
 @pytest.mark.slow

@@ -519,7 +519,7 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
     code, _, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
     assert code == 0
-    assert err.startswith("These are the corners of the space that would be searched.")
+    assert err.startswith("These are settings of the space that would be searched.")
     code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert code == 0
     assert "nothing was done" in out
