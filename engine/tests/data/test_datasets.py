@@ -19,7 +19,7 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import composing
 from leyden.data.contract import DataModule, Loader
 from leyden.data.facts import Facts
-from leyden.data.fetch import load, verify_files
+from leyden.files.fetch import load, verify_files
 from tests import conf
 from tests.data import small
 from tests.example import EMNIST, MNIST, FashionMNIST, fashion_mnist

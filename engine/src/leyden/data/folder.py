@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
-from leyden.data.files import digest_of_folder
 from leyden.data.images import SUFFIXES, read_center_crop
 from leyden.data.streamed import StreamedDataModule
+from leyden.files.content import digest_of_folder
 from leyden.run.process import is_main_process
 
 

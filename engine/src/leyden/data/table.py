@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
-from leyden.data.files import ZIP, decode_text, digest_of, read_file
+from leyden.files.content import ZIP, decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
 SUFFIXES = (".csv", ".parquet", ".npz")

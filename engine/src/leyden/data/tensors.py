@@ -11,9 +11,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from leyden.data.fetch import expected_checksums, load
-from leyden.data.files import digest_of_tensor
-from leyden.data.random_state import random_states
+from leyden.exact.random_state import random_states
+from leyden.files.content import digest_of_tensor
+from leyden.files.fetch import expected_checksums, load
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

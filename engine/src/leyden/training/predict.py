@@ -24,9 +24,9 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import csv_text, some_of, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
-from leyden.data.random_state import seeded_as_run
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
+from leyden.exact.random_state import seeded_as_run
 from leyden.run.directory import Run
 from leyden.run.files import replacing, writing
 from leyden.tasks.task import Task

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,33 +115,3 @@ def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
     except OSError as error:
         raise ValueError(f"{os.fsdecode(error.filename)}: can't be read ({error.strerror})") from error
     return sha256.hexdigest()
-
-
-def digest_of_content(content: Any) -> str:
-    """Return the SHA-256 of nested dictionaries and lists of tensors and plain values, including types and shapes.
-
-    Example:
-        >>> digest_of_content({"a": torch.zeros(2)}) == digest_of_content({"a": -torch.zeros(2)})
-        False
-    """
-    sha = hashlib.sha256()
-    _update_hash(sha, content)
-    return sha.hexdigest()
-
-
-def _update_hash(sha: Any, content: Any) -> None:
-    if isinstance(content, Tensor):
-        whole = content.detach().cpu().contiguous()
-        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
-        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(content, dict):
-        sha.update(f"dict{len(content)}".encode())
-        for key, value in content.items():
-            _update_hash(sha, key)
-            _update_hash(sha, value)
-    elif isinstance(content, list | tuple):
-        sha.update(f"list{len(content)}".encode())
-        for value in content:
-            _update_hash(sha, value)
-    else:
-        sha.update(f"{type(content).__name__} {content!r} ".encode())

@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from leyden.data import contract, files
-from leyden.data.files import digest_of_folder, digest_of_tensor
+from leyden.data import contract
+from leyden.files import content
+from leyden.files.content import digest_of_folder, digest_of_tensor
 from tests.data import own
 
 
@@ -30,7 +31,7 @@ def test_windows_that_overlap_are_not_copied_and_are_not_those_of_another_text()
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(files, "MAX_FILES", 1 if large else 1000)
+    monkeypatch.setattr(content, "MAX_FILES", 1 if large else 1000)
     for name in "ab":
         (tmp_path / name).write_bytes(b"1")
     same = digest_of_folder(tmp_path, [b"a", b"b"])
