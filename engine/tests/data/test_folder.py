@@ -88,14 +88,14 @@ def test_validation_is_cut_from_training_where_there_is_none(tmp_path):
     data = module(folders.write(tmp_path / "pets", train=10), val_size=6)
     data.setup("fit")
     assert data.sizes == {"train": 14, "val": 6}
-    both_N = torch.cat([indices_N for _, indices_N in data.splits.values()])
+    both_N = torch.cat(list(data.indices.values()))
     assert sorted(both_N.tolist()) == list(range(20))
     assert module(tmp_path / "pets").val_dataloader() == []
 
 
 def test_standardize_is_over_the_training_split(root, capfd):
     data = module(root, normalize="standardize", num_workers=2)
-    expected = Normalize.standardize(module(root).facts and data.facts and data.inputs("train", slice(None)))
+    expected = Normalize.standardize_pixels([data.facts and data.inputs("train", slice(None))])
     assert data.facts.mean == pytest.approx(expected.mean, abs=1e-12)
     assert data.facts.std == pytest.approx(expected.std, abs=1e-12)
     assert "standardize: all 24 training images are read once" in capfd.readouterr().err
@@ -399,7 +399,7 @@ def test_arguments_that_are_none_are_refused(tmp_path, argument, values):
 def test_names_lie_in_one_block_of_memory(root):
     data = module(root)
     data.setup("fit")
-    dataset, indices_N = data.splits["train"]
+    dataset, indices_N = data.datasets["train"], data.indices["train"]
     assert isinstance(dataset.names, np.ndarray)
     assert not dataset.names.dtype.hasobject
     assert dataset.names.nbytes + dataset.targets.nbytes + indices_N.nbytes < 24 * 30

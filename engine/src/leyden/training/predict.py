@@ -194,7 +194,6 @@ def read_image_batches(
         torch.arange(len(paths)),
         batch_size=BATCH_SIZE,
         num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
-        shuffle=False,
     )
     light: list[str] = []
     with contextlib.closing(loader):
