@@ -1,9 +1,7 @@
 import csv
 import io
 import os
-import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +14,6 @@ WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "
 
 
 def write(root, columns, name="t.csv"):
-    if name.endswith(".npz"):
-        np.savez(root / name, **{key: np.array(values) for key, values in columns.items()})
-        return
     if name.endswith(".parquet"):
         pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'leyden[parquet]'")
         from pyarrow import parquet
@@ -33,7 +28,7 @@ def table(root, train=True, **changed):
     return Table(str(root), train=train, **{**WHOLE, **changed})
 
 
-@pytest.mark.parametrize("file", ["t.csv", "t.npz", "t.parquet"])
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
 def test_each_row_is_in_one_of_the_sets(tmp_path, file):
     write(tmp_path, COLUMNS, file)
     sets = [table(tmp_path, train, file=file, inputs=["rooms"]) for train in (True, False)]
@@ -80,15 +75,15 @@ def test_a_class_column_of_a_csv_stays_text(tmp_path, labels):
     assert len(classes) == len(labels)
 
 
-@pytest.mark.parametrize("file", ["t.csv", "t.npz", "t.parquet"])
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
 def test_classes_that_are_whole_numbers_are_in_their_order_and_others_in_that_of_texts(tmp_path, file):
     assert classified(tmp_path, file, [10, 9, -1, 0])[0] == ["-1", "0", "9", "10"]
     assert classified(tmp_path, file, ["10", "9", "x"])[0] == ["10", "9", "x"]
     assert classified(tmp_path, file, ["10", "9", "01"])[0] == ["01", "10", "9"]
 
 
-@pytest.mark.parametrize("file", ["t.npz", "t.parquet"])
-def test_a_class_of_a_typed_column_is_its_value(tmp_path, file):
+def test_a_class_of_a_typed_column_is_its_value(tmp_path):
+    file = "t.parquet"
     far = [12345678901234567890, 12345678901234567891]
     assert classified(tmp_path, file, np.array(far, np.uint64))[0] == list(map(str, far))
     assert classified(tmp_path, file, [True, False])[0] == ["False", "True"]
@@ -137,24 +132,12 @@ TEXT = "a,b\n1,2\n3,é\n"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_an_encoding_that_is_certain_is_read(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes(TEXT.encode(encoding))
-    assert read_columns(tmp_path, "t.csv")["b"].tolist() == ["2", "é"]
+    assert read_columns(tmp_path, "t.csv")[0]["b"].tolist() == ["2", "é"]
 
 
-def saved(name):
-    def write_to(root):
-        path = root / "whole.npz"
-        np.savez(path, a=np.arange(9), b=np.arange(9))
-        return path.read_bytes()[: {"cut": -40, "empty": 0}[name]]
-
-    return write_to
-
-
-def array(save, *columns, **named):
-    def write_to(root):
-        save(file := io.BytesIO(), *columns, **named)
-        return file.getvalue()
-
-    return write_to
+def zipped(root):
+    np.savez(file := io.BytesIO(), a=np.arange(3))
+    return file.getvalue()
 
 
 def parquet_cut(root):
@@ -170,14 +153,14 @@ def parquet_cut(root):
         ("t.csv", TEXT.encode("utf-16")[:-1], "is truncated or damaged: its byte order mark says UTF-16"),
         ("t.csv", TEXT.encode("utf-16-le"), "UTF-8"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16-le"), "holds NUL characters"),
-        ("t.csv", array(np.savez, a=np.arange(3)), "is a zip archive, such as .xlsx or .docx"),
-        ("t.csv", array(np.save, np.arange(3)), "is not UTF-8"),
+        ("t.csv", zipped, "is a zip archive, such as .xlsx or .docx"),
+        ("t.csv", b"\x93NUMPY", "is not UTF-8"),
         (
             "t.csv",
             b"a;b\n1,5;2,5\n",
-            "is separated by semicolons; must be separated by commas, with decimal points",
+            "is separated by ';'; must be separated by commas, with decimal points",
         ),
-        ("t.csv", b"a\tb\n1\t2\n", "is separated by tabs"),
+        ("t.csv", b"a\tb\n1\t2\n", "is separated by '\\t'"),
         (
             "t.csv",
             b'a,b\n"1,5",2\n3,4\n',
@@ -186,17 +169,6 @@ def parquet_cut(root):
         ("t.csv", b'a,b\n"1"5,2\n', "line 2: ',' expected after '\"'"),
         ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n', "line 4: unexpected end of data"),
         ("t.csv", b"a,a\n1,2\n", "has two columns with the same name"),
-        ("t.npz", saved("cut"), "can't be read (File is not a zip file)"),
-        ("t.npz", saved("empty"), "is not an .npz file"),
-        ("t.npz", array(np.savez), "is not an .npz file"),
-        ("t.npz", b"a,b\n1,2\n", "is not an .npz file"),
-        ("t.npz", array(np.save, np.arange(3)), "is one array (.npy); must be arrays by name"),
-        ("t.npz", array(np.savez, a=np.array([{}, 1]), b=np.arange(2)), "Object arrays cannot be loaded"),
-        ("t.npz", array(np.savez, a=np.array(3), b=np.array(3)), "a has shape (); must be a column, shape (N,)"),
-        ("t.npz", array(np.savez, a=np.ones((2, 2)), b=np.ones(2)), "a has shape (2, 2); must be a column"),
-        ("t.npz", array(np.savez, a=np.ones(3), b=np.ones(2)), "must have columns of equal length"),
-        ("t.npz", array(np.savez, a=np.ones(2, complex), b=np.ones(2)), "column a is complex128, not numbers"),
-        ("t.npz", array(np.savez, a=np.array([b"x", b"y"]), b=np.ones(2)), "column a is |S1, not numbers"),
         ("t.parquet", parquet_cut, "can't be read"),
         ("t.parquet", b"", "can't be read"),
         ("t.parquet", b"a,b\n1,2\n", "must be a whole Parquet file"),
@@ -210,19 +182,6 @@ def test_a_file_that_is_none_is_refused_in_a_line_that_names_it(tmp_path, file, 
         table(tmp_path, file=file, targets="b")
     assert str(refused.value).startswith(str(tmp_path / file))
     assert "\n" not in str(refused.value)
-
-
-def test_nothing_in_a_table_is_executed(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "executed",)
-
-    np.savez(tmp_path / "t.npz", a=np.array([Evil(), 1]), b=np.arange(2))
-    (tmp_path / "u.npz").write_bytes(pickle.dumps(Evil()))
-    for file in ("t.npz", "u.npz"):
-        with pytest.raises(ValueError, match=file):
-            table(tmp_path, file=file, targets="b")
-    assert not (tmp_path / "executed").exists()
 
 
 def test_a_table_that_can_not_be_opened_is_named(tmp_path):
@@ -247,7 +206,7 @@ REFUSED = {
     "latin.csv": ("rooms,area,price\n1,2,é\n" * 9).encode("latin-1"),
     "german.csv": b"rooms;area;price\n1,5;2;3\n",
     "book.csv": b"PK\x03\x04\xff",
-    "cut.npz": b"PK\x03\x04",
+    "old.npz": b"PK\x03\x04",
     "cut.parquet": b"PAR1",
 }
 
@@ -305,7 +264,7 @@ def test_what_is_wrong_is_named(tmp_path, changed, message):
     ("text", "message"),
     [
         ("a,b\n1,2\n3\n", "line 3: has 1 values for 2 columns"),
-        ("a,b\n1,2\nnan,4\n", "column a is nan in row 2; must be a number"),
+        ("a,b\n1,2\nnan,4\n", "column a is 'nan' in row 2, not a number"),
         ("a,b\n1,2\n,4\n", "column a is '' in row 2, not a number"),
         ("", "has no row; must"),
         ("a,b\n", "has no row; must have named columns, and a row per sample"),
@@ -321,5 +280,9 @@ def test_a_row_that_lacks_something_is_named(tmp_path, text, message):
 def test_a_class_that_training_does_not_know_is_named(tmp_path):
     write(tmp_path, COLUMNS)
     write(tmp_path, {**COLUMNS, "kind": ["d"] * 5}, "u.csv")
+    given = {"test_file": "u.csv", "inputs": ["rooms"], "targets": "kind", "classes": True}
     with pytest.raises(ValueError, match=r"u.csv: kind is d, which t.csv does not have"):
-        table(tmp_path, train=False, test_file="u.csv", inputs=["rooms"], targets="kind", classes=True)
+        table(tmp_path, train=False, **given)
+    write(tmp_path, {"rooms": [1], "sort": ["a"]}, "u.csv")
+    with pytest.raises(ValueError, match=r"u.csv: has no column kind; it has rooms, sort"):
+        table(tmp_path, train=False, **given)

@@ -82,7 +82,7 @@ def predict_table(
             f"{run.directory}: was trained on samples of shape {facts.input_shape}, not on rows of a table"
         )
     try:
-        columns = read_columns(path.parent, path.name)
+        columns, _ = read_columns(path.parent, path.name)
         names = facts.extra.get("column_names") or list(columns)
         if missing := [name for name in names if name not in columns]:
             raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
