@@ -191,7 +191,7 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
     if train:  # reuse digests that `load` or the dataset has just computed
         digests = (
             getattr(source, "digests", None)
-            or expected_checksums(dataset, root)
+            or expected_checksums(dataset)
             or _tensor_digests(type(source).__name__, found)
         )
         found = replace(found, digests=digests)
