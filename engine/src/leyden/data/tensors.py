@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from leyden.exact.encoding import digest_of_content
 from leyden.exact.random_state import random_states
-from leyden.files.content import digest_of_tensor
 from leyden.files.fetch import expected_checksums, load
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -155,13 +155,27 @@ def _describe(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
+def _shared_memory(values: Tensor) -> Tensor | None:
+    """Return the tensor that overlapping windows are views of; None if they don't overlap."""
+    if values.untyped_storage().nbytes() >= values.numel() * values.element_size():
+        return None
+    return torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
+
+
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
-    overlaps = values.untyped_storage().nbytes() < values.numel() * values.element_size()
-    if values.device == device or not overlaps:
+    whole = _shared_memory(values)
+    if values.device == device or whole is None:
         return values.to(device)
-    whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
     return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
+
+
+def digest_of_tensor(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and values; that of overlapping windows without a copy of each."""
+    whole = _shared_memory(values)
+    if whole is None:
+        return digest_of_content(values)
+    return digest_of_content([whole, list(values.shape), list(values.stride()), values.storage_offset()])
 
 
 # By (dataset, train): the tensors, and their version counters when they were cached.

@@ -6,9 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 # Byte order marks by encoding; UTF-32 comes first, since its mark begins with that of UTF-16.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -77,20 +74,6 @@ def decode_text(path: Path, content: bytes) -> str:
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def digest_of_tensor(values: Tensor) -> str:
-    """Return the SHA-256 of a tensor's type, shape and values, in hexadecimal digits.
-
-    For overlapping windows, the shared memory is hashed together with the strides.
-    """
-    described = f"{values.dtype} {tuple(values.shape)}"
-    if values.untyped_storage().nbytes() < values.numel() * values.element_size():
-        described += f" {values.stride()} {values.storage_offset()}"
-        values = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())
-    sha256 = hashlib.sha256(described.encode())
-    sha256.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
 
 
 def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
