@@ -24,7 +24,7 @@ from tests.forks import TIMEOUT_S
 
 
 class Noisy(Dataset):
-    """Index, and a number from each of the three sources of random numbers; keeps what was read in this process."""
+    """Index, and a number from each of the sources of random numbers; keeps what was read in this process."""
 
     def __init__(self, num_samples=23):
         self.num_samples, self.read = num_samples, []
@@ -34,7 +34,8 @@ class Noisy(Dataset):
 
     def __getitem__(self, index):
         self.read.append(index)
-        return torch.tensor([index, random.random(), np.random.random(), torch.rand(())]).double(), index % 3
+        numbers = random.random(), np.random.random(), np.random.default_rng().random()
+        return torch.tensor([index, *numbers, torch.rand(())]).double(), index % 3
 
 
 def noise(inputs_NI):
@@ -122,7 +123,7 @@ def test_its_batches_are_those_of_data_in_memory(num_samples, batch_size, world_
 
 def test_an_empty_share_has_the_shapes_of_the_others():
     *_, (inputs_NI, targets_N) = loader(num_samples=5, rank=1, world_size=2)
-    assert inputs_NI.shape == (0, 4)
+    assert inputs_NI.shape == (0, 5)
     assert (targets_N.shape, targets_N.dtype) == ((0,), torch.int64)
 
 

@@ -7,7 +7,6 @@ columns of an image.
 import atexit
 import contextlib
 import inspect
-import random
 import signal
 import sys
 import threading
@@ -18,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
@@ -29,6 +27,7 @@ from leyden.data.facts import Facts
 from leyden.data.splits import SplitDataModule, SplitLoader, check_integers
 from leyden.data.tensors import names_of
 from leyden.data.transforms import Normalize, send
+from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 
 
@@ -38,10 +37,12 @@ class SeededSamples:
 
     Args:
         dataset: Returns an (input, target) pair per index: tensors, arrays or numbers.
-        seed: Seed of a sample's randomness, drawn from `random`, `torch` or NumPy's global generator.
+        seed: Seed of a sample's randomness, drawn from `random`, `torch`, NumPy's global generator, or one of NumPy's
+            that is created without a seed.
         augment: Random transform of inputs, shape (1, ...); None for no augmentation.
 
     Example:
+        >>> import random
         >>> class Dice:
         ...     def __getitem__(self, index):
         ...         return torch.tensor([index, random.randint(1, 6)]), 0
@@ -61,7 +62,7 @@ class SeededSamples:
             UserError: A sample is not an (input, target) pair, or samples differ in shape.
         """
         epoch, indices = task
-        with same_random_state():
+        with undisturbed():
             samples = [self._read_sample(epoch, index) for index in indices or [0]]
         inputs, targets = zip(*samples, strict=True)
         shapes = {tuple(each.shape) for each in inputs}
@@ -74,10 +75,7 @@ class SeededSamples:
         return inputs_N[: len(indices)], targets_N[: len(indices)]
 
     def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
-        # Python hashes a string seed with SHA-512, so similar seeds give independent streams.
-        random.seed(f"{self.seed} {epoch} {index}")
-        torch.default_generator.manual_seed(random.getrandbits(63))
-        np.random.seed(random.getrandbits(32))
+        seed_by_text(f"{self.seed} {epoch} {index}")
         sample = self.dataset[index]
         if not (isinstance(sample, tuple | list) and len(sample) == 2 and hasattr(sample[0], "shape")):
             found = (
@@ -91,18 +89,6 @@ class SeededSamples:
         if self.augment:
             inputs = self.augment(torch.as_tensor(inputs)[None])[0]
         return inputs, target
-
-
-@contextlib.contextmanager
-def same_random_state() -> Iterator[None]:
-    """Context that restores the random states of Python, NumPy and PyTorch (CPU) at its end."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 class _Batches(Dataset[Any]):
@@ -380,8 +366,8 @@ class StreamedDataModule(SplitDataModule):
 class DatasetDataModule(StreamedDataModule):
     """Data module for any map-style `torch.utils.data.Dataset` that returns an (input, target) pair per index.
 
-    Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers drawn from `random`,
-    `torch` or NumPy's global generator are determined by seed, epoch and index.
+    Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are
+    determined by seed, epoch and index.
 
     Args:
         train: Training set, or a callable that creates it; it is called with `root` if it has such a parameter.
