@@ -17,8 +17,9 @@ import yaml
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.contract import DataModule, Loader
+from leyden.data.contract import DataModule
 from leyden.data.facts import Facts
+from leyden.data.splits import SplitLoader
 from leyden.files.fetch import load, verify_files
 from tests import conf
 from tests.data import small
@@ -62,7 +63,7 @@ def test_it_gives_samples_and_its_facts(compose, name):
     splits = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
     assert {*data.sizes} == {*splits}
     for split, loader in splits.items():
-        assert isinstance(loader, Loader), split
+        assert isinstance(loader, SplitLoader), split
         batches = list(loader)
         assert len(batches) == len(loader), split
         assert sum(len(targets) for _, targets in batches) == data.sizes[split], split

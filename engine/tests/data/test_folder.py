@@ -15,9 +15,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from leyden.config.errors import UserError
-from leyden.data.contract import DataModule, Loader
+from leyden.data.contract import DataModule
 from leyden.data.folder import FolderDataModule
 from leyden.data.images import find_images, read_center_crop
+from leyden.data.splits import SplitLoader
 from leyden.data.transforms import Augment, Normalize
 from tests.data import folders
 
@@ -47,7 +48,7 @@ def test_it_gives_images_and_classes_and_its_facts(root):
         ("val", data.val_dataloader()),
         ("test", data.test_dataloader()),
     ):
-        assert isinstance(loader, Loader)
+        assert isinstance(loader, SplitLoader)
         images, labels = zip(*loader, strict=True)
         images_NCHW, labels_N = torch.cat(images), torch.cat(labels)
         assert images_NCHW.shape == (data.sizes[split], 3, 20, 16)

@@ -1,7 +1,7 @@
 """Interface of data modules: required minimum, optional extensions, and their own dataloaders."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,23 +71,6 @@ MAX_DIGESTS = 20
 
 
 @runtime_checkable
-class Loader(Protocol):
-    """Batches of a split, with a position, so that a run can resume within an epoch."""
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches, starting at the current position."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position, as plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start the next iteration at this position."""
-
-
-@runtime_checkable
 class DataModule(Protocol):
     """Full interface of a data module; everything beyond `train_dataloader` is optional.
 
@@ -100,7 +83,7 @@ class DataModule(Protocol):
     - `check_world_size`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
     - `digests`: a string per file or tensor that identifies it, such as its SHA-256; a run refuses to resume on
       changed data;
-    - loaders with `state_dict`: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
+    - loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
       library.
 
     Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
@@ -130,13 +113,13 @@ class DataModule(Protocol):
     def setup(self, stage: str) -> None:
         """Read the training set, or the test set if the stage is `test`."""
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Iterable[Any]:
         """Return batches of the training split."""
 
-    def val_dataloader(self) -> Loader | list[Loader]:
+    def val_dataloader(self) -> Iterable[Any] | list[Iterable[Any]]:
         """Return batches of the validation split; an empty list if there is none."""
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> Iterable[Any]:
         """Return batches of the test set."""
 
 
