@@ -20,6 +20,8 @@ FLOORS = [
     "config",
     "scheduler",
     "run",
+    "exact",
+    "files",
     "data",
     "tasks",
     "loggers",

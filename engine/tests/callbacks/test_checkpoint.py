@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.callbacks.logged_metrics import Stages
+from leyden.exact.logged_metrics import Stages
 from leyden.run.result import read_points
 from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits, weights

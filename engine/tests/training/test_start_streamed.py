@@ -121,11 +121,11 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     monkeypatch.setattr(predict, "MIN_FILES_FOR_WORKERS", 10)  # workers read
     monkeypatch.setattr(predict, "MAX_SHOWN", 6)
     for suffix, there in expected.items():
-        output, picture = tmp_path / f"b{suffix}", tmp_path / "b.png"
-        code, out, err = cli("predict", *arguments, f"output={output}", f"picture={picture}")
+        output = tmp_path / f"b{suffix}"
+        code, out, err = cli("predict", *arguments, f"output={output}")
         assert code == 0, err
         assert out.count(str(images)) == 6
-        assert "12 further images are not shown; output=FILE.csv writes all" in out
+        assert "12 further rows are not shown; output=FILE.csv writes all" in out
         assert [row[:2] for row in rows(output)] == [row[:2] for row in there]
         assert [row[2] for row in rows(output)] == pytest.approx([row[2] for row in there], abs=1e-5)
     broken = images / "07.png"

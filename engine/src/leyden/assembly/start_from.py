@@ -31,7 +31,7 @@ from leyden.config.terminal import some_of, warn
 from leyden.config.values import flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
-from leyden.data.loaders import SPLIT_KEYS
+from leyden.data.splits import SPLIT_KEYS
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork

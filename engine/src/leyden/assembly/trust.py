@@ -32,7 +32,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC, own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import DOWNLOAD_ARGUMENTS
-from leyden.data.random_state import seeded
+from leyden.exact.random_state import seeded
 from leyden.run.directory import Run
 
 _import_seed = contextvars.ContextVar("_import_seed", default=0)

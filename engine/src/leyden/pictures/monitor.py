@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import logged_steps
 from leyden.callbacks.samples_seen import batch_size
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
+from leyden.exact.logged_metrics import logged_steps
 from leyden.pictures.base import tensorboard_writer
 from leyden.run.directory import Run
 from leyden.run.identity import typed_overrides
