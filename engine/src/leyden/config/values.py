@@ -1,7 +1,7 @@
 """Configurations as nested dictionaries and lists of plain values."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,6 +43,33 @@ def flatten(node: Any) -> Iterator[tuple[str, Any]]:
     """
     for path, value in leaves(node):
         yield dotted(path), value
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class _Absent:
+    """The value of a key that a configuration lacks."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Any = _Absent()
+
+
+def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]]:
+    """Return the values of two flat configurations by key, where they differ; `ABSENT` for a key that one lacks.
+
+    They are compared as text: a batch limit of 1 is one batch, 1.0 is all batches, and true is neither; and NaN
+    equals NaN.
+
+    Example:
+        >>> differing({"seed": 0, "limit": 1, "x": None}, {"seed": 0, "limit": 1.0})
+        {'limit': (1, 1.0), 'x': (None, absent)}
+    """
+    pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
+    return {key: pair for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
 
 
 MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
