@@ -45,7 +45,7 @@ def outputs(tmp_path, monkeypatch):
 
 def list_runs(folder, **options):
     options = {"where": "", "sort": "optimizer.lr", **options}
-    return [vars(run) | {"age_s": None} for run in listing.list_runs(folder, **options)[0]]
+    return [run | {"age_s": None} for run in listing.list_runs(folder, **options)[0]]
 
 
 def without_index(call, *arguments, **options):
@@ -177,7 +177,7 @@ def test_a_parent_is_relative_to_where_the_report_is_made(outputs, tmp_path, mon
     config.write_text(config.read_text().replace(f"{Path.cwd()}/", ""))
     for place in (tmp_path, outputs):
         monkeypatch.chdir(place)
-        assert {run["asked"].get("fork") for run in list_runs(outputs, sort="fork")} == {
+        assert {run.get("fork") for run in list_runs(outputs, sort="fork")} == {
             None,
             str(place / "outputs/s/r1"),
         }

@@ -160,7 +160,7 @@ def test_a_pipe_gets_whole_lines(call, three):
     name = "n" * 200 + "\n"
     write(three / name, ["optimizer.lr=7"], value=0.5)
     head, line = call("where=optimizer.lr=7").splitlines()
-    assert line.startswith(f"outputs/{'n' * 200}   finished  ")
+    assert line.startswith(f"outputs/{'n' * 200}\\n  finished  ")
     assert head.index("status") == line.index("finished")
 
 

@@ -351,7 +351,7 @@ def test_small_losses_are_shown_with_their_digits(tmp_path, capsys, monkeypatch)
     out = capsys.readouterr().out
     assert "2.018e-5 ± 0.023e-5" in out
     assert "3.020e-5 ± 0.025e-5" in out
-    table = [line for line in out.splitlines() if line.startswith((" row", " 1", " 2"))]
+    table = [line for line in out.splitlines() if line.startswith(("row", "  1", "  2"))]
     assert len({line.index("lr") if "lr" in line else line.index("0.") for line in table}) == 1
     assert all(len(line) <= 80 for line in table)
     monkeypatch.chdir(tmp_path)

@@ -1,19 +1,20 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.config.console import Terminal, text_table
+from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.config.table import cell_text, json_text, print_table
 from leyden.config.terminal import metric_digits, metric_text
-from leyden.report.difference import add_rows, differing
+from leyden.config.values import ABSENT, differing
+from leyden.report.difference import difference_rows
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
-from leyden.report.listing import as_json, format_value, query_values
+from leyden.report.listing import query_values
 from leyden.report.looks import count_look
 from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
@@ -26,6 +27,7 @@ from leyden.report.ranking import (
     first_tested,
     generalize_over_datasets,
     merge_rows,
+    plus_minus,
     read_sweep_settings,
     standard_deviation,
     varying_keys,
@@ -232,37 +234,38 @@ def _refuse_different_data(sides: Sequence[Side]) -> None:
 def print_comparison(comparison: Comparison, form: str) -> None:
     """Print a comparison as `table` or `json`."""
     if form == "json":
-        print(json.dumps(as_json(_json_content(comparison)), indent=2))  # ASCII, so no control characters
+        print(json_text(_json_content(comparison)))
         return
-    a, b = comparison.sides
-    table = text_table("", "A", "B")
-    table.add_row("runs", str(a.directory), str(b.directory))
-    if a.condition or b.condition:
-        table.add_row("where", a.condition, b.condition)
-    if settings := {_setting_text(a), _setting_text(b)} - {""}:
-        table.add_row("setting", _setting_text(a), _setting_text(b))
-    table.add_row(comparison.objective.metric, *map(_mean_text, comparison.groups))
-    table.add_row(
-        "n", *(_count_text(side, group) for side, group in zip(comparison.sides, comparison.groups, strict=True))
-    )
+    sides, groups, names = comparison.sides, comparison.groups, {"name": "", "a": "A", "b": "B"}
+    settings = [_setting_text(side) for side in sides]
+    rows = {
+        "runs": [str(side.directory) for side in sides],
+        "where": [side.condition for side in sides],
+        "setting": settings,
+        comparison.objective.metric: [_mean_text(group) for group in groups],
+        "n": [_count_text(side, group) for side, group in zip(sides, groups, strict=True)],
+    }
+    print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
     console = Terminal()
-    console.print(table)
+    if max(comparison.verdict.nums) > 1:
+        console.print(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
     console.print("\n".join(["", *_verdict_lines(comparison)]))
-    if settings:
+    if any(settings):
         allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
         console.print(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
-    table = text_table("", "", "A", "B")
-    add_rows(table, "configuration", *comparison.configs)
     console.print("")
-    aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
-    console.print(table if table.row_count else f"Nothing differs in the configuration{aside}.")
+    if differences := difference_rows("configuration", *comparison.configs):
+        print_table(differences, names={"part": "", "key": "", "a": "A", "b": "B"})
+    else:
+        aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
+        console.print(f"Nothing differs in the configuration{aside}.")
     if comparison.test_evaluations:
         console.print("\n".join(["", *comparison.test_evaluations]))
 
 
 def _setting_text(side: Side) -> str:
     """Return the overrides of a side's setting; empty if the group has only one setting."""
-    chosen = " ".join(f"{key}={format_value(value)}" for key, value in side.row.choices.items())
+    chosen = " ".join(f"{key}={cell_text(value)}" for key, value in side.row.choices.items())
     return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
 
 
@@ -357,7 +360,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "verdict": found.in_words("a", "b"),
         "test_evaluations": comparison.test_evaluations,
         "differs": {
-            key: {name: config[key] for name, config in zip("ab", comparison.configs, strict=True) if key in config}
-            for key in differing(*comparison.configs)
+            key: {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
+            for key, pair in differing(*comparison.configs).items()
         },
     }

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from rich.table import Table
-
 from leyden.config.console import Terminal
 from leyden.config.paths import ROOT
+from leyden.config.table import print_table
 from leyden.config.terminal import leyden_command, metric_text, python_command, quoted_override, relative_path
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run
@@ -72,21 +71,21 @@ def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
-    table = Table(show_header=False, box=None)
+    rows = []
     if result.status == "fast_dev_run":
-        table.add_row("status", "trial only (trainer.fast_dev_run): this is not a finished run")
+        rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
     for objective in result.objectives[:1]:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
-        table.add_row("best epoch", f"{number}by {objective.metric}")
+        rows.append(("best epoch", f"{number}by {objective.metric}"))
     for name, value in result.metrics.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else metric_text(value))
-    table.add_row("epochs", str(result.epochs))
+        rows.append((name, f"{value:,}" if isinstance(value, int) else metric_text(value)))
+    rows.append(("epochs", str(result.epochs)))
     if result.seconds is not None:
-        table.add_row("time", f"{result.seconds:.1f} s")
+        rows.append(("time", f"{result.seconds:.1f} s"))
     if result.samples_per_second is not None:
-        table.add_row("speed", f"{result.samples_per_second:,.0f} samples/s")
+        rows.append(("speed", f"{result.samples_per_second:,.0f} samples/s"))
+    print_table([{"name": name, "value": text} for name, text in rows], header=False)
     console = Terminal()
-    console.print(table)
     console.print(f"run directory: {relative_path(run.directory)}")
     if result.is_tested and (line := count_line(run)):
         console.print(line)

@@ -81,19 +81,21 @@ class Row:
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
         return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else self.overlap)
 
-    def cells(self, metrics: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: choices, objectives (mean, deviation, number), epochs, seconds, status."""
+    def measured(self, further: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
+        """Return the mean and the deviation of the objective, the means of further ones, and n, epochs, seconds, status.
+
+        What is unknown is None.
+        """
         states = [record.status for record in self.records]
         objectives = [
             [statistics.fmean(values) for values in zip(*(record.values for record in same), strict=True)]
             for same in _group_repetitions(self.counted, averaged).values()
         ]
-        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(metrics)}
-        firsts = [values[0] for values in objectives]
+        names = ["objective", *further]
+        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(names)}
         return {
-            **{key: "null" if value is None else value for key, value in self.choices.items()},
-            "objective": means.pop(metrics[0]),
-            "deviation": standard_deviation(firsts),
+            "objective": means.pop("objective"),
+            "deviation": standard_deviation([values[0] for values in objectives]),
             **means,
             "n": len(objectives),
             "epochs": _mean([record.epochs for record in self.records]),
@@ -359,6 +361,16 @@ def pareto_front(records: Sequence[Record]) -> list[Record]:
     return front
 
 
+def plus_minus(records: Sequence[Record], averaged: Sequence[str]) -> str:
+    """Return in words what stands behind the ± of a setting's runs."""
+    return f"±: standard deviation of a setting's runs, over {_varied(records, averaged) or 'runs'}."
+
+
+def _varied(records: Sequence[Record], averaged: Sequence[str]) -> str:
+    """Return the averaged keys that vary among runs, in words."""
+    return " and ".join(varying_keys([{key: record.config.get(key) for key in averaged} for record in records]))
+
+
 def standard_deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation; None if it is undefined, as for one value or infinite values."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
@@ -497,8 +509,7 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
             "This holds for this dataset, over seeds and the splits that they cut; over=datasets asks for more."
         )
     else:
-        varied = varying_keys([{key: record.config.get(key) for key in averaged} for record in records])
-        remarks.append(f"This holds for this dataset and split, over {' and '.join(varied) or 'runs'}.")
+        remarks.append(f"This holds for this dataset and split, over {_varied(records, averaged) or 'runs'}.")
     if look > 1:
         remarks.append(
             f"This is look {look} at this comparison, by {LOOKS_FILE} beside it. It spends {100 * look_level(look):.2g} % of the error "
