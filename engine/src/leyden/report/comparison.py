@@ -15,7 +15,6 @@ from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import query_values
-from leyden.report.looks import count_look
 from leyden.report.query import check_known, parse_condition
 from leyden.report.ranking import (
     IDLE_SEED,
@@ -23,6 +22,7 @@ from leyden.report.ranking import (
     assign_data,
     assumptions,
     count_failures,
+    count_look,
     derived_keys,
     first_tested,
     generalize_over_datasets,

@@ -1,6 +1,7 @@
 """Ranking of settings averaged over seeds and folds, and the settings not significantly worse than the best."""
 
 import contextlib
+import hashlib
 import itertools
 import math
 import statistics
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.config.terminal import one_line, warn
 from leyden.report.configs import keys_to_compare
-from leyden.report.looks import LOOKS_FILE
 from leyden.report.records import Record
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
+from leyden.run.csv_log import appending, read_rows
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
+from leyden.run.provenance import now
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -516,6 +518,43 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
             f"rate, so that all looks together err in at most {100 * LEVEL:g} %."
         )
     return remarks
+
+
+LOOKS_FILE = "looks.csv"
+LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
+
+
+def count_look(folder: Path, comparison: str, records: Sequence[Record]) -> int:
+    """Return the number of this look at a comparison, and record it in a folder.
+
+    The same values as before are the same look. If the look can't be recorded, a warning says so. Looks at a copy of the
+    folder, or at a folder above it, are other looks.
+
+    Args:
+        folder: Folder of the compared runs.
+        comparison: Text that names the comparison.
+        records: The compared runs that have values.
+    """
+    found = sorted((record.run.directory.name, repr(record.values)) for record in records)
+    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+    path, comparison = folder / LOOKS_FILE, one_line(comparison)
+
+    def look_in(rows: Sequence[Sequence[str]]) -> tuple[int, bool]:
+        """Return the number of the look, and whether it is a new one."""
+        earlier = [row[4] for row in rows if len(row) == len(LOOKS_HEADER) and row[1] == comparison]
+        return (earlier.index(digest) if digest in earlier else len(earlier)) + 1, digest not in earlier
+
+    try:
+        with appending(path, LOOKS_HEADER) as (rows, append):
+            look, is_new = look_in(rows)
+            if is_new:
+                append([now(), comparison, str(look), str(len(found)), digest])
+            return look
+    except OSError as error:
+        warn(f"{path} can't be written ({error.strerror}): a later look will not know of this one")
+    with contextlib.suppress(OSError):
+        return look_in(read_rows(path))[0]
+    return 1
 
 
 def _claim(tested: Sequence[int], like_best: Mapping[int, bool | None], num_lost: int, among: str) -> str:

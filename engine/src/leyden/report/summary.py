@@ -11,7 +11,6 @@ from leyden.config.objective import Objective
 from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
 from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override
 from leyden.report.held_out import test_set_remarks
-from leyden.report.looks import count_look
 from leyden.report.picture import Point, draw_summary
 from leyden.report.ranking import (
     IDLE_SEED,
@@ -20,6 +19,7 @@ from leyden.report.ranking import (
     Row,
     by_data,
     contenders,
+    count_look,
     first_tested,
     generalize_over_datasets,
     merge_rows,
