@@ -11,7 +11,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
-ALL = {"ProvenanceText", "Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
+ALL = {"Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
 
 
 def broken(*args, **kwargs):
