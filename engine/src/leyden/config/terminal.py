@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def show(text: str) -> None:
+    """Print a text with its unsafe characters escaped; no line is shortened or wrapped."""
+    print(printable(text))
+
+
 def one_line(text: object) -> str:
     r"""Return an untrusted text as a single line: unsafe characters, newlines and tabs are escaped.
 

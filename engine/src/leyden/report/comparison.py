@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
 from leyden.config.table import cell_text, json_text, print_table
-from leyden.config.terminal import metric_digits, metric_text
+from leyden.config.terminal import metric_digits, metric_text, show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows
 from leyden.report.held_out import refuse_test_metrics, test_set_remarks
@@ -246,21 +245,20 @@ def print_comparison(comparison: Comparison, form: str) -> None:
         "n": [_count_text(side, group) for side, group in zip(sides, groups, strict=True)],
     }
     print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
-    console = Terminal()
     if max(comparison.verdict.nums) > 1:
-        console.print(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
-    console.print("\n".join(["", *_verdict_lines(comparison)]))
+        show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
+    show("\n".join(["", *_verdict_lines(comparison)]))
     if any(settings):
         allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
-        console.print(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
-    console.print("")
+        show(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
+    show("")
     if differences := difference_rows("configuration", *comparison.configs):
         print_table(differences, names={"part": "", "key": "", "a": "A", "b": "B"})
     else:
         aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
-        console.print(f"Nothing differs in the configuration{aside}.")
+        show(f"Nothing differs in the configuration{aside}.")
     if comparison.test_evaluations:
-        console.print("\n".join(["", *comparison.test_evaluations]))
+        show("\n".join(["", *comparison.test_evaluations]))
 
 
 def _setting_text(side: Side) -> str:

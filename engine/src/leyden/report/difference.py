@@ -6,10 +6,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.table import Row, print_table
-from leyden.config.terminal import relative_path
+from leyden.config.terminal import relative_path, show
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
@@ -26,7 +25,7 @@ def show_difference(*directories: str) -> None:
     a, b = (Run(directory.strip()) for directory in directories)
     _print_rows(a, b, _difference_rows(a, b))
     if lines := _fingerprint_lines(a, b):
-        Terminal().print("\n".join(lines))
+        show("\n".join(lines))
 
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
@@ -124,7 +123,7 @@ def show_equality(there: Run, here: Run) -> bool:
             "the metrics are not equal, though the fingerprints are: they were computed on different data, or in a different way"
         )
     lines += [f"{name}: {x:.6g} there, {y:.6g} here, {abs(x - y):.3g} apart" for name, (x, y) in apart.items()]
-    Terminal().print("\n".join(lines))
+    show("\n".join(lines))
     if rows:
         _print_rows(there, here, rows)
     return not difference and is_as_long and not (apart and same_end)

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator
 from itertools import islice
 
-from leyden.config.console import Terminal
 from leyden.config.paths import ROOT
 from leyden.config.table import print_table
 from leyden.config.terminal import (
@@ -14,6 +13,7 @@ from leyden.config.terminal import (
     python_command,
     quoted_override,
     relative_path,
+    show,
 )
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run
@@ -68,10 +68,9 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     if result.samples_per_second is not None:
         rows.append(("speed", f"{result.samples_per_second:,.0f} samples/s"))
     print_table([{"name": name, "value": text} for name, text in rows], header=False)
-    console = Terminal()
-    console.print(f"run directory: {relative_path(run.directory)}")
+    show(f"run directory: {relative_path(run.directory)}")
     if result.is_tested and (line := count_line(run)):
-        console.print(line)
+        show(line)
     if show_next_steps:
         print_next_steps(run, result)
 
@@ -81,4 +80,4 @@ def print_next_steps(run: Run, result: Result) -> None:
     # A command has its own line, to be copied; zsh does not accept a trailing comment.
     steps = [f"  {purpose}:\n    {command}" for command, purpose in islice(_next_steps(run, result), 3)]
     if steps and result.status == "finished":
-        Terminal().print("\n".join(["next steps:", *steps]))
+        show("\n".join(["next steps:", *steps]))

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leyden.config.console import Terminal
 from leyden.config.objective import Objective
 from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
-from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override
+from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
 from leyden.report.picture import Point, draw_summary
 from leyden.report.ranking import (
@@ -152,10 +151,10 @@ def summarize(
     names = short_names(table.keys, taken=table.shown_columns) | {"objective": metrics[0]}
     print_table(shown[:NUM_SHOWN], table.shown_columns, names=names)
     more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
-    Terminal().print("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
+    show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
     before_end([winner.run for winner in winners])
     if last:
-        Terminal().print("\n".join(last))
+        show("\n".join(last))
 
 
 class _Table:

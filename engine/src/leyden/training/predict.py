@@ -22,7 +22,7 @@ from leyden.assembly.trust import trusted_config
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.table import csv_text, print_table
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import show, some_of, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.random_state import seeded_as_run
@@ -233,7 +233,7 @@ def show_rows(rows: Iterable[Row], num: int, output: Path | None) -> None:
         [{name: each if isinstance(each := row[name], str) else f"{each:.6g}" for name in names} for row in shown]
     )
     if num > len(shown):
-        Terminal().print(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
+        show(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
 
 
 def _written(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
