@@ -41,23 +41,38 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     Raises:
         UserError: There is no run, no run has a requested key, or a key is a metric of the test set.
     """
-    condition, keys = parse_condition(where) if where else ((lambda values: True), set[str]())
     key = sort.removeprefix("-")
-    records = read_raw_records(directory)
-    refuse_test_metrics("where", keys, records)
-    refuse_test_metrics("sort", {key}, records)
-    found = [(record, query_values(record)) for record in records]
-    every = [values for _, values in found]
-    check_known("where", keys, every)
-    check_known("sort", {key}, every)
+    found, keys = filter_records(read_raw_records(directory), where, "where", {"sort": key})
     asked = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
-    chosen = [(values.get(key), _row(record, values, asked)) for record, values in found if condition(values)]
+    chosen = [(values.get(key), _row(record, values, asked)) for record, values in found]
     sortable = [(value, row) for value, row in chosen if _is_sortable(value)]
     are_numbers = all(isinstance(value, int | float) for value, _ in sortable)
     sortable.sort(
         key=lambda each: cast(float, each[0]) if are_numbers else str(each[0]), reverse=sort.startswith("-")
     )
     return [row for _, row in sortable] + [row for value, row in chosen if not _is_sortable(value)], asked
+
+
+def filter_records(
+    records: Sequence[Record], condition: str, option: str, more: Mapping[str, str] | None = None
+) -> tuple[list[tuple[Record, Mapping[str, Any]]], set[str]]:
+    """Return the runs that meet a condition, each with its values for queries, and the keys that it names.
+
+    Args:
+        records: The runs.
+        condition: Condition in the syntax of `parse_condition`; empty for all runs.
+        option: Name of the option, for error messages.
+        more: Further keys that are checked as those of the condition are, by option.
+
+    Raises:
+        UserError: The condition is wrong, no run has a key, or a key is a metric of the test set.
+    """
+    is_met, keys = parse_condition(condition, option) if condition else ((lambda values: True), set[str]())
+    found = [(record, query_values(record)) for record in records]
+    for name, of_option in {option: keys, **{name: {key} for name, key in (more or {}).items()}}.items():
+        refuse_test_metrics(name, of_option, records)
+        check_known(name, of_option, [values for _, values in found])
+    return [(record, values) for record, values in found if is_met(values)], keys
 
 
 def query_values(record: Record) -> Mapping[str, Any]:
