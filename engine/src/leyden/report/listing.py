@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from leyden.config.table import json_text, print_csv, print_table, short_names
-from leyden.config.terminal import metric_text
+from leyden.config.terminal import metric_text, show
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
@@ -134,7 +134,9 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        typed = _short_typed(rows) if sys.stdout.isatty() else [row["typed"] for row in rows]
+        typed, shared = [row["typed"] for row in rows], ""
+        if sys.stdout.isatty():
+            typed, shared = _short_typed(typed)
         shown = [
             row
             | {
@@ -147,15 +149,18 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
             for row, text in zip(rows, typed, strict=True)
         ]
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed"], cut=True)
+        if shared:
+            show(f"typed in all: {shared}")
 
 
-def _short_typed(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return each run's overrides without those that all have, and with short keys."""
-    words = [row["typed"].split() for row in rows]
-    shared = set.intersection(*map(set, words)) if len(rows) > 1 else set()
+def _short_typed(typed: Sequence[str]) -> tuple[list[str], str]:
+    """Return each run's overrides with short keys, without those that all runs have, and the latter."""
+    words = [text.split() for text in typed]
+    shared = set.intersection(*map(set, words)) if len(words) > 1 else set()
     parts = [[word.partition("=") for word in of_run if word not in shared] for of_run in words]
     names = short_names({key for of_run in parts for key, sign, _ in of_run if sign})
-    return [" ".join(f"{names.get(key, key)}{sign}{value}" for key, sign, value in of_run) for of_run in parts]
+    own = [" ".join(f"{names.get(key, key)}{sign}{value}" for key, sign, value in of_run) for of_run in parts]
+    return own, " ".join(word for word in words[0] if word in shared)
 
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
