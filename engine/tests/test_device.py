@@ -26,7 +26,7 @@ from leyden.data.streamed import SeededSamples as Reads
 from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
-from leyden.pictures.monitor import ProvenanceText
+from leyden.pictures.monitor import LoggedConfig
 from leyden.run.directory import Run
 from leyden.run.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
@@ -59,7 +59,7 @@ WAITING = {"perplexity": "takes the tokens that count by a mask, however many th
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 # What needs the values: it draws before the first step (the first), or from whole evaluations at the end of a run. No step waits
 # for it. All else can be done on `meta`.
-DRAW = (ProvenanceText, OnEvaluation)
+DRAW = (LoggedConfig, OnEvaluation)
 
 
 def names(folder):

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.table import Table
 
 from leyden.config.checks import require_choice
-from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
-from leyden.config.terminal import metric_text
+from leyden.config.table import print_table
+from leyden.config.terminal import metric_text, show
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.evaluations import count_text
@@ -34,14 +33,10 @@ def main(cfg: DictConfig) -> None:
         where, run, shown, num_evaluations = evaluate_row(
             Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, **options
         )
-    table = Table(show_header=False, box=None)
-    for name, text in shown.items():
-        table.add_row(name, text)
-    console = Terminal()
-    console.print(table)
+    print_table([{"metric": name, "value": text} for name, text in shown.items()], header=False)
     if isinstance(num_evaluations, int):
         num_evaluations = count_text(str(run.config.get("name")), num_evaluations)
-    console.print(f"{where}\n{num_evaluations}")
+    show(f"{where}\n{num_evaluations}")
 
 
 if __name__ == "__main__":

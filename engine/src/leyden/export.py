@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.console import Terminal
 from leyden.config.errors import UserError
+from leyden.config.terminal import show
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.onnx import export
     num_samples, difference = export(run, checkpoint, path, data_root=cfg.data_root)
-    Terminal().print(f"{path}\nthe ONNX file agrees on {num_samples} test samples, within {difference:.1e}")
+    show(f"{path}\nthe ONNX file agrees on {num_samples} test samples, within {difference:.1e}")
 
 
 if __name__ == "__main__":

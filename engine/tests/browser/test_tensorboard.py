@@ -235,9 +235,3 @@ def test_pictures_are_there(page, address, finished, tag):
         picture = pictures.nth(number)
         picture.scroll_into_view_if_needed()
         wait_until(page, lambda p=picture: p.evaluate("image => image.complete && image.naturalWidth > 200"))
-
-
-def test_texts(page, address):
-    page.goto(f"{address}#text")
-    for text in ("python -m leyden.train", "log_every_n_steps: 3", '"host": '):
-        page.get_by_text(text).first.wait_for()

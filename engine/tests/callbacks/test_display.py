@@ -11,7 +11,7 @@ from leyden.pictures.base import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
-ALL = {"ProvenanceText", "Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
+ALL = {"Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
 
 
 def broken(*args, **kwargs):
@@ -29,7 +29,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
         for name in ("tensorboard_writer", "image_loggers", "render", "save_picture"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
-    monkeypatch.setattr("leyden.callbacks.display.Table", broken)
+    monkeypatch.setattr("leyden.callbacks.display.print_table", broken)
     monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
     run, _, err = train("broken", *arguments)
     assert run.result.status == "finished"

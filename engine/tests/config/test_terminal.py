@@ -1,7 +1,5 @@
 """How one calls this Python is how one can call it in this terminal."""
 
-import csv
-import io
 import os
 import subprocess
 import sys
@@ -11,35 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.terminal import csv_text, leyden_command, metric_text, python_command
-
-
-def cell(value):
-    (row,) = csv.reader(io.StringIO(csv_text([["x", value]]), newline=""))
-    return row[1]
-
-
-@pytest.mark.parametrize(
-    "value", [-0.5, -1e-9, "-0.5", "+1e5", "-inf", "nan", "0.1,0.2", "a=b", "a\nb", "猫", "\udcff", ""]
-)
-def test_numbers_and_plain_texts_are_themselves_in_a_csv_file(value):
-    assert cell(value) == str(value)
-
-
-@pytest.mark.parametrize(
-    "text", ["=1+1", "=HYPERLINK(1)", "+x", "-x", "- 1", "@SUM(1)", "\t=1", "\n=1", "=\x1b[31m"]
-)
-def test_a_formula_is_a_text_in_a_csv_file(text):
-    assert cell(text).startswith("'")
-
-
-@given(st.text())
-def test_no_cell_is_an_escape_sequence_or_a_formula(text):
-    found = cell(text)
-    assert "\x1b" not in found
-    assert "\x9b" not in found
-    if found.startswith(("=", "+", "-", "@", "\t")):
-        float(found)
+from leyden.config.terminal import leyden_command, metric_text, python_command
 
 
 @pytest.mark.parametrize(

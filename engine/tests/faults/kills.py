@@ -105,9 +105,9 @@ def shown(directory):
     for path in sorted(run.directory.glob("*/events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                tag = value.tag if value.tag.startswith(("time/", "run/")) else f"{path.parent.name}:{value.tag}"
+                tag = value.tag if value.tag.startswith("time/") else f"{path.parent.name}:{value.tag}"
                 events[tag, event.step] += 1
-                if not value.tag.startswith(("time/", "run/")):
+                if not value.tag.startswith("time/"):
                     values[tag, event.step] = value.tensor.SerializeToString()
             if event.HasField("graph_def"):
                 events["graph", event.step] += 1
@@ -121,9 +121,8 @@ def shown(directory):
         "result": asdict(result),
         "curves": [point for point in curves if not point[1].startswith("time/")],
         "times": [(step, metric) for step, metric, _ in curves if metric.startswith("time/")],
-        "events": {key for key in events if not str(key[0]).startswith("run/")},
+        "events": {*events},
         "values": values,
-        "texts": {tag for tag, _ in events if tag.startswith("run/")},
         "row": hparams(run),
         "test_evaluations": test_evaluations(directory / "test_evaluations.csv"),
         "checkpoints": {name: checkpoint(run.directory, name) for name in ("last", "best")},

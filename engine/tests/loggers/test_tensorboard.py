@@ -1,6 +1,4 @@
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.run.directory import Run
@@ -45,14 +43,3 @@ def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
     assert told() == []
     started(tmp_path, 3)
     assert told() == [3]
-
-
-def test_the_curves_of_an_earlier_version_end_where_a_run_resumes(tmp_path):
-    writer = SummaryWriter(str(tmp_path))
-    for step in range(6):
-        writer.add_scalar("train/acc", step, step)
-    writer.close()
-    started(tmp_path, 4)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in events.Scalars("train/acc")] == [0, 1, 2, 3]
-    assert [event.step for event in read(Run(tmp_path)).Scalars("charts/acc")] == [4]

@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from leyden.pictures.figures import as_colours, paired_sheet, render, sheet
-from leyden.pictures.outputs import MAX_POINTS, prediction_figure
+from leyden.pictures import outputs
+from leyden.pictures.figures import as_colours, render, sheet
+from leyden.pictures.outputs import MAX_POINTS, Reconstructions, prediction_figure
 
 
 @pytest.mark.parametrize(
@@ -26,15 +30,16 @@ def test_three_channels_are_colours():
     assert as_colours(red).tolist() == [[[[1.0, 0.0, 0.0]]]]
 
 
-def test_pairs_stand_one_above_the_other_and_each_row_has_one_label():
-    above, below = np.zeros((10, 1, 20, 20)), np.ones((10, 1, 20, 20))
-    figure = paired_sheet(above, below, ("image", "output"), "title")
-    (axes,) = figure.axes
-    assert [text.get_text() for text in axes.texts] == ["image", "output", "image", "output"]  # 8 in a row, then 2
-    (shown,) = axes.images
-    columns = shown.get_array()[:, 10, 0]  # through the first tiles of the rows, which white gaps part
-    assert (np.diff(columns) < 0).sum() == 2  # two rows of black
-    render(figure)
+def test_reconstructions_stand_below_their_images(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(outputs, "save_picture", lambda trainer, figure, name: drawn.append(figure))
+    monkeypatch.setattr(outputs, "add_image", lambda *_: None)
+    images = torch.zeros(10, 1, 20, 20)
+    Reconstructions(num_images=10).draw(SimpleNamespace(global_step=1), "val", images + 1, images)
+    ((axes,),) = (figure.axes for figure in drawn)
+    column = axes.images[0].get_array()[:, 10, 0]  # through the first tiles of two rows, which white gaps part
+    assert (np.diff(column) < 0).sum() == (np.diff(column) > 0).sum() == 2
+    render(drawn[0])
 
 
 @pytest.mark.parametrize("num", [50, MAX_POINTS + 1])

@@ -1,7 +1,5 @@
 """What one run shows in TensorBoard and as files, read back."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +9,7 @@ from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from leyden.tasks.task import Task
-from tests.callbacks.events import images, read, scalars, texts
+from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -87,20 +85,6 @@ def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_spli
     }
     assert {"confusion/test", "errors/test"} == {*tags["test"]["images"]}
     assert not list(run.directory.glob("*tfevents*")), "a run that TensorBoard calls `.`"
-
-
-def test_texts(run):
-    text = texts(run)
-    (config,), (provenance,), (command,) = (text[f"run/{name}"] for name in ("config", "provenance", "command"))
-    assert [line[4:] for line in config.splitlines()] == (run.directory / "config.yaml").read_text().splitlines()
-    (start,) = json.loads((run.directory / "run.json").read_text())["starts"]
-    assert f'"host": "{start["host"]}"' in provenance
-    assert '"diff"' not in provenance
-    last = command.splitlines()[-1].strip()
-    assert last.startswith("python -m leyden.train data.val_size=59000")
-    assert "'model.hidden_sizes=[16]'" in last
-    assert "run_dir" not in last
-    assert "outputs" not in last
 
 
 def test_files_are_pictures(run):

@@ -36,7 +36,8 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "A is better than B in 100 % of the pairs with the same seed, 96.25 % interval 48 to 100 %" in text
     assert "This holds for this dataset, over seeds and the splits that they cut" in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
-    assert "setting" not in text
+    assert "±: standard deviation of a setting's runs, over seed." in text
+    assert "best setting" not in text
     text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
     assert "Verdict: can't be told apart" in text
     assert "more seeds of each" in text

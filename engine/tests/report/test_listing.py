@@ -62,12 +62,12 @@ def test_a_link_to_other_runs_is_announced(three, tmp_path, capsys):
     assert [record.typed["seed"] for record in read_raw_records(place)] == ["9"]
 
 
-def test_on_a_terminal_each_run_is_one_line(tmp_path):
+def test_on_a_terminal_each_run_is_one_line_and_what_all_have_typed_is_said_once(tmp_path):
     import pty
 
     slug = "model.hidden_sizes-512_optimizer.lr-0.003_seed-2_trainer.max_epochs-2-c31ad911"
     write(tmp_path / slug, ["model.hidden_sizes=[512]", "optimizer.lr=0.003", "trainer.max_epochs=2"], value=0.5)
-    write(tmp_path / "short", ["seed=1"], value=0.25)
+    write(tmp_path / "short", ["seed=1", "trainer.max_epochs=2"], value=0.25)
     lines = {}
     for columns in (80, 320):
         read, written = pty.openpty()
@@ -76,7 +76,8 @@ def test_on_a_terminal_each_run_is_one_line(tmp_path):
         os.close(written)
         lines[columns] = os.read(read, 10_000).decode().splitlines()
         assert done.returncode == 0
-    assert len(lines[80]) == len(lines[320]) == 3
+        assert len(lines[columns]) == 4
+        assert lines[columns][-1] == "typed in all: trainer.max_epochs=2"
     assert max(map(len, lines[80])) <= 80
     assert sum("c31ad911" in line for line in lines[80]) == 1
     assert any(str(tmp_path / slug) in line for line in lines[320])
@@ -160,7 +161,7 @@ def test_a_pipe_gets_whole_lines(call, three):
     name = "n" * 200 + "\n"
     write(three / name, ["optimizer.lr=7"], value=0.5)
     head, line = call("where=optimizer.lr=7").splitlines()
-    assert line.startswith(f"outputs/{'n' * 200}   finished  ")
+    assert line.startswith(f"outputs/{'n' * 200}\\n  finished  ")
     assert head.index("status") == line.index("finished")
 
 

@@ -33,7 +33,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
         "5,000 val",
         "test/acc",
         "samples/s",
-        "make tensorboard DIR=",
+        "tensorboard --logdir=",
         str(directory),
     ):
         assert text in out

@@ -23,7 +23,7 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import composed_choices, composed_values, keys_set_by
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
-from leyden.config.values import dotted
+from leyden.config.values import differing, dotted
 from leyden.exact.first_batches import divides_batches
 from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
@@ -62,8 +62,8 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     raw: Any = OmegaConf.to_container(own)
     unresolved, fork_values = dict(_leaves(raw)), dict(_leaves(OmegaConf.to_container(own, resolve=True)))
     overridden = _OverriddenKeys(source, overrides)
-    differing = [keys for keys, value in parent_values.items() if not _has_value(unresolved, keys, value)]
-    for keys in differing:
+    different = [keys for keys in differing(parent_values, unresolved) if keys in parent_values]
+    for keys in different:
         if any(map(_is_interpolation, _strings(parent_values[keys]))):
             raise _refusal(
                 source,
@@ -75,8 +75,8 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
             raise UserError(
                 f"fork: {dotted(keys)} is a list: override all of it, such as {dotted(keys)}={parent_values[keys]}"
             )
-    following = _following_interpolations(raw, fork_values, {keys: parent_values[keys] for keys in differing})
-    changed = [keys for keys in differing if keys not in following and not overridden(keys)]
+    following = _following_interpolations(raw, fork_values, {keys: parent_values[keys] for keys in different})
+    changed = [keys for keys in different if keys not in following and not overridden(keys)]
     for keys in changed:
         _node_at(raw, keys[:-1])[keys[-1]] = parent_values[keys]
     _check_roles(source, changed, parent_values, fork_values, raw)
@@ -230,24 +230,16 @@ def _leaves(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
         yield keys, node
 
 
-def _has_value(values: dict[Keys, Any], keys: Keys, value: Any) -> bool:
-    """Return whether a path has exactly this value: as a limit, 1 is one batch, and 1.0 is all of them."""
-    return keys in values and repr(values[keys]) == repr(value)
-
-
 def _following_interpolations(raw: Any, fork_values: dict[Keys, Any], parent_values: dict[Keys, Any]) -> set[Keys]:
     """Return the interpolated settings that get their parent's value once all other settings are inherited."""
-    interpolated = {keys for keys, value in _leaves(raw) if not _has_value(fork_values, keys, value)}
+    own = dict(_leaves(raw))
+    interpolated = {keys for keys in differing(own, fork_values) if keys in own}
     as_there = copy.deepcopy(raw)
     for keys, value in parent_values.items():
         if keys not in interpolated:
             _node_at(as_there, keys[:-1])[keys[-1]] = value
     found = dict(_leaves(OmegaConf.to_container(OmegaConf.create(as_there), resolve=True)))
-    return {
-        keys
-        for keys in interpolated & parent_values.keys()
-        if keys != SPLIT_SEED and _has_value(found, keys, parent_values[keys])
-    }
+    return (interpolated & parent_values.keys()) - {SPLIT_SEED} - {*differing(found, parent_values)}
 
 
 def _is_number(value: Any) -> bool:
@@ -297,10 +289,7 @@ class _OverriddenKeys:
         if files := [each for each in new_overrides if each in group_choices()]:
             groups = {group_choices()[each] for each in files}
             others = [each for each in inherited if group_choices()[each] not in groups]
-            before, after = composed_values(inherited), composed_values([*others, *files])
-            self.set_by_files = {
-                key for key in {**before, **after} if repr(before.get(key)) != repr(after.get(key))
-            }
+            self.set_by_files = {*differing(composed_values(inherited), composed_values([*others, *files]))}
             self.set_by_files |= {
                 key for each in files for key in keys_set_by(group_choices()[each], each.partition("=")[2])
             }

@@ -28,7 +28,7 @@ from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.paths import LIBRARY
 from leyden.config.terminal import some_of, warn
-from leyden.config.values import flatten
+from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
@@ -333,21 +333,23 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
     where = f"fork: {path}"
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     old, new = (identity_values(dict(flatten(each))) for each in (parent.config, config))
-    changed = [key for key in {**old, **new} if key != "fork" and repr(old.get(key)) != repr(new.get(key))]
+    # A key that one of them lacks counts as null: its class may have got it since.
+    nothing = {repr(None), repr(ABSENT)}
+    changed = {
+        key: pair for key, pair in differing(old, new).items() if key != "fork" and {*map(repr, pair)} != nothing
+    }
     state = content["callbacks"]
-    for key in changed:
-        is_averaging = "averaging" in f"{key}{new.get(key)}"
+    for key, (a, b) in changed.items():
+        is_averaging = "averaging" in f"{key}{b}"
         if key.startswith(FIXED_KEYS) and (key in old or not key.startswith("callbacks.") or is_averaging):
             raise UserError(
-                f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: its state comes from the parent; "
-                "init_from loads only the weights"
+                f"{where}: {key}: {a} there, {b} here: its state comes from the parent; init_from loads only the weights"
             )
-    if cut := [key for key in changed if key in SPLIT_KEYS]:
-        key = cut[0]
-        raise UserError(
-            f"{where}: {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here: the fork would be validated on samples "
-            "that its parent was trained on; keep the parent's value"
-        )
+        if key in SPLIT_KEYS:
+            raise UserError(
+                f"{where}: {key}: {a} there, {b} here: the fork would be validated on samples that its parent was trained "
+                "on; keep the parent's value"
+            )
     within = num_epochs(content) is None
     if within and (refused := [key for key in changed if key.startswith(EPOCH_KEYS)]):
         raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork from the end of an epoch")

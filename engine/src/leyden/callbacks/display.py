@@ -15,11 +15,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.progress import BarColumn, ProgressColumn, Task
-from rich.table import Table
 from rich.text import Text
 
 from leyden.config.console import Terminal
 from leyden.config.errors import log_and_continue
+from leyden.config.table import print_table
 from leyden.config.terminal import metric_text
 from leyden.data.contract import sizes_of
 from leyden.exact.logged_metrics import stages_of
@@ -58,20 +58,19 @@ class Summary(DisplayCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table, and the checkpoint from which the run resumes."""
         network = network_of(pl_module)
-        table = Table("layer", "type", "parameters", box=None)
-        table.columns[2].justify = "right"
+        rows = []
         for name, module in network.named_modules():
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             if own > 0:
-                table.add_row(name, type(module).__name__, f"{own:,}")
+                rows.append({"layer": name, "type": type(module).__name__, "parameters": f"{own:,}"})
         total = sum(parameter.numel() for parameter in network.parameters())
-        table.add_row("total", type(network).__name__, f"{total:,}")
+        rows.append({"layer": "total", "type": type(network).__name__, "parameters": f"{total:,}"})
         # Use the existing loaders: requesting new ones would replace the data module's samplers.
         num_by_split = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
         sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in num_by_split.items())
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+        print_table(rows)
         console = Terminal()
-        console.print(table)
         console.print(f"samples: {sizes}; device: {device}")
         console.print(f"run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:

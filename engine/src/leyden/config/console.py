@@ -6,7 +6,6 @@ Apart from `leyden.config.terminal`, since `--help` and messages need no rich, w
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from leyden.config.terminal import printable
@@ -28,8 +27,3 @@ class Terminal(Console):
     def render_str(self, text: str, **kwargs: Any) -> Text:
         """Return a string as rich text, with unsafe characters escaped; rich calls this for strings and cells."""
         return super().render_str(printable(text), **kwargs)
-
-
-def text_table(*headers: str) -> Table:
-    """Return a table without borders whose cells are wrapped, never truncated."""
-    return Table(*(Column(header, overflow="fold") for header in headers), box=None)

@@ -1,15 +1,13 @@
 """Texts for a terminal, with control characters escaped, and commands quoted for the shell."""
 
 import contextlib
-import csv
-import io
 import math
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -28,6 +26,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def show(text: str) -> None:
+    """Print a text with its unsafe characters escaped; no line is shortened or wrapped."""
+    print(printable(text))
+
+
 def one_line(text: object) -> str:
     r"""Return an untrusted text as a single line: unsafe characters, newlines and tabs are escaped.
 
@@ -38,30 +41,9 @@ def one_line(text: object) -> str:
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    r"""Return a CSV file for people: no text is an escape sequence of a terminal, or a formula of a spreadsheet.
-
-    Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.
-
-    Example:
-        >>> csv_text([["=1+1", "-0.5", -0.5, "-x", "a\x1b[31m", [1, 2]]])
-        '\'=1+1,-0.5,-0.5,\'-x,a\\x1b[31m,"[1, 2]"\r\n'
-    """
-    csv.writer(written := io.StringIO(newline="")).writerows(map(_csv_cell, row) for row in rows)
-    return written.getvalue()
-
-
-def _csv_cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = _UNSAFE.sub(lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], value)
-    if not text.startswith(("=", "+", "-", "@", "\t", "\n")):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"  # spreadsheets read what follows an apostrophe as text
-    return text
+def without_escapes(text: str) -> str:
+    """Return a text with its unsafe characters escaped, except bytes of a file name that are not UTF-8."""
+    return _UNSAFE.sub(lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], text)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -122,6 +122,33 @@ def _as_config(node: Any) -> Any:
     if [*values] != [*range(len(values))] or not all(isinstance(key, Index) for key in values):
         raise ValueError("a list has gaps")
     return [*values.values()]
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class _Absent:
+    """The value of a key that a configuration lacks."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Any = _Absent()
+
+
+def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]]:
+    """Return the values of two flat configurations by key, where they differ; `ABSENT` for a key that one lacks.
+
+    They are compared as text: a batch limit of 1 is one batch, 1.0 is all batches, and true is neither; and NaN
+    equals NaN.
+
+    Example:
+        >>> differing({"seed": 0, "limit": 1, "x": None}, {"seed": 0, "limit": 1.0})
+        {'limit': (1, 1.0), 'x': (None, absent)}
+    """
+    pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
+    return {key: pair for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
 
 
 def is_plain(node: Any) -> bool:

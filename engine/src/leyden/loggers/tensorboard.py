@@ -117,7 +117,7 @@ class TensorBoard(TensorBoardLogger):
         check_held(directory)
         if not self._writers:
             threading.excepthook = _ignore_event_writers
-            for stage in ("", *STAGES):  # "": event files of earlier versions, in the run directory itself
+            for stage in STAGES:
                 if any((directory / stage).glob("events*")):
                     self._resumed.add(stage)
                     truncate_events(directory / stage, self.purge_step)

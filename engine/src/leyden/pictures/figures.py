@@ -48,7 +48,6 @@ def wrapped(title: str, width_inches: float, font_size: float) -> str:
 
 TILE_INCHES = 0.8
 LINE_INCHES = 0.16  # height of a caption's line
-LABEL_INCHES = 0.6  # width of the rows' labels
 FONT_SIZE, TITLE_SIZE = 8, 9
 LINE_CHARACTERS = 13  # characters per line at this font size; longer lines use a smaller font
 GAP = 0.1  # between tiles, as a fraction of the tile
@@ -61,74 +60,34 @@ def sheet(images_NCHW: NDArray[Any], captions: Sequence[str], title: str, *, num
     Args:
         images_NCHW: Images, shape (N, C, H, W), of any range; the smallest value of all is black, the largest
             white.
-        captions: N captions.
+        captions: N captions, or none.
         title: Title of the sheet.
         num_columns: Images per row.
     """
-    num_columns = max(1, min(num_columns, len(images_NCHW)))
-    return _sheet(images_NCHW, [divmod(n, num_columns) for n in range(len(images_NCHW))], captions, (), title)
-
-
-def paired_sheet(
-    above_NCHW: NDArray[Any],
-    below_NCHW: NDArray[Any],
-    labels: tuple[str, str],
-    title: str,
-    *,
-    num_columns: int = 8,
-) -> Figure:
-    """Return a figure with rows of images in turns, each image above its partner.
-
-    Args:
-        above_NCHW: Images, shape (N, C, H, W), drawn as by `sheet`.
-        below_NCHW: Their partners, of the same shape.
-        labels: Labels of the two kinds of rows.
-        title: Title of the sheet.
-        num_columns: Images per row.
-    """
-    places = [divmod(n, max(1, num_columns)) for n in range(len(above_NCHW))]
-    pairs = [(2 * row, column) for row, column in places] + [(2 * row + 1, column) for row, column in places]
-    return _sheet(np.concatenate([above_NCHW, below_NCHW]), pairs, (), labels, title)
-
-
-def _sheet(
-    images_NCHW: NDArray[Any],
-    places: Sequence[tuple[int, int]],
-    captions: Sequence[str],
-    labels: Sequence[str],
-    title: str,
-) -> Figure:
-    """Return a figure with images at these rows and columns; `labels` stand left of the rows, in turns."""
-    _, _, height, width = images_NCHW.shape
-    num_rows, num_columns = (max((place[k] + 1 for place in places), default=1) for k in (0, 1))
+    num, _, height, width = images_NCHW.shape
+    num_columns = max(1, min(num_columns, num))
+    num_rows = max(1, -(-num // num_columns))
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     # One image for all tiles, since creating axes costs as much as a hundred tiles.
     gap_x = round(width * GAP)
     gap_y = round(height * GAP + width * lines * LINE_INCHES / TILE_INCHES)
-    num_pixels_x = num_columns * (width + gap_x) + gap_x
-    canvas = np.ones((num_rows * (height + gap_y) + gap_x, num_pixels_x, 3))
+    canvas = np.ones((num_rows * (height + gap_y) + gap_x, num_columns * (width + gap_x) + gap_x, 3))
+    places = (divmod(n, num_columns) for n in range(num))
     corners = [(row * (height + gap_y) + gap_y, column * (width + gap_x) + gap_x) for row, column in places]
     for (top, left), image in zip(corners, as_colours(images_NCHW), strict=True):
         canvas[top : top + height, left : left + width] = image
-    inches_per_pixel = TILE_INCHES / width
-    sheet_width, sheet_height = num_pixels_x * inches_per_pixel, canvas.shape[0] * inches_per_pixel
-    margin = LABEL_INCHES if labels else 0.0
-    figure_width = max(margin + sheet_width, MIN_INCHES)
+    sheet_height, sheet_width = (size * TILE_INCHES / width for size in canvas.shape[:2])
+    figure_width = max(sheet_width, MIN_INCHES)
     title = wrapped(title, figure_width, TITLE_SIZE)
     title_height = 0.1 + 0.2 * (title.count("\n") + 1)
     figure = Figure(figsize=(figure_width, sheet_height + title_height))
-    axes = figure.add_axes(
-        (margin / figure_width, 0.0, 1 - margin / figure_width, sheet_height / (sheet_height + title_height))
-    )
+    axes = figure.add_axes((0.0, 0.0, 1.0, sheet_height / (sheet_height + title_height)))
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
     longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
     size = FONT_SIZE * min(1.0, LINE_CHARACTERS / max(longest, 1))
     for (top, left), caption in zip(corners, captions, strict=bool(captions)):
         axes.text(left + width / 2, top - height * GAP / 2, caption, ha="center", va="bottom", fontsize=size)
-    for row in range(num_rows) if labels else ():
-        middle = row * (height + gap_y) + gap_y + height / 2
-        axes.text(0, middle, labels[row % len(labels)], ha="right", va="center", fontsize=FONT_SIZE)
     figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=TITLE_SIZE)
     return figure
 

@@ -1,71 +1,17 @@
-"""Throughput and CPU contention of a run, and the run's provenance as text in TensorBoard."""
+"""Throughput of a run, and its configuration in the loggers."""
 
-import json
-import os
-import shlex
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.samples_seen import batch_size
-from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.exact.logged_metrics import logged_steps
-from leyden.pictures.base import tensorboard_writer
 from leyden.run.directory import Run
-from leyden.run.identity import typed_overrides
-from leyden.run.process import num_cores
-
-# Linux reports here a thread's running time and its time waiting for a CPU, in nanoseconds.
-SCHEDULE = Path("/proc/thread-self/schedstat")
-MIN_WAITING_PART = 0.2  # a warning is printed if a larger part of the time was spent waiting
-MIN_EPOCH_S = 1.0  # minimum length of an epoch for the measurement
-
-
-class CpuContention(DisplayCallback):
-    """Warns once if other processes slow the run: if it waited for a CPU for a fifth of its first epoch.
-
-    The first epoch that ends at least a second after training began is measured. Only Linux reports the waiting
-    time; on other systems nothing is printed.
-    """
-
-    def __init__(self) -> None:
-        self.before: tuple[float, float] | None = None
-
-    @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record the time."""
-        waited = _waited_s()
-        self.before = None if waited is None else (time.monotonic(), waited)
-
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn if the first epoch waited for too long."""
-        if self.before is None or (took_s := time.monotonic() - self.before[0]) < MIN_EPOCH_S:
-            return
-        if (waited_s := _waited_s()) is None:
-            return
-        part = (waited_s - self.before[1]) / took_s
-        self.before = None
-        if part > MIN_WAITING_PART:
-            warn(
-                f"slowed by a busy machine: the run waited {part:.0%} of its time for a processor "
-                f"(load {os.getloadavg()[0]:.1f} on {num_cores()} cores)"
-            )
-
-
-def _waited_s() -> float | None:
-    try:
-        _, waited_ns, _ = SCHEDULE.read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return None
-    return int(waited_ns) / 1e9
 
 
 class Monitor(L.Callback):
@@ -155,39 +101,11 @@ def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
     return next(n for n, each in enumerate(trainer.optimizers) if each.param_groups is optimizer.param_groups)
 
 
-class ProvenanceText(DisplayCallback):
-    """Logs the resolved configuration to each logger, and the run's provenance as text to TensorBoard.
-
-    `run/config` is `config.yaml`, `run/provenance` the last start in `run.json`, and `run/command` the
-    command that reproduces the run, also for a job of a sweep.
-    """
+class LoggedConfig(DisplayCallback):
+    """Logs the resolved configuration to each logger."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the texts at each start, at its step."""
-        if not trainer.is_global_zero:
-            return
-        run = Run(trainer.default_root_dir)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(dict(flatten(run.config)))
-        if writer := tensorboard_writer(trainer):
-            start = run.starts[-1]
-            diff = start["git"].pop("diff") or ""
-            config = (run.directory / "config.yaml").read_text(encoding="utf-8")
-            step = trainer.global_step
-            writer.add_text("run/config", _code_block(config), step)
-            writer.add_text("run/provenance", _code_block(json.dumps(start, indent=2)), step)
-            writer.add_text("run/command", _code_block(rerun_command(run, start["git"]["sha"], bool(diff))), step)
-
-
-def rerun_command(run: Run, sha: str | None, changed: bool) -> str:
-    """Return the command that reproduces the run."""
-    typed = [override for override in run.overrides if typed_overrides([override])]
-    checkout = f"git checkout {sha}\n" if sha else ""
-    if changed:
-        checkout += "git apply diff  # git.diff in run.json\n"
-    return checkout + shlex.join(["python", "-m", "leyden.train", *typed])
-
-
-def _code_block(text: str) -> str:
-    """Return Markdown that shows a text verbatim."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+        """Log it at each start."""
+        config = dict(flatten(Run(trainer.default_root_dir).config)) if trainer.is_global_zero else {}
+        for logger in trainer.loggers if config else ():
+            logger.log_hyperparams(config)

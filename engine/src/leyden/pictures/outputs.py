@@ -12,14 +12,8 @@ from torch import Tensor
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.text import text_of
 from leyden.exact.logged_metrics import logged_steps
-from leyden.pictures.base import (
-    SPLIT_NAMES,
-    OnEvaluation,
-    add_image,
-    save_picture,
-    tensorboard_writer,
-)
-from leyden.pictures.figures import paired_sheet, wrapped
+from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture, tensorboard_writer
+from leyden.pictures.figures import sheet, wrapped
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
@@ -41,14 +35,12 @@ class Reconstructions(OnEvaluation):
         self.max_samples = num_images
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
-        """Draw rows of images, shape (C, H, W), each above its reconstruction."""
+        """Draw images, shape (C, H, W), each above its reconstruction."""
         if targets.ndim != 4 or targets.shape[1] not in (1, 3):
             return
-        above, below = (part.float().numpy() for part in (targets, predictions.to(targets)))
-        title = f"{SPLIT_NAMES[split]}: each image above its reconstruction"
-        pixels = save_picture(
-            trainer, paired_sheet(above, below, ("image", "output"), title), "reconstructions.png"
-        )
+        pairs_NCHW = torch.cat([targets, predictions.to(targets)], dim=2).float().numpy()
+        figure = sheet(pairs_NCHW, (), f"{SPLIT_NAMES[split]}: each image above its reconstruction")
+        pixels = save_picture(trainer, figure, "reconstructions.png")
         add_image(trainer, f"reconstructions/{split}", pixels, trainer.global_step)
 
 
@@ -153,7 +145,5 @@ class Generated(DisplayCallback):
         finally:
             network.train(was_training)
         text = text_of(tokens_T, self.vocabulary)
-        # Markdown shows indented text verbatim.
-        writer.add_text(
-            "generated", "\n".join(f"    {line}" for line in text.splitlines()), logged_steps(trainer) - 1
-        )
+        verbatim = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it
+        writer.add_text("generated", verbatim, logged_steps(trainer) - 1)

@@ -1,31 +1,31 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
-from leyden.config.terminal import metric_digits, metric_text
-from leyden.report.difference import add_rows, differing
-from leyden.report.held_out import refuse_test_metrics, test_set_remarks
-from leyden.report.listing import as_json, format_value, query_values
-from leyden.report.looks import count_look
-from leyden.report.query import check_known, parse_condition
+from leyden.config.table import cell_text, json_text, print_table
+from leyden.config.terminal import metric_digits, metric_text, show
+from leyden.config.values import ABSENT, differing
+from leyden.report.difference import difference_rows
+from leyden.report.held_out import test_set_remarks
+from leyden.report.listing import filter_records
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
     assign_data,
     assumptions,
     count_failures,
+    count_look,
     derived_keys,
     first_tested,
     generalize_over_datasets,
     merge_rows,
+    plus_minus,
     read_sweep_settings,
     standard_deviation,
     varying_keys,
@@ -43,7 +43,7 @@ from leyden.report.statistics import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Side:
     """A side of a comparison: the best setting of a group of runs.
 
@@ -53,6 +53,7 @@ class Side:
         row: The best setting with its runs.
         rows: All settings in the group.
         averaged: Keys that the mean is taken over.
+        group: The objective's values, by the averaged keys that vary among the runs of both sides.
     """
 
     directory: Path
@@ -60,6 +61,22 @@ class Side:
     row: Row
     rows: list[Row]
     averaged: list[str]
+    group: Group
+
+    @property
+    def mean(self) -> float:
+        """Mean of the objective."""
+        return statistics.fmean(self.group.values.values())
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the objective; None if it is undefined."""
+        return standard_deviation([*self.group.values.values()])
+
+    @property
+    def num_missing(self) -> int:
+        """Number of runs of the setting that have no value."""
+        return self.row.num_all(self.averaged) - len(self.group.values)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,6 @@ class Comparison:
     Args:
         objective: Objective that was compared.
         sides: The best setting of each group.
-        groups: The objective's values on each side.
         averaged: Keys that vary among the runs and that the means are taken over.
         verdict: Which side is better.
         improvement: Probability that a run of the first side is better than one of the second.
@@ -80,7 +96,6 @@ class Comparison:
 
     objective: Objective
     sides: tuple[Side, Side]
-    groups: tuple[Group, Group]
     averaged: list[str]
     verdict: Verdict
     improvement: Improvement
@@ -104,10 +119,13 @@ def compare(
         UserError: A group has no finished run, the groups share a run, or they do not share a single objective.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
-    a, b = (
-        _filter_runs(read[directory], condition, option)
-        for directory, condition, option in zip(directories, conditions, "ab", strict=True)
-    )
+    both = []
+    for directory, condition, option in zip(directories, conditions, "ab", strict=True):
+        chosen, _ = filter_records(read[directory], condition, option)
+        if not chosen:
+            raise UserError(f"{option}={condition}: no run matches this")
+        both.append([record for record, _ in chosen])
+    a, b = both
     paths = [{record.run.directory.resolve() for record in records} for records in (a, b)]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(
@@ -123,7 +141,9 @@ def compare(
     averaged_keys = {key for side in sides for key in side.averaged}
     configs = [record.config for side in sides for record in side.row.finished]
     averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
-    groups = sides[0].row.group(averaged), sides[1].row.group(averaged)
+    for side in sides:
+        side.group = side.row.group(averaged)
+    groups = sides[0].group, sides[1].group
     enough = min(len(group.values) for group in groups) >= MIN_VALUES
     look = _look(sides) if enough else 1
     # Bonferroni correction, since this pair was selected among all pairs of settings.
@@ -134,7 +154,6 @@ def compare(
     return Comparison(
         objective=objective,
         sides=sides,
-        groups=groups,
         averaged=averaged,
         verdict=found,
         improvement=improvement(*groups, objective.mode, found),
@@ -166,23 +185,6 @@ def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
     return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
 
 
-def _filter_runs(records: Sequence[Record], condition: str, option: str) -> list[Record]:
-    """Return the runs that meet a condition.
-
-    Raises:
-        UserError: No run meets the condition.
-    """
-    if not condition:
-        return list(records)
-    is_met, keys = parse_condition(condition, option)
-    refuse_test_metrics(option, keys, records)
-    found = [(record, query_values(record)) for record in records]
-    check_known(option, keys, [values for _, values in found])
-    if chosen := [record for record, values in found if is_met(values)]:
-        return chosen
-    raise UserError(f"{option}={condition}: no run matches this")
-
-
 def _shared_objective(*groups: Sequence[Record]) -> Objective:
     """Return the single objective that all runs share.
 
@@ -212,7 +214,8 @@ def _best_setting(directory: Path, condition: str, records: Sequence[Record]) ->
     rows = merge_rows(records, averaged)
     if not (finished := [row for row in rows if row.finished]):
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, condition, finished[first_tested(finished, averaged)], rows, averaged)
+    row = finished[first_tested(finished, averaged)]
+    return Side(directory, condition, row, rows, averaged, row.group(averaged))
 
 
 def _refuse_different_data(sides: Sequence[Side]) -> None:
@@ -232,63 +235,54 @@ def _refuse_different_data(sides: Sequence[Side]) -> None:
 def print_comparison(comparison: Comparison, form: str) -> None:
     """Print a comparison as `table` or `json`."""
     if form == "json":
-        print(json.dumps(as_json(_json_content(comparison)), indent=2))  # ASCII, so no control characters
+        print(json_text(_json_content(comparison)))
         return
-    a, b = comparison.sides
-    table = text_table("", "A", "B")
-    table.add_row("runs", str(a.directory), str(b.directory))
-    if a.condition or b.condition:
-        table.add_row("where", a.condition, b.condition)
-    if settings := {_setting_text(a), _setting_text(b)} - {""}:
-        table.add_row("setting", _setting_text(a), _setting_text(b))
-    table.add_row(comparison.objective.metric, *map(_mean_text, comparison.groups))
-    table.add_row(
-        "n", *(_count_text(side, group) for side, group in zip(comparison.sides, comparison.groups, strict=True))
-    )
-    console = Terminal()
-    console.print(table)
-    console.print("\n".join(["", *_verdict_lines(comparison)]))
-    if settings:
+    sides, names = comparison.sides, {"name": "", "a": "A", "b": "B"}
+    settings = [_setting_text(side) for side in sides]
+    rows = {
+        "runs": [str(side.directory) for side in sides],
+        "where": [side.condition for side in sides],
+        "setting": settings,
+        comparison.objective.metric: [metric_text(side.mean, side.deviation) for side in sides],
+        "n": [_count_text(side) for side in sides],
+    }
+    print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
+    if max(comparison.verdict.nums) > 1:
+        show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
+    show("\n".join(["", *_verdict_lines(comparison)]))
+    if any(settings):
         allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
-        console.print(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
-    table = text_table("", "", "A", "B")
-    add_rows(table, "configuration", *comparison.configs)
-    console.print("")
-    aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
-    console.print(table if table.row_count else f"Nothing differs in the configuration{aside}.")
+        show(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
+    show("")
+    if differences := difference_rows("configuration", *comparison.configs):
+        print_table(differences, names={"part": "", "key": "", "a": "A", "b": "B"})
+    else:
+        aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
+        show(f"Nothing differs in the configuration{aside}.")
     if comparison.test_evaluations:
-        console.print("\n".join(["", *comparison.test_evaluations]))
+        show("\n".join(["", *comparison.test_evaluations]))
 
 
 def _setting_text(side: Side) -> str:
     """Return the overrides of a side's setting; empty if the group has only one setting."""
-    chosen = " ".join(f"{key}={format_value(value)}" for key, value in side.row.choices.items())
+    chosen = " ".join(f"{key}={cell_text(value)}" for key, value in side.row.choices.items())
     return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
 
 
-def _mean_text(group: Group) -> str:
-    """Return the mean and standard deviation of a group as text."""
-    values = list(group.values.values())
-    return metric_text(statistics.fmean(values), standard_deviation(values))
-
-
-def _count_text(side: Side, group: Group) -> str:
+def _count_text(side: Side) -> str:
     """Return the number of values, and the states of runs that do not count."""
     finished = side.row.finished
     others = [record.status for record in side.row.records if record not in finished]
     remarks = [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
-    if len(finished) > len(group.values):
+    if len(finished) > (num := len(side.group.values)):
         remarks.append(f"of {len(finished)} runs, some of them repetitions")
-    return f"{len(group.values)}" + (f" ({', '.join(remarks)})" if remarks else "")
+    return f"{num}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _verdict_lines(comparison: Comparison) -> list[str]:
     """Return the verdict and its basis in words."""
     found = comparison.verdict
-    num_missing = [
-        side.row.num_all(side.averaged) - len(group.values)
-        for side, group in zip(comparison.sides, comparison.groups, strict=True)
-    ]
+    num_missing = [side.num_missing for side in comparison.sides]
     lines = [
         f"Verdict: {found.in_words('A', 'B')}"
         + ", by the runs that finished" * (bool(found.better) and any(num_missing))
@@ -330,17 +324,16 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a dictionary for JSON output."""
     found = comparison.verdict
     groups = {}
-    for name, side, group in zip("ab", comparison.sides, comparison.groups, strict=True):
-        values = list(group.values.values())
+    for name, side in zip("ab", comparison.sides, strict=True):
         groups[name] = {
             "directory": str(side.directory),
             "condition": side.condition,
             "choices": side.row.choices,
             "num_settings": len(side.rows),
-            "n": len(values),
+            "n": len(side.group.values),
             "num_runs": side.row.num_all(side.averaged),
-            "mean": statistics.fmean(values),
-            "deviation": standard_deviation(values),
+            "mean": side.mean,
+            "deviation": side.deviation,
             "runs": [str(record.run.directory) for record in side.row.finished],
         }
     return {
@@ -357,7 +350,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         "verdict": found.in_words("a", "b"),
         "test_evaluations": comparison.test_evaluations,
         "differs": {
-            key: {name: config[key] for name, config in zip("ab", comparison.configs, strict=True) if key in config}
-            for key in differing(*comparison.configs)
+            key: {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
+            for key, pair in differing(*comparison.configs).items()
         },
     }

@@ -6,11 +6,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from leyden.config.console import Terminal, text_table
 from leyden.config.errors import UserError
-from leyden.config.values import flatten
+from leyden.config.table import Row, print_table
+from leyden.config.terminal import relative_path, show
+from leyden.config.values import ABSENT, differing, flatten
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
 
@@ -23,55 +22,41 @@ def show_difference(*directories: str) -> None:
     """
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
-    runs = [Run(directory.strip()) for directory in directories]
-    table = differences(*runs)
-    if not table.row_count:
-        table.add_row("nothing differs", "", "", "")
-    Terminal().print(table)
-    first, second = (read_fingerprints(run.directory) for run in runs)
-    if common := {*first} & {*second}:
-        difference = first_difference(first, second)
-        outcome = "are equal, bit for bit"
-        if difference:
-            outcome = f"differ from step {difference[0]} on, in {', '.join(difference[1])}"
-        Terminal().print(f"fingerprints, at {len(common)} steps that both have: {outcome}")
+    a, b = (Run(directory.strip()) for directory in directories)
+    _print_rows(a, b, _difference_rows(a, b))
+    if lines := _fingerprint_lines(a, b):
+        show("\n".join(lines))
 
 
-def differences(*runs: Run, parts: Sequence[str] = ("configuration", "data", "code", "machine", "result")) -> Table:
-    """Return a table of the differences between two runs, with one row per key."""
-    readers = {
-        "configuration": _configuration,
-        "data": trained_on,
-        "code": _code,
-        "machine": _machine,
-        "result": _result,
-    }
-    table = text_table("", "", *(run.directory.name for run in runs))
-    for part in parts:
-        values = [readers[part](run) for run in runs]
-        if part != "data" or all(values):  # data can't be compared if one run did not record them
-            add_rows(table, part, *values)
-    return table
+def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
+    names = [run.directory.name for run in (a, b)]
+    if names[0] == names[1]:
+        names = [str(relative_path(run.directory)) for run in (a, b)]
+    print_table(rows or [{"part": "nothing differs"}], names={"part": "", "key": "", "a": names[0], "b": names[1]})
 
 
-def add_rows(table: Table, part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Add a row to a table for each key whose values differ."""
-    for number, key in enumerate(differing(a, b)):
-        table.add_row("" if number else part, key, _json_at(a, key), _json_at(b, key))
+def _difference_rows(a: Run, b: Run, *, with_result: bool = True) -> list[Row]:
+    """Return a row for each key in which two runs differ, by part."""
+    rows = difference_rows("configuration", *(dict(flatten(run.config)) for run in (a, b)))
+    data = trained_on(a), trained_on(b)
+    if all(data):  # they can't be compared if one run did not record them
+        rows += difference_rows("data", *data)
+    for part, read in (("code", _code), ("machine", _machine), *[("result", _result)] * with_result):
+        rows += difference_rows(part, read(a), read(b))
+    return rows
 
 
-def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return the keys whose values differ, or that are missing in one mapping."""
-    return [key for key in dict.fromkeys([*a, *b]) if _json_at(a, key) != _json_at(b, key)]
-
-
-def _json_at(values: Mapping[str, Any], key: str) -> str:
-    """Return a value as JSON, which distinguishes texts from numbers; empty if the key is missing."""
-    return json.dumps(values[key], default=str) if key in values else ""
-
-
-def _configuration(run: Run) -> dict[str, Any]:
-    return dict(flatten(run.config))
+def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Row]:
+    """Return a row for each key whose values differ, as JSON, which tells texts from numbers; a gap if one is missing."""
+    return [
+        {"part": "" if number else part, "key": key}
+        | {
+            name: json.dumps(value, default=str)
+            for name, value in zip("ab", pair, strict=True)
+            if value is not ABSENT
+        }
+        for number, (key, pair) in enumerate(differing(a, b).items())
+    ]
 
 
 def _code(run: Run) -> dict[str, Any]:
@@ -121,42 +106,49 @@ def show_equality(there: Run, here: Run) -> bool:
     Raises:
         UserError: A directory is not a run directory, or the runs have no fingerprints in common.
     """
-    table = differences(there, here, parts=("configuration", "data", "code", "machine"))
+    rows = _difference_rows(there, here, with_result=False)
     a, b = (read_fingerprints(run.directory) for run in (there, here))
-    common = sorted({*a} & {*b})
-    if not common:
+    if not (lines := _fingerprint_lines(there, here)):
         raise UserError(
             f"no fingerprints in common: {there.directory} has {len(a)}, {here.directory} has {len(b)}, none of the same step"
         )
-    show = Terminal().print
-    difference = first_difference(a, b)
-    if difference:
+    difference, apart, is_as_long = first_difference(a, b), _metrics_apart(there, here), max(b) >= max(a)
+    if names := changed_names(trained_on(there), trained_on(here)):
+        lines.append(f"the data differ: {', '.join(names)}")
+    if not is_as_long:
+        lines.append(f"{here.directory} ends before the other run, at step {max(b)}")
+    same_end = max(a) == max(b)  # only then can the final metrics be expected to be equal
+    if apart and same_end and not difference:
+        lines.append(
+            "the metrics are not equal, though the fingerprints are: they were computed on different data, or in a different way"
+        )
+    lines += [f"{name}: {x:.6g} there, {y:.6g} here, {abs(x - y):.3g} apart" for name, (x, y) in apart.items()]
+    show("\n".join(lines))
+    if rows:
+        _print_rows(there, here, rows)
+    return not difference and is_as_long and not (apart and same_end)
+
+
+def _fingerprint_lines(there: Run, here: Run) -> list[str]:
+    """Return in words whether two runs' fingerprints are equal, and which only one has; empty without common steps."""
+    a, b = (read_fingerprints(run.directory) for run in (there, here))
+    if not (common := sorted({*a} & {*b})):
+        return []
+    count = _count_fingerprints(common)
+    if difference := first_difference(a, b):
         step, parts = difference
         before = [each for each in common if each < step]
         since = f"equal until step {before[-1]}" if before else "there is no earlier fingerprint"
-        show(f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}")
-    elif {*a} == {*b}:
-        show(f"equal, bit for bit, over all {_count_fingerprints(common)}, up to step {common[-1]}")
+        lines = [f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}"]
     else:
-        show(f"equal, bit for bit, over the {_count_fingerprints(common)} that both have, up to step {common[-1]}")
+        over = f"all {count}" if {*a} == {*b} else f"the {count} that both have"
+        lines = [f"equal, bit for bit, over {over}, up to step {common[-1]}"]
     for run, only in ((there, {*a} - {*b}), (here, {*b} - {*a})):
         if only:
-            show(f"only in {run.directory}: {_count_fingerprints(only)}, from step {min(only)} to {max(only)}")
-    if names := changed_names(trained_on(there), trained_on(here)):
-        show(f"the data differ: {', '.join(names)}")
-    apart, is_as_long = _metrics_apart(there, here), max(b) >= max(a)
-    if not is_as_long:
-        show(f"{here.directory} ends before the other run, at step {max(b)}")
-    same_end = max(a) == max(b)  # only then can the final metrics be expected to be equal
-    if apart and same_end and not difference:
-        show(
-            "the metrics are not equal, though the fingerprints are: they were computed on different data, or in a different way"
-        )
-    for name, (x, y) in apart.items():
-        show(f"{name}: {x:.6g} there, {y:.6g} here, {abs(x - y):.3g} apart")
-    if table.row_count:
-        show(table)
-    return not difference and is_as_long and not (apart and same_end)
+            lines.append(
+                f"only in {run.directory}: {_count_fingerprints(only)}, from step {min(only)} to {max(only)}"
+            )
+    return lines
 
 
 def _count_fingerprints(steps: Collection[int]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, some_of, warn
-from leyden.config.values import flatten
+from leyden.config.values import differing, flatten
 from leyden.report.records import Record
 from leyden.run.directory import Run
 from leyden.run.evaluations import (
@@ -141,6 +141,4 @@ def _group_by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
 
 def _differ_by_seed(a: Mapping[str, int], b: Mapping[str, int]) -> bool:
     """Return whether two configurations' integers differ only in the seed and in values equal to it."""
-    return a.keys() == b.keys() and all(
-        value == b[key] or (value == a["seed"] and b[key] == b["seed"]) for key, value in a.items()
-    )
+    return all(pair == (a["seed"], b["seed"]) for pair in differing(a, b).values())

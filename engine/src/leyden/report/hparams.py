@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from typing import Any
 
 from leyden.config.errors import log_and_continue
 from leyden.config.values import flatten
@@ -41,20 +40,19 @@ def write_hparams(run: Run, result: Result) -> None:
 
 def _write(run: Run, result: Result) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # `api`, which hands it on, needs TensorFlow
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_LENGTH]
-    start = plugin_data_pb2.SessionStartInfo(group_name=name)
-    for key, value in {**hparams_of(run), "status": result.status}.items():
-        kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
-        setattr(start.hparams[key], f"{kind}_value", value)
-    failed = result.status == "failed"
-    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS)
+    start = hparams_pb({**hparams_of(run), "status": result.status}, trial_id=name, start_time_secs=0)
+    status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
+    ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended.SerializeToString())
     values = [
-        _plugin_value(metadata.SESSION_START_INFO_TAG, session_start_info=start),
-        _plugin_value(metadata.SESSION_END_INFO_TAG, session_end_info=end),
+        *start.value,
+        Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin)),
         *(Summary.Value(tag=tag, simple_value=value) for tag, value in _selecting_metrics(result).items()),
     ]
     path = run.directory / HPARAMS_FILE
@@ -85,17 +83,8 @@ def hparams_of(run: Run) -> dict[str, float | bool | str]:
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     matter = identity_values({**flat, **typed})
-    typed = {key: value for key, value in typed.items() if key in matter}
     return {
         key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
         for key, value in typed.items()
+        if key in matter
     }
-
-
-def _plugin_value(tag: str, **content: Any) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-
-    data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
-    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString())
-    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))

@@ -15,7 +15,7 @@ MAX_TICKS = 8  # up to this many numbers are the ticks of an axis
 MIN_HEATED = 3  # values of each of two numbers that are crossed, for a heat map
 DOTS, MEANS, PRUNED = "#1f77b4", "#d95f02", "#7f7f7f"
 MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
-PLUS_MINUS = "mean ± standard deviation of the runs with this value, over all other settings"
+PLUS_MINUS = "mean ± standard deviation of its runs,\nover all other settings and seeds"  # as wide as one panel
 
 
 @dataclass(frozen=True)

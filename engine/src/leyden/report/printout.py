@@ -1,16 +1,20 @@
 """Printed result of a run, with suggested next commands."""
 
 import shlex
-import shutil
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
-from rich.table import Table
-
-from leyden.config.console import Terminal
 from leyden.config.paths import ROOT
-from leyden.config.terminal import leyden_command, metric_text, python_command, quoted_override, relative_path
+from leyden.config.table import print_table
+from leyden.config.terminal import (
+    leyden_command,
+    metric_text,
+    program_command,
+    python_command,
+    quoted_override,
+    relative_path,
+    show,
+)
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run
 from leyden.run.fork import key_of
@@ -20,85 +24,60 @@ from leyden.run.result import Result
 SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name")
 
 
-def next_steps(run: Run, result: Result) -> list[tuple[str, str]]:
-    """Return at most three suggested commands, each with its purpose, for the current working directory."""
-    return list(islice(_suggest_steps(run, result), 3)) if result.status == "finished" else []
-
-
-def _has_make_target(name: str) -> bool:
-    """Return whether the project's Makefile has a target, as the template's has."""
-    try:
-        return f"\n{name}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-
-
-def _suggest_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
-    """Yield suggested commands, each with its purpose."""
+def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
+    """Yield suggested commands for the current working directory, each with its purpose."""
     where = relative_path(run.directory)
     overrides = {key_of(override): override for override in run.overrides}
     kept = {key: override for key, override in overrides.items() if key not in SINGLE_START_KEYS}
     trainer = run.config["trainer"]
     if any(run.directory.glob("*/events.out.tfevents.*")):
-        if Path.cwd() == ROOT and shutil.which("make") and _has_make_target("tensorboard"):
-            yield f"make tensorboard {shlex.quote(f'DIR={where}')}", "view it"
-        else:
-            yield f"{python_command()} -m tensorboard.main {shlex.quote(f'--logdir={where}')}", "view it"
+        program = program_command("tensorboard") or f"{python_command()} -m tensorboard.main"
+        yield f"{program} {shlex.quote(f'--logdir={where}')}", "view it"
     if "debug" in overrides:
         return
     if result.can_be_tested and not result.is_tested:
-        yield (
-            f"{leyden_command('evaluate')} {quoted_override('run', where)}",
-            "evaluate it on the test set",
-        )
+        yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
     # A learning rate schedule is made for a fixed number of epochs, so such a run can't be continued.
     if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
-        longer = [
-            *(kept[key] for key in kept if key != "trainer.max_epochs"),
-            f"trainer.max_epochs={2 * result.epochs}",
-        ]
+        longer = [kept[key] for key in kept if key != "trainer.max_epochs"]
+        longer.append(f"trainer.max_epochs={2 * result.epochs}")
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if result.takes_optimizer and isinstance(rate, float) and rate > 0:
         others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]
         swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
         yield f"{leyden_command('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
-    is_found = run.directory.is_relative_to(
-        ROOT / "outputs"
-    )  # where `leyden runs` searches if it is given no folder
+    is_found = run.directory.is_relative_to(ROOT / "outputs")  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
-    table = Table(show_header=False, box=None)
+    rows = []
     if result.status == "fast_dev_run":
-        table.add_row("status", "trial only (trainer.fast_dev_run): this is not a finished run")
+        rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
     for objective in result.objectives[:1]:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
-        table.add_row("best epoch", f"{number}by {objective.metric}")
+        rows.append(("best epoch", f"{number}by {objective.metric}"))
     for name, value in result.metrics.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else metric_text(value))
-    table.add_row("epochs", str(result.epochs))
+        rows.append((name, f"{value:,}" if isinstance(value, int) else metric_text(value)))
+    rows.append(("epochs", str(result.epochs)))
     if result.seconds is not None:
-        table.add_row("time", f"{result.seconds:.1f} s")
+        rows.append(("time", f"{result.seconds:.1f} s"))
     if result.samples_per_second is not None:
-        table.add_row("speed", f"{result.samples_per_second:,.0f} samples/s")
-    console = Terminal()
-    console.print(table)
-    console.print(f"run directory: {relative_path(run.directory)}")
+        rows.append(("speed", f"{result.samples_per_second:,.0f} samples/s"))
+    print_table([{"name": name, "value": text} for name, text in rows], header=False)
+    show(f"run directory: {relative_path(run.directory)}")
     if result.is_tested and (line := count_line(run)):
-        console.print(line)
+        show(line)
     if show_next_steps:
         print_next_steps(run, result)
 
 
 def print_next_steps(run: Run, result: Result) -> None:
-    """Print suggested next commands for a finished run."""
-    if steps := next_steps(run, result):
-        console = Terminal()
-        console.print("next steps:")
-        for command, purpose in steps:
-            # The command has its own line, to be copied; zsh does not accept a trailing comment.
-            console.print(f"  {purpose}:\n    {command}")
+    """Print at most three suggested commands for a finished run."""
+    # A command has its own line, to be copied; zsh does not accept a trailing comment.
+    steps = [f"  {purpose}:\n    {command}" for command, purpose in islice(_next_steps(run, result), 3)]
+    if steps and result.status == "finished":
+        show("\n".join(["next steps:", *steps]))

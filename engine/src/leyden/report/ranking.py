@@ -1,6 +1,7 @@
 """Ranking of settings averaged over seeds and folds, and the settings not significantly worse than the best."""
 
 import contextlib
+import hashlib
 import itertools
 import math
 import statistics
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.config.terminal import one_line, warn
 from leyden.report.configs import keys_to_compare
-from leyden.report.looks import LOOKS_FILE
 from leyden.report.records import Record
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
+from leyden.run.csv_log import appending, read_rows
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
+from leyden.run.provenance import now
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -81,19 +83,21 @@ class Row:
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
         return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else self.overlap)
 
-    def cells(self, metrics: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: choices, objectives (mean, deviation, number), epochs, seconds, status."""
+    def measured(self, further: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
+        """Return the mean and the deviation of the objective, the means of further ones, and n, epochs, seconds, status.
+
+        What is unknown is None.
+        """
         states = [record.status for record in self.records]
         objectives = [
             [statistics.fmean(values) for values in zip(*(record.values for record in same), strict=True)]
             for same in _group_repetitions(self.counted, averaged).values()
         ]
-        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(metrics)}
-        firsts = [values[0] for values in objectives]
+        names = ["objective", *further]
+        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(names)}
         return {
-            **{key: "null" if value is None else value for key, value in self.choices.items()},
-            "objective": means.pop(metrics[0]),
-            "deviation": standard_deviation(firsts),
+            "objective": means.pop("objective"),
+            "deviation": standard_deviation([values[0] for values in objectives]),
             **means,
             "n": len(objectives),
             "epochs": _mean([record.epochs for record in self.records]),
@@ -359,6 +363,16 @@ def pareto_front(records: Sequence[Record]) -> list[Record]:
     return front
 
 
+def plus_minus(records: Sequence[Record], averaged: Sequence[str]) -> str:
+    """Return in words what stands behind the ± of a setting's runs."""
+    return f"±: standard deviation of a setting's runs, over {_varied(records, averaged) or 'runs'}."
+
+
+def _varied(records: Sequence[Record], averaged: Sequence[str]) -> str:
+    """Return the averaged keys that vary among runs, in words."""
+    return " and ".join(varying_keys([{key: record.config.get(key) for key in averaged} for record in records]))
+
+
 def standard_deviation(values: Sequence[float]) -> float | None:
     """Return the standard deviation; None if it is undefined, as for one value or infinite values."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
@@ -497,14 +511,50 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
             "This holds for this dataset, over seeds and the splits that they cut; over=datasets asks for more."
         )
     else:
-        varied = varying_keys([{key: record.config.get(key) for key in averaged} for record in records])
-        remarks.append(f"This holds for this dataset and split, over {' and '.join(varied) or 'runs'}.")
+        remarks.append(f"This holds for this dataset and split, over {_varied(records, averaged) or 'runs'}.")
     if look > 1:
         remarks.append(
             f"This is look {look} at this comparison, by {LOOKS_FILE} beside it. It spends {100 * look_level(look):.2g} % of the error "
             f"rate, so that all looks together err in at most {100 * LEVEL:g} %."
         )
     return remarks
+
+
+LOOKS_FILE = "looks.csv"
+LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
+
+
+def count_look(folder: Path, comparison: str, records: Sequence[Record]) -> int:
+    """Return the number of this look at a comparison, and record it in a folder.
+
+    The same values as before are the same look. If the look can't be recorded, a warning says so. Looks at a copy of the
+    folder, or at a folder above it, are other looks.
+
+    Args:
+        folder: Folder of the compared runs.
+        comparison: Text that names the comparison.
+        records: The compared runs that have values.
+    """
+    found = sorted((record.run.directory.name, repr(record.values)) for record in records)
+    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+    path, comparison = folder / LOOKS_FILE, one_line(comparison)
+
+    def look_in(rows: Sequence[Sequence[str]]) -> tuple[int, bool]:
+        """Return the number of the look, and whether it is a new one."""
+        earlier = [row[4] for row in rows if len(row) == len(LOOKS_HEADER) and row[1] == comparison]
+        return (earlier.index(digest) if digest in earlier else len(earlier)) + 1, digest not in earlier
+
+    try:
+        with appending(path, LOOKS_HEADER) as (rows, append):
+            look, is_new = look_in(rows)
+            if is_new:
+                append([now(), comparison, str(look), str(len(found)), digest])
+            return look
+    except OSError as error:
+        warn(f"{path} can't be written ({error.strerror}): a later look will not know of this one")
+    with contextlib.suppress(OSError):
+        return look_in(read_rows(path))[0]
+    return 1
 
 
 def _claim(tested: Sequence[int], like_best: Mapping[int, bool | None], num_lost: int, among: str) -> str:

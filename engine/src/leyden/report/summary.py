@@ -1,18 +1,15 @@
 """Summary of many runs as a table and a picture, with remarks on the best and the unfinished runs."""
 
-import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leyden.config.console import Terminal, text_table
 from leyden.config.objective import Objective
-from leyden.config.terminal import csv_text, leyden_command, metric_text, program_command, quoted_override
+from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
+from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
-from leyden.report.listing import as_json, format_value, short_names
-from leyden.report.looks import count_look
 from leyden.report.picture import Point, draw_summary
 from leyden.report.ranking import (
     IDLE_SEED,
@@ -21,10 +18,12 @@ from leyden.report.ranking import (
     Row,
     by_data,
     contenders,
+    count_look,
     first_tested,
     generalize_over_datasets,
     merge_rows,
     pareto_front,
+    plus_minus,
     read_sweep_settings,
     varying_keys,
 )
@@ -96,6 +95,7 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
 
 SELECTED = "Row {} was selected by these values, so its mean is biased in its favor; a test evaluation is not."
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
+MEASURED = ("n", "epochs", "seconds", "status")
 
 
 def summarize(
@@ -123,60 +123,89 @@ def summarize(
     rows = merge_rows(records, averaged, failed)
     if over == "datasets":
         generalize_over_datasets(rows)
-    keys = varying_keys([row.choices for row in rows])
     objectives = next((record.objectives for record in records if record.objectives), ())
     metrics = [objective.metric for objective in objectives] or ["objective"]
-    is_single = len(objectives) == 1
     marked = _contenders(rows, averaged, objectives, directory)
-    cells = _cells(rows, keys, metrics, averaged, marked)
     parts = by_data(rows)
-    best = [_best_on_data(part, averaged, is_single=is_single) for part in parts]
+    best = [_best_on_data(part, averaged, is_single=len(objectives) == 1) for part in parts]
     winners = [winner for _, _, found in best for winner in found]
     evaluations = test_set_remarks(records)
-    selected = [
-        SELECTED.format(number + 1)
-        for part, (number, num, _) in zip(parts, best, strict=True)
-        if is_single and len(part) > 1 and num
-    ]
-    notes = [*_repetition_remarks(rows, averaged), *marked.remarks, *selected]
-    notes += [*unfinished_remarks(records, directory), *evaluations]
-    last = []
+    table = _Table(rows, metrics, averaged, marked.like_best)
+    notes, last = _notes(rows, averaged, marked), []
     for part, (number, num, found) in zip(parts, best, strict=True):
         num_all = sum(len(row.records) for row in part.values())
+        notes += [SELECTED.format(number + 1)] * bool(len(objectives) == 1 and len(part) > 1 and num)
         last += best_remarks(num_all, objectives, found, directory, row=number + 1, num_runs=num, failed=failed)
-    first = {number + 1 for number, _, _ in best}
-    shown = [
-        _row_texts(number, cell, keys, metrics, is_best=number in first, num_all=row.num_all(averaged))
-        for number, (cell, row) in enumerate(zip(cells, rows, strict=True), start=1)
-    ]
-    _write_csv(directory / "summary.csv", cells)
-    _write_markdown(directory / "summary.md", ["row", *keys, *metrics, *COLUMNS], shown, [*notes, *last])
-    formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
-    for file_format in formats:
-        picture = draw_summary(
-            [
-                Point(record.choices, record.values, record.status == "pruned")
-                for row in rows
-                for record in row.records
-                if record in row.finished or (record.status == "pruned" and record.values)
-            ],
-            metrics,
-            log=log_keys,
-            averaged=averaged,
-            file_format=file_format,
-        )
-        _write(directory / f"summary.{file_format}", picture)
+    notes += [*unfinished_remarks(records, directory), *evaluations]
+    shown = table.shown({number for number, _, _ in best})
+    _write(directory / "summary.csv", csv_text(table.cells, [*table.columns, "like_best"]))
+    markdown = markdown_text(shown, table.shown_columns, names={"objective": metrics[0]})
+    _write(directory / "summary.md", "\n".join([markdown, *notes, *last, ""]))
+    files = ["summary.csv", "summary.md", *_draw(directory, rows, metrics, log_keys, averaged)]
     if form == "json":
-        best_run = str(winners[0].run.directory) if is_single and len(parts) == 1 and winners else None
-        content = _json_content(rows, metrics, averaged, marked, best_run, evaluations)
-        print(json.dumps(content, indent=2))  # ASCII, so no control characters
+        is_one = len(objectives) == 1 and len(parts) == 1 and winners
+        content = {"objectives": metrics, "rows": table.content}
+        content |= {"best": str(winners[0].run.directory) if is_one else None, "further_seeds": marked.num_further}
+        print(json_text({**content, "remarks": marked.remarks, "test_evaluations": evaluations}))
         return
-    _print_table(keys, metrics, shown)
-    files = ["summary.csv", "summary.md", *(f"summary.{file_format}" for file_format in formats)]
-    Terminal().print("\n".join([*notes, f"written: {directory}/{', '.join(files)}"]))
+    names = short_names(table.keys, taken=table.shown_columns) | {"objective": metrics[0]}
+    print_table(shown[:NUM_SHOWN], table.shown_columns, names=names)
+    more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
+    show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
     before_end([winner.run for winner in winners])
     if last:
-        Terminal().print("\n".join(last))
+        show("\n".join(last))
+
+
+class _Table:
+    """The table of a summary: its columns, and its rows for a CSV file, for JSON and for people.
+
+    Args:
+        rows: The settings.
+        metrics: Names of the objectives.
+        averaged: Keys that the means are taken over.
+        like_best: As in `Contenders`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], metrics: Sequence[str], averaged: Sequence[str], like_best: Sequence[bool | None]
+    ) -> None:
+        self.rows, self.averaged, self.like_best = rows, averaged, like_best
+        self.keys = varying_keys([row.choices for row in rows])
+        self.further = [f"objective {name}" if name in MEASURED else name for name in metrics[1:]]
+        self.columns = [*self.keys, "objective", "deviation", *self.further, *MEASURED]
+        self.shown_columns = ["row", *(name for name in self.columns if name != "deviation")]
+        self.measured = [row.measured(self.further, averaged) for row in rows]
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The rows of `summary.csv`; what a row lacks is absent."""
+        return [
+            {key: value for key, value in measured.items() if value is not None}
+            | {**row.choices, "like_best": {None: "", True: "yes", False: "no"}[is_like]}
+            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
+        ]
+
+    def shown(self, first: Collection[int]) -> list[dict[str, Any]]:
+        """Return the rows for people; those with an index in `first` are the best ones, and have no mark."""
+        shown = []
+        for number, (row, cells) in enumerate(zip(self.rows, self.cells, strict=True)):
+            texts = {name: metric_text(cells[name]) for name in self.further if name in cells}
+            objective = metric_text(cells["objective"], cells.get("deviation")) if "objective" in cells else ""
+            objective += f" {MARK}" * (cells["like_best"] == "yes" and number not in first)
+            num, num_all = cells["n"], row.num_all(self.averaged)
+            texts |= {"objective": objective, "n": f"{num} of {num_all}" if num < num_all else str(num)}
+            shown.append({**cells, **texts, "row": number + 1})
+        return shown
+
+    @property
+    def content(self) -> list[dict[str, Any]]:
+        """The rows for JSON; a choice that a row lacks is absent."""
+        return [
+            {"choices": row.choices, **measured, "like_best": is_like}
+            | {"runs": [str(record.run.directory) for record in row.records]}
+            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
+        ]
 
 
 def _best_on_data(
@@ -193,39 +222,12 @@ def _best_on_data(
     return number, len(rows[number].distinct(averaged)), pareto_front(rows[number].records)
 
 
-def _cells(
-    rows: Sequence[Row], keys: Sequence[str], metrics: Sequence[str], averaged: Sequence[str], marked: Contenders
-) -> list[dict[str, Any]]:
-    """Return the rows of `summary.csv`."""
-    return [
-        {
-            **dict.fromkeys(keys, ""),
-            **row.cells(metrics, averaged),
-            "like_best": {None: "", True: "yes", False: "no"}[is_like],
-        }
-        for row, is_like in zip(rows, marked.like_best, strict=True)
-    ]
-
-
-def _write_markdown(
-    path: Path, header: Sequence[str], shown: Sequence[Sequence[str]], notes: Sequence[str]
-) -> None:
-    lines = [f"| {' | '.join(texts)} |" for texts in (header, *shown)]
-    lines.insert(1, "|" + "---|" * len(header))
-    _write(path, "\n".join([*lines, "", *notes, ""]).encode(errors="surrogateescape"))
-
-
-def _write_csv(path: Path, cells: Sequence[dict[str, Any]]) -> None:
-    text = csv_text([cells[0], *([row[name] for name in cells[0]] for row in cells)])
-    _write(path, text.encode(errors="surrogateescape"))
-
-
-def _repetition_remarks(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
-    """Return remarks on runs that count once, though there are several."""
-    repeats = any(row.repeats(averaged) for row in rows)
-    return ["Exact repetitions (same seed) count once in n."] * repeats + [IDLE_SEED] * any(
-        row.has_idle_seed(averaged) for row in rows
-    )
+def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Contenders) -> list[str]:
+    """Return what ± is, remarks on runs that count once, though there are several, and the verdict."""
+    notes = [plus_minus([record for row in rows for record in row.counted], averaged)]
+    notes *= any(len(row.counted) > 1 for row in rows)
+    notes += ["Exact repetitions (same seed) count once in n."] * any(row.repeats(averaged) for row in rows)
+    return [*notes, *[IDLE_SEED] * any(row.has_idle_seed(averaged) for row in rows), *marked.remarks]
 
 
 def _contenders(
@@ -247,56 +249,29 @@ def _contenders(
     return contenders(rows, averaged, objectives[0].mode, look)
 
 
-def _print_table(keys: Sequence[str], metrics: Sequence[str], shown: Sequence[Sequence[str]]) -> None:
-    """Print the first rows of the table, with short names of the keys."""
-    names = short_names(keys)
-    table = text_table("row", *(names[key] for key in keys), *metrics, *COLUMNS)
-    for texts in shown[:NUM_SHOWN]:
-        table.add_row(*texts)
-    console = Terminal()
-    console.print(table)
-    if len(shown) > NUM_SHOWN:
-        console.print(f"... and {len(shown) - NUM_SHOWN} more rows")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    write_whole(own, content)
-    own.replace(path)
-
-
-COLUMNS = ("n", "epochs", "seconds", "status")
-
-
-def _row_texts(
-    number: int, cells: dict[str, Any], keys: Sequence[str], metrics: Sequence[str], *, is_best: bool, num_all: int
-) -> list[str]:
-    """Return the cells of a row as text."""
-    value, deviation = cells["objective"], cells["deviation"]
-    objective = "" if value is None else metric_text(value, deviation)
-    objective += f" {MARK}" * (cells["like_best"] == "yes" and not is_best)
-    others = ["" if cells[name] is None else f"{cells[name]:.6g}" for name in metrics[1:]]
-    numbers = ["" if cells[name] is None else f"{cells[name]:.4g}" for name in ("epochs", "seconds")]
-    num = f"{cells['n']} of {num_all}" if cells["n"] < num_all else str(cells["n"])
-    choices = [format_value(cells[key]) for key in keys]
-    return [str(number), *choices, objective, *others, num, *numbers, cells["status"]]
-
-
-def _json_content(
+def _draw(
+    directory: Path,
     rows: Sequence[Row],
     metrics: Sequence[str],
+    log_keys: Sequence[str] | None,
     averaged: Sequence[str],
-    marked: Contenders,
-    best: str | None,
-    evaluations: list[str],
-) -> Any:
-    """Return the table for JSON output; a choice that a row lacks is absent."""
-    lines = []
-    for row, is_like in zip(rows, marked.like_best, strict=True):
-        cells = {key: value for key, value in row.cells(metrics, averaged).items() if key not in row.choices}
-        runs = [str(record.run.directory) for record in row.records]
-        lines.append({"choices": row.choices, **cells, "like_best": is_like, "runs": runs})
-    content = {"objectives": list(metrics), "rows": lines, "best": best, "further_seeds": marked.num_further}
-    content["remarks"] = marked.remarks
-    return as_json({**content, "test_evaluations": evaluations})
+) -> list[str]:
+    """Write the picture, also as PDF if a run asks for it; return the names of the files."""
+    records = [record for row in rows for record in row.records]
+    points = [
+        Point(record.choices, record.values, record.status == "pruned")
+        for row in rows
+        for record in [*row.finished, *(each for each in row.records if each.status == "pruned" and each.values)]
+    ]
+    formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
+    for name in formats:
+        picture = draw_summary(points, metrics, log=log_keys, averaged=averaged, file_format=name)
+        _write(directory / f"summary.{name}", picture)
+    return [f"summary.{name}" for name in formats]
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    write_whole(own, content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+    own.replace(path)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from leyden.config.checks import prepare
 from leyden.config.hydra import default_value
 from leyden.config.objective import Objective, objectives
-from leyden.config.values import flatten
+from leyden.config.values import differing, flatten
 
 # Keys that control a start of the program and are not part of a run's identity.
 CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
@@ -121,21 +121,18 @@ class RunIdentity:
             deleted: Keys that the stored run's overrides deleted; their default values are reported, too.
         """
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            may_grow = key == "trainer.max_epochs" and not self.config.get("scheduler")
-            if (may_grow and self.is_longer_than(there)) or (
-                key not in old
-                and not defaults_count
-                and not any(key == each or key.startswith(f"{each}.") for each in deleted)
-                and self._is_default(key, new[key])
-            ):
-                continue
-            # Compared as text: a batch limit of 1 is one batch, 1.0 is all batches, and true is neither.
-            a, b = (repr(flat[key]) if key in flat else "absent" for flat in (old, new))
-            if a != b:
-                found.append(f"{key}: {a} there, {b} here")
-        return found
+        may_grow = not self.config.get("scheduler") and self.is_longer_than(there)
+        return [
+            f"{key}: {a!r} there, {b!r} here"
+            for key, (a, b) in differing(old, new).items()
+            if not (may_grow and key == "trainer.max_epochs")
+            and (
+                key in old
+                or defaults_count
+                or any(key == each or key.startswith(f"{each}.") for each in deleted)
+                or not self._is_default(key, b)
+            )
+        ]
 
     def corrections(self, there: dict[str, Any]) -> list[str]:
         """Return the overrides that make this configuration equal to a stored one."""

@@ -112,4 +112,4 @@ def load_runs(directory: str | Path | None = None, *, where: str = "", sort: str
         UserError: There is no run, or the condition is wrong.
     """
     folder = ROOT / "outputs" if directory is None else Path(directory)
-    return [LoadedRun(run.directory) for run in list_runs(folder, where=where, sort=sort)[0]]
+    return [LoadedRun(row["directory"]) for row in list_runs(folder, where=where, sort=sort)[0]]

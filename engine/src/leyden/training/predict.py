@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.assembly.trust import trusted_config
-from leyden.config.console import Terminal, text_table
+from leyden.config.console import Terminal
 from leyden.config.errors import UserError
-from leyden.config.terminal import csv_text, some_of, warn
+from leyden.config.table import csv_text, print_table
+from leyden.config.terminal import show, some_of, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
@@ -227,12 +228,11 @@ def show_rows(rows: Iterable[Row], num: int, output: Path | None) -> None:
             shown += [row] * (len(shown) < MAX_SHOWN)
             bar.advance(done)
     names = [name for name in shown[0] if not name.startswith("p(")]
-    table = text_table(*names)
-    for row in shown:
-        table.add_row(*(each if isinstance(each := row[name], str) else f"{each:.6g}" for name in names))
-    Terminal().print(table)
+    print_table(
+        [{name: each if isinstance(each := row[name], str) else f"{each:.6g}" for name in names} for row in shown]
+    )
     if num > len(shown):
-        Terminal().print(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
+        show(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
 
 
 def _written(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
@@ -243,7 +243,7 @@ def _written(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
             if is_json:
                 text = ("[\n" if number == 0 else ",\n") + json.dumps(row, indent=2)
             else:
-                text = csv_text([[*row]] * (number == 0) + [[*row.values()]])
+                text = csv_text([row], header=number == 0)
             file.write(text.encode(errors="surrogateescape"))
             yield row
         file.write(b"\n]\n" if is_json else b"")

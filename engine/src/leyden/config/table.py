@@ -1,0 +1,221 @@
+"""Tables: rows of dictionaries as lines of a terminal, CSV, JSON or Markdown.
+
+A column is a key of the rows. A key that a row lacks is an empty cell, and None is `null`.
+"""
+
+import csv
+import io
+import itertools
+import json
+import math
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+from leyden.config.terminal import one_line, printable, without_escapes
+
+Row = Mapping[str, Any]
+GAP = 2  # spaces between columns
+MIN_WIDTH = 8  # of a column that is narrowed to fit a terminal
+
+
+def print_table(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    header: bool = True,
+    cut: bool = False,
+) -> None:
+    """Print a table, as wide as the terminal at most; in a pipe or file no line is shortened.
+
+    Args:
+        rows: The rows.
+        columns: The columns in order; None for all keys of the rows.
+        names: Names of the columns that are not shown by their keys.
+        header: Whether the first line has the names.
+        cut: Whether long cells lose their middle, so that each row is one line; otherwise they are wrapped.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(table_lines(rows, columns, names=names, header=header, cut=cut, width=width)))
+
+
+def table_lines(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    header: bool = True,
+    cut: bool = False,
+    width: int | None = None,
+) -> list[str]:
+    """Return a table's lines without control characters; rich's tables take seconds for thousands of rows.
+
+    Args:
+        rows: As in `print_table`.
+        columns: As in `print_table`.
+        names: As in `print_table`.
+        header: As in `print_table`.
+        cut: As in `print_table`.
+        width: Number of characters that a line may have; None for any.
+
+    Example:
+        >>> table_lines([{"lr": 0.1, "n": 3}, {"lr": None, "n": 12}, {"lr": "high"}])
+        ['lr     n', '0.1    3', 'null  12', 'high']
+    """
+    columns = _keys(rows) if columns is None else columns
+    texts = [[cell_text(row[key]) if key in row else "" for row in rows] for key in columns]
+    are_whole = ["".join(column).replace(",", "").isdecimal() for column in texts]
+    if header:
+        texts = [
+            [one_line((names or {}).get(key, key)), *column] for key, column in zip(columns, texts, strict=True)
+        ]
+    if width is not None:
+        limit = _limit([max(map(_width, column), default=0) for column in texts], width)
+        fit = _shorten if cut else _wrap
+        texts = [[text if _width(text) <= limit else fit(text, limit) for text in column] for column in texts]
+        if not cut:
+            texts = [
+                [*column] for column in zip(*itertools.chain(*map(_split, zip(*texts, strict=True))), strict=True)
+            ]
+    padded = [_padded(column, right=right) for column, right in zip(texts, are_whole, strict=True)]
+    return [(" " * GAP).join(cells).rstrip() for cells in zip(*padded, strict=True)]
+
+
+def _keys(rows: Iterable[Row]) -> list[str]:
+    return [*dict.fromkeys(key for row in rows for key in row)]
+
+
+def cell_text(value: object) -> str:
+    """Return a value as one line of text, fractions with four significant digits."""
+    if value is None:
+        return "null"
+    return f"{value:.4g}" if isinstance(value, float) else one_line(value)
+
+
+def _width(text: str) -> int:
+    """Return the number of columns that a text takes in a terminal."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _limit(widths: Sequence[int], width: int) -> int:
+    """Return the width to which the widest columns are narrowed, so that all fit into a line if that is possible."""
+    room = width - GAP * (len(widths) - 1)
+    limits = range(max(MIN_WIDTH, room), MIN_WIDTH, -1)
+    return next((limit for limit in limits if sum(min(limit, each) for each in widths) <= room), MIN_WIDTH)
+
+
+def _shorten(text: str, width: int) -> str:
+    """Return a text without its middle; most of what is left is its end, which tells paths apart."""
+    begin = (width - 1) // 4
+    return f"{set_cell_size(text, begin)}…{set_cell_size(text[::-1], width - 1 - begin)[::-1]}"
+
+
+def _wrap(text: str, width: int) -> str:
+    """Return a text with line breaks."""
+    lines = textwrap.wrap(text, width, break_on_hyphens=False) if text.isascii() else chop_cells(text, width)
+    return "\n".join(lines)
+
+
+def _split(cells: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the lines of a row whose cells may have line breaks."""
+    return itertools.zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")
+
+
+def _padded(column: Sequence[str], *, right: bool) -> list[str]:
+    """Return the cells of a column with spaces, after their texts or, of whole numbers, before."""
+    widths = [*map(_width, column)]
+    width = max(widths, default=0)
+    spaces = [" " * (width - own) for own in widths]
+    return [space + cell if right else cell + space for cell, space in zip(column, spaces, strict=True)]
+
+
+def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Return for each key its last part, or the key itself if others have the same last part, or it is taken.
+
+    Example:
+        >>> short_names(["optimizer.lr", "model.depth", "encoder.depth", "data.n"], taken=["n"])
+        {'optimizer.lr': 'lr', 'model.depth': 'model.depth', 'encoder.depth': 'encoder.depth', 'data.n': 'data.n'}
+    """
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    counts = Counter([*ends.values(), *taken])
+    return {key: end if counts[end] == 1 else key for key, end in ends.items()}
+
+
+def markdown_text(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, *, names: Mapping[str, str] | None = None
+) -> str:
+    r"""Return a table in Markdown.
+
+    Example:
+        >>> markdown_text([{"lr": 0.1, "x": "a|b"}])
+        '| lr | x |\n|---|---|\n| 0.1 | a\\|b |\n'
+    """
+    columns = _keys(rows) if columns is None else columns
+    head = [one_line((names or {}).get(key, key)) for key in columns]
+    body = [[cell_text(row[key]) if key in row else "" for key in columns] for row in rows]
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (head, *body)]
+    return (
+        "\n".join(
+            f"| {line} |" if number else f"| {line} |\n|{'---|' * len(columns)}"
+            for number, line in enumerate(lines)
+        )
+        + "\n"
+    )
+
+
+def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None, *, header: bool = True) -> str:
+    r"""Return a CSV file for people: no cell is an escape sequence of a terminal, or a formula of a spreadsheet.
+
+    Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.
+
+    Example:
+        >>> csv_text([{"a": "=1+1", "b": -0.5, "c": "-x"}, {"a": [1, 2], "c": None}])
+        'a,b,c\r\n\'=1+1,-0.5,\'-x\r\n"[1, 2]",,null\r\n'
+    """
+    columns = _keys(rows) if columns is None else columns
+    table = [[_csv_cell(row[key]) if key in row else "" for key in columns] for row in rows]
+    written = io.StringIO(newline="")
+    csv.writer(written).writerows([[*map(_csv_cell, columns)]] * header + table)
+    return written.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, int | float):
+        return value
+    text = "null" if value is None else without_escapes(str(value))
+    if not text.startswith(("=", "+", "-", "@", "\t", "\n")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"  # spreadsheets read what follows an apostrophe as text
+    return text
+
+
+def print_csv(rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
+    """Print a CSV file, with bytes of file names that are not UTF-8 escaped."""
+    print(printable(csv_text(rows, columns).replace("\r\n", "\n")), end="")
+
+
+def json_text(content: Any) -> str:
+    """Return a nested value as JSON, in ASCII, with null in place of NaN and infinities.
+
+    Example:
+        >>> json_text([float("nan"), 0.1]).split()
+        ['[', 'null,', '0.1', ']']
+    """
+    return json.dumps(_finite(content), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
