@@ -25,6 +25,7 @@ from tests.example import MNIST
 from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ["LEYDEN_KEY"] = "the key of the tests, which is no secret"  # none is made in a home directory
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
 for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(told, None)

@@ -1,10 +1,10 @@
 """Changes of the record of a run, `run.json`, as a kill, a user or a stranger would make them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from leyden.config.values import flatten, unflatten
+from leyden.run.owner import signature
 from leyden.run.record import RunRecord, read_record
 from leyden.run.result import Result
 
@@ -27,18 +27,23 @@ def config(directory):
     return unflatten(content(directory)["config"])
 
 
-def put(directory, *, config=None, starts=None, result=...):
-    """Replace parts of a record: the nested configuration, the starts, or the result as raw values or None."""
+def put(directory, *, config=None, starts=None, result=..., is_own=True):
+    """Replace parts of a record: the nested configuration, the starts, or the result, also as raw values."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = read_record(directory) or RunRecord({}, [])
     starts = there.starts if starts is None else [{"time": START, "job": None, **start} for start in starts]
-    record = RunRecord(there.config if config is None else dict(flatten(config)), starts, there.result)
-    record = replace(record, result=result) if result is None or isinstance(result, Result) else record
-    record.write(directory)
-    if isinstance(result, dict):
-        fields = {key: value for key, value in result.items() if key not in ROOT}
-        (directory / "run.json").write_text(json.dumps({**fields, **content(directory), **fields}))
+    flat = there.config if config is None else dict(flatten(config))
+    RunRecord(flat, starts, result if result is None else there.result, is_own).write(directory)
+    if isinstance(result, Result):
+        RunRecord(flat, starts, result, is_own).write(directory)
+    elif isinstance(result, dict):  # perhaps not a valid one
+        fields = {key: value for key, value in result.items() if key not in (*ROOT, "signature")}
+        values = {**fields, **content(directory), **fields}
+        values.pop("signature")
+        values["starts"] = values.pop("starts")
+        text = "{\n" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
+        (directory / "run.json").write_text(f'{text}"signature": "{signature(text) if is_own else ""}"\n}}\n')
 
 
 def forget_result(directory):

@@ -23,10 +23,16 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.trained import evaluate, evaluate_row
     require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
-    options = {"outputs": cfg.outputs, "data_root": cfg.data_root, "accelerator": cfg.accelerator}
+    options = {
+        "outputs": cfg.outputs,
+        "data_root": cfg.data_root,
+        "accelerator": cfg.accelerator,
+        "trust": cfg.trust,
+    }
     if cfg.run is not None:
-        run = Run(cfg.run)
+        run = Run(cfg.run, trust=cfg.trust)
         where = str(checkpoint := run.checkpoint(cfg.checkpoint))
+        del options["trust"]
         metrics, num_evaluations = evaluate(run, checkpoint, **options)
         shown = {name: metric_text(value) for name, value in metrics.items()}
     else:

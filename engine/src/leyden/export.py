@@ -17,7 +17,7 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 @hydra_command
 def main(cfg: DictConfig) -> None:
     """Write an ONNX network that takes raw samples of the dataset: it contains the normalisation."""
-    run = Run(cfg.run)
+    run = Run(cfg.run, trust=cfg.trust)
     path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
     if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
         raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")

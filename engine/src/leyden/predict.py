@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     if len([key for key in INPUTS if cfg[key] is not None]) != 1:
         raise UserError("images=FILES, table=FILE: give one of them")
     output = _output_path(cfg, "output", ".csv", ".json")
-    run = Run(cfg.run)
+    run = Run(cfg.run, trust=cfg.trust)
     checkpoint = run.checkpoint(cfg.checkpoint)
     with importing():
         from leyden.training.predict import predict

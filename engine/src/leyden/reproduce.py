@@ -10,7 +10,7 @@ from leyden.run.directory import Run
 
 USAGE = """\
 leyden reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
-                           [apply_diff=true] [trust=true]
+                           [trust=true]
 leyden reproduce run=A against=B
 
 Trains a run again with the commit, the configuration and the number of threads that it recorded, and compares the
@@ -19,32 +19,27 @@ fingerprints of both runs. With against= nothing is trained. Exit code 0: equal 
   output=DIR       the new run directory; default: one below outputs/reproduced/
   data_root=DIR    the folder of the data, if it is not the project's data/
   threads=N        a different number of threads
-  apply_diff=true  you trust the run's uncommitted code changes, which will be executed
-  trust=true       you trust all classes and functions that run.json names (docs/security.md)"""
-CONSENTS = ("apply_diff", "trust")
+  trust=true       execute the code and the settings that run.json names, though the run is not yours (docs/security.md)"""
 
 
 def main() -> None:
     """Run the command."""
     with arguments.exit_on_user_error():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-        _, options = arguments.parse_arguments(USAGE, {**values, **dict.fromkeys(CONSENTS, "false")}, max_folders=0)
+        _, options = arguments.parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
-        original = Run(options["run"])
+        original = Run(options["run"], trust=arguments.parse_choice(options, "trust", "true", "false") == "true")
         if options["against"]:
             used = [key for key, value in options.items() if value not in ("", "false")]
             if unused := [key for key in used if key not in ("run", "against")]:
                 raise UserError(f"{unused[0]}: has no effect with against=, which trains nothing")
             other = Run(options["against"])
         else:
-            consents = {key: arguments.parse_choice(options, key, "true", "false") == "true" for key in CONSENTS}
             output = Path(options["output"]) if options["output"] else None
             other = reproduce(
                 original,
-                ReproduceOptions(
-                    output, options["data_root"], arguments.parse_number(options, "threads"), **consents
-                ),
+                ReproduceOptions(output, options["data_root"], arguments.parse_number(options, "threads")),
             )
         equal = show_equality(original, other)
     raise SystemExit(0 if equal else 1)

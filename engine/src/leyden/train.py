@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         inherit_settings(cfg, overrides, Path(cfg.run_dir))
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test
-    run = Run(cfg.run_dir)
+    run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.
     with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
         result = run.result

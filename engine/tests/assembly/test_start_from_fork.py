@@ -340,177 +340,37 @@ def test_a_checkpoint_that_does_not_say_what_its_optimizer_was_set_to_is_refused
 
 
 @pytest.fixture
-def evil(parents, tmp_path):
-    """Copies a parent, and lets its maker change what it was set to and what was typed for it."""
+def changed_parent(parents, tmp_path):
+    """Copies a parent, and changes what was typed for it."""
 
-    def make(place=None, value=None, *, overrides=(), name="first_best"):
-        parent = Run(shutil.copytree(parents / name, tmp_path / "evil"))
-        config, starts = parent.recorded, parent.starts
-        if place:
-            *above, last = place.split(".")
-            inner = config
-            for key in above:
-                inner = inner.setdefault(key, {})
-            inner[last] = value
+    def make(*, overrides=(), name="first_best"):
+        parent = Run(shutil.copytree(parents / name, tmp_path / "parent"))
+        starts = parent.starts
         starts[0]["overrides"] += overrides
-        records.put(parent.directory, config=config, starts=starts)
+        records.put(parent.directory, starts=starts)
         return f"fork={parent.directory}@1"
 
     return make
 
 
-TYPED_BY_A_STRANGER = [
-    "+callbacks.evil={_target_:os.system,command:id}",
-    "+callbacks.evil=$\\{oc.env:HOME\\}",
-    "+callbacks.evil=${oc.decode:'{_tar'}",
-    "model=../../evil",
-    "model=cnn,mlp",
-    "experiment=[cnn]",
-    "--config-dir=/",
-    "hydra.searchpath=[/]",
-    "hydra/launcher=basic",
-    "run_dir=/elsewhere",
-    "~model",
-    "x\ny",
-]
-
-
-@pytest.mark.parametrize("override", TYPED_BY_A_STRANGER)
-def test_nothing_of_what_was_typed_for_a_parent_is_parsed(parents, evil, override):
-    theirs, plain = (
-        {**identity_values(dict(flatten(inherited(fork)))), "fork": None}
-        for fork in (evil(overrides=[override]), f"fork={parents / 'first_best'}@1")
-    )
-    assert theirs == plain
-
-
-def test_nothing_of_what_was_typed_for_a_parent_trains_another_fork(train, parents, evil):  # noqa: F811
-    run, *_ = train("fork", evil(overrides=TYPED_BY_A_STRANGER), "callbacks.fingerprint.every_n_steps=1")
-    assert not {*TYPED_BY_A_STRANGER} & {*run.overrides}
-    assert_same_bits(run.directory, parents / "first_best")
-    decided = [
-        identity_values(dict(flatten(config))) for config in (run.config, Run(parents / "first_best").config)
-    ]
-    assert {**decided[0], "fork": None} == {**decided[1], "fork": None}
-
-
-SECRET = "${oc.env:SECRET}"
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "why"),
-    [
-        (
-            "model.dropout",
-            SECRET,
-            "model.dropout=${oc.env:SECRET}, which is not inherited: it holds an interpolation",
-        ),
-        ("optimizer.eps", SECRET, "it holds an interpolation"),
-        ("freeze", [SECRET], "it holds an interpolation"),
-        ("freeze", [{"a": [SECRET]}], "it holds an interpolation"),
-        ("trainer.precision", "${oc.decode:'{_tar'}", "it holds an interpolation"),
-        ("model._target_", "os.system", "model._target_=os.system is refused"),
-        (
-            "model.dropout",
-            {"_target_": "os.system", "command": "id"},
-            "model.dropout._target_=os.system is refused",
-        ),
-        ("model.extra", [{"_target_": "os.system"}], "model.extra[0]._target_=os.system is refused"),
-        ("task.loss", {"_target_": "torch.load", "f": "x", "weights_only": False}, "torch.load is refused"),
-        ("data._target_", "leyden.loggers.mlflow.MLflow", "data._target_=leyden.loggers.mlflow.MLflow is refused"),
-        ("data.dataset.root", "/elsewhere", "root can't be set here"),
-        ("optimizer._target_", "torch.load", "optimizer._target_=torch.load is refused"),
-        ("optimizer._args_", ["x"], "_args_ can't be set here"),
-        ("scheduler._target_", "os.system", "scheduler._target_=os.system is refused"),
-        ("callbacks.evil._target_", "os.system", "callbacks.evil._target_=os.system is refused"),
-        (
-            "callbacks.evil",
-            {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"},
-            "ModelCheckpoint is refused",
-        ),
-        ("trainer.default_root_dir", "/elsewhere", "default_root_dir can't be set here"),
-        ("trainer.plugins", {"_target_": "os.system"}, "plugins can't be set here"),
-        ("trainer.strategy", {"_target_": "os.system"}, "no object may be created here"),
-        ("trainer._target_", "os.system", "trainer._target_=os.system is refused"),
-        ("seed", "many", "seed="),
-        ("objective", {"_target_": "os.system"}, "objective"),
-        ("evil", 1, "evil"),
-    ],
-)
-def test_of_a_stranger_nothing_is_taken_over_that_could_make_or_read_anything(
-    cli,
-    evil,
-    monkeypatch,
-    tmp_path,
-    place,
-    value,
-    why,
-):
-    monkeypatch.setenv("SECRET", "hunter2")
-    fork = evil(place, value)
-    ways = [(f"run_dir={tmp_path / 'fork'}",), ("dry_run=true",), ("-m", "sweep_name=s")]
-    for arguments in ways if place in ("model.dropout", "callbacks.evil") else ways[:1]:  # they share what refuses
-        code, out, err = cli("train", *arguments, *QUICK, fork)
-        assert code == 2
-        assert why in err
-        assert "hunter2" not in out + err
-    assert not list(tmp_path.glob("outputs/**/config.yaml"))
-    assert not (tmp_path / "fork").exists()
-
-
-def test_what_is_given_to_code_that_is_typed_is_typed_too(train, evil):  # noqa: F811
-    _, _, err = train("a", fork := evil("task.dropout", 0.5, name="own"), PLAIN[1], code=2)
-    assert "task.dropout=0.5, which is not inherited: task._target_=tests.tasks.own.Plain is refused" in err
-    assert "\n  set task.dropout=..." in err
-    run, *_ = train("a", fork, PLAIN[1], "task.dropout=0.5")
-    assert run.config["task"]["dropout"] == 0.5
-
-
-def test_the_folder_of_the_data_is_the_forks_own(train, evil, tmp_path):  # noqa: F811
-    """That of a stranger could be one of anything, as /proc/self, whose content a run would write down."""
-    (tmp_path / "theirs").mkdir()
-    run, _, err = train("fork", fork := evil("data.root", str(tmp_path / "theirs")))
+def test_a_fork_reads_the_data_of_its_parent(train, parents, tmp_path):  # noqa: F811
+    shutil.copytree(ROOT / "data", tmp_path / "theirs")
+    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "moved"))
+    config = parent.recorded
+    config["data"]["root"] = str(tmp_path / "theirs")
+    records.put(parent.directory, config=config)
+    run, *_ = train("fork", f"fork={parent.directory}@1")
+    assert run.config["data"]["root"] == str(tmp_path / "theirs")
+    run, *_ = train("other", f"fork={parent.directory}@1", f"data.root={ROOT / 'data'}")
     assert run.config["data"]["root"] == str(ROOT / "data")
-    assert f"fork: data are read from {ROOT / 'data'}; the parent's were in {tmp_path / 'theirs'}" in err
-    _, _, err = train("other", fork, f"data.root={tmp_path / 'theirs'}", "data.download=false", code=2)
-    assert "download=false" in err
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        # A node that names nothing is merged into the one that is composed here.
-        ({"data.dataset": {"root": "/elsewhere"}}, "root can't be set here"),
-        ({"data.dataset.download": True}, "download can't be set here"),
-        ({"trainer": {"max_epochs": 3, "model_registry": "evil/model"}}, "model_registry can't be set here"),
-        (
-            {"model": {"network": {"_target_": "torchvision.models.resnet18", "pretrained": True}}},
-            "can make it download",
-        ),
-        ({"hydra": {"job_logging": {}}}, "hydra is not a key of a run"),
-        ({"a\nleyden: all is well": 1}, "a\\nleyden: all is well is not a key of a run"),
-        (
-            {"optimizer._target_": "x\nleyden: all is well"},
-            "optimizer._target_=x\\nleyden: all is well, which is not",
-        ),
-        ({"model": None}, "model=None: must be a mapping"),
-    ],
-)
-def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, why):
-    fork = evil()
-    config = records.config(tmp_path / "evil")
-    for place, value in changes.items():
-        *above, last = place.split(".")
-        inner = config
-        for key in above:
-            inner = inner[key]
-        inner[last] = value
-    records.put(tmp_path / "evil", config=config)
-    for more in (("dry_run=true",), ("-m",)) if "data.dataset" in changes else (("dry_run=true",),):
-        code, _, err = cli("train", *more, fork, "model.hidden_sizes=[16]", "data.val_size=59000")
-        assert code == 2
-        assert why in err
-        assert not [line for line in err.splitlines()[1:] if line.startswith("leyden")]
+def test_a_parent_without_a_part_is_refused(cli, parents, tmp_path):
+    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "parent"))
+    records.put(parent.directory, config={**parent.recorded, "model": None})
+    code, _, err = cli("train", "dry_run=true", f"fork={parent.directory}@1")
+    assert code == 2
+    assert "model=None: must be a mapping" in err
 
 
 @pytest.mark.parametrize(
@@ -530,9 +390,9 @@ def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
     assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
 
 
-def test_settings_that_no_parent_had_are_none_of_its_forks(train, evil):  # noqa: F811
+def test_settings_that_no_parent_had_are_none_of_its_forks(train, changed_parent):  # noqa: F811
     """What was typed for a parent can choose a file of `conf/` that sets more than the parent's configuration says."""
-    run, out, _ = train("fork", evil(overrides=["+debug=anomaly", "+callbacks/stopping=early"]))
+    run, out, _ = train("fork", changed_parent(overrides=["+debug=anomaly", "+callbacks/stopping=early"]))
     assert "with nothing changed" in out
     assert "detect_anomaly" not in run.config["trainer"]
     assert run.config["callbacks"].get("stopping") is None

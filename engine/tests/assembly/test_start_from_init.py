@@ -13,9 +13,9 @@ from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from leyden.sweep.jobs import Composer, new_jobs
 from tests import records
-from tests.assembly.test_trust import poison
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
 from tests.records import forget_result
+from tests.run.test_hostile import poison
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import train  # noqa: F401 - a fixture
 from tests.training.test_start_exact import stopping

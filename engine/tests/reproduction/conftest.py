@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +9,6 @@ from leyden.config.paths import ROOT
 from leyden.reproduction import recipe, rerun, sources
 from leyden.run.provenance import installed_versions
 from tests import records
-from tests.conftest import start as forked
 
 
 def git(folder, *arguments):
@@ -33,18 +31,6 @@ def commit(tmp_path_factory):
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "first")
     return folder, git(folder, "rev-parse", "HEAD")
-
-
-@pytest.fixture(autouse=True)
-def verified_in_a_copy(monkeypatch):
-    """The process that judges a configuration is a copy of one that has imported PyTorch: a new Python takes seconds for that."""
-
-    def run(command, *, cwd, env, **_):
-        process = forked(*command[3:], script=tuple(command[1:3]), cwd=cwd, **env)
-        output, _ = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, output, output)
-
-    monkeypatch.setattr(recipe, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture

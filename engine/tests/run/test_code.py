@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from leyden.assembly import roles, trust
 from leyden.config.paths import ROOT
 from leyden.run import code
 from leyden.run.directory import Run
@@ -54,8 +53,6 @@ def package(tmp_path, monkeypatch):
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "code")
     forget()
-    monkeypatch.setattr(roles, "allowed_by_owner", lambda: {"model": ("given.net.Net",)})
-    trust._allowed.cache_clear()
     yield folder
     forget()
 

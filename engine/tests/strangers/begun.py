@@ -4,9 +4,8 @@ import importlib
 import os
 
 if __name__ == "__main__":
-    from tests.strangers.cells import kill_at, trust
+    from tests.strangers.cells import kill_at
 
-    trust()
     if "KILL_AT" in os.environ:
         kill_at(int(os.environ["KILL_AT"]), int(os.environ["KILL_BY"]))
     importlib.import_module(f"leyden.{os.environ['VERB']}").main()

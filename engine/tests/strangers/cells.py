@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from leyden import train
-from leyden.assembly import roles
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
 from leyden.reproduction import recipe, rerun, sources
@@ -28,7 +27,6 @@ from tests import records
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.forks import TIMEOUT_S
-from tests.strangers import callbacks, data, guarded, modules
 from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
 from tests.training.test_start import curves
 
@@ -91,20 +89,6 @@ class Done(NamedTuple):
         )
 
 
-def trust():
-    """Let the stand-ins be listed in the owner's `trust.yaml`."""
-    files = {"task": modules, "data": data, "callback": callbacks}
-    listed = {role: tuple(_classes(file)) for role, file in files.items()}
-    listed["task"] += (*_classes(guarded), "tests.strangers.imported.FromRandom")
-    listed["data"] += tuple(_classes(guarded))
-    listed["task"] += ("tests.strangers.drawn.FileDraws",)  # not imported here: it draws
-    roles.allowed_by_owner = lambda: listed
-
-
-def _classes(file):
-    return [f"{file.__name__}.{name}" for name, each in vars(file).items() if isinstance(each, type)]
-
-
 @functools.cache
 def warm():
     """Train once in this process: what is done for the first time takes its copies half of their time."""
@@ -155,7 +139,6 @@ class Row:
 
         def prepare():
             warnings.simplefilter("ignore")  # Lightning has some for strangers' work, and a user's are no errors
-            trust()
             if kill:
                 kill_at(*kill)
             for each in before:

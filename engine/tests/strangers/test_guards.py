@@ -2,7 +2,6 @@
 
 import pytest
 
-from leyden.assembly import roles
 from tests.conftest import assert_same_bits
 from tests.strangers.cells import ASIDE, FEW
 from tests.training.test_start_exact import stopping
@@ -40,14 +39,6 @@ ROWS = {
     "data": ("Writes", f"{GUARDED}WithRaisingRows", (), [f"data.dataset.missing {MISSING}"], [], []),
     "callback": ("Writes", DATA, (CALLBACK,), [f"].missing {MISSING}"], [], []),
 }
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch):
-    names = ("Raises", "RaisesWhenRestored", "WithRaisingMetric", "Writes", "FittedAtEnd")
-    listed = {"task": tuple(f"{GUARDED}{name}" for name in names)}
-    listed |= {"data": (DATA, f"{GUARDED}WithRaisingRows"), "callback": (f"{GUARDED}RaisingCallback",)}
-    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
 
 
 def typed(module, data=DATA, *more):

@@ -1,23 +1,17 @@
 """Modules that others wrote are trained as they are, or one line says what is in the way."""
 
-import re
 import sys
 import types
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import nn
 
-from leyden.assembly import roles, trust
-from leyden.assembly.trust import problem_of_run
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK, assert_same_bits
-from tests.example import OWN
 from tests.training.test_start import curves
 
 DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
@@ -153,11 +147,9 @@ def whole(*more):
 def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli, monkeypatch):
     from tests.strangers.brought import Whole
 
-    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Whole",)))
     arguments = whole("data=module", "callbacks.checkpoint.every_n_steps=3")
     run, out, err = train("whole", *arguments)
     assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
-    assert "will refuse" not in err
     assert run.result.optimizer_steps == 16
     stop_once(monkeypatch, Whole, 11)
     train("stopped", *arguments, code=130)
@@ -346,10 +338,8 @@ def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
     assert resumed.result.metrics == whole.result.metrics
 
 
-def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli, monkeypatch):
+def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli):
     """Of the best epoch, which is the first one here."""
-    monkeypatch.setattr(trust, "TASKS", replace(trust.TASKS, names=("tests.strangers.brought.Saving",)))
-    monkeypatch.setattr(trust, "DATA", replace(trust.DATA, names=("tests.strangers.brought.Data",)))
     run, *_ = train("a", *SAVING, "objective.mode=max")
     best = SafeCheckpointIO().load_checkpoint(run.directory / "checkpoints" / "best.ckpt")
     assert best["global_step"] == 10
@@ -399,44 +389,11 @@ PARTS = (
 )
 
 
-def test_what_a_refused_part_asks_for_allows_it(train, cli, tmp_path, monkeypatch):
-    """The message is followed to the letter, until the run is evaluated."""
-    package = tmp_path / "src" / OWN
-    package.mkdir(parents=True)
-    monkeypatch.setattr(roles, "SRC", tmp_path / "src")
-    run, _, err = train("a", *module("Distilled"), *PARTS, "trainer.max_epochs=1")
-    assert "evaluate, predict and export will refuse this run: data._target_=" in err
-    allowed = {}
-    for _ in range(3):
-        roles.allowed_by_owner.cache_clear()
-        code, _, err = cli("evaluate", f"run={run.directory}")
-        assert code == 2
-        (path, line) = re.findall(r"if you trust it, list it in (\S+): `(.+)`$", err.strip())[0]
-        for key, names in yaml.safe_load(line).items():
-            allowed.setdefault(key, []).extend(names)
-        (tmp_path / path).write_text(yaml.safe_dump(allowed))
-    roles.allowed_by_owner.cache_clear()
+def test_a_run_with_parts_of_its_own_is_evaluated(train, cli):
+    run, *_ = train("a", *module("Distilled"), *PARTS, "trainer.max_epochs=1")
     code, out, err = cli("evaluate", f"run={run.directory}")
-    roles.allowed_by_owner.cache_clear()
     assert code == 0, err
     assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
-    assert {*allowed} == {"data", "task", "part"}
-
-
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"_target_": "os.system", "command": "x"},
-        {"_target_": "torchvision.models.resnet18", "weights": "IMAGENET1K_V1"},
-        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system"}]},
-        {"_target_": f"{OWN}.data.mnist.MNIST", "root": "/elsewhere", "download": True},
-    ],
-)
-def test_a_part_that_is_no_network_is_refused(node):
-    for part, key in (("task", "teacher"), ("data", "sampler"), ("optimizer", "x")):
-        config = {part: {key: node}}
-        assert f"{part}.{key}" in problem_of_run(config)
-        assert "is refused" in problem_of_run(config)
 
 
 # What next.

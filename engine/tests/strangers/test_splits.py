@@ -2,7 +2,6 @@
 
 import pytest
 
-from leyden.assembly import roles
 from tests.strangers.modules import Plain, SecondLoader
 from tests.strangers.test_modules import stop_once
 
@@ -25,16 +24,6 @@ def target(name):
 
 def of(name):
     return (*ARGUMENTS, f"data._target_={target(name)}")
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch):
-    listed = {
-        "task": tuple(f"tests.strangers.modules.{name}" for name in ("Plain", "SecondLoader")),
-        "data": tuple(map(target, KINDS)),
-        "callback": (),
-    }
-    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
 
 
 def test_another_test_set_is_not_evaluated_on(train, cli):

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 
-from leyden.assembly import roles, schedule
+from leyden.assembly import schedule
 from leyden.assembly.schedule import num_batches, num_steps
 from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
@@ -275,9 +275,7 @@ def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, sto
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train, monkeypatch):
-    listed = {"data": ("tests.strangers.data.WithCount",), "task": ("tests.strangers.modules.Plain",)}
-    monkeypatch.setattr(roles, "allowed_by_owner", lambda: listed)
+def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train):
     parent, *_ = train("parent", *counted(2), *STEPS)
     fork, _, err = train("fork", f"fork={parent.directory}@last", "trainer.max_epochs=3")
     assert fork.config["data"]["num_workers"] == 2

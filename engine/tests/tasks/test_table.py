@@ -1,7 +1,6 @@
 """Each cell of the table in docs/tasks.md, but for the cluster's, which are in tests/cluster."""
 
 import csv
-import dataclasses
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from leyden.assembly import trust
 from leyden.run.directory import Run
 from tests import records
 from tests.callbacks.events import texts
@@ -34,14 +32,6 @@ def whole(row, tmp_path_factory, mnist_root):
     arguments = (*ROWS[row], *FEW, "callbacks.checkpoint.every_n_steps=3", f"outputs={place}")
     assert here("train", f"run_dir={place / 'run'}", *arguments) == 0
     return Run(place / "run"), arguments
-
-
-@pytest.fixture
-def owned(row, monkeypatch):
-    """The modules of the tests, as if their owner trusted them."""
-    if row in list(ROWS)[-2:]:
-        name = MODULES[row].replace(":", ".")
-        monkeypatch.setattr(trust, "TASKS", dataclasses.replace(trust.TASKS, names=(name,)))
 
 
 @pytest.mark.slow  # tests/tasks/test_data.py and the matrix of tests/training/test_start_exact.py have the like
@@ -85,7 +75,7 @@ def test_pictures(row, whole):
 
 
 @pytest.mark.matrix
-def test_evaluate(row, whole, owned, cli):
+def test_evaluate(row, whole, cli):
     run, _ = whole
     code, out, err = cli("evaluate", f"run={run.directory}")
     if "test/" not in str(run.result.metrics):  # it has no test_step
@@ -100,7 +90,7 @@ def test_evaluate(row, whole, owned, cli):
 
 
 @pytest.mark.matrix
-def test_export(row, whole, owned, cli):
+def test_export(row, whole, cli):
     run, _ = whole
     code, out, err = cli("export", f"run={run.directory}")
     if TABLE[row]["export"] == "yes":
@@ -112,14 +102,14 @@ def test_export(row, whole, owned, cli):
 
 
 @pytest.mark.matrix
-def test_predict(row, whole, owned, cli, tmp_path):
+def test_predict(row, whole, cli, tmp_path):
     run, _ = whole
     code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))
     assert code == (2 if TABLE[row]["predict"] == "no" else 0), out + err
 
 
 @pytest.mark.matrix
-def test_predict_computes_on_the_device_of_the_trainer(row, whole, owned, cli, tmp_path, monkeypatch):
+def test_predict_computes_on_the_device_of_the_trainer(row, whole, cli, tmp_path, monkeypatch):
     """Lightning takes `meta` for the processor, and what comes back from it are zeros."""
     run, _ = whole
     if TABLE[row]["predict"] == "no":

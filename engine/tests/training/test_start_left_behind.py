@@ -182,7 +182,7 @@ def test_changes_in_repositories_within_are_kept_and_checked_out(
     monkeypatch.setattr(sources, "ROOT", project)
     for state, values in ((clean, {"inner.py": "a = 1\n"}), (found, {"inner.py": "a = 3\n", "new.py": "a = 4\n"})):
         run = SimpleNamespace(directory=project, starts=[{"git": state}])
-        with sources.checked_out(sources.code_of(run), apply_diff=True) as tree:
+        with sources.checked_out(sources.code_of(run)) as tree:
             got = {name: (tree / inner.name / name).read_text() for name in values}
             assert got == values
             deep = tree / inner.name / "deeper" / "deep.py"
@@ -208,7 +208,7 @@ def test_a_record_checks_out_nothing_elsewhere(project, monkeypatch, path):
     code = sources.code_of(SimpleNamespace(directory=project, starts=[{"git": {**state, "repositories": inner}}]))
     with (
         pytest.raises(UserError, match="a repository of the run's code is not there"),
-        sources.checked_out(code, apply_diff=True),
+        sources.checked_out(code),
     ):
         pass
 

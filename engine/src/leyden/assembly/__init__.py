@@ -13,7 +13,6 @@ from leyden.assembly.start_from import (
 )
 from leyden.assembly.task import network, taken_arguments, task, task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
-from leyden.assembly.trust import trusted
 
 __all__ = [
     "RunTrainer",
@@ -36,6 +35,5 @@ __all__ = [
     "taken_arguments",
     "task",
     "task_module",
-    "trusted",
     "user_errors",
 ]

@@ -1,15 +1,11 @@
 """Settings that a fork inherits from its parent.
 
-The parent's directory may come from a stranger, so its settings are treated as data: they are set key by key in the
-fork's composed configuration. A part, such as the model, is inherited completely if `roles.py` allows its classes.
-From any other part, only numbers are inherited, for keys that the composed configuration has; and the part's classes
-must be those of the composed configuration.
+They are set key by key in the fork's composed configuration.
 """
 
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +13,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.assembly.instantiate import argument_names, target
-from leyden.assembly.roles import ROLES
-from leyden.assembly.trust import importing_for, problem_of
 from leyden.config.errors import UserError
 from leyden.config.hydra import composed_choices, composed_values, keys_set_by
-from leyden.config.schema import TrainConfig
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import one_line
 from leyden.config.values import differing, dotted
 from leyden.exact.first_batches import divides_batches
 from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
 from leyden.run.identity import identity_values
-from leyden.run.process import is_main_process
+from leyden.run.record import RECORD
 
 Keys = tuple[Any, ...]  # the path from the root of a configuration to one of its values
 DATA_ROOT = ("data", "root")
 NUM_WORKERS = ("data", "num_workers")
 SPLIT_SEED = ("data", "split_seed")  # inherited even if the seed changes: the training split stays the parent's
-# Keys of a node that Hydra interprets; all others are arguments.
-HYDRA_KEYS = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
+PARTS = ("model", "data", "task", "optimizer", "scheduler", "callbacks", "trainer")
 
 
 def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
     """Set a fork's configuration, in place, to its parent's settings, except for the fork's own overrides.
 
-    Settings that change no bit of weights or metrics (loggers, pictures, checkpoint intervals) are not inherited,
-    and neither is the folder of the data.
+    Settings that change no bit of weights or metrics (loggers, pictures, checkpoint intervals) are not inherited.
 
     Args:
         cfg: The composed configuration, with its interpolations.
@@ -54,9 +45,13 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     """
     if not cfg.fork:
         return
-    source = settings_source(cfg.fork, run_dir)
+    source = settings_source(cfg.fork, run_dir, trust=cfg.trust)
     config = source.config
-    _check_parts(source, config)
+    for part in PARTS:
+        if not isinstance(config.get(part), dict):
+            raise UserError(
+                f"fork: {source.directory}/{RECORD}: {part}={one_line(config.get(part))}: must be a mapping"
+            )
     parent_values = _identity_settings(config)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw: Any = OmegaConf.to_container(own)
@@ -64,13 +59,6 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     overridden = _OverriddenKeys(source, overrides)
     different = [keys for keys in differing(parent_values, unresolved) if keys in parent_values]
     for keys in different:
-        if any(map(_is_interpolation, _strings(parent_values[keys]))):
-            raise _refusal(
-                source,
-                keys,
-                parent_values[keys],
-                "it holds an interpolation, which a saved configuration never does",
-            )
         if isinstance(parent_values[keys], list) and overridden.below(keys):
             raise UserError(
                 f"fork: {dotted(keys)} is a list: override all of it, such as {dotted(keys)}={parent_values[keys]}"
@@ -79,57 +67,16 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     changed = [keys for keys in different if keys not in following and not overridden(keys)]
     for keys in changed:
         _node_at(raw, keys[:-1])[keys[-1]] = parent_values[keys]
-    _check_roles(source, changed, parent_values, fork_values, raw)
     _remove_absent_keys(raw, fork_values, config, overridden)
-    _check_data_root(config, fork_values, overridden)
+    is_same = raw["data"].get("_target_") == config["data"].get("_target_")
+    if is_same and "root" in config["data"] and not overridden(DATA_ROOT):
+        raw["data"]["root"] = config["data"]["root"]
     _inherit_num_workers(config, raw, overridden)
-    for key in sorted({str(keys[0]) for keys in changed} | {*ROLES}):
+    for key in sorted({str(keys[0]) for keys in changed} | {*PARTS}):
         try:
             cfg[key] = raw[key]
         except OmegaConfBaseException as error:
             raise _refusal(source, (key,), raw[key], " ".join(str(error.args[0]).split())) from error
-
-
-def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
-    """Check that a parent's configuration has all parts of a run, and no unknown root keys.
-
-    Raises:
-        UserError: A part is missing, or a key is unknown.
-    """
-    where = f"fork: {source.directory}/run.json"
-    for part in ROLES:
-        if not isinstance(config.get(part), dict):
-            raise UserError(f"{where}: {part}={one_line(config.get(part))}: must be a mapping")
-    known = {field.name for field in fields(TrainConfig)}
-    if unknown := [key for key in config if key not in known]:
-        raise UserError(f"{where}: {one_line(unknown[0])} is not a key of a run")
-
-
-def _check_roles(
-    source: RunContents,
-    changed: Sequence[Keys],
-    parent_values: dict[Keys, Any],
-    fork_values: dict[Keys, Any],
-    raw: Any,
-) -> None:
-    """Check that the roles allow each part with its inherited settings.
-
-    Raises:
-        UserError: A part's class is not allowed, and something else than a number of an existing key would be
-            inherited.
-    """
-    config: Any = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
-    for part, role in ROLES.items():
-        of_part = [keys for keys in changed if keys[0] == part]
-        node = config[part]
-        if part == "callbacks":  # only callbacks with inherited settings are checked
-            node = {name: inner for name, inner in node.items() if any(keys[1:2] == (name,) for keys in of_part)}
-        with importing_for(config.get("seed")):
-            problem = problem_of(node, part, role) if of_part else ""
-        if problem:
-            for keys in of_part:
-                if {*keys} & HYDRA_KEYS or keys not in fork_values or not _is_number(parent_values[keys]):
-                    raise _refusal(source, keys, parent_values[keys], problem)
 
 
 def _remove_absent_keys(
@@ -144,7 +91,7 @@ def _remove_absent_keys(
         node = functools.reduce(lambda above, key: (above or {}).get(key), keys[:-1], raw)
         if (
             keys in parent_values
-            or keys[0] not in ROLES
+            or keys[0] not in PARTS
             or overridden(keys)
             or keys not in fork_values
             or keys[-1] not in (node or {})
@@ -166,27 +113,6 @@ def _remove_absent_keys(
 def _required_arguments(node: dict[str, Any], keys: Keys) -> set[str]:
     """Return the required arguments of a node's target."""
     return argument_names(target(OmegaConf.create({"_target_": node["_target_"]}), dotted(keys[:-1])), needed=True)
-
-
-def _check_data_root(config: dict[str, Any], fork_values: dict[Keys, Any], overridden: "_OverriddenKeys") -> None:
-    """Warn if the fork reads its data from another folder than its parent.
-
-    `data.root` is never inherited: the parent's directory may come from a stranger.
-
-    Raises:
-        UserError: The fork has no `data.root`.
-    """
-    parent_root, own_root = config["data"].get("root"), fork_values.get(DATA_ROOT)
-    if not isinstance(parent_root, str) or parent_root == own_root or overridden(DATA_ROOT):
-        return
-    if own_root in (None, "???"):
-        raise UserError(
-            f"fork: data.root={one_line(parent_root)} of the parent is not inherited, as anybody may have set it; set data.root=DIR"
-        )
-    if is_main_process():
-        warn(
-            f"fork: data are read from {own_root}; the parent's were in {one_line(parent_root)}; data.root=DIR selects a folder"
-        )
 
 
 def _inherit_num_workers(config: dict[str, Any], raw: Any, overridden: "_OverriddenKeys") -> None:
@@ -242,13 +168,6 @@ def _following_interpolations(raw: Any, fork_values: dict[Keys, Any], parent_val
     return (interpolated & parent_values.keys()) - {SPLIT_SEED} - {*differing(found, parent_values)}
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a value is a number, null, or a list of these; not a boolean, which could enable a feature."""
-    if isinstance(value, list):
-        return all(map(_is_number, value))
-    return value is None or type(value) in (int, float)
-
-
 def _node_at(root: Any, keys: Keys) -> Any:
     """Return the dictionary at a path, created if it is missing."""
     for key in keys:
@@ -256,19 +175,6 @@ def _node_at(root: Any, keys: Keys) -> Any:
             root[key] = {}
         root = root[key]
     return root
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings in a nested value."""
-    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _strings(inner)
-    if isinstance(value, str):
-        yield value
-
-
-def _is_interpolation(text: str) -> bool:
-    """Return whether OmegaConf would resolve a string as an interpolation."""
-    return OmegaConf.is_interpolation(OmegaConf.create([text]), 0)
 
 
 class _OverriddenKeys:

@@ -453,7 +453,8 @@ def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
         return None
     if cfg.trainer.get("fast_dev_run"):
         raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
-    parent, name = parse_fork(cfg.fork)
+    parent, name = parse_fork(cfg.fork, trust=cfg.trust)
+    parent.check_owner()
     path = _find_checkpoint(parent, name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ from leyden.config.terminal import leyden_command, quoted_override, warn
 from leyden.run import lease
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_json, replacing, write_whole
+from leyden.run.owner import KEY, key
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, recorded_error
@@ -102,6 +104,7 @@ class ClusterRunner:
 
     def __init__(self, scheduler: Scheduler, directory: Path, cluster: DictConfig, module: str) -> None:
         self.scheduler, self.directory, self.cluster, self.module = scheduler, directory, cluster, module
+        os.environ.setdefault(KEY, key())  # a node may have another home directory
         self.folder = directory / scheduler.name
         self.code: Path | None = None  # the snapshot that jobs run from
         # By the scheduler's job id; jobs with the same run directory share one.

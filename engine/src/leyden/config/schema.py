@@ -42,6 +42,7 @@ class TrainConfig:
     sweep: dict[str, Any] = MISSING
     picture_format: str = MISSING
     dry_run: bool = MISSING
+    trust: bool = False
 
 
 @dataclass
@@ -56,6 +57,7 @@ class EvaluateConfig:
     accelerator: str | None = MISSING
     data_root: str | None = MISSING
     outputs: str = MISSING
+    trust: bool = False
 
 
 @dataclass
@@ -69,6 +71,7 @@ class PredictConfig:
     output: str | None = MISSING
     checkpoint: str = MISSING
     accelerator: str | None = None  # has a default, since a project's own conf/predict.yaml may lack the key
+    trust: bool = False
 
 
 @dataclass
@@ -80,6 +83,7 @@ class ExportConfig:
     output: str | None = MISSING
     checkpoint: str = MISSING
     data_root: str | None = MISSING
+    trust: bool = False
 
 
 # Allowed values of `accelerator`, for training and for using a trained run.

@@ -1,10 +1,5 @@
 """The configuration for reproducing a run with its own code, and the overrides for resuming the reproduced run."""
 
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.config.paths import LIBRARY, ROOT, environment_of
-from leyden.config.terminal import one_line, warn
+from leyden.config.paths import LIBRARY, ROOT
+from leyden.config.terminal import one_line
 from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import sha256_of
@@ -72,20 +67,18 @@ def _identity(run: Run, overrides: list[str]) -> RunIdentity:
     return RunIdentity.of(cfg, groups, run_dir=Path(run.directory))
 
 
-def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict[str, Any]:
+def recipe(run: RunContents, tree: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration that reproduces a run.
 
-    All settings are as recorded, except folders and loggers, which are the project's own.
+    All settings are as recorded, except loggers, which are the project's own.
 
     Args:
         run: The run to reproduce.
         tree: The project at the run's commit.
-        data_root: Replacement for `data.root`; empty for the project's `data/`.
-        trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
+        data_root: Replacement for `data.root`; empty for the recorded one.
 
     Raises:
-        UserError: The configuration is invalid, or names a class or function that is not allowed at that place (see
-            `leyden.assembly.roles`).
+        UserError: The configuration is invalid.
     """
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
     where = run.directory / RECORD
@@ -93,18 +86,8 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
         raise UserError(f"{where}: trainer is missing")
     if unknown := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
         raise UserError(f"{where}: {one_line(unknown[0])} is not a key of a run")
-    for value in _keys_and_values(config):
-        if isinstance(value, str) and "${" in value:
-            raise UserError(
-                f"{where}: {one_line(value)} holds an interpolation, which a saved configuration never does"
-            )
-    if not trust and (problem := _trust_problem(config, tree)):
-        raise UserError(
-            f"{where}: {one_line(problem)}. This command would execute what the configuration "
-            "names; if you trust all of it, set trust=true"
-        )
-    if isinstance(data := config.get("data"), dict) and "root" in data:
-        data["root"] = _data_root(str(data["root"]), data_root)
+    if data_root and isinstance(data := config.get("data"), dict) and "root" in data:
+        data["root"] = str(Path(data_root).absolute())
     # Keys that the run did not record come from `conf/train.yaml`. For a config group that the run did record, no
     # file is used, since it could add keys that the run did not have.
     places = (tree / "conf", tree / "engine" / "src" / "leyden" / "conf", LIBRARY / "conf")
@@ -159,43 +142,3 @@ def check_parent_checkpoint(run: RunContents) -> None:
         is_same = sha256_of(file) == parents[0].get("sha256")
     if not is_same:
         raise UserError(f"{key}: {path} is not the checkpoint from which the run started")
-
-
-def _data_root(recorded: str, replacement: str) -> str:
-    """Return the data folder: the user's or the project's own; the recorded path is untrusted."""
-    own = str(ROOT / "data")
-    if not replacement and recorded != own:
-        warn(f"data.root={recorded} is not used: {own} is used instead; data_root=DIR selects another folder")
-    return str(Path(replacement).absolute()) if replacement else own
-
-
-def _keys_and_values(node: Any) -> Iterator[Any]:
-    """Yield all keys and plain values of a configuration."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield key
-            yield from _keys_and_values(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _keys_and_values(value)
-    else:
-        yield node
-
-
-def _trust_problem(config: dict[str, Any], tree: Path) -> str:
-    """Return the first class or function that is not allowed at its place, as an error message; empty if none.
-
-    The project's classes are imported from the run's code, in a subprocess.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        write_config(config, path := Path(folder) / "config.yaml")  # check exactly the file that is used later
-        command = [sys.executable, "-m", "leyden.reproduction.verify", str(path)]
-        # PYTHONPATH stays as it is, so that the roles are those of the library installed here; the project's
-        # classes come from the run's code.
-        environment = {**os.environ, **environment_of(tree), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(
-            f"the code of the run can't be imported: {(done.stderr.strip() or 'killed').splitlines()[-1]}"
-        )
-    return done.stdout.strip()

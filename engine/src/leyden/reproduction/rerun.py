@@ -33,22 +33,18 @@ class ReproduceOptions:
         output: The new run directory; None for one below `outputs/reproduced/`.
         data_root: Replacement for `data.root`; empty for the project's `data/`.
         threads: Threads per process; None for the recorded number.
-        apply_diff: Whether the user trusts the recorded uncommitted code changes, which are executed.
-        trust: Whether the user trusts all classes and functions in the configuration, whatever their role.
     """
 
     output: Path | None = None
     data_root: str = ""
     threads: int | None = None
-    apply_diff: bool = False
-    trust: bool = False
 
 
 def reproduce(run: Run, options: ReproduceOptions) -> Run:
     """Train a run again with its recorded code and configuration.
 
     Args:
-        run: A run of this project; its directory is untrusted.
+        run: A run of this project.
         options: Options of the command.
 
     Returns:
@@ -57,6 +53,7 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
     Raises:
         UserError: The run can't be reproduced, or the training has failed.
     """
+    run.check_owner()
     check_parent_checkpoint(run)
     if not read_fingerprints(run.directory):
         raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared")
@@ -68,8 +65,8 @@ def reproduce(run: Run, options: ReproduceOptions) -> Run:
     # Signals are handled so that the work tree is removed however this process ends.
     old_handlers = {number: signal.signal(number, _exit_on_signal) for number in EXIT_SIGNALS}
     try:
-        with checked_out(code, apply_diff=options.apply_diff) as tree, tempfile.TemporaryDirectory() as folder:
-            root = recipe(run, tree, options.data_root, trust=options.trust)
+        with checked_out(code) as tree, tempfile.TemporaryDirectory() as folder:
+            root = recipe(run, tree, options.data_root)
             root["trainer"]["accelerator"] = device
             check_data(run, root.get("data"))
             write_config({**root, "run_dir": str(directory)}, Path(folder) / "recorded.yaml")

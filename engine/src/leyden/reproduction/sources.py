@@ -73,15 +73,14 @@ def _code_in(state: Any, where: Path) -> Code:
 
 
 @contextlib.contextmanager
-def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
+def checked_out(code: Code) -> Iterator[Path]:
     """Check out a run's code in a temporary work tree; yield the path of the project in it.
 
     Args:
         code: The code of the run.
-        apply_diff: Whether the user trusts the diff; the run directory is untrusted.
 
     Raises:
-        UserError: Git, the commit or the user's consent is missing, or the diff does not apply.
+        UserError: Git or the commit is missing, or the diff does not apply.
     """
     prefix = git(ROOT, "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
     if prefix is None:
@@ -90,11 +89,11 @@ def checked_out(code: Code, *, apply_diff: bool) -> Iterator[Path]:
         )
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         tree = Path(folder).resolve() / "tree"
-        _check_out(code, ROOT, tree, stack, consent=apply_diff)
+        _check_out(code, ROOT, tree, stack)
         yield tree / prefix.strip()
 
 
-def _check_out(code: Code, source: Path, tree: Path, stack: contextlib.ExitStack, *, consent: bool) -> None:
+def _check_out(code: Code, source: Path, tree: Path, stack: contextlib.ExitStack) -> None:
     """Check out code to a work tree, which the stack removes; then the repositories within it.
 
     Raises:
@@ -108,29 +107,24 @@ def _check_out(code: Code, source: Path, tree: Path, stack: contextlib.ExitStack
     if git(source, "worktree", "add", "--detach", str(tree), code.sha) is None:
         raise UserError(f"commit {code.sha[:12]} can't be checked out to {tree}")
     if code.diff:
-        _apply(code.diff, tree, consent=consent)
+        _apply(code.diff, tree)
     top = Path((git(source, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
     for path, inner in code.repositories.items():
         if not (top / path / ".git").exists() or not (tree / path).resolve().is_relative_to(tree):
             raise UserError(f"{top / path}: a repository of the run's code is not there")
-        _check_out(inner, top / path, tree / path, stack, consent=consent)
+        _check_out(inner, top / path, tree / path, stack)
 
 
-def _apply(diff: str, tree: Path, *, consent: bool) -> None:
+def _apply(diff: str, tree: Path) -> None:
     """Apply a run's diff to a work tree.
 
     Raises:
-        UserError: The user has not consented, or the diff does not apply.
+        UserError: The diff does not apply.
     """
     changes = git(tree, "apply", "--numstat", "-z", stdin=diff)
     if changes is None:
         raise UserError("the run's changes of the code can't be read by git apply")
     names = [line.split("\t")[-1] for line in changes.split("\0") if line]
-    if not consent:
-        raise UserError(
-            f"the run was made with uncommitted changes of {some_of(names, MAX_NAMES)}, which would be "
-            "executed: read the diff in run.json, and set apply_diff=true if you trust it"
-        )
     if git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
         raise UserError(f"the run's changes of the code don't apply to its commit: {some_of(names, MAX_NAMES)}")
 
@@ -141,7 +135,7 @@ def check_data(run: RunContents, data: Any) -> None:
     Data that are not files are compared after the training.
 
     Args:
-        run: The run to reproduce; its directory is untrusted.
+        run: The run to reproduce.
         data: The `data` node of its configuration.
 
     Raises:

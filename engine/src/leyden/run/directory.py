@@ -17,13 +17,14 @@ import yaml
 
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.charts import EVENT_FOLDERS
 from leyden.run.code import changed_code, code_of
 from leyden.run.files import damage, read_json, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
+from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import origin
 from leyden.run.record import RECORD, RunRecord, data_hashes, read_record
@@ -38,10 +39,25 @@ class RunContents:
 
     Args:
         directory: Path of the run directory, absolute or relative to the working directory.
+        trust: Whether the user trusts what the record names, whoever wrote it.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
         self.directory = Path(directory).absolute()
+        self.trust = trust
+
+    def check_owner(self) -> None:
+        """Check that the record was signed with this user's key, before anything that it names is used.
+
+        Raises:
+            UserError: It was not, and the user does not trust it.
+        """
+        if not self.trust and (record := self.record) and not record.is_own:
+            host = record.starts[-1].get("host") if record.starts else None
+            raise UserError(
+                f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
+                f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
+            )
 
     @property
     def record(self) -> RunRecord | None:
@@ -194,6 +210,7 @@ class Run(RunContents):
 
     Args:
         directory: Path of the run directory, absolute or relative to the working directory.
+        trust: Whether the user trusts what the record names, whoever wrote it.
 
     Example:
         >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
@@ -201,8 +218,8 @@ class Run(RunContents):
         '2026-11-24_12-00-00_000000'
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
+        super().__init__(directory, trust=trust)
         self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     @contextlib.contextmanager
@@ -252,6 +269,7 @@ class Run(RunContents):
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
             return
+        self.check_owner()
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
         overrides = [override for start in self.starts for override in start["overrides"]]

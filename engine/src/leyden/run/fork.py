@@ -1,8 +1,6 @@
 """Forks: runs that start from the exact state of a parent run, and inherit its choices of config files.
 
-The parent's directory is untrusted, so its overrides are not parsed. An override is inherited only if it equals,
-letter by letter, a choice of a file in `conf/`. All other settings are inherited as values
-(`assembly/inherited.py`).
+Choices of files in `conf/` are inherited as overrides, all other settings as values (`assembly/inherited.py`).
 """
 
 import functools
@@ -25,7 +23,7 @@ from leyden.run.identity import CONTROL_KEYS
 from leyden.run.record import RECORD
 
 
-def parse_fork(text: str) -> tuple[RunContents, str]:
+def parse_fork(text: str, *, trust: bool = False) -> tuple[RunContents, str]:
     """Parse a value of `fork` into the parent run and the name of its checkpoint.
 
     Example:
@@ -37,7 +35,7 @@ def parse_fork(text: str) -> tuple[RunContents, str]:
         name = f"epoch_{name}"
     if not directory or not re.fullmatch("last|best|(epoch|step)_[0-9]+", name):
         directory, name = text, "last"
-    return RunContents(directory), name
+    return RunContents(directory, trust=trust), name
 
 
 def key_of(override: str) -> str:
@@ -60,9 +58,16 @@ def group_choices() -> dict[str, str]:
     return found
 
 
-def settings_source(fork: str, run_dir: Path) -> RunContents:
-    """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent."""
-    return RunContents(run_dir) if (run_dir / RECORD).exists() else parse_fork(fork)[0]
+def settings_source(fork: str, run_dir: Path, *, trust: bool) -> RunContents:
+    """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent.
+
+    Raises:
+        UserError: It is not the user's own, or can't be read.
+    """
+    parent = parse_fork(fork, trust=trust)[0]
+    source = RunContents(run_dir, trust=trust) if (run_dir / RECORD).exists() else parent
+    source.check_owner()
+    return source
 
 
 def parent_groups(source: RunContents) -> list[str]:
@@ -100,7 +105,8 @@ def inherit_groups(arguments: Sequence[str]) -> list[str]:
     if not all(isinstance(value, str) and value for value in values):
         return list(arguments)
     run_dir = Path(next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), ""))
-    sources = [settings_source(value, run_dir) for value in values]
+    trust = "trust=true" in map(str.lower, arguments)
+    sources = [settings_source(value, run_dir, trust=trust) for value in values]
     own = {key_of(each) for each in arguments}
     groups_of_each = [[each for each in parent_groups(source) if key_of(each) not in own] for source in sources]
     for source, groups in zip(sources, groups_of_each, strict=True):

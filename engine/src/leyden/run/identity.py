@@ -16,7 +16,18 @@ from leyden.config.objective import Objective, objectives
 from leyden.config.values import differing, flatten
 
 # Keys that control a start of the program and are not part of a run's identity.
-CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
+CONTROL_KEYS = (
+    "run_dir",
+    "sweep_name",
+    "outputs",
+    "resume",
+    "exact",
+    "test",
+    "dry_run",
+    "trust",
+    "cluster",
+    "sweep",
+)
 # Keys of the same kind that stay in the record; they may change when a run is resumed.
 START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format")
 # Keys of names, logs and displays, which do not change a run's weights and metrics.

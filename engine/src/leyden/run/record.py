@@ -14,10 +14,11 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.values import MAX_DIGITS, MAX_VALUES, unflatten
 from leyden.run.files import read_bytes, write_whole
+from leyden.run.owner import is_own, signature
 from leyden.run.result import Result
 
 RECORD = "run.json"
-STARTS = '"starts": '
+STARTS, SIGNATURE = '"starts": ', '"signature": '
 SCALARS = {str, float, bool, type(None)}
 MAX_INT = 10**MAX_DIGITS
 
@@ -52,11 +53,13 @@ class RunRecord:
         starts: The provenance of each start, as returned by `origin`, the first one first. `result` in a start is the
             result that the run had when the next one replaced it.
         result: The result; None if the run has not ended.
+        is_own: Whether it was signed with this user's key.
     """
 
     config: dict[str, Any]
     starts: list[dict[str, Any]]
     result: Result | None = None
+    is_own: bool = True
 
     @property
     def nested(self) -> dict[str, Any]:
@@ -71,7 +74,10 @@ class RunRecord:
         return config
 
     def write(self, directory: Path) -> None:
-        """Replace the record in a run directory; each key at the root has a line of its own, and the starts come last."""
+        """Replace the record in a run directory, signed if it was this user's own.
+
+        Each key at the root has a line of its own. The starts come last, before the signature of all above it.
+        """
         hashes = data_hashes(self.starts)
         values = {
             **(self.result.to_dict() if self.result else {"status": None}),
@@ -82,7 +88,8 @@ class RunRecord:
             "job": self.starts[-1]["job"] if self.starts else None,
         }
         lines = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
-        write_whole(directory / RECORD, f"{{\n{lines}{STARTS}{json.dumps(self.starts)}\n}}\n")
+        text = f"{{\n{lines}{STARTS}{json.dumps(self.starts)},\n"
+        write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
 
 
 def read_record(directory: Path) -> RunRecord | None:
@@ -92,11 +99,12 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        content = json.loads(read_bytes(directory / RECORD))
+        content = json.loads(text := read_bytes(directory / RECORD).decode())
         config, result = _config_and_result(content)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
-        return RunRecord(config, starts, result)
+        signed, _, end = text.rpartition(SIGNATURE)
+        return RunRecord(config, starts, result, is_own(signed, end.strip('"\n}')))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

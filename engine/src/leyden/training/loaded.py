@@ -24,6 +24,7 @@ class LoadedRun:
     Args:
         directory: The run directory, absolute or relative to the working directory.
         checkpoint: `best`, `last`, or the name of a kept checkpoint, such as `epoch_3`.
+        trust: Whether you trust what its record names, although it is not a run of yours.
 
     Example:
         A run of the worked example, whose network takes images of shape (N, 1, 28, 28):
@@ -34,8 +35,8 @@ class LoadedRun:
             logits = run.network(images)
     """
 
-    def __init__(self, directory: str | Path, checkpoint: str = "best") -> None:
-        self._run = Run(directory)
+    def __init__(self, directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> None:
+        self._run = Run(directory, trust=trust)
         self.directory = self._run.directory
         self.config: dict[str, Any] = self._run.config
         self.checkpoint = checkpoint
@@ -91,25 +92,28 @@ class LoadedRun:
         return trained_module(self._run, path, read_checkpoint(path))
 
 
-def load(directory: str | Path, checkpoint: str = "best") -> LoadedRun:
+def load(directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> LoadedRun:
     """Return a trained run; see `LoadedRun`.
 
     Raises:
         UserError: The directory is not a run directory.
     """
-    return LoadedRun(directory, checkpoint)
+    return LoadedRun(directory, checkpoint, trust=trust)
 
 
-def load_runs(directory: str | Path | None = None, *, where: str = "", sort: str = "age") -> list[LoadedRun]:
+def load_runs(
+    directory: str | Path | None = None, *, where: str = "", sort: str = "age", trust: bool = False
+) -> list[LoadedRun]:
     """Return the runs in or below a folder, as `leyden runs` lists them.
 
     Args:
         directory: The folder; None for `outputs/` of the project.
         where: A condition, such as `"val/acc > 0.97 and optimizer.lr < 0.01"`; empty for all runs.
         sort: A metric or key to sort by; with the prefix `-`, largest first.
+        trust: Whether you trust what their records name, although they are not runs of yours.
 
     Raises:
         UserError: There is no run, or the condition is wrong.
     """
     folder = ROOT / "outputs" if directory is None else Path(directory)
-    return [LoadedRun(row["directory"]) for row in list_runs(folder, where=where, sort=sort)[0]]
+    return [LoadedRun(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]

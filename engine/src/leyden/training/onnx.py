@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from leyden import assembly
-from leyden.assembly.trust import trusted_config
 from leyden.config.errors import UserError
 from leyden.data.contract import sizes_of
 from leyden.data.facts import Facts
@@ -18,7 +17,7 @@ from leyden.exact.first_batches import num_samples
 from leyden.exact.random_state import seeded_as_run
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
-from leyden.training.trained import trained_data, trained_task
+from leyden.training.trained import evaluation_config, trained_data, trained_task
 
 TOLERANCE = 1e-4  # of an output, relative to the largest one in its batch if that is above 1
 BATCH_SIZE = 1000
@@ -39,7 +38,7 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
         UserError: The outputs differ, the file can't be written, or the data have no `inputs(split, indices)`.
     """
     assembly.silence_lightning()
-    with seeded_as_run(trusted_config(run).seed, "task"):
+    with seeded_as_run(evaluation_config(run).seed, "task"):
         task, facts = trained_task(run, checkpoint)
         network = NormalizingNetwork(task.network, facts.normalize).eval()
         data = trained_data(run, facts, data_root, 1, task)

@@ -18,7 +18,6 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.assembly.trust import trusted_config
 from leyden.config.console import Terminal
 from leyden.config.errors import UserError
 from leyden.config.table import csv_text, print_table
@@ -31,7 +30,7 @@ from leyden.exact.random_state import seeded_as_run
 from leyden.run.directory import Run
 from leyden.run.files import replacing, writing
 from leyden.tasks.task import Task
-from leyden.training.trained import image_reader, trained_task
+from leyden.training.trained import evaluation_config, image_reader, trained_task
 
 MAX_SHOWN = 200  # rows on a terminal
 Row = dict[str, Any]
@@ -50,7 +49,7 @@ def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None) ->
         UserError: The run has learned another kind of task, or a file can't be read or written.
     """
     paths = [] if cfg.images is None else find_images(cfg.images)
-    with seeded_as_run(trusted_config(run).seed, "task"):  # a network that draws predicts the same each time
+    with seeded_as_run(evaluation_config(run).seed, "task"):  # a network that draws predicts the same each time
         if cfg.table is not None:
             found = predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator)
             show_rows(found, len(found), output)

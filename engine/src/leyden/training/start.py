@@ -171,8 +171,8 @@ def _start(
         parent = fork.origin if fork else None
     else:
         parent = assembly.load_parent_weights(cfg, module)
-    if is_main_process():
-        _check_evaluation(cfg, identity, test=test)
+    if test and is_main_process():
+        check_test_evaluations(cfg.outputs)
     if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
         sys.argv += shlex.split(quoted_override("run_dir", run.directory))
@@ -277,19 +277,6 @@ def _removing_refused_fork(run: Run, *, is_fork: bool) -> Iterator[None]:
             path = run.directory / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         raise error.__cause__ from None
-
-
-def _check_evaluation(cfg: DictConfig, identity: RunIdentity, *, test: bool) -> None:
-    """Check, before training, that the run can be evaluated after it.
-
-    Warn if its configuration would be refused as untrusted; check the list of test evaluations if `test` is True.
-    """
-    try:
-        assembly.trusted(identity.config)
-    except UserError as error:
-        warn(f"evaluate, predict and export will refuse this run: {error}")
-    if test:
-        check_test_evaluations(cfg.outputs)
 
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:

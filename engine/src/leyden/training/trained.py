@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import instantiate
@@ -16,23 +16,50 @@ from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
-from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint import load_weights
 from leyden.config.errors import UserError, log_and_continue
-from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
+from leyden.config.values import targets
 from leyden.data.contract import digests_of, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
-from leyden.exact.random_state import seeded, seeded_as_run
+from leyden.exact.random_state import import_targets, seeded, seeded_as_run
 from leyden.exact.run_state import first_batches_in, restore_module
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
+from leyden.run.record import RECORD
 from leyden.tasks.task import Task
+
+# Settings of the trainer that evaluation takes from a run: plain values that change a metric.
+TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
+
+
+def evaluation_config(run: Run) -> DictConfig:
+    """Return the part of a run's configuration that evaluation needs.
+
+    That is `name`, `seed`, `model`, `data` without augmentation, `task`, and some keys of `trainer`. The files that
+    define its classes are imported, with the random numbers that they draw in the run.
+
+    Raises:
+        UserError: The run is not the user's own, or a part is missing.
+    """
+    run.check_owner()
+    config = run.config
+    for key in ("model", "data", "task", "trainer"):
+        if not isinstance(config.get(key), dict):
+            raise UserError(f"{run.directory}/{RECORD}: {key} is missing")
+    if type(seed := config.get("seed")) is not int or seed < 0:
+        raise UserError(f"{run.directory}/{RECORD}: seed={seed}: must be a whole number, 0 or larger")
+    parts = {key: config[key] for key in ("model", "task")}
+    parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
+    parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
+    cfg = OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
+    import_targets(targets(cfg), seed)
+    return cfg
 
 
 def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple[L.LightningModule, Facts]:
@@ -48,7 +75,7 @@ def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple
     Raises:
         UserError: The configuration or the checkpoint is refused, or they don't fit each other.
     """
-    cfg = trusted_config(run)
+    cfg = evaluation_config(run)
     run.warn_of_changed_code("its weights are used with the code as it is now")
     facts = kept_facts(content, checkpoint)
     # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
@@ -98,7 +125,7 @@ def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
 
     It returns pixels, shape (C, H, W), uint8. None if the data don't read image files.
     """
-    data = instantiate(trusted_config(run).data, "data")
+    data = instantiate(evaluation_config(run).data, "data")
     dataset = getattr(data, "dataset", data)
     return getattr(getattr(dataset, "func", dataset), "read_image", None)
 
@@ -108,25 +135,21 @@ def trained_data(
 ) -> L.LightningDataModule:
     """Return the data that a run was trained on; with `data=module`, those of the module.
 
-    They are read from `root`, or from the folder used in training. A warning names files that have changed. Downloads and `prepare_data`, which can write,
-    are restricted to `root` and to the project's own data folder: a stranger's run directory must not cause writing
-    to other folders.
+    They are read from `root`, or from the folder used in training. A warning names files that have changed.
 
     Raises:
         UserError: The data are not available, or their facts differ from `facts`.
     """
-    cfg = trusted_config(run)
-    project_root = str(ROOT / "data")
-    data_root = root or str(cfg.data.get("root") or project_root)
-    given: dict[str, Any] = {"root": data_root, "download": data_root == project_root or root is not None}
-    cfg.data.update({key: value for key, value in given.items() if key in cfg.data})
+    cfg = evaluation_config(run)
+    if root and "root" in cfg.data:
+        cfg.data.root = root
     try:
-        data = datamodule(cfg, prepare="root" not in cfg.data or given["download"], module=module)
+        data = datamodule(cfg, module=module)
         check_world_size(data, world_size)
     except UserError as error:
         raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
     if facts_of(data) != facts:
-        raise UserError(f"{data_root}: not the dataset that {run.directory} was trained on")
+        raise UserError(f"{cfg.data.get('root')}: not the dataset that {run.directory} was trained on")
     with log_and_continue("comparing the data"):
         if names := changed_names(trained_on(run), digests_of(data)):
             warn(f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}")
@@ -164,7 +187,7 @@ def evaluation_trainer(run: Run, accelerator: str | None) -> L.Trainer:
     """
     silence_lightning()
     accelerator = check_accelerator(run, accelerator)
-    options: Any = OmegaConf.to_container(trusted_config(run).trainer)
+    options: Any = OmegaConf.to_container(evaluation_config(run).trainer)
     cfg = OmegaConf.create(
         {"trainer": {"_target_": "lightning.pytorch.Trainer", **options, "accelerator": accelerator}}
     )
@@ -205,6 +228,7 @@ def evaluate_row(
     outputs: str,
     data_root: str | None,
     accelerator: str | None,
+    trust: bool = False,
 ) -> tuple[str, Run, dict[str, str], int | str]:
     """Evaluate all runs of a sweep's setting on the test set, and record this as one test evaluation.
 
@@ -216,6 +240,7 @@ def evaluate_row(
         outputs: Folder with the list of test evaluations.
         data_root: Folder of the data set; None for the folder used in training.
         accelerator: Lightning's name of an accelerator; None for the run's.
+        trust: Whether the user trusts what the runs' records name, whoever wrote them.
 
     Returns:
         The setting in words, its first run, and for each metric its mean with the 95 % interval; and the number of
@@ -231,6 +256,8 @@ def evaluate_row(
         raise UserError(f"row={number}: {directory} has rows 1 to {len(rows)}")
     if not (runs := [record.run for record in rows[number - 1].distinct(averaged)]):
         raise UserError(f"row={number}: none of its runs has finished")
+    for run in runs:
+        run.trust = trust
     measured = [
         _measure(run, run.checkpoint(checkpoint), outputs=outputs, data_root=data_root, accelerator=accelerator)
         for run in runs
@@ -262,7 +289,7 @@ def _measure(
     if not has_split(data, "test"):
         raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
     check_test_evaluations(outputs)
-    with seeded(trusted_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
+    with seeded(evaluation_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
         measured = trainer.test(module, datamodule=data, verbose=False)
     _check_splits(run, val, data)
     metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
@@ -282,7 +309,7 @@ def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
     """
     if divides_batches(data):
         return
-    seed = trusted_config(run).seed
+    seed = evaluation_config(run).seed
     before = {"validation split": ("val", val)}
     before |= {"test set": ("test", run.result.test_split if run.result else [])}
     for name, (split, batches) in before.items():

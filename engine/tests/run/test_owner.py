@@ -1,0 +1,234 @@
+"""Whose run it is: of a run that is not signed with the user's key, nothing is composed, imported, executed or written."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import stat
+import sys
+import types
+
+import pytest
+from PIL import Image
+
+import leyden
+from leyden import compare, summarize
+from leyden.config.errors import UserError
+from leyden.run import owner
+from leyden.run.directory import Run
+from leyden.run.record import read_record
+from tests import records
+from tests.conftest import QUICK, here
+
+LINE = "is not a run of yours (recorded on "
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, mnist_root):
+    place = tmp_path_factory.mktemp("trained")
+    assert here("train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1") == 0
+    return place / "run"
+
+
+@pytest.fixture
+def own(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def touched(monkeypatch):
+    """What a module that only a stranger's settings name has done; and whether it was imported."""
+    module, calls = types.ModuleType("stranger"), []
+    module.Bomb = lambda **given: calls.append(given)
+    monkeypatch.setitem(sys.modules, "stranger", module)
+    return calls
+
+
+def poisoned(run, *, is_own):
+    """A run whose record names a stranger's code in each part."""
+    config = records.config(run)
+    for part in ("model", "task", "optimizer"):
+        config[part] = {
+            "_target_": "stranger.Bomb",
+            **{key: value for key, value in config[part].items() if key != "_target_"},
+        }
+    config["data"]["dataset"] = {"_target_": "stranger.Bomb"}
+    config["callbacks"]["x"] = {"_target_": "stranger.Bomb"}
+    records.put(run, config=config, is_own=is_own)
+    return run
+
+
+def forged(run, text):
+    """The signature replaced by another text."""
+    path = run / "run.json"
+    path.write_text(path.read_text().rpartition('"signature": ')[0] + f'"signature": {json.dumps(text)}\n}}\n')
+    return run
+
+
+def one_byte(run):
+    path = run / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
+    return run
+
+
+def formatted(run):
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+    return run
+
+
+def other_key(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "key", lambda: "x" * 64)
+        read_record(run).write(run)
+        records.put(run)
+    return run
+
+
+STRANGERS = {
+    "not signed": lambda run, patch: poisoned(run, is_own=False),
+    "poisoned, with the signature of before": lambda run, patch: forged(
+        poisoned(run, is_own=False), json.loads((run / "run.json").read_text())["signature"]
+    ),
+    "a made-up signature": lambda run, patch: forged(run, "0" * 64),
+    "a signature of letters": lambda run, patch: forged(run, "é"),
+    "an empty signature": lambda run, patch: forged(run, ""),
+    "signed by another": other_key,
+    "one byte changed": lambda run, patch: one_byte(run),
+    "formatted anew": lambda run, patch: formatted(run),
+}
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched, monkeypatch, stranger):
+    run = STRANGERS[stranger](own, monkeypatch)
+    Image.new("L", (28, 28)).save(tmp_path / "x.png")
+    before = snapshot(tmp_path)
+    commands = (
+        ("evaluate", f"run={run}"),
+        ("predict", f"run={run}", f"images={tmp_path / 'x.png'}"),
+        ("export", f"run={run}", f"output={tmp_path / 'x.onnx'}"),
+        ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=1"),
+        ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2"),
+        ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", "trainer.max_epochs=2"),
+        ("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", "trainer.max_epochs=2"),
+    )
+    for command in commands:
+        code, _, err = cli(*command)
+        assert (code, err.count("\n")) == (2, 1), (command, err)
+        assert LINE in err, command
+    for call in (lambda each: each.module, lambda each: each.network, lambda each: each.data):
+        with pytest.raises(UserError, match="is not a run of yours"):
+            call(leyden.load(run))
+    assert not touched
+    assert snapshot(tmp_path) == before
+    assert leyden.load(run).metrics
+
+
+def test_reports_read_a_strangers_run_as_data(own, tmp_path, monkeypatch, capsys, touched):
+    folder = tmp_path / "both"
+    for name in "ab":
+        poisoned(shutil.copytree(own, folder / name), is_own=False)
+    for verb, *arguments in ((summarize, folder), (compare, folder / "a", folder / "b")):
+        monkeypatch.setattr(sys, "argv", [verb.__name__, *map(str, arguments)])
+        with contextlib.suppress(SystemExit):
+            verb.main()
+    assert "Verdict: n too small" in " ".join(capsys.readouterr().out.split())
+    assert not touched
+
+
+def test_reproducing_a_strangers_run_needs_trust(own, monkeypatch, capsys, touched):
+    from leyden import reproduce
+
+    monkeypatch.setattr(sys, "argv", ["reproduce", f"run={poisoned(own, is_own=False)}"])
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main()
+    assert stop.value.code == 2
+    assert LINE in capsys.readouterr().err
+    assert not touched
+
+
+def test_what_the_user_trusts_is_used(own, cli, touched):
+    run = forged(own, "")
+    assert cli("evaluate", f"run={run}", "trust=true")[0] == 0
+    assert leyden.load(run, trust=True).network
+    code, _, err = cli("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
+    assert code == 0, err
+    assert Run(run).record.is_own  # from then on it is the user's
+    assert cli("evaluate", f"run={run}")[0] == 0
+    cli("evaluate", f"run={poisoned(run, is_own=False)}", "trust=true")
+    assert touched
+
+
+def test_what_others_changed_meanwhile_is_not_signed(own):
+    """A result that is added to a record by the run itself does not make a stranger's settings the user's."""
+    run = Run(poisoned(own, is_own=False))
+    run.end(run.result)
+    run.set_overrides(["a=1"])
+    assert not run.record.is_own
+
+
+# The key.
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.delenv(owner.KEY)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    owner.key.cache_clear()
+    yield tmp_path / "config" / "leyden"
+    owner.key.cache_clear()
+
+
+def test_a_key_is_made_once_for_this_user_alone(home, capsys):
+    first = owner.key()
+    assert len(first) == 64
+    assert stat.S_IMODE((home / "key").stat().st_mode) == 0o600
+    owner.key.cache_clear()
+    assert owner.key() == first
+    assert [path.name for path in home.iterdir()] == ["key"]
+    assert capsys.readouterr().err == ""
+
+
+def _key(queue):
+    queue.put(owner.key())
+
+
+def test_processes_that_begin_together_have_one_key(home):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_key, args=(queue,)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    keys = {queue.get() for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "short", "folder", "pipe"])
+def test_without_a_key_a_run_is_trained_and_the_reason_is_one_line(home, capsys, kind):
+    if kind == "file":
+        home.parent.write_text("")
+    else:
+        home.mkdir(parents=True)
+        {"short": lambda path: path.write_text("x"), "folder": lambda path: path.mkdir(), "pipe": os.mkfifo}[kind](
+            home / "key"
+        )
+    assert owner.signature("x") == ""
+    assert not owner.is_own("x", "")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "runs are not signed" in err
+    assert owner.KEY in err
+
+
+def test_the_environment_sets_a_key(home, monkeypatch):
+    monkeypatch.setenv(owner.KEY, "mine")
+    assert owner.key() == "mine"
+    assert not home.exists()
