@@ -1,4 +1,4 @@
-"""Spaces of searches in which a key depends on others; `sweep.space=project.spaces.optimizers` searches one."""
+"""Spaces of searches in which a key depends on others; `sweep.space` names one by its dotted name."""
 
 from typing import Any
 

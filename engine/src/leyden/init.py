@@ -12,8 +12,8 @@ USAGE = """\
 leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]
 
 Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
-LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, the Python files here are
-imported, in a process of their own, and their classes searched."""
+LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, they are searched in the
+Python files here, by the names of their bases."""
 
 
 def main() -> None:

@@ -197,34 +197,21 @@ def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
     assert "only srun starts the 4 processes of a job" in process.communicate(timeout=TIMEOUT_S)[0]
 
 
-def test_several_runs_share_a_job(nasty_slurm, tmp_path, whole):  # noqa: F811
-    """On sites that charge for whole nodes. What is requeued together resumes together."""
-    process = submit(tmp_path, *LONG, "model.dropout=0.2,0.3", "data.batch_size=5,60000", "cluster.jobs_per_node=2")
-    nasty_slurm.wait_for(lambda: sum(bool(run.submission) for run in runs(tmp_path)) == 4, "the submission")
-    ids = {run.directory.name: run.submission["job_id"] for run in runs(tmp_path)}
-    assert sorted(map([*ids.values()].count, {*ids.values()})) == [2, 2]
-    (run,) = [
-        run
-        for run in runs(tmp_path)
-        if run.config["model"]["dropout"] == 0.2 and run.config["data"]["batch_size"] == 5
-    ]
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
-    nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert "4/4 jobs" in output
-    assert run.result.requeues >= 1
-    assert "resumes from" in log_of(run)
-    assert log_of(run) != log_of(next(each for each in runs(tmp_path) if each.directory != run.directory))
-    assert_the_same(run, whole)
-
-
-def test_a_search_whose_processes_share_a_job(nasty_slurm, tmp_path, mnist_root):
-    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=5")
-    packed = ("cluster.wait=false", "cluster.num_jobs=2", "cluster.jobs_per_node=2")
-    output = finish(submit(tmp_path, *SHORT, *search, *packed))
-    assert "1 jobs are searching" in output
-    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), "the end of the search")
-    assert [run.result.status for run in runs(tmp_path)] == 5 * ["finished"]
+def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
+    """On sites that charge for whole nodes."""
+    local = [each for each in SHORT if not each.startswith("cluster")]
+    command = (
+        sys.executable,
+        "-m",
+        "leyden.train",
+        "-m",
+        "seed=0,1,2",
+        *local,
+        "sweep_name=s",
+        f"outputs={tmp_path}",
+    )
+    assert "3/3 jobs, 0 failed" in nasty_slurm.run("srun", "--mem=2G", "--cpus-per-task=2", *command)
+    assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
 
 
 def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noqa: F811

@@ -73,10 +73,8 @@ def jobs(num):
     ]
 
 
-def runner(scheduler, tmp_path, num_per_node=1, num_jobs=None):
-    cluster = SimpleNamespace(
-        snapshot=False, python=None, jobs_per_node=num_per_node, cpus_per_task=1, num_jobs=num_jobs
-    )
+def runner(scheduler, tmp_path, num_jobs=None):
+    cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=num_jobs)
     return ClusterRunner(scheduler, tmp_path, cluster, "leyden.train")
 
 
@@ -210,16 +208,6 @@ def test_without_room_beside_the_sweeps_own_jobs_a_job_waits(tmp_path):
     assert running.submit(mine[3:]) == mine[3:]
     again = runner(scheduler, tmp_path)  # the same command, while the jobs of the first one run
     assert again.submit(mine) == mine[3:]
-
-
-def test_runs_that_share_a_job_end_one_by_one(tmp_path, clock):
-    mine, scheduler = jobs(5), Limited(room=9)
-    running = runner(scheduler, tmp_path, num_per_node=2)
-    running.start(mine)
-    assert scheduler.sizes == [3]
-    mine[1].run.result = SimpleNamespace(error=None)
-    assert running.wait() == ([(mine[1], "")], 3)
-    assert running.running["j0"] == [mine[0]]
 
 
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])

@@ -79,11 +79,10 @@ def composed(*overrides, cluster="slurm"):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("cluster.gpus_per_task=0.5",), "it is 0.5, no whole number of GPUs"),
+        (("cluster.gpus_per_task=0.5",), "gpus_per_task=0.5: must be 0 or 1, as a process trains on one device"),
         (("cluster.gpus_per_task=2",), "a process trains on one device"),
-        (("cluster.gpus_per_task=true",), "gpus_per_task=True: must be a number"),
-        (("cluster.jobs_per_node=0",), "jobs_per_node=0: must be a whole number, 1 or larger"),
-        (("cluster.jobs_per_node=2", "cluster.nodes=2"), "each run must have one process; these have 2"),
+        (("cluster.gpus_per_task=true",), "gpus_per_task=True: must be 0 or 1"),
+        (("cluster.time_min=0",), "time_min=0: must be a whole number, 1 or larger"),
         (("cluster.use_srun=false", "cluster.tasks_per_node=2"), "only srun starts the 2 processes"),
         (("cluster.use_srun=1",), "must be true or false"),
         (("cluster.gpu_option=gpus",), "must be gpus-per-node, gres or null"),
@@ -98,16 +97,14 @@ def test_wrong_resources_are_refused(overrides, message):
         Slurm().check(config.cluster, config.trainer)
 
 
-def test_runs_may_share_a_gpu(tmp_path, monkeypatch):
-    config = composed(
-        "cluster.jobs_per_node=8", "cluster.gpus_per_task=0.5", "cluster.cpus_per_task=3", cluster="slurm_gpu"
-    )
+def test_each_process_has_a_gpu(tmp_path, monkeypatch):
+    config = composed("cluster.tasks_per_node=4", "cluster.cpus_per_task=3", cluster="slurm_gpu")
     Slurm().check(config.cluster, config.trainer)
     monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
     OmegaConf.update(config, "cluster.dry_run", True)
     script = Slurm().script(tmp_path, config.cluster, 5, python="python3")
     assert "#SBATCH --gpus-per-node=4" in script
-    assert "#SBATCH --cpus-per-task=24" in script
+    assert "#SBATCH --cpus-per-task=3" in script
     assert "#SBATCH --array=0-4%5" in script
 
 

@@ -81,6 +81,7 @@ def test_a_plain_word_has_no_quotes():
         ([{"a=b": 1}], r"\[0\]: a=b: must be a key"),
         ([{"sweep_name": "x"}], "sweep_name: is the same for all jobs"),
         ([{"+cluster.num_jobs": 2}], "cluster.num_jobs: is the same for all jobs"),
+        ([{"fork": "outputs/a"}], "fork: must be an override of its own"),
         ([{"hydra.job.num": 2}], "hydra.job.num: is the same for all jobs"),
         ([{"hydra/sweeper": "grid"}], "hydra/sweeper: is the same for all jobs"),
         ([{"z": 1}], "z is set outside, too; remove one of the two"),

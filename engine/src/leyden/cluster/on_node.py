@@ -161,7 +161,7 @@ class JobLauncher:
         """Run a job in the processes of the scheduler's job; return the text of its error, empty on success."""
         call = self.log.with_name(f"{self.scheduler.job_id()}_trial.pkl")  # on the file system of all nodes
         call.write_bytes(pickle.dumps((run_on_node, (self.module, config, job.identity, job.overrides))))
-        command = f"{self.start_command} -m leyden.cluster.together {shlex.quote(str(call))}"
+        command = f"{self.start_command} -m leyden.sweep.command {shlex.quote(str(call))}"
         code = subprocess.run(command, shell=True).returncode
         call.unlink()
         if (recorded := recorded_error(job.run.result)) is not None:

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
-from leyden.cluster.together import Call, run_together
 from leyden.config.errors import UserError
 from leyden.config.hydra import task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
@@ -136,7 +135,7 @@ class ClusterRunner:
         Raises:
             UserError: The scheduler is not installed here, or rejects the script.
         """
-        num = min(math.ceil(num_jobs / self.cluster.jobs_per_node), self.max_array)
+        num = min(num_jobs, self.max_array)
         return self.scheduler.script(self.folder, self.cluster, num, python=self.python)
 
     @functools.cached_property
@@ -172,23 +171,20 @@ class ClusterRunner:
         # Jobs with the same run directory are submitted once.
         pairs = zip(jobs, active, strict=True)
         todo = list({job.run.directory: job for job, is_active in pairs if not is_active}.values())
-        num = self.cluster.jobs_per_node
-        # Each pack of runs becomes one job of the scheduler.
-        packs = [todo[start : start + num] for start in range(0, len(todo), num)]
         has_jobs, is_rejected = bool(self.running or queued or self.freed), False
-        while packs and self.room:
+        while todo and self.room:
             room = math.ceil(self.room / 2) if is_rejected else self.room
-            size = int(min(len(packs), self.max_array, room))
+            size = int(min(len(todo), self.max_array, room))
             try:
                 # Slurm's limit is of an array, so that another one waits for the end of those before.
-                queued |= self._submit(packs[:size], after=queued if self.num_at_once else ())
+                queued |= self._submit(todo[:size], after=queued if self.num_at_once else ())
             except RejectedError:
                 if size == 1 and not has_jobs:
                     raise
                 self.room, is_rejected = size - 1, True
             else:
-                packs, self.room, has_jobs = packs[size:], self.room - size, True
-        rejected = {job.run.directory for pack in packs for job in pack}
+                todo, self.room, has_jobs = todo[size:], self.room - size, True
+        rejected = {job.run.directory for job in todo}
         for job in jobs:
             if job.run.directory not in rejected:
                 job.log = Path(job.run.submission["log"])
@@ -273,25 +269,19 @@ class ClusterRunner:
             return None
         return f"{self.scheduler.title}: job {number} is {state.text} without a result"
 
-    def _submit(self, packs: Sequence[Sequence[Job]], after: Collection[str]) -> set[str]:
+    def _submit(self, jobs: Sequence[Job], after: Collection[str]) -> set[str]:
         """Submit an array and return its jobs' ids; each run is locked until its job is recorded."""
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
             held = []
-            for job in (job for pack in packs for job in pack):
+            for job in jobs:
                 held.append(locks.enter_context(contextlib.ExitStack()))
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
                 held[-1].enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
-            calls = [
-                [(run_on_node, (self.module, job.config_on_node, job.identity, job.overrides)) for job in pack]
-                for pack in packs
-            ]
-            accepted = self.map(calls, [[job.log for job in pack] for pack in packs], after=after)
-            pairs = [(job, each, len(pack)) for pack, each in zip(packs, accepted, strict=True) for job in pack]
-            for lock, (job, each, num) in zip(held, pairs, strict=True):
+            arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
+            accepted = self.map(run_on_node, arguments, after=after)
+            for lock, job, each in zip(held, jobs, accepted, strict=True):
                 job.run.begin(job.identity, job.overrides)
-                job.run.submission = submission(
-                    self.scheduler, Submitted(each.job_id, each.log if num == 1 else job.log)
-                )
+                job.run.submission = submission(self.scheduler, each)
                 job.release()
                 lock.close()
         return {each.job_id for each in accepted}
@@ -303,17 +293,17 @@ class ClusterRunner:
 
     def map(
         self,
-        packs: Sequence[Sequence[Call]],
-        logs: Sequence[Sequence[Path | None]],
+        function: Callable[..., None],
+        arguments: Sequence[tuple[Any, ...]],
         *,
         starts_processes: bool = False,
         after: Collection[str] = (),
     ) -> list[Submitted]:
-        """Submit one job per pack of calls, from a snapshot of the code; the calls of a pack run in parallel.
+        """Submit a job for each call of a function, from a snapshot of the code.
 
         Args:
-            packs: The calls of each job.
-            logs: File for the output of each call, if a job has several; None for the job's own log.
+            function: A function that can be pickled.
+            arguments: Its positional arguments in each job.
             starts_processes: As of `Scheduler.submit`.
             after: As of `Scheduler.submit`.
 
@@ -321,16 +311,10 @@ class ClusterRunner:
             UserError: The scheduler rejects the jobs.
         """
         self.take_snapshot()
-        if all(len(pack) == 1 for pack in packs):
-            (work,) = {pack[0][0] for pack in packs}
-            arguments: list[Any] = [pack[0][1] for pack in packs]
-        else:
-            work, cores = run_together, self.cluster.cpus_per_task
-            arguments = [(pack, files, cores) for pack, files in zip(packs, logs, strict=True)]
         return self.scheduler.submit(
             self.folder,
             self.cluster,
-            work,
+            function,
             arguments,
             python=self.python,
             starts_processes=starts_processes,
@@ -382,14 +366,13 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
                 f"jobs {', '.join(ids)} are still searching with different settings; wait for their end, or run "
                 f"{runner.scheduler.cancel_command} {' '.join(ids)}, then run the same command again"
             )
-        num = runner.cluster.jobs_per_node
-        if (missing := math.ceil(num_jobs / num) - len(ids)) > 0:
+        if (missing := num_jobs - len(ids)) > 0:
             held.check()
             runner.take_snapshot()
             has_processes = runner.cluster.nodes * runner.cluster.tasks_per_node > 1
             command = runner.scheduler.start_command(runner.cluster, runner.python) if has_processes else None
-            call = search_on_node, (runner.module, config, command)
-            new = runner.map([[call] * num] * missing, [[None] * num] * missing, starts_processes=has_processes)
+            call = (runner.module, config, command)
+            new = runner.map(search_on_node, [call] * missing, starts_processes=has_processes)
             ids += [job.job_id for job in new]
             write_whole(path, json.dumps({"jobs": ids, **requested}) + "\n")
     print(f"{len(ids)} jobs are searching: {', '.join(ids)}")

@@ -2,13 +2,12 @@
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from leyden.config.errors import UserError
 from leyden.config.paths import NOT_OWN, source_folder
 from leyden.config.terminal import one_line, warn
-from leyden.scaffold.imported import Found, import_classes
 
 CONFIG = """\
 # A training run: the choice for each group, and what this project changes. leyden train --help lists the choices.
@@ -36,7 +35,6 @@ data:  # keyword arguments of the LightningDataModule
   _target_: {data}
 """
 BASES = {"task": "LightningModule", "data": "LightningDataModule"}
-MAX_NAMED = 3  # files of a message
 MAX_CHARS = 150  # of a call
 
 
@@ -61,8 +59,9 @@ def write_train_config(folder: Path, task: str, data: str) -> None:
 def choose_classes(folder: Path, task: str, data: str) -> tuple[str, str]:
     """Return the names of the LightningModule and the data; those not given are searched in the Python files of a folder.
 
-    Classes are imported, in another process. What can't be is reported; there, only a class that names Lightning's as
-    its base is found. Trainers that the files create are reported, since their arguments are not taken over.
+    The files are read, and not imported: one can be a script that trains. A class is found by its base, which is
+    Lightning's or another class that was found. Trainers that the files create are reported, since their arguments are not
+    taken over.
 
     Args:
         folder: The folder that is searched.
@@ -82,18 +81,48 @@ def choose_classes(folder: Path, task: str, data: str) -> tuple[str, str]:
             )
     if task and data:
         return task, data
-    found = _find_classes(folder, trees)
-    names = {kind: [each.name for each in found if each.kind == kind] for kind in BASES}
-    if not task and len(names["task"]) != 1:
-        raise UserError(f"task=...: name the {BASES['task']}; found {', '.join(names['task']) or 'none'}")
-    task = task or names["task"][0]
-    if not data and len(names["data"]) > 1:
-        raise UserError(f"data=...: name the {BASES['data']}; found {', '.join(names['data'])}")
-    if not data and not names["data"] and Found(task, "task", False) in found:
+    found = {kind: find_classes(trees, base) for kind, base in BASES.items()}
+    if not task and len(found["task"]) != 1:
+        raise UserError(f"task=...: name the {BASES['task']}; found {', '.join(found['task']) or 'none'}")
+    task = task or next(iter(found["task"]))
+    if not data and len(found["data"]) > 1:
+        raise UserError(f"data=...: name the {BASES['data']}; found {', '.join(found['data'])}")
+    if not data and not found["data"] and "train_dataloader" not in found["task"].get(task, ["train_dataloader"]):
         raise UserError(
             f"data=...: {task} has no train_dataloader, and no {BASES['data']} was found; write one of the two"
         )
-    return task, data or (names["data"] or ["module"])[0]
+    return task, data or next(iter(found["data"]), "module")
+
+
+def find_classes(trees: Mapping[str, ast.Module], base: str) -> dict[str, set[str]]:
+    """Return the names that each class of some modules defines and inherits, by the class's dotted name.
+
+    Args:
+        trees: The modules, by dotted name.
+        base: Name of the class that they inherit from, in one step or several; abstract ones are left out.
+    """
+    found: dict[str, set[str]] = {}
+    names_of = {base: set[str]()}  # by the name of a class, with its module or without
+    num_before = 0
+    while len(names_of) > num_before:  # a base can be found after the class that inherits from it
+        num_before = len(names_of)
+        for module, tree in trees.items():
+            classes = {node.name: node for node in _top_level(tree) if isinstance(node, ast.ClassDef)}
+            aliases = {name: f"{module}.{name}" for name in classes} | _aliases(tree)
+            for name, node in classes.items():
+                bases = (aliases.get(each, each) for each in map(_last_name, node.bases))
+                if known := [names_of[each] for each in bases if each in names_of]:
+                    names = {getattr(each, "name", "") for each in node.body}.union(*known)
+                    names_of[name] = names_of[f"{module}.{name}"] = names
+                    if not _is_abstract(node):
+                        found[f"{module}.{name}"] = names
+    return found
+
+
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    """Return the names of what a module imports under another name."""
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
 
 
 def _parse_files(folder: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -115,25 +144,18 @@ def _parse_files(folder: Path) -> Iterator[tuple[str, ast.Module]]:
             continue
 
 
-def _find_classes(folder: Path, trees: dict[str, ast.Module]) -> list[Found]:
-    """Return the Lightning classes of the modules that define classes with a base."""
-    classes = {
-        name: [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.bases]
-        for name, tree in trees.items()
-    }
-    found, errors = import_classes(
-        [name for name, nodes in classes.items() if nodes], [source_folder(folder), folder]
-    )
-    if errors:
-        shown = "; ".join(f"{name}: {why}" for name, why in [*errors.items()][:MAX_NAMED])
-        more = f"; and {len(errors) - MAX_NAMED} more" if len(errors) > MAX_NAMED else ""
-        warn(f"not imported, so that classes may be missed: {shown}{more}")
-    for name in errors:
-        for node in classes[name]:
-            for kind, base in BASES.items():
-                if base in map(_last_name, node.bases):
-                    found.append(Found(f"{name}.{node.name}", kind, None))
-    return found
+def _top_level(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements of a module that are not within a class or a function."""
+    for each in ast.iter_child_nodes(node):
+        yield each
+        if not isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
+            yield from _top_level(each)
+
+
+def _is_abstract(node: ast.ClassDef) -> bool:
+    """Return whether a class defines an abstract method."""
+    decorators = [each for part in node.body for each in getattr(part, "decorator_list", ())]
+    return "abstractmethod" in map(_last_name, decorators)
 
 
 def _trainers(tree: ast.Module) -> Iterator[ast.Call]:

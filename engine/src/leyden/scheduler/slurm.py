@@ -41,7 +41,6 @@ RESOURCES = (
     "cpus_per_task",
     "time_min",
     "signal_delay_s",
-    "jobs_per_node",
     "num_trials_at_once",
 )
 
@@ -157,22 +156,13 @@ class Slurm:
             raise UserError(f"cluster.gpu_option={cluster.gpu_option}: must be gpus-per-node, gres or null")
         if not cluster.use_srun and (num := cluster.nodes * cluster.tasks_per_node) > 1:
             raise UserError(f"cluster.use_srun=false: only srun starts the {num} processes of a job")
-        if cluster.jobs_per_node > 1 and (num := cluster.nodes * cluster.tasks_per_node) > 1:
-            raise UserError(
-                f"cluster.jobs_per_node={cluster.jobs_per_node}: each run must have one process; these have {num}"
-            )
         if not isinstance(cluster.options, DictConfig):
             raise UserError(f"cluster.options={cluster.options}: each is set by +cluster.options.KEY=VALUE")
         if cluster.signal_delay_s >= 60 * cluster.time_min:
             raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
-        if isinstance(cluster.gpus_per_task, bool) or not isinstance(cluster.gpus_per_task, int | float):
-            raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: must be a number")
-        if not 0 <= cluster.gpus_per_task <= 1:
-            raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: a process trains on one device")
-        if _num_gpus(cluster) != int(_num_gpus(cluster)):
+        if type(cluster.gpus_per_task) is not int or not 0 <= cluster.gpus_per_task <= 1:
             raise UserError(
-                f"cluster.gpus_per_task={cluster.gpus_per_task}: times cluster.tasks_per_node and "
-                f"cluster.jobs_per_node it is {_num_gpus(cluster):g}, no whole number of GPUs"
+                f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, as a process trains on one device"
             )
         if cluster.stage is not None and not isinstance(cluster.stage, str):
             raise UserError(f"cluster.stage={cluster.stage}: must be a folder")
@@ -284,11 +274,6 @@ def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
-def _num_gpus(cluster: DictConfig) -> float:
-    """Return the number of GPUs per node of a job."""
-    return float(cluster.gpus_per_task * cluster.tasks_per_node * cluster.jobs_per_node)
-
-
 def _srun_arguments(cluster: DictConfig) -> list[str]:
     """Return the arguments of srun; if a process fails, it ends the others, which would wait for it."""
     return ["--kill-on-bad-exit=1", *cluster.srun_args]
@@ -312,7 +297,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str, aft
     given = {key: cluster[key] for key in ("partition", "account", "qos", "constraint") if cluster[key] is not None}
     if cluster.mem_gb is not None:
         given["mem"] = f"{cluster.mem_gb}GB"
-    if (num_gpus := int(_num_gpus(cluster))) and cluster.gpu_option:
+    if (num_gpus := cluster.gpus_per_task * cluster.tasks_per_node) and cluster.gpu_option:
         gpus = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else str(num_gpus)
         is_gres = cluster.gpu_option == "gres"
         given["gres" if is_gres else "gpus_per_node"] = f"gpu:{gpus}" if is_gres else gpus
@@ -322,7 +307,7 @@ def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str, aft
         job_name="leyden",
         nodes=cluster.nodes,
         ntasks_per_node=cluster.tasks_per_node,
-        cpus_per_task=cluster.cpus_per_task * cluster.jobs_per_node,
+        cpus_per_task=cluster.cpus_per_task,
         time=cluster.time_min,
         array_parallelism=cluster.num_jobs or num_jobs,
         stderr_to_stdout=True,

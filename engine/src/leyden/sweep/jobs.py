@@ -16,7 +16,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
@@ -96,7 +96,7 @@ class Composer:
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         if groups not in self.composed:
             by_hydra = self._by_hydra(groups)
-            if by_hydra.sweep.get("settings"):
+            if OmegaConf.select(self.config, "sweep.settings"):
                 by_hydra.sweep.settings = None  # those of all jobs, of which each has its own as overrides
             self.composed[groups] = pickle.dumps(by_hydra)
         composed: DictConfig = pickle.loads(self.composed[groups])

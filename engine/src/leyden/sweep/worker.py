@@ -31,7 +31,7 @@ from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
-from leyden.run.process import die_with_parent, end_with_parent, importing
+from leyden.run.process import die_with_parent, end_with_parent, importing, is_main_process
 from leyden.sweep.jobs import failure_text
 
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
@@ -193,18 +193,28 @@ def _check_gpu(config: DictConfig) -> None:
         )
 
 
+def _execute_job_or_write(module: str, config: DictConfig, path: Path) -> None:
+    """Run a job in this command, and raise its error; the main process writes its text to a file."""
+    setup_globals()
+    try:
+        execute_job(module, config)
+    except Exception as error:
+        if is_main_process():
+            path.write_text(failure_text(error), encoding="utf-8")
+        raise
+
+
 def run_as_command(module: str, config: DictConfig) -> str:
     """Run a job with several processes, as a command of its own; return the text of its error, empty on success."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job"
-        path.write_bytes(pickle.dumps((module, config)))
+        path, error = Path(folder) / "job", Path(folder) / "error"
+        path.write_bytes(pickle.dumps((_execute_job_or_write, (module, config, error))))
         # If this process is killed, the command gets a signal, and then ends its other processes.
         code = subprocess.run(
             [sys.executable, "-m", "leyden.sweep.command", str(path)], preexec_fn=end_with_parent
         ).returncode
         if not code:
             return ""
-        error = path.with_name("error")
         return error.read_text(encoding="utf-8") if error.exists() else f"Killed: its process ended with {code}"
 
 
