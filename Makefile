@@ -47,15 +47,12 @@ tensorboard: .venv/.train ## view the newest run or sweep on localhost, or all b
 
 new-model: .venv/.train ## write a network: NAME=capsule makes models/capsule.py, its YAML
 	@$(BIN)/leyden new model="$(NAME)"
-	@$(BIN)/leyden schema > /dev/null
 
 new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML
 	@$(BIN)/leyden new task="$(NAME)"
-	@$(BIN)/leyden schema > /dev/null
 
 new-data: .venv/.train ## write a dataset: NAME=birds makes data/birds.py, its YAML
 	@$(BIN)/leyden new data="$(NAME)"
-	@$(BIN)/leyden schema > /dev/null
 
 mine: .venv/.dev ## make it your project: NAME=kanlab; ENGINE=… replaces engine/
 	@$(BIN)/python scripts/mine.py "$(NAME)" "$(ENGINE)"
@@ -74,8 +71,7 @@ format: .venv/.dev ## format the code
 
 ### Set up
 
-setup: .venv/.dev ## make .venv, install everything, and write the schemas for editors
-	@$(BIN)/leyden schema
+setup: .venv/.dev ## make .venv, and install everything
 
 docs: ## build the library's pages, as a site that works offline
 	@[ -d engine ] || { echo "the pages are those of the library's repository"; exit 1; }
@@ -84,8 +80,6 @@ docs: ## build the library's pages, as a site that works offline
 # Names that have moved say so.
 rename:
 	@echo "make rename is now: make mine NAME=$(NAME)"; exit 2
-schema:
-	@echo "make schema is now: $(BIN)/leyden schema"; exit 2
 bench test-slow test-faults test-cluster test-browser:
 	@echo "make $@ is now: make -C engine $@"; exit 2
 

@@ -32,7 +32,7 @@ def run_keras(seed: int) -> float:
     """The program of the note."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
-    from leyden.data.fetch import load
+    from leyden.files.fetch import load
 
     from project.data.mnist import MNIST
 
@@ -59,7 +59,7 @@ def leyden_accuracy(seed: int) -> float:
     run_dir = OUTPUTS / f"leyden_{seed}"
     command = [sys.executable, "-m", "leyden.train", "experiment=keras_note", f"seed={seed}", f"run_dir={run_dir}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return float(json.loads((run_dir / "result.json").read_text())["metrics"]["test/acc"])
+    return float(json.loads((run_dir / "run.json").read_text())["metrics"]["test/acc"])
 
 
 def main() -> None:

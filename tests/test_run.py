@@ -18,7 +18,7 @@ def test_a_run_is_trained_resumed_and_evaluated(tmp_path):
     directory = tmp_path / "run"
     for num_epochs in (1, 2):
         leyden("train", *SMALL, f"run_dir={directory}", f"outputs={tmp_path}", f"trainer.max_epochs={num_epochs}")
-        result = json.loads((directory / "result.json").read_text())
+        result = json.loads((directory / "run.json").read_text())
         assert (result["status"], result["epochs"]) == ("finished", num_epochs)
     assert result["metrics"]["test/acc"] > 0.5
     evaluated = leyden("evaluate", f"run={directory}", f"outputs={tmp_path}")

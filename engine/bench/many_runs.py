@@ -3,11 +3,9 @@
 python engine/bench/many_runs.py 20000 100000
 
 The run directories are simulated: sweeps of the default run's configuration, one in a hundred runs without a result.
-Cold is without the index of runs in outputs/, and writes it; warm is with it. The disk's cache is warm in both. The
-index takes no runs that have just ended, so this waits before it starts.
+The disk's cache is warm. Nothing is kept from one command to the next.
 """
 
-import json
 import os
 import random
 import statistics
@@ -17,12 +15,16 @@ import tempfile
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from leyden.config.objective import Objective
 from leyden.config.paths import PROJECT, ROOT
-from leyden.report.index import INDEX_FILE, MIN_AGE_NS
+from leyden.config.values import flatten
 from leyden.run.identity import CONTROL_KEYS
+from leyden.run.record import RunRecord
+from leyden.run.result import Result
 
 COMMANDS = {
     "`runs sort=-val/acc`": ("runs", "outputs", "sort=-val/acc"),
@@ -38,19 +40,17 @@ START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 OTHER_FILES = (".lock", "curves.png", "errors.png", "hparams.tfevents", "events.out.tfevents.1.vm.1.0")
 
 
-def default_config() -> str:
-    """Return the `config.yaml` of the default run, with `SEED`, `RATE` and `WIDTH` in place of three values."""
+def default_config() -> dict[str, Any]:
+    """Return the flat configuration of the default run."""
     command = [sys.executable, "-m", "leyden.train", "--cfg", "job", "--resolve", "run_dir=x"]
     config = yaml.safe_load(subprocess.check_output(command, cwd=ROOT, text=True))
-    config = {key: value for key, value in config.items() if key not in CONTROL_KEYS}
-    config["seed"] = config["data"]["seed"] = config["data"]["split_seed"] = "SEED"
-    config["optimizer"]["lr"], config["model"]["hidden_sizes"] = "RATE", ["WIDTH"]
-    return yaml.safe_dump(config, sort_keys=False)
+    return dict(flatten({key: value for key, value in config.items() if key not in CONTROL_KEYS}))
 
 
 def simulate(outputs: Path, num_runs: int) -> None:
     """Write sweeps of run directories, each with the files of a run of the default configuration."""
     config, draw = default_config(), random.Random(0)
+    yaml_text = yaml.safe_dump(config)
     curves = "step,metric,value\n" + "".join(f"{step},train/loss,0.5\n" for step in range(0, 2345, 50))
     for number in range(num_runs):
         sweep, job = divmod(number, RUNS_PER_SWEEP)
@@ -60,11 +60,9 @@ def simulate(outputs: Path, num_runs: int) -> None:
         (directory / "checkpoints").mkdir(parents=True)
         for name in (*OTHER_FILES, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
             (directory / name).touch()
-        values = {"SEED": str(seed), "RATE": repr(rate), "WIDTH": str(width)}
-        text = config
-        for name, value in values.items():
-            text = text.replace(name, value)
-        (directory / "config.yaml").write_text(text)
+        own = dict.fromkeys(("seed", "data.seed", "data.split_seed"), seed)
+        own |= {"optimizer.lr": rate, "model.hidden_sizes": [width]}
+        (directory / "config.yaml").write_text(yaml_text)
         overrides = [f"optimizer.lr={rate!r}", f"model.hidden_sizes=[{width}]", f"seed={seed}"]
         provenance = {
             "time": (START + timedelta(minutes=number)).isoformat(),
@@ -74,38 +72,30 @@ def simulate(outputs: Path, num_runs: int) -> None:
             "git": {"sha": "0" * 40, "dirty": True, "diff": "+ a line of a difference\n" * 100},
             "versions": {f"package-{each}": "1.2.3" for each in range(30)},
         }
-        (directory / "provenance.json").write_text(json.dumps([provenance], indent=2))
         (directory / "metrics.csv").write_text(curves)
         (directory / "fingerprint.csv").write_text(
             f"step,weights,optimizer,random\n2345,{number:032x},{0:032x},{0:032x}\n"
         )
-        if draw.random() < SHARE_WITHOUT_RESULT:
-            continue
         accuracy = draw.gauss(0.97 - 0.01 * abs(setting % 10 - 5), 0.002)
-        metrics = {
-            "val/loss": 0.1,
-            "val/acc": accuracy,
-            "train/loss": 0.05,
-            "train/acc": 0.99,
-            "num_parameters": width,
-        }
-        result = {
-            "status": "finished",
-            "objective": {"metric": "val/acc", "mode": "max", "value": accuracy},
-            "metrics": metrics,
-            "epochs": 5,
-            "optimizer_steps": 2345,
-            "seconds": draw.uniform(6, 8),
-            "samples_per_second": 40000.0,
-            "checkpoint": "checkpoints/best.ckpt",
-            "requeues": 0,
-            "error": None,
-            "stages": {"train": ["train/loss", "train/acc"], "val": ["val/loss", "val/acc"]},
-            "can_be_tested": True,
-            "takes_optimizer": True,
-            "test_split": [],
-        }
-        (directory / "result.json").write_text(json.dumps(result, indent=2))
+        result = Result(
+            "finished",
+            (Objective("val/acc", "max", accuracy),),
+            {
+                "val/loss": 0.1,
+                "val/acc": accuracy,
+                "train/loss": 0.05,
+                "train/acc": 0.99,
+                "num_parameters": width,
+            },
+            epochs=5,
+            optimizer_steps=2345,
+            seconds=draw.uniform(6, 8),
+            samples_per_second=40000.0,
+            checkpoint="checkpoints/best.ckpt",
+            stages={"train": ["train/loss", "train/acc"], "val": ["val/loss", "val/acc"]},
+        )
+        has_ended = draw.random() >= SHARE_WITHOUT_RESULT
+        RunRecord({**config, **own}, [provenance], result if has_ended else None).write(directory)
 
 
 def measure(verb: str, *arguments: str, project: Path) -> tuple[float, float, float]:
@@ -129,23 +119,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             project = Path(folder)
             simulate(project / "outputs", num_runs)
-            time.sleep(MIN_AGE_NS / 1e9 + 1)
-            found: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
-            first = next(iter(COMMANDS))
+            found: dict[str, list[tuple[float, float, float]]] = {}
             for _ in range(NUM_ROUNDS):
-                (project / "outputs" / INDEX_FILE).unlink(missing_ok=True)
-                for name, is_warm in ((first, False), *((name, True) for name in COMMANDS)):
-                    measured = measure(*COMMANDS[name], project=project)
-                    found.setdefault((name, is_warm), []).append(measured)
-            for (name, is_warm), values in found.items():
+                for name, command in COMMANDS.items():
+                    found.setdefault(name, []).append(measure(*command, project=project))
+            for name, values in found.items():
                 seconds, cpu, memory = map(statistics.median, zip(*values, strict=True))
                 low, high = min(values)[0], max(values)[0]
                 rows.append(
-                    f"| {num_runs:,} | {name} | {'warm' if is_warm else 'cold'} | {seconds:.1f} ({low:.1f} to {high:.1f}) "
+                    f"| {num_runs:,} | {name} | {seconds:.1f} ({low:.1f} to {high:.1f}) "
                     f"| {cpu:.1f} | {cpu / num_runs * 1e6:.0f} | {memory:.0f} |"
                 )
     print(
-        "\n| runs | command | index | s | CPU s | CPU microseconds per run | MB |\n|---|---|---|---|---|---|---|",
+        "\n| runs | command | s | CPU s | CPU microseconds per run | MB |\n|---|---|---|---|---|---|",
         *rows,
         sep="\n",
     )

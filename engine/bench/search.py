@@ -74,7 +74,7 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([sys.executable, *command], env={**os.environ, "PYTHONPATH": path}, check=True)
         wall = time.perf_counter() - start
-        results = sorted(Path(folder).glob("sweeps/s/*/result.json"), key=lambda path: path.stat().st_mtime)
+        results = sorted(Path(folder).glob("sweeps/s/*/run.json"), key=lambda path: path.stat().st_mtime)
         seconds = [json.loads(path.read_text())["seconds"] for path in results]
     ideal = sum(seconds) / NUM_AT_ONCE
     batches = sum(max(seconds[n : n + NUM_AT_ONCE]) for n in range(0, len(seconds), NUM_AT_ONCE))

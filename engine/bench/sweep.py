@@ -45,8 +45,8 @@ def sweep(num_at_once: int) -> tuple[float, float, float]:
         if process.returncode:
             errors.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{errors.read()[-2000:]}")
-        begins = [path.stat().st_mtime for path in Path(folder).rglob("provenance.json")]
-        ends = [path.stat().st_mtime for path in Path(folder).rglob("result.json")]
+        begins = [path.stat().st_mtime for path in Path(folder).rglob("config.yaml")]
+        ends = [path.stat().st_mtime for path in Path(folder).rglob("run.json")]
     return seconds, max(ends) - min(begins), largest
 
 
@@ -88,7 +88,7 @@ def growth(num_runs: int) -> None:
                 pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                 megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
             largest = max([largest, *workers(process.pid)])
-            num = sum(1 for _ in Path(folder).glob("sweeps/s/*/result.json"))
+            num = sum('"status": null' not in path.read_text() for path in Path(folder).glob("sweeps/s/*/run.json"))
             if num - num_before >= num_runs / 10:
                 now = time.perf_counter()
                 rate = (num - num_before) * 60 / (now - before)
@@ -105,11 +105,11 @@ def one_step_runs() -> tuple[float, float, float]:
         start, first = time.perf_counter(), None
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
         while process.poll() is None:
-            if first is None and list(Path(folder).glob("sweeps/s/*/provenance.json")):
+            if first is None and list(Path(folder).glob("sweeps/s/*/run.json")):
                 first = time.perf_counter() - start
             time.sleep(0.02)
         seconds = time.perf_counter() - start
-        results = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/result.json")]
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/run.json")]
         trained = statistics.median(result["seconds"] for result in results)
         assert first is not None
         assert len(results) == NUM_MANY

@@ -32,7 +32,7 @@ def result(recipe: str, data: str, seed: int) -> dict[str, float]:
     run_dir = OUTPUTS / f"{recipe}-{data}-{seed}"
     command = [sys.executable, "-m", "leyden.train", *RECIPES[recipe], f"data={data}", f"seed={seed}"]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, stdout=subprocess.DEVNULL)
-    found = json.loads(Path(run_dir, "result.json").read_text())
+    found = json.loads(Path(run_dir, "run.json").read_text())
     return {**found["metrics"], "epochs": found["epochs"], "seconds": found["seconds"]}
 
 

@@ -63,7 +63,7 @@ with tempfile.TemporaryDirectory() as folder:
     sys.argv = ["leyden.train", f"outputs={folder}", f"run_dir={folder}/run", "test=false", *sys.argv[1:]]
     train.main()
     run_dir = [word.partition("=")[2] for word in sys.argv if word.startswith("run_dir=")][-1]
-    result = json.loads(Path(run_dir, "result.json").read_text())
+    result = json.loads(Path(run_dir, "run.json").read_text())
 if "val/acc" in result["metrics"]:
     found["val_acc"] = result["metrics"]["val/acc"]
 if len(epoch_ends) > 1:

@@ -15,7 +15,7 @@ from leyden.config.paths import SRC, own_packages
 
 PAGES = {
     "tasks": ("Tasks", "task classification regression autoencoder language parameters"),
-    "data": ("Data", "contract facts in_memory streamed tensors table text folder transforms"),
+    "data": ("Data", "contract facts splits in_memory streamed tensors table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
     "callbacks": ("Callbacks", "display checkpoint averaging fingerprint preemption"),

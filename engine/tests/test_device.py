@@ -267,7 +267,7 @@ def test_a_stream_sends_inputs_and_targets(monkeypatch):
     sent = []
     monkeypatch.setattr("leyden.data.streamed.send", lambda part, device: sent.append(device) or part)
     samples = Reads([(torch.ones(2), n) for n in range(4)], 0, None)
-    options = {"batch_size": 2, "num_workers": 0, "shuffle": False}
+    options = {"batch_size": 2, "num_workers": 0}
     assert len(list(StreamLoader(samples, torch.arange(4), device="cuda", **options))) == 2
     assert sent == 4 * [torch.device("cuda")]
 

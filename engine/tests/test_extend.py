@@ -21,7 +21,7 @@ from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.data.facts import Facts
 from leyden.data.transforms import Augment
 from leyden.testing.cases import compose
-from tests import ENGINE, conf
+from tests import ENGINE, conf, records
 from tests.conftest import SMALL, start, weights
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
@@ -173,7 +173,7 @@ def test_the_commands_of_an_experiment_take_two_steps(cli, recipe, tmp_path, nam
         first, last = ([], ["dry_run=true"]) if command[0] == "-m" else ([f"run_dir=run{number}"], [])
         code, _, err = cli("train", *first, *command, *QUICK, *place, *last)
         assert code == 0, err
-    assert len(list(tmp_path.rglob("result.json"))) == len([each for each in commands if each[0] != "-m"])
+    assert len(records.ended(tmp_path, "**/run.json")) == len([each for each in commands if each[0] != "-m"])
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
     few = ("optimizer=adam", "trainer.max_epochs=3", "callbacks=bare", "logger=none", "run_dir=run")
     code, said = call(copy, "-m", "leyden.train", "data=birds", *few)
     assert code == 0, said
-    learned = json.loads((copy / "run" / "result.json").read_text())["metrics"]["test/acc"]
+    learned = json.loads((copy / "run" / "run.json").read_text())["metrics"]["test/acc"]
     assert learned > 0.5  # of three classes
     code, said = call(copy, "-m", "leyden.evaluate", "run=run")
     assert code == 0, said

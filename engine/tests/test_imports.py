@@ -20,6 +20,8 @@ FLOORS = [
     "config",
     "scheduler",
     "run",
+    "exact",
+    "files",
     "data",
     "tasks",
     "loggers",
@@ -29,7 +31,7 @@ FLOORS = [
     "assembly",
     "training",
 ]
-FLOORS += ["reproduction", "sweep", "cluster", "editor", "scaffold", "testing", "the verbs and plugins"]
+FLOORS += ["reproduction", "sweep", "cluster", "scaffold", "testing", "the verbs and plugins"]
 VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.
 HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna", "submitit")

@@ -4,8 +4,6 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own sweeper has no public name
 
-from leyden.config.errors import UserError
-
 
 class GridSweeper(BasicSweeper):
     """Sweeper over all combinations of values, like Hydra's basic sweeper.
@@ -13,31 +11,23 @@ class GridSweeper(BasicSweeper):
     But all jobs are checked first, a failed job does not stop the others, and a summary is written at the end.
 
     Args:
-        params: Values to try, by key, in Hydra's override syntax; or zip(...) under an arbitrary name.
-        union: Several grids, each like `params`; `params` is added to each of them.
-        exclude: Jobs to leave out, as a list of values by key.
-        when: Conditions under which a job has a key.
+        params: Values to try, by key, in Hydra's override syntax.
     """
 
-    def __init__(
-        self, params: dict[str, Any] | None = None, union: Any = None, exclude: Any = None, when: Any = None
-    ) -> None:
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
         super().__init__(max_batch_size=None, params=params)
-        self.union, self.exclude, self.when = union, exclude, when
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid of `params` and the command-line arguments."""
-        from leyden.sweep.grid import SearchSpaceParser, settings, spaces
         from leyden.sweep.jobs import shared_overrides
-        from leyden.sweep.space import check_sweep_size
+        from leyden.sweep.space import check_sweep_size, read_space
         from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]
-            parser = SearchSpaceParser(loader, sweep.config, is_search=False)
-            grids = spaces(parser, self.params, self.union, self.when, arguments)
-            num = num_seeds(sweep.config, grids)
-            found = settings(grids, self.exclude)
+            space = read_space(loader, sweep.config, self.params, arguments, is_search=False)
+            num = num_seeds(sweep.config, space.keys)
+            found = space.settings()
             check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
             jobs, other_seeds = sweep.new_jobs(found), []
             for job in jobs:
@@ -58,43 +48,26 @@ class OptunaSweeper(BasicSweeper):
         sampler: One of Optuna's samplers as a partial function, whose argument is the seed; or a sampler.
         num_trials: Number of trials, including those of earlier starts.
         batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
-        params: Search space, by key, in Hydra's override syntax; or zip(...) under an arbitrary name.
-        when: Conditions under which a trial has a key.
-        union: For grids only; an error if set.
-        exclude: For grids only; an error if set.
+        params: Search space, by key, in Hydra's override syntax.
     """
 
     def __init__(
-        self,
-        sampler: Any,
-        num_trials: int,
-        batch_size: int | None,
-        params: dict[str, Any] | None = None,
-        when: Any = None,
-        union: Any = None,
-        exclude: Any = None,
+        self, sampler: Any, num_trials: int, batch_size: int | None, params: dict[str, Any] | None = None
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
-        self.sampler, self.num_trials, self.batch_size, self.when = sampler, num_trials, batch_size, when
-        self.grid_options = {"union": union, "exclude": exclude}
+        self.sampler, self.num_trials, self.batch_size = sampler, num_trials, batch_size
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search the space of `params` and the command-line arguments."""
-        from leyden.sweep.grid import SearchSpaceParser
         from leyden.sweep.search import run_search
+        from leyden.sweep.space import read_space
         from leyden.sweep.sweep import Sweep
 
-        for key, value in self.grid_options.items():
-            if value is not None:
-                raise UserError(
-                    f"hydra.sweeper.{key}: is for grids; a search accepts hydra.sweeper.when and zip(...)"
-                )
         loader: Any = self.hydra_context.config_loader  # type: ignore[union-attr]
         with Sweep(loader, self.config, self.launcher) as sweep:  # type: ignore[arg-type]
             run_search(
                 sweep,
-                SearchSpaceParser(loader, sweep.config, is_search=True).dimensions(self.params, arguments),
-                self.when,
+                read_space(loader, sweep.config, self.params, arguments, is_search=True),
                 sampler=self.sampler,
                 num_trials=self.num_trials,
                 batch_size=self.batch_size,

@@ -20,7 +20,7 @@ fingerprints of both runs. With against= nothing is trained. Exit code 0: equal 
   data_root=DIR    the folder of the data, if it is not the project's data/
   threads=N        a different number of threads
   apply_diff=true  you trust the run's uncommitted code changes, which will be executed
-  trust=true       you trust all classes and functions that config.yaml names (docs/security.md)"""
+  trust=true       you trust all classes and functions that run.json names (docs/security.md)"""
 CONSENTS = ("apply_diff", "trust")
 
 

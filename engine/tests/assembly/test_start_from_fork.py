@@ -1,7 +1,6 @@
 """A run starts from the exact state of another one, and parts from it by what is changed alone."""
 
 import hashlib
-import json
 import re
 import shlex
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-import yaml
 from omegaconf import OmegaConf, open_dict
 
 from leyden import compare as compare_command
@@ -27,8 +25,9 @@ from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import inherit_groups
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
-from tests import ENGINE, conf
+from tests import ENGINE, conf, records
 from tests.conftest import QUICK, assert_same_bits, for_module, here
+from tests.records import forget_result
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -259,7 +258,7 @@ def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypat
     arguments = (f"fork={parent}@1", PLAIN[1], "data.batch_size=50")
     whole, *_ = train("whole", *arguments)
     shutil.copytree(whole.directory, tmp_path / "part")
-    (tmp_path / "part" / "result.json").unlink()
+    forget_result(tmp_path / "part")
     shutil.rmtree(parent)
     part, *_ = train("part", *arguments, "resume=must")
     assert part.result.metrics == whole.result.metrics
@@ -354,8 +353,7 @@ def evil(parents, tmp_path):
                 inner = inner.setdefault(key, {})
             inner[last] = value
         starts[0]["overrides"] += overrides
-        (parent.directory / "config.yaml").write_text(yaml.safe_dump(config))
-        (parent.directory / "provenance.json").write_text(json.dumps(starts))
+        records.put(parent.directory, config=config, starts=starts)
         return f"fork={parent.directory}@1"
 
     return make
@@ -500,15 +498,14 @@ def test_the_folder_of_the_data_is_the_forks_own(train, evil, tmp_path):  # noqa
 )
 def test_what_is_made_of_both_is_what_roles_judge(cli, evil, tmp_path, changes, why):
     fork = evil()
-    path = tmp_path / "evil" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = records.config(tmp_path / "evil")
     for place, value in changes.items():
         *above, last = place.split(".")
         inner = config
         for key in above:
             inner = inner[key]
         inner[last] = value
-    path.write_text(yaml.safe_dump(config))
+    records.put(tmp_path / "evil", config=config)
     for more in (("dry_run=true",), ("-m",)) if "data.dataset" in changes else (("dry_run=true",),):
         code, _, err = cli("train", *more, fork, "model.hidden_sizes=[16]", "data.val_size=59000")
         assert code == 2
@@ -624,8 +621,9 @@ def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
     """Its parent may have been trained longer since."""
     composed(tmp_path / "a", "trainer.max_epochs=5")
     composed(tmp_path / "b", f"fork={tmp_path / 'a'}")
-    config = tmp_path / "a" / "config.yaml"
-    config.write_text(config.read_text().replace("max_epochs: 5", "max_epochs: 50"))
+    config = records.config(tmp_path / "a")
+    config["trainer"]["max_epochs"] = 50
+    records.put(tmp_path / "a", config=config)
     assert inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 5
     assert inherited(f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 50
 
@@ -722,8 +720,9 @@ def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("parent", "parent1", "fork"):
         shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
-    config = (tmp_path / "outputs" / "parent1" / "config.yaml").read_text()
-    (tmp_path / "outputs" / "parent1" / "config.yaml").write_text(config.replace("\nseed: 0", "\nseed: 1"))
+    records.put(
+        tmp_path / "outputs" / "parent1", config={**records.config(tmp_path / "outputs" / "parent1"), "seed": 1}
+    )
     assert len(LINES) == 6
     made: set[str] = set()
     for line in LINES:

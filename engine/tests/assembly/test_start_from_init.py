@@ -1,7 +1,6 @@
 """A run starts from the weights of another one."""
 
 import hashlib
-import json
 import os
 import shutil
 
@@ -13,8 +12,10 @@ from hydra.types import RunMode
 from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from leyden.sweep.jobs import Composer, new_jobs
+from tests import records
 from tests.assembly.test_trust import poison
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
+from tests.records import forget_result
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import train  # noqa: F401 - a fixture
 from tests.training.test_start_exact import stopping
@@ -112,7 +113,7 @@ def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
             weights(run.directory)["network.layers.1.weight"],
             weights(name, which or "best")["network.layers.1.weight"],
         )
-    (jobs[f"{tmp_path / 'a'}"].directory / "result.json").unlink()  # it goes on from its own checkpoint
+    forget_result(jobs[f"{tmp_path / 'a'}"].directory)  # it goes on from its own checkpoint
     shutil.rmtree(jobs[f"{tmp_path / 'b@last'}"].directory / "checkpoints")  # it has ended
     for name in "ab":
         shutil.rmtree(tmp_path / name)
@@ -205,7 +206,6 @@ def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_pat
 
 
 def test_of_its_folder_nothing_else_is_read(train, parent):  # noqa: F811
-    (parent / "config.yaml").write_text("model: {_target_: os.system, command: touch /nowhere}\n")
-    (parent / "result.json").write_text(json.dumps({"status": "odd"}))
+    records.put(parent, config={"model": {"_target_": "os.system", "command": "touch /nowhere"}})
     run, *_ = train("a", *STILL, f"init_from={parent}")
     assert run.result.status == "finished"

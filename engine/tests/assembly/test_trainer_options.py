@@ -7,12 +7,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
+from leyden.run.result import Result
+from leyden.testing.cases import compose
+from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
+from tests.records import forget_result
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
@@ -112,7 +118,7 @@ def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
     assert whole.result.epochs == 2
     killed, *_ = train("b", *STOPPING, "test=false")
     before = killed.result
-    (killed.directory / "result.json").unlink()
+    forget_result(killed.directory)
     killed, *_ = train("b", *STOPPING, "test=false")
     assert killed.result.metrics == before.metrics
     assert killed.result.epochs == 2
@@ -161,7 +167,7 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     whole, *_ = train("b", *arguments, "test=auto")
     assert tested.result.metrics == whole.result.metrics
     assert "test/acc" in out
-    assert json.loads((tested.directory / "result_1.json").read_text()) == json.loads(before.to_json())
+    assert Result.from_dict(tested.starts[0]["result"]) == before
     with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [str(tested.directory), str(whole.directory)]
@@ -178,8 +184,9 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     arguments = (*arguments, "trainer.strategy=ddp")
     # The same configuration on a machine with another number of devices, as `devices: auto` is.
     finish(start(*arguments, "trainer.max_epochs=1", "trainer.devices=1"))
-    config = (tmp_path / "run" / "config.yaml").read_text()
-    (tmp_path / "run" / "config.yaml").write_text(config.replace("devices: 1", "devices: 2"))
+    config = records.config(tmp_path / "run")
+    config["trainer"]["devices"] = 2
+    records.put(tmp_path / "run", config=config)
     process = start(*arguments, "trainer.max_epochs=2", "trainer.devices=2")
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
@@ -267,3 +274,17 @@ def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist
     finish(start(*arguments, "trainer.max_epochs=1", "test=auto"))
     (directory,) = (tmp_path / "mnist_mlp").iterdir()
     assert Run(directory).result.is_tested
+
+
+PASSED = ["callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"]
+PASSED += ["enable_progress_bar", "num_sanity_val_steps", "enable_model_summary"]
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command")  # where Slurm is installed
+@pytest.mark.parametrize("name", PASSED)
+def test_what_the_program_gives_a_trainer_can_not_be_set(name):
+    cfg = compose("trainer=cpu")
+    OmegaConf.update(cfg, f"trainer.{name}", True, force_add=True)
+    given = dict.fromkeys(("logger", "default_root_dir"))  # of a run
+    with pytest.raises(UserError, match=f"trainer.{name}=True: is passed by the program"):
+        assembly.plain_trainer(cfg, [], **given)

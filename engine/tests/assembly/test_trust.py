@@ -17,7 +17,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-import yaml
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
@@ -29,9 +28,10 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.data.facts import DOWNLOAD_ARGUMENTS
 from leyden.run.directory import Run
-from tests import conf
+from tests import conf, records
 from tests.conftest import QUICK, finish, here, start
 from tests.example import OWN
+from tests.records import forget_result
 
 VERBS = ("evaluate", "predict", "export")
 
@@ -78,7 +78,7 @@ def poison(checkpoint, path):
 def test_a_checkpoint_with_a_pickle_payload_is_refused(run, cli, put_to_use, tmp_path, verb):
     for name in ("best", "last"):
         poison(run.directory / "checkpoints" / f"{name}.ckpt", tmp_path / "executed")
-    (run.directory / "result.json").unlink()
+    forget_result(run.directory)
     if verb == "train":
         code, _, text = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=1")
     else:
@@ -232,13 +232,13 @@ def test_what_evaluating_never_makes_is_not_looked_at(tmp_path, place):
 
 @pytest.mark.slow(minutes=0.1)
 def test_no_verb_makes_anything_of_a_refused_config(run, put_to_use, tmp_path):
-    config = yaml.safe_load((run.directory / "config.yaml").read_text())
+    config = run.recorded
     for place in ("model.hidden_sizes", "data.dataset", "data.augment", "trainer.profiler", "trainer.plugins"):
         node = {"_target_": "builtins.open", "file": str(tmp_path / "executed"), "mode": "w"}
         poisoned = json.loads(json.dumps(config))
         part, key = place.split(".")
         poisoned[part][key] = node
-        (run.directory / "config.yaml").write_text(yaml.safe_dump(poisoned))
+        records.put(run.directory, config=poisoned)
         for verb in VERBS:
             code, text = put_to_use(verb, *([f"output={tmp_path / 'x.onnx'}"] if verb == "export" else []))
             assert code == 2 or place in ("data.augment", "trainer.profiler", "trainer.plugins"), text
@@ -261,7 +261,7 @@ def written(tmp_path, place, node):
     for parent in parents:
         inner = inner[int(parent) if parent.isdigit() else parent]
     inner[last] = node
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    records.put(tmp_path, config=config)
     return Run(tmp_path)
 
 
@@ -498,7 +498,7 @@ def test_a_run_that_makes_something_else_is_refused(tmp_path, place, node):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml.tmp", "provenance.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock"]
+    "name", ["config.yaml.tmp", "run.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock"]
 )
 def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name):
     (tmp_path / "mine").write_text("precious")
@@ -535,11 +535,10 @@ def test_an_export_replaces_a_link(run, put_to_use, tmp_path):
 
 
 def test_the_folder_for_data_is_not_chosen_by_a_stranger(run, put_to_use, tmp_path):
-    path = run.directory / "config.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = run.recorded
     config["data"].update(root=str(tmp_path / "theirs"), download=True)
     config["outputs"] = str(tmp_path / "theirs")
-    path.write_text(yaml.safe_dump(config))
+    records.put(run.directory, config=config)
     for verb in ("evaluate", "export"):
         code, text = put_to_use(verb)
         assert code == 2
@@ -551,45 +550,33 @@ def test_the_folder_for_data_is_not_chosen_by_a_stranger(run, put_to_use, tmp_pa
 
 # What keeps a command waiting.
 
-LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
-)
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: &a [*a]", b"a: [", b"!!python/object/apply:os.system [ls]"])
-def test_what_is_no_plain_yaml_is_refused(tmp_path, content):
-    (tmp_path / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match="not a run directory"):
-        trusted_config(Run(tmp_path))
-
-
-@pytest.mark.parametrize("tag", ["!!pairs", "!!omap"])
-def test_types_that_hide_something_are_refused(tmp_path, tag):
-    node = f"name: x\ntrainer: {{}}\nmodel: {{hidden_sizes: {tag} [x: {{_target_: os.system}}]}}\n"
-    (tmp_path / "config.yaml").write_text(node)
-    with pytest.raises(UserError, match="not a run directory"):
-        trusted_config(Run(tmp_path))
-
 
 @pytest.mark.parametrize(
     "content",
     [
-        "name: x\na: 1" + ":1" * 100_000,
-        "name: x\na: 0x" + "F" * 5000,
-        LAUGHS,
-        "[" * 100_000,
-        "x: 1\n" * 300_000,
-        "name: x\ntrainer: {}\na: " + "{a: " * 5000,
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a": 1',
+        b'{"config": {"name": "x", "a": ' + b"9" * 5000 + b'}, "starts": []}',
+        b'{"config": {"name": "x", "a": ' + b"9" * 41 + b'}, "starts": []}',
+        b'{"config": {"name": "x", "a": {"b": 1}}, "starts": []}',
+        b'{"config": {"name": "x", "a": [[1]]}, "starts": []}',
+        b'{"config": {"name": "x", "a": 1, "a.b": 2}, "starts": []}',
+        b'{"config": {"name": "x", "[0].a": 2}, "starts": []}',
+        b'{"config": {"name": "x", "' + b"a." * 5000 + b'a": 1}, "starts": []}',
+        b'{"config": {"name": "a\\nb"}, "starts": []}',
+        b'{"config": {"name": "x"}, "starts": [3]}',
+        b'{"config": {"name": "x"}, "starts": [{"overrides": [1]}]}',
     ],
     ids=len,
 )
-def test_a_config_that_grows_is_refused(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
+def test_what_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(UserError, match="not a run directory"):
         trusted_config(Run(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "result.json", "provenance.json", "checkpoints/best.ckpt"])
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "checkpoints/best.ckpt"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_what_is_no_file_keeps_nobody_waiting(run, cli, tmp_path, name, kind):
     path = run.directory / name
@@ -602,7 +589,7 @@ def test_what_is_no_file_keeps_nobody_waiting(run, cli, tmp_path, name, kind):
         path.mkdir()
     code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert (code, len(err.strip().splitlines()) <= 2) == (2, True) or (kind, code) == ("folder", 0), err
-    if name in ("config.yaml", "checkpoints/best.ckpt"):
+    if name != "config.yaml":
         for verb in VERBS:
             inputs = (f"images={image(tmp_path)}",) if verb == "predict" else ()
             code, _, err = cli(verb, f"run={run.directory}", *inputs)
@@ -676,16 +663,12 @@ ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"
 
 
 def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tmp_path):
-    result = json.loads((run.directory / "result.json").read_text())
+    result = json.loads((run.directory / "run.json").read_text())
     error = {"type": ESCAPE, "message": ESCAPE}
     result.update(status=f"finished{ESCAPE}", error=error, metrics={f"val/{ESCAPE}": 1.0, "val/acc": 0.5})
-    (run.directory / "result.json").write_text(json.dumps(result))
-    starts = json.loads((run.directory / "provenance.json").read_text())
+    starts = run.starts
     starts[0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
-    (run.directory / "provenance.json").write_text(json.dumps(starts))
-    config = yaml.safe_load((run.directory / "config.yaml").read_text())
-    config["name"] = ESCAPE
-    (run.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    records.put(run.directory, config={**run.recorded, "name": ESCAPE}, starts=starts, result=result)
     best = run.directory / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]
@@ -701,9 +684,9 @@ def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tm
 
 
 def test_summarize_steers_nothing(run, tmp_path):
-    starts = json.loads((run.directory / "provenance.json").read_text())
+    starts = run.starts
     starts[0]["overrides"] = [f"model.{ESCAPE}=1"]
-    (run.directory / "provenance.json").write_text(json.dumps(starts))
+    records.put(run.directory, starts=starts)
     text = finish(start(str(tmp_path), script=("-m", "leyden.summarize")))
     assert not {"\x1b", "\x07", "\u202e"} & set(text), ascii(text)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.callbacks.logged_metrics import Stages
+from leyden.exact.logged_metrics import Stages
 from leyden.run.result import read_points
 from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits, weights
+from tests.records import forget_result
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 NEVER_BETTER = ("optimizer=sgd", "optimizer.lr=1e-30")
@@ -46,7 +47,7 @@ def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(trai
     run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     before = run.result
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
-    (run.directory / "result.json").unlink()
+    forget_result(run.directory)
     lose(run.directory / "checkpoints" / "best.ckpt")
     run, _, err = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
     assert err.count("best.ckpt is lost") == 2  # at the start and at the end
@@ -62,7 +63,7 @@ def test_lost_before_an_end_that_was_reached_the_last_weights_are_evaluated(trai
 
 def test_killed_when_the_last_weights_have_become_the_best_they_have_their_own_metrics(train, monkeypatch):  # noqa: F811
     run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "test=auto")
-    (run.directory / "result.json").unlink()
+    forget_result(run.directory)
     gone(run.directory / "checkpoints" / "best.ckpt")
     with monkeypatch.context() as patch:
         patch.setattr("leyden.training.start.write_hparams", lambda *_: exit(3))
@@ -215,12 +216,12 @@ def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, pl
     *keys, last = (int(key) if key.isdigit() else key for key in place.split())
     functools.reduce(operator.getitem, keys, content)[last] = value
     torch.save(content, run.checkpoint("last"))
-    before = (run.directory / "result.json").read_bytes()
+    before = run.result
     _, _, err = train("a", "trainer.max_epochs=2", code=2)
     assert why in err
     assert "Traceback" not in err
     assert "continues without it" not in err
-    assert (run.directory / "result.json").read_bytes() == before
+    assert run.result == before
 
 
 def test_an_error_of_a_start_hook_that_restores_is_a_checkpoint_that_does_not_fit(train, monkeypatch):  # noqa: F811

@@ -4,9 +4,8 @@ import os
 
 import pytest
 import torch
-import yaml
 
-from tests import conf
+from tests import conf, records
 from tests.conftest import QUICK
 
 
@@ -262,10 +261,9 @@ def test_a_directory_that_was_there_before_stays(cli, tmp_path, monkeypatch):
 
 def test_data_that_are_not_those_of_the_run(cli, tmp_path):
     assert cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "data.normalize=standardize")[0] == 0
-    path = tmp_path / "run" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = records.config(tmp_path / "run")
     config["data"]["val_size"] = 58000  # another training split, with another mean
-    path.write_text(yaml.safe_dump(config))
+    records.put(tmp_path / "run", config=config)
     code, _, err = cli("evaluate", f"run={tmp_path / 'run'}")
     assert code == 2
     assert "not the dataset" in err

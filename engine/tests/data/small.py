@@ -40,12 +40,9 @@ def write(root):
 def expect(root, monkeypatch):
     """Let the checksums of the files below `root` be the right ones."""
     for folder in root.glob("*/raw"):
-        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*-idx*[!6]")}
-        made = {"MNIST": MNIST, "FashionMNIST": FashionMNIST}.get(folder.parent.name)
-        if made:
+        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*-idx*")}
+        if made := {"MNIST": MNIST, "FashionMNIST": FashionMNIST}.get(folder.parent.name):
             monkeypatch.setattr(made, "sha256", sums)
-        for file in () if made else sums:
-            (folder / f"{file}.sha256").write_text(sums[file])
     table = hashlib.sha256((root / "diamonds.csv").read_bytes()).hexdigest()
     monkeypatch.setattr(Diamonds, "sha256", {"diamonds.csv": table})
     batches = root / "cifar-10-batches-py"

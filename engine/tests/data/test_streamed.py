@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
-from leyden.data.loaders import BatchLoader
-from leyden.data.streamed import SeededSamples, StreamLoader, find_facts
+from leyden.data.in_memory import BatchLoader
+from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
 from tests.conftest import start
 from tests.forks import TIMEOUT_S
 
 
 class Noisy(Dataset):
-    """Index, and a number from each of the three sources of random numbers; keeps what was read in this process."""
+    """Index, and a number from each of the sources of random numbers; keeps what was read in this process."""
 
     def __init__(self, num_samples=23):
         self.num_samples, self.read = num_samples, []
@@ -34,16 +34,17 @@ class Noisy(Dataset):
 
     def __getitem__(self, index):
         self.read.append(index)
-        return torch.tensor([index, random.random(), np.random.random(), torch.rand(())]).double(), index % 3
+        numbers = random.random(), np.random.random(), np.random.default_rng().random()
+        return torch.tensor([index, *numbers, torch.rand(())]).double(), index % 3
 
 
 def noise(inputs_NI):
     return inputs_NI + torch.rand_like(inputs_NI)
 
 
-def loader(num_workers=0, num_samples=23, *, dataset=None, seed=0, augment=None, **kwargs):
+def loader(num_workers=0, num_samples=23, *, dataset=None, seed=0, shuffle=True, augment=None, **kwargs):
     samples = SeededSamples(dataset or Noisy(num_samples), seed, augment)
-    options = {"batch_size": 4, "shuffle": True, **kwargs}
+    options = {"batch_size": 4, "seed": seed if shuffle else None, **kwargs}
     return StreamLoader(samples, torch.arange(num_samples), num_workers=num_workers, **options)
 
 
@@ -122,7 +123,7 @@ def test_its_batches_are_those_of_data_in_memory(num_samples, batch_size, world_
 
 def test_an_empty_share_has_the_shapes_of_the_others():
     *_, (inputs_NI, targets_N) = loader(num_samples=5, rank=1, world_size=2)
-    assert inputs_NI.shape == (0, 4)
+    assert inputs_NI.shape == (0, 5)
     assert (targets_N.shape, targets_N.dtype) == ((0,), torch.int64)
 
 
@@ -223,6 +224,9 @@ class Pixels(Dataset):
     def __init__(self, fails_at):
         self.fails_at = fails_at
 
+    def __len__(self):
+        return 23
+
     def __getitem__(self, index):
         if index == self.fails_at:
             raise KeyError("pixels")
@@ -231,9 +235,11 @@ class Pixels(Dataset):
 
 @pytest.mark.parametrize("fails_at", [0, 13])
 def test_facts_that_are_not_found_leave_no_process(fails_at):
-    first, every = (loader(1, num, dataset=Pixels(fails_at), shuffle=False) for num in (1, 23))
+    sources = {"train": Pixels(fails_at), "val": None, "test": None, "root": "", "val_size": 0, "augment": None}
+    sizes = {"batch_size": 4, "eval_batch_size": 4, "num_workers": 1, "seed": 0}
+    data = DatasetDataModule(**sources, **sizes, normalize="standardize")
     with pytest.raises(KeyError) as raised:
-        find_facts(Pixels(fails_at), first=first, every=every, normalize="standardize")
+        data.setup("fit")
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
 

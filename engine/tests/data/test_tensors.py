@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.tensors import to_device, to_tensors
+from leyden.data.tensors import digest_of_tensor, to_device, to_tensors
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
 LABELS = [0, 1, 2, 2, 1, 0]
@@ -145,3 +145,21 @@ def test_what_is_moved_to_a_gpu_is_the_same():
     there = to_device(windows_NT, torch.device("cuda"))
     assert there.untyped_storage().nbytes() == 8 * 1000
     assert torch.equal(there[[5, 2]].cpu(), windows_NT[[5, 2]])
+
+
+def test_a_tensor_is_identified_by_type_shape_and_values():
+    values = torch.arange(6)
+    same = digest_of_tensor(values)
+    assert digest_of_tensor(values.clone()) == digest_of_tensor(torch.arange(12)[::2] // 2) == same
+    others = [values.int(), values.reshape(2, 3), values.flip(0), values[:5], torch.empty(0)]
+    assert len({same, *map(digest_of_tensor, others)}) == 6
+
+
+def test_windows_that_overlap_are_not_copied_and_are_not_those_of_another_text():
+    text = torch.arange(100)
+    digests = {
+        digest_of_tensor(each)
+        for each in (text.unfold(0, 50, 1), text.unfold(0, 50, 2), (text + 1).unfold(0, 50, 1))
+    }
+    assert len(digests) == 3
+    assert digest_of_tensor(text.unfold(0, 50, 1)) in digests

@@ -22,7 +22,7 @@ class Numbers:
 def kept(monkeypatch):
     monkeypatch.setattr(tensors, "_cache", None)
     monkeypatch.setattr(Numbers, "num", 0)
-    monkeypatch.setattr("leyden.data.fetch.verify_files", lambda *_: None)
+    monkeypatch.setattr("leyden.files.fetch.verify_files", lambda *_: None)
     tensors.keep_tensors()
     tensors.keep_tensors()
 

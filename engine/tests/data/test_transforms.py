@@ -19,19 +19,19 @@ def test_what_it_is_given_stays_as_it_is(kind):
 
 
 def test_standardize_gives_each_channel_mean_0_and_deviation_1():
-    images = Normalize.standardize(PIXELS)(PIXELS).double()
+    images = Normalize.standardize_pixels([PIXELS[:20], PIXELS[20:]])(PIXELS).double()
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-6
     assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-6
 
 
 def test_a_constant_channel_does_not_divide_by_zero():
     black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    assert not Normalize.standardize(black)(black).any()
+    assert not Normalize.standardize_pixels([black])(black).any()
 
 
 def test_mnist_has_the_known_mean_and_deviation(mnist_root):
     from tests.example import MNIST
 
-    normalize = Normalize.standardize(MNIST(str(mnist_root)).data[:, None])
+    normalize = Normalize.standardize_pixels([MNIST(str(mnist_root)).data[:, None]])
     assert normalize.mean == pytest.approx((0.1307,), abs=1e-4)
     assert normalize.std == pytest.approx((0.3081,), abs=1e-4)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from leyden.run.directory import Run
+from leyden.run.result import Result
 from tests.conftest import assert_same_bits
 from tests.faults.commands import at_operation, at_step, call, ends_clearly, in_forks, is_clean
 
@@ -125,7 +127,7 @@ def begun(tmp_path_factory, data):
         ended, output = call("train", *arguments, directory=folder, before=before)
         assert ended == code, output
     assert (folder / "stopped" / "run" / "checkpoints" / "best.ckpt").exists()
-    assert not (folder / "stopped" / "run" / "result.json").exists()
+    assert Run(folder / "stopped" / "run").result is None
     return folder
 
 
@@ -199,25 +201,26 @@ def mutated(path, rng):
 def test_a_checkpoint_that_was_tampered_with_costs_no_result(tmp_path, begun, data, trials, seed):
     """What no check sees beforehand ends in a line, too, and the run is what it was: finished, with its result."""
     trial = Trial(tmp_path, data, seed)
-    kept = ("result.json", "config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+    kept = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
     run = trial.folder / "run"
 
     def check():
         for verb in ("evaluate", "predict"):
             images = [f"images={IMAGES}"] if verb == "predict" else [f"outputs={trial.folder}"]
             trial.call(verb, f"run={run}", *images)
-        before = {name: (run / name).read_bytes() for name in kept}
+        before, result = {name: (run / name).read_bytes() for name in kept}, Run(run).result
         arguments = (f"run_dir={run}", f"outputs={trial.folder}", *data, LONGER)
         trained = trial.folder / "trained"
         code, output = call("train", *arguments, directory=trial.outside, before=at_step(None, trained.touch))
-        has_trained = trained.exists()  # then it is a run that failed; the result of before has another name
+        has_trained = (
+            trained.exists()
+        )  # then it is a run that failed; the result of before is in the start of before
         assert ends_clearly(code, output) or has_trained, output
         if code:
-            old = (run / ("result_1.json" if has_trained else "result.json")).read_bytes()
-            assert old == before["result.json"], output
+            old = Result.from_dict(Run(run).starts[0]["result"]) if has_trained else Run(run).result
+            assert old == result, output
         if code and not has_trained:
             assert {name: (run / name).read_bytes() for name in kept} == before, output
-            assert not (run / "result_1.json").exists(), output
 
     for number in range(trials):
         name = ("last", "best")[number % 2]

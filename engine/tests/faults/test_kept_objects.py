@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import leyden
-from leyden.data import encoding
-from leyden.data.object_state import ObjectState
+from leyden.exact import encoding
+from leyden.exact.object_state import ObjectState
 from tests.data import changing
 from tests.faults.commands import call
 from tests.faults.test_strangers import parent  # noqa: F401 - a fixture

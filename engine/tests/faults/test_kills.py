@@ -144,11 +144,9 @@ def test_killed_while_it_fails(kills, trials, seed):
 
 NUM_TRIALS = 4
 SEARCHES = {
-    "zip and when": (
-        "optimizer=sgd,adamw",
-        "optimizer.momentum=interval(0.0,0.9)",
-        "hydra.sweeper.when={optimizer.momentum:{optimizer:sgd}}",
-        "rate=zip(model.dropout=[0.0,0.1],trainer.gradient_clip_val=[1.0,2.0])",
+    "settings and a function": (
+        "sweep.space=tests.sweep.spaces.optimizers",
+        "sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]",
     ),
     "seeds": ("sweep.seeds=2",),
 }

@@ -11,6 +11,7 @@ import pytest
 
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
+from tests import records
 from tests.faults.commands import Started, at_operation, call, in_forks
 
 pytestmark = pytest.mark.faults
@@ -63,7 +64,7 @@ def test_one_sweep(tmp_path, data, trials, seed):
         for code, output in [started.end() for started in both]:
             assert code == 0, output
             assert "Traceback" not in output
-        runs = [Run(path.parent) for path in folder.glob("sweeps/x/*/result.json")]
+        runs = [Run(path) for path in records.ended(folder, "sweeps/x/*/run.json")]
         assert [len(run.starts) for run in runs] == [1, 1]
         assert [run.result.status for run in runs] == ["finished", "finished"]
 

@@ -12,12 +12,12 @@ import subprocess
 
 import pytest
 import torch
-import yaml
 
 from leyden.config.paths import ROOT
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values
+from tests import records
 from tests.conftest import QUICK, finish, start
 from tests.example import OWN
 from tests.faults.commands import call, is_clean
@@ -159,7 +159,7 @@ CHOSEN += ["+run_dir=3", "hydra/launcher=basic", "--config-dir=/", "model=../../
 
 def hostile(rng, run, bait):
     """Change one or two places of a run's configuration, and what was typed for it."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = records.config(run)
     for _ in range(rng.choice([1, 1, 1, 2])):
         nodes = [config, *(node for _, node in all_nodes(config))]
         node = rng.choice([config[key] for key in ("model", "data", "task", "optimizer", "trainer")] + nodes)
@@ -180,8 +180,7 @@ def hostile(rng, run, bait):
             config[rng.choice(["hydra", "defaults", "hydra/launcher", "../conf", "evil", "sweep", "cluster"])] = (
                 poison(rng, bait)
             )
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    starts = json.loads((run / "provenance.json").read_text())
+    starts = records.starts(run)
     value = poison(rng, bait)
     text = value if isinstance(value, str) else json.dumps(value)
     typed = [
@@ -194,7 +193,7 @@ def hostile(rng, run, bait):
         [text],
     ]
     starts[-1]["overrides"] += rng.choice(typed)
-    (run / "provenance.json").write_text(json.dumps(starts))
+    records.put(run, config=config, starts=starts)
 
 
 def all_nodes(node, path=()):
@@ -265,9 +264,9 @@ def test_a_stranger_is_made_anew(trained, seed, trials, tmp_path):
     before = work_trees()
     for n in range(max(2, trials // 4)):
         run, bait = drawn(n, seed, trained, tmp_path)
-        starts = json.loads((run / "provenance.json").read_text())
+        starts = records.starts(run)
         starts[-1]["git"] = {**starts[-1]["git"], "dirty": False, "diff": ""}  # else that is what is refused
-        (run / "provenance.json").write_text(json.dumps(starts))
+        records.put(run, starts=starts)
         code, output = call("reproduce", f"run={run}", f"output={tmp_path / 'anew'}", directory=tmp_path)
         check(n, seed, 0 if code == 1 else code, output, bait, [tmp_path / "anew"])
         shutil.rmtree(run)

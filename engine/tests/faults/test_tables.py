@@ -81,12 +81,6 @@ def as_csv(rng, x, y):
     return content, separator == "," and (is_utf_8 or encoding in ("utf-8-sig", "utf-16", "utf-32"))
 
 
-def as_npz(rng, x, y):
-    columns = {"x": np.array(x), "y": np.array(y)}
-    np.savez(file := io.BytesIO(), **columns) if rng.random() < 0.8 else np.save(file := io.BytesIO(), columns["x"])
-    return file.getvalue()
-
-
 def as_parquet(rng, x, y):
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'leyden[parquet]'")
     from pyarrow import parquet
@@ -152,9 +146,8 @@ class Drawn:
         else:
             makes = TYPED[:6] if rng.random() < 0.6 else TYPED
             a, b = (rng.choice(makes)(rng, num) for _ in range(2))
-            self.content = {".npz": as_npz, ".parquet": as_parquet}[kind](rng, a, b)
-            is_pickled = kind == ".npz" and object in (a.dtype, b.dtype)
-            is_table = a.ndim == b.ndim == 1 and self.content[:1] == b"P" and not is_pickled  # nor .npy
+            self.content = as_parquet(rng, a, b)
+            is_table = a.ndim == b.ndim == 1 and self.content[:1] == b"P"
             x, y = (each.tolist() if each.ndim else [each.item()] for each in (a, b))
         self.expected = [*map(number, x)], [*map(label if self.classes else number, y)]
         self.suffix = rng.choice(SUFFIXES) if rng.random() < 0.2 else kind

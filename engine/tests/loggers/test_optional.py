@@ -41,7 +41,7 @@ def test_mlflow_in_a_file_has_each_point_once(tmp_path, mnist_root):
     assert [point.step for point in history["test/acc"]] == [20, 30]
     folders = {path.path for path in client.list_artifacts(killed.info.run_id)}
     assert {"confusion", "errors"} <= folders
-    result = json.loads((tmp_path / "killed" / "result.json").read_text())
+    result = json.loads((tmp_path / "killed" / "run.json").read_text())
     assert history["test/acc"][-1].value == pytest.approx(result["metrics"]["test/acc"])
     assert max(point.value for point in history["val/acc"]) == pytest.approx(result["metrics"]["val/acc"])
 
@@ -79,7 +79,7 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
             config |= {item.key or item.nested_key[0]: item.value_json for item in record.config.update}
         points = [(row["trainer/global_step"], row["val/acc"]) for row in rows if "val/acc" in row]
         assert [step for step, _ in points] == ["9", "19"]
-        result = json.loads((directory / "result.json").read_text())
+        result = json.loads((directory / "run.json").read_text())
         assert max(float(value) for _, value in points) == pytest.approx(result["metrics"]["val/acc"])
         assert config["seed"] == str(Run(directory).config["seed"])
 

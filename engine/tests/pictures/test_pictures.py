@@ -145,8 +145,7 @@ def test_pictures_change_no_bit(train):  # noqa: F811
         "checkpoints",
         "config.yaml",
         "fingerprint.csv",
-        "provenance.json",
-        "result.json",
+        "run.json",
     }
 
 

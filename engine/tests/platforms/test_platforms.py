@@ -107,7 +107,7 @@ def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path
 def test_workers_that_read_import_for_themselves(monkeypatch):
     samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
     monkeypatch.setattr("leyden.data.streamed.sys", SimpleNamespace(platform="darwin"))
-    loader = StreamLoader(samples, torch.arange(1), batch_size=1, num_workers=1, shuffle=False)
+    loader = StreamLoader(samples, torch.arange(1), batch_size=1, num_workers=1)
     batches = iter(loader)
     inputs_NI, targets_N = next(batches)
     monkeypatch.undo()

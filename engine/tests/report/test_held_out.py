@@ -11,7 +11,7 @@ from leyden import compare, summarize
 from leyden.report import summary
 from leyden.run.directory import Run
 from leyden.run.evaluations import TEST_EVALUATIONS_FILE, record_test_evaluation
-from tests import ENGINE
+from tests import ENGINE, records
 from tests.report.test_summary import write
 
 
@@ -20,12 +20,11 @@ def add(folder, name, *overrides, tested=True, named="x", value=0.5):
     directory = folder / name
     write(directory, [f"name={named}", *overrides], value=value)
     if tested:
-        path = directory / "result.json"
-        result = json.loads(path.read_text())
+        result = records.content(directory)
         record_test_evaluation(str(folder), Run(directory), "best", {"test/acc": 0.9})
         result["metrics"]["test/acc"] = 0.9
         result["stages"] = {"test": ["test/acc"]}
-        path.write_text(json.dumps(result))
+        records.put(directory, result=result)
     return directory
 
 

@@ -14,6 +14,7 @@ import pytest
 from leyden import runs
 from leyden.report.records import read_raw_records
 from leyden.run.lock import acquire
+from tests import records
 from tests.report.test_summary import write
 
 
@@ -37,8 +38,7 @@ def listed(text):
 
 
 def test_each_run_is_a_line_with_what_was_typed(call, three):
-    result = three / "r2" / "result.json"
-    result.write_text(result.read_text().replace('"epochs": 3', '"epochs": 1'))
+    records.put(three / "r2", result={**records.content(three / "r2"), "epochs": 1})
     text = call()
     assert "outputs/r0" in text
     assert "optimizer.lr=0.1 seed=0" in " ".join(text.split())
@@ -85,7 +85,7 @@ def test_on_a_terminal_each_run_is_one_line_and_what_all_have_typed_is_said_once
 
 def test_the_same_for_other_programs(call, three):
     found = json.loads(call("outputs", "format=json"))
-    assert {row["directory"] for row in found} == {str(path.parent) for path in three.rglob("config.yaml")}
+    assert {row["directory"] for row in found} == {str(path.parent) for path in three.rglob("run.json")}
     assert [*found[0]] == ["directory", "status", "age_s", "far", "objective", "typed"]
     table = list(csv.DictReader(io.StringIO(call("format=csv"))))
     assert [row["directory"] for row in table] == [row["directory"] for row in found]
@@ -145,7 +145,7 @@ def test_what_is_asked_for_is_shown(call, three):
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
     # A gap is no value, and null is one.
     write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
-    (three / "sub" / "new2" / "config.yaml").write_text("objective: null\nnote: null\noptimizer: {lr: 3}\n")
+    records.put(three / "sub" / "new2", config={"objective": None, "note": None, "optimizer": {"lr": 3}})
     for condition, value in (("optimizer.lr = 3", "null"), ("optimizer.lr < 0.02", "")):
         assert call("sort=note", f"where={condition}").count("null") == bool(value)
         (line,) = csv.DictReader(io.StringIO(call("sort=note", f"where={condition}", "format=csv")))
@@ -169,7 +169,7 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
     run = three / "sub" / "new"
     started = time.time() - 10_000
     zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started))
-    (run / "provenance.json").write_text(json.dumps([{"overrides": [], "time": zone, "job": None}]))
+    records.put(run, starts=[{"overrides": [], "time": zone}])
     (run / "metrics.csv").write_text("step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100)))
     for silence, status in ((500, "running"), (1500, "running"), (2500, "stuck")):
         # A step in some 90 s: twenty of them are half an hour.
@@ -198,12 +198,11 @@ def test_other_changes_are_other_code_however_long_they_are(call, three):
 
 
 def write_start(run, git):
-    starts = json.loads((run / "provenance.json").read_text())
-    (run / "provenance.json").write_text(json.dumps([{**starts[0], "git": git}]))
+    records.put(run, starts=[{**records.starts(run)[0], "git": git}])
 
 
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
-    path = three / "r1" / "result.json"
+    path = three / "r1" / "run.json"
     path.write_text(path.read_text().replace("0.49", "NaN"))
     found = listed(call("format=json", "sort=-val/loss"))
     assert [name for name, *_ in found] == ["r2", "r0", "r1", "new"]

@@ -19,6 +19,7 @@ from leyden.report.records import read_records
 from leyden.run import files
 from leyden.run.identity import RunIdentity
 from leyden.testing.cases import compose
+from tests import records
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
 
@@ -42,8 +43,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
     """A run directory as a run writes it."""
     directory.mkdir(parents=True)
     config = {**composed(tuple(overrides)), "objective": objective}
-    (directory / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
-    (directory / "provenance.json").write_text(json.dumps([{"overrides": overrides, "data": data}]))
+    result = None
     if status:
         result = {
             "status": status,
@@ -55,7 +55,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
             "samples_per_second": 100.0,
             "error": error,
         }
-        (directory / "result.json").write_text(json.dumps(result))
+    records.put(directory, config=config, starts=[{"overrides": overrides, "data": data}], result=result)
 
 
 def summarize(directory):
@@ -219,11 +219,10 @@ def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, 
     for seed in range(6):
         write(tmp_path / str(seed), [f"seed={seed}"], value=0.1 * seed)
         if seed > 2:  # somebody has edited a file of conf/
-            path = tmp_path / str(seed) / "config.yaml"
-            config = yaml.safe_load(path.read_text())
+            config = records.config(tmp_path / str(seed))
             config["optimizer"]["lr"] = 0.7
             config["data"]["root"] = f"/{seed}"  # a place
-            path.write_text(yaml.safe_dump(config))
+            records.put(tmp_path / str(seed), config=config)
     summarize(tmp_path)
     found = rows(tmp_path)
     assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.1", "3"), ("0.7", "3")]
@@ -416,9 +415,8 @@ def test_several_objectives_have_no_verdict(tmp_path, capsys):
         for lr in (1, 2):
             here = tmp_path / f"{lr}_{seed}"
             write(here, [f"optimizer.lr={lr}", f"seed={seed}"], value=0.1)
-            result = json.loads((here / "result.json").read_text())
             aims = [{"metric": name, "mode": "min", "value": lr + 0.1 * seed} for name in ("val/loss", "n")]
-            (here / "result.json").write_text(json.dumps({**result, "objective": aims}))
+            records.put(here, result={**records.content(here), "objective": aims})
     (tmp_path / "sweep.json").write_text(json.dumps({"log": []}))
     summarize(tmp_path)
     assert [row["like_best"] for row in rows(tmp_path)] == ["", ""]
@@ -481,7 +479,7 @@ def test_a_folder_without_runs(tmp_path):
         summarize(tmp_path)
 
 
-FILES = ("config.yaml", "provenance.json", "result.json", "job.json", "metrics.csv")
+FILES = ("run.json", "job.json", "metrics.csv")
 CONTENTS = (
     b"",
     b"[]",
@@ -499,8 +497,8 @@ CONTENTS = (
 WRONG = (None, [], [1], {}, {"a": 1}, "x", 3, True)
 
 
-def damaged_result(key, value):
-    result = {
+def damaged(key, value):
+    content = {
         "status": "finished",
         "objective": {**OBJECTIVE, "value": 0.1},
         "epochs": 3,
@@ -509,20 +507,26 @@ def damaged_result(key, value):
         "optimizer_steps": 30,
         "samples_per_second": 100.0,
         "error": None,
+        "config": {"optimizer.lr": 1, "objective": None},
+        "overrides": [],
+        "times": [],
+        "data": "",
+        "job": None,
+        "starts": [],
     }
-    return json.dumps({**result, key: value}).encode()
+    return json.dumps({**content, key: value}).encode()
 
 
 DAMAGED = [
     *((name, content) for name in FILES for content in CONTENTS),
     *(
-        ("result.json", damaged_result(key, value))
-        for key in ("status", "epochs", "seconds", "error")
+        ("run.json", damaged(key, value))
+        for key in ("status", "epochs", "seconds", "error", "config", "overrides", "times", "data", "job", "starts")
         for value in WRONG
     ),
-    *(("result.json", damaged_result("objective", value)) for value in WRONG),
+    *(("run.json", damaged("objective", value)) for value in WRONG),
     *(
-        ("result.json", damaged_result("objective", {**OBJECTIVE, "value": 0.1, key: value}))
+        ("run.json", damaged("objective", {**OBJECTIVE, "value": 0.1, key: value}))
         for key in ("metric", "mode", "value")
         for value in WRONG
     ),
@@ -557,11 +561,11 @@ def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, capsys, monkeypat
         write(tmp_path / name, [f"seed={'ab'.index(name)}"], value=0.3)
 
     def refuse(path, **kwargs):
-        if path.parent.name == "b":
-            raise PermissionError(13, "Permission denied", str(path))
-        return files.read_text(path, **kwargs)
+        if path.endswith("/b/run.json"):
+            raise PermissionError(13, "Permission denied", path)
+        return files.read_bytes(path, **kwargs)
 
-    monkeypatch.setattr("leyden.run.directory.read_text", refuse)
+    monkeypatch.setattr("leyden.run.record.read_bytes", refuse)
     summarize(tmp_path)
     assert "skipped: " in capsys.readouterr().err
     assert len(rows(tmp_path)) == 1

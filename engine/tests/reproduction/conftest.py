@@ -1,16 +1,15 @@
-import json
 import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from leyden import reproduce
 from leyden.config.paths import ROOT
 from leyden.reproduction import recipe, rerun, sources
 from leyden.run.provenance import installed_versions
+from tests import records
 from tests.conftest import start as forked
 
 
@@ -81,22 +80,22 @@ def make(tmp_path, commit):
         directory = tmp_path / name
         directory.mkdir()
         root = {"name": "x", "seed": 0, "init_from": None, "trainer": {"accelerator": "cpu", "devices": 1}}
-        (directory / "config.yaml").write_text(yaml.safe_dump({**root, **(config or {})}))
-        (directory / "provenance.json").write_text(json.dumps([start(commit[1])] if starts is None else starts))
         lines = [f"{step * n},{','.join([digit * 32] * 3)}" for n, digit in enumerate(fingerprints, 1)]
         (directory / "fingerprint.csv").write_text("\n".join(["step,weights,optimizer,random", *lines, ""]))
+        result = None
         if metrics is not None:
             numbers = {"epochs": 1, "optimizer_steps": 40, "seconds": 1.0, "samples_per_second": 1.0}
             result = {"status": "finished", "objective": None, "metrics": metrics, **numbers}
             result["stages"] = {"test": ["test/acc"]} if "test/acc" in metrics else {"val": [*metrics]}
-            (directory / "result.json").write_text(json.dumps(result))
+        whole = {**root, **(config or {})}
+        records.put(directory, config=whole, starts=[start(commit[1])] if starts is None else starts, result=result)
         return directory
 
     return make
 
 
 def start(sha, **more):
-    """As `provenance.json` tells one."""
+    """As a record tells one."""
     machine = {"cores": 1, "threads": 1, "threads_are_set": True, "gpus": []}
     git_there = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
     told = {"overrides": [], "git": git_there, "machine": machine, "parent": None}

@@ -1,7 +1,6 @@
 """A run is made anew from its directory, and what is not the same any more is found."""
 
 import itertools
-import json
 import os
 import shlex
 import signal
@@ -14,6 +13,7 @@ from leyden.config.paths import ROOT, environment_of
 from leyden.reproduction import recipe, rerun
 from leyden.reproduction.recipe import keep_overrides
 from leyden.run.directory import Run
+from tests import records
 from tests.conftest import SMALL
 from tests.data import folders
 from tests.example import OWN
@@ -38,10 +38,9 @@ def trained(cli, tmp_path, repository, commit):
 
 
 def set_code(run, told):
-    path = run.directory / "provenance.json"
-    starts = json.loads(path.read_text())
+    starts = run.starts
     starts[-1]["git"] = told
-    path.write_text(json.dumps(starts))
+    records.put(run.directory, starts=starts)
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -109,10 +108,9 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
 
 
 def test_a_run_of_which_no_overrides_are_known_is_told_by_its_values(cli, trained, tmp_path):
-    path = trained.directory / "provenance.json"
-    starts = json.loads(path.read_text())
+    starts = trained.starts
     starts[0]["overrides"] = []
-    path.write_text(json.dumps(starts))
+    records.put(trained.directory, starts=starts)
     arguments = (f"run_dir={trained.directory}", *(each for each in (*SMALL, *SHORT) if "dropout" not in each))
     code, _, err = cli("train", *arguments, "+model.bias=false", "trainer.max_epochs=2")
     assert code == 2
@@ -127,9 +125,9 @@ def test_a_run_of_which_no_overrides_are_known_is_told_by_its_values(cli, traine
 )
 def test_overrides_of_a_stranger_are_repeated_only_where_they_lead_to_what_was_trained(trained, override):
     there = Run(trained.directory)
-    starts = json.loads((trained.directory / "provenance.json").read_text())
+    starts = trained.starts
     starts[0]["overrides"].append(override)
-    (trained.directory / "provenance.json").write_text(json.dumps(starts))
+    records.put(trained.directory, starts=starts)
     keep_overrides(there, trained)
     kept = trained.starts[-1]["overrides"]
     assert kept == starts[0]["overrides"] or (override not in kept and "model.dropout=0.2" in kept)

@@ -1,6 +1,5 @@
 """A run knows the files that define its classes, and is not resumed, nor used without a word, when they change."""
 
-import json
 import os
 import sys
 
@@ -10,6 +9,7 @@ from leyden.assembly import roles, trust
 from leyden.config.paths import ROOT
 from leyden.run import code
 from leyden.run.directory import Run
+from tests import records
 from tests.conftest import QUICK, assert_same_bits
 from tests.example import MLP, OWN
 from tests.training.test_start_exact import stopping
@@ -157,10 +157,9 @@ def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, t
 
 def test_another_version_of_torch_is_named(train, tmp_path):
     run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
-    path = run.directory / "provenance.json"
-    starts = json.loads(path.read_text())
+    starts = run.starts
     starts[0]["versions"] |= {"torch": "1.\n0", "tensorboard": "1"}
-    path.write_text(json.dumps(starts))
+    records.put(run.directory, starts=starts)
     _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
     assert "exact resume is not guaranteed: torch was 1.\\n0, is " in err
     assert "tensorboard" not in err

@@ -20,6 +20,7 @@ from leyden.run.identity import RunIdentity
 from leyden.run.lease import is_file_of
 from leyden.run.lock import check_held
 from leyden.run.result import Result
+from tests import records
 from tests.example import OWN
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
@@ -72,7 +73,7 @@ def refuse(run, config, message, resume="auto"):
 
 def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
     assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
-    (start,) = json.loads((run.directory / "provenance.json").read_text())
+    (start,) = run.starts
     sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert start["git"]["sha"] == (sha or None)
     assert start["overrides"] == ["optimizer.lr=0.1"]
@@ -83,7 +84,7 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
 
 def test_the_same_config_goes_on_and_the_start_is_added(run):
     reopen(run, CONFIG)
-    assert len(json.loads((run.directory / "provenance.json").read_text())) == 2
+    assert len(run.starts) == 2
 
 
 def test_a_run_made_before_the_package_was_renamed_has_the_names_of_today(run):
@@ -93,7 +94,7 @@ def test_a_run_made_before_the_package_was_renamed_has_the_names_of_today(run):
         "task": {"_target_": "name_of_before.tasks.no_such_module.Task"},
         "name": f"name_of_before.models.{module}.Net",
     }
-    (run.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    records.put(run.directory, config=config)
     assert run.recorded == config
     assert run.config == {**config, "model": {**config["model"], "_target_": f"{OWN}.models.{module}.Net"}}
 
@@ -124,8 +125,8 @@ def test_resume_must_wants_something_to_resume(run, tmp_path):
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    refuse(Run(tmp_path), CONFIG, r"not a run directory, config.yaml can't be read \(No such file or directory\)")
-    (tmp_path / "config.yaml").write_text("- 1\n")
+    refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
+    (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 
 
@@ -144,11 +145,11 @@ def test_more_epochs_go_on_and_the_old_result_is_kept(run):
     reopen(run, longer)
     assert run.result is None
     assert run.config["trainer"]["max_epochs"] == 7
-    assert (run.directory / "result_1.json").read_text() == FINISHED.to_json()
+    assert Result.from_dict(run.starts[0]["result"]) == FINISHED
 
 
 @pytest.mark.parametrize(
-    "name", ["provenance.json", "metrics.csv", "a.tfevents.b", "checkpoints/best.ckpt", "curves.png"]
+    "name", ["config.yaml", "metrics.csv", "a.tfevents.b", "checkpoints/best.ckpt", "curves.png"]
 )
 def test_a_folder_in_the_place_of_a_file_is_refused_and_nothing_is_changed(run, name):
     run.end(FINISHED)
@@ -160,11 +161,12 @@ def test_a_folder_in_the_place_of_a_file_is_refused_and_nothing_is_changed(run, 
     reopen(run, CONFIG)
 
 
-@pytest.mark.parametrize("content", ["null", "0", "{", '{"overrides": []}', '[{"overrides": [1]}]', "[null]"])
-def test_a_provenance_of_another_shape_is_refused_before_the_result_is_archived(run, content):
+@pytest.mark.parametrize("starts", ["null", "0", '{"overrides": []}', '[{"overrides": [1]}]', "[null]"])
+def test_starts_of_another_shape_are_refused_before_the_result_is_replaced(run, starts):
     run.end(FINISHED)
-    (run.directory / "provenance.json").write_text(content)
-    refuse(run, with_value("trainer.max_epochs", 10), "provenance.json")
+    path = run.directory / "run.json"
+    path.write_text(path.read_text().partition('"starts": ')[0] + f'"starts": {starts}}}')
+    refuse(run, with_value("trainer.max_epochs", 10), "it has no valid list of starts")
 
 
 def test_a_failed_run_goes_on(run):

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,14 +20,14 @@ from leyden.run.evaluations import (
     read_test_evaluations,
     record_test_evaluation,
 )
+from tests import records
 from tests.conftest import QUICK
 
 
 def made(folder, name="x"):
     """A run directory; of its configuration the list needs the name alone."""
     run = Run(folder / "run")
-    run.directory.mkdir(exist_ok=True, parents=True)
-    (run.directory / "config.yaml").write_text(yaml.safe_dump({"name": name}))
+    records.put(run.directory, config={"name": name})
     return run
 
 
@@ -101,9 +100,8 @@ def test_a_newline_within_a_quoted_field_is_part_of_the_field(run, tmp_path):
 def test_a_strangers_name_that_would_forge_a_line_is_refused(cli, tmp_path, name):
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", "test=false")
     assert code == 0, err
-    path = tmp_path / "run" / "config.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "name": name}))
-    with pytest.raises(UserError, match=r"its name in config\.yaml is"):
+    records.put(tmp_path / "run", config={**records.config(tmp_path / "run"), "name": name})
+    with pytest.raises(UserError, match="its name is"):
         record(tmp_path / "outputs", Run(tmp_path / "run"))
     code, out, err = cli("evaluate", f"run={tmp_path / 'run'}")
     assert code == 2

@@ -7,6 +7,7 @@ from leyden.run import requeue, session
 from leyden.run.directory import Run
 from leyden.run.result import Failure, Result
 from leyden.run.session import EXIT_REQUEUED, Position
+from tests import records
 from tests.run.test_directory import CONFIG, FINISHED, of
 from tests.run.test_requeue import BY_A_PEER
 
@@ -45,7 +46,7 @@ def ended(tmp_path, monkeypatch):
             position = Position(1, 10, has_trained, num)
             with session.session(run, IDENTITY, [], position=lambda: position, before_end=lambda *_: None):
                 if recorded:
-                    (run.directory / "result.json").write_text(recorded.to_json())
+                    records.put(run.directory, result=recorded)
                 raise error
 
         with pytest.raises((KeyError, RuntimeError, UserError, SystemExit)) as raised:

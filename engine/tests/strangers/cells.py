@@ -24,6 +24,7 @@ from leyden.config.errors import UserError
 from leyden.reproduction import recipe, rerun, sources
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
+from tests import records
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.forks import TIMEOUT_S
@@ -246,7 +247,7 @@ class Row:
         if found:
             return found
         for single, job in (("whole", "seed=0"), ("other", "seed=1")):
-            paths = [path.parent for path in (self.place / "sweeps" / "sweep").glob("*/result.json")]
+            paths = records.ended(self.place / "sweeps" / "sweep")
             directory = next(path for path in paths if Run(path).config["seed"] == int(job[-1]))
             if differing := differences(self.place / single, directory, everything=False):
                 return Outcome(DIFFERS, f"{job}: {', '.join(differing)}")
@@ -259,7 +260,7 @@ class Row:
         found = self._sweep("search", "-m", *search, "+callbacks/pruning=median", *always, "seed=choice(0,1)")
         if found:
             return found
-        paths = [path.parent for path in (self.place / "sweeps" / "search").glob("*/result.json")]
+        paths = records.ended(self.place / "sweeps" / "search")
         if len(paths) != 2 or {Run(path).result.status for path in paths} - {"finished", "pruned"}:
             return Outcome(CRASH, f"trials: {[Run(path).result.status for path in paths]}")
         for path in paths:
@@ -312,10 +313,9 @@ class Row:
         recorded = self.place / "recorded"
         if not recorded.exists():
             shutil.copytree(self.place / "whole", recorded)
-        path = recorded / "provenance.json"
-        starts = json.loads(path.read_text())
+        starts = records.starts(recorded)
         starts[-1]["git"] = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
-        path.write_text(json.dumps(starts))
+        records.put(recorded, starts=starts)
 
         def there():
             sources.ROOT = repository

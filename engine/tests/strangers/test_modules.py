@@ -15,6 +15,7 @@ from leyden.assembly import roles, trust
 from leyden.assembly.trust import problem_of_run
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
+from tests import records
 from tests.conftest import QUICK, assert_same_bits
 from tests.example import OWN
 from tests.training.test_start import curves
@@ -35,7 +36,7 @@ def test_a_constructor_that_asks_a_tensor_for_its_value_passes_the_checks(train,
         "train", "-m", *module("Item"), "+task.num_layers=2,3", "sweep_name=s", "trainer.max_epochs=1"
     )
     assert code == 0, err
-    assert len([*(tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]) == 2
+    assert len(records.ended(tmp_path / "outputs" / "sweeps" / "s")) == 2
 
 
 def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
@@ -173,7 +174,7 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
     chosen = ("data=module", "scheduler=cosine", "+task.num=50,100")
     code, _, err = cli("train", "-m", *whole(*chosen), "sweep_name=s")
     assert code == 0, err
-    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]
+    runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:
         (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]

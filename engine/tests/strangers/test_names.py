@@ -267,11 +267,11 @@ def test_a_result_is_tested_by_the_stage_of_its_metrics_not_by_their_names():
     content = {"status": "finished", "objective": None, "metrics": {"val/acc": 0.5}, "epochs": 1, "seconds": 1.0}
     content |= {"optimizer_steps": 10, "samples_per_second": 1.0}
     content["metrics"]["test/acc"] = 0.4
-    assert not Result.from_json(content).is_tested
+    assert not Result.from_dict(content).is_tested
     content["stages"] = {"test": ["test/acc"]}
-    assert Result.from_json(content).test_metrics == {"test/acc": 0.4}
+    assert Result.from_dict(content).test_metrics == {"test/acc": 0.4}
     content["stages"] = {"val": ["val/acc", "test/acc"]}
-    assert not Result.from_json(json.loads(Result.from_json(content).to_json())).is_tested
+    assert not Result.from_dict(Result.from_dict(content).to_dict()).is_tested
     content["stages"] = {"test": ["gone"]}
-    with pytest.raises(ValueError, match="is not a valid result"):
-        Result.from_json(content)
+    with pytest.raises(ValueError, match="its result is not valid"):
+        Result.from_dict(content)

@@ -11,6 +11,7 @@ from leyden.assembly import roles, schedule
 from leyden.assembly.schedule import num_batches, num_steps
 from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
+from tests import records
 from tests.callbacks.events import images, read
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
@@ -60,7 +61,7 @@ def test_batches_of_any_form_are_trained_on_and_counted_where_they_show_their_si
     run, _, err = train("a", *own(task, "Collated", *more))
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0
-    result = json.loads((run.directory / "result.json").read_text())
+    result = json.loads((run.directory / "run.json").read_text())
     with (run.directory / "metrics.csv").open() as file:
         has_speed = "time/samples_per_second" in file.read()
     if form == "opaque":
@@ -167,8 +168,9 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
             assert code == 2, err
             assert err.startswith(f"leyden: accelerator={wrong}: {why}")
             assert err.count("\n") == 1
-    config = run.directory / "config.yaml"
-    config.write_text(config.read_text().replace("accelerator: cpu", "accelerator: mps"))
+    config = run.recorded
+    config["trainer"]["accelerator"] = "mps"
+    records.put(run.directory, config=config)
     for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
         code, _, err = cli(verb, f"run={run.directory}", *more)
         assert code == 0, err
@@ -208,7 +210,7 @@ def test_each_of_several_optimizers_has_its_curves(train):
 def test_loaders_that_are_combined_resume_to_the_same_bits(tmp_path, mnist_root, mode):
     objective = ("objective.metric=val/loss/dataloader_idx_0", "objective.mode=min")
     run = assert_resumes(tmp_path, "Several", 9, *own("Several", "Combined", *objective, f"+data.mode={mode}"))
-    result = json.loads((run.directory / "result.json").read_text())
+    result = json.loads((run.directory / "run.json").read_text())
     seen = {"min_size": 35 + 33, "max_size": 50 + 33}.get(mode, 50 + 33 + 15)
     assert round(result["samples_per_second"] * result["seconds"]) == 2 * seen
     assert run.result.optimizer_steps == 2 * (7 if mode == "min_size" else 10)

@@ -4,23 +4,33 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from leyden.config.hydra import composing
-from leyden.sweep.grid import SearchSpaceParser, settings, spaces
-from leyden.sweep.space import Space, read_when
+from leyden.sweep.space import read_space
 
 
-def typed(*, is_search):
+def space(*arguments, params=None, settings=None, function=None, is_search=True):
+    """That of a search, or of a grid."""
     with composing():
         loader = GlobalHydra.instance().config_loader()
-    return SearchSpaceParser(loader, OmegaConf.create({"seed": 0}), is_search=is_search)
+    config = OmegaConf.create({"sweep": {"settings": settings, "space": function}})
+    return read_space(loader, config, params, arguments, is_search=is_search)
 
 
-def space(*arguments, when=None, params=None):
-    """That of a search."""
-    dimensions = typed(is_search=True).dimensions(params, arguments)
-    return Space(dimensions, read_when(when, dimensions))
-
-
-def grid(*arguments, params=None, union=None, exclude=None, when=None):
+def grid(*arguments, **parts):
     """The jobs of a grid, as texts."""
-    found = spaces(typed(is_search=False), params, union, when, arguments)
-    return [" ".join(overrides) for overrides in settings(found, exclude)]
+    return [" ".join(overrides) for overrides in space(*arguments, **parts, is_search=False).settings()]
+
+
+def optimizers(trial):
+    """A space with a key that some trials lack; `tests.sweep.spaces.optimizers`."""
+    optimizer = trial.suggest_categorical("which", ["sgd", "adamw"])
+    if optimizer == "adamw":
+        return {"optimizer": optimizer}
+    return {"optimizer": optimizer, "optimizer.momentum": trial.suggest_float("momentum", 0.01, 0.9, log=True)}
+
+
+def returning(trial):
+    """Returns `value`, which a test sets."""
+    return value
+
+
+value = None

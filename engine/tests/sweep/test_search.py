@@ -1,6 +1,7 @@
 """Optuna's search: its space, its restarts, its neighbours."""
 
 import contextlib
+import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective
+from leyden.report.hparams import hparams_of
 from leyden.run import lease
 from leyden.run.directory import Run
 from leyden.sweep import pruning, search
@@ -45,9 +47,8 @@ from tests.sweep.spaces import space
 def test_the_space_is_in_hydras_syntax(override, distribution):
     searched = space(override, "b=3")
     trial = optuna.create_study().ask()
-    searched.suggest(trial)
+    assert searched.suggest(trial) == [f"a={trial.params['a']}"]
     assert trial.distributions == {"a": distribution}
-    assert searched.overrides(trial.params) == ["b=3", f"a={trial.params['a']}"]
     assert searched.fixed == ["b=3"]
 
 
@@ -67,21 +68,20 @@ def test_the_last_override_of_a_key_holds():
 
 def test_the_corners_have_each_bound_and_each_choice():
     found = space("a=interval(0.0,1.0)", "b=x,y,z").corners()
-    assert {corner["a"] for corner in found} == {0.0, 1.0}
-    assert {corner["b"] for corner in found} == {"x", "y", "z"}
+    assert found == [["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"]]
 
 
 def test_of_many_numbers_the_ends_are_the_corners():
     found = space("a=range(0,100000)", "b=choice(x,y,z)").corners()
-    assert found == [{"a": "0", "b": "x"}, {"a": "99999", "b": "y"}, {"a": "0", "b": "z"}]
+    assert found == [["a=0", "b=x"], ["a=99999", "b=y"], ["a=0", "b=z"]]
     assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
 
 
 def searches(directory, num_trials, searched, sampler=None):
     study = open_study(directory, sampler=optuna.samplers.RandomSampler())
 
-    def runs(trial):
-        return ["_".join(searched.overrides(trial.params))]
+    def runs(trial, overrides):
+        return ["run_" + "_".join(overrides)]
 
     return Search(study, directory, searched, num_trials=num_trials, runs=runs, sampler=sampler)
 
@@ -160,12 +160,8 @@ def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again
         assert any(trial.params == bad.params for trial in ask(again, 2))
 
 
-BRANCHES = {"optimizer.momentum": {"optimizer": "sgd"}}
-
-
 def branched():
-    zips = {"widths": "zip(model.hidden_sizes=[[8],[16]],model.dropout=[0.0,0.1])"}
-    return space("optimizer=sgd,adamw", "optimizer.momentum=interval(0.0,0.9)", params=zips, when=BRANCHES)
+    return space(settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers")
 
 
 @pytest.mark.parametrize("num_drawn", range(4))
@@ -200,7 +196,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
         assert len(taken) == 6 <= total
         assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
         for trial in taken:
-            assert heir.space.has(trial.params)
+            assert trial.user_attrs["overrides"] == heir.space.suggest(optuna.trial.FixedTrial(trial.params))
             heir.study.tell(trial, 1.0)
         assert ask(heir, 1) == []
     states = [trial.state for trial in heir.study.trials]
@@ -210,17 +206,17 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
 
 def test_the_runs_of_all_seeds_are_known(tmp_path):
     mine = one_seed_search(tmp_path, 1)
-    mine.runs = lambda trial: ["first", "second"]
+    mine.runs = lambda trial, overrides: ["first", "second"]
     with mine.opened():
         (trial,) = ask(mine, 1)
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            (tmp_path / name / "config.yaml").touch()
+            (tmp_path / name / "run.json").touch()
         mine.study.tell(trial, 1.0)
     with one_seed_search(tmp_path, 1).opened():
         pass
     (tmp_path / "third").mkdir()
-    (tmp_path / "third" / "config.yaml").touch()
+    (tmp_path / "third" / "run.json").touch()
     with (
         pytest.raises(UserError, match="lacks 1 of 3 runs here, such as third"),
         one_seed_search(tmp_path, 1).opened(),
@@ -236,7 +232,7 @@ def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sampler = optuna.samplers.GPSampler()
     with pytest.raises(UserError, match=r"sampler=gp: scipy is not installed; pip install 'leyden\[gp\]'"):
-        search.run_search(None, [], None, sampler=sampler, num_trials=20, batch_size=1)
+        search.run_search(None, None, sampler=sampler, num_trials=20, batch_size=1)
 
 
 def test_another_space_is_refused(tmp_path):
@@ -261,7 +257,7 @@ def finished_search(directory, num_trials):
         while trials := ask(mine, 2):
             for trial in trials:
                 (directory / trial.user_attrs["run"]).mkdir(exist_ok=True)
-                (directory / trial.user_attrs["run"] / "config.yaml").touch()
+                (directory / trial.user_attrs["run"] / "run.json").touch()
                 mine.study.tell(trial, 1.0)
     return mine
 
@@ -271,7 +267,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
     (tmp_path / "whole").mkdir()
     finished_search(tmp_path / "whole", 3)
     whole = (tmp_path / "whole" / "study.journal").read_bytes()
-    runs = [path.parent.name for path in (tmp_path / "whole").glob("*/config.yaml")]
+    runs = [path.parent.name for path in (tmp_path / "whole").glob("*/run.json")]
     assert len(runs) == 3
     refused, lines_end = 0, [n for n, byte in enumerate(whole) if byte == ord("\n")]
     # Within a line all bytes are alike.
@@ -284,7 +280,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
         shutil.rmtree(directory, ignore_errors=True)
         for name in runs:
             (directory / name).mkdir(parents=True)
-            (directory / name / "config.yaml").touch()
+            (directory / name / "run.json").touch()
         (directory / "study.journal").write_bytes(whole[:end])
         lines = whole[:end].rpartition(b"\n")[0].splitlines()
         known = [name for name in runs if f'"{name}"'.encode() in b"".join(lines)]
@@ -294,7 +290,7 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
                 finished_search(directory, 3)
         else:
             finished_search(directory, 3)
-            assert len(list(directory.glob("*/config.yaml"))) == 3
+            assert len(list(directory.glob("*/run.json"))) == 3
         if (directory / "study.journal").stat().st_size != end:  # something was written: it is readable, and ...
             journal = (directory / "study.journal").read_bytes()
             assert journal.splitlines()[: len(lines)] == lines  # ... has lost nothing that was whole
@@ -471,7 +467,7 @@ def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, mes
 def trials(tmp_path):
     """The trials of the study, and the results of the runs."""
     directory = tmp_path / "sweeps" / "s"
-    runs = [Run(path.parent) for path in directory.glob("*/config.yaml")]
+    runs = [Run(path.parent) for path in directory.glob("*/run.json")]
     return open_study(directory).get_trials(deepcopy=False), [run.result for run in runs]
 
 
@@ -540,7 +536,7 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
     finish(start(*typed))
     found, _ = trials(tmp_path)
     assert [trial.state for trial in found] == 2 * [TrialState.FAIL] + 2 * [TrialState.COMPLETE]
-    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/run.json")]
     assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
 
 
@@ -575,6 +571,32 @@ def test_trials_that_draw_the_same_are_one_run(tmp_path, mnist_root):
     assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
     assert len(results) <= 2
     assert {trial.value for trial in found} == {result.objectives[0].value for result in results}
+
+
+@pytest.mark.slow
+def test_a_function_is_searched_in_two_starts_and_summarized(tmp_path, mnist_root):
+    function = (
+        "hydra.sweeper.params=null",
+        "sweep.space=tests.sweep.spaces.optimizers",
+        "callbacks/pruning=median",
+    )
+    function = ("sweep=tpe", *function, "sweep.settings=[{model.dropout:0.0},{model.dropout:0.1}]")
+    finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=3"))
+    output = finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=6"))
+    assert "6/6 jobs, 0 failed" in output
+    found, results = trials(tmp_path)
+    assert len(found) == len(results) == 6
+    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
+        rows = {
+            " ".join(
+                f"{key}={row[key]}" for key in ("model.dropout", "optimizer", "optimizer.momentum") if row[key]
+            )
+            for row in csv.DictReader(file)
+        }
+    assert rows == {" ".join(trial.user_attrs["overrides"]) for trial in found}
+    for trial in found:
+        columns = hparams_of(Run(tmp_path / "sweeps" / "s" / trial.user_attrs["run"]))
+        assert ("optimizer.momentum" in columns) == ("momentum" in trial.params) == (columns["optimizer"] == "sgd")
 
 
 @pytest.mark.slow

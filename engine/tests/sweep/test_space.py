@@ -1,145 +1,166 @@
-"""Conditions: a key is there where they hold, in a grid, in a search, and in what is checked before."""
+"""Spaces: values by key, rows of `sweep.settings`, and functions of a trial."""
 
 import itertools
+import math
 
 import optuna
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
-from leyden.sweep.study import try_sampler
-from tests.sweep.spaces import space
+from leyden.sweep.space import override_text
+from leyden.sweep.study import draw, try_sampler
+from tests.sweep import spaces
+from tests.sweep.spaces import grid, space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+ROWS = [{"model": "mlp", "optimizer": "sgd", "optimizer.momentum": 0.9}, {"model": "cnn"}]
+TEXTS = ["model=mlp optimizer=sgd optimizer.momentum=0.9", "model=cnn"]
+OPTIMIZERS = "tests.sweep.spaces.optimizers"
 
 
-@st.composite
-def conditional(draw):
-    """Values by key, and conditions on keys that come before; typed in any order."""
-    values = {
-        key: [f"{key}{n}" for n in range(draw(st.integers(1, 3)))] for key in "abcd"[: draw(st.integers(1, 4))]
-    }
-    when = {}
-    for key in values:
-        before = [each for each in values if each < key]
-        on = draw(st.lists(st.sampled_from(before), max_size=2, unique=True)) if before else []
-        if on:
-            when[key] = {
-                each: draw(st.lists(st.sampled_from(values[each]), min_size=1, unique=True)) for each in on
-            }
-    return dict(draw(st.permutations(list(values.items())))), when
-
-
-def by_hand(values, when):
-    """All settings: each combination of all keys, without those whose conditions do not hold."""
-    found = set()
-    for chosen in itertools.product(*values.values()):
-        there = dict(zip(values, chosen, strict=True))
-        for key in sorted(there):
-            if any(there.get(on) not in allowed for on, allowed in when.get(key, {}).items()):
-                del there[key]
-        found.add(frozenset(there.items()))
-    return found
-
-
-def made(values, when):
-    return space(*(f"{key}=choice({','.join(each)})" for key, each in values.items()), when=when)
-
-
-@given(conditional())
-def test_a_key_is_there_where_its_conditions_hold(drawn):
-    expected = by_hand(*drawn)
-    found = made(*drawn)
-    assert {frozenset(setting.items()) for setting in found.settings()} == expected
-    for setting in found.settings():
-        assert found.has(setting)
-        assert sorted(found.overrides(setting)) == sorted(f"{key}={value}" for key, value in setting.items())
-        for key in setting:  # as a process that is killed leaves it
-            assert not found.has({each: value for each, value in setting.items() if each != key})
-        assert not found.has({**setting, "z": "z0"})
-    reached = {key for setting in expected for key, _ in setting}
-    assert not set(found.never_active()) & reached
-
-
-@given(conditional())
-def test_the_corners_take_each_choice_that_there_is(drawn):
-    expected = by_hand(*drawn)
-    corners = [frozenset(corner.items()) for corner in made(*drawn).corners()]
-    assert set(corners) <= expected
-    assert frozenset().union(*corners) == frozenset().union(*expected)
-    # And all that can be there together is so in one of them.
-    assert {frozenset(key for key, _ in one) for one in corners} == {
-        frozenset(key for key, _ in one) for one in expected
-    }
-
-
-@given(conditional(), st.integers(0, 99))
-def test_a_search_draws_what_is_there(drawn, seed):
-    expected = by_hand(*drawn)
-    searched = made(*drawn)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    for _ in range(3):
-        searched.suggest(trial := study.ask())
-        assert frozenset(trial.params.items()) in expected
-
-
-def test_conditions_can_be_on_members_of_a_zip_and_for_one():
-    zips = {"pair": "zip(model=choice(mlp,cnn),optimizer=choice(sgd,adamw))", "sizes": "zip(a=[1,2],b=[3,4])"}
-    when = {"optimizer.momentum": {"optimizer": "sgd"}, "sizes": {"model": "mlp"}}
-    found = space("optimizer.momentum=interval(0.0,0.9)", params=zips, when=when)
-    assert [found.overrides(corner) for corner in found.corners()] == [
-        ["model=mlp", "optimizer=sgd", "optimizer.momentum=0.0", "a=1", "b=3"],
-        ["model=mlp", "optimizer=sgd", "optimizer.momentum=0.9", "a=2", "b=4"],
-        ["model=cnn", "optimizer=adamw"],
+def test_rows_are_crossed_with_all_else():
+    assert grid("seed=1,2,3", "a=0", settings=ROWS, params={"b": "x,y"}) == [
+        f"a=0 b={b} seed={seed} {row}" for b, seed, row in itertools.product("xy", (1, 2, 3), TEXTS)
     ]
-    searched = [each.name for each in found.free]
-    assert searched.index("pair") < min(searched.index("optimizer.momentum"), searched.index("sizes"))
+    assert grid(settings=ROWS) == TEXTS
+    assert grid("a=1") == ["a=1"]
 
 
-def test_what_is_fixed_keeps_its_conditions():
-    when = {"optimizer.momentum": {"optimizer": "sgd"}}
-    found = space("optimizer=sgd,adamw", "optimizer.momentum=0.5", when=when)
-    assert [found.overrides(setting) for setting in found.settings()] == [
-        ["optimizer=sgd", "optimizer.momentum=0.5"],
-        ["optimizer=adamw"],
-    ]
-    assert found.fixed == []
-    narrowed = space("optimizer=adamw", "optimizer.momentum=0.5,0.9", "lr=1,2", when=when)
-    assert narrowed.settings() == [{"lr": "1"}, {"lr": "2"}]
-    assert narrowed.never_active() == []
+def test_what_is_typed_goes_before_params_and_a_job_runs_once():
+    assert grid("a=9,8,9", params={"a": "1,2", "b": 3}) == ["b=3 a=9", "b=3 a=8"]
+    assert grid(settings=[*ROWS, *ROWS]) == TEXTS
+
+
+def test_in_a_search_a_row_is_one_choice():
+    found = space("seed=1", settings=ROWS)
+    assert found.corners() == [["seed=1", *text.split()] for text in TEXTS]
+    study = optuna.create_study()
+    for text in TEXTS:
+        study.enqueue_trial({"sweep.settings": text})
+        assert found.suggest(study.ask()) == text.split()
+
+
+plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
+values = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b.c"]), inner),
+    max_leaves=4,
+)
+
+
+@given(values)
+def test_hydra_reads_a_value_as_it_was(value):
+    def read(value):
+        if isinstance(value, dict):
+            return {read(key): read(each) for key, each in value.items()}
+        return [*map(read, value)] if isinstance(value, list) else getattr(value, "text", value)
+
+    found = read(OverridesParser.create().parse_override(f"key={override_text(value)}").value())
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_plain_word_has_no_quotes():
+    texts = ["mlp", "a/b", "00:01:00", "${seed}", "1e3", "null", "a,b", "[1]", "x=y", ""]
+    assert [*map(override_text, texts)] == [*texts[:4], *(f"'{text}'" for text in texts[4:])]
+    assert math.isnan(float(override_text(math.nan)))
 
 
 @pytest.mark.parametrize(
-    ("when", "message"),
+    ("settings", "message"),
     [
-        ({"b": {"a": "3"}}, r"hydra\.sweeper\.when\.b: a is never 3; must be one of 1, 2"),
-        (
-            {"b": {"z": "3"}},
-            r"hydra\.sweeper\.when\.b: no job sets z; a condition must be on a key that is tried: a, b, c, d",
-        ),
-        ({"z": {"a": "1"}}, r"hydra\.sweeper\.when\.z: is not tried"),
-        ({"b": {"c": 0.5}}, r"hydra\.sweeper\.when\.b: c is an interval"),
-        ({"b": {"a": 1}, "a": {"d": "x"}, "d": {"b": 4}}, "circular conditions: a needs d needs b needs a"),
-        ({"b": {"b": 4}}, "circular conditions: b needs b"),
-        ({"b": {}}, r"hydra\.sweeper\.when\.b=\{\}: must be a value, or a list of values, by key"),
-        ({"b": "a"}, r"hydra\.sweeper\.when\.b=a: must be a value"),
-        ([1], r"hydra\.sweeper\.when=\[1\]: must be conditions by key"),
+        ({"a": 1}, "must be a list of values by key"),
+        ([], "must be a list"),
+        ("a", "must be a list"),
+        ([3], r"\[0\]: is 3; must be plain values by key"),
+        ([{"a": 1}, {}], r"\[1\]: is {}; must be"),
+        ([{"~a": 1}], r"\[0\]: ~a: must be a key"),
+        ([{"a=b": 1}], r"\[0\]: a=b: must be a key"),
+        ([{"sweep_name": "x"}], "sweep_name: is the same for all jobs"),
+        ([{"+cluster.num_jobs": 2}], "cluster.num_jobs: is the same for all jobs"),
+        ([{"hydra.job.num": 2}], "hydra.job.num: is the same for all jobs"),
+        ([{"hydra/sweeper": "grid"}], "hydra/sweeper: is the same for all jobs"),
+        ([{"z": 1}], "z is set outside, too; remove one of the two"),
+        ([{"+z": 1}], "z is set outside, too"),
     ],
 )
-def test_conditions_that_are_none(when, message):
+def test_rows_that_are_none(settings, message):
+    for typed in ("z=1", "z=1,2"):
+        with pytest.raises(UserError, match=rf"^sweep\.settings.*{message}") as error:
+            grid(typed, settings=settings)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts", "message"),
+    [
+        (("a=interval(0,1)",), {}, "a=interval.*: a grid takes lists"),
+        (("a=range(0,0)",), {}, r"a=range\(0,0\): has no values to try"),
+        (("sweep_name=x,y",), {}, "is the same for all jobs"),
+        (("sweep.settings=[{a:1}],[{a:2}]",), {}, "is the same for all jobs"),
+        (
+            (),
+            {"params": {"sweep.settings": "[{a:1}]"}},
+            r"hydra\.sweeper\.params: sweep\.settings is a key of its own",
+        ),
+        ((), {"params": [1]}, "must be values by key"),
+        ((), {"function": OPTIMIZERS}, f"sweep.space={OPTIMIZERS}: is for a search"),
+    ],
+)
+def test_a_grid_that_is_none(arguments, parts, message):
     with pytest.raises(UserError, match=message):
-        space("a=1,2", "b=4,5", "c=interval(0.0,1.0)", "d=x,y", when=when)
+        grid(*arguments, **parts)
 
 
-def test_a_member_of_a_zip_has_no_condition_of_its_own():
-    with pytest.raises(UserError, match=r"when\.a: is a member of the zip both"):
-        space("c=5,6", params={"both": "zip(a=[1,2],b=[3,4])"}, when={"a": {"c": 5}})
+def test_a_function_returns_the_keys_of_a_trial():
+    found = space("b=2", "c=x,y", function=OPTIMIZERS)
+    assert (found.fixed, found.keys) == (["b=2"], {"c"})
+    study = optuna.create_study()
+    study.enqueue_trial({"c": "y", "which": "sgd", "momentum": 0.5})
+    assert found.suggest(study.ask()) == ["c=y", "optimizer=sgd", "optimizer.momentum=0.5"]
+    study.enqueue_trial({"c": "x", "which": "adamw"})
+    assert found.suggest(study.ask()) == ["c=x", "optimizer=adamw"]
+    drawn, log_keys = draw(found, optuna.samplers.RandomSampler())
+    assert log_keys == ["momentum"]
+    assert {len(each) for each in drawn} == {2, 3}
 
 
-def test_conditions_that_never_hold_together():
-    found = space("a=1,2", "b=1,2", "c=1,2", when={"b": {"a": 1}, "c": {"a": 2, "b": 1}})
-    assert found.never_active() == ["c"]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.space", "can't be imported (No module named 'nowhere')"),
+        ("tests.sweep.spaces.gone", "can't be imported (module 'tests.sweep.spaces' has no attribute 'gone')"),
+        ("a b", "can't be imported"),
+        ("tests.sweep.spaces", "must be a function of an optuna.Trial"),
+    ],
+)
+def test_a_function_that_is_none(name, message):
+    with pytest.raises(UserError) as error:
+        space(function=name)
+    assert str(error.value).startswith(f"sweep.space={name}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "is None; must be plain values by key"),
+        ({}, "is {}; must be plain values by key"),
+        ([("a", 1)], "must be plain values by key"),
+        ({"a": object}, "must be plain values by key"),
+        ({1: 2}, "1: must be a key of the configuration"),
+        ({"resume": "never"}, "resume: is the same for all jobs"),
+        ({"b": 2}, "b is set outside, too"),
+        ({"c": 2}, "c is set outside, too"),
+    ],
+)
+def test_a_function_that_returns_no_setting(monkeypatch, value, message):
+    monkeypatch.setattr(spaces, "value", value)
+    found = space("b=2", "c=x,y", function="tests.sweep.spaces.returning")
+    with pytest.raises(UserError, match=rf"^sweep\.space.*{message}"):
+        found.suggest(optuna.create_study().ask())
 
 
 CAN = ("RandomSampler", "TPESampler", "BruteForceSampler")
@@ -154,23 +175,17 @@ CANNOT = (
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("name", [*CAN, *CANNOT])
-def test_a_sampler_that_draws_conditional_keys_at_random_is_refused(name):
+def test_a_sampler_that_draws_conditional_keys_at_random_is_refused(name, monkeypatch):
     sampler = getattr(optuna.samplers, name)()
-    when = {"b": {"a": 1}}
+    found = space(function=OPTIMIZERS)
     if name in CAN:
-        try_sampler(sampler, space("a=1,2", "b=4,5", when=when), ["minimize"])
+        draw(found, sampler)
     else:
-        with pytest.raises(UserError, match=f"{name} can't handle keys that some trials lack"):
-            try_sampler(sampler, space("a=1,2", "b=4,5", when=when), ["minimize"])
-        try_sampler(sampler, space("a=1,2", "b=4,5"), ["minimize"])
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_tpe_draws_keys_together_in_groups_where_some_lack_them():
-    conditional = space("a=1,2", "b=4,5", when={"b": {"a": 1}})
-    try_sampler(optuna.samplers.TPESampler(multivariate=True, group=True), conditional, ["minimize"])
-    with pytest.raises(UserError, match="multivariate=true"):
-        try_sampler(optuna.samplers.TPESampler(multivariate=True), conditional, ["minimize"])
+        with pytest.raises(UserError, match=f"{name} can't handle parameters that some trials lack"):
+            draw(found, sampler)
+    monkeypatch.setattr(spaces, "optimizers", lambda trial: {"a": trial.suggest_int("a", 1, 9)})
+    draw(space(function=OPTIMIZERS), sampler)
+    try_sampler(sampler, space("a=1,2", "b=4,5"), ["minimize"])
 
 
 class First(optuna.samplers.RandomSampler):
@@ -182,7 +197,30 @@ class First(optuna.samplers.RandomSampler):
         return distribution.choices[0]
 
 
-def test_a_sampler_is_tried_in_each_branch():
-    found = space("a=1,2,3", "b=interval(0.0,1.0)", when={"b": {"a": 3}})
+def test_a_sampler_is_tried():
     with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler: no numbers"):
-        try_sampler(First(), found, ["minimize"])
+        try_sampler(First(), space("a=1,2,3", "b=interval(0.0,1.0)"), ["minimize"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-m", "sweep.settings=[{seed:1,optimizer.lrr:1}]"), "did you mean optimizer.lr?"),
+        (("-m", "sweep.settings=[{seed:1,model:mlp},{model:cnm}]"), "model=cnm: no such choice"),
+        (("sweep.settings=[{model:mlp}]",), "is for a sweep, which needs -m"),
+        (("sweep.space=a.b",), "is for a sweep, which needs -m"),
+        (("sweep.seeds=2",), "sweep.seeds=2: is for a sweep, which needs -m"),
+        (("-m", "both=zip(seed=[1,2],model=[mlp,cnn])"), "write rows of values as sweep.settings="),
+        (
+            ("-m", "sweep=random", "sweep.space=tests.sweep.spaces.returning"),
+            "sweep.space=tests.sweep.spaces.returning: ",
+        ),
+    ],
+)
+def test_what_is_typed_wrong_ends_in_a_line(cli, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(spaces, "value", {"optimizer.lrr": 0.1})
+    code, out, err = cli("train", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not list((tmp_path / "outputs").rglob("config.yaml"))

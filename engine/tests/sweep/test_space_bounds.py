@@ -14,7 +14,10 @@ from leyden.config.checks import MAX_JOBS
         (("optimizer.lr=range(0,1,1e-9)",), "optimizer.lr=range(0,1,1e-9): 1,000,000,000 jobs"),
         (("optimizer.lr=range(0,inf)",), "infinitely many jobs"),
         (("seed=range(0,1000)", "optimizer.lr=range(0.1,1,0.001)"), "seed x optimizer.lr: 900,000 jobs"),
-        (("a=zip(seed=range(0,1000000000),optimizer.lr=range(0,1,1e-9))",), "a=zip(...): seed=range(0,1000000000)"),
+        (
+            ("sweep.settings=[{model:mlp},{model:cnn}]", "seed=range(0,60000)"),
+            "seed x sweep.settings: 120,000 jobs",
+        ),
         (("sweep.seeds=1000000000",), "sweep.seeds=1000000000: 1,000,000,000 jobs"),
         (("sweep.seeds=50000", "optimizer.lr=1,2,3"), "sweep.seeds=50000 of 3 settings: 150,000 jobs"),
         (("sweep=random", "sweep.seeds=1000000000"), "sweep.seeds=1000000000"),

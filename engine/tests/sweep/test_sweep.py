@@ -22,7 +22,7 @@ from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.jobs import slug
 from leyden.sweep.sweep import claim_directory
-from tests import conf
+from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
 
@@ -90,10 +90,10 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
         assert (tmp_path / "sweeps" / "s" / name).stat().st_size > 100
 
     # The same again runs nothing, more values run what is new.
-    before = {run.directory: (run.directory / "result.json").stat().st_mtime_ns for run in found.values()}
+    before = {run.directory: (run.directory / "run.json").stat().st_mtime_ns for run in found.values()}
     finish(sweep(tmp_path, "optimizer.lr=0.01,0.001,0.1", "seed=0,1"))
     assert len(runs(tmp_path)) == 6
-    assert {d: (d / "result.json").stat().st_mtime_ns for d in before} == before
+    assert {d: (d / "run.json").stat().st_mtime_ns for d in before} == before
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
     alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
@@ -115,8 +115,8 @@ def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_pat
 @pytest.mark.slow
 def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
     def drawn():
-        folders = (tmp_path / "sweeps" / "s").glob("*/result.json")
-        return {p.parent: sorted(q.name for q in p.parent.glob("*.png")) for p in folders}
+        folders = records.ended(tmp_path / "sweeps" / "s")
+        return {folder: sorted(path.name for path in folder.glob("*.png")) for folder in folders}
 
     def draws(*arguments):
         return sweep(tmp_path, *arguments, small=SMALL)
@@ -149,12 +149,10 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
     evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
     planted = best.with_name(slug([evil, "trainer.max_epochs=1", *QUICK]))
     shutil.copytree(best, planted)
-    result = json.loads((planted / "result.json").read_text())
+    result, starts = records.content(planted), records.starts(planted)
     result["objective"]["value"] = 1.0
-    (planted / "result.json").write_text(json.dumps(result))
-    starts = json.loads((planted / "provenance.json").read_text())
     starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *QUICK]
-    (planted / "provenance.json").write_text(json.dumps(starts))
+    records.put(planted, starts=starts, result=result)
     output = finish(sweep(tmp_path, *arguments[:2], anew=True))
     assert f"Best: {planted.name}" in output
     assert not (tmp_path / "executed").exists()
@@ -168,7 +166,7 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     output = finish(sweep(tmp_path, *arguments, 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'))
     assert "2/2 jobs, 0 failed" in output
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
-    ended = (first.directory / "result.json").stat().st_mtime
+    ended = (first.directory / "run.json").stat().st_mtime
     begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()
     assert ended <= begun + 1  # it is told in whole seconds
     for run in (first, second):
@@ -216,13 +214,13 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
         if line.endswith(".log"):
             assert Path(line.strip()).exists()
     # Only those are tried again; what was killed goes on.
-    ended = (found[0.1, 0].directory / "result.json").stat().st_mtime_ns
+    ended = (found[0.1, 0].directory / "run.json").stat().st_mtime_ns
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "1 of 3 jobs failed" in output
     assert found[0.01, 0].result.status == "finished"
-    assert len(json.loads((found[0.01, 0].directory / "provenance.json").read_text())) == 2
-    assert (found[0.1, 0].directory / "result.json").stat().st_mtime_ns == ended
+    assert len(found[0.01, 0].starts) == 2
+    assert (found[0.1, 0].directory / "run.json").stat().st_mtime_ns == ended
 
 
 @pytest.mark.slow
@@ -423,8 +421,8 @@ def test_a_bug_in_a_network_is_shown_by_its_line(tmp_path, mnist_root):
     for log in (tmp_path / "sweeps" / "s" / "logs").iterdir():
         assert "Traceback" in log.read_text()
         assert "# the bug" in log.read_text()
-    for path in (tmp_path / "sweeps" / "s").glob("*/result.json"):
-        assert json.loads(path.read_text())["error"]["where"] == PLACE_OF_BUG
+    for path in records.ended(tmp_path / "sweeps" / "s"):
+        assert Run(path).result.error.where == PLACE_OF_BUG
     assert PLACE_OF_BUG in (tmp_path / "sweeps" / "s" / "summary.md").read_text()
 
 
@@ -521,7 +519,7 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
     code, _, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
     assert code == 0
-    assert err.startswith("These are the corners of the space that would be searched.")
+    assert err.startswith("These are settings of the space that would be searched.")
     code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert code == 0
     assert "nothing was done" in out

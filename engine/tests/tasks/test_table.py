@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leyden.assembly import trust
 from leyden.run.directory import Run
+from tests import records
 from tests.callbacks.events import texts
 from tests.conftest import here
 from tests.tasks.rows import FEW, MODULES, ROWS, TABLE
@@ -63,7 +64,7 @@ def test_sweep_and_prune(row, cli, tmp_path):
         "train", "-m", *ROWS[row], *FEW, *search, *always, "seed=int(interval(0,100000))"
     )  # hardly one twice
     assert code == 0, out + err
-    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")]
+    runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert {run.result.status for run in runs} <= {"finished", "pruned"}
     assert len(runs) == 3
     assert all(run.result.objectives[0].value is not None for run in runs)

@@ -9,9 +9,9 @@ import torch
 
 import leyden
 from leyden.config.errors import UserError
-from leyden.data import random_state
-from leyden.data.files import digest_of_content
-from leyden.data.random_state import random_states
+from leyden.exact import random_state
+from leyden.exact.encoding import digest_of_content
+from leyden.exact.random_state import random_states
 from tests.conftest import QUICK
 
 

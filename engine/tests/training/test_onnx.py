@@ -11,7 +11,7 @@ from tests.training.test_start import train  # noqa: F401 - a fixture
 def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist_root):  # noqa: F811
     import onnxruntime
 
-    from leyden.data.fetch import load
+    from leyden.files.fetch import load
     from leyden.training.trained import trained_task
     from tests.example import MNIST
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from leyden.config.errors import UserError
 from leyden.data.images import read_image
+from tests import records
 from tests.conftest import SMALL
 from tests.example import MNIST
 
@@ -152,7 +153,7 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
 def test_mistakes(cli, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "config.yaml").write_text("name: x\ntrainer: {}\n")
+    records.put(tmp_path / "run", config={"name": "x", "trainer": {}})
     torch.save({}, tmp_path / "run" / "checkpoints" / "best.ckpt")
     code, _, err = cli("predict", "run=run", *arguments)
     assert code == 2

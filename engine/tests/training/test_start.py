@@ -61,7 +61,7 @@ def test_training_longer_is_training_long(train):
     assert longer.result.epochs == 4
     without_test = [row for row in curves(longer) if "test" not in row[1]]
     assert without_test == [row for row in curves(long) if "test" not in row[1]]
-    assert (longer.directory / "result_1.json").exists()
+    assert longer.starts[0]["result"]["epochs"] == 2
 
 
 def test_the_seed_decides_all_and_zero_counts(train):
@@ -171,7 +171,7 @@ def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
     assert code == 0, err
-    assert (tmp_path / "here" / "result.json").exists()
+    assert Run(tmp_path / "here").result
 
 
 def test_an_epoch_without_validation_is_not_the_best(train):

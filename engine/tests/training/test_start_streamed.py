@@ -121,11 +121,11 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     monkeypatch.setattr(predict, "MIN_FILES_FOR_WORKERS", 10)  # workers read
     monkeypatch.setattr(predict, "MAX_SHOWN", 6)
     for suffix, there in expected.items():
-        output, picture = tmp_path / f"b{suffix}", tmp_path / "b.png"
-        code, out, err = cli("predict", *arguments, f"output={output}", f"picture={picture}")
+        output = tmp_path / f"b{suffix}"
+        code, out, err = cli("predict", *arguments, f"output={output}")
         assert code == 0, err
         assert out.count(str(images)) == 6
-        assert "12 further images are not shown; output=FILE.csv writes all" in out
+        assert "12 further rows are not shown; output=FILE.csv writes all" in out
         assert [row[:2] for row in rows(output)] == [row[:2] for row in there]
         assert [row[2] for row in rows(output)] == pytest.approx([row[2] for row in there], abs=1e-5)
     broken = images / "07.png"
@@ -250,8 +250,8 @@ def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn)
 def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
     arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", "seed=0,1", "cluster.num_jobs=2")
     output = finish(start("-m", "sweep_name=s", "trainer.max_epochs=1", *arguments))
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("sweeps/s/*/result.json")]
-    assert [result["status"] for result in results] == ["finished"] * 2, output
+    results = [Run(path.parent).result for path in tmp_path.glob("sweeps/s/*/run.json")]
+    assert [result.status for result in results] == ["finished"] * 2, output
 
 
 @pytest.mark.slow

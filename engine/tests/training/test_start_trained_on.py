@@ -1,12 +1,12 @@
 """A run records what identifies its data, and is not resumed on others."""
 
 import hashlib
-import json
 import shutil
 
 import pytest
 
 from leyden.run.directory import Run
+from tests import records
 from tests.conftest import QUICK
 from tests.data import folders
 
@@ -83,17 +83,16 @@ def test_files_whose_checksums_are_known_and_tensors_are_recorded(cli, tmp_path,
     assert [*data] == ["Elevation.data", "Elevation.targets"]
 
     # As if they had been others.
-    path = tmp_path / "b" / "provenance.json"
-    starts = json.loads(path.read_text())
+    starts = records.starts(tmp_path / "b")
     starts[0]["data"]["Elevation.targets"] = "0" * 64
-    path.write_text(json.dumps(starts))
+    records.put(tmp_path / "b", starts=starts)
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")
     assert code == 2
     assert "was trained on: Elevation.targets; restore those data" in err
 
     # Of one that has recorded none nothing is known, and it is resumed.
     del starts[0]["data"]
-    path.write_text(json.dumps(starts))
+    records.put(tmp_path / "b", starts=starts)
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")
     assert code == 0, err
 

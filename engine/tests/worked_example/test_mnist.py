@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from leyden.data.fetch import load, verify_files
+from leyden.files.fetch import load, verify_files
 from tests.example import MNIST, mnist
 
 

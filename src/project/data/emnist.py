@@ -23,8 +23,6 @@ class EMNIST(torchvision.datasets.EMNIST):
         ValueError: The split is unknown.
     """
 
-    sha256: dict[str, str] = {}  # noqa: RUF012 - stored beside the files once torchvision has checked the downloads
-
     def __init__(self, root: str, split: str, **kwargs: Any) -> None:
         super().__init__(root, split, **kwargs)
         self.data: torch.Tensor = self.data.transpose(1, 2)

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from leyden.data.fetch import load
 from leyden.data.folder import FolderDataModule
+from leyden.files.fetch import load
 from PIL import Image
 
 from project.data.fashion_mnist import FashionMNIST

@@ -19,14 +19,15 @@ from leyden.assembly.start_from import check_fork, check_parent
 from leyden.assembly.task import taken_arguments, task
 from leyden.assembly.trainer import callbacks_of, check_strategy, plain_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION, RunCheckpoint
-from leyden.callbacks.logged_metrics import FollowsValidation
 from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import one_line
-from leyden.data.contract import ModuleData, divides_batches, facts_of, has_split, sizes_of
+from leyden.data.contract import ModuleData, facts_of, sizes_of
 from leyden.data.facts import Facts
+from leyden.exact.first_batches import divides_batches, has_split
+from leyden.exact.logged_metrics import FollowsValidation
 from leyden.run.fork import key_of
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task

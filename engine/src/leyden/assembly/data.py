@@ -17,10 +17,11 @@ from leyden.assembly.instantiate import check_lightning_kind, instantiate, user_
 from leyden.assembly.task import new_module
 from leyden.callbacks.checkpoint import find_unreadable
 from leyden.config.errors import UserError
-from leyden.data.contract import ModuleData, divides_batches, facts_of
+from leyden.data.contract import ModuleData, facts_of
 from leyden.data.facts import Facts
-from leyden.data.random_state import seed_stages, seeded
-from leyden.data.resumable import flatten_loaders, make_resumable
+from leyden.exact.first_batches import divides_batches
+from leyden.exact.random_state import seed_stages, seeded
+from leyden.exact.resumable import flatten_loaders, make_resumable
 from leyden.run import lease
 from leyden.run.files import files_below, read_json, sha256_of, write_whole
 

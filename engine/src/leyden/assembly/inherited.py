@@ -24,7 +24,7 @@ from leyden.config.hydra import composed_choices, composed_values, keys_set_by
 from leyden.config.schema import TrainConfig
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import differing, dotted
-from leyden.data.contract import divides_batches
+from leyden.exact.first_batches import divides_batches
 from leyden.run.directory import RunContents
 from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
 from leyden.run.identity import identity_values
@@ -96,7 +96,7 @@ def _check_parts(source: RunContents, config: dict[str, Any]) -> None:
     Raises:
         UserError: A part is missing, or a key is unknown.
     """
-    where = f"fork: {source.directory}/config.yaml"
+    where = f"fork: {source.directory}/run.json"
     for part in ROLES:
         if not isinstance(config.get(part), dict):
             raise UserError(f"{where}: {part}={one_line(config.get(part))}: must be a mapping")

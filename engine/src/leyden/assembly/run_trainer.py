@@ -13,15 +13,16 @@ from leyden.assembly.trainer import callbacks_of, check_strategy, check_unsharde
 from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
-from leyden.callbacks.logged_metrics import Stages
 from leyden.callbacks.preemption import Preemption
-from leyden.callbacks.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError
 from leyden.config.values import flatten
-from leyden.data.contract import divides_batches, facts_of
-from leyden.data.files import digest_of_content
-from leyden.data.random_state import seeded
+from leyden.data.contract import facts_of
+from leyden.exact.encoding import digest_of_content
+from leyden.exact.first_batches import divides_batches
+from leyden.exact.logged_metrics import Stages
+from leyden.exact.random_state import seeded
+from leyden.exact.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values
@@ -141,7 +142,7 @@ def run_trainer(
         cfg,
         callbacks=[
             stages := Stages(),  # first, as other callbacks read from it
-            BeforeEnd(state := RunState(facts, cfg.seed, digest_of_content(settings), cfg.exact)),
+            BeforeEnd(state := RunState(facts.to_state(), cfg.seed, digest_of_content(settings), cfg.exact)),
             *callbacks,
             ModuleHooks(),
             *([] if timers else [timer]),

@@ -31,7 +31,7 @@ from leyden.config.terminal import some_of, warn
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
-from leyden.data.loaders import SPLIT_KEYS
+from leyden.data.splits import SPLIT_KEYS
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
@@ -229,7 +229,7 @@ def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str,
     """Load the parent's weights into a run's module; excluded weights stay as initialised.
 
     Returns:
-        The parent's entry in `provenance.json`; None for a run without parent.
+        The parent as recorded in a start; None for a run without parent.
 
     Raises:
         UserError: The parent can't be read, or its weights don't fit the module.
@@ -387,7 +387,7 @@ class Fork:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The parent's entry in `provenance.json`."""
+        """The parent, as recorded in a start."""
         return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
 
     def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:

@@ -32,7 +32,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC, own_packages
 from leyden.config.terminal import warn
 from leyden.data.facts import DOWNLOAD_ARGUMENTS
-from leyden.data.random_state import seeded
+from leyden.exact.random_state import seeded
 from leyden.run.directory import Run
 
 _import_seed = contextvars.ContextVar("_import_seed", default=0)
@@ -60,7 +60,7 @@ def trusted_config(run: Run) -> DictConfig:
     try:
         return trusted(config)
     except UserError as error:
-        raise UserError(f"{run.directory}/config.yaml: {error}") from error
+        raise UserError(f"{run.directory}/run.json: {error}") from error
 
 
 def trusted(config: dict[str, Any]) -> DictConfig:

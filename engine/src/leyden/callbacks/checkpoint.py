@@ -21,9 +21,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from leyden.callbacks.logged_metrics import logged_steps, stages_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.exact.logged_metrics import logged_steps, stages_of
 from leyden.run.files import damage, replacing
 from leyden.run.lock import check_held
 

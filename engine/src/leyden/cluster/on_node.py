@@ -35,7 +35,7 @@ from leyden.sweep.worker import execute_job
 
 
 def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
-    """Run a job; on an error, record the failure in `result.json` and end with the code of a command.
+    """Run a job; on an error, record the failure as its result and end with the code of a command.
 
     Args:
         module: Name of the module whose `main.task` runs the job.

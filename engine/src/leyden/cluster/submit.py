@@ -162,7 +162,7 @@ class ClusterRunner:
         ids = {each["job_id"] for each in known if each}
         if self.num_at_once:  # jobs of the sweep that another command has submitted count, too
             runs = [Run(path.parent) for path in self.directory.glob("*/job.json")]
-            others = [run.submission for run in runs if not (run.directory / "result.json").exists()]
+            others = [run.submission for run in runs if run.result is None]
             ids |= {each["job_id"] for each in others if each.get("scheduler") == self.scheduler.name}
         queued = self.alive(sorted(ids))
         active = [bool(each) and each["job_id"] in queued for each in known]

@@ -34,7 +34,7 @@ _ENGINE_PARTS = (
     "reproduction",
     "callbacks/checkpoint",
     "callbacks/preemption",
-    "data/fetch",
+    "files/fetch",
     "data/images",
     "pictures/base",
 )

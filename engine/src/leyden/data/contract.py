@@ -1,23 +1,17 @@
-"""Interface of data modules: required minimum, optional extensions, their own dataloaders, and the first batches.
+"""Interface of data modules: required minimum, optional extensions, and their own dataloaders."""
 
-The first batch of each loader is read to check that another process or start reads the same data.
-"""
-
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from leyden.data.facts import Facts
-from leyden.data.files import digest_of
-from leyden.data.random_state import seeded
-from leyden.data.resumable import batch_checksum, flatten_loaders
+from leyden.exact.first_batches import has_split, num_samples
+from leyden.files.content import digest_of
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -77,23 +71,6 @@ MAX_DIGESTS = 20
 
 
 @runtime_checkable
-class Loader(Protocol):
-    """Batches of a split, with a position, so that a run can resume within an epoch."""
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches, starting at the current position."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position, as plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start the next iteration at this position."""
-
-
-@runtime_checkable
 class DataModule(Protocol):
     """Full interface of a data module; everything beyond `train_dataloader` is optional.
 
@@ -106,7 +83,7 @@ class DataModule(Protocol):
     - `check_world_size`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
     - `digests`: a string per file or tensor that identifies it, such as its SHA-256; a run refuses to resume on
       changed data;
-    - loaders with `state_dict`: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
+    - loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
       library.
 
     Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
@@ -136,13 +113,13 @@ class DataModule(Protocol):
     def setup(self, stage: str) -> None:
         """Read the training set, or the test set if the stage is `test`."""
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Iterable[Any]:
         """Return batches of the training split."""
 
-    def val_dataloader(self) -> Loader | list[Loader]:
+    def val_dataloader(self) -> Iterable[Any] | list[Iterable[Any]]:
         """Return batches of the validation split; an empty list if there is none."""
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> Iterable[Any]:
         """Return batches of the test set."""
 
 
@@ -193,89 +170,3 @@ def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) ->
     if has_split(data, "val"):
         sizes["val"] = num_samples(data.val_dataloader() if val is None else val)
     return sizes
-
-
-def divides_batches(data: L.LightningDataModule | type) -> bool:
-    """Return whether the loaders divide batches among processes themselves; otherwise Lightning's sampler does."""
-    return hasattr(data, "check_world_size")
-
-
-def has_split(data: L.LightningDataModule, split: str) -> bool:
-    """Return whether a data module has a dataloader for this split."""
-    if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
-        return False
-    return split != "val" or bool(flatten_loaders(data.val_dataloader()))
-
-
-def _num_drawn(loader: Any) -> int:
-    """Return the number of samples that an epoch of a loader draws, over all processes.
-
-    Raises:
-        TypeError: The number is unknown, as for a custom batch sampler.
-    """
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    if isinstance(batches, BatchSampler):
-        sampler = batches.sampler
-    elif batches is not None:
-        raise TypeError("a batch sampler of one's own")
-    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset) or sampler is None:
-        return len(loader.dataset)
-    return len(sampler)
-
-
-def num_samples(loaders: Any) -> int | None:
-    """Return the number of samples per epoch of some loaders together; None if one of them does not report it."""
-    try:
-        return sum(map(_num_drawn, flatten_loaders(loaders)))
-    except (AttributeError, TypeError, NotImplementedError):
-        return None
-
-
-# Per loader, a checksum of its first batch, and its number of samples; None where unknown.
-FirstBatches = list[list[int | None]]
-
-
-def first_batches(data: L.LightningDataModule, split: str, seed: int) -> FirstBatches:
-    """Read the first batch of each loader of a split, from random states that the seed determines.
-
-    Data modules with `check_world_size` are skipped, since their splits follow from their arguments.
-    """
-    if divides_batches(data):
-        return []
-    with seeded(seed, f"first batch of {split}"):
-        if not has_split(data, split):
-            return []
-        return [_first_batch(loader) for loader in flatten_loaders(getattr(data, f"{split}_dataloader")())]
-
-
-def first_batches_differ(data: L.LightningDataModule, split: str, seed: int, before: Any) -> bool:
-    """Return whether a split has other first batches than before.
-
-    Loaders that yield another first batch at each reading are not compared.
-    """
-    if not before or (now := first_batches(data, split, seed)) == before:
-        return False
-    again = first_batches(data, split, seed)
-    fixed = [a if a == b else None for a, b in zip(now, again, strict=False)]
-    return len(now) != len(before) or any(each not in (None, a) for each, a in zip(fixed, before, strict=True))
-
-
-def _first_batch(loader: Any) -> list[int | None]:
-    checksum = None
-    if not isinstance(loader, Iterator):  # its first batch would be lost
-        with _without_persistent_workers(loader):
-            checksum = batch_checksum(next(iter(loader), None))
-    return [checksum, num_samples([loader])]
-
-
-@contextlib.contextmanager
-def _without_persistent_workers(loader: Any) -> Iterator[None]:
-    """Context in which a loader starts separate workers, so that training starts new ones in their first state."""
-    is_persistent = isinstance(loader, DataLoader) and loader.persistent_workers
-    if is_persistent:
-        vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
-    try:
-        yield
-    finally:
-        if is_persistent:
-            vars(loader)["persistent_workers"] = True

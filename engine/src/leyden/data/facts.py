@@ -21,6 +21,15 @@ DERIVED = {
     ),
 }
 MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the memory
+# Facts that are lists, and the type of their values.
+KINDS = {
+    "input_shape": int,
+    "class_names": str,
+    "mean": float,
+    "std": float,
+    "target_names": str,
+    "vocabulary": str,
+}
 
 
 @dataclass(frozen=True)
@@ -93,28 +102,22 @@ class Facts:
             name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
         }
         facts = cls(**values)
-        shape, names = facts.input_shape, facts.class_names
-        if shape is not None and not all(type(size) is int and size > 0 for size in shape):
-            raise ValueError("input_shape: must be sizes")
-        if math.prod(shape or ()) > MAX_NUMBERS:
-            raise ValueError("input_shape: is larger than a sample can be")
-        num = facts.num_classes
-        if not (num is None or (type(num) is int and num > 0)) or (names is not None and len(names) != num):
-            raise ValueError("class_names: must be a text per class")
-        for key in ("class_names", "target_names", "vocabulary"):
-            if not all(type(name) is str for name in getattr(facts, key) or ()):
-                raise ValueError(f"{key}: must be texts")
-        num_channels = {1, shape[0]} if shape else {1}
-        for key in ("mean", "std"):
-            numbers = getattr(facts, key)
-            if numbers is not None and (
-                len(numbers) not in num_channels or not all(type(value) is float for value in numbers)
-            ):
-                raise ValueError(f"{key}: must be a number per channel")
-        if facts.scale is not None and (type(facts.scale) is not float or not facts.scale > 0):
-            raise ValueError("scale: must be a number")
-        if not isinstance(facts.extra, dict):
-            raise ValueError("extra: must be facts by name")
+        for name, kind in KINDS.items():
+            found = getattr(facts, name)
+            if found is not None and not (type(found) is tuple and all(type(value) is kind for value in found)):
+                raise ValueError(f"{name}: must be a list of type {kind.__name__}")
+        shape, num, scale = facts.input_shape or (1,), facts.num_classes, facts.scale
+        is_valid = {
+            "input_shape": min(shape) > 0 and math.prod(shape) <= MAX_NUMBERS,
+            "num_classes": num is None or (type(num) is int and num > 0),
+            "class_names": facts.class_names is None or len(facts.class_names) == num,
+            "mean": facts.mean is None or len(facts.mean) in (1, shape[0]),
+            "std": facts.std is None or len(facts.std) in (1, shape[0]),
+            "scale": scale is None or (type(scale) is float and scale > 0),
+            "extra": isinstance(facts.extra, dict),
+        }
+        if wrong := [name for name, valid in is_valid.items() if not valid]:
+            raise ValueError(f"{wrong[0]}: has a value that no data can have")
         facts.check_names()
         return facts
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import warn
-from leyden.data.files import digest_of_folder
 from leyden.data.images import SUFFIXES, read_center_crop
 from leyden.data.streamed import StreamedDataModule
+from leyden.files.content import digest_of_folder
 from leyden.run.process import is_main_process
 
 
@@ -56,7 +56,7 @@ class FolderDataModule(StreamedDataModule):
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
-        opened = [dataset for split, (dataset, _) in self.splits.items() if split != "test"]
+        opened = [dataset for split, dataset in self.datasets.items() if split != "test"]
         return {name: found for each in opened if isinstance(each, Folder) for name, found in each.digests.items()}
 
     def read_image(self, path: Path) -> Tensor:

@@ -50,7 +50,10 @@ def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -
 
 
 def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return an image file as a streamed dataset yields it; see `center_crop`.
+    """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
+
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
+    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
 
     Args:
         path: A PNG, JPEG or WebP file.
@@ -62,28 +65,8 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     Raises:
         UserError: The file is not an image, or can't be read.
     """
-    return center_crop(_read(path), str(path), input_shape)
-
-
-def center_crop(content: bytes, name: str, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return an image, center-cropped to the input's aspect ratio, then resized.
-
-    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
-    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
-
-    Args:
-        content: Content of a PNG, JPEG or WebP file.
-        name: Name of the file, for messages.
-        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-
-    Returns:
-        Pixels, shape (C, H, W), uint8.
-
-    Raises:
-        UserError: The content is not an image.
-    """
     channels, height, width = input_shape
-    with _opened(content, name) as image:
+    with _opened(path) as (content, image):
         size = image.size
         image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
@@ -99,36 +82,25 @@ def center_crop(content: bytes, name: str, input_shape: tuple[int, int, int]) ->
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _read(path: Path) -> bytes:
-    """Return the content of an image file; files that are too large or not regular are refused."""
-    with _reading(str(path)):
-        return read_bytes(path)
-
-
 @contextlib.contextmanager
-def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    """Open an image, which is not decoded yet; errors within the context are about the image."""
-    with _reading(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
-        # A small file can decode to an image that exhausts the memory.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield Image.open(io.BytesIO(content), formats=FORMATS)
-
-
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn an error within the context into a `UserError` that names the image."""
+def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
+    """Open an image, which is not decoded yet; an error within the context is a `UserError` that names the image."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
+            # A small file can decode to an image that exhausts the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            content = read_bytes(path)
+            yield content, Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise UserError(f"{name}: not a PNG, JPEG or WebP image that can be read{why}") from error
+        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read{why}") from error
 
 
 def open_image(path: Path, channels: int, *, background: int = 0) -> Image.Image:
     """Return an image, upright, in grey or RGB."""
-    with _opened(_read(path), str(path)) as image:
+    with _opened(path) as (_, image):
         return _converted(image, channels, background)
 
 

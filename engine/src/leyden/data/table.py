@@ -1,4 +1,4 @@
-"""Tables: named columns of a CSV, Parquet or NPZ file.
+"""Tables: named columns of a CSV or Parquet file.
 
 Shapes: N rows, F input columns, T target columns.
 """
@@ -13,65 +13,40 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.config.terminal import warn
-from leyden.data.files import ZIP, decode_text, digest_of, read_file
+from leyden.config.terminal import one_line, warn
+from leyden.files.content import decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
-SUFFIXES = (".csv", ".parquet", ".npz")
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+SUFFIXES = (".csv", ".parquet")
+INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
+# ASCII digits without underscores, unlike `float`; integers of class names are in canonical form.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+CANONICAL_INTEGER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 
-def read_columns(root: Path, file: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table by name, each of numbers or of strings, shape (N,).
+def read_columns(root: Path, file: str) -> tuple[dict[str, NDArray[Any]], str]:
+    """Return the columns of a table by name, each of numbers or of strings, shape (N,), and the file's SHA-256.
 
     Raises:
         OSError: There is no such file.
         ValueError: The file is not a table, is damaged, or is outside `root`.
     """
-    return columns_of(root / file, content_of(root, file))
-
-
-def content_of(root: Path, file: str) -> bytes:
-    """Return the content of a table's file.
-
-    Raises:
-        OSError: There is no such file.
-        ValueError: The file has an unknown suffix, or is outside `root`.
-    """
-    if Path(file).suffix not in SUFFIXES:
-        raise ValueError(f"file={file}: must be the name of a {', '.join(SUFFIXES)} file in root={root}")
-    return read_file(root, file)
-
-
-def columns_of(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table by name, each of numbers or of strings, shape (N,).
-
-    Args:
-        path: The file; its suffix determines the format.
-        content: Content of the file.
-
-    Raises:
-        ValueError: The content is not a table, or is damaged.
-    """
-    read = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}[path.suffix]
-    columns = read(path, content)
-    names = [name for name, _ in columns]
+    path = root / file
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"file={file}: must be the name of a {' or '.join(SUFFIXES)} file in root={root}")
+    content = read_file(root, file)
+    names, columns = (_read_csv if path.suffix == ".csv" else _read_parquet)(path, content)
     if len({*names}) < len(names):
         raise ValueError(f"{path}: has two columns with the same name")
-    for name, values in columns:
-        if values.ndim != 1:
-            raise ValueError(f"{path}: {name} has shape {values.shape}; must be a column, shape (N,)")
-    lengths = {len(values) for _, values in columns}
-    if len(lengths) > 1:
-        raise ValueError(f"{path}: must have columns of equal length")
-    if not lengths or 0 in lengths:
+    if not columns or not len(columns[0]):
         raise ValueError(f"{path}: has no row; must have named columns, and a row per sample")
-    return dict(columns)
+    return dict(zip(names, columns, strict=True)), digest_of(content)
 
 
-def _read_csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
+def _read_csv(path: Path, content: bytes) -> tuple[list[str], list[NDArray[Any]]]:
     text = decode_text(path, content)
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     names: list[str] = []
@@ -80,44 +55,23 @@ def _read_csv(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
         for row in lines:
             if not names:
                 names = row
-                if len(names) == 1 and (found := {*SEPARATORS} & {*names[0]}):
+                if len(names) == 1 and (found := {*";\t|"} & {*names[0]}):
                     raise ValueError(
-                        f"{path}: is separated by {SEPARATORS[min(found)]}; must be separated by commas, with decimal points: "
+                        f"{path}: is separated by {min(found)!r}; must be separated by commas, with decimal points: "
                         "convert it, such as by pandas.read_csv(FILE, sep=None, engine='python', decimal=',').to_csv(FILE, index=False)"
                     )
+            elif row and len(row) != len(names):
+                raise ValueError(f"{path}, line {lines.line_num}: has {len(row)} values for {len(names)} columns")
             elif row:
-                if len(row) != len(names):
-                    raise ValueError(
-                        f"{path}, line {lines.line_num}: has {len(row)} values for {len(names)} columns"
-                    )
                 rows.append(row)
     except csv.Error as error:  # an unterminated quote, or text after a closing quote
         raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     if rows and not text.endswith(("\n", "\r")) and is_main_process():
         warn(f"{path}: has no line end after its last row; if the file is truncated, the last value is wrong")
-    return [(name, np.array([row[n] for row in rows], dtype=object)) for n, name in enumerate(names)]
+    return names, [np.array(column, dtype=object) for column in zip(*rows, strict=True)]
 
 
-def _read_npz(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
-    if not content.startswith((ZIP, np.lib.format.MAGIC_PREFIX)):
-        raise ValueError(f"{path}: is not an .npz file; must be arrays by name, as numpy.savez writes them")
-    try:
-        arrays = np.load(io.BytesIO(content), allow_pickle=False)
-        columns = None if isinstance(arrays, np.ndarray) else [(name, arrays[name]) for name in arrays.files]
-    except Exception as error:  # zipfile and NumPy raise many types
-        raise ValueError(
-            f"{path}: can't be read ({_first_line(error)}); must be numbers or texts as numpy.savez writes them"
-        ) from error
-    if columns is None:
-        raise ValueError(f"{path}: is one array (.npy); must be arrays by name, as numpy.savez writes them")
-    if strange := [name for name, values in columns if not isinstance(values, np.ndarray)]:
-        raise ValueError(
-            f"{path}: its entry {strange[0]} is not an array; all must be arrays, as numpy.savez writes them"
-        )
-    return columns
-
-
-def _read_parquet(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
+def _read_parquet(path: Path, content: bytes) -> tuple[list[str], list[NDArray[Any]]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -125,18 +79,10 @@ def _read_parquet(path: Path, content: bytes) -> list[tuple[str, NDArray[Any]]]:
         raise ValueError(f"{path}: pyarrow is not installed; pip install 'leyden[parquet]' installs it") from error
     try:
         table = parquet.read_table(pyarrow.BufferReader(content), page_checksum_verification=True)
-        return [(name, column.to_numpy()) for name, column in zip(table.column_names, table.columns, strict=True)]
+        return table.column_names, [column.to_numpy() for column in table.columns]
     except Exception as error:  # pyarrow raises many types
-        raise ValueError(f"{path}: can't be read ({_first_line(error)}); must be a whole Parquet file") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
-
-
-INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
-# Integers in canonical form: no plus sign, no leading zeros.
-CANONICAL_INTEGER = re.compile("0|-?[1-9][0-9]{0,99}")
+        why = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
+        raise ValueError(f"{path}: can't be read ({why}); must be a whole Parquet file") from error
 
 
 class Table(Dataset[None]):
@@ -148,7 +94,7 @@ class Table(Dataset[None]):
         root: Folder of the files.
         train: Whether to read the training set.
         download: Ignored; a user's own file is never downloaded.
-        file: File name in `root`: .csv with a header line, .parquet, or .npz with one array per column.
+        file: File name in `root`: .csv with a header line, or .parquet.
         test_file: File name of the test set; None: the test set is cut from `file`.
         test_size: Fraction of the rows in `file` that is the test set, always the same rows, in (0, 1).
         inputs: Names of the input columns; None: all that are not targets.
@@ -180,47 +126,59 @@ class Table(Dataset[None]):
         names = [targets] if isinstance(targets, str) else list(targets)
         if not names or (classes and len(names) > 1):
             raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
-        place = Path(root)
-        content = content_of(place, file)
-        first = columns_of(place / file, content)
-        self.digests = {file: digest_of(content)}
+        path = Path(root, file)
+        columns, digest = read_columns(Path(root), file)
+        self.digests = {file: digest}
         if inputs is None:
-            inputs = [name for name in first if name not in names]
+            inputs = [name for name in columns if name not in names]
             if index := [name for name in inputs if name in INDICES]:
                 raise ValueError(
-                    f"{place / file}: column {index[0]!r} is pandas' index; save without it, or select columns by inputs"
+                    f"{path}: column {index[0]!r} is pandas' index; save without it, or select columns by inputs"
                 )
         inputs = list(inputs)
         if not inputs:
-            raise ValueError(f"{place / file}: has no column but the targets")
-        for name in (*inputs, *names):
-            if name not in first:
-                raise ValueError(f"{place / file}: has no column {name}; it has {', '.join(first)}")
-        other = file if train or test_file is None else test_file
-        here, columns = place / other, first if other == file else read_columns(place, other)
-        rows = np.arange(len(columns[names[0]]))
+            raise ValueError(f"{path}: has no column but the targets")
+        _require(path, columns, [*inputs, *names])
+        if classes:
+            self.classes = sorted_classes({*_class_names(path, names[0], columns[names[0]])})
+        rows: Any = slice(None)
         if test_file is None:
-            order = np.random.default_rng(0).permutation(rows)
-            num_test = max(1, round(test_size * len(order)))
-            if num_test >= len(order):
-                raise ValueError(
-                    f"{place / file}: test_size={test_size} of {len(order)} rows leaves nothing to train on"
-                )
-            rows = np.sort(order[num_test:] if train else order[:num_test])
-        numbers = np.stack([numbers_of(here, name, columns[name]) for name in inputs], axis=1)
-        self.data = torch.from_numpy(numbers[rows])
+            rows = _rows(path, len(columns[names[0]]), test_size, train=train)
+        elif not train:
+            path = Path(root, test_file)
+            columns, _ = read_columns(Path(root), test_file)
+            _require(path, columns, [*inputs, *names])
+        self.data = _numbers(path, columns, inputs)[rows]
         self.facts = {"column_names": inputs}
         if classes:
-            self.classes = sorted_classes({*_class_names(place / file, names[0], first[names[0]])})
             number_of = {name: number for number, name in enumerate(self.classes)}
-            values = _class_names(here, names[0], columns[names[0]])
+            values = _class_names(path, names[0], columns[names[0]])
             if strange := sorted({*values} - {*number_of}):
-                raise ValueError(f"{here}: {names[0]} is {strange[0]}, which {file} does not have")
-            self.targets = torch.tensor([number_of[values[row]] for row in rows.tolist()])
+                raise ValueError(f"{path}: {names[0]} is {strange[0]}, which {file} does not have")
+            self.targets = torch.tensor([number_of[value] for value in values])[rows]
         else:
-            numbers = np.stack([numbers_of(here, name, columns[name]) for name in names], axis=1)[rows]
             self.target_names = names
-            self.targets = torch.from_numpy(numbers[:, 0] if len(names) == 1 else numbers)
+            numbers_NT = _numbers(path, columns, names)[rows]
+            self.targets = numbers_NT[:, 0] if len(names) == 1 else numbers_NT
+
+
+def _require(path: Path, columns: dict[str, NDArray[Any]], names: Sequence[str]) -> None:
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{path}: has no column {name}; it has {', '.join(columns)}")
+
+
+def _rows(path: Path, num_rows: int, test_size: float, *, train: bool) -> NDArray[np.int64]:
+    """Return the rows of the training or the test set, which follow from their number alone."""
+    order = np.random.default_rng(0).permutation(num_rows)
+    num_test = max(1, round(test_size * num_rows))
+    if num_test >= num_rows:
+        raise ValueError(f"{path}: test_size={test_size} of {num_rows} rows leaves nothing to train on")
+    return np.sort(order[num_test:] if train else order[:num_test])
+
+
+def _numbers(path: Path, columns: dict[str, NDArray[Any]], names: Sequence[str]) -> Tensor:
+    return torch.from_numpy(np.stack([numbers_of(path, name, columns[name]) for name in names], axis=1))
 
 
 def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -229,7 +187,15 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
     Raises:
         ValueError: A row does not contain a finite number.
     """
-    numbers = _parse_numbers(path, name, values) if values.dtype.kind in "OU" else values
+    numbers = values
+    if values.dtype.kind == "O":
+        for row, cell in enumerate(values.tolist(), start=1):
+            if not (isinstance(cell, str) and NUMBER.fullmatch(cell.strip(" "))):
+                hint = "; decimals are written with a point" if isinstance(cell, str) and "," in cell else ""
+                raise ValueError(
+                    f"{path}: column {name} is {str(cell)!r} in row {row}, not a number{hint}; select columns by inputs"
+                )
+        numbers = values.astype(np.float64)
     if numbers.dtype.kind not in "iufb":
         raise ValueError(f"{path}: column {name} is {values.dtype}, not numbers; select columns by inputs")
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
@@ -241,49 +207,18 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
     return found
 
 
-def _parse_numbers(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the numbers in a column of strings."""
-    cells = values.tolist()
-    try:
-        return _numbers_from_strings(cells)
-    except ValueError:
-        begin, end = 0, len(cells)  # binary search for the first invalid cell
-        while end - begin > 1:
-            middle = (begin + end) // 2
-            try:
-                _numbers_from_strings(cells[begin:middle])
-                begin = middle
-            except ValueError:
-                end = middle
-    wrong = cells[begin]
-    hint = "; decimals are written with a point" if isinstance(wrong, str) and "," in wrong else ""
-    raise ValueError(
-        f"{path}: column {name} is {str(wrong)!r} in row {begin + 1}, not a number{hint}; select columns by inputs"
-    )
-
-
-def _numbers_from_strings(cells: list[Any]) -> NDArray[np.float64]:
-    """Return parsed numbers; unlike `float`, NumPy's text reader accepts ASCII digits only, and no underscores."""
-    if not all(isinstance(cell, str) and cell for cell in cells):
-        raise ValueError("an empty cell, which the reader would skip")
-    numbers = np.loadtxt(cells, dtype=np.float64, comments=None, delimiter="\x1f", ndmin=1)
-    if numbers.shape != (len(cells),):
-        raise ValueError("a cell with a delimiter")
-    return numbers
-
-
 def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
     """Return the class name of each row.
 
     Raises:
         ValueError: A row has no class.
     """
-    names, cells = [], values.tolist() if values.dtype.kind in "iufbOU" else list(values)
+    names, cells = [], values.tolist() if values.dtype.kind in "iufbO" else list(values)
     for row, value in enumerate(cells, start=1):
         is_whole = isinstance(value, float) and value.is_integer()
         if not (isinstance(value, str | int) or is_whole) or value == "":
             raise ValueError(
-                f"{path}: column {name} is {value!r} in row {row}; must be a class: a text, a whole number, true or false"
+                f"{path}: column {name} is {one_line(repr(value))} in row {row}; must be a class: a text, a whole number, true or false"
             )
         names.append(str(int(value)) if is_whole else str(value))
     return names

@@ -11,9 +11,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from leyden.data.fetch import expected_checksums, load
-from leyden.data.files import digest_of_tensor
-from leyden.data.random_state import random_states
+from leyden.exact.encoding import digest_of_content
+from leyden.exact.random_state import random_states
+from leyden.files.fetch import expected_checksums, load
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -64,38 +64,43 @@ def to_tensors(source: Any) -> Tensors:
     data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
     if isinstance(source, torchvision.datasets.QMNIST):
         targets = targets[:, 0]  # the class; the other columns are metadata
-    names = {key: _names(source, key) for key in ("classes", "target_names", "vocabulary")}
     if not len(data) or targets.shape[:1] != data.shape[:1]:
         raise ValueError(
             f"{name}: data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
         )
     try:
+        names = names_of(source, targets)
         return Tensors(
             _inputs(data, names["vocabulary"]),
-            _targets(targets, names["classes"], names["vocabulary"]),
-            names["classes"],
-            _target_names(targets, names["target_names"]) if names["classes"] is None else None,
-            names["vocabulary"],
-            getattr(source, "overlap", None),
-            dict(getattr(source, "facts", {})),
+            _targets(targets, names["class_names"], names["vocabulary"]),
+            overlap=getattr(source, "overlap", None),
+            extra=dict(getattr(source, "facts", {})),
+            **names,
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _names(source: Any, attribute: str) -> tuple[str, ...] | None:
-    found = getattr(source, attribute, None)
-    return None if found is None else tuple(map(str, found))
+def names_of(source: Any, targets: Any) -> dict[str, Any]:
+    """Return the names of a dataset's classes, target numbers and tokens, as facts; numbers have names in any case.
 
+    Args:
+        source: Dataset with the optional attributes `classes`, `target_names` and `vocabulary`.
+        targets: Some of its targets; they are numbers if they are real, shape (N,) or (N, T).
 
-def _target_names(targets: Tensor, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return one name per target number; None for tokens."""
-    if targets.dtype not in FLOAT_TYPES:
-        return None
+    Raises:
+        ValueError: The number of target names is not that of the targets.
+    """
+    given = {name: getattr(source, name, None) for name in ("classes", "target_names", "vocabulary")}
+    classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given.values())
+    found = {"class_names": classes, "target_names": None, "vocabulary": vocabulary}
+    if classes is not None or getattr(targets, "dtype", None) not in FLOAT_TYPES or targets.ndim > 2:
+        return found
     num = 1 if targets.ndim == 1 else targets.shape[1]
     if names is not None and len(names) != num:
         raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
-    return names or (("target",) if num == 1 else tuple(f"target_{n}" for n in range(num)))
+    default = ("target",) if num == 1 else tuple(f"target_{n}" for n in range(num))
+    return {**found, "target_names": names or default}
 
 
 def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
@@ -150,13 +155,27 @@ def _describe(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
+def _shared_memory(values: Tensor) -> Tensor | None:
+    """Return the tensor that overlapping windows are views of; None if they don't overlap."""
+    if values.untyped_storage().nbytes() >= values.numel() * values.element_size():
+        return None
+    return torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
+
+
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
-    overlaps = values.untyped_storage().nbytes() < values.numel() * values.element_size()
-    if values.device == device or not overlaps:
+    whole = _shared_memory(values)
+    if values.device == device or whole is None:
         return values.to(device)
-    whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
     return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
+
+
+def digest_of_tensor(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and values; that of overlapping windows without a copy of each."""
+    whole = _shared_memory(values)
+    if whole is None:
+        return digest_of_content(values)
+    return digest_of_content([whole, list(values.shape), list(values.stride()), values.storage_offset()])
 
 
 # By (dataset, train): the tensors, and their version counters when they were cached.
@@ -186,7 +205,7 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
     if train:  # reuse digests that `load` or the dataset has just computed
         digests = (
             getattr(source, "digests", None)
-            or expected_checksums(dataset, root)
+            or expected_checksums(dataset)
             or _tensor_digests(type(source).__name__, found)
         )
         found = replace(found, digests=digests)

@@ -4,7 +4,7 @@ Shapes: N samples of a batch, C channels or columns.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,34 +58,29 @@ class Normalize:
         return normalize
 
     @classmethod
-    def standardize(cls, raw: Tensor, indices: Tensor | None = None) -> "Normalize":
-        """Return the normalisation to mean 0 and standard deviation 1 per image channel or table column.
+    def standardize(cls, values: Tensor) -> "Normalize":
+        """Return the normalisation of numbers to mean 0 and standard deviation 1 per image channel or table column.
 
         Args:
-            raw: Pixels, shape (N, C, H, W), uint8; or numbers, float32, shape (N, C) or (N, C, H, W). Numbers of
-                any other shape get one mean for all.
-            indices: Indices of the samples to use; None for all.
+            values: Shape (N, C) or (N, C, H, W). Numbers of any other shape get one mean for all.
         """
-        if raw.dtype == torch.uint8:
-            return cls._of_pixels(raw, indices)
-        raw = raw if indices is None else raw[indices]
-        axes = [axis for axis in range(raw.ndim) if axis != 1 or raw.ndim not in (2, 4)]
-        std, mean = torch.std_mean(raw.double(), dim=axes, correction=0)
+        axes = [axis for axis in range(values.ndim) if axis != 1 or values.ndim not in (2, 4)]
+        std, mean = torch.std_mean(values.double(), dim=axes, correction=0)
         return cls(tuple(mean.reshape(-1).tolist()), tuple(value or 1.0 for value in std.reshape(-1).tolist()), 1.0)
 
     @classmethod
-    def _of_pixels(cls, pixels_NCHW: Tensor, indices: Tensor | None) -> "Normalize":
-        # Counting the 256 values is exact, and needs no float copy of the images.
-        means, stds = [], []
-        values = torch.arange(256, dtype=torch.float64) / 255
-        for channel in range(pixels_NCHW.shape[1]):
-            pixels_NHW = pixels_NCHW[:, channel]
-            chosen = pixels_NHW if indices is None else pixels_NHW[indices]
-            count = torch.bincount(chosen.flatten(), minlength=256).double()
-            mean = (count @ values / count.sum()).item()
-            means.append(mean)
-            stds.append((count @ (values - mean).square() / count.sum()).sqrt().item() or 1.0)
-        return cls(tuple(means), tuple(stds))
+    def standardize_pixels(cls, batches: Iterable[Tensor]) -> "Normalize":
+        """Return the normalisation of pixels, (N, C, H, W) uint8, to mean 0 and standard deviation 1 per channel."""
+        # Counting the 256 values is exact, whatever the batches are, and needs no float copy of the images.
+        count_CV = torch.zeros((), dtype=torch.int64)
+        for pixels_NCHW in batches:
+            each = [torch.bincount(channel.flatten(), minlength=256) for channel in pixels_NCHW.transpose(0, 1)]
+            count_CV = torch.stack(each) + count_CV
+        part_CV = count_CV / count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
+        values_V = torch.arange(256, dtype=torch.float64) / 255
+        mean_C = part_CV @ values_V
+        std_C = (part_CV * (values_V - mean_C[:, None]).square()).sum(dim=1).sqrt()
+        return cls(tuple(mean_C.tolist()), tuple(std or 1.0 for std in std_C.tolist()))
 
 
 class NormalizingNetwork(nn.Module):

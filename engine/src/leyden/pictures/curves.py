@@ -9,7 +9,7 @@ import lightning as L
 from matplotlib.figure import Figure
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import stages_of
+from leyden.exact.logged_metrics import stages_of
 from leyden.pictures.base import save_picture, wrapped
 from leyden.run.charts import chart_of, use_log_scale
 from leyden.run.result import read_curves

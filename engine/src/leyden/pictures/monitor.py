@@ -8,9 +8,9 @@ import torch
 from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import logged_steps
 from leyden.callbacks.samples_seen import batch_size
 from leyden.config.values import flatten
+from leyden.exact.logged_metrics import logged_steps
 from leyden.run.directory import Run
 
 

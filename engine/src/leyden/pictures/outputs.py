@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import logged_steps
 from leyden.data.text import text_of
+from leyden.exact.logged_metrics import logged_steps
 from leyden.pictures.base import (
     SPLIT_NAMES,
     OnEvaluation,

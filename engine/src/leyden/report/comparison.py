@@ -119,13 +119,13 @@ def compare(
         UserError: A group has no finished run, the groups share a run, or they do not share a single objective.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
-    chosen_runs = []
+    both = []
     for directory, condition, option in zip(directories, conditions, "ab", strict=True):
         chosen, _ = filter_records(read[directory], condition, option)
         if not chosen:
             raise UserError(f"{option}={condition}: no run matches this")
-        chosen_runs.append([record for record, _ in chosen])
-    a, b = chosen_runs
+        both.append([record for record, _ in chosen])
+    a, b = both
     paths = [{record.run.directory.resolve() for record in records} for records in (a, b)]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(

@@ -17,7 +17,7 @@ NAME_LENGTH = 8  # hexadecimal digits
 
 
 def write_hparams(run: Run, result: Result) -> None:
-    """Write a run's overrides and result in place of an earlier row; called before `result.json` is written.
+    """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
     then the objectives and the other metrics that their stage, most often validation, has logged in the best epoch: the

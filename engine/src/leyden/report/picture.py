@@ -43,7 +43,7 @@ def draw_summary(
 ) -> bytes:
     """Draw each objective against each varying setting: a dot per run, a cross per pruned run, and a grid's means.
 
-    Settings whose values go together, such as those of a zip, share a panel. Two numbers of a grid with three values
+    Settings whose values go together, such as those of a row of `sweep.settings`, share a panel. Two numbers of a grid with three values
     each or more get a heat map of the first objective. With several objectives, each is also drawn against the first
     one. A run that lacks a setting has no point in that panel.
 
@@ -105,7 +105,7 @@ def draw_summary(
 
 
 def _together(choices: Sequence[Mapping[str, Any]], keys: Sequence[str], *, is_grid: bool) -> list[list[str]]:
-    """Return groups of keys whose values go together, as those of a zip do; most groups have one key."""
+    """Return groups of keys whose values go together, as those of the rows of `sweep.settings` do; most groups have one key."""
     groups: list[list[str]] = []
     for key in keys:
         for group in groups:

@@ -2,29 +2,29 @@
 
 import contextlib
 import functools
+import gc
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective
+from leyden.config.objective import Objective, objectives
 from leyden.config.terminal import metric_text, some_of, warn
-from leyden.report.configs import ConfigReader, FlatConfig
-from leyden.report.index import Contents, Index, Row, stamp_of
-from leyden.run.charts import EVENT_FOLDERS
+from leyden.config.values import unflatten
+from leyden.report.configs import FlatConfig, SharedConfigs
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
+from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
+from leyden.run.record import RECORD, read_summary
 from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
-
-OWN_FOLDERS = {"checkpoints", *EVENT_FOLDERS}  # in a run directory
 
 
 @dataclass
@@ -41,9 +41,10 @@ class Record:
             `interrupted`.
         objectives: The objectives with the run's values.
         result: The result; None if the run has none.
-        start_times: Time of each start, in ISO 8601; None if unknown.
+        start_times: Time of each start, in ISO 8601.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
         data: Digest of the training data's hashes; empty if the run recorded none.
+        last_job: Id of the cluster's job of the last start; None if it ran in none.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
@@ -54,9 +55,10 @@ class Record:
     status: str
     objectives: tuple[Objective, ...]
     result: Result | None
-    start_times: list[str | None]
+    start_times: list[str]
     reason: str = ""
     data: str = ""
+    last_job: str | None = None
     has_worst: bool = False
 
     @functools.cached_property
@@ -116,7 +118,6 @@ def position(record: Record) -> str:
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
 
 
-T = TypeVar("T")
 JobStates = Mapping[tuple[str, str], JobState]  # of cluster jobs, by scheduler and job id
 
 
@@ -153,55 +154,48 @@ def read_raw_records(directory: Path) -> list[Record]:
     Raises:
         UserError: There is no run.
     """
-    index = Index(directory)
-    found = _find_runs(str(directory), index.rows)
     whole = str(directory.absolute())  # once, as pathlib is slow
-    runs = [(path, Run(f"{whole}/{path}")) for path in found]
-    unread = [(path, run) for path, run in runs if found[path] is None]
-    jobs = {path: job for (path, _), job in _read_or_skip(unread, lambda item: _unfinished_job(item[1]))}
-    states, configs = states_of(job for job in jobs.values() if job), ConfigReader()
-    num_new = sum((run.directory / "result.json").exists() for _, run in unread)
-    with index.updating(num_new, deleted=index.rows.keys() - found.keys()) as update:
-
-        def read(item: tuple[str, Run]) -> Record:
-            path, run = item
-            if row := found[path]:
-                return make_record(run, row.contents, states)
-            # Before the files are read, so that any later change of them changes the stamp.
-            stamp = stamp_of(str(run.directory)) if update else None
-            is_leaf = update is not None and not _scan(str(run.directory))[1]
-            contents = Contents.read(run, configs)
-            if update and stamp and contents.result:
-                update.add(path, Row(stamp, is_leaf, contents))
-            return make_record(run, contents, states)
-
-        readable = [(path, run) for path, run in runs if found[path] or path in jobs]
-        records = [record for _, record in _read_or_skip(readable, read)]
-    if not records:
+    configs, read = SharedConfigs(), []
+    with _without_collector():
+        for path in _find_runs(str(directory)):
+            run = Run(f"{whole}/{path}" if path else whole)
+            try:
+                record = make_record(run, configs)
+                read.append((record, {} if record.result else run.submission))
+            # The files are untrusted, so any of these can occur.
+            except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                warn(f"skipped: {run.directory} can't be read ({why})")
+    if not read:
         raise UserError(f"{directory}: there is no run in or below it")
-    return records
+    states = states_of((job["scheduler"], job["job_id"]) for _, job in read if job)
+    for record, job in read:
+        if record.result is None:
+            record.status, record.reason = _status_without_result(record, job, states)
+    return [record for record, _ in read]
 
 
-def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]:
-    """Return the runs in or below a directory, sorted by path, each with its row in the index if that is valid.
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Context without the search for circles of objects: none are made, and it took half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
-    Args:
-        directory: The directory.
-        rows: Rows by path relative to the directory, as in the result.
-    """
-    found: dict[str, Row | None] = {}
+
+def _find_runs(directory: str) -> list[str]:
+    """Return the paths of the runs in or below a directory, relative to it and sorted."""
+    found: list[str] = []
     pending, links = [""], []
     while pending:
         path = pending.pop()
-        whole = f"{directory}/{path}" if path else directory
-        row = rows.get(path)
-        if row and row.stamp == stamp_of(whole):
-            found[path] = row
-            if row.is_leaf:
-                continue
-        is_run, folders, new_links = _scan(whole)
+        is_run, folders, new_links = _scan(f"{directory}/{path}" if path else directory)
         if is_run:
-            found.setdefault(path, None)
+            found.append(path)
         pending += [f"{path}/{name}" if path else name for name in folders]
         links += new_links
     top = Path(directory).resolve()
@@ -210,15 +204,17 @@ def _find_runs(directory: str, rows: Mapping[str, Row]) -> dict[str, Row | None]
             f"{some_of(sorted(elsewhere), 1)}: links to other folders are not followed; name one to see the runs there"
         )
     # By the names of the folders; no name has the character \0, which is the first of all.
-    return {path: found[path] for path in sorted(found, key=lambda path: f"{path}/config.yaml".replace("/", "\0"))}
+    return sorted(found, key=lambda path: f"{path}/{RECORD}".replace("/", "\0"))
 
 
 def _scan(directory: str) -> tuple[bool, list[str], list[str]]:
-    """Return whether a folder is a run directory, the names of the folders in it that can hold other runs, and links.
+    """Return whether a folder is a run directory, the names of the folders in it that can hold runs, and links.
 
-    The links are paths of links to folders, which are not followed; a run directory may have none. A run's own
-    folders hold no runs, nor does a Python environment, such as those of `leyden reproduce`.
+    A run directory holds no other run. The links are paths of links to folders, which are not followed. A Python
+    environment holds no runs.
     """
+    if os.path.exists(f"{directory}/{RECORD}"):  # noqa: PTH110 - faster than pathlib
+        return True, [], []
     names, folders, links = set(), [], []
     # A folder can vanish, or be closed to this user.
     with (
@@ -226,37 +222,13 @@ def _scan(directory: str) -> tuple[bool, list[str], list[str]]:
         os.scandir(directory) as entries,
     ):
         for entry in entries:
+            names.add(entry.name)
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
             # pathlib raises an error for a link into a folder that is closed to this user.
             elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                 links.append(entry.path)
-            if not entry.is_symlink() or os.path.exists(entry.path):  # noqa: PTH110
-                names.add(entry.name)
-    if "pyvenv.cfg" in names:
-        return False, [], []
-    if {"config.yaml", "provenance.json"} <= names:
-        return True, [name for name in folders if name not in OWN_FOLDERS], []
-    return False, folders, links
-
-
-def _read_or_skip(
-    items: Iterable[tuple[str, Run]], read: Callable[[tuple[str, Run]], T]
-) -> Iterator[tuple[tuple[str, Run], T]]:
-    """Yield each run, with its path, and the result of `read`; warn about runs that can't be read and skip them."""
-    for item in items:
-        try:
-            yield item, read(item)
-        # The files are untrusted, so any of these can occur.
-        except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            warn(f"skipped: {item[1].directory} can't be read ({why})")
-
-
-def _unfinished_job(run: Run) -> tuple[str, str] | None:
-    """Return the scheduler and the id of the cluster job of a run without a result; None if there is no job."""
-    job = None if (run.directory / "result.json").exists() else run.submission
-    return (job["scheduler"], job["job_id"]) if job else None
+    return (False, [], []) if "pyvenv.cfg" in names else (False, folders, links)
 
 
 def _objective_keys(record: Record) -> list[tuple[str, str]]:
@@ -264,15 +236,18 @@ def _objective_keys(record: Record) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in record.objectives]
 
 
-def _status_without_result(run: Run, states: JobStates) -> tuple[str, str]:
-    """Return the status of a run without a result, and why its job waits, if it does."""
-    if is_held(run.directory):
+def _status_without_result(record: Record, job: dict[str, str], states: JobStates) -> tuple[str, str]:
+    """Return the status of a run without a result, and why its cluster's job waits, if it does."""
+    if is_held(record.run.directory):
         return "running", ""
-    if not (job := run.submission):
+    with contextlib.suppress(UserError):
+        if result := record.run.result:  # it has ended since its record was read
+            return _status_of_result(result), ""
+    if not job:
         return "interrupted", ""
     state = states.get((job["scheduler"], job["job_id"]))
     if state is None:  # the scheduler does not answer; then a job counts as queued until it is started
-        return ("queued" if run.starts[-1]["job"] != job["job_id"] else "interrupted"), ""
+        return ("queued" if record.last_job != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 
 
@@ -282,30 +257,36 @@ def _status_of_result(result: Result) -> str:
     return result.status if is_finite or not result.is_complete else "diverged"
 
 
-def make_record(run: Run, contents: Contents, states: JobStates) -> Record:
-    """Return the record of a run, with the overrides of its first start as choices.
+def make_record(run: Run, configs: SharedConfigs) -> Record:
+    """Return the record of a run, with the overrides of its first start as choices; without a result it has no status.
 
     Raises:
         UserError: A file is damaged. Untrusted content can raise other types as well.
     """
-    config, typed, result = FlatConfig(contents.base, contents.changed), contents.typed, contents.result
+    read = read_summary(run.directory)
+    config, result, typed = configs.share(read.config), read.result, typed_overrides(read.overrides)
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
         parent, checkpoint = parse_fork(fork)
         split = {"fork": str(parent.directory), "fork_at": checkpoint}
-        config = FlatConfig(contents.base, contents.changed | split)
+        config = FlatConfig(config.base, config.changed | split)
         if "fork" in typed:
             typed = typed | split
-    status, reason = (_status_of_result(result), "") if result else _status_without_result(run, states)
+    aims = result.objectives if result else ()
+    if not aims:
+        nested = unflatten(
+            {key: value for key, value in read.config.items() if key.partition(".")[0] == "objective"}
+        )
+        aims = objectives(nested["objective"])
     return Record(
         run=run,
         choices=dict(typed),
         typed=typed,
         config=config,
-        status=status,
-        reason=reason,
-        objectives=contents.objectives,
+        status=_status_of_result(result) if result else "",
+        objectives=aims,
         result=result,
-        start_times=contents.start_times,
-        data=contents.data,
+        start_times=read.times,
+        data=read.data,
+        last_job=read.job,
     )

@@ -97,7 +97,7 @@ def recorded_versions(run: RunContents) -> dict[str, str]:
     found = {name: recorded[name] for name in VERSIONS if name in recorded} if isinstance(recorded, dict) else {}
     for name, version in found.items():
         if not isinstance(version, str) or not re.fullmatch(_VERSION, version):
-            raise UserError(f"{run.directory}/provenance.json: {name} {version}: is not a version")
+            raise UserError(f"{run.directory}/run.json: {name} {version}: is not a version")
     return found
 
 

@@ -1,6 +1,5 @@
 """The configuration for reproducing a run with its own code, and the overrides for resuming the reproduced run."""
 
-import json
 import os
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from leyden.config.paths import LIBRARY, ROOT, environment_of
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
-from leyden.run.files import sha256_of, write_whole
+from leyden.run.files import sha256_of
 from leyden.run.fork import group_choices
 from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
+from leyden.run.record import RECORD
 
 
 def keep_overrides(there: RunContents, here: Run) -> bool:
@@ -38,11 +38,9 @@ def keep_overrides(there: RunContents, here: Run) -> bool:
     Returns:
         Whether overrides were recorded.
     """
-    starts, overrides = here.starts, _overrides_for(here, there.overrides)
-    if not starts or overrides is None:
+    if not here.starts or (overrides := _overrides_for(here, there.overrides)) is None:
         return False
-    starts[-1]["overrides"] = overrides
-    write_whole(here.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
+    here.set_overrides(overrides)
     return True
 
 
@@ -90,7 +88,7 @@ def recipe(run: RunContents, tree: Path, data_root: str, *, trust: bool) -> dict
             `leyden.assembly.roles`).
     """
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
-    where = run.directory / "config.yaml"
+    where = run.directory / RECORD
     if not isinstance(config.get("trainer"), dict):
         raise UserError(f"{where}: trainer is missing")
     if unknown := [key for key in config if not str(key).isidentifier() or key in ("defaults", "hydra")]:
@@ -152,7 +150,7 @@ def check_parent_checkpoint(run: RunContents) -> None:
     parents = [parent for start in run.starts if isinstance(parent := start.get("parent"), dict)]
     if not parents:
         raise UserError(
-            f"{run.directory}/provenance.json: does not record the checkpoint from which the run started ({key})"
+            f"{run.directory}/{RECORD}: does not record the checkpoint from which the run started ({key})"
         )
     path = Path(str(parents[0].get("checkpoint")))
     if not path.is_file():

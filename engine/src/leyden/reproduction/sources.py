@@ -15,6 +15,7 @@ from leyden.config.terminal import some_of
 from leyden.run.directory import RunContents, changed_names, trained_on
 from leyden.run.files import sha256_of
 from leyden.run.provenance import git
+from leyden.run.record import RECORD
 
 MAX_NAMES = 5  # file names in a message
 
@@ -40,7 +41,7 @@ def code_of(run: RunContents) -> Code:
     Raises:
         UserError: The code is unknown, recorded only in part, or differs between starts.
     """
-    where, starts = run.directory / "provenance.json", run.starts
+    where, starts = run.directory / RECORD, run.starts
     if not starts:
         raise UserError(f"{where}: has no record of a start, so the code is unknown")
     found = {number: start.get("git") for number, start in enumerate(starts, 1)}
@@ -128,7 +129,7 @@ def _apply(diff: str, tree: Path, *, consent: bool) -> None:
     if not consent:
         raise UserError(
             f"the run was made with uncommitted changes of {some_of(names, MAX_NAMES)}, which would be "
-            "executed: read the diff in provenance.json, and set apply_diff=true if you trust it"
+            "executed: read the diff in run.json, and set apply_diff=true if you trust it"
         )
     if git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
         raise UserError(f"the run's changes of the code don't apply to its commit: {some_of(names, MAX_NAMES)}")

@@ -3,7 +3,6 @@
 import argparse
 import functools
 import os
-import re
 import signal
 import sys
 import traceback
@@ -13,7 +12,6 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -49,12 +47,9 @@ REPLACEMENTS = {
     "hydra.run.dir": "run_dir names the run directory",
     "hydra.sweep.dir": "sweep_name names the sweep, and outputs the folder of all sweeps",
     "hydra.sweep.subdir": "each job of a sweep has a directory of its own",
-    "hydra.output_subdir": "the run directory has config.yaml and provenance.json",
+    "hydra.output_subdir": "the run directory has config.yaml and run.json",
     "hydra.job.chdir": "a relative path is relative to where the command is started",
 }
-
-# A sweep over several keys together, which is not part of Hydra's grammar.
-ZIP = re.compile(r"\s*(shuffle\s*\(\s*)?zip\s*\(")
 
 
 def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
@@ -108,7 +103,6 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                     from leyden.run.fork import inherit_groups  # late, as it imports much
 
                     sys.argv[1:] = inherit_groups(sys.argv[1:])
-                sys.argv[1:] = map(_zip_as_sweeper_param, sys.argv[1:])
             # Make Hydra raise its own errors instead of printing them.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()
@@ -166,8 +160,10 @@ def _check_arguments(name: str, argv: list[str]) -> argparse.Namespace:
             raise UserError(f"{key}: can't be set: {replacement}")
         if name != "train" and argument in ("-m", "--multirun"):
             raise UserError(f"{argument}: is for leyden.train; {name} takes one run")
-        if not is_sweep and (ZIP.match(value) or key == "sweep.seeds"):
+        if not is_sweep and key in ("sweep.seeds", "sweep.settings", "sweep.space"):
             raise UserError(f"{argument}: is for a sweep, which needs -m")
+        if is_sweep and value.lstrip().startswith("zip("):
+            raise UserError(f"{argument}: write rows of values as sweep.settings=[{{KEY:VALUE,...}},...]")
         if has_value and value == "{}" and not key.startswith("+"):
             raise UserError(
                 f"{argument}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key"
@@ -177,18 +173,6 @@ def _check_arguments(name: str, argv: list[str]) -> argparse.Namespace:
         raise UserError(f"{message}; python -m leyden.{name} --hydra-help lists the options")
 
     return parse_options(argv, refuse)
-
-
-def _zip_as_sweeper_param(argument: str) -> str:
-    """Return a `zip(...)` as an override of `hydra.sweeper.params`, where Hydra accepts any text."""
-    name, _, value = argument.partition("=")
-    if not ZIP.match(value) or name.startswith("-"):
-        return argument
-    if not name.isidentifier():
-        raise UserError(f"{name}=zip(...): the name must be one word that is not a key, such as model_optimizer")
-    # Escaped, so that interpolations are resolved in each job.
-    text = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
-    return f"++hydra.sweeper.params.{name}={text}"
 
 
 def _show_tracebacks(enabled: bool) -> None:

@@ -1,15 +1,15 @@
 """The run directory: reading and writing its files, and deciding whether a start may resume the run in it.
 
 The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start, that is
-each launch of the run, replaces `config.yaml` and the checkpoints, and appends an entry to `provenance.json`. Old
-results are kept.
+each launch of the run, replaces the checkpoints and is added to the record in `run.json`. Old results are kept there.
 """
 
 import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,18 @@ import yaml
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
 from leyden.config.terminal import some_of, warn
-from leyden.config.values import is_plain
+from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.charts import EVENT_FOLDERS
 from leyden.run.code import changed_code, code_of
-from leyden.run.files import damage, read_json, read_text, refuse_links, write_whole
+from leyden.run.files import damage, read_json, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.provenance import origin
+from leyden.run.record import RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Result
 from leyden.scheduler import SCHEDULERS
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader is ten times as fast
-MAX_CONFIG_BYTES = 2**20
 MAX_NAMES = 5  # of files in a message
 
 
@@ -43,6 +42,15 @@ class RunContents:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The record; None if no start is recorded.
+
+        Raises:
+            UserError: `run.json` is not the record of a run.
+        """
+        return read_record(self.directory)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -58,84 +66,37 @@ class RunContents:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The configuration exactly as recorded in `config.yaml`.
+        """The configuration exactly as recorded.
 
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self.parse_config(self.config_text)[0]
-
-    @property
-    def config_text(self) -> str:
-        """The content of `config.yaml`.
-
-        Raises:
-            UserError: The directory is not a run directory.
-        """
+        if (record := self.record) is None:
+            raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         try:
-            return read_text(self.directory / "config.yaml", max_bytes=MAX_CONFIG_BYTES)
-        except (OSError, ValueError) as error:
-            raise self._unreadable_config(error) from error
-
-    def parse_config(self, text: str) -> tuple[dict[str, Any], Any]:
-        """Return the configuration in the content of `config.yaml`, and the YAML node that it was made from.
-
-        Raises:
-            UserError: The content is not the configuration of a run.
-        """
-        try:
-            if re.search(r"(:\d{1,2}){20}", text):
-                raise ValueError("it holds a number to base 60, which would take too long to parse")
-            loader = LOADER(text)
-            try:
-                node: Any = loader.get_single_node()
-                config: Any = None if node is None else loader.construct_document(node)
-            finally:
-                loader.dispose()
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise self._unreadable_config(error) from error
-        is_config = isinstance(config, dict) and is_plain(config)
-        if not is_config or not isinstance(config.get("name", ""), str):
-            raise UserError(f"{self.directory}: not a run directory, config.yaml is not the configuration of a run")
-        if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
-            raise UserError(f"{self.directory}: not a run directory, its name in config.yaml is {name!r}")
-        return config, node
-
-    def _unreadable_config(self, error: Exception) -> UserError:
-        why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        return UserError(f"{self.directory}: not a run directory, config.yaml can't be read ({why})")
+            return record.nested
+        except ValueError as error:
+            raise UserError(f"{self.directory}: not a run directory, {RECORD} can't be read ({error})") from error
 
     @property
     def result(self) -> Result | None:
-        """The result in `result.json`; None if the run has not ended.
+        """The result; None if the run has not ended.
 
         Raises:
-            UserError: `result.json` can't be read or is not a valid result.
+            UserError: `run.json` is not the record of a run.
         """
-        path = self.directory / "result.json"
-        content = read_json(path, None)
-        try:
-            return None if content is None else Result.from_json(content)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; remove it and run the same command again") from error
+        record = self.record
+        return record.result if record else None
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """The provenance of each start, as returned by `origin`.
+        """The provenance of each start, as returned by `origin`; empty without a record.
 
         Raises:
-            UserError: `provenance.json` is damaged.
+            UserError: `run.json` is not the record of a run.
         """
-        path = self.directory / "provenance.json"
-        starts = read_json(path, [])
-        if not isinstance(starts, list) or not all(
-            isinstance(start, dict)
-            and isinstance(start.get("overrides"), list)
-            and all(isinstance(override, str) for override in start["overrides"])
-            for start in starts
-        ):
-            raise UserError(f"{path}: is not a valid list of starts; remove it, and the run continues without it")
-        return starts
+        record = self.record
+        return record.starts if record else []
 
     @property
     def overrides(self) -> list[str]:
@@ -242,8 +203,7 @@ class Run(RunContents):
 
     def __init__(self, directory: str | Path) -> None:
         super().__init__(directory)
-        # Path of the archived result and content of the previous config.yaml, if the run already had a result.
-        self._previous: tuple[Path, bytes] | None = None
+        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     @contextlib.contextmanager
     def locked(
@@ -342,12 +302,18 @@ class Run(RunContents):
             step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
         """
         if is_main_process():
-            # Can raise, so it comes before any file is changed.
-            starts = [*self.starts, origin(overrides, parent, machine, data, step, code_of(identity.config))]
-            if (archived := self._archive_result()) is not None:
-                self._previous = archived, (self.directory / "config.yaml").read_bytes()
-            write_whole(self.directory / "config.yaml", yaml.safe_dump(identity.saved_config, sort_keys=False))
-            write_whole(self.directory / "provenance.json", json.dumps(starts, indent=2) + "\n")
+            before = self.record
+            starts = list(before.starts) if before else []
+            if before and before.result:
+                self._previous = before
+                starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
+            starts.append(origin(overrides, parent, machine, data, step, code_of(identity.config)))
+            self._write(RunRecord(dict(flatten(identity.saved_config)), starts))
+
+    def _write(self, record: RunRecord) -> None:
+        """Write a record, and its configuration for people; the record counts, so it comes last."""
+        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested, sort_keys=False))
+        record.write(self.directory)
 
     def restore_result(self) -> bool:
         """Undo `begin` for a run that had a result: restore its previous result and configuration.
@@ -357,41 +323,30 @@ class Run(RunContents):
         """
         if self._previous is None:
             return False
-        archived, config = self._previous
-        write_whole(self.directory / "config.yaml", config)
-        archived.replace(self.directory / "result.json")
+        self._write(replace(self._previous, starts=[*self._previous.starts, *self.starts[-1:]]))
         return True
 
     def end(self, result: Result) -> None:
-        """Write `result.json`, which marks the run as ended; only an error is recorded by any process, the first one."""
-        if is_main_process() or (result.error and self.result is None):
-            write_whole(self.directory / "result.json", result.to_json())
+        """Record the result, which marks the run as ended; only an error is recorded by any process, the first one."""
+        if (record := self.record) is None:
+            raise UserError(f"{self.directory}: {RECORD} is gone")
+        if is_main_process() or (result.error and record.result is None):
+            replace(record, result=result).write(self.directory)
 
-    def _archive_result(self) -> Path | None:
-        """Rename the result of a run that is started again and return the new path; None if there is no result."""
-        if self.result is None:
-            return None
-        archived = [path.stem.partition("_")[2] for path in self.directory.glob("result_*.json")]
-        number = 1 + max((int(text) for text in archived if text.isdecimal()), default=0)
-        return (self.directory / "result.json").rename(self.directory / f"result_{number}.json")
+    def set_overrides(self, overrides: list[str]) -> None:
+        """Record other overrides for the last start, with which the run can be resumed."""
+        if record := self.record:
+            starts = [*record.starts[:-1], {**record.starts[-1], "overrides": overrides}]
+            replace(record, starts=starts).write(self.directory)
 
 
-def trained_on(run: RunContents) -> dict[str, str]:
+def trained_on(run: RunContents) -> Mapping[str, str]:
     """Return the hashes of the training data, by name, from the last start that recorded them; empty if none did.
 
     Raises:
-        UserError: `provenance.json` is damaged.
+        UserError: `run.json` is not the record of a run.
     """
     return data_hashes(run.starts)
-
-
-def data_hashes(starts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
-    for start in reversed(starts):
-        data = start.get("data")
-        if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
-            return data
-    return {}
 
 
 def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -68,7 +68,7 @@ def writing(key: str, path: Path) -> Iterator[None]:
         raise UserError(f"{key}={path}: can't be written ({error.strerror})") from error
 
 
-def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None = None) -> bytes:
+def read_bytes(path: Path | str, *, max_bytes: int = MAX_BYTES, last_bytes: int | None = None) -> bytes:
     """Return the content of a regular file, or its last bytes; other files, such as pipes, could block.
 
     Raises:
@@ -80,11 +80,12 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, last_bytes: int | None
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        num = status.st_size
         if last_bytes is not None:
-            file.seek(max(0, status.st_size - last_bytes))
-        elif status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"has {status.st_size} bytes, more than {max_bytes}", str(path))
-        return file.read(max_bytes)
+            file.seek(max(0, num - last_bytes))
+        elif num > max_bytes:
+            raise OSError(errno.EFBIG, f"has {num} bytes, more than {max_bytes}", str(path))
+        return file.read(min(num, max_bytes))  # Python makes room for all that is asked for
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:

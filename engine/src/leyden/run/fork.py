@@ -22,6 +22,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import RunContents
 from leyden.run.identity import CONTROL_KEYS
+from leyden.run.record import RECORD
 
 
 def parse_fork(text: str) -> tuple[RunContents, str]:
@@ -61,8 +62,7 @@ def group_choices() -> dict[str, str]:
 
 def settings_source(fork: str, run_dir: Path) -> RunContents:
     """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent."""
-    has_begun = all((run_dir / name).exists() for name in ("config.yaml", "provenance.json"))
-    return RunContents(run_dir) if has_begun else parse_fork(fork)[0]
+    return RunContents(run_dir) if (run_dir / RECORD).exists() else parse_fork(fork)[0]
 
 
 def parent_groups(source: RunContents) -> list[str]:

@@ -17,7 +17,7 @@ from leyden.config.values import differing, flatten
 
 # Keys that control a start of the program and are not part of a run's identity.
 CONTROL_KEYS = ("run_dir", "sweep_name", "outputs", "resume", "exact", "test", "dry_run", "cluster", "sweep")
-# Keys of the same kind that stay in `config.yaml`; they may change when a run is resumed.
+# Keys of the same kind that stay in the record; they may change when a run is resumed.
 START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format")
 # Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
@@ -88,7 +88,7 @@ class RunIdentity:
 
     @property
     def saved_config(self) -> dict[str, Any]:
-        """The part of the configuration that is saved in `config.yaml`."""
+        """The part of the configuration that is saved in the run directory."""
         return {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
 
     @property

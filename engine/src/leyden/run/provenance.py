@@ -67,7 +67,7 @@ def origin(
     step: int | None = None,
     code: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the provenance of a start, an entry of `provenance.json`.
+    """Return the provenance of a start, as recorded in `run.json`.
 
     Args:
         overrides: Overrides on the command line.

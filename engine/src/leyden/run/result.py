@@ -1,8 +1,7 @@
-"""Results of a run: `result.json`, which is written last, and the curves in `metrics.csv`."""
+"""Results of a run, and the curves in `metrics.csv`."""
 
 import csv
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -33,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run, as stored in `result.json`.
+    """The result of a run, as stored at the root of `run.json`.
 
     Args:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for a trial run.
@@ -114,64 +113,78 @@ class Result:
         valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
         return replace(self, objectives=valued)
 
-    def to_json(self) -> str:
-        """Return the content of `result.json`; `objective` is an object, a list for several objectives, or null."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values; `objective` is an object, a list for several objectives, or null."""
         values = asdict(self)
         aims = list(values.pop("objectives"))
         if self.error and not self.error.where:
             values["error"].pop("where")
         objective = aims if len(aims) > 1 else aims[0] if aims else None
-        return json.dumps({"status": values.pop("status"), "objective": objective, **values}, indent=2) + "\n"
+        return {"status": values.pop("status"), "objective": objective, **values}
 
     @classmethod
-    def from_json(cls, content: Any) -> "Result":
-        """Create a result from the parsed content of `result.json`.
+    def from_dict(cls, content: Mapping[str, Any]) -> "Result":
+        """Create a result from the values of `to_dict`; others are ignored.
 
         Raises:
             ValueError: The content is not a valid result.
         """
         try:
-            known = {each.name for each in fields(cls)}  # a newer version may have more fields
-            values = {name: value for name, value in dict(content).items() if name in known}
+            values = {name: content[name] for name in FIELDS if name in content}
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
             result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
+            is_valid = _is_valid(result)
         except (TypeError, KeyError, ValueError) as wrong:
-            raise ValueError("is not a valid result") from wrong
-        if not _is_valid(result):
-            raise ValueError("is not a valid result")
+            raise ValueError("its result is not valid") from wrong
+        if not is_valid:
+            raise ValueError("its result is not valid")
         return result
+
+
+# A newer version may have more.
+FIELDS = [each.name for each in fields(Result) if each.name != "objectives"]
+
+
+NUMBER, TEXT = (int, float), str
+TYPES: dict[str, Any] = {
+    "status": TEXT,
+    "metrics": dict,
+    "epochs": NUMBER,
+    "optimizer_steps": NUMBER,
+    "seconds": (*NUMBER, NoneType),
+    "samples_per_second": (*NUMBER, NoneType),
+    "checkpoint": (TEXT, NoneType),
+    "requeues": NUMBER,
+    "stages": dict,
+    "can_be_tested": bool,
+    "takes_optimizer": bool,
+    "test_split": list,
+    "best_epoch": (int, NoneType),
+    "best_step": (int, NoneType),
+}
 
 
 def _is_valid(result: Result) -> bool:
     """Return whether all fields have valid types, and a complete run has its time and objective values."""
-    required = (result.seconds, *(aim.value for aim in result.objectives))
+    values = vars(result)
+    if not all(isinstance(values[name], kind) for name, kind in TYPES.items()):
+        return False
+    needed = [result.seconds, *[aim.value for aim in result.objectives]]
+    numbers = [value for value in values.values() if isinstance(value, int)] + [*result.metrics.values()]
     return (
-        isinstance(result.status, str)
-        and isinstance(result.metrics, dict)
-        and all(isinstance(name, str) and _is_number(value) for name, value in result.metrics.items())
-        and isinstance(result.stages, dict)
+        all(map(_is_number, numbers))
         and all(isinstance(names, list) and {*names} <= {*result.metrics} for names in result.stages.values())
-        and _is_number(result.epochs)
-        and _is_number(result.optimizer_steps)
-        and _is_number(result.requeues)
-        and isinstance(result.checkpoint, str | None)
-        and isinstance(result.can_be_tested, bool)
-        and isinstance(result.takes_optimizer, bool)
-        and isinstance(result.test_split, list)
-        and type(result.best_epoch) in (int, NoneType)
-        and type(result.best_step) in (int, NoneType)
-        and (result.samples_per_second is None or _is_number(result.samples_per_second))
-        and all(_is_number(value) or (value is None and not result.is_complete) for value in required)
+        and all(_is_number(value) or (value is None and not result.is_complete) for value in needed)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
-        and all(isinstance(text, str) for text in (vars(result.error).values() if result.error else ()))
+        and (not result.error or all(isinstance(text, str) for text in vars(result.error).values()))
     )
 
 
 def _is_number(value: Any) -> bool:
     """Return whether a value is a number that can be printed and compared; NaN is one."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    return isinstance(value, float) or (isinstance(value, int) and -(2**63) < value < 2**63)
 
 
 HEADER = ["step", "metric", "value"]

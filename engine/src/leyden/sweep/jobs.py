@@ -95,7 +95,10 @@ class Composer:
             return self._by_hydra(overrides)
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         if groups not in self.composed:
-            self.composed[groups] = pickle.dumps(self._by_hydra(groups))
+            by_hydra = self._by_hydra(groups)
+            if by_hydra.sweep.get("settings"):
+                by_hydra.sweep.settings = None  # those of all jobs, of which each has its own as overrides
+            self.composed[groups] = pickle.dumps(by_hydra)
         composed: DictConfig = pickle.loads(self.composed[groups])
         try:
             # Hydra has no public way to apply overrides to a composed configuration.
@@ -316,7 +319,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
     ):
         if run.result is None:
-            if not (run.directory / "config.yaml").exists():
+            if run.record is None:
                 run.begin(identity, overrides)
             result = Result.failed(identity.objectives, parse_failure(error))
             write_hparams(run, result)

@@ -4,24 +4,29 @@ import contextlib
 import importlib.util
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.run import lease
+from leyden.run.fork import key_of
+from leyden.run.record import RECORD
 from leyden.sweep.jobs import Job
-from leyden.sweep.space import Dimension, Space, read_when
-from leyden.sweep.study import open_study, sampler_for, trial_of, try_sampler
+from leyden.sweep.space import Space
+from leyden.sweep.study import draw, open_study, sampler_for, trial_of, try_sampler
 from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
+OVERRIDES = "overrides"  # attribute of a trial: its overrides without those that all trials share
 PRUNING = "leyden.sweep.pruning.Pruning"  # not imported, as it imports PyTorch
 
 
@@ -142,7 +147,8 @@ class Search:
         directory: The sweep directory.
         space: The search space.
         num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
-        runs: Returns the names of a trial's run directories; `Pruning` finds the trial by the first name.
+        runs: Returns the names of the run directories of a trial with some overrides; `Pruning` finds the trial by the
+            first name.
         sampler: As in `sampler_for`; None for the study's own.
     """
 
@@ -153,7 +159,7 @@ class Search:
         space: Space,
         *,
         num_trials: int,
-        runs: Callable[[Trial], list[str]],
+        runs: Callable[[Trial, list[str]], list[str]],
         sampler: Any = None,
     ) -> None:
         self.study, self.directory, self.space = study, directory, space
@@ -196,23 +202,22 @@ class Search:
         with lease.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
-                    if self.space.has(frozen.params):
-                        return self._claim(trial_of(self.study, frozen))
-                    # Some parameters were not suggested yet, or it is of another space.
-                    self.study.tell(frozen.number, state=TrialState.FAIL)
+                    if OVERRIDES in frozen.user_attrs:
+                        return self._claim(trial_of(self.study, frozen), frozen.user_attrs[OVERRIDES])
+                    self.study.tell(frozen.number, state=TrialState.FAIL)  # it was killed while it was drawn
             if self.num_open() < 1:
                 return None
             if self.sampler is not None:
                 self.study.sampler = sampler_for(self.sampler, len(self.study.get_trials(deepcopy=False)))
             try:
                 trial = self.study.ask()
-                self.space.suggest(trial)
+                overrides = self.space.suggest(trial)
             except ValueError as error:
                 raise UserError(
                     f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
                     "a different space or number of objectives needs another sweep_name"
                 ) from error
-            return self._claim(trial)
+            return self._claim(trial, overrides)
 
     def _must_wait(self) -> bool:
         """Return whether a trial may yet be found abandoned, and no running trial of this process will ask again."""
@@ -240,12 +245,13 @@ class Search:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         return max(0, self.num_trials - len(self.study.get_trials(deepcopy=False, states=states)))
 
-    def _claim(self, trial: Trial) -> Trial:
+    def _claim(self, trial: Trial, overrides: list[str]) -> Trial:
+        first, *others = self.runs(trial, overrides)
         trial.set_user_attr("owner", self.owner)
-        first, *others = self.runs(trial)
         if others:
             trial.set_user_attr("other_runs", others)
-        trial.set_user_attr("run", first)
+        trial.set_user_attr(OVERRIDES, overrides)
+        trial.set_user_attr("run", first)  # after the overrides, with which the run can be taken over
         self.owned.add(trial.number)
         return trial
 
@@ -279,7 +285,7 @@ class Search:
         Raises:
             UserError: The study lacks runs.
         """
-        runs = sorted(path.parent.name for path in self.directory.glob("*/config.yaml"))
+        runs = sorted(path.parent.name for path in self.directory.glob(f"*/{RECORD}"))
         known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
         if unknown := [name for name in runs if name not in known]:
             raise UserError(
@@ -302,8 +308,7 @@ def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
 
 def run_search(
     sweep: Sweep,
-    dimensions: Sequence[Dimension],
-    when: Any,
+    space: Space,
     *,
     sampler: Any,
     num_trials: int,
@@ -313,8 +318,7 @@ def run_search(
 
     Args:
         sweep: The sweep, with its directory and launcher.
-        dimensions: The dimensions of the search space, and fixed ones.
-        when: The conditions of `hydra.sweeper.when`.
+        space: The search space.
         sampler: One of Optuna's samplers, or a partial function as in `sampler_for`.
         num_trials: Number of trials.
         batch_size: Largest number of trials at once; None for as many as the launcher runs at once.
@@ -331,24 +335,33 @@ def run_search(
     for key, value in (("num_trials", num_trials), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise UserError(f"hydra.sweeper.{key}={value}: must be a positive whole number")
-    space = Space(dimensions, read_when(when, dimensions))
-    if not space.free:
+    if not space.free and not space.function:
         raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
-    if never := space.never_active():
-        raise UserError(f"hydra.sweeper.when.{never[0]}: its conditions never hold together")
-    num = num_seeds(sweep.config, [space])
-    # Check each bound, each choice and each branch before the first trial.
-    extremes = sweep.new_jobs([space.overrides(corner) for corner in space.corners()])
+    # Check each bound and each choice before the first trial, or of a function some trials.
+    drawn, log_keys = draw(space, example) if space.function else ([], space.log_keys)
+    num = num_seeds(sweep.config, space.keys.union(*(map(key_of, each) for each in drawn)))
+    extremes = sweep.new_jobs([[*space.fixed, *each] for each in drawn] or space.corners())
+    for job in extremes if space.function else ():
+        _check_composed(job)
     aims = objectives(extremes[0].task_config.objective)
     if not aims:
         raise UserError("objective=null: a search needs an objective")
     directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
     try_sampler(example, space, directions)
     checked = [*extremes, *sweep.new_jobs(add_seeds(extremes[0], num), first=len(extremes))]
-    if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=space.log_keys):
+    if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=log_keys):
         return
     study = open_study(sweep.directory, sampler=example, directions=directions)
     _run_trials(sweep, study, space, sampler, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
+
+
+def _check_composed(job: Job) -> None:
+    """Raise a `UserError` that names the function of `sweep.space` if a job of it can't be composed."""
+    try:
+        _ = job.identity
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        where = f"sweep.space={job.composer.config.sweep.space}: {' '.join(job.overrides)}"
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
 def _run_trials(
@@ -365,23 +378,25 @@ def _run_trials(
     jobs: dict[int, list[Job]] = {}  # by the number of a trial
     num_jobs = 0
 
-    def jobs_of(params: Mapping[str, Any]) -> list[Job]:
+    def jobs_of(overrides: list[str]) -> list[Job]:
         nonlocal num_jobs
-        (first,) = sweep.new_jobs([space.overrides(params)], first=num_jobs)
+        (first,) = sweep.new_jobs([[*space.fixed, *overrides]], first=num_jobs)
+        if space.function:
+            _check_composed(first)
         others = sweep.new_jobs(add_seeds(first, seeds_per_trial), first=num_jobs + 1)
         num_jobs += seeds_per_trial
         return [first, *others]
 
-    def runs(trial: Trial) -> list[str]:
+    def runs(trial: Trial, overrides: list[str]) -> list[str]:
         """Make the jobs of a trial; return the names of their directories."""
-        jobs[trial.number] = jobs_of(trial.params)
+        jobs[trial.number] = jobs_of(overrides)
         return [job.run.directory.name for job in jobs[trial.number]]
 
     def find(directory: Path) -> Job | None:
-        """Make the job of a run directory again; return None if it is of another space."""
+        """Make the job of a run directory again."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        matching = (each for each in trials if directory.name in names_of_runs(each) and space.has(each.params))
-        found = (job for each in matching for job in jobs_of(each.params))
+        matching = (each for each in trials if directory.name in names_of_runs(each))
+        found = (job for each in matching for job in jobs_of(each.user_attrs[OVERRIDES]))
         return next((job for job in found if job.run.directory == directory), None)
 
     search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler)

@@ -17,7 +17,7 @@ from optuna.samplers import (
     NSGAIIISampler,
     NSGAIISampler,
     QMCSampler,
-    TPESampler,
+    RandomSampler,
 )
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -107,25 +107,17 @@ def sampler_for(sampler: Any, number: int) -> Any:
 
 
 def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
-    """Check a sampler by letting a copy of it sample a few trials of each branch of the space.
+    """Check a sampler by letting a copy of it sample a few trials.
 
     Raises:
         UserError: The sampler does not support the space or the objectives, or is not one of Optuna's.
     """
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
-    if space.is_conditional and (name := _unconditional_sampler(sampler)):
-        raise UserError(
-            f"hydra.sweeper.sampler: {name} can't handle keys that some trials lack, as with hydra.sweeper.when; "
-            "use tpe, random or grid"
-        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=copy.deepcopy(sampler), directions=directions)
-    branches = space.branches() if space.is_conditional else []
-    for branch in branches:
-        study.enqueue_trial(branch)
     try:
-        for number in range(3 + len(branches)):
+        for number in range(3):
             trial = study.ask()
             space.suggest(trial)
             with contextlib.suppress(RuntimeError):  # a sampler with nothing left to try stops the study
@@ -134,15 +126,31 @@ def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
         raise UserError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
 
 
-def _unconditional_sampler(sampler: BaseSampler) -> str:
-    """Return the name of a sampler that samples conditional parameters at random; empty for other samplers."""
-    unconditional = (CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, NSGAIIISampler, QMCSampler)
-    if isinstance(sampler, unconditional):
-        return type(sampler).__name__
-    # Optuna has no public attributes for these.
-    if isinstance(sampler, TPESampler) and sampler._multivariate and not sampler._group:
-        return "TPESampler(multivariate=true) without group=true"
-    return ""
+# They sample parameters that some trials lack at random, without a word.
+FOR_FIXED_SPACES = (CmaEsSampler, GPSampler, GridSampler, NSGAIIISampler, NSGAIISampler, QMCSampler)
+NUM_DRAWN = 20
+
+
+def draw(space: Space, sampler: Any) -> tuple[list[list[str]], list[str]]:
+    """Draw trials at random from a space with a function, to be checked before the search.
+
+    Returns:
+        The overrides of each trial without the fixed ones, and the parameters that are numbers on a logarithmic scale.
+
+    Raises:
+        UserError: Some of the trials lack parameters that others have, which the sampler does not support.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    trials = [study.ask() for _ in range(NUM_DRAWN)]
+    drawn = [space.suggest(trial) for trial in trials]
+    if isinstance(sampler, FOR_FIXED_SPACES) and len({frozenset(trial.params) for trial in trials}) > 1:
+        raise UserError(
+            f"hydra.sweeper.sampler: {type(sampler).__name__} can't handle parameters that some trials lack; use tpe, "
+            "random or grid"
+        )
+    known = {name: each for trial in trials for name, each in trial.distributions.items()}
+    return drawn, [name for name, each in known.items() if getattr(each, "log", False)]
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:

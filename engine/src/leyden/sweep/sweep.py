@@ -6,7 +6,7 @@ summary, with mean values.
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,9 +24,10 @@ from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
+from leyden.run.record import RECORD
 from leyden.sweep.jobs import Composer, Job, new_jobs, slug
 from leyden.sweep.launcher import call_in_process
-from leyden.sweep.space import Space, check_sweep_size, extreme_values
+from leyden.sweep.space import check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
 from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
 
@@ -131,8 +132,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
-    """Return the number of seeds that each setting of a sweep runs with.
+def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
+    """Return the number of seeds that each setting of a sweep runs with; `keys` are those that the sweep is over.
 
     Raises:
         UserError: `sweep.seeds` is not a valid number, or conflicts with a sweep over `seed`.
@@ -141,10 +142,10 @@ def num_seeds(config: DictConfig, spaces: Iterable[Space]) -> int:
     if type(num) is not int or num < 1:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number")
     check_sweep_size(f"sweep.seeds={num}", num)
-    keys = config.sweep.get("average_over")
-    if num > 1 and isinstance(keys, ListConfig) and "seed" not in keys:
-        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(keys)} must contain seed")
-    if num > 1 and any("seed" in each.keys for space in spaces for each in space.free):
+    averaged = config.sweep.get("average_over")
+    if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
+        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(averaged)} must contain seed")
+    if num > 1 and "seed" in keys:
         raise UserError(f"sweep.seeds={num}: the sweep is over seed itself; remove one of the two")
     return num
 
@@ -273,7 +274,7 @@ class Sweep:
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
-            what = "would run" if identity is None else "are the corners of the space that would be searched"
+            what = "would run" if identity is None else "are settings of the space that would be searched"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
         if not self.launcher.check_jobs(jobs):
@@ -345,7 +346,7 @@ class Sweep:
         """Draw the pictures of runs that have none yet."""
         for run in runs:
             with log_and_continue(f"{run.directory.name}: drawing its pictures"):
-                ended = (run.directory / "result.json").stat().st_mtime
+                ended = (run.directory / RECORD).stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # The configuration is composed by this sweep, never read from the run directory.
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)

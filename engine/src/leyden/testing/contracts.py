@@ -24,7 +24,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import conf_files
 from leyden.data.contract import DataModule
 from leyden.data.facts import Facts
-from leyden.data.fetch import MissingDatasetError
+from leyden.files.fetch import MissingDatasetError
 from leyden.testing import cases
 from leyden.testing.cases import NUM_SAMPLES, broken, must, suited_cases
 

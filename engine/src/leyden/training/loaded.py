@@ -9,7 +9,7 @@ from torch import nn
 
 from leyden.assembly.start_from import read_checkpoint
 from leyden.config.paths import ROOT, add_to_path
-from leyden.data.random_state import undisturbed
+from leyden.exact.random_state import undisturbed
 from leyden.report.listing import list_runs
 from leyden.run.directory import Run
 from leyden.run.result import Result, read_curves
@@ -45,7 +45,7 @@ class LoadedRun:
 
     @functools.cached_property
     def result(self) -> Result | None:
-        """The result, as in `result.json`; None if the run has not ended."""
+        """The result, as in `run.json`; None if the run has not ended."""
         return self._run.result
 
     @property

@@ -11,10 +11,11 @@ from torch import nn
 from leyden import assembly
 from leyden.assembly.trust import trusted_config
 from leyden.config.errors import UserError
-from leyden.data.contract import num_samples, sizes_of
+from leyden.data.contract import sizes_of
 from leyden.data.facts import Facts
-from leyden.data.random_state import seeded_as_run
 from leyden.data.transforms import NormalizingNetwork
+from leyden.exact.first_batches import num_samples
+from leyden.exact.random_state import seeded_as_run
 from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import trained_data, trained_task

@@ -25,9 +25,9 @@ from leyden.config.table import csv_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
-from leyden.data.random_state import seeded_as_run
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
+from leyden.exact.random_state import seeded_as_run
 from leyden.run.directory import Run
 from leyden.run.files import replacing, writing
 from leyden.tasks.task import Task
@@ -83,7 +83,7 @@ def predict_table(
             f"{run.directory}: was trained on samples of shape {facts.input_shape}, not on rows of a table"
         )
     try:
-        columns = read_columns(path.parent, path.name)
+        columns, _ = read_columns(path.parent, path.name)
         names = facts.extra.get("column_names") or list(columns)
         if missing := [name for name in names if name not in columns]:
             raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
@@ -195,7 +195,6 @@ def read_image_batches(
         torch.arange(len(paths)),
         batch_size=BATCH_SIZE,
         num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
-        shuffle=False,
     )
     light: list[str] = []
     with contextlib.closing(loader):

@@ -9,10 +9,11 @@ from leyden.assembly.instantiate import switched_on
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.checkpoint import SafeCheckpointIO, load_weights
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.logged_metrics import Stages
-from leyden.callbacks.run_state import restore_module
-from leyden.data.contract import facts_of, has_split
-from leyden.data.random_state import seed_everything, undisturbed
+from leyden.data.contract import facts_of
+from leyden.exact.first_batches import has_split
+from leyden.exact.logged_metrics import Stages
+from leyden.exact.random_state import seed_everything, undisturbed
+from leyden.exact.run_state import restore_module
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run

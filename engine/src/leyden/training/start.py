@@ -22,9 +22,10 @@ from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.config.values import targets
-from leyden.data.contract import digests_of, first_batches, has_split
+from leyden.data.contract import digests_of
 from leyden.data.facts import Facts
-from leyden.data.random_state import import_targets, seed_everything, undisturbed
+from leyden.exact.first_batches import first_batches, has_split
+from leyden.exact.random_state import import_targets, seed_everything, undisturbed
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation

@@ -18,14 +18,15 @@ from leyden.assembly.task import task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.assembly.trust import trusted_config
 from leyden.callbacks.checkpoint import load_weights
-from leyden.callbacks.run_state import first_batches_in, restore_module
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import digests_of, divides_batches, facts_of, first_batches_differ, has_split
+from leyden.data.contract import digests_of, facts_of
 from leyden.data.facts import Facts
-from leyden.data.random_state import seeded, seeded_as_run
+from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
+from leyden.exact.random_state import seeded, seeded_as_run
+from leyden.exact.run_state import first_batches_in, restore_module
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text

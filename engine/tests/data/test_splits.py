@@ -1,3 +1,5 @@
+"""Splits, and the order and shares of their batches; test_streamed.py has the position of a loader, too."""
+
 import itertools
 
 import pytest
@@ -5,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.loaders import BatchLoader
+from leyden.data.in_memory import BatchLoader
+from leyden.data.splits import split
 
 
 def loader(num_samples, **kwargs):
@@ -68,24 +71,49 @@ def test_the_order_is_a_fair_shuffle():
     assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees of freedom, level 0.001
 
 
-@pytest.mark.parametrize("position", range(6))
-def test_goes_on_where_it_was(position):
-    whole = samples(loader(23))
-    stopped = loader(23)
-    batches = iter(stopped)
-    for _ in range(position):
-        next(batches)
-    resumed = loader(23)
-    resumed.load_state_dict(stopped.state_dict())
-    assert samples(resumed) == whole[position:]
-    assert samples(resumed) == whole  # the next epoch is whole again
+@given(
+    num=st.integers(2, 60),
+    val_size=st.integers(0, 60),
+    seed=st.integers(0, 5),
+    num_folds=st.none() | st.integers(2, 8),
+    fold=st.integers(0, 7),
+    overlap=st.none() | st.integers(0, 3),
+)
+def test_splits_have_nothing_in_common(num, val_size, seed, num_folds, fold, overlap):
+    try:
+        parts = split(num, val_size=val_size, seed=seed, num_folds=num_folds, fold=fold, overlap=overlap)
+    except ValueError:
+        return
+    train, val = parts["train"].tolist(), parts.get("val", torch.tensor([])).tolist()
+    assert len({*train, *val}) == len(train) + len(val)
+    assert train
+    if overlap is None:
+        assert len(train) + len(val) == num
+    elif val:  # neighbours that share something are on one side
+        assert min(abs(a - b) for a in train for b in val) > overlap
+        assert val == list(range(val[0], val[-1] + 1))
+    if num_folds is None:
+        assert len(val) == val_size
 
 
-def test_epoch_and_position_are_looked_up_as_late_as_the_first_batch():
-    late = loader(23)
-    batches = iter(late)  # Lightning makes the iterator before it restores them
-    late.order.set_epoch(3)
-    late.load_state_dict({"position": 2})
-    expected = loader(23)
-    expected.order.set_epoch(3)
-    assert samples(batches) == samples(expected)[2:]
+@given(num=st.integers(2, 60), num_folds=st.integers(2, 8), seed=st.integers(0, 5))
+def test_each_sample_is_in_one_fold(num, num_folds, seed):
+    if num_folds > num:
+        return
+    folds = [split(num, val_size=0, seed=seed, num_folds=num_folds, fold=k)["val"] for k in range(num_folds)]
+    assert sorted(torch.cat(folds).tolist()) == list(range(num))
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"val_size": 10}, "val_size=10: must be smaller"),
+        ({"num_folds": 11}, "num_folds=11, fold=0: must be 2 to 10 folds"),
+        ({"num_folds": 3, "fold": 3}, "num_folds=3, fold=3: must be"),
+        ({"val_size": 8, "overlap": 2}, "leaves nothing to train on"),
+    ],
+)
+def test_what_can_not_be_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        split(10, **{"val_size": 0, "seed": 0, **given})

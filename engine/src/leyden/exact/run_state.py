@@ -18,13 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from leyden.callbacks import logged_metrics
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
-from leyden.data.contract import FirstBatches, divides_batches, first_batches, first_batches_differ
-from leyden.data.encoding import has_state_dict
-from leyden.data.facts import Facts
-from leyden.data.object_state import (
+from leyden.exact import logged_metrics
+from leyden.exact.encoding import has_state_dict
+from leyden.exact.first_batches import FirstBatches, divides_batches, first_batches, first_batches_differ
+from leyden.exact.object_state import (
     PARTS,
     ObjectState,
     Path,
@@ -39,8 +38,8 @@ from leyden.data.object_state import (
     selected,
     weights_and_metrics,
 )
-from leyden.data.random_state import random_states, restore_random_states, seed_entropy
-from leyden.data.resumable import flatten_loaders, gather_from_processes
+from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
+from leyden.exact.resumable import flatten_loaders, gather_from_processes
 from leyden.run.process import is_main_process
 
 T = TypeVar("T")
@@ -208,7 +207,7 @@ class RunState(L.Callback):
     states.
 
     Args:
-        facts: Facts of the data.
+        facts: Facts of the data, as plain values.
         seed: Seed of the run.
         data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: Action if something changes that can't be saved: `report` warns, `require` ends the run, `off` does
@@ -217,7 +216,9 @@ class RunState(L.Callback):
 
     state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(self, facts: Facts, seed: int, data: str, exact: Literal["report", "require", "off"]) -> None:
+    def __init__(
+        self, facts: dict[str, Any], seed: int, data: str, exact: Literal["report", "require", "off"]
+    ) -> None:
         self.facts, self.seed, self.data, self.exact = facts, seed, data, exact
         self.is_restored = False  # true from the first batch on
         self._logged: logged_metrics.LoggedState | None = None  # logged results of the interrupted epoch
@@ -262,7 +263,7 @@ class RunState(L.Callback):
 
         Reports keys of the state dict that a hook has changed.
         """
-        checkpoint["facts"] = self.facts.to_state()
+        checkpoint["facts"] = self.facts
         others = sorted({*checkpoint["state_dict"]} ^ {*pl_module.state_dict()})
         self._report([f"module.{name}" for name in others])
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from leyden.data import encoding
-from leyden.data.encoding import encode
-from leyden.data.object_state import ObjectState
+from leyden.exact import encoding
+from leyden.exact.encoding import encode
+from leyden.exact.object_state import ObjectState
 from tests.data import changing
 
 
@@ -422,7 +422,7 @@ class Emptying(collections.UserDict):
         ("value", {"<kind>": "other", "class": "builtins:NoneType", "items": []}),
         ("value", {"<kind>": "state_dict", "state": {}}),
         ("value", {"<kind>": "eval", "items": ["1"]}),
-        ("held", {"<kind>": "dict", "class": "tests.data.test_object_state:Emptying", "items": {}}),
+        ("held", {"<kind>": "dict", "class": "tests.exact.test_object_state:Emptying", "items": {}}),
         ("action", "x"),
         ("act", "x"),
         ("__dict__", {}),

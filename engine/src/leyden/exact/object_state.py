@@ -34,7 +34,7 @@ from torch.utils import data as torch_data
 from torchmetrics import Metric
 
 from leyden.config.terminal import one_line
-from leyden.data.encoding import (
+from leyden.exact.encoding import (
     ANYTHING,
     GENERATORS,
     KIND,
@@ -45,12 +45,12 @@ from leyden.data.encoding import (
     NotEncodableError,
     attribute_names,
     decode,
+    digest_of_content,
     encode,
     has_state_dict,
     is_own,
     is_own_module,
 )
-from leyden.data.files import digest_of_content
 
 # Attributes of a `DataLoader` that may hold state.
 PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")

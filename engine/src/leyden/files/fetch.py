@@ -1,15 +1,12 @@
-"""Torchvision datasets: read from disk or downloaded as a whole, and verified by checksums.
+"""Torchvision datasets: read from disk or downloaded as a whole.
 
-A dataset in MNIST's format (torchvision's, or a subclass) can define the SHA-256 of its unpacked files in a class
-attribute `sha256`, a mapping from file name to checksum. If the mapping is empty, as for torchvision's own classes,
-the checksums are recorded next to the files after the download, when torchvision has just verified the archives.
-CIFAR is not covered, since torchvision verifies its files on every read.
+Torchvision checks the archives that it downloads. A dataset in MNIST's format can define the SHA-256 of its unpacked
+files in a class attribute `sha256`, a mapping from file name to checksum; then they are checked at every reading, and
+identify the data.
 """
 
 import contextlib
-import hashlib
 import os
-import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -20,87 +17,40 @@ import torchvision
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.files.content import digest_of
 from leyden.run import lease
 
-SUFFIX = ".sha256"  # suffix of the checksum file next to each data file
+
+def expected_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
+    """Return the checksums that a class in MNIST's format defines, by file path below `root`; empty for others."""
+    made = getattr(dataset, "func", dataset)
+    if not _is_in_mnists_format(made):
+        return {}
+    return {f"{made.__name__}/raw/{name}": expected for name, expected in getattr(made, "sha256", {}).items()}
+
+
+def _is_in_mnists_format(made: Any) -> bool:
+    return isinstance(made, type) and issubclass(made, torchvision.datasets.MNIST)
 
 
 def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
-    """Verify a dataset's existing files against their checksums; datasets that are not in MNIST's format pass.
+    """Check a dataset's existing files against the checksums of its class.
 
     Raises:
-        FileNotFoundError: A file is missing, can't be verified or has changed; it can be downloaded again.
+        FileNotFoundError: A file is missing or has changed; it can be downloaded again.
         OSError: There are files of an old torchvision version, which would be read instead.
     """
-    folder = _raw_folder(dataset, root)
-    if folder is None or not folder.parent.is_dir():
-        return
-    if old := sorted((folder.parent / "processed").glob("*.pt")):
-        raise OSError(f"{old[0]} is a file of an old torchvision, without checksum; remove that folder")
-    known = class_checksums(dataset)
-    for name in known or _data_file_names(dataset, folder):
-        path = folder / name
-        expected = known.get(name) or _recorded_checksum(folder / (name + SUFFIX))
+    for name, expected in expected_checksums(dataset).items():
+        path = Path(root, name)
+        folder = path.parent.parent
+        if not folder.is_dir():
+            return
+        if old := sorted((folder / "processed").glob("*.pt")):
+            raise OSError(f"{old[0]} is a file of an old torchvision, without checksum; remove that folder")
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
-        if expected is None:
-            raise FileNotFoundError(f"{path} can't be checked, no checksum was saved when it was downloaded")
-        if (found := _sha256(path)) != expected:
+        if (found := digest_of(path.read_bytes())) != expected:
             raise FileNotFoundError(f"{path} is corrupt (expected SHA-256 {expected}, found {found})")
-
-
-def record_checksums(dataset: Callable[..., Any], root: str | Path) -> None:
-    """Write the checksums of files that were just downloaded, unless their class defines them."""
-    folder = _raw_folder(dataset, root)
-    if folder and not class_checksums(dataset):
-        for path in folder.glob("*-idx*"):
-            if not path.suffix:  # not an archive
-                path.with_name(path.name + SUFFIX).write_text(_sha256(path) + "\n", encoding="utf-8")
-
-
-def class_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
-    """Return the checksums that a class defines, by file name; empty if it defines none."""
-    return dict(getattr(getattr(dataset, "func", dataset), "sha256", {}))
-
-
-def expected_checksums(dataset: Callable[..., Any], root: str | Path) -> dict[str, str]:
-    """Return the checksums that `verify_files` uses, by file path relative to `root`; empty for unknown classes."""
-    folder = _raw_folder(dataset, root)
-    if folder is None:
-        return {}
-    known = class_checksums(dataset)
-    sums = {
-        name: known.get(name) or _recorded_checksum(folder / (name + SUFFIX))
-        for name in known or _data_file_names(dataset, folder)
-    }
-    return {f"{folder.relative_to(root).as_posix()}/{name}": value for name, value in sums.items() if value}
-
-
-def _raw_folder(dataset: Callable[..., Any], root: str | Path) -> Path | None:
-    """Return the folder where torchvision stores a dataset in MNIST's format; None for other datasets."""
-    made = getattr(dataset, "func", dataset)
-    if not isinstance(made, type) or not issubclass(made, torchvision.datasets.MNIST):
-        return None
-    if not hasattr(made, "sha256") and not made.__module__.startswith("torchvision."):
-        return None  # a user's class without checksums
-    return Path(root) / made.__name__ / "raw"
-
-
-def _data_file_names(dataset: Callable[..., Any], folder: Path) -> list[str]:
-    """Return the names of data files that exist or have a checksum; for EMNIST, only the selected split's."""
-    split = getattr(dataset, "keywords", {}).get("split")
-    names = {path.name.removesuffix(SUFFIX) for path in folder.glob(f"*-{split}-*" if split else "*")}
-    return sorted(name for name in names if "-idx" in name and "." not in name)
-
-
-def _recorded_checksum(path: Path) -> str | None:
-    """Return the checksum in a file; None if it contains none."""
-    content = path.read_bytes()[:80].decode(errors="replace").strip() if path.is_file() else ""
-    return content if re.fullmatch("[0-9a-f]{64}", content) else None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 TIMEOUT_S = 20.0
@@ -169,7 +119,6 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lease.
         with _timeout():
             for part in (train, not train):  # the test set, too: it is needed at the end of the run
                 dataset(root=str(partial), train=part, download=True)
-        record_checksums(dataset, partial)
         held.check()
         for path in sorted(partial.rglob("*")):
             if path.is_file():
@@ -186,10 +135,12 @@ def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -
     verify_files(dataset, root)
     try:
         return dataset(root=str(root), train=train, download=False)
-    except RuntimeError as error:
-        if "not found" not in str(error):  # torchvision's message for missing files
+    except (AssertionError, RuntimeError) as error:
+        if "not found" in str(error):  # torchvision's message for missing files
+            raise MissingDatasetError("the dataset is missing") from error
+        if not _is_in_mnists_format(getattr(dataset, "func", dataset)):
             raise
-        raise MissingDatasetError("the dataset is missing") from error
+        raise FileNotFoundError("a file of the dataset is truncated") from error
 
 
 @contextlib.contextmanager

@@ -5,10 +5,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 # Byte order marks by encoding; UTF-32 comes first, since its mark begins with that of UTF-16.
 BYTE_ORDER_MARKS = (
@@ -80,20 +76,6 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of_tensor(values: Tensor) -> str:
-    """Return the SHA-256 of a tensor's type, shape and values, in hexadecimal digits.
-
-    For overlapping windows, the shared memory is hashed together with the strides.
-    """
-    described = f"{values.dtype} {tuple(values.shape)}"
-    if values.untyped_storage().nbytes() < values.numel() * values.element_size():
-        described += f" {values.stride()} {values.storage_offset()}"
-        values = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())
-    sha256 = hashlib.sha256(described.encode())
-    sha256.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
-
-
 def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
     """Return the SHA-256 of a folder's file names and sizes, and of the contents if the files are few and small.
 
@@ -116,33 +98,3 @@ def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
     except OSError as error:
         raise ValueError(f"{os.fsdecode(error.filename)}: can't be read ({error.strerror})") from error
     return sha256.hexdigest()
-
-
-def digest_of_content(content: Any) -> str:
-    """Return the SHA-256 of nested dictionaries and lists of tensors and plain values, including types and shapes.
-
-    Example:
-        >>> digest_of_content({"a": torch.zeros(2)}) == digest_of_content({"a": -torch.zeros(2)})
-        False
-    """
-    sha = hashlib.sha256()
-    _update_hash(sha, content)
-    return sha.hexdigest()
-
-
-def _update_hash(sha: Any, content: Any) -> None:
-    if isinstance(content, Tensor):
-        whole = content.detach().cpu().contiguous()
-        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
-        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(content, dict):
-        sha.update(f"dict{len(content)}".encode())
-        for key, value in content.items():
-            _update_hash(sha, key)
-            _update_hash(sha, value)
-    elif isinstance(content, list | tuple):
-        sha.update(f"list{len(content)}".encode())
-        for value in content:
-            _update_hash(sha, value)
-    else:
-        sha.update(f"{type(content).__name__} {content!r} ".encode())

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from leyden.data import resumable
-from leyden.data.resumable import batch_checksum, make_resumable
+from leyden.exact import resumable
+from leyden.exact.resumable import batch_checksum, make_resumable
 
 SAMPLES = list(range(12))
 

@@ -24,14 +24,15 @@ class _Entropy:
     Attributes:
         key: Text that determines the numbers; empty while NumPy uses its own source.
         count: How many numbers were drawn.
+        worker: The worker of a loader in which the key was set, if any.
     """
 
     def __init__(self) -> None:
-        self.key, self.count = "", 0
+        self.key, self.count, self.worker = "", 0, get_worker_info()
         self._of_numpy = np.random.bit_generator.randbits  # type: ignore[attr-defined]
 
     def set(self, key: str, count: int = 0) -> None:
-        self.key, self.count = key, count
+        self.key, self.count, self.worker = key, count, get_worker_info()
         # NumPy asks this function, and has no public way to replace it.
         np.random.bit_generator.randbits = self.draw if key else self._of_numpy  # type: ignore[attr-defined]
 
@@ -39,7 +40,7 @@ class _Entropy:
         self.count += 1
         # The worker processes of a loader are copies: each has a seed of its own, other ones in each epoch.
         worker = get_worker_info()
-        text = f"{self.key} {self.count} {worker.seed if worker else ''}"
+        text = f"{self.key} {self.count} {worker.seed if worker and worker is not self.worker else ''}"
         content = hashlib.shake_256(text.encode()).digest((num_bits + 7) // 8)
         return int.from_bytes(content, "little") >> (-num_bits % 8)
 
@@ -155,6 +156,14 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
     with undisturbed():
         _seed(words[0], words[1], words[2], f"{stage} {words[3]}")
         yield
+
+
+def seed_by_text(text: str) -> None:
+    """Seed the random numbers of this process, but not of a GPU, for a sample; `undisturbed` restores them."""
+    random.seed(text)  # by its SHA-512, so similar texts give independent streams
+    torch.default_generator.manual_seed(random.getrandbits(63))
+    np.random.seed(random.getrandbits(32))
+    _entropy.set(text)
 
 
 def seed_stages(data: L.LightningDataModule, seed: int) -> None:

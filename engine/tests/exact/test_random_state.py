@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.data.files import digest_of_content
-from leyden.data.random_state import random_states, seed_stages, seeded
+from leyden.exact.encoding import digest_of_content
+from leyden.exact.random_state import random_states, seed_stages, seeded
 
 
 def draw():

@@ -1,36 +1,18 @@
-"""Files that users bring are identified by their contents, tensors by their values."""
+"""Files that users bring are identified by their contents."""
 
 import os
 
 import pytest
-import torch
 
-from leyden.data import contract, files
-from leyden.data.files import digest_of_folder, digest_of_tensor
+from leyden.data import contract
+from leyden.files import content
+from leyden.files.content import digest_of_folder
 from tests.data import own
-
-
-def test_a_tensor_is_identified_by_type_shape_and_values():
-    values = torch.arange(6)
-    same = digest_of_tensor(values)
-    assert digest_of_tensor(values.clone()) == digest_of_tensor(torch.arange(12)[::2] // 2) == same
-    others = [values.int(), values.reshape(2, 3), values.flip(0), values[:5], torch.empty(0)]
-    assert len({same, *map(digest_of_tensor, others)}) == 6
-
-
-def test_windows_that_overlap_are_not_copied_and_are_not_those_of_another_text():
-    text = torch.arange(100)
-    digests = {
-        digest_of_tensor(each)
-        for each in (text.unfold(0, 50, 1), text.unfold(0, 50, 2), (text + 1).unfold(0, 50, 1))
-    }
-    assert len(digests) == 3
-    assert digest_of_tensor(text.unfold(0, 50, 1)) in digests
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(files, "MAX_FILES", 1 if large else 1000)
+    monkeypatch.setattr(content, "MAX_FILES", 1 if large else 1000)
     for name in "ab":
         (tmp_path / name).write_bytes(b"1")
     same = digest_of_folder(tmp_path, [b"a", b"b"])

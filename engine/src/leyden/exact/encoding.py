@@ -1,6 +1,7 @@
 """Encoding of values as tensors and plain values for checkpoints; decoding runs no code from the checkpoint."""
 
 import collections
+import hashlib
 import random
 import sys
 import sysconfig
@@ -320,3 +321,33 @@ def _restore_generator(existing: Any, state: Any) -> Any:
     else:
         existing.set_state(decode(state))
     return existing
+
+
+def digest_of_content(content: Any) -> str:
+    """Return the SHA-256 of nested dictionaries and lists of tensors and plain values, including types and shapes.
+
+    Example:
+        >>> digest_of_content({"a": torch.zeros(2)}) == digest_of_content({"a": -torch.zeros(2)})
+        False
+    """
+    sha = hashlib.sha256()
+    _update_hash(sha, content)
+    return sha.hexdigest()
+
+
+def _update_hash(sha: Any, content: Any) -> None:
+    if isinstance(content, Tensor):
+        whole = content.detach().cpu().contiguous()
+        sha.update(f"{whole.dtype}{tuple(whole.shape)}".encode())
+        sha.update(whole.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        sha.update(f"dict{len(content)}".encode())
+        for key, value in content.items():
+            _update_hash(sha, key)
+            _update_hash(sha, value)
+    elif isinstance(content, list | tuple):
+        sha.update(f"list{len(content)}".encode())
+        for value in content:
+            _update_hash(sha, value)
+    else:
+        sha.update(f"{type(content).__name__} {content!r} ".encode())

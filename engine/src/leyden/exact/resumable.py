@@ -26,8 +26,8 @@ from torch.utils.data import (
 )
 
 from leyden.config.terminal import warn
-from leyden.data.encoding import attribute_names
-from leyden.data.object_state import (
+from leyden.exact.encoding import attribute_names
+from leyden.exact.object_state import (
     PARTS,
     ObjectState,
     digest_for_others,
@@ -37,7 +37,7 @@ from leyden.data.object_state import (
     path_of,
     saved_elsewhere,
 )
-from leyden.data.random_state import changed_states, random_states, restore_random_states
+from leyden.exact.random_state import changed_states, random_states, restore_random_states
 from leyden.run.process import is_main_process
 
 # Samplers that draw the whole order at the beginning of an epoch.

@@ -1,0 +1,317 @@
+"""Splits: the samples of each, their order, their batches, and the base of the data modules that have them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from leyden.config.errors import UserError
+from leyden.data.facts import Facts
+
+
+class Order:
+    """Order of the samples in an epoch: a permutation determined by seed and epoch alone.
+
+    Lightning finds it as the loader's `sampler` and calls `set_epoch` before each epoch, also after a resume.
+
+    Args:
+        num_samples: Length of the permutation.
+        seed: Seed of the permutation; None keeps the samples in order.
+    """
+
+    def __init__(self, num_samples: int, seed: int | None) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (from 0) of the next permutation."""
+        self.epoch = epoch
+
+    def permutation(self) -> Tensor | None:
+        """Return shuffled indices, shape (num_samples,), int64, on the CPU; None if the samples stay in order."""
+        if self.seed is None:
+            return None
+        # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no epoch's order.
+        entropy = torch.Generator().manual_seed(self.seed)
+        offset = int(torch.randint(2**62, (1,), generator=entropy))
+        return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(offset + self.epoch))
+
+
+class SplitLoader:
+    """Base of loaders: order, size and position of a split's batches; a subclass defines `read`.
+
+    The last batch may be smaller; no sample is dropped. Each of several processes takes every `world_size`-th
+    sample of each batch, so the order of training does not depend on the number of processes. If the last batch
+    does not divide evenly, its samples have slightly different weights (a mean of means), and a process can get an
+    empty last batch. `state_dict` holds the position, so that a run can resume within an epoch.
+
+    Args:
+        indices: Indices of the N samples to use, shape (N,).
+        batch_size: Samples of a batch, over all processes.
+        seed: Seed of the order; None keeps the samples in order.
+        rank: Rank of this process, from 0.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, indices: Tensor, *, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.indices, self.batch_size = indices, batch_size
+        self.order = Order(len(indices), seed)
+        if seed is not None:  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
+            self.sampler, self.batch_sampler = self.order, None
+        self.rank, self.world_size = rank, world_size
+        self._position = 0  # batches yielded in this epoch
+        self._start = 0  # position at which the next iteration starts
+
+    def read(self, shares: list[Tensor]) -> Iterator[tuple[Any, Any]]:
+        """Yield a batch for each share: the indices of this process's samples of the batch."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        # A generator, so this runs at the first batch, when Lightning has set epoch and position.
+        order = self.order.permutation()
+        indices = self.indices if order is None else self.indices[order.to(self.indices.device)]
+        start, self._start = self._start, 0
+        begins = range(start * self.batch_size, len(indices), self.batch_size)
+        shares = [indices[begin + self.rank : begin + self.batch_size : self.world_size] for begin in begins]
+        for position, batch in enumerate(self.read(shares), start + 1):
+            self._position = position
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches yielded in this epoch, and the number of samples per epoch."""
+        return {"position": self._start or self._position, "num_samples": len(self.indices)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration after the batches that were already yielded.
+
+        Raises:
+            UserError: The number of samples has changed.
+        """
+        if state["num_samples"] != len(self.indices):
+            raise UserError(
+                f"data: there were {state['num_samples']} training samples, now there are {len(self.indices)}; "
+                "an interrupted run resumes only with the samples that it began with"
+            )
+        self._start = state["position"]
+
+
+# Settings of data modules that `split` depends on. A fork can't change them: samples that its parent was trained on
+# would move into the validation split.
+SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+
+
+def split(
+    num_samples: int,
+    *,
+    val_size: int,
+    seed: int,
+    num_folds: int | None = None,
+    fold: int = 0,
+    overlap: int | None = None,
+) -> dict[str, Tensor]:
+    """Return the indices of each split, shape (N,), determined by the arguments alone; no `val` if it is empty.
+
+    Args:
+        num_samples: Number of samples in both splits together.
+        val_size: Samples of the validation split.
+        seed: Seed of the permutation from which the validation split is cut.
+        num_folds: Number of cross-validation folds, used instead of `val_size`; None for no folds.
+        fold: Index of the validation fold, from 0.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
+            do. The validation split is then contiguous (the last samples, if there are no folds), and its
+            neighbours within `overlap` are left out of both splits. None: samples are independent, and are
+            shuffled.
+
+    Raises:
+        ValueError: No training sample would be left, or there is no such fold.
+
+    Example:
+        >>> split(6, val_size=0, seed=0, num_folds=3, fold=1, overlap=0)
+        {'val': tensor([2, 3]), 'train': tensor([0, 1, 4, 5])}
+    """
+    if overlap is None:
+        order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
+    else:
+        order = torch.arange(num_samples)
+    if num_folds is not None:
+        if not 2 <= num_folds <= num_samples or not 0 <= fold < num_folds:
+            raise ValueError(
+                f"num_folds={num_folds}, fold={fold}: must be 2 to {num_samples} folds, and one from 0 to num_folds - 1"
+            )
+        begin, end = (num_samples * part // num_folds for part in (fold, fold + 1))
+    elif val_size >= num_samples:
+        raise ValueError(f"val_size={val_size}: must be smaller than the training set of {num_samples} samples")
+    elif not val_size:
+        return {"train": torch.arange(num_samples)}
+    else:
+        begin, end = (0, val_size) if overlap is None else (num_samples - val_size, num_samples)
+    before, after = order[: max(0, begin - (overlap or 0))], order[end + (overlap or 0) :]
+    if not len(before) + len(after):
+        given = f"val_size={val_size}" if num_folds is None else f"num_folds={num_folds}"
+        raise ValueError(f"{given}: leaves nothing to train on, of {num_samples} samples that overlap")
+    return {"val": order[begin:end], "train": torch.cat([before, after])}
+
+
+def check_integers(**named: tuple[Any, int]) -> None:
+    """Check that each named value is a whole number, and at least its minimum.
+
+    Raises:
+        ValueError: A value is no whole number, or too small.
+    """
+    for name, (value, least) in named.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
+
+
+def check_instantiated(name: str, made: Any) -> None:
+    """Check that a configuration node was instantiated.
+
+    Raises:
+        ValueError: The value is not callable, such as a string.
+    """
+    if not callable(made):
+        raise ValueError(f"{name}={made}: must be an object with a _target_; select a choice by data/{name}=NAME")
+
+
+class SplitDataModule(L.LightningDataModule):
+    """Base of data modules whose splits and batches depend on their arguments alone.
+
+    A subclass defines `read_split` and `loader`.
+
+    Args:
+        batch_size: Samples of a training batch, over all processes.
+        eval_batch_size: Samples of a validation or test batch, over all processes; affects only speed and memory.
+        val_size: Number of training samples held out for validation; 0 or None: none. Ignored with `num_folds`.
+        normalize: How inputs are normalised, one of `SCALES`.
+        augment: Random transform of training inputs, shape (N, ...); None for no augmentation.
+        seed: Seed of each epoch's order.
+        num_folds: Number of cross-validation folds, one of which is the validation split; None for no folds.
+        fold: Index of the validation fold, from 0.
+        split_seed: Seed of the validation split; None: `seed`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    SCALES: tuple[str, ...] = ("unit", "standardize")
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        val_size: int | None,
+        normalize: str,
+        augment: Callable[[Tensor], Tensor] | None,
+        seed: int,
+        num_folds: int | None = None,
+        fold: int = 0,
+        split_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        val_size, split_seed = 0 if val_size is None else val_size, seed if split_seed is None else split_seed
+        check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
+        check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
+        check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        if augment is not None:
+            check_instantiated("augment", augment)
+        if normalize not in self.SCALES:
+            raise ValueError(f"normalize={normalize}: must be one of {', '.join(self.SCALES)}")
+        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.normalize, self.augment, self.seed = normalize, augment, seed
+        self.num_folds, self.fold, self.split_seed = num_folds, fold, split_seed
+        self.indices: dict[str, Tensor] = {}  # of each split's samples, within its dataset
+        self._facts: Facts | None = None
+
+    def read_split(self, *, train: bool) -> Facts | None:
+        """Read the training set, fill `indices`, and return the facts; or read the test set.
+
+        Raises:
+            OSError, ValueError: The data are missing, or invalid.
+        """
+        raise NotImplementedError
+
+    def loader(
+        self, split: str, augment: Callable[[Tensor], Tensor] | None, device: torch.device, **options: Any
+    ) -> SplitLoader:
+        """Return the batches of a split, on a device.
+
+        Args:
+            split: Name of the split.
+            augment: Random transform of inputs; None for no augmentation.
+            device: Device of the batches.
+            options: `batch_size`, `seed`, `rank` and `world_size`, as in `SplitLoader`.
+        """
+        raise NotImplementedError
+
+    @property
+    def facts(self) -> Facts:
+        """Facts about the data; reads the training set if necessary."""
+        self.setup("fit")
+        assert self._facts is not None
+        return self._facts
+
+    def setup(self, stage: str) -> None:
+        """Read the training set, or the test set if the stage is `test`, unless it is read."""
+        if stage == "test" and "test" not in self.indices:
+            self.read_split(train=False)
+        if stage != "test" and self._facts is None:
+            self._facts = self.read_split(train=True)
+
+    def cut(self, num_samples: int, overlap: int | None = None) -> None:
+        """Cut the training set into `train` and `val`, as in `split`."""
+        cuts: dict[str, Any] = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold}
+        self.indices |= split(num_samples, seed=self.split_seed, overlap=overlap, **cuts)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples per split, for the splits read so far."""
+        return {name: len(indices) for name, indices in self.indices.items()}
+
+    def check_world_size(self, world_size: int) -> None:
+        """Check that each of `world_size` processes gets a part of every training batch.
+
+        Raises:
+            ValueError: A process would get no sample of the last batch.
+        """
+        num_samples = self.sizes["train"]
+        smallest = min(num_samples % self.batch_size or self.batch_size, num_samples)
+        if smallest < world_size:
+            raise ValueError(
+                f"batch_size={self.batch_size}: {num_samples} training samples leave a batch of {smallest}, too few "
+                f"for {world_size} processes; choose another batch_size or val_size"
+            )
+
+    def train_dataloader(self) -> SplitLoader:
+        """Return training batches, reshuffled each epoch unless overfitting."""
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._loader("train", self.batch_size, None if overfits else self.seed, self.augment)
+
+    def val_dataloader(self) -> SplitLoader | list[SplitLoader]:
+        """Return batches of the validation split; an empty list if there is none."""
+        return self._loader("val", self.eval_batch_size) if "val" in self.indices else []
+
+    def test_dataloader(self) -> SplitLoader:
+        """Return batches of the test set."""
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(
+        self,
+        split: str,
+        batch_size: int,
+        seed: int | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> SplitLoader:
+        share, device = {"rank": 0, "world_size": 1}, torch.device("cpu")
+        if self.trainer:
+            share = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            device = self.trainer.strategy.root_device
+        return self.loader(split, augment, device, batch_size=batch_size, seed=seed, **share)

@@ -1,1 +1,0 @@
-"""JSON schemas with which an editor completes and checks the files in `conf/`."""

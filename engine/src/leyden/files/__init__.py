@@ -1,0 +1,1 @@
+"""Files of datasets: reading, decoding, digests and download."""

@@ -1,0 +1,173 @@
+"""The record of a run, `run.json`: its result, its configuration and its starts.
+
+It is written as a whole at each start and at the end, and is all that other commands know of a run; `config.yaml` is for
+people.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leyden.config.errors import UserError
+from leyden.config.values import MAX_DIGITS, MAX_VALUES, unflatten
+from leyden.run.files import read_bytes, write_whole
+from leyden.run.result import Result
+
+RECORD = "run.json"
+STARTS = '"starts": '
+SCALARS = {str, float, bool, type(None)}
+MAX_INT = 10**MAX_DIGITS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The part of a record that reports read: all but the starts, which hold diffs and can be long.
+
+    Args:
+        config: The resolved configuration by flat key, exactly as recorded.
+        result: The result; None if the run has not ended.
+        overrides: Overrides of the first start.
+        times: Time of each start, in ISO 8601.
+        data: Digest of the training data's hashes; empty if none were recorded.
+        job: Id of the cluster's job of the last start; None if it ran in none.
+    """
+
+    config: dict[str, Any]
+    result: Result | None
+    overrides: list[str]
+    times: list[str]
+    data: str = ""
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`.
+
+    Args:
+        config: The resolved configuration by flat key, exactly as recorded.
+        starts: The provenance of each start, as returned by `origin`, the first one first. `result` in a start is the
+            result that the run had when the next one replaced it.
+        result: The result; None if the run has not ended.
+    """
+
+    config: dict[str, Any]
+    starts: list[dict[str, Any]]
+    result: Result | None = None
+
+    @property
+    def nested(self) -> dict[str, Any]:
+        """The configuration as nested dictionaries and lists.
+
+        Raises:
+            ValueError: The flat keys are not those of a configuration.
+        """
+        config = unflatten(self.config)
+        if not isinstance(config, dict):
+            raise ValueError("its configuration is not a mapping")
+        return config
+
+    def write(self, directory: Path) -> None:
+        """Replace the record in a run directory; each key at the root has a line of its own, and the starts come last."""
+        hashes = data_hashes(self.starts)
+        values = {
+            **(self.result.to_dict() if self.result else {"status": None}),
+            "config": self.config,
+            "overrides": self.starts[0]["overrides"] if self.starts else [],
+            "times": [start["time"] for start in self.starts],
+            "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
+            "job": self.starts[-1]["job"] if self.starts else None,
+        }
+        lines = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
+        write_whole(directory / RECORD, f"{{\n{lines}{STARTS}{json.dumps(self.starts)}\n}}\n")
+
+
+def read_record(directory: Path) -> RunRecord | None:
+    """Return the record in a run directory; None if there is none. The content is untrusted.
+
+    Raises:
+        UserError: It can't be read, or is not the record of a run.
+    """
+    try:
+        content = json.loads(read_bytes(directory / RECORD))
+        config, result = _config_and_result(content)
+        if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
+            raise ValueError("it has no valid list of starts")
+        return RunRecord(config, starts, result)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(directory, error) from error
+
+
+def read_summary(directory: Path | str) -> Summary:
+    """Return the part of a run's record that reports read. The content is untrusted.
+
+    Raises:
+        UserError: It can't be read, or is not the record of a run.
+    """
+    try:
+        text = read_bytes(f"{directory}/{RECORD}").decode()
+        head, mark, _ = text.rpartition("\n" + STARTS)
+        try:
+            content = json.loads(f"{head}{mark}[]}}")
+        except ValueError:  # formatted by another program
+            content = json.loads(text)
+        config, result = _config_and_result(content)
+        overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
+        if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
+            raise ValueError("it has no overrides and times of starts")
+        return Summary(config, result, overrides, times, data, job)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path | str, error: Exception) -> UserError:
+    why = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return UserError(f"{directory}: not a run directory, {RECORD} can't be read ({why})")
+
+
+def _config_and_result(content: Any) -> tuple[dict[str, Any], Result | None]:
+    config = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(config, dict) or not _is_config(config):
+        raise ValueError("it has no configuration")
+    if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
+        raise ValueError(f"its name is {name!r}")
+    return config, None if content.get("status") is None else Result.from_dict(content)
+
+
+def _is_config(config: dict[str, Any]) -> bool:
+    """Return whether a flat configuration has only plain values, and lists of them; others could evade checks."""
+    if len(config) > MAX_VALUES or type(config.get("name", "")) is not str:
+        return False
+    return all(map(_is_plain, [value for value in config.values() if type(value) not in SCALARS]))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= MAX_VALUES and all(type(each) in SCALARS or _is_number(each) for each in value)
+    return _is_number(value) or value == {}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and -MAX_INT < value < MAX_INT
+
+
+def _is_start(start: Any) -> bool:
+    return isinstance(start, dict) and _are_texts(start.get("overrides"))
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is str for value in values)
+
+
+def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
+    """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
+    for start in reversed(starts):
+        data = start.get("data")
+        if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
+            return data
+    return {}

@@ -1,0 +1,51 @@
+"""Changes of the record of a run, `run.json`, as a kill, a user or a stranger would make them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from leyden.config.values import flatten, unflatten
+from leyden.run.record import RunRecord, read_record
+from leyden.run.result import Result
+
+START = "2026-01-01T00:00:00+00:00"
+ROOT = ("config", "overrides", "times", "data", "job", "starts")
+
+
+def content(directory):
+    """The parsed record."""
+    return json.loads((Path(directory) / "run.json").read_text())
+
+
+def starts(directory):
+    """The starts in a record."""
+    return content(directory)["starts"]
+
+
+def config(directory):
+    """The nested configuration in a record."""
+    return unflatten(content(directory)["config"])
+
+
+def put(directory, *, config=None, starts=None, result=...):
+    """Replace parts of a record: the nested configuration, the starts, or the result as raw values or None."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    there = read_record(directory) or RunRecord({}, [])
+    starts = there.starts if starts is None else [{"time": START, "job": None, **start} for start in starts]
+    record = RunRecord(there.config if config is None else dict(flatten(config)), starts, there.result)
+    record = replace(record, result=result) if result is None or isinstance(result, Result) else record
+    record.write(directory)
+    if isinstance(result, dict):
+        fields = {key: value for key, value in result.items() if key not in ROOT}
+        (directory / "run.json").write_text(json.dumps({**fields, **content(directory), **fields}))
+
+
+def forget_result(directory):
+    """As if the run had been killed before it ended."""
+    put(directory, result=None)
+
+
+def ended(folder, pattern="*/run.json"):
+    """The directories of the runs in a folder that have a result, sorted."""
+    return sorted(path.parent for path in Path(folder).glob(pattern) if content(path.parent)["status"])

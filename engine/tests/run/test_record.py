@@ -1,0 +1,86 @@
+"""The record of a run: what is written is what is read, by reports too, and damage is one line."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.config.errors import UserError
+from leyden.config.values import flatten, unflatten
+from leyden.report.configs import SharedConfigs
+from leyden.run.record import RunRecord, read_record, read_summary
+from leyden.run.result import Result
+
+NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
+START = {
+    "time": "2026-01-01T00:00:00+00:00",
+    "overrides": ["seed=1"],
+    "job": "7",
+    "data": {"a": "b"},
+    "git": {"diff": "+a\n" * 9},
+}
+SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats() | st.text()
+KEYS = st.text() | st.integers() | st.sampled_from(["a.b", "[0]", "{0}", "", "'", "_target_"])
+CONFIGS = st.dictionaries(
+    KEYS,
+    st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)),
+    max_size=5,
+)
+
+
+@given(CONFIGS)
+def test_a_flat_configuration_is_the_nested_one(config):
+    written = json.loads(json.dumps(dict(flatten(config))))
+    assert repr(unflatten(written)) == repr(config)
+
+
+@pytest.mark.parametrize("value", [0.1, math.nan, math.inf, -math.inf, None])
+def test_what_is_written_is_read(tmp_path, value):
+    error = None if value else {"type": "E", "message": "a\nb", "where": "é"}
+    result = Result.from_dict(
+        {
+            "status": "finished" if value else "failed",
+            "objective": {"metric": "m", "mode": "min", "value": value},
+            "metrics": {},
+            **NUMBERS,
+            "error": error,
+        }
+    )
+    record = RunRecord(
+        {"name": "é", "x": value, "y": [1, 1.0, True, "\u2028"], "z": {}}, [START, {**START, "job": None}], result
+    )
+    record.write(tmp_path)
+    assert repr(read_record(tmp_path)) == repr(record)
+    summary = read_summary(tmp_path)
+    assert repr((summary.config, summary.result)) == repr((record.config, result))
+    assert (summary.overrides, summary.times, summary.job) == (["seed=1"], [START["time"]] * 2, None)
+    assert len(summary.data) == 32
+    lines = (tmp_path / "run.json").read_text().splitlines()
+    assert lines[1] == f'"status": "{result.status}",'
+    # By another program's formatting, and in another order.
+    content = json.loads((tmp_path / "run.json").read_text())
+    for indent in (None, 2):
+        (tmp_path / "run.json").write_text(json.dumps(dict(reversed(content.items())), indent=indent))
+        assert repr(read_summary(tmp_path)) == repr(summary)
+        assert repr(read_record(tmp_path)) == repr(record)
+
+
+def test_no_record_is_none_and_damage_is_one_line(tmp_path):
+    assert read_record(tmp_path) is None
+    RunRecord({"name": "x"}, [START]).write(tmp_path)
+    whole = (tmp_path / "run.json").read_bytes()
+    for end in range(len(whole) - 2):
+        (tmp_path / "run.json").write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
+            read_record(tmp_path)
+
+
+@pytest.mark.parametrize("a", [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, math.nan])
+@pytest.mark.parametrize("b", [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, math.nan])
+def test_configurations_that_share_their_values_are_as_recorded(a, b):
+    configs = SharedConfigs()
+    for value in (a, b):
+        recorded = {"seed": 3, "x": value, "model._target_": "torch.nn.ReLU"}
+        assert repr(dict(configs.share(recorded))) == repr(recorded)
