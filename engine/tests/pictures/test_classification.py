@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.pictures.base import gather, interleave
+from leyden.pictures.base import gather, interleave, render
 from leyden.pictures.classification import ClassEvaluation, confusion_counts, errors_figure, most_confident
 from leyden.pictures.classification import confusion_figure as confusion_figure
-from leyden.pictures.figures import render
 
 NAMES = ("cat", "dog", "eel")
 PROBABILITIES_NK = np.array(

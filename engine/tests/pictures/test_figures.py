@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from leyden.pictures import outputs
-from leyden.pictures.figures import as_colours, render, sheet
+from leyden.pictures.base import as_colours, render, sheet
 from leyden.pictures.outputs import MAX_POINTS, Reconstructions, prediction_figure
 
 

@@ -36,7 +36,7 @@ _ENGINE_PARTS = (
     "callbacks/preemption",
     "files/fetch",
     "data/images",
-    "pictures/figures",
+    "pictures/base",
 )
 _PLUGINS = tuple(map(str, (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py")))
 _ENGINE = (*(str(LIBRARY / name) for name in _ENGINE_PARTS), *map(str, LIBRARY.glob("*.py")), *_PLUGINS)

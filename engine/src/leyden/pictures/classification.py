@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.data.contract import DataModule
-from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture
-from leyden.pictures.figures import sheet
+from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture, sheet
 
 
 @dataclass

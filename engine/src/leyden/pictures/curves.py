@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.exact.logged_metrics import stages_of
-from leyden.pictures.base import save_picture
-from leyden.pictures.figures import wrapped
+from leyden.pictures.base import save_picture, wrapped
 from leyden.run.charts import chart_of, use_log_scale
 from leyden.run.result import read_curves
 

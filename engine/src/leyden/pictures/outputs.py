@@ -12,8 +12,15 @@ from torch import Tensor
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.text import text_of
 from leyden.exact.logged_metrics import logged_steps
-from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, add_image, save_picture, tensorboard_writer
-from leyden.pictures.figures import sheet, wrapped
+from leyden.pictures.base import (
+    SPLIT_NAMES,
+    OnEvaluation,
+    add_image,
+    save_picture,
+    sheet,
+    tensorboard_writer,
+    wrapped,
+)
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
