@@ -222,7 +222,7 @@ def _import_target(target: str, packages: tuple[str, ...]) -> Any:
     for number in range(len(parts), 0, -1):
         name = ".".join(parts[:number])
         if name not in sys.modules and any(name == each or name.startswith(f"{each}.") for each in packages):
-            # With the random numbers that it would draw in the run (`import_targets`).
+            # With the random numbers that it would draw in the run (`leyden.training.start`).
             with (
                 seeded(_import_seed.get(), f"import {target.rpartition('.')[0]}"),
                 contextlib.suppress(ModuleNotFoundError),

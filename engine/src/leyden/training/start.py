@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -25,7 +26,7 @@ from leyden.config.values import targets
 from leyden.data.contract import digests_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import first_batches, has_split
-from leyden.exact.random_state import import_targets, seed_everything, undisturbed
+from leyden.exact.random_state import seed_everything, seeded, undisturbed
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -139,7 +140,7 @@ def _start(
     assembly.silence_lightning()
     if scratch := cfg.cluster.get("stage"):
         cfg = _with_staged_data(cfg, scratch)
-    import_targets(targets(cfg), cfg.seed)
+    _import_targets(cfg)
     seed_everything(cfg.seed, "data")
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
     # Read the checkpoint first: loggers delete points after it, and its run must have been trained on the same data.
@@ -298,6 +299,16 @@ def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Re
         print(message)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
+
+
+def _import_targets(cfg: DictConfig) -> None:
+    """Import the classes that a configuration names; errors are left to those who use the classes.
+
+    The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
+    """
+    for name in targets(cfg):
+        with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception):
+            get_object(name)
 
 
 def _checked_digests(
