@@ -86,6 +86,14 @@ def test_imports_run_downward(path):
             assert floor(imported) <= floor(name), f"{name} is below {imported}"
 
 
+def test_the_memory_of_a_process_knows_neither_configuration_nor_data():
+    known = {"leyden.config.errors", "leyden.config.terminal", "leyden.run.process", "leyden.exact"}
+    for path in (LIBRARY / "exact").glob("*.py"):
+        for imported in imports(path):
+            own = imported.startswith("leyden.exact.") or imported in known
+            assert own or imported.split(".")[0] not in ("leyden", "hydra", "omegaconf"), f"{path.name}: {imported}"
+
+
 def test_there_is_no_circle():
     graph = {name_of(path): {i for i in imports(path) if i in NAMES} - {name_of(path)} for path in MODULES}
     for name in NAMES:  # a package is what its modules are made of

@@ -195,6 +195,7 @@ def drawn(n, seed, parent, tmp_path):
     run, bait = tmp_path / f"run{n}", tmp_path / "bait"
     shutil.copytree(parent, run)
     bait.mkdir(exist_ok=True)
+    (tmp_path / "x.png").touch()
     torch.save(Payload(str(bait / "new")), bait / "x.pt")
     hostile(rng, run, bait)
     return run, bait

@@ -2,7 +2,7 @@
 
 from leyden.assembly.check import check_overrides, check_run, dry_build, evaluates_test_set
 from leyden.assembly.data import check_world_size, datamodule
-from leyden.assembly.instantiate import instantiate, user_errors
+from leyden.assembly.instantiate import import_targets, instantiate, user_errors
 from leyden.assembly.run_trainer import RunTrainer, run_trainer
 from leyden.assembly.start_from import (
     check_fits,
@@ -23,6 +23,7 @@ __all__ = [
     "datamodule",
     "dry_build",
     "evaluates_test_set",
+    "import_targets",
     "instantiate",
     "load_parent_weights",
     "network",

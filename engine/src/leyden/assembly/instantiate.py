@@ -17,6 +17,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError, cause_of, is_mistake
+from leyden.config.values import targets
+from leyden.exact.random_state import seeded
 
 if sys.version_info >= (3, 14):
     from annotationlib import Format
@@ -97,6 +99,16 @@ def _parameters(callee: Any) -> Iterator[list[inspect.Parameter]]:
         yield parameters
         if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
             return
+
+
+def import_targets(cfg: DictConfig) -> None:
+    """Import the classes that a configuration names; errors are left to those who use the classes.
+
+    The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
+    """
+    for name in targets(cfg):
+        with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception):
+            hydra.utils.get_object(name)
 
 
 def instantiate(

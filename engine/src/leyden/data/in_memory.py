@@ -51,7 +51,7 @@ class BatchLoader(SplitLoader):
         super().__init__(indices, batch_size=batch_size, **options)
         self.inputs, self.targets, self.transform = inputs, targets, transform
 
-    def read(self, shares: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples of each share."""
         for index in shares:
             # index_select copies whole samples, which is faster than indexing.

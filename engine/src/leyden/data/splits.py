@@ -67,7 +67,7 @@ class SplitLoader:
         self._position = 0  # batches yielded in this epoch
         self._start = 0  # position at which the next iteration starts
 
-    def read(self, shares: list[Tensor]) -> Iterator[tuple[Any, Any]]:
+    def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Any, Any]]:
         """Yield a batch for each share: the indices of this process's samples of the batch."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class SplitLoader:
         indices = self.indices if order is None else self.indices[order.to(self.indices.device)]
         start, self._start = self._start, 0
         begins = range(start * self.batch_size, len(indices), self.batch_size)
-        shares = [indices[begin + self.rank : begin + self.batch_size : self.world_size] for begin in begins]
+        shares = (indices[begin + self.rank : begin + self.batch_size : self.world_size] for begin in begins)
         for position, batch in enumerate(self.read(shares), start + 1):
             self._position = position
             yield batch

@@ -178,7 +178,7 @@ class StreamLoader(SplitLoader):
         self._loader: DataLoader[Any] | None = None
         self._batches: Iterator[Any] | None = None
 
-    def read(self, shares: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples of each share, on the device."""
         self._tasks[:] = [(self.order.epoch, share.tolist()) for share in shares]
         self._start_reading()

@@ -23,7 +23,7 @@ from leyden.run.process import is_main_process
 SUFFIXES = (".csv", ".parquet")
 INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
 # ASCII digits without underscores, unlike `float`; integers of class names are in canonical form.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? *", re.ASCII)
 CANONICAL_INTEGER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 
@@ -190,7 +190,7 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
     numbers = values
     if values.dtype.kind == "O":
         for row, cell in enumerate(values.tolist(), start=1):
-            if not (isinstance(cell, str) and NUMBER.fullmatch(cell.strip(" "))):
+            if not (isinstance(cell, str) and NUMBER.fullmatch(cell)):
                 hint = "; decimals are written with a point" if isinstance(cell, str) and "," in cell else ""
                 raise ValueError(
                     f"{path}: column {name} is {str(cell)!r} in row {row}, not a number{hint}; select columns by inputs"

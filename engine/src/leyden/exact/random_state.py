@@ -5,13 +5,12 @@ import functools
 import hashlib
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import get_object
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import get_worker_info
 
@@ -66,16 +65,6 @@ def seed_entropy(seed: int, stage: str) -> None:
 
 def _entropy_of(seed: int, stage: str) -> str:
     return f"seed {seed}, {stage}"
-
-
-def import_targets(names: Iterable[str], seed: int) -> None:
-    """Import the classes with these dotted names; errors are left to those who use the classes.
-
-    The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
-    """
-    for name in names:
-        with seeded(seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception):
-            get_object(name)
 
 
 def random_states() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +21,16 @@ from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.run import lease
 from leyden.run.fork import key_of
+from leyden.run.owner import is_own, signature
 from leyden.run.record import RECORD
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
 from leyden.sweep.study import draw, open_study, sampler_for, trial_of, try_sampler
 from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
-OVERRIDES = "overrides"  # attribute of a trial: its overrides without those that all trials share
+OVERRIDES = (
+    "overrides"  # attribute of a trial: its overrides without those that all trials share, and their signature
+)
 PRUNING = "leyden.sweep.pruning.Pruning"  # not imported, as it imports PyTorch
 
 
@@ -202,8 +206,8 @@ class Search:
         with lease.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
-                    if OVERRIDES in frozen.user_attrs:
-                        return self._claim(trial_of(self.study, frozen), frozen.user_attrs[OVERRIDES])
+                    if (overrides := overrides_of(frozen)) is not None:
+                        return self._claim(trial_of(self.study, frozen), overrides)
                     self.study.tell(frozen.number, state=TrialState.FAIL)  # it was killed while it was drawn
             if self.num_open() < 1:
                 return None
@@ -250,7 +254,7 @@ class Search:
         trial.set_user_attr("owner", self.owner)
         if others:
             trial.set_user_attr("other_runs", others)
-        trial.set_user_attr(OVERRIDES, overrides)
+        trial.set_user_attr(OVERRIDES, [overrides, signature(json.dumps(overrides))])
         trial.set_user_attr("run", first)  # after the overrides, with which the run can be taken over
         self.owned.add(trial.number)
         return trial
@@ -296,6 +300,12 @@ class Search:
 
     def _lock(self, name: str) -> Path:
         return self.directory / "locks" / name
+
+
+def overrides_of(frozen: FrozenTrial) -> list[str] | None:
+    """Return a trial's overrides, which are composed; None if it has none that were signed with this user's key."""
+    overrides, signed = frozen.user_attrs.get(OVERRIDES, (None, ""))
+    return overrides if overrides is not None and is_own(json.dumps(overrides), str(signed)) else None
 
 
 def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
@@ -396,7 +406,7 @@ def _run_trials(
         """Make the job of a run directory again."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         matching = (each for each in trials if directory.name in names_of_runs(each))
-        found = (job for each in matching for job in jobs_of(each.user_attrs[OVERRIDES]))
+        found = (job for each in matching for job in jobs_of(overrides_of(each) or []))
         return next((job for job in found if job.run.directory == directory), None)
 
     search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler)

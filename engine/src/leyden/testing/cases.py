@@ -82,11 +82,12 @@ def task_names() -> list[str]:
     return sorted(names, key=lambda name: (name != "classification", name))
 
 
-def classes_case(task: str, shape: tuple[int, ...], num_classes: int = 10) -> Case:
-    """Return random inputs with classes as targets."""
+def classes_case(task: str, shape: tuple[int, ...], num_classes: int = 10, inputs: Tensor | None = None) -> Case:
+    """Return inputs, random ones unless they are given, with classes as targets."""
     names = tuple(f"class {number}" for number in range(num_classes))
     facts = Facts(shape, num_classes, names, (0.0,) * shape[0], (1.0,) * shape[0])
-    return Case(task, facts, (_random(NUM_SAMPLES, *shape), torch.arange(NUM_SAMPLES) % num_classes))
+    inputs = _random(NUM_SAMPLES, *shape) if inputs is None else inputs
+    return Case(task, facts, (inputs, torch.arange(NUM_SAMPLES) % num_classes))
 
 
 def _values_case(task: str, shape: tuple[int, ...]) -> Case:
@@ -100,8 +101,7 @@ def _grey_images_case(task: str, shape: tuple[int, ...]) -> Case:
     """Return images of one brightness each, which an autoencoder can learn."""
     brightness_N = torch.linspace(0, 1, NUM_SAMPLES)
     images = brightness_N[:, None, None, None].expand(NUM_SAMPLES, *shape).clone()
-    facts = Facts(shape, 10, tuple("0123456789"), (0.0,) * shape[0], (1.0,) * shape[0])
-    return Case(task, facts, (images, torch.arange(NUM_SAMPLES)))
+    return classes_case(task, shape, inputs=images)
 
 
 def _text_case(task: str) -> Case:
@@ -168,6 +168,13 @@ def suited_cases(model: str) -> list[Case]:
     pytest.skip(
         f"model={model} trains in none of Leyden's tasks, and other LightningModules have no common interface"
     )
+
+
+def suited_task(model_file: Path) -> tuple[str, Case, Task]:
+    """Return a network's name, the first case that it is for, and the case's task with the network."""
+    model = model_file.stem
+    case = suited_cases(model)[0]
+    return model, case, create(model, case)
 
 
 def is_task(name: str) -> bool:

@@ -54,9 +54,7 @@ def test_a_network_returns_one_output_per_class(model_file: Path) -> None:
 
 def test_a_network_has_a_finite_loss_and_a_gradient_for_each_parameter(model_file: Path) -> None:
     """No parameter is unused, and none is cut off from the loss."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-    module = cases.create(model, case)
+    model, case, module = cases.suited_task(model_file)
     with must(f"model={model} must be differentiable"):
         loss = module.step(case.batch).loss
         loss.backward()  # type: ignore[no-untyped-call]
@@ -89,9 +87,7 @@ def test_a_network_depends_on_the_seed_alone(model_file: Path) -> None:
 
 def test_a_network_fits_one_batch(model_file: Path) -> None:
     """A hundred steps of Adam on one batch reduce the loss."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-    module = cases.create(model, case)
+    model, case, module = cases.suited_task(model_file)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     first = last = cases.step(module, case.batch, optimizer)
     wanted = (0.4 if case.facts.num_classes and case.task == "classification" else 0.8) * first
@@ -106,9 +102,8 @@ def test_a_network_fits_one_batch(model_file: Path) -> None:
 
 def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
     """A network with the weights of another one computes the same."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-    module, other = cases.create(model, case), cases.create(model, case, seed=1)
+    model, case, module = cases.suited_task(model_file)
+    other = cases.create(model, case, seed=1)
     cases.step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
     file = io.BytesIO()
     torch.save(module.network.state_dict(), file)
@@ -125,9 +120,7 @@ def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
 
 def test_a_network_trains_in_bf16(model_file: Path) -> None:
     """A forward and a backward pass work under autocast."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-    module = cases.create(model, case)
+    model, case, module = cases.suited_task(model_file)
     with must(f"model={model} must train with trainer.precision=bf16-mixed"):
         with torch.autocast("cpu", torch.bfloat16):
             loss = module.step(case.batch).loss
@@ -138,9 +131,8 @@ def test_a_network_trains_in_bf16(model_file: Path) -> None:
 
 def test_a_network_can_be_exported(model_file: Path) -> None:
     """`torch.export` traces it for any number of samples."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-    network, inputs = cases.create(model, case).network.eval(), case.batch[0]
+    model, case, module = cases.suited_task(model_file)
+    network, inputs = module.network.eval(), case.batch[0]
     shapes = ({0: torch.export.Dim("N")},)
     with must(f"model={model} must be exportable for any number of samples (leyden export)"):
         program = torch.export.export(network, (inputs[:2],), dynamic_shapes=shapes, strict=False)

@@ -21,11 +21,10 @@ from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override, warn
-from leyden.config.values import targets
 from leyden.data.contract import digests_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import first_batches, has_split
-from leyden.exact.random_state import import_targets, seed_everything, undisturbed
+from leyden.exact.random_state import seed_everything, undisturbed
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
@@ -139,7 +138,7 @@ def _start(
     assembly.silence_lightning()
     if scratch := cfg.cluster.get("stage"):
         cfg = _with_staged_data(cfg, scratch)
-    import_targets(targets(cfg), cfg.seed)
+    assembly.import_targets(cfg)
     seed_everything(cfg.seed, "data")
     assembly.check_overrides(cfg, overrides)  # before the data, which can take long
     # Read the checkpoint first: loggers delete points after it, and its run must have been trained on the same data.

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
-from leyden.assembly.instantiate import instantiate
+from leyden.assembly.instantiate import import_targets, instantiate
 from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
@@ -20,11 +20,10 @@ from leyden.callbacks.checkpoint import load_weights
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.config.values import targets
 from leyden.data.contract import digests_of, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
-from leyden.exact.random_state import import_targets, seeded, seeded_as_run
+from leyden.exact.random_state import seeded, seeded_as_run
 from leyden.exact.run_state import first_batches_in, restore_module
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
@@ -58,7 +57,7 @@ def evaluation_config(run: Run) -> DictConfig:
     parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
     parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
     cfg = OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
-    import_targets(targets(cfg), seed)
+    import_targets(cfg)
     return cfg
 
 
