@@ -196,7 +196,7 @@ def test_trials_of_a_branch_are_taken_over_whole_and_replaced_half_drawn(tmp_pat
         assert len(taken) == 6 <= total
         assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
         for trial in taken:
-            assert trial.user_attrs["overrides"] == heir.space.suggest(optuna.trial.FixedTrial(trial.params))
+            assert trial.user_attrs["overrides"][0] == heir.space.suggest(optuna.trial.FixedTrial(trial.params))
             heir.study.tell(trial, 1.0)
         assert ask(heir, 1) == []
     states = [trial.state for trial in heir.study.trials]
@@ -593,7 +593,7 @@ def test_a_function_is_searched_in_two_starts_and_summarized(tmp_path, mnist_roo
             )
             for row in csv.DictReader(file)
         }
-    assert rows == {" ".join(trial.user_attrs["overrides"]) for trial in found}
+    assert rows == {" ".join(trial.user_attrs["overrides"][0]) for trial in found}
     for trial in found:
         columns = hparams_of(Run(tmp_path / "sweeps" / "s" / trial.user_attrs["run"]))
         assert ("optimizer.momentum" in columns) == ("momentum" in trial.params) == (columns["optimizer"] == "sgd")
