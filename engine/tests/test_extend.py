@@ -505,7 +505,7 @@ def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
     assert code == 0, said
     files = git(copy, "ls-files").splitlines()
     assert not [file for file in files if "engine" in file or ".ci" in file or "library" in file]
-    assert len([file for file in files if file.endswith(".py")]) <= 26
+    assert len([file for file in files if file.endswith(".py")]) <= 27
     assert "leyden @ file:///" in (copy / "pyproject.toml").read_text()
 
 
