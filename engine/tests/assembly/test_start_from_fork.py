@@ -22,7 +22,7 @@ from leyden.config.values import flatten
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.fork import inherit_groups
+from leyden.run.fork import fork_arguments, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
 from tests import ENGINE, conf, records
@@ -182,17 +182,17 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
 
 
 def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
-    found = inherit_groups([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"])
+    found = with_parent([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"], Path("nowhere"))
     assert "+callbacks/averaging=swa" in found
-    assert sum("averaging" in each for each in found) == 1
+    assert sum("averaging=" in each for each in found) == 1
 
 
 def inherited(*arguments):
     """The configuration of a fork as its command composes it, with the settings of its parent."""
-    arguments = inherit_groups(arguments)
+    overrides = with_parent(arguments, Path("nowhere"))
     with composing():
-        cfg = hydra.compose("train", overrides=arguments)
-    inherit_settings(cfg, arguments, Path("nowhere"))
+        cfg = hydra.compose("train", overrides=overrides)
+    inherit_settings(cfg, overrides, Path("nowhere"))
     return OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -205,26 +205,37 @@ def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
         assert inherited(f"fork={parents / name}@1", typed, "data.split_seed=1")["data"]["split_seed"] == 1
 
 
-def test_settings_that_change_no_bit_are_the_forks_own(parents):
-    fork = inherited(f"fork={parents / 'stochastic'}@1")
-    there, here = (dict(flatten(config)) for config in (Run(parents / "stochastic").config, fork))
-    for key, of_parent, of_conf in (
-        ("trainer.log_every_n_steps", 3, 50),
-        ("callbacks.checkpoint.every_n_steps", 4, None),
-        ("callbacks.checkpoint.keep_all", True, False),
-        ("callbacks.fingerprint.every_n_steps", 1, None),
-    ):
-        assert (there[key], here[key]) == (of_parent, of_conf)
+def test_what_was_typed_for_the_parent_holds_for_its_fork(parents):
+    fork = inherited(f"fork={parents / 'stochastic'}@1", "trainer.log_every_n_steps=7")
+    here = dict(flatten(fork))
+    assert (here["trainer.log_every_n_steps"], here["callbacks.checkpoint.every_n_steps"]) == (7, 4)
     assert here["optimizer.momentum"] == 0.5
 
 
-def test_files_that_the_parent_was_composed_by_come_before_what_is_typed(parents):
+def test_an_edit_of_conf_since_then_is_refused_by_name(parents, tmp_path):
+    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "edited"))
+    config = parent.recorded
+    config["optimizer"]["rho"] = 0.8  # as conf/ had it then
+    records.put(parent.directory, config=config)
+    with pytest.raises(
+        UserError, match=r"lead to other settings now than it had: optimizer\.rho: 0\.8 there, 0\.9 here"
+    ):
+        inherited(f"fork={parent.directory}@1")
+    assert inherited(f"fork={parent.directory}@1", "optimizer.rho=0.8")["optimizer"]["rho"] == 0.8
+
+
+def test_a_recipe_is_not_chosen_for_a_fork(parents):
+    with pytest.raises(UserError, match=r"a recipe \(experiment=\.\.\.\) sets what the parent has set"):
+        inherited(f"fork={parents / 'first_best'}@1", "experiment=cnn")
+
+
+def test_the_parents_overrides_come_before_what_is_typed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    arguments = inherit_groups(["-m", "objective.mode=min", fork, "optimizer.lr=1,2"])
-    assert arguments == [
-        *("-m", "callbacks=bare", "data/augment=affine_erasing", "optimizer=sgd", "scheduler=cosine"),
-        *("objective.mode=min", fork, "optimizer.lr=1,2"),
-    ]
+    found = fork_arguments(["objective.mode=min", fork, "optimizer.lr=1"], is_sweep=False)
+    assert found[-3:] == ["objective.mode=min", fork, "optimizer.lr=1"]
+    assert found.index("optimizer=sgd") < found.index("optimizer.momentum=0.5") < len(found) - 3
+    swept = ["-m", "objective.mode=min", fork, "optimizer.lr=1,2", "optimizer.momentum=0.1"]
+    assert fork_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
 
 
 @pytest.mark.matrix
@@ -339,20 +350,6 @@ def test_a_checkpoint_that_does_not_say_what_its_optimizer_was_set_to_is_refused
     assert "it does not record the settings of its optimizer" in err
 
 
-@pytest.fixture
-def changed_parent(parents, tmp_path):
-    """Copies a parent, and changes what was typed for it."""
-
-    def make(*, overrides=(), name="first_best"):
-        parent = Run(shutil.copytree(parents / name, tmp_path / "parent"))
-        starts = parent.starts
-        starts[0]["overrides"] += overrides
-        records.put(parent.directory, starts=starts)
-        return f"fork={parent.directory}@1"
-
-    return make
-
-
 def test_a_fork_reads_the_data_of_its_parent(train, parents, tmp_path):  # noqa: F811
     shutil.copytree(ROOT / "data", tmp_path / "theirs")
     parent = Run(shutil.copytree(parents / "first_best", tmp_path / "moved"))
@@ -370,7 +367,7 @@ def test_a_parent_without_a_part_is_refused(cli, parents, tmp_path):
     records.put(parent.directory, config={**parent.recorded, "model": None})
     code, _, err = cli("train", "dry_run=true", f"fork={parent.directory}@1")
     assert code == 2
-    assert "model=None: must be a mapping" in err
+    assert "its overrides lead to other settings now than it had: model: None there" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -390,17 +387,9 @@ def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
     assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
 
 
-def test_settings_that_no_parent_had_are_none_of_its_forks(train, changed_parent):  # noqa: F811
-    """What was typed for a parent can choose a file of `conf/` that sets more than the parent's configuration says."""
-    run, out, _ = train("fork", changed_parent(overrides=["+debug=anomaly", "+callbacks/stopping=early"]))
-    assert "with nothing changed" in out
-    assert "detect_anomaly" not in run.config["trainer"]
-    assert run.config["callbacks"].get("stopping") is None
-
-
 def composed(place, *overrides):
     """The directory of a run that was composed by these overrides, and has begun."""
-    overrides = inherit_groups(overrides)
+    overrides = with_parent(overrides, place)
     with composing():
         cfg = hydra.compose("train", overrides=[*overrides, f"run_dir={place}"], return_hydra_config=True)
     groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
@@ -470,7 +459,7 @@ def test_with_nothing_typed_a_fork_and_its_forks_are_set_as_their_parent(tmp_pat
 
 
 def inherited_in(place, *arguments):
-    arguments = inherit_groups([*arguments, f"run_dir={place}"])
+    arguments = [*with_parent(arguments, place), f"run_dir={place}"]
     with composing():
         cfg = hydra.compose("train", overrides=arguments)
     inherit_settings(cfg, arguments, place)
@@ -481,31 +470,21 @@ def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
     """Its parent may have been trained longer since."""
     composed(tmp_path / "a", "trainer.max_epochs=5")
     composed(tmp_path / "b", f"fork={tmp_path / 'a'}")
+    starts = records.starts(tmp_path / "a")
     config = records.config(tmp_path / "a")
     config["trainer"]["max_epochs"] = 50
-    records.put(tmp_path / "a", config=config)
+    records.put(
+        tmp_path / "a", config=config, starts=[*starts, {**starts[0], "overrides": ["trainer.max_epochs=50"]}]
+    )
     assert inherited_in(tmp_path / "b", f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 5
     assert inherited(f"fork={tmp_path / 'a'}")["trainer"]["max_epochs"] == 50
 
 
-def test_what_a_typed_file_sets_is_typed(tmp_path, capsys):
-    composed(tmp_path / "a", "model=cnn", "optimizer=sgd", "trainer.max_epochs=2", "scheduler=onecycle")
-    fork = f"fork={tmp_path / 'a'}"
-    with composing():
-        there = hydra.compose("train", overrides=["experiment=cnn"]).trainer.max_epochs
-    assert inherited(fork, "experiment=cnn")["trainer"]["max_epochs"] == there != 2
-    assert inherited(fork, "scheduler=onecycle", "scheduler.pct_start=0.2")["scheduler"]["pct_start"] == 0.2
-    assert (
-        "fork: the parent uses scheduler=onecycle already; the parent's values are kept" in capsys.readouterr().err
-    )
-    assert inherited(fork, "optimizer=rmsprop", "optimizer.weight_decay=0.1")["optimizer"]["weight_decay"] == 0.1
-
-
-def test_a_file_that_the_parent_had_changes_nothing_and_another_one_all_below(parents):
+def test_a_file_takes_the_place_of_all_that_the_parent_set_below(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5
-    assert inherited(fork, "model=mlp")["model"]["dropout"] == 0.2
-    assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
+    for name in ("sgd", "adam"):
+        assert inherited(fork, f"optimizer={name}")["optimizer"] == inherited(f"optimizer={name}")["optimizer"]
+    assert inherited(fork, "optimizer=sgd", "optimizer.momentum=0.5")["optimizer"]["momentum"] == 0.5
 
 
 def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
@@ -521,13 +500,6 @@ def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
     assert found["trainer"]["gradient_clip_val"] == 0.5
     assert found["optimizer"]["lr"] == 0.1
     assert found["optimizer"]["groups"] == {"b": {"match": "*.bias", "lr": 0.2}}
-
-
-def test_an_element_of_a_list_is_no_setting_of_its_own(parents):
-    with pytest.raises(
-        UserError, match=r"model.hidden_sizes is a list: override all of it, such as model.hidden_sizes=\[16\]"
-    ):
-        inherited(f"fork={parents / 'first_best'}@1", "model.hidden_sizes.0=7")
 
 
 @pytest.mark.slow(minutes=0.1)

@@ -1,209 +1,92 @@
-"""Settings that a fork inherits from its parent.
+"""What a fork takes from its parent's record beside the overrides, and a check that these still mean the same."""
 
-They are set key by key in the fork's composed configuration.
-"""
-
-import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from leyden.assembly.instantiate import argument_names, target
 from leyden.config.errors import UserError
-from leyden.config.hydra import composed_choices, composed_values, keys_set_by
-from leyden.config.terminal import one_line
-from leyden.config.values import differing, dotted
-from leyden.exact.first_batches import divides_batches
+from leyden.config.hydra import initialized
+from leyden.config.terminal import some_of
+from leyden.config.values import flatten
 from leyden.run.directory import RunContents
-from leyden.run.fork import group_choices, key_of, parent_groups, settings_source
-from leyden.run.identity import identity_values
-from leyden.run.record import RECORD
+from leyden.run.fork import inherited_overrides, key_of, settings_source
+from leyden.run.identity import RunIdentity
 
-Keys = tuple[Any, ...]  # the path from the root of a configuration to one of its values
-DATA_ROOT = ("data", "root")
-NUM_WORKERS = ("data", "num_workers")
-SPLIT_SEED = ("data", "split_seed")  # inherited even if the seed changes: the training split stays the parent's
-PARTS = ("model", "data", "task", "optimizer", "scheduler", "callbacks", "trainer")
+# Values that a fork has from its parent unless they are typed, whatever they follow from: the folder of the data, the
+# seed of the splits if another `seed` is typed, and the number of workers, on which data of one's own may depend.
+RECORDED = ("data.root", "data.split_seed", "data.num_workers")
 
 
 def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
-    """Set a fork's configuration, in place, to its parent's settings, except for the fork's own overrides.
-
-    Settings that change no bit of weights or metrics (loggers, pictures, checkpoint intervals) are not inherited.
+    """Set what a fork takes from its parent's record, in place; a run that is no fork stays as it is.
 
     Args:
         cfg: The composed configuration, with its interpolations.
-        overrides: The overrides that it was composed with.
+        overrides: The overrides that it was composed by, as of `with_parent`.
         run_dir: The fork's run directory.
 
     Raises:
-        UserError: The parent can't be read, or has a setting that can't be inherited.
+        UserError: The parent can't be read, or its overrides lead to other settings than it had.
     """
     if not cfg.fork:
         return
     source = settings_source(cfg.fork, run_dir, trust=cfg.trust)
-    config = source.config
-    for part in PARTS:
-        if not isinstance(config.get(part), dict):
-            raise UserError(
-                f"fork: {source.directory}/{RECORD}: {part}={one_line(config.get(part))}: must be a mapping"
-            )
-    parent_values = _identity_settings(config)
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    raw: Any = OmegaConf.to_container(own)
-    unresolved, fork_values = dict(_leaves(raw)), dict(_leaves(OmegaConf.to_container(own, resolve=True)))
-    overridden = _OverriddenKeys(source, overrides)
-    different = [keys for keys in differing(parent_values, unresolved) if keys in parent_values]
-    for keys in different:
-        if isinstance(parent_values[keys], list) and overridden.below(keys):
-            raise UserError(
-                f"fork: {dotted(keys)} is a list: override all of it, such as {dotted(keys)}={parent_values[keys]}"
-            )
-    following = _following_interpolations(raw, fork_values, {keys: parent_values[keys] for keys in different})
-    changed = [keys for keys in different if keys not in following and not overridden(keys)]
-    for keys in changed:
-        _node_at(raw, keys[:-1])[keys[-1]] = parent_values[keys]
-    _remove_absent_keys(raw, fork_values, config, overridden)
-    is_same = raw["data"].get("_target_") == config["data"].get("_target_")
-    if is_same and "root" in config["data"] and not overridden(DATA_ROOT):
-        raw["data"]["root"] = config["data"]["root"]
-    _inherit_num_workers(config, raw, overridden)
-    for key in sorted({str(keys[0]) for keys in changed} | {*PARTS}):
-        try:
-            cfg[key] = raw[key]
-        except OmegaConfBaseException as error:
-            raise _refusal(source, (key,), raw[key], " ".join(str(error.args[0]).split())) from error
-
-
-def _remove_absent_keys(
-    raw: Any, fork_values: dict[Keys, Any], config: dict[str, Any], overridden: "_OverriddenKeys"
-) -> None:
-    """Remove composed keys that the parent's configuration lacks: it used the defaults of its classes.
-
-    Required arguments stay, since nothing can be created without them; the parent's version of the class lacked them.
-    """
-    parent_values = dict(_leaves(config))
-    for keys in _identity_settings(raw):
-        node = functools.reduce(lambda above, key: (above or {}).get(key), keys[:-1], raw)
-        if (
-            keys in parent_values
-            or keys[0] not in PARTS
-            or overridden(keys)
-            or keys not in fork_values
-            or keys[-1] not in (node or {})
-        ):
-            continue
-        if keys[-1] == "_target_":  # the parent had no such part
-            above = _node_at(raw, keys[:-2])
-            if keys[0] == "callbacks":
-                above[keys[-2]] = None
-            elif len(keys) > 2:
-                above.pop(keys[-2])
-        elif not isinstance(node.get("_target_"), str) or keys[-1] not in _required_arguments(node, keys):
-            node.pop(keys[-1])
-            for n in range(len(keys) - 1, 1, -1):  # remove nodes that are now empty
-                if _node_at(raw, keys[:n]) == {} and keys[:n] not in parent_values:
-                    _node_at(raw, keys[: n - 1]).pop(keys[n - 1])
-
-
-def _required_arguments(node: dict[str, Any], keys: Keys) -> set[str]:
-    """Return the required arguments of a node's target."""
-    return argument_names(target(OmegaConf.create({"_target_": node["_target_"]}), dotted(keys[:-1])), needed=True)
-
-
-def _inherit_num_workers(config: dict[str, Any], raw: Any, overridden: "_OverriddenKeys") -> None:
-    """Set the parent's number of worker processes for the user's own data, which may depend on it.
-
-    Data modules that divide batches themselves yield the same data with any number.
-    """
-    num_workers = config["data"].get(NUM_WORKERS[1])
-    if overridden(NUM_WORKERS) or type(num_workers) is not int or not isinstance(raw["data"].get("_target_"), str):
+    inherited = inherited_overrides(source)
+    own = [key_of(each).partition("@")[0].replace("/", ".") for each in overrides if each not in inherited]
+    _set_recorded(cfg, source.config, own)
+    if (
+        source.directory == Path(run_dir).absolute()
+    ):  # it was started before, and is compared as any run that resumes
         return
-    if not divides_batches(target(OmegaConf.create({"_target_": raw["data"]["_target_"]}), "data")):
-        raw["data"][NUM_WORKERS[1]] = num_workers
+    changed = [
+        each for each in _changes_of_conf(str(source.directory)) if not _is_typed(each.partition(":")[0], own)
+    ]
+    if changed:
+        raise UserError(
+            f"fork: {source.directory}: its overrides lead to other settings now than it had: {some_of(changed)}; set these, "
+            f"such as {changed[0].partition(':')[0]}=..."
+        )
 
 
-def _refusal(source: RunContents, keys: Keys, value: Any, why: str) -> UserError:
-    key = one_line(dotted(keys))
-    return UserError(
-        f"fork: {source.directory} was set to {key}={one_line(value)}, which is not inherited: {one_line(why)}\n"
-        f"set {key}=... to this or another value"
-    )
+def _set_recorded(cfg: DictConfig, config: dict[str, Any], own: Sequence[str]) -> None:
+    """Set the values of a record that no key of one's own sets, for data of the same class."""
+    recorded = dict(flatten(config))
+    if OmegaConf.select(cfg, "data._target_") != recorded.get("data._target_"):
+        return
+    for key in RECORDED:
+        if key in recorded and key.partition(".")[2] in cfg.data and not _is_typed(key, own):
+            OmegaConf.update(cfg, key, recorded[key])
 
 
-def _identity_settings(config: dict[str, Any]) -> dict[Keys, Any]:
-    """Return the settings that identify a run, without `fork` and `data.root`."""
-    values = dict(_leaves(config))
-    kept = identity_values({dotted(keys): value for keys, value in values.items()})
-    places = (("fork",), DATA_ROOT)
-    return {
-        keys: value
-        for keys, value in values.items()
-        if dotted(keys) in kept and not any(keys[: len(each)] == each for each in places)
-    }
+def _is_typed(key: str, own: Sequence[str]) -> bool:
+    """Return whether one of these keys sets a key, a part that contains it, or a part of it."""
+    return any(key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in own)
 
 
-def _leaves(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Yield the path and value of each leaf of a configuration; a list is one value."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, (*keys, key))
-    else:
-        yield keys, node
+@functools.cache  # asked for each job of a sweep
+def _changes_of_conf(directory: str) -> list[str]:
+    """Return the settings in which a run differs from what its overrides compose to, as after an edit of `conf/`."""
+    run = RunContents(directory, trust=True)  # its owner was asked for
+    config = run.config
+    found = composed_identity(inherited_overrides(run), config, Path(directory)).differences(config)
+    return [each for each in found if not each.startswith("fork:")]
 
 
-def _following_interpolations(raw: Any, fork_values: dict[Keys, Any], parent_values: dict[Keys, Any]) -> set[Keys]:
-    """Return the interpolated settings that get their parent's value once all other settings are inherited."""
-    own = dict(_leaves(raw))
-    interpolated = {keys for keys in differing(own, fork_values) if keys in own}
-    as_there = copy.deepcopy(raw)
-    for keys, value in parent_values.items():
-        if keys not in interpolated:
-            _node_at(as_there, keys[:-1])[keys[-1]] = value
-    found = dict(_leaves(OmegaConf.to_container(OmegaConf.create(as_there), resolve=True)))
-    return (interpolated & parent_values.keys()) - {SPLIT_SEED} - {*differing(found, parent_values)}
+def composed_identity(overrides: Sequence[str], recorded: dict[str, Any], run_dir: Path) -> RunIdentity:
+    """Return the identity that a start by these overrides would have, with the values that a fork takes from a record.
 
-
-def _node_at(root: Any, keys: Keys) -> Any:
-    """Return the dictionary at a path, created if it is missing."""
-    for key in keys:
-        if not isinstance(root.get(key), dict):
-            root[key] = {}
-        root = root[key]
-    return root
-
-
-class _OverriddenKeys:
-    """Predicate: True for a setting that an override of the fork sets.
-
-    The override names the setting itself, a part that contains it, or a file of `conf/` that sets it. An override
-    that chooses a file which the parent chose, too, does not count.
+    Raises:
+        HydraException: `conf/` has changed, so that the overrides don't compose.
+        UserError: The configuration is wrong.
     """
-
-    def __init__(self, source: RunContents, overrides: Sequence[str]) -> None:
-        inherited = parent_groups(source)
-        chosen = {
-            f"{plus}{group}={name}" for group, name in composed_choices(inherited).items() for plus in ("", "+")
-        }
-        new_overrides = [each for each in overrides if each not in chosen]
-        self.keys = [tuple(key_of(each).partition("@")[0].replace("/", ".").split(".")) for each in new_overrides]
-        self.set_by_files: set[str] = set()
-        if files := [each for each in new_overrides if each in group_choices()]:
-            groups = {group_choices()[each] for each in files}
-            others = [each for each in inherited if group_choices()[each] not in groups]
-            self.set_by_files = {*differing(composed_values(inherited), composed_values([*others, *files]))}
-            self.set_by_files |= {
-                key for each in files for key in keys_set_by(group_choices()[each], each.partition("=")[2])
-            }
-
-    def __call__(self, keys: Keys) -> bool:
-        is_above = any(keys[: len(key)] == key for key in self.keys)
-        return is_above or self.below(keys) or dotted(keys) in self.set_by_files
-
-    def below(self, keys: Keys) -> bool:
-        """Return whether an override sets a key below this setting."""
-        return any(len(key) > len(keys) and key[: len(keys)] == keys for key in self.keys)
+    with initialized():
+        cfg: Any = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
+    groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    _set_recorded(cfg, recorded, ())
+    return RunIdentity.of(cfg, groups, run_dir=run_dir)

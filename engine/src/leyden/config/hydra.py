@@ -143,22 +143,6 @@ def composed_values(groups: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(groups))[0]
 
 
-def keys_set_by(group: str, name: str) -> set[str]:
-    """Return the dotted keys that a file in `conf/` sets."""
-    with initialized():
-        loader: Any = GlobalHydra.instance().config_loader()
-        found = loader.repository.load_config(f"{group}/{name}")  # Hydra has no public function to load one file
-    package = found.header.get("package") or group.replace("/", ".")
-    values = flatten(OmegaConf.to_container(found.config))
-    prefix = "" if package == "_global_" else f"{package}."
-    return {f"{prefix}{key}" for key, _ in values}
-
-
-def composed_choices(groups: Sequence[str]) -> dict[str, str]:
-    """Return the choice for each config group, given these overrides of groups."""
-    return {group: name for group, name in _composed(tuple(groups))[1].items() if name is not None}
-
-
 @functools.cache  # slow, and called for each key that an older run lacks
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""

@@ -3,21 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.assembly.inherited import composed_identity
 from leyden.config.errors import UserError
-from leyden.config.hydra import composing
 from leyden.config.paths import LIBRARY, ROOT
 from leyden.config.terminal import one_line
 from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import sha256_of
-from leyden.run.fork import group_choices
-from leyden.run.identity import CONTROL_KEYS, RunIdentity, hydra_value
+from leyden.run.fork import key_of
+from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option
 from leyden.run.record import RECORD
 
 
@@ -40,31 +39,15 @@ def keep_overrides(there: RunContents, here: Run) -> bool:
 
 
 def _overrides_for(run: Run, original: list[str]) -> list[str] | None:
-    """Return overrides that compose to a run's configuration; None if there are none.
-
-    Of the original overrides, those that choose a file in `conf/` are used literally. All others are derived from
-    the configuration's values, so that no untrusted text is parsed.
-    """
-    kept = [each for each in original if each in group_choices()]
+    """Return overrides that compose to a run's configuration; None if there are none, as after an edit of `conf/`."""
+    config = run.config
+    kept = [each for each in original if not is_launch_option(key_of(each))]
     try:
-        if root := dict(flatten(run.config)).get("data.root"):
-            kept.append(f"data.root={hydra_value(root)}")
-        kept += _identity(run, kept).corrections(run.config)
-        if any({*"$\\"} & {*each} for each in kept):  # a text that Hydra could interpret
-            return None
-        return kept if not _identity(run, kept).differences(run.config) else None
-    except (HydraException, OmegaConfBaseException, UserError, ValueError):  # `conf/` has changed
+        found = composed_identity(kept, config, run.directory)
+    except (HydraException, OmegaConfBaseException, UserError, ValueError):
         return None
-
-
-def _identity(run: Run, overrides: list[str]) -> RunIdentity:
-    """Return the identity that a start with these overrides would have."""
-    with composing():
-        cfg: Any = hydra.compose("train", overrides=overrides, return_hydra_config=True)
-    groups = OmegaConf.to_container(cfg.hydra.runtime.choices)
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
-    return RunIdentity.of(cfg, groups, run_dir=Path(run.directory))
+    root = dict(flatten(config)).get("data.root")
+    return None if found.differences(config) else [*kept, *([f"data.root={hydra_value(root)}"] if root else [])]
 
 
 def recipe(run: RunContents, tree: Path, data_root: str) -> dict[str, Any]:

@@ -100,9 +100,9 @@ def hydra_command(task: Callable[[DictConfig], Any]) -> Any:
                         print(text)
                     return
                 if name == "train" and any("fork=" in argument for argument in sys.argv[1:]):
-                    from leyden.run.fork import inherit_groups  # late, as it imports much
+                    from leyden.run.fork import fork_arguments  # late, as it imports much
 
-                    sys.argv[1:] = inherit_groups(sys.argv[1:])
+                    sys.argv[1:] = fork_arguments(sys.argv[1:], is_sweep=options.multirun)
             # Make Hydra raise its own errors instead of printing them.
             _show_tracebacks(True)
             hydra.main(config_path=str(CONF), config_name=name, version_base=VERSION_BASE)(job)()

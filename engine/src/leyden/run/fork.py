@@ -1,11 +1,8 @@
-"""Forks: runs that start from the exact state of a parent run, and inherit its choices of config files.
-
-Choices of files in `conf/` are inherited as overrides, all other settings as values (`assembly/inherited.py`).
-"""
+"""Forks: runs that start from the exact state of a parent, composed by its overrides and then by their own."""
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import composed_choices, composed_values
+from leyden.config.hydra import composed_values
 from leyden.config.paths import conf_files
-from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import RunContents
-from leyden.run.identity import CONTROL_KEYS
+from leyden.run.identity import is_launch_option
 from leyden.run.record import RECORD
 
 
@@ -43,21 +39,6 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-@functools.cache
-def group_choices() -> dict[str, str]:
-    """Return the overrides that choose a file in `conf/`, with their groups.
-
-    For example `{"model=cnn": "model", "+model=cnn": "model", …}`. Groups that control where and how a run is
-    started, and its loggers, are left out.
-    """
-    found: dict[str, str] = {}
-    for name, path in conf_files():
-        group = name.parent.as_posix()
-        if group.split("/")[0] not in (".", "hydra", "logger", *CONTROL_KEYS):
-            found |= {f"{plus}{group}={path.stem}": group for plus in ("", "+")}
-    return found
-
-
 def settings_source(fork: str, run_dir: Path, *, trust: bool) -> RunContents:
     """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent.
 
@@ -70,83 +51,112 @@ def settings_source(fork: str, run_dir: Path, *, trust: bool) -> RunContents:
     return source
 
 
-def parent_groups(source: RunContents) -> list[str]:
-    """Return the overrides with which a parent run chose files in `conf/`.
+def inherited_overrides(source: RunContents) -> list[str]:
+    """Return the overrides of a run's last start, without `fork` and what only controls a start.
+
+    The last start repeats the overrides of the first one, and may add some.
+    """
+    found = [each for start in source.starts[-1:] for each in start["overrides"]]
+    return [each for each in found if key_of(each) != "fork" and not is_launch_option(key_of(each))]
+
+
+def with_parent(overrides: Sequence[str], run_dir: Path) -> list[str]:
+    """Return the overrides that a fork is composed by: its parent's, then its own; those of another run are its own.
+
+    A file that a fork chooses takes the place of all that its parent's overrides say of that group.
+
+    Args:
+        overrides: The fork's own overrides.
+        run_dir: The fork's run directory.
 
     Raises:
-        UserError: The parent can't be read.
+        UserError: The parent can't be read or is not the user's own, or a recipe is chosen.
     """
-    # The last start repeats the overrides of the first one, and may add some.
-    found: dict[str, str] = {}  # by group; of several choices the last one is used
-    for override in (
-        each for start in source.starts[-1:] for each in start["overrides"] if each in group_choices()
-    ):
-        found.pop(group := group_choices()[override], None)
-        found[group] = override
-    return [*found.values()]
+    if len(values := _values_of_fork(overrides)) != 1:
+        return list(overrides)
+    source = settings_source(values[0], run_dir, trust=_is_trusted(overrides))
+    chosen = {key_of(each).partition("@")[0] for each in overrides} & _groups()
+    if "experiment" in chosen:
+        raise UserError(
+            "fork: a recipe (experiment=...) sets what the parent has set; set the keys that are to change"
+        )
+    inherited = [each for each in inherited_overrides(source) if each not in overrides]
+    kept = [each for each in inherited if not any(_is_in(key_of(each), group) for group in chosen)]
+    added = {
+        key_of(each) for each in inherited if each.startswith("+")
+    } & chosen  # which the defaults do not choose
+    own = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in overrides]
+    return [*kept, *own]
 
 
-def inherit_groups(arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments, extended for a fork by its parent's choices of files in `conf/`.
+def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
+    """Return a command's arguments as a fork needs them: with the parent's overrides, or for a sweep as its jobs need them.
 
-    A group on the command line replaces the parent's choice. `inherit_settings` handles all other settings.
+    Each job of a sweep has its own parent's overrides (`with_parent`). Keys that only parents have are added by `++`, since
+    Hydra composes a sweep without them first.
 
     Raises:
-        UserError: A parent can't be read, or several parents have different choices.
+        UserError: As of `with_parent`.
     """
-    typed = next((each for each in arguments if key_of(each) == "fork" and each[0] != "~"), None)
-    if typed is None:
+    if not (values := _values_of_fork(arguments)):
         return list(arguments)
-    try:
-        parsed = OverridesParser.create().parse_override(typed)
-        values: list[Any] = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]
-    except (HydraException, ValueError):
-        return list(arguments)  # Hydra will report the error
-    if not all(isinstance(value, str) and value for value in values):
-        return list(arguments)
-    run_dir = Path(next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), ""))
-    trust = "trust=true" in map(str.lower, arguments)
-    sources = [settings_source(value, run_dir, trust=trust) for value in values]
-    own = {key_of(each) for each in arguments}
-    groups_of_each = [[each for each in parent_groups(source) if key_of(each) not in own] for source in sources]
-    for source, groups in zip(sources, groups_of_each, strict=True):
-        if {*groups} != {*groups_of_each[0]}:
-            (odd, *_) = sorted({*groups} ^ {*groups_of_each[0]})
-            raise UserError(
-                f"fork: {odd} was set for only one of {sources[0].directory} and {source.directory}; "
-                "sweep over them one by one, or set it"
-            )
-    if any(source.directory.exists() for source in sources):
-        added = {key_of(each) for source in sources for each in parent_groups(source) if each.startswith("+")}
-        arguments = [
-            f"+{each}" if each in group_choices() and key_of(each) in added and each[0] != "+" else each
-            for each in arguments
-        ]
-        files = [each for each in arguments if each in group_choices()]
-        known = composed_values([*groups_of_each[0], *files])
-        arguments = [_with_plus(each, sources, known) for each in arguments]
-        chosen = composed_choices(parent_groups(sources[0]))
-        for each in files:
-            if chosen.get(group_choices()[each]) == each.partition("=")[2]:
-                warn(f"fork: the parent uses {each} already; the parent's values are kept unless you override them")
-    # Absolute paths, valid whatever a job's working directory.
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
-    # The inherited choices come before the user's overrides, which can change parts of them.
-    position = next(n for n, each in enumerate(arguments) if "=" in each and not each.startswith("-"))
-    arguments = [fork if each == typed else each for each in arguments]
-    return [*arguments[:position], *groups_of_each[0], *arguments[position:]]
+    typed = [fork if key_of(each) == "fork" else each for each in arguments]
+    if is_sweep:
+        parents = {value: parse_fork(value)[0] for value in values}
+        there = {key for each in parents.values() if each.record for key in flatten_keys(each)}
+        files = [each for each in typed if key_of(each) in _groups() and "," not in each]
+        return [_added(each, there, composed_values(files)) if "=" in each else each for each in typed]
+    run_dir = Path(next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), ""))
+    overrides = [each for each in typed if "=" in each and not each.startswith("-")]
+    position = typed.index(overrides[0])
+    options = [each for each in typed[position:] if each not in overrides]
+    return [*typed[:position], *with_parent(overrides, run_dir), *options]
 
 
-def _with_plus(argument: str, sources: Sequence[RunContents], known: Mapping[str, Any]) -> str:
-    """Return an override, with a plus if its key exists in a parent's configuration but not in `conf/`."""
-    key, has_value, _ = argument.partition("=")
-    if not has_value or argument[0] in "+~-" or argument in group_choices():
-        return argument
-    parent_keys = [name for source in sources for name in dict(flatten(source.config))]
+def flatten_keys(run: RunContents) -> list[str]:
+    """Return the flat keys of a run's configuration."""
+    return [key for key, _ in flatten(run.config)]
+
+
+def _values_of_fork(overrides: Sequence[str]) -> list[str]:
+    """Return the values of the override `fork`; empty if there is none, or if Hydra will report an error."""
+    typed = [each for each in overrides if key_of(each) == "fork" and each[0] != "~"]
+    try:
+        parsed = OverridesParser.create().parse_override(typed[-1]) if typed else None
+        values: list[Any] = []
+        if parsed:
+            values = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]
+    except (HydraException, ValueError):
+        return []
+    return values if all(isinstance(value, str) and value for value in values) else []
+
+
+def _is_trusted(overrides: Sequence[str]) -> bool:
+    return "trust=true" in map(str.lower, overrides)
+
+
+@functools.cache
+def _groups() -> set[str]:
+    """Return the names of the groups in `conf/`, such as `model` and `callbacks/stopping`."""
+    return {name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}
+
+
+def _is_in(key: str, group: str) -> bool:
+    """Return whether an override's key names a group or something below it."""
+    key, place = key.partition("@")[0].replace("/", "."), group.replace("/", ".")
+    return key == place or key.startswith(f"{place}.")
+
+
+def _added(override: str, there: set[str], known: dict[str, Any]) -> str:
+    """Return an override that adds its key if parents have it and these settings don't."""
+    key = key_of(override)
+    if override[0] in "+~-" or key in _groups():
+        return override
     in_conf, in_parents = (
-        any(name == key or name.startswith(f"{key}.") for name in names) for names in (known, parent_keys)
+        any(name == key or name.startswith(f"{key}.") for name in names) for names in (known, there)
     )
-    return f"+{argument}" if in_parents and not in_conf else argument
+    return f"++{override}" if in_parents and not in_conf else override
 
 
 def _quoted(text: str) -> str:

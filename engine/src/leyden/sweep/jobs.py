@@ -23,7 +23,7 @@ from leyden.config.schema import TrainConfig
 from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
-from leyden.run.fork import parent_groups, parse_fork
+from leyden.run.fork import with_parent
 from leyden.run.identity import RunIdentity, is_launch_option
 from leyden.run.process import importing
 from leyden.run.result import Failure, Result
@@ -151,7 +151,7 @@ def slug(overrides: Sequence[str]) -> str:
         'optimizer.lr-0.001657-ff677e51'
     """
     kept = _identifying_overrides(overrides)
-    parts = [short_override(_shorten_class(each)) for each in _shorten_fork(kept)]
+    parts = [short_override(_shorten_class(_shorten_fork(each))) for each in kept]
     plain, shown = "_".join(kept), "_".join(parts)
     name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
     clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
@@ -187,17 +187,10 @@ def _shorten_class(override: str) -> str:
     return f"{above}={value.rpartition('.')[2]}"
 
 
-def _shorten_fork(kept: Sequence[str]) -> list[str]:
-    """Shorten a fork's overrides for a name: the parent's folder, and overrides that the parent did not have."""
-    fork = next((each for each in kept if each.startswith("fork=")), None)
-    if fork is None:
-        return list(kept)
-    text = fork.partition("=")[2].strip("\"'")
-    with contextlib.suppress(UserError):
-        inherited = parent_groups(parse_fork(text)[0])
-        rest = [each for each in kept if each is not fork and each not in inherited]
-        return [f"fork={Path(text).name}", *rest]
-    return list(kept)
+def _shorten_fork(override: str) -> str:
+    """Shorten the override of a fork's parent for a name, to the parent's folder."""
+    key, _, value = override.partition("=")
+    return f"fork={Path(value.strip(chr(34) + chr(39))).name}" if key == "fork" else override
 
 
 @dataclass
@@ -292,10 +285,12 @@ def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0)
     directory = Path(composer.config.hydra.sweep.dir).absolute()
     jobs = []
     for number, arguments in enumerate(batch, start=first):
-        overrides = [text for text in arguments if not composer.parse(text).is_hydra_override()]
-        name = slug(overrides)
+        typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]
+        name = slug(typed)
         run, log = Run(directory / name), directory / "logs" / f"{name}.log"
-        jobs.append(Job(composer, number, arguments, overrides, run, log))
+        overrides = with_parent(typed, run.directory)
+        of_hydra = [text for text in arguments if text not in typed]
+        jobs.append(Job(composer, number, [*overrides, *of_hydra], overrides, run, log))
     return jobs
 
 
