@@ -294,7 +294,10 @@ def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0)
     for number, arguments in enumerate(batch, start=first):
         overrides = [text for text in arguments if not composer.parse(text).is_hydra_override()]
         name = slug(overrides)
-        run, log = Run(directory / name), directory / "logs" / f"{name}.log"
+        run, log = (
+            Run(directory / name, trust=bool(composer.config.get("trust"))),
+            directory / "logs" / f"{name}.log",
+        )
         jobs.append(Job(composer, number, arguments, overrides, run, log))
     return jobs
 
@@ -313,7 +316,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         overrides: The overrides that the job was composed with.
         error: The text of `failure_text`.
     """
-    run = Run(identity.config["run_dir"])
+    run = Run(identity.config["run_dir"], trust=bool(identity.config.get("trust")))
     with (
         contextlib.suppress(UserError),
         run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
