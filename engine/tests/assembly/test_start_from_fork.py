@@ -175,7 +175,7 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
     assert_same_bits(one.directory, two.directory)
     step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
-    assert step == 30
+    assert step == 21
     assert "random" in what
     assert one.config["data"]["seed"] == 7
     assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
@@ -482,9 +482,8 @@ def test_a_fork_that_has_begun_is_no_longer_than_it_was(tmp_path):
 
 def test_a_file_takes_the_place_of_all_that_the_parent_set_below(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    for name in ("sgd", "adam"):
-        assert inherited(fork, f"optimizer={name}")["optimizer"] == inherited(f"optimizer={name}")["optimizer"]
-    assert inherited(fork, "optimizer=sgd", "optimizer.momentum=0.5")["optimizer"]["momentum"] == 0.5
+    assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
+    assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5  # the parent's own choice is no change
 
 
 def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
@@ -552,9 +551,11 @@ def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("parent", "parent1", "fork"):
         shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
-    records.put(
-        tmp_path / "outputs" / "parent1", config={**records.config(tmp_path / "outputs" / "parent1"), "seed": 1}
-    )
+    place = tmp_path / "outputs" / "parent1"
+    (start,) = records.starts(place)
+    config = records.config(place)
+    config["seed"] = config["data"]["seed"] = config["data"]["split_seed"] = 1
+    records.put(place, config=config, starts=[{**start, "overrides": [*start["overrides"], "seed=1"]}])
     assert len(LINES) == 6
     made: set[str] = set()
     for line in LINES:

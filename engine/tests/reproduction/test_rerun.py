@@ -94,7 +94,7 @@ def test_each_command_after_it_holds(call, cli, repository, commit, tmp_path):
     steps = {purpose: shlex.split(command) for purpose, command in zip(lines[::2], lines[1::2], strict=True)}
     assert "train on:" in steps
     for purpose, words in steps.items():
-        if words[1:3] == ["-m", "tensorboard.main"] or words[0] == "make":
+        if "tensorboard" in " ".join(words[:3]):
             continue
         code, out, err = cli(words[1], *words[2:], *(("dry_run=true",) if "-m" in words[2:] else ()))
         assert code == 0, (purpose, words, err)
@@ -114,17 +114,15 @@ def test_a_run_of_which_no_overrides_are_known_is_told_by_its_values(cli, traine
     assert code == 0, err
 
 
-@pytest.mark.parametrize(
-    "override", ["optimizer.lr=0.5", "hydra.verbose=true", "+logger.x._target_=os.getcwd", "nothing.of=this", "++"]
-)
-def test_overrides_of_a_stranger_are_repeated_only_where_they_lead_to_what_was_trained(trained, override):
+@pytest.mark.parametrize("override", ["optimizer.lr=0.5", "nothing.of=this", "++"])
+def test_overrides_are_repeated_only_where_they_lead_to_what_was_trained(trained, override):
     there = Run(trained.directory)
+    assert keep_overrides(there, trained)
+    assert "model.dropout=0.2" in trained.starts[-1]["overrides"]
     starts = trained.starts
     starts[0]["overrides"].append(override)
     records.put(trained.directory, starts=starts)
-    keep_overrides(there, trained)
-    kept = trained.starts[-1]["overrides"]
-    assert kept == starts[0]["overrides"] or (override not in kept and "model.dropout=0.2" in kept)
+    assert not keep_overrides(there, trained)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from leyden import compare, summarize
 from leyden.config.errors import UserError
 from leyden.run import owner
 from leyden.run.directory import Run
+from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record
 from tests import records
 from tests.conftest import QUICK, here
@@ -229,6 +230,51 @@ def test_without_a_key_a_run_is_trained_and_the_reason_is_one_line(home, capsys,
 
 
 def test_the_environment_sets_a_key(home, monkeypatch):
-    monkeypatch.setenv(owner.KEY, "mine")
-    assert owner.key() == "mine"
+    monkeypatch.setenv(owner.KEY, f"{'mine' * 9}\n")
+    assert owner.key() == "mine" * 9
     assert not home.exists()
+
+
+@pytest.mark.parametrize("text", ["x", "\udcff" * 40])
+def test_a_key_that_is_none_is_named(home, monkeypatch, capsys, text):
+    monkeypatch.setattr("os.environ", {owner.KEY: text})
+    assert owner.signature("x") == ""
+    assert capsys.readouterr().err.startswith(f"leyden: {owner.KEY}: ")
+
+
+def test_a_new_line_at_its_end_is_no_part_of_a_key(home):
+    first = owner.key()
+    (home / "key").write_text(f"{first}\n")
+    owner.key.cache_clear()
+    assert owner.key() == first
+
+
+# What is checked is what is used.
+
+
+def test_a_record_that_is_replaced_after_the_check_is_not_used(own, touched, monkeypatch):
+    """Whoever can write to the folder could swap records between the two."""
+    good = (own / "run.json").read_bytes()
+    evil = (poisoned(shutil.copytree(own, own.with_name("evil")), is_own=False) / "run.json").read_bytes()
+    run = Run(own)
+    run.check_owner()
+    (own / "run.json").write_bytes(evil)
+    assert "stranger" not in str(run.config)
+    assert run.overrides == json.loads(good)["overrides"]
+    (own / "run.json").write_bytes(good)
+    before = read_record(own)
+    identity = RunIdentity({**before.nested, "run_dir": "a", "resume": "auto"}, {}.__getitem__)
+    run = Run(own)
+    with run.locked(identity, resume="auto"):
+        (own / "run.json").write_bytes(evil)
+        with pytest.raises(UserError, match="is not a run of yours"):
+            run.begin(identity, [])
+
+
+def test_a_record_with_two_faces_is_refused(own, cli):
+    path = own / "run.json"
+    text = path.read_text()
+    path.write_text(text.replace('"signature"', '"config": {"name": "other"},\n"signature"'))
+    code, _, err = cli("evaluate", f"run={own}", "trust=true")
+    assert code == 2
+    assert "it has a key twice" in err

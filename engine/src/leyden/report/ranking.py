@@ -334,7 +334,11 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
         sweep = read_json(path, {})
         if isinstance(sweep, dict):
             log, averaged = sweep.get("log"), sweep.get("average_over", AVERAGED)
-            if isinstance(log, list | None) and isinstance(averaged, list):
+            if (
+                isinstance(log, list | None)
+                and isinstance(averaged, list)
+                and all(isinstance(each, str) for each in averaged)
+            ):
                 return log, averaged
     warn(f"{path} is not a valid sweep description, and is ignored")
     return None, AVERAGED

@@ -32,6 +32,7 @@ from leyden.run.result import Result
 from leyden.scheduler import SCHEDULERS
 
 MAX_NAMES = 5  # of files in a message
+MAX_HOST = 100  # characters in a message
 
 
 class RunContents:
@@ -45,19 +46,27 @@ class RunContents:
     def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self.trust = trust
+        self._checked: RunRecord | None = None
 
     def check_owner(self) -> None:
         """Check that the record was signed with this user's key, before anything that it names is used.
 
+        What was checked is used from then on, though the file be replaced.
+
         Raises:
             UserError: It was not, and the user does not trust it.
         """
-        if not self.trust and (record := self.record) and not record.is_own:
-            host = record.starts[-1].get("host") if record.starts else None
+        self._checked = self._own(self.record)
+
+    def _own(self, record: RunRecord | None) -> RunRecord | None:
+        """Return a record, checked as by `check_owner`."""
+        if record and not record.is_own and not self.trust:
+            host = str(record.starts[-1].get("host") if record.starts else None)[:MAX_HOST]
             raise UserError(
                 f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
                 f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
             )
+        return record
 
     @property
     def record(self) -> RunRecord | None:
@@ -66,7 +75,7 @@ class RunContents:
         Raises:
             UserError: `run.json` is not the record of a run.
         """
-        return read_record(self.directory)
+        return self._checked or read_record(self.directory)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -77,7 +86,11 @@ class RunContents:
         Raises:
             UserError: The directory is not a run directory.
         """
-        config: dict[str, Any] = _with_current_targets(self.recorded)
+        return self._nested(self.record)
+
+    def _nested(self, record: RunRecord | None) -> dict[str, Any]:
+        """Return the configuration in a record, with targets under the project package's current name."""
+        config: dict[str, Any] = _with_current_targets(self._recorded(record))
         return config
 
     @property
@@ -87,7 +100,10 @@ class RunContents:
         Raises:
             UserError: The directory is not a run directory.
         """
-        if (record := self.record) is None:
+        return self._recorded(self.record)
+
+    def _recorded(self, record: RunRecord | None) -> dict[str, Any]:
+        if record is None:
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         try:
             return record.nested
@@ -269,15 +285,17 @@ class Run(RunContents):
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
             return
-        self.check_owner()
+        there = self._own(self.record)
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        overrides = [override for start in self.starts for override in start["overrides"]]
+        starts, config = there.starts if there else [], self._nested(there)
+        overrides = [override for start in starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
-        if differences := identity.differences(self.config, deleted=deleted):
-            advice = f"repeat that run's overrides: {shlex.join(self.overrides)}"
-            if not self.overrides:
-                advice = f"use that run's settings: {shlex.join(identity.corrections(self.config))}"
+        if differences := identity.differences(config, deleted=deleted):
+            first = starts[0]["overrides"] if starts else []
+            advice = f"repeat that run's overrides: {shlex.join(first)}"
+            if not first:
+                advice = f"use that run's settings: {shlex.join(identity.corrections(config))}"
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
                 f"choose another run_dir, or {advice}"
@@ -320,7 +338,7 @@ class Run(RunContents):
             step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
         """
         if is_main_process():
-            before = self.record
+            before = self._own(self.record)
             starts = list(before.starts) if before else []
             if before and before.result:
                 self._previous = before
@@ -329,9 +347,9 @@ class Run(RunContents):
             self._write(RunRecord(dict(flatten(identity.saved_config)), starts))
 
     def _write(self, record: RunRecord) -> None:
-        """Write a record, and its configuration for people; the record counts, so it comes last."""
-        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested, sort_keys=False))
+        """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
         record.write(self.directory)
+        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested, sort_keys=False))
 
     def restore_result(self) -> bool:
         """Undo `begin` for a run that had a result: restore its previous result and configuration.

@@ -75,16 +75,15 @@ def with_parent(overrides: Sequence[str], run_dir: Path) -> list[str]:
     if len(values := _values_of_fork(overrides)) != 1:
         return list(overrides)
     source = settings_source(values[0], run_dir, trust=_is_trusted(overrides))
-    chosen = {key_of(each).partition("@")[0] for each in overrides} & _groups()
+    there = inherited_overrides(source)
+    chosen = {key_of(each).partition("@")[0] for each in overrides if each not in there} & _groups()
     if "experiment" in chosen:
         raise UserError(
             "fork: a recipe (experiment=...) sets what the parent has set; set the keys that are to change"
         )
-    inherited = [each for each in inherited_overrides(source) if each not in overrides]
+    inherited = [each for each in there if each not in overrides]
     kept = [each for each in inherited if not any(_is_in(key_of(each), group) for group in chosen)]
-    added = {
-        key_of(each) for each in inherited if each.startswith("+")
-    } & chosen  # which the defaults do not choose
+    added = {key_of(each) for each in inherited if each.startswith("+")} & chosen  # the defaults choose none there
     own = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in overrides]
     return [*kept, *own]
 
@@ -133,7 +132,7 @@ def _values_of_fork(overrides: Sequence[str]) -> list[str]:
 
 
 def _is_trusted(overrides: Sequence[str]) -> bool:
-    return "trust=true" in map(str.lower, overrides)
+    return any(key_of(each) == "trust" and each.lower().endswith("=true") for each in overrides)
 
 
 @functools.cache

@@ -20,22 +20,27 @@ MIN_CHARACTERS = 32
 @functools.cache
 def key() -> str:
     """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
-    if text := os.environ.get(KEY):
-        return text
-    path = None
+    path: Path | str = KEY
     try:
+        if text := os.environ.get(KEY, "").strip():
+            return _checked(text)
         path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "leyden" / "key"
         if not path.exists():
             _make(path)
-        if len(text := read_text(path)) < MIN_CHARACTERS:
-            raise ValueError(f"has fewer than {MIN_CHARACTERS} characters")
-        return text
+        return _checked(read_text(path).strip())
     except (OSError, ValueError, RuntimeError) as error:  # the last one where no home directory is known
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
         warn(
             f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {KEY}=TEXT sets a key"
         )
         return ""
+
+
+def _checked(text: str) -> str:
+    text.encode()  # UTF-8
+    if len(text) < MIN_CHARACTERS:
+        raise ValueError(f"has fewer than {MIN_CHARACTERS} characters")
+    return text
 
 
 def _make(path: Path) -> None:
@@ -49,7 +54,8 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:  # no links on this file system
-        new.rename(path)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(new.read_bytes())
     finally:
         new.unlink(missing_ok=True)
 
@@ -61,4 +67,4 @@ def signature(text: str) -> str:
 
 def is_own(text: str, signed: str) -> bool:
     """Return whether a text was signed with this user's key."""
-    return bool(key()) and hmac.compare_digest(signature(text).encode(), signed.encode())
+    return bool(key()) and hmac.compare_digest(signature(text).encode(), signed.encode(errors="replace"))

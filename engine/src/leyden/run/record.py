@@ -85,7 +85,7 @@ class RunRecord:
             "overrides": self.starts[0]["overrides"] if self.starts else [],
             "times": [start["time"] for start in self.starts],
             "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
-            "job": self.starts[-1]["job"] if self.starts else None,
+            "job": self.starts[-1].get("job") if self.starts else None,
         }
         lines = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
         text = f"{{\n{lines}{STARTS}{json.dumps(self.starts)},\n"
@@ -99,7 +99,8 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        content = json.loads(text := read_bytes(directory / RECORD).decode())
+        text = read_bytes(directory / RECORD).decode()
+        content = json.loads(text, object_pairs_hook=_unique)
         config, result = _config_and_result(content)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
@@ -165,7 +166,16 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_start(start: Any) -> bool:
-    return isinstance(start, dict) and _are_texts(start.get("overrides"))
+    if not isinstance(start, dict) or not isinstance(start.get("job"), str | None):
+        return False
+    return _are_texts(start.get("overrides")) and isinstance(start.get("time"), str)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; one with a key twice could show a report something else than what is used."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
 
 
 def _are_texts(values: Any) -> bool:

@@ -146,10 +146,15 @@ def _parse_files(folder: Path) -> Iterator[tuple[str, ast.Module]]:
 
 def _top_level(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the statements of a module that are not within a class or a function."""
-    for each in ast.iter_child_nodes(node):
-        yield each
-        if not isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
-            yield from _top_level(each)
+    pending = [node]
+    while pending:  # a chain of a thousand `elif` is nested as deep
+        found = [*ast.iter_child_nodes(pending.pop(0))]
+        yield from found
+        pending += [
+            each
+            for each in found
+            if not isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr)
+        ]
 
 
 def _is_abstract(node: ast.ClassDef) -> bool:
@@ -166,4 +171,5 @@ def _trainers(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _last_name(node: ast.expr) -> str:
+    node = node.value if isinstance(node, ast.Subscript) else node  # as Base[int]
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

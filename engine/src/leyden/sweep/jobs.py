@@ -287,7 +287,10 @@ def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0)
     for number, arguments in enumerate(batch, start=first):
         typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]
         name = slug(typed)
-        run, log = Run(directory / name), directory / "logs" / f"{name}.log"
+        run, log = (
+            Run(directory / name, trust=bool(composer.config.get("trust"))),
+            directory / "logs" / f"{name}.log",
+        )
         overrides = with_parent(typed, run.directory)
         of_hydra = [text for text in arguments if text not in typed]
         jobs.append(Job(composer, number, [*overrides, *of_hydra], overrides, run, log))
@@ -308,7 +311,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         overrides: The overrides that the job was composed with.
         error: The text of `failure_text`.
     """
-    run = Run(identity.config["run_dir"])
+    run = Run(identity.config["run_dir"], trust=bool(identity.config.get("trust")))
     with (
         contextlib.suppress(UserError),
         run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
+from leyden.config.terminal import warn
 from leyden.run import lease
 from leyden.run.fork import key_of
 from leyden.run.owner import is_own, signature
@@ -154,6 +155,7 @@ class Search:
         runs: Returns the names of the run directories of a trial with some overrides; `Pruning` finds the trial by the
             first name.
         sampler: As in `sampler_for`; None for the study's own.
+        trust: Whether the user trusts what the study holds, whoever wrote it.
     """
 
     def __init__(
@@ -165,7 +167,9 @@ class Search:
         num_trials: int,
         runs: Callable[[Trial, list[str]], list[str]],
         sampler: Any = None,
+        trust: bool = False,
     ) -> None:
+        self.trust = trust
         self.study, self.directory, self.space = study, directory, space
         self.num_trials, self.runs, self.sampler = num_trials, runs, sampler
         self.owner = f"owner-{uuid.uuid4().hex}"
@@ -206,9 +210,13 @@ class Search:
         with lease.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
-                    if (overrides := overrides_of(frozen)) is not None:
+                    if (overrides := overrides_of(frozen, self.trust)) is not None:
                         return self._claim(trial_of(self.study, frozen), overrides)
-                    self.study.tell(frozen.number, state=TrialState.FAIL)  # it was killed while it was drawn
+                    if OVERRIDES in frozen.user_attrs:
+                        warn(
+                            f"{self.directory}: trial {frozen.number} is not yours (docs/security.md); trust=true takes it over"
+                        )
+                    self.study.tell(frozen.number, state=TrialState.FAIL)  # else it was killed while it was drawn
             if self.num_open() < 1:
                 return None
             if self.sampler is not None:
@@ -302,10 +310,12 @@ class Search:
         return self.directory / "locks" / name
 
 
-def overrides_of(frozen: FrozenTrial) -> list[str] | None:
-    """Return a trial's overrides, which are composed; None if it has none that were signed with this user's key."""
-    overrides, signed = frozen.user_attrs.get(OVERRIDES, (None, ""))
-    return overrides if overrides is not None and is_own(json.dumps(overrides), str(signed)) else None
+def overrides_of(frozen: FrozenTrial, trust: bool) -> list[str] | None:
+    """Return a trial's overrides, which are composed; None if it has none that are the user's own or trusted."""
+    match frozen.user_attrs.get(OVERRIDES):
+        case [[*overrides], str(signed)] if trust or is_own(json.dumps(overrides), signed):
+            return [str(each) for each in overrides]
+    return None
 
 
 def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
@@ -406,10 +416,12 @@ def _run_trials(
         """Make the job of a run directory again."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         matching = (each for each in trials if directory.name in names_of_runs(each))
-        found = (job for each in matching for job in jobs_of(overrides_of(each) or []))
+        found = (job for each in matching for job in jobs_of(overrides_of(each, sweep.config.trust) or []))
         return next((job for job in found if job.run.directory == directory), None)
 
-    search = Search(study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler)
+    search = Search(
+        study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler, trust=sweep.config.trust
+    )
     if not sweep.launcher.waits and (num_remaining := search.num_remaining()):
         sweep.launcher.submit_search(sweep.config, min(batch_size, num_remaining))  # type: ignore[attr-defined]
         return

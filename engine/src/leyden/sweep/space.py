@@ -44,7 +44,9 @@ def _is_read_as_text(text: str) -> bool:
         value = OverridesParser.create().parse_override(f"key={text}").value()
     except HydraException:
         return False
-    return isinstance(value, str) and value == text != ""
+    return (
+        isinstance(value, str) and value == text != "" and "\\" not in text
+    )  # which escapes what follows in a list
 
 
 def override_text(value: Any) -> str:
@@ -131,8 +133,12 @@ class Dimension:
             return self.choices[trial.suggest_categorical(self.name, list(self.choices))]
         low, high, log = self.interval
         if self.interval.is_whole:
-            return [f"{self.name}={trial.suggest_int(self.name, int(low), int(high), log=log)}"]
-        return [f"{self.name}={trial.suggest_float(self.name, low, high, log=log)}"]
+            found: float = trial.suggest_int(self.name, int(low), int(high), log=log)
+        else:
+            found = float(trial.suggest_float(self.name, low, high, log=log))
+        if not low <= found <= high:  # Optuna takes any value that a study holds for a trial, with a warning
+            raise ValueError(f"{self.name}={found} is outside of {low} to {high}")
+        return [f"{self.name}={found}"]
 
     def extremes(self) -> list[list[str]]:
         """Return the bounds, or the choices; of more than `MAX_NUMBERS` numbers, the smallest and the largest."""
