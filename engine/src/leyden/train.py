@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     # configuration.
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
         with importing():
-            from leyden.assembly.inherited import inherit_settings
+            from leyden.run.fork import inherit_settings
         inherit_settings(cfg, overrides, Path(cfg.run_dir))
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
     test = not is_job if cfg.test == "auto" else cfg.test

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf, open_dict
 
 from leyden import compare as compare_command
 from leyden.assembly import start_from as forks
-from leyden.assembly.inherited import inherit_settings
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
 from leyden.config.paths import ROOT
@@ -22,7 +21,7 @@ from leyden.config.values import flatten
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.fork import fork_arguments, with_parent
+from leyden.run.fork import fork_arguments, inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
 from tests import ENGINE, conf, records

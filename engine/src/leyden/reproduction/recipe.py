@@ -8,14 +8,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.assembly.inherited import composed_identity
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT
 from leyden.config.terminal import one_line
 from leyden.config.values import flatten
 from leyden.run.directory import Run, RunContents
 from leyden.run.files import sha256_of
-from leyden.run.fork import key_of
+from leyden.run.fork import composed_identity, key_of
 from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option
 from leyden.run.record import RECORD
 

@@ -23,9 +23,8 @@ from leyden.config.schema import TrainConfig
 from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
-from leyden.run.fork import with_parent
+from leyden.run.fork import inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, is_launch_option
-from leyden.run.process import importing
 from leyden.run.result import Failure, Result
 
 AT = "\n    at "
@@ -224,8 +223,6 @@ class Job:
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
         if composed.fork is not None:
-            with importing():
-                from leyden.assembly.inherited import inherit_settings
             inherit_settings(composed, self.overrides, self.run.directory)
         return composed
 
