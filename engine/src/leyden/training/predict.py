@@ -70,7 +70,7 @@ def predict_table(
     Args:
         run: The run.
         checkpoint: One of its checkpoints.
-        path: A .csv, .parquet or .npz file, with the columns that the network was trained on.
+        path: A .csv or .parquet file, with the columns that the network was trained on.
         accelerator: The accelerator to compute on; None for the run's.
 
     Raises:
