@@ -237,6 +237,22 @@ def test_the_parents_overrides_come_before_what_is_typed(parents):
     assert fork_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
 
 
+def test_what_is_deleted_is_deleted_after_the_parent_was_composed(parents):
+    fork = f"fork={parents / 'stochastic'}@1"
+    found = fork_arguments(["~optimizer.momentum", fork], is_sweep=False)
+    assert found[-2:] == ["~optimizer.momentum", fork]
+    assert "optimizer.momentum=0.5" in found[:-2]
+
+
+def test_a_fork_that_has_begun_is_found_by_any_spelling_of_its_directory(parents, tmp_path, monkeypatch):
+    begun = composed(tmp_path / "a fork", f"fork={parents / 'stochastic'}@1", "model.dropout=0.4")
+    arguments = [f"fork={parents / 'nowhere'}@1", f"run_dir='{begun.directory}'"]
+    assert "model.dropout=0.4" in fork_arguments(arguments, is_sweep=False)
+    monkeypatch.chdir(begun.directory)  # which is no directory that was typed
+    with pytest.raises(UserError, match="nowhere"):
+        inherited(arguments[0])
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("nth", [1, 3, 5])
 def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811

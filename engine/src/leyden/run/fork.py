@@ -45,14 +45,15 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def settings_source(fork: str, run_dir: Path, *, trust: bool) -> RunContents:
+def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> RunContents:
     """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent.
 
     Raises:
         UserError: It is not the user's own, or can't be read.
     """
     parent = parse_fork(fork, trust=trust)[0]
-    source = RunContents(run_dir, trust=trust) if (run_dir / RECORD).exists() else parent
+    has_begun = run_dir is not None and (run_dir / RECORD).exists()
+    source = RunContents(run_dir, trust=trust) if run_dir and has_begun else parent
     source.check_owner()
     return source
 
@@ -66,19 +67,19 @@ def inherited_overrides(source: RunContents) -> list[str]:
     return [each for each in found if key_of(each) != "fork" and not is_launch_option(key_of(each))]
 
 
-def with_parent(overrides: Sequence[str], run_dir: Path) -> list[str]:
+def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
     """Return the overrides that a fork is composed by: its parent's, then its own; those of another run are its own.
 
     A file that a fork chooses takes the place of all that its parent's overrides say of that group.
 
     Args:
         overrides: The fork's own overrides.
-        run_dir: The fork's run directory.
+        run_dir: The fork's run directory; None for a new one.
 
     Raises:
         UserError: The parent can't be read or is not the user's own, or a recipe is chosen.
     """
-    if len(values := _values_of_fork(overrides)) != 1:
+    if len(values := _texts(overrides, "fork")) != 1:
         return list(overrides)
     source = settings_source(values[0], run_dir, trust=_is_trusted(overrides))
     there = inherited_overrides(source)
@@ -103,7 +104,7 @@ def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
     Raises:
         UserError: As of `with_parent`.
     """
-    if not (values := _values_of_fork(arguments)):
+    if not (values := _texts(arguments, "fork")):
         return list(arguments)
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     typed = [fork if key_of(each) == "fork" else each for each in arguments]
@@ -112,8 +113,8 @@ def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
         there = {key for each in parents.values() if each.record for key in flatten_keys(each)}
         files = [each for each in typed if key_of(each) in _groups() and "," not in each]
         return [_added(each, there, composed_values(files)) if "=" in each else each for each in typed]
-    run_dir = Path(next((each.partition("=")[2] for each in arguments if each.startswith("run_dir=")), ""))
-    overrides = [each for each in typed if "=" in each and not each.startswith("-")]
+    run_dir = next((Path(text) for text in _texts(arguments, "run_dir")), None)
+    overrides = [each for each in typed if each[:1] == "~" or ("=" in each and each[0] != "-")]
     position = typed.index(overrides[0])
     options = [each for each in typed[position:] if each not in overrides]
     return [*typed[:position], *with_parent(overrides, run_dir), *options]
@@ -124,9 +125,9 @@ def flatten_keys(run: RunContents) -> list[str]:
     return [key for key, _ in flatten(run.config)]
 
 
-def _values_of_fork(overrides: Sequence[str]) -> list[str]:
-    """Return the values of the override `fork`; empty if there is none, or if Hydra will report an error."""
-    typed = [each for each in overrides if key_of(each) == "fork" and each[0] != "~"]
+def _texts(overrides: Sequence[str], key: str) -> list[str]:
+    """Return the texts to which overrides set a key; empty if none does, or if Hydra will report an error."""
+    typed = [each for each in overrides if key_of(each) == key and each[0] != "~"]
     try:
         parsed = OverridesParser.create().parse_override(typed[-1]) if typed else None
         values: list[Any] = []
