@@ -41,7 +41,7 @@ FEW = (
 )
 DIFFERS, CRASH = "differs silently", "crash"
 # Lines on stderr that tell nothing of bits.
-ASIDE = ("will refuse this run", "persistent_workers", "the test set")
+ASIDE = ("persistent_workers", "the test set")
 # Those that do.
 ANNOUNCEMENTS = ("exact resume is not guaranteed",)
 

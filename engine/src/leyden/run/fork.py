@@ -21,7 +21,7 @@ from leyden.config.paths import conf_files
 from leyden.config.terminal import some_of
 from leyden.config.values import flatten
 from leyden.run.directory import RunContents
-from leyden.run.identity import RunIdentity, is_launch_option
+from leyden.run.identity import CONTROL_KEYS, RunIdentity
 from leyden.run.record import RECORD
 
 
@@ -59,12 +59,12 @@ def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> RunConte
 
 
 def inherited_overrides(source: RunContents) -> list[str]:
-    """Return the overrides of a run's last start, without `fork` and what only controls a start.
+    """Return the overrides of a run's last start, without `fork` and what names, places or limits that start.
 
     The last start repeats the overrides of the first one, and may add some.
     """
     found = [each for start in source.starts[-1:] for each in start["overrides"]]
-    return [each for each in found if key_of(each) != "fork" and not is_launch_option(key_of(each))]
+    return [each for each in found if key_of(each).split(".")[0] not in ("fork", *CONTROL_KEYS)]
 
 
 def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
