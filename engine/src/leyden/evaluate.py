@@ -23,21 +23,15 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.trained import evaluate, evaluate_row
     require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
-    options = {
-        "outputs": cfg.outputs,
-        "data_root": cfg.data_root,
-        "accelerator": cfg.accelerator,
-        "trust": cfg.trust,
-    }
+    options = {"outputs": cfg.outputs, "data_root": cfg.data_root, "accelerator": cfg.accelerator}
     if cfg.run is not None:
         run = Run(cfg.run, trust=cfg.trust)
         where = str(checkpoint := run.checkpoint(cfg.checkpoint))
-        del options["trust"]
         metrics, num_evaluations = evaluate(run, checkpoint, **options)
         shown = {name: metric_text(value) for name, value in metrics.items()}
     else:
         where, run, shown, num_evaluations = evaluate_row(
-            Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, **options
+            Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, trust=cfg.trust, **options
         )
     print_table([{"metric": name, "value": text} for name, text in shown.items()], header=False)
     if isinstance(num_evaluations, int):

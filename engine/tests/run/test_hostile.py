@@ -13,7 +13,7 @@ from PIL import Image
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from tests import records
-from tests.conftest import QUICK, finish, here, start
+from tests.conftest import QUICK, finish, start
 from tests.records import forget_result
 
 VERBS = ("evaluate", "predict", "export")
@@ -25,13 +25,6 @@ class Payload:
 
     def __reduce__(self):
         return open, (str(self.path), "w")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, mnist_root):
-    place = tmp_path_factory.mktemp("trained")
-    assert here("train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1") == 0
-    return place / "run"
 
 
 @pytest.fixture

@@ -20,16 +20,9 @@ from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record
 from tests import records
-from tests.conftest import QUICK, here
+from tests.conftest import QUICK
 
 LINE = "is not a run of yours (recorded on "
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, mnist_root):
-    place = tmp_path_factory.mktemp("trained")
-    assert here("train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1") == 0
-    return place / "run"
 
 
 @pytest.fixture
@@ -263,7 +256,7 @@ def test_a_record_that_is_replaced_after_the_check_is_not_used(own, touched, mon
     assert run.overrides == json.loads(good)["overrides"]
     (own / "run.json").write_bytes(good)
     before = read_record(own)
-    identity = RunIdentity({**before.nested, "run_dir": "a", "resume": "auto"}, {}.__getitem__)
+    identity = RunIdentity({**before.nested(), "run_dir": "a", "resume": "auto"}, {}.__getitem__)
     run = Run(own)
     with run.locked(identity, resume="auto"):
         (own / "run.json").write_bytes(evil)

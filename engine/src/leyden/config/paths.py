@@ -115,11 +115,6 @@ def own_packages(folder: str = "") -> list[str]:
     return [package.name for package in packages if (package / folder).is_dir()]
 
 
-def own_folders(folder: str) -> tuple[str, ...]:
-    """Return the dotted names of the folders with this name in the project's own packages."""
-    return tuple(f"{package}.{folder}" for package in own_packages(folder))
-
-
 @functools.cache  # thousands of runs name the same few targets
 def current_target(target: str) -> str:
     """Return a `_target_` with the current name of the project's package, in case it was renamed.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leyden.config.paths import current_target
+from leyden.run.record import with_current_targets
 
 MAX_CHANGED = 16  # values in which a configuration differs from the one that it shares the others with
 
@@ -58,8 +58,8 @@ class SharedConfigs:
                 or (type(value) is list and repr(value) != repr(other))
             }
             if len(changed) <= MAX_CHANGED:
-                return FlatConfig(current, _with_current_targets(changed))
-        self._bases[keys] = recorded, _with_current_targets(recorded)
+                return FlatConfig(current, with_current_targets(changed))
+        self._bases[keys] = recorded, with_current_targets(recorded)
         return FlatConfig(self._bases[keys][1], {})
 
 
@@ -72,13 +72,3 @@ def keys_to_compare(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     (base,) = bases.values()
     changed = dict.fromkeys(key for config in flat for key in config.changed)
     return [*(key for key in base if key in changed), *(key for key in changed if key not in base)]
-
-
-def _with_current_targets(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat configuration with each `_target_` under the project package's current name."""
-    current = {
-        key: current_target(value)
-        for key, value in flat.items()
-        if (key == "_target_" or key.endswith("._target_")) and isinstance(value, str)
-    }
-    return {**flat, **current} if current else flat

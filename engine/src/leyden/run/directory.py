@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from leyden.config.errors import UserError
-from leyden.config.paths import current_target
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import flatten
 from leyden.run import lock
@@ -86,12 +85,7 @@ class RunContents:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._nested(self.record)
-
-    def _nested(self, record: RunRecord | None) -> dict[str, Any]:
-        """Return the configuration in a record, with targets under the project package's current name."""
-        config: dict[str, Any] = _with_current_targets(self._recorded(record))
-        return config
+        return self._in(self.record, current=True)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -100,13 +94,13 @@ class RunContents:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._recorded(self.record)
+        return self._in(self.record, current=False)
 
-    def _recorded(self, record: RunRecord | None) -> dict[str, Any]:
+    def _in(self, record: RunRecord | None, *, current: bool) -> dict[str, Any]:
         if record is None:
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         try:
-            return record.nested
+            return record.nested(current=current)
         except ValueError as error:
             raise UserError(f"{self.directory}: not a run directory, {RECORD} can't be read ({error})") from error
 
@@ -209,18 +203,6 @@ class RunContents:
         return None
 
 
-def _with_current_targets(node: Any) -> Any:
-    """Return a configuration with each `_target_` under the project package's current name."""
-    if isinstance(node, list):
-        return [_with_current_targets(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: current_target(value) if key == "_target_" and isinstance(value, str) else _with_current_targets(value)
-        for key, value in node.items()
-    }
-
-
 class Run(RunContents):
     """A run directory that can be locked and written to.
 
@@ -288,7 +270,7 @@ class Run(RunContents):
         there = self._own(self.record)
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        starts, config = there.starts if there else [], self._nested(there)
+        starts, config = there.starts if there else [], self._in(there, current=True)
         overrides = [override for start in starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
@@ -349,7 +331,7 @@ class Run(RunContents):
     def _write(self, record: RunRecord) -> None:
         """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
         record.write(self.directory)
-        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested, sort_keys=False))
+        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested(), sort_keys=False))
 
     def restore_result(self) -> bool:
         """Undo `begin` for a run that had a result: restore its previous result and configuration.

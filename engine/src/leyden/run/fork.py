@@ -109,8 +109,8 @@ def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
     typed = [fork if key_of(each) == "fork" else each for each in arguments]
     if is_sweep:
-        parents = {value: parse_fork(value)[0] for value in values}
-        there = {key for each in parents.values() if each.record for key in flatten_keys(each)}
+        records = [parse_fork(value)[0].record for value in values]
+        there = {key for record in records if record for key in record.config}
         files = [each for each in typed if key_of(each) in _groups() and "," not in each]
         return [_added(each, there, composed_values(files)) if "=" in each else each for each in typed]
     run_dir = next((Path(text) for text in _texts(arguments, "run_dir")), None)
@@ -118,11 +118,6 @@ def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
     position = typed.index(overrides[0])
     options = [each for each in typed[position:] if each not in overrides]
     return [*typed[:position], *with_parent(overrides, run_dir), *options]
-
-
-def flatten_keys(run: RunContents) -> list[str]:
-    """Return the flat keys of a run's configuration."""
-    return [key for key, _ in flatten(run.config)]
 
 
 def _texts(overrides: Sequence[str], key: str) -> list[str]:

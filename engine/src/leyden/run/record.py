@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
+from leyden.config.paths import current_target
 from leyden.config.values import MAX_DIGITS, MAX_VALUES, unflatten
 from leyden.run.files import read_bytes, write_whole
 from leyden.run.owner import is_own, signature
@@ -61,14 +62,16 @@ class RunRecord:
     result: Result | None = None
     is_own: bool = True
 
-    @property
-    def nested(self) -> dict[str, Any]:
-        """The configuration as nested dictionaries and lists.
+    def nested(self, *, current: bool = False) -> dict[str, Any]:
+        """Return the configuration as nested dictionaries and lists.
+
+        Args:
+            current: Whether targets have the project package's current name.
 
         Raises:
             ValueError: The flat keys are not those of a configuration.
         """
-        config = unflatten(self.config)
+        config = unflatten(with_current_targets(self.config) if current else self.config)
         if not isinstance(config, dict):
             raise ValueError("its configuration is not a mapping")
         return config
@@ -189,3 +192,13 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
         if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
             return data
     return {}
+
+
+def with_current_targets(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat configuration with each `_target_` under the project package's current name."""
+    current = {
+        key: current_target(value)
+        for key, value in flat.items()
+        if (key == "_target_" or key.endswith("._target_")) and isinstance(value, str)
+    }
+    return {**flat, **current} if current else flat
