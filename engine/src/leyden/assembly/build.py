@@ -91,6 +91,7 @@ class Build:
         if test:
             with user_errors("data"):
                 data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
+            check_world_size(data, trainer.world_size)
         limit = trainer.limit_test_batches
         if (
             test
