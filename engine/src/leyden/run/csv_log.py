@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leyden.config.terminal import one_line
-from leyden.run import lease
+from leyden.run import lock
 from leyden.run.files import MAX_BYTES, read_bytes
 
 
@@ -33,7 +33,7 @@ def appending(
     Raises:
         OSError: The file can't be read or written.
     """
-    with lease.hold(path.with_suffix(".lock")) as held:
+    with lock.hold(path.with_suffix(".lock")) as held:
         content = path.read_bytes() if path.exists() else b""
 
         def append(row: Sequence[str]) -> None:

@@ -41,7 +41,6 @@ def check_test_evaluations(outputs: str) -> None:
     """
     path = Path(outputs) / TEST_EVALUATIONS_FILE
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with appending(path, HEADER), path.open("ab"):
             pass
     except OSError as error:
@@ -66,7 +65,6 @@ def record_test_evaluation(
         The number of the experiment's test evaluations, this one included.
     """
     path = Path(outputs) / TEST_EVALUATIONS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = run.config.get("name", "")
     with appending(path, HEADER) as (rows, append):
         append([now(), name, where or str(run.directory), checkpoint, json.dumps(metrics)])
