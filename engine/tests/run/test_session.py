@@ -3,10 +3,9 @@
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.run import session
-from leyden.run.directory import Run
+from leyden.run import directory
+from leyden.run.directory import EXIT_REQUEUED, Position, Run, ThisJob
 from leyden.run.result import Failure, Result
-from leyden.run.session import EXIT_REQUEUED, Position, ThisJob
 from tests import records
 from tests.run.test_directory import CONFIG, FINISHED, of
 from tests.scheduler.test_requeue import BY_A_PEER
@@ -20,7 +19,7 @@ OTHER = Result.failed((), Failure("ValueError", "of another process"))
 @pytest.fixture
 def ended(tmp_path, monkeypatch):
     """A function that ends a run's process with an error; returns the run, what was raised, and the requests to requeue."""
-    monkeypatch.setattr(session, "PEER_S", 0.3)
+    monkeypatch.setattr(directory, "PEER_S", 0.3)
 
     def end(rank, error, recorded=None, num=2, has_trained=True, has_job=True):
         requests = []
@@ -34,7 +33,7 @@ def ended(tmp_path, monkeypatch):
         def fail():
             position = Position(1, 10, has_trained, num)
             progress = {"position": lambda: position, "before_end": lambda *_: None}
-            with session.session(run, IDENTITY, [], job=job, **progress):
+            with directory.session(run, IDENTITY, [], job=job, **progress):
                 if recorded:
                     records.put(run.directory, result=recorded)
                 raise error

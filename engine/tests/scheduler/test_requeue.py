@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from torch.distributed import DistNetworkError
 
-from leyden.run.session import is_communication_error
+from leyden.run.directory import is_communication_error
 from leyden.scheduler import requeue
 from leyden.scheduler.requeue import RequeueSignal
 

@@ -22,10 +22,9 @@ from leyden.config.errors import UserError, is_mistake
 from leyden.config.hydra import composing, task_overrides
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import warn
-from leyden.run.directory import Run
+from leyden.run.directory import EXIT_REQUEUED, Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, num_processes, release_memory
-from leyden.run.session import EXIT_REQUEUED, is_communication_error, wait_for_result
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from leyden.config.terminal import one_line
+from leyden.run.directory import EXIT_REQUEUED, ThisJob
 from leyden.run.process import is_main_process
-from leyden.run.session import EXIT_REQUEUED, ThisJob
 from leyden.scheduler import current, job_id, num_restarts
 
 WATCH_S = 1.0

@@ -26,14 +26,13 @@ from leyden.data.facts import Facts
 from leyden.exact.first_batches import first_batches, has_split
 from leyden.exact.random_state import seed_everything, undisturbed
 from leyden.report.hparams import write_hparams
-from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
+from leyden.run.directory import Run, RunContents, changed_names, check_resumable, session, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
 from leyden.run.provenance import installed_versions
 from leyden.run.result import Result
-from leyden.run.session import session
 from leyden.scheduler import job_id, num_restarts
 from leyden.scheduler.requeue import RequeueSignal, this_job
 
