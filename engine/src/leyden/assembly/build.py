@@ -34,7 +34,7 @@ from leyden.exact.random_state import seed_everything, undisturbed
 from leyden.run.directory import Run
 from leyden.run.fork import key_of
 from leyden.run.process import is_main_process
-from leyden.run.requeue import RequeueSignal
+from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task
 
 

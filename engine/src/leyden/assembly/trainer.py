@@ -43,10 +43,10 @@ from leyden.exact.random_state import seeded
 from leyden.exact.resumable import flatten_loaders
 from leyden.exact.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.pictures.base import OnEvaluation
+from leyden.run.directory import Position
 from leyden.run.identity import identity_values
-from leyden.run.requeue import RequeueSignal
-from leyden.run.session import Position
 from leyden.scheduler import current
+from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task
 
 STEP_HOOKS = (

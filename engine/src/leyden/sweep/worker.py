@@ -223,7 +223,7 @@ def draw_pictures(config: DictConfig) -> str:
     with importing():
         from leyden.training.trained import draw_late_pictures
     try:
-        with lock.acquire(Path(config.run_dir), timeout_s=0):
+        with lock.hold_directory(Path(config.run_dir), timeout_s=0):
             draw_late_pictures(config)
     except Exception as error:
         return failure_text(error)

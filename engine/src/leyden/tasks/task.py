@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
-from leyden.run.charts import STAGES
+from leyden.run.result import STAGES
 
 
 class Means(Metric):

@@ -27,15 +27,14 @@ from leyden.data.facts import Facts
 from leyden.exact.first_batches import first_batches, has_split
 from leyden.exact.random_state import undisturbed
 from leyden.report.hparams import write_hparams
-from leyden.run.directory import Run
+from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
-from leyden.run.requeue import RequeueSignal
 from leyden.run.result import Result
-from leyden.run.session import session
 from leyden.scheduler import job_id, num_restarts
+from leyden.scheduler.requeue import RequeueSignal, this_job
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 
@@ -155,6 +154,7 @@ def _start(
                 parent=beginning.recorded,
                 data=parts.digests,
                 step=step,
+                job=this_job(),
                 position=lambda: parts.trainer.position,
                 before_end=write_hparams,
             )
