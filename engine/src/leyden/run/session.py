@@ -100,7 +100,7 @@ def session(
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, parent, machine(), data, step)
+    run.begin(identity, overrides, parent, machine(position().num_processes), data, step)
     try:
         yield begun
     except Exception as error:
