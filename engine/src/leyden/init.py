@@ -6,7 +6,7 @@ from leyden.config import arguments
 from leyden.config.errors import UserError
 from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
-from leyden.scaffold.adopt import BASES, choose_classes, write_train_config
+from leyden.scaffold import BASES, choose_classes, write_train_config
 
 USAGE = """\
 leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]

@@ -251,9 +251,9 @@ def _warn_of_other_versions(run: RunContents) -> None:
     """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
     recorded, here = run.starts[-1:] and run.starts[-1].get("versions"), installed_versions()
     there = recorded if isinstance(recorded, dict) else {}
-    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here[name]) != here[name]]
+    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here.get(name)) != here.get(name)]
     if names:
-        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here[name]}" for name in names)
+        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here.get(name)}" for name in names)
         warn(f"exact resume is not guaranteed: {versions}")
 
 

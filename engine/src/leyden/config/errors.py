@@ -31,7 +31,6 @@ _ENGINE_PARTS = (
     "sweep",
     "cluster",
     "training",
-    "reproduction",
     "callbacks/checkpoint",
     "callbacks/preemption",
     "files/fetch",

@@ -21,6 +21,8 @@ def _warm_up(node: str) -> None:
     with importing():
         from leyden import assembly  # noqa: F401 - all that jobs need
         from leyden.data.tensors import keep_tensors
+        from leyden.run.provenance import installed_versions
+    installed_versions()  # each job records them
     keep_tensors()
     if node and _starts_nothing(node):
         _read(node)
