@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -52,7 +51,7 @@ def process(path, body, machine=None):
 
 @pytest.fixture
 def fast(monkeypatch):
-    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05}.items():
+    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05, "_thread": None}.items():
         monkeypatch.setattr(lock, name, value)
 
 
@@ -251,8 +250,11 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
     with hold(tmp_path / "x") as held, hold_directory(tmp_path / "run", 0):
         child = os.fork()
         if not child:
+            lock.HEARTBEAT_S, lock.os.utime = 0.01, lambda path: os._exit(1)
+            lock._start_heartbeats()  # as if it took another lock
+            time.sleep(0.1)
             released = held.release() or lock._HELD[tmp_path / "run"].release()
-            os._exit(released or threading.active_count() > 1)
+            os._exit(released or not lock._thread.is_alive())
         assert os.waitpid(child, 0)[1] == 0
         assert is_held(tmp_path / "run")
         held.check()
