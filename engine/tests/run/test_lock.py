@@ -141,15 +141,19 @@ def test_a_holder_killed_on_another_machine_is_waited_for_unless_its_job_has_end
 
 
 @elsewhere
-def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast):
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast, is_over):
     os.kill(holder.pid, signal.SIGSTOP)
     with hold(tmp_path / ".lock") as held:
+        if is_over:
+            held.release()
         os.kill(holder.pid, signal.SIGCONT)
         output, _ = holder.communicate("\n")
         assert "was taken over by another process while this one was suspended" in output
-        held.check()
-        assert is_held(tmp_path)  # it has freed nothing
-    assert not is_held(tmp_path)
+        if not is_over:
+            held.check()
+            assert is_held(tmp_path)  # it has freed nothing
+    assert not [*tmp_path.iterdir()]
 
 
 @elsewhere
@@ -266,8 +270,12 @@ def test_a_run_that_was_moved_is_told_as_that(tmp_path):
         with pytest.raises(UserError, match="was moved, deleted or replaced"):
             check_held(tmp_path / "run")
         another = hold(tmp_path / "run" / ".lock", timeout_s=0)
-        with another, pytest.raises(UserError, match="was moved, deleted or replaced"):
-            check_held(tmp_path / "run")
+        with another as held:
+            os.utime(held.file, (1, 1))
+            lock._HELD[tmp_path / "run"].beat()
+            assert held.file.stat().st_mtime == 1
+            with pytest.raises(UserError, match="was moved, deleted or replaced"):
+                check_held(tmp_path / "run")
         shutil.copytree(tmp_path / "moved", tmp_path / "run")
         with pytest.raises(UserError, match="was moved, deleted or replaced"):
             check_held(tmp_path / "run")

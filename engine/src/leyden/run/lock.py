@@ -154,10 +154,16 @@ class Lock:
         now = _clock()
         try:
             self.is_lost |= max(_numbers(self.path)) > self.number
-            os.utime(self.file)
-            self._beaten_at = now
+            if self._is_there():  # else another process, or run, may have a file of that name
+                os.utime(self.file)
+                self._beaten_at = now
         except OSError as error:
             self._problem = error.strerror or str(error)
+
+    def _is_there(self) -> bool:
+        """Return whether the file is the one that this process has created."""
+        found = _read(self.file)
+        return found is not None and (found[0], found[2]) == self._content
 
     def check(self) -> None:
         """Check, before a write, that this process still holds the lock, in the same folder.
@@ -171,11 +177,11 @@ class Lock:
         """
         folder, is_there = self.path.parent, True
         with contextlib.suppress(OSError):
-            found = _read(self.file)
-            is_there = found is not None and (found[0], found[2]) == self._content
-        if not is_there or _clock() - self._beaten_at > STALE_S / 2:
+            is_there = self._is_there()
+        is_late = _clock() - self._beaten_at > STALE_S / 2
+        if is_late or not is_there:
             self.beat()
-        if self.is_lost:
+        if self.is_lost or (is_late and not is_there):  # the other one may have ended
             raise UserError(f"{folder}: was taken over by another process while this one was suspended")
         if not is_there:
             raise UserError(f"{folder}: was moved, deleted or replaced during the run, which can't continue")
