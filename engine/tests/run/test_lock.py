@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -52,7 +51,7 @@ def process(path, body, machine=None):
 
 @pytest.fixture
 def fast(monkeypatch):
-    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05}.items():
+    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05, "_thread": None}.items():
         monkeypatch.setattr(lock, name, value)
 
 
@@ -142,15 +141,19 @@ def test_a_holder_killed_on_another_machine_is_waited_for_unless_its_job_has_end
 
 
 @elsewhere
-def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast):
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast, is_over):
     os.kill(holder.pid, signal.SIGSTOP)
     with hold(tmp_path / ".lock") as held:
+        if is_over:
+            held.release()
         os.kill(holder.pid, signal.SIGCONT)
         output, _ = holder.communicate("\n")
         assert "was taken over by another process while this one was suspended" in output
-        held.check()
-        assert is_held(tmp_path)  # it has freed nothing
-    assert not is_held(tmp_path)
+        if not is_over:
+            held.check()
+            assert is_held(tmp_path)  # it has freed nothing
+    assert not [*tmp_path.iterdir()]
 
 
 @elsewhere
@@ -251,8 +254,11 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
     with hold(tmp_path / "x") as held, hold_directory(tmp_path / "run", 0):
         child = os.fork()
         if not child:
+            lock.HEARTBEAT_S, lock.os.utime = 0.01, lambda path: os._exit(1)
+            lock._start_heartbeats()  # as if it took another lock
+            time.sleep(0.1)
             released = held.release() or lock._HELD[tmp_path / "run"].release()
-            os._exit(released or threading.active_count() > 1)
+            os._exit(released or not lock._thread.is_alive())
         assert os.waitpid(child, 0)[1] == 0
         assert is_held(tmp_path / "run")
         held.check()
@@ -264,8 +270,12 @@ def test_a_run_that_was_moved_is_told_as_that(tmp_path):
         with pytest.raises(UserError, match="was moved, deleted or replaced"):
             check_held(tmp_path / "run")
         another = hold(tmp_path / "run" / ".lock", timeout_s=0)
-        with another, pytest.raises(UserError, match="was moved, deleted or replaced"):
-            check_held(tmp_path / "run")
+        with another as held:
+            os.utime(held.file, (1, 1))
+            lock._HELD[tmp_path / "run"].beat()
+            assert held.file.stat().st_mtime == 1
+            with pytest.raises(UserError, match="was moved, deleted or replaced"):
+                check_held(tmp_path / "run")
         shutil.copytree(tmp_path / "moved", tmp_path / "run")
         with pytest.raises(UserError, match="was moved, deleted or replaced"):
             check_held(tmp_path / "run")

@@ -41,6 +41,8 @@ LOCK = ".lock"  # in a run directory
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 State = Literal["free", "held", "unknown"]
 _RANDOM = random.Random()  # so that processes that start together do not look together
+_ALIVE: set["Lock"] = set()  # which a thread touches; one for all, as an array of jobs takes hundreds
+_thread: threading.Thread | None = None
 
 
 @dataclass(frozen=True)
@@ -143,23 +145,25 @@ class Lock:
     def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
         self.path, self.number, self.file, self._content = path, number, _file(path, number), content
         self.is_lost = False
-        self._pid, self._beaten_at, self._problem = os.getpid(), _clock(), ""
-        self._released = threading.Event()
-        threading.Thread(target=self._beat_until_released, name="lock", daemon=True).start()
-
-    def _beat_until_released(self) -> None:
-        while not self._released.wait(HEARTBEAT_S):
-            self.beat()
+        self.pid, self._beaten_at, self._problem = os.getpid(), _clock(), ""
+        _start_heartbeats()
+        _ALIVE.add(self)
 
     def beat(self) -> None:
         """Touch the file, and note if another process has taken the lock over."""
         now = _clock()
         try:
             self.is_lost |= max(_numbers(self.path)) > self.number
-            os.utime(self.file)
-            self._beaten_at = now
+            if self._is_there():  # else another process, or run, may have a file of that name
+                os.utime(self.file)
+                self._beaten_at = now
         except OSError as error:
             self._problem = error.strerror or str(error)
+
+    def _is_there(self) -> bool:
+        """Return whether the file is the one that this process has created."""
+        found = _read(self.file)
+        return found is not None and (found[0], found[2]) == self._content
 
     def check(self) -> None:
         """Check, before a write, that this process still holds the lock, in the same folder.
@@ -173,11 +177,11 @@ class Lock:
         """
         folder, is_there = self.path.parent, True
         with contextlib.suppress(OSError):
-            found = _read(self.file)
-            is_there = found is not None and (found[0], found[2]) == self._content
-        if not is_there or _clock() - self._beaten_at > STALE_S / 2:
+            is_there = self._is_there()
+        is_late = _clock() - self._beaten_at > STALE_S / 2
+        if is_late or not is_there:
             self.beat()
-        if self.is_lost:
+        if self.is_lost or (is_late and not is_there):  # the other one may have ended
             raise UserError(f"{folder}: was taken over by another process while this one was suspended")
         if not is_there:
             raise UserError(f"{folder}: was moved, deleted or replaced during the run, which can't continue")
@@ -192,9 +196,9 @@ class Lock:
         Returns:
             Whether this process held it until now.
         """
-        if self._pid != os.getpid():
+        _ALIVE.discard(self)
+        if self.pid != os.getpid():
             return False
-        self._released.set()
         try:
             self.check()
             self.file.unlink()
@@ -204,6 +208,22 @@ class Lock:
             with contextlib.suppress(OSError):  # an empty file is free after a while, though this process lives
                 os.truncate(self.file, 0)
         return True
+
+
+def _start_heartbeats() -> None:
+    """Start the thread that touches the files of this process's locks, unless it runs; a fork has none."""
+    global _thread
+    if _thread is None or not _thread.is_alive():
+        _thread = threading.Thread(target=_beat_for_ever, name="locks", daemon=True)
+        _thread.start()
+
+
+def _beat_for_ever() -> None:
+    while True:
+        time.sleep(HEARTBEAT_S)
+        for held in list(_ALIVE):
+            if held.pid == os.getpid():  # not its parent's
+                held.beat()
 
 
 def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> Lock:

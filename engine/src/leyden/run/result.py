@@ -3,11 +3,12 @@
 import csv
 import io
 import re
+import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import NoneType
+from types import UnionType
 from typing import Any, BinaryIO
 
 from leyden.config.objective import Objective
@@ -136,7 +137,7 @@ class Result:
             ValueError: The content is not a valid result.
         """
         try:
-            values = {name: content[name] for name in FIELDS if name in content}
+            values = {name: content[name] for name in FIELDS if name in content and name != "objectives"}
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
@@ -149,33 +150,20 @@ class Result:
         return result
 
 
-# A newer version may have more.
-FIELDS = [each.name for each in fields(Result) if each.name != "objectives"]
+def _classes(hint: Any) -> tuple[type, ...]:
+    """Return the classes of a type hint, without their parameters; a whole number is a float, too."""
+    hints = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    classes = tuple(typing.get_origin(each) or each for each in hints)
+    return (*classes, int) if float in classes else classes
 
 
-NUMBER, TEXT = (int, float), str
-TYPES: dict[str, Any] = {
-    "status": TEXT,
-    "metrics": dict,
-    "epochs": NUMBER,
-    "optimizer_steps": NUMBER,
-    "seconds": (*NUMBER, NoneType),
-    "samples_per_second": (*NUMBER, NoneType),
-    "checkpoint": (TEXT, NoneType),
-    "requeues": NUMBER,
-    "stages": dict,
-    "can_be_tested": bool,
-    "takes_optimizer": bool,
-    "test_split": list,
-    "best_epoch": (int, NoneType),
-    "best_step": (int, NoneType),
-}
+FIELDS = {each.name: _classes(each.type) for each in fields(Result)}  # a newer version may have more
 
 
 def _is_valid(result: Result) -> bool:
     """Return whether all fields have valid types, and a complete run has its time and objective values."""
     values = vars(result)
-    if not all(isinstance(values[name], kind) for name, kind in TYPES.items()):
+    if not all(isinstance(values[name], classes) for name, classes in FIELDS.items()):
         return False
     needed = [result.seconds, *[aim.value for aim in result.objectives]]
     numbers = [value for value in values.values() if isinstance(value, int)] + [*result.metrics.values()]
