@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, leave
 from leyden.config.paths import ROOT, environment_of
 from leyden.report.printout import print_next_steps
 from leyden.reproduction.environment import accelerator, recorded_threads, warn_of_other_versions
@@ -106,4 +106,4 @@ def _default_directory(run: Run) -> Path:
 
 
 def _exit_on_signal(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+    leave(128 + number)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from leyden.config.errors import UserError, is_mistake, last_frame, mark_as_bug
+from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.terminal import quoted_override, warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
@@ -113,7 +113,7 @@ def session(
                 ) from error
             if requeue_after(error):
                 raise SystemExit(EXIT_REQUEUED) from error
-        mistaken = is_mistake(error, runs=True)
+        mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
             failure = Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error))
             _fail(begun, failure, position())
@@ -121,7 +121,6 @@ def session(
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
             raise UserError(message if names_run else f"{run.directory} failed: {message}") from error
-        mark_as_bug(error)
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
