@@ -28,7 +28,7 @@ from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
 from leyden.pictures.monitor import LoggedConfig
 from leyden.run.directory import Run
-from leyden.run.requeue import RequeueSignal
+from leyden.scheduler.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
 from tests import conf
 from tests.conftest import QUICK

@@ -17,8 +17,8 @@ SRC = LIBRARY.parent
 # From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
 FLOORS = [
     "config",
-    "scheduler",
     "run",
+    "scheduler",
     "exact",
     "files",
     "data",

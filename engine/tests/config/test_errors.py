@@ -208,6 +208,15 @@ def test_the_page_of_questions_has_the_table_of_exit_codes():
     assert [*map(int, rows)] == sorted({*Exit})
 
 
+def test_a_process_ends_in_one_place():
+    ends = re.compile(r"raise SystemExit|sys\.exit\(|os\._exit\(")
+    found = {path.relative_to(LIBRARY).as_posix(): ends.findall(path.read_text()) for path in LIBRARY.rglob("*.py")}
+    assert {name: texts for name, texts in found.items() if texts} == {
+        "config/errors.py": ["raise SystemExit", "os._exit("],
+        "cluster/bootstrap.py": ["sys.exit("],  # it runs before Leyden can be imported
+    }
+
+
 HANDS_ON = f"""
 from leyden.tasks.classification import Classification
 from torchvision.datasets import FashionMNIST

@@ -17,7 +17,6 @@ from leyden.config.paths import ROOT, SRC
 from leyden.run.directory import Run
 from leyden.run.evaluations import record_test_evaluation
 from leyden.run.identity import RunIdentity
-from leyden.run.lease import is_file_of
 from leyden.run.lock import check_held
 from leyden.run.result import Result
 from tests import records
@@ -55,7 +54,7 @@ def snapshot(run):
     return {
         path: path.read_bytes()
         for path in run.directory.rglob("*")
-        if path.is_file() and not is_file_of(run.directory / ".lock", path.name)
+        if path.is_file() and not path.name.startswith(".lock.")
     }
 
 

@@ -22,7 +22,7 @@ from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches
 from leyden.exact.random_state import seed_stages, seeded
 from leyden.exact.resumable import flatten_loaders, make_resumable
-from leyden.run import lease
+from leyden.run import lock
 from leyden.run.files import files_below, read_json, sha256_of, write_whole
 
 
@@ -54,7 +54,7 @@ def datamodule(
             # The lock makes the processes of a run call it one after another.
             # On Windows, each user has a temporary folder of their own.
             user = os.getuid() if hasattr(os, "getuid") else ""
-            with lease.hold(Path(tempfile.gettempdir()) / f"leyden-{user}" / "prepare-data"):
+            with lock.hold(Path(tempfile.gettempdir()) / f"leyden-{user}" / "prepare-data"):
                 data.prepare_data()
         data.setup("fit")
         _check_facts(facts_of(data))
@@ -128,7 +128,7 @@ def stage(source: Path, scratch: str) -> Path:
     copy = Path(expanded) / f"leyden-{os.getuid()}" / name
     marker = copy.with_name(f"{name}.json")
     try:
-        with lease.hold(copy.with_name(f"{name}.lock")):
+        with lock.hold(copy.with_name(f"{name}.lock")):
             files = _sizes_and_times(source)
             if read_json(marker, None) != files:
                 marker.unlink(missing_ok=True)

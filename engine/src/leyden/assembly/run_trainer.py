@@ -26,8 +26,8 @@ from leyden.exact.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values
-from leyden.run.requeue import RequeueSignal
 from leyden.run.session import Position
+from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task
 
 

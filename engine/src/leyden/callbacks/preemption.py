@@ -13,7 +13,7 @@ from torch import distributed
 
 from leyden.config.errors import Exit, leave
 from leyden.run.process import is_main_process
-from leyden.run.requeue import SIGNAL, RequeueSignal
+from leyden.scheduler.requeue import SIGNAL, RequeueSignal
 
 
 class Preemption(L.Callback):

@@ -16,8 +16,7 @@ from leyden.config.paths import prepare_process
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, num_processes, release_memory
-from leyden.run.requeue import is_communication_error
-from leyden.run.session import wait_for_result
+from leyden.run.session import is_communication_error, wait_for_result
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.grid import run_sweep
@@ -117,7 +116,7 @@ class JobLauncher:
         for job in jobs:
             job.log = self.log
             with job.run.locked(identity := job.identity, resume="auto"):
-                job.run.begin(identity, job.overrides)
+                job.run.begin(identity, job.overrides, job=self.scheduler.job_id())
                 job.run.submission = submission(self.scheduler, Submitted(str(self.scheduler.job_id()), self.log))
         self.started += jobs
 

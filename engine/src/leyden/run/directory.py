@@ -28,7 +28,6 @@ from leyden.run.process import is_main_process
 from leyden.run.provenance import origin
 from leyden.run.record import RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Result
-from leyden.scheduler import SCHEDULERS
 
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
@@ -154,10 +153,9 @@ class RunContents:
         """
         path = self.directory / "job.json"
         submission = read_json(path, {})
+        keys = {"scheduler", "job_id", "log"}
         if submission and not (
-            isinstance(submission, dict)
-            and submission.get("scheduler") in SCHEDULERS
-            and {"job_id", "log"} <= {*submission}
+            isinstance(submission, dict) and all(type(submission.get(key)) is str for key in keys)
         ):
             raise UserError(f"{path}: is not a valid job; remove it")
         return dict(submission)
@@ -248,7 +246,7 @@ class Run(RunContents):
         if self.is_finished(identity) or not is_main_process():
             yield
             return
-        with lock.acquire(self.directory, timeout_s, ended_job=ended_job):
+        with lock.hold_directory(self.directory, timeout_s, ended_job=ended_job):
             self.accept(identity, resume)  # again, since the previous holder may have changed it
             yield
 
@@ -300,24 +298,13 @@ class Run(RunContents):
             return False
         return not identity.is_longer_than(self.config)
 
-    def begin(
-        self,
-        identity: RunIdentity,
-        overrides: list[str],
-        parent: dict[str, Any] | None = None,
-        machine: dict[str, Any] | None = None,
-        data: dict[str, str] | None = None,
-        step: int | None = None,
-    ) -> None:
+    def begin(self, identity: RunIdentity, overrides: list[str], **facts: Any) -> None:
         """Record the configuration and the provenance of a start, the first or a later one.
 
         Args:
             identity: Identity of the run.
             overrides: Overrides on the command line.
-            parent: Checkpoint that the weights come from, see `origin`.
-            machine: Description of the machine, see `origin`.
-            data: Hashes of the training data, see `origin`.
-            step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
+            facts: Other arguments of `origin`, for example `job`.
         """
         if is_main_process():
             before = self._own(self.record)
@@ -325,7 +312,7 @@ class Run(RunContents):
             if before and before.result:
                 self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
-            starts.append(origin(overrides, parent, machine, data, step, code_of(identity.config)))
+            starts.append(origin(overrides, code=code_of(identity.config), **facts))
             self._write(RunRecord(dict(flatten(identity.saved_config)), starts))
 
     def _write(self, record: RunRecord) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import leyden
 from leyden.config.paths import LIBRARY, ROOT
 from leyden.run.process import num_cores
-from leyden.scheduler import job_id
 
 
 def git(
@@ -61,11 +60,13 @@ VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 def origin(
     overrides: list[str],
+    *,
     parent: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
     step: int | None = None,
     code: dict[str, str] | None = None,
+    job: str | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of a start, as recorded in `run.json`.
 
@@ -76,6 +77,7 @@ def origin(
         data: SHA-256 of the training data, by name; None if the start does not train.
         step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
         code: SHA-256 of the files that define the run's classes, by name.
+        job: Id of the cluster's job that this process belongs to; None outside of a job.
     """
     return {
         "time": now(),
@@ -87,7 +89,7 @@ def origin(
         "machine": machine,
         "data": data,
         "pid": os.getpid(),
-        "job": job_id(),
+        "job": job,
         "step": step,
         "code": code,
         "git": state_of_code(),

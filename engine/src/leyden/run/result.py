@@ -11,7 +11,6 @@ from typing import Any
 
 from leyden.config.objective import Objective
 from leyden.run.files import read_bytes, write_whole
-from leyden.scheduler import num_restarts
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,16 @@ class Result:
 
     @classmethod
     def failed(
-        cls, objectives: tuple[Objective, ...], error: Failure, *, epochs: int = 0, num_steps: int = 0
+        cls,
+        objectives: tuple[Objective, ...],
+        error: Failure,
+        *,
+        epochs: int = 0,
+        num_steps: int = 0,
+        requeues: int = 0,
     ) -> "Result":
         """Create the result of a run that failed after the given numbers of epochs and steps."""
-        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_restarts(), error)
+        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, requeues, error)
 
     @property
     def is_complete(self) -> bool:

@@ -1,24 +1,42 @@
 """The session of a run: one launch, until it succeeds, fails or is interrupted."""
 
 import contextlib
-import signal
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from leyden.config.errors import UserError, is_mistake, last_frame
+from leyden.config.errors import Exit, UserError, is_mistake, last_frame, leave
 from leyden.config.terminal import quoted_override, warn
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import machine
-from leyden.run.requeue import EXIT_REQUEUED, is_communication_error, requeue_after
 from leyden.run.result import Failure, Result
 
+# Begins the message of an error of communication in gloo, which is a plain RuntimeError.
+GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
+
+
+class ThisJob(NamedTuple):
+    """The cluster's job that this process belongs to.
+
+    Args:
+        id: Its id; None outside of a job.
+        restarts: How often it was restarted.
+        requeue: Puts it back into the queue after a failure of communication, and returns whether it could.
+    """
+
+    id: str | None = None
+    restarts: int = 0
+    requeue: Callable[[Exception], bool] = lambda error: False
+
+
+NO_JOB = ThisJob()
 
 
 class Position(NamedTuple):
@@ -35,6 +53,20 @@ class Position(NamedTuple):
     num_steps: int
     has_trained: bool
     num_processes: int
+
+
+def is_communication_error(error: BaseException, num_processes: int) -> bool:
+    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
+    of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        if isinstance(cause, of_torch):
+            return True
+        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
+            return True
+        chain, cause = [*chain, cause], cause.__cause__
+    return False
 
 
 class Session:
@@ -78,6 +110,7 @@ def session(
     parent: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
     step: int = 0,
+    job: ThisJob = NO_JOB,
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
 ) -> Iterator[Session]:
@@ -92,6 +125,7 @@ def session(
         parent: Checkpoint that the weights come from, see `origin`.
         data: Hashes of the training data, see `origin`.
         step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
+        job: The cluster's job of this process.
         position: Returns the progress of the training.
         before_end: Called with the result before it is written.
 
@@ -100,7 +134,7 @@ def session(
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, parent, machine(), data, step)
+    run.begin(identity, overrides, parent=parent, machine=machine(), data=data, step=step, job=job.id)
     try:
         yield begun
     except Exception as error:
@@ -111,12 +145,12 @@ def session(
                 raise UserError(
                     f"{run.directory} failed in another process: {first.type}: {first.message}"
                 ) from error
-            if requeue_after(error):
-                raise SystemExit(EXIT_REQUEUED) from error
+            if job.requeue(error):
+                leave(Exit.REQUEUED, error)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
             failure = Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error))
-            _fail(begun, failure, position())
+            _fail(begun, failure, position(), job.restarts)
         if mistaken:
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
@@ -130,8 +164,9 @@ def session(
                 f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {effect}.",
                 file=sys.stderr,
             )
-        codes: dict[Any, int] = {None: 128 + signal.SIGTERM, 0: 128 + signal.SIGTERM, 1: 128 + signal.SIGINT}
-        raise SystemExit(codes.get(stop.code, stop.code)) from None
+        code: Any = stop.code
+        codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
+        leave(codes.get(code, code))
 
 
 def wait_for_result(run: Run) -> Result | None:
@@ -145,9 +180,10 @@ def wait_for_result(run: Run) -> Result | None:
     return None
 
 
-def _fail(begun: Session, failure: Failure, position: Position) -> None:
+def _fail(begun: Session, failure: Failure, position: Position, restarts: int) -> None:
     """Write the result of a failed run, or restore the previous result if nothing was trained."""
-    result = Result.failed(begun.identity.objectives, failure, epochs=position.epochs, num_steps=position.num_steps)
+    progress = {"epochs": position.epochs, "num_steps": position.num_steps, "requeues": restarts}
+    result = Result.failed(begun.identity.objectives, failure, **progress)
     try:
         if position.has_trained or not begun.run.restore_result():
             begun.write(result)

@@ -211,7 +211,7 @@ def draw_pictures(config: DictConfig) -> str:
     with importing():
         from leyden.training import redraw
     try:
-        with lock.acquire(Path(config.run_dir), timeout_s=0):
+        with lock.hold_directory(Path(config.run_dir), timeout_s=0):
             redraw.draw_late_pictures(config)
     except Exception as error:
         return failure_text(error)

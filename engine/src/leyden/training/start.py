@@ -32,10 +32,10 @@ from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
 from leyden.run.provenance import installed_versions
-from leyden.run.requeue import RequeueSignal
 from leyden.run.result import Result
 from leyden.run.session import session
 from leyden.scheduler import job_id, num_restarts
+from leyden.scheduler.requeue import RequeueSignal, this_job
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 
@@ -188,6 +188,7 @@ def _start(
                 parent=parent,
                 data=digests,
                 step=step,
+                job=this_job(),
                 position=lambda: trainer.position,
                 before_end=write_hparams,
             )
