@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
-from leyden.report.query import parse_condition
+from leyden.config.values import ABSENT
+from leyden.report.listing import parse_condition
 
 RUN = {
     "val/acc": 0.98,
@@ -64,7 +65,7 @@ RUN = {
     ],
 )
 def test_what_a_condition_means(text, holds):
-    assert parse_condition(text)[0](RUN) is holds
+    assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is holds
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def test_whatever_is_typed_is_a_condition_or_a_line(text):
         condition, keys = parse_condition(text)
     except UserError:
         return
-    assert condition({}) in (True, False)
-    assert condition(dict.fromkeys(keys, 0.5)) in (True, False)
+    assert condition(lambda key: ABSENT) in (True, False)
+    assert condition(dict.fromkeys(keys, 0.5).get) in (True, False)
 
 
 @pytest.mark.parametrize("text", ["(" * 5000, f"a={'[' * 5000}{']' * 5000}", "not " * 5000 + "a=1"])

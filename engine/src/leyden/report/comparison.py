@@ -1,5 +1,6 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from leyden.config.terminal import metric_digits, metric_text, show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows
 from leyden.report.held_out import test_set_remarks
-from leyden.report.listing import filter_records
+from leyden.report.listing import select
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
@@ -28,9 +29,8 @@ from leyden.report.ranking import (
     plus_minus,
     read_sweep_settings,
     standard_deviation,
-    varying_keys,
 )
-from leyden.report.records import Record, fill_choices, read_raw_records
+from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
 from leyden.report.statistics import (
     MIN_VALUES,
     Group,
@@ -121,17 +121,18 @@ def compare(
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     both = []
     for directory, condition, option in zip(directories, conditions, "ab", strict=True):
-        chosen, _ = filter_records(read[directory], condition, option)
+        chosen, _ = select(read[directory], condition, option)
         if not chosen:
             raise UserError(f"{option}={condition}: no run matches this")
-        both.append([record for record, _ in chosen])
+        both.append(chosen)
     a, b = both
-    paths = [{record.run.directory.resolve() for record in records} for records in (a, b)]
+    paths = [{os.path.realpath(record.directory) for record in records} for records in (a, b)]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(
             f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
         )
     objective = _shared_objective(a, b)
+    narrow([*a, *b])
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
@@ -334,7 +335,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
             "num_runs": side.row.num_all(side.averaged),
             "mean": side.mean,
             "deviation": side.deviation,
-            "runs": [str(record.run.directory) for record in side.row.finished],
+            "runs": [record.directory for record in side.row.finished],
         }
     return {
         "objective": {"metric": comparison.objective.metric, "mode": comparison.objective.mode},

@@ -54,7 +54,7 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         except OSError as error:
             warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
     named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
-    tested = [record for record in records if _is_tested(record) or one_line(str(record.run.directory)) in named]
+    tested = [record for record in records if _is_tested(record) or one_line(record.directory) in named]
     if not tested:
         return []
     names = dict.fromkeys(str(record.config.get("name")) for record in tested)

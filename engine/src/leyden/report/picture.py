@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leyden.report.ranking import varying_keys
+from leyden.report.records import varying_keys
 from leyden.run.charts import save_pdf, use_log_scale
 
 MAX_MEANS = 12  # up to this many values of a key get a mean each

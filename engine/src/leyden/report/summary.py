@@ -25,9 +25,8 @@ from leyden.report.ranking import (
     pareto_front,
     plus_minus,
     read_sweep_settings,
-    varying_keys,
 )
-from leyden.report.records import Record, position, read_records
+from leyden.report.records import Record, position, read_records, varying_keys
 from leyden.report.statistics import MIN_VALUES
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
@@ -203,7 +202,7 @@ class _Table:
         """The rows for JSON; a choice that a row lacks is absent."""
         return [
             {"choices": row.choices, **measured, "like_best": is_like}
-            | {"runs": [str(record.run.directory) for record in row.records]}
+            | {"runs": [record.directory for record in row.records]}
             for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
         ]
 
