@@ -13,9 +13,9 @@ from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.config.errors import UserError
 from leyden.report import summary
-from leyden.report.picture import Point
-from leyden.report.ranking import merge_rows, varying_keys
-from leyden.report.records import read_records
+from leyden.report.ranking import merge_rows
+from leyden.report.records import read_records, varying_keys
+from leyden.report.summary import Point
 from leyden.run import files
 from leyden.run.identity import RunIdentity
 from leyden.testing.cases import compose
@@ -191,7 +191,7 @@ def gaps(tmp_path):
 def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "leyden.report.picture._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
     )
     summarize(gaps)
     found = rows(gaps)

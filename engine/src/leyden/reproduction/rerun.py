@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
-from leyden.report.printout import print_next_steps
+from leyden.report.difference import print_next_steps
 from leyden.reproduction.environment import accelerator, recorded_threads, warn_of_other_versions
 from leyden.reproduction.recipe import check_parent_checkpoint, keep_overrides, recipe, write_config
 from leyden.reproduction.sources import check_data, checked_out, code_of
