@@ -151,7 +151,10 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "many"), "A has the objective val/loss (min), B has val/loss (min), n (min)"),
         (("s", "none"), "B has none"),
         (("s", "failed"), "failed: none of 1 runs has finished"),
-        (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; for example a='val/acc"),
+        (
+            ("s", "a=seed", "b=seed=1"),
+            "a=seed: seed is no comparison; `and` joins comparisons, for example a='val/acc",
+        ),
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
         (("s", "failed", "none"), "none: at most 2 folders can be given"),

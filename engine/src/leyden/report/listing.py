@@ -211,14 +211,14 @@ OPERATORS = {
     "<": operator.lt,
     ">": operator.gt,
 }
-MAX_WORDS = 200
 MAX_SHOWN = 200  # characters of a condition in an error message
 MIN_ROUNDED_DIGITS = 4  # numbers with fewer digits are compared exactly
-TOKEN = re.compile(r"""\s*(?:(<=|>=|!=|==|[<>=()])|"([^"]*)"|'([^']*)'|([^\s<>=!()"']+))""")
+TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
+COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=])\s*{TEXT}(?:\s+and\s+|$)")
 
 
 def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[str]]:
-    """Parse a condition; return it as a function, with the keys that it names.
+    """Parse a condition, comparisons joined by `and`; return it as a function, with the keys that it names.
 
     A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts.
 
@@ -230,91 +230,38 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
         UserError: The text is not a valid condition.
 
     Example:
-        >>> condition, keys = parse_condition("val/acc > 0.97 and not status = failed")
+        >>> condition, keys = parse_condition("val/acc > 0.97 and status != failed")
         >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
         (True, ['status', 'val/acc'])
     """
-    return _Parser(text, option).parse()
-
-
-class _Parser:
-    """A recursive-descent parser of conditions."""
-
-    def __init__(self, text: str, option: str) -> None:
-        self.text, self.option, self.keys = text, option, set[str]()
-        self.tokens: list[tuple[str, bool]] = []  # text of each token, and whether it was quoted
-        position = 0
-        while text[position:].strip():
-            found = TOKEN.match(text, position)
-            if not found:
-                raise self._error(f"{text[position:].strip()} can't be read")
-            sign, double, single, word = found.groups()
-            self.tokens.append((sign or word or double or single or "", double is not None or single is not None))
-            position = found.end()
-        if len(self.tokens) > MAX_WORDS:
-            raise self._error("it is too long")
-
-    def parse(self) -> tuple[Condition, set[str]]:
-        condition = self._parse_or()
-        if self.tokens:
-            raise self._error(f"{self.tokens[0][0]} is not expected here")
-        return condition, self.keys
-
-    def _parse_or(self) -> Condition:
-        return self._parse_list("or", any, self._parse_and)
-
-    def _parse_and(self) -> Condition:
-        return self._parse_list("and", all, self._parse_comparison)
-
-    def _parse_list(
-        self, word: str, holds: Callable[[Iterable[bool]], bool], parse: Callable[[], Condition]
-    ) -> Condition:
-        parts = [parse()]
-        while self._accept(word):
-            parts.append(parse())
-        return parts[0] if len(parts) == 1 else lambda value_of: holds(part(value_of) for part in parts)
-
-    def _parse_comparison(self) -> Condition:
-        if self._accept("not"):
-            inner = self._parse_comparison()
-            return lambda value_of: not inner(value_of)
-        if self._accept("("):
-            inner = self._parse_or()
-            if not self._accept(")"):
-                raise self._error("a ) is missing")
-            return inner
-        key, sign, value = self._next("a key"), self._next("a sign"), self._next("a value")
-        if sign not in OPERATORS:
-            raise self._error(f"{sign} must be one of {' '.join(OPERATORS)}")
-        self.keys.add(key)
-        parsed = self._parse_yaml(value)
-        return lambda value_of: _compare(OPERATORS[sign], value_of(key), value, parsed)
-
-    def _parse_yaml(self, value: str) -> Any:
-        """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
+    parts: list[tuple[str, Callable[[Any, Any], bool], str, Any]] = []
+    position, text = 0, text.strip()
+    while position < len(text) or not parts:
+        found = COMPARISON.match(text, position)
         try:
-            return yaml.safe_load(value)
-        except RecursionError:
-            raise self._error("it is nested too deeply") from None
-        except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
-            return None
+            if not found:
+                raise ValueError(f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison")
+            key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
+            parts.append((key, OPERATORS[found[2]], value, _parse_yaml(value)))
+        except (ValueError, RecursionError) as error:
+            why = error if isinstance(error, ValueError) else "it is nested too deeply"
+            shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+            example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}") from None
+        position = found.end()
+    return lambda value_of: all(_compare(sign, value_of(key), *value) for key, sign, *value in parts), {
+        key for key, *_ in parts
+    }
 
-    def _accept(self, word: str) -> bool:
-        if self.tokens and self.tokens[0] == (word, False):
-            del self.tokens[0]
-            return True
-        return False
 
-    def _next(self, what: str) -> str:
-        if not self.tokens:
-            raise self._error(f"{what} is missing at its end")
-        return self.tokens.pop(0)[0]
-
-    def _error(self, why: str) -> UserError:
-        shown = self.text if len(self.text) <= MAX_SHOWN else f"{self.text[:MAX_SHOWN]}..."
-        return UserError(
-            f"{self.option}={shown}: {why}; for example {self.option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-        )
+def _parse_yaml(value: str) -> Any:
+    """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
+    try:
+        return yaml.safe_load(value)
+    except RecursionError:
+        raise
+    except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
+        return None
 
 
 def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
