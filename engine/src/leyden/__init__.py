@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leyden.training.loaded import load, load_runs
+    from leyden.training.trained import load, load_runs
 
 __all__ = ["__version__", "load", "load_runs"]
 __version__ = "0.2.0"
@@ -17,9 +17,9 @@ __version__ = "0.2.0"
 def __getattr__(name: str) -> Any:
     """Import what needs PyTorch when it is first used."""
     if name in ("load", "load_runs"):
-        from leyden.training import loaded
+        from leyden.training import trained
 
-        return getattr(loaded, name)
+        return getattr(trained, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

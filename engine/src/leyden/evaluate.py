@@ -21,17 +21,23 @@ def main(cfg: DictConfig) -> None:
     if (cfg.run is None) == (cfg.runs is None):
         raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
     with importing():
-        from leyden.training.trained import evaluate, evaluate_row
+        from leyden.training.trained import Trained, evaluate, evaluate_row
     require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
-    options = {"outputs": cfg.outputs, "data_root": cfg.data_root, "accelerator": cfg.accelerator}
+    options = {"outputs": cfg.outputs, "accelerator": cfg.accelerator}
     if cfg.run is not None:
         run = Run(cfg.run, trust=cfg.trust)
-        where = str(checkpoint := run.checkpoint(cfg.checkpoint))
-        metrics, num_evaluations = evaluate(run, checkpoint, **options)
+        where = str(run.checkpoint(cfg.checkpoint))
+        metrics, num_evaluations = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
         shown = {name: metric_text(value) for name, value in metrics.items()}
     else:
         where, run, shown, num_evaluations = evaluate_row(
-            Path(cfg.runs), cfg.row, cfg.checkpoint, failed=cfg.failed, trust=cfg.trust, **options
+            Path(cfg.runs),
+            cfg.row,
+            cfg.checkpoint,
+            failed=cfg.failed,
+            data_root=cfg.data_root,
+            trust=cfg.trust,
+            **options,
         )
     print_table([{"metric": name, "value": text} for name, text in shown.items()], header=False)
     if isinstance(num_evaluations, int):

@@ -21,12 +21,13 @@ def main(cfg: DictConfig) -> None:
     path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
     if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
         raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
-    checkpoint = run.checkpoint(cfg.checkpoint)
+    run.checkpoint(cfg.checkpoint)  # refused before PyTorch is imported
     if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
         raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
     with importing():
         from leyden.training.onnx import export
-    num_samples, difference = export(run, checkpoint, path, data_root=cfg.data_root)
+        from leyden.training.trained import Trained
+    num_samples, difference = export(Trained(run, cfg.checkpoint, data_root=cfg.data_root), path)
     show(f"{path}\nthe ONNX file agrees on {num_samples} test samples, within {difference:.1e}")
 
 

@@ -19,10 +19,11 @@ def main(cfg: DictConfig) -> None:
         raise UserError("images=FILES, table=FILE: give one of them")
     output = _output_path(cfg, "output", ".csv", ".json")
     run = Run(cfg.run, trust=cfg.trust)
-    checkpoint = run.checkpoint(cfg.checkpoint)
+    run.checkpoint(cfg.checkpoint)  # refused before PyTorch is imported
     with importing():
         from leyden.training.predict import predict
-    predict(cfg, run, checkpoint, output)
+        from leyden.training.trained import Trained
+    predict(cfg, Trained(run, cfg.checkpoint), output)
 
 
 def _output_path(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:

@@ -12,7 +12,7 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
     import onnxruntime
 
     from leyden.files.fetch import load
-    from leyden.training.trained import trained_task
+    from leyden.training.trained import Trained
     from tests.example import MNIST
 
     run, *_ = train("run", "model.dropout=0.2", "data.normalize=standardize")
@@ -27,7 +27,8 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
         "output": "logits: shape (N, 10), one per class; softmax makes probabilities of them",
     }
     pixels = load(MNIST, mnist_root, train=False, download=False).data[:, None]
-    task, facts = trained_task(run, run.checkpoint("best"))
+    trained = Trained(run)
+    task, facts = trained.task(), trained.facts
     network = task.network
     for num in (1, 7):
         (found,) = session.run(["logits"], {"pixels": pixels[:num].numpy()})

@@ -18,7 +18,7 @@ from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
 from leyden.training import reproduction
-from leyden.training.trained import trained_task
+from leyden.training.trained import Trained
 from tests.conftest import QUICK
 from tests.example import MNIST, OWN, mnist
 
@@ -74,7 +74,7 @@ def test_what_hydra_has_for_places_is_refused(cli, tmp_path, key):
 def test_only_training_sweeps(cli, tmp_path, verb):
     code, _, err = cli(verb, "-m", f"run={tmp_path}")
     assert code == 2
-    assert "is for leyden.train" in err
+    assert "is for leyden train" in err
 
 
 @pytest.mark.parametrize("name", ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"])
@@ -267,7 +267,8 @@ def test_predict_takes_the_way_of_the_data_set(cli, tmp_path, monkeypatch, mnist
     output = tmp_path / "o.json"
     code, _, err = cli("predict", f"run={run.directory}", f"images={tmp_path / 'images'}", f"output={output}")
     assert code == 0, err
-    task, facts = trained_task(run, run.checkpoint("best"))
+    trained = Trained(run)
+    task, facts = trained.task(), trained.facts
     network = task.network
     expected = network(facts.normalize(torch.from_numpy(images_NHW)[:, None])).argmax(dim=1)
     assert [row["class"] for row in json.loads(output.read_text())] == [facts.class_names[k] for k in expected]

@@ -12,7 +12,7 @@ from PIL import Image
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.training import predict
-from leyden.training.trained import trained_task
+from leyden.training.trained import Trained
 from tests.conftest import assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.forks import TIMEOUT_S
@@ -139,9 +139,9 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
     code, _, err = cli("predict", *arguments, "invert=true")
     assert code == 2
     assert "invert=true: the data set of" in err
-    _, facts = trained_task(run, run.checkpoint("best"))
+    trained = Trained(run)
     with pytest.raises(UserError) as raised:
-        list(predict.read_image_batches(run, facts, sorted(images.iterdir()), invert=False))
+        list(predict.read_image_batches(trained, sorted(images.iterdir()), invert=False))
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
 

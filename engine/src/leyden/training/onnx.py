@@ -14,16 +14,14 @@ from leyden.data.contract import sizes_of
 from leyden.data.facts import Facts
 from leyden.data.transforms import NormalizingNetwork
 from leyden.exact.first_batches import num_samples
-from leyden.exact.random_state import seeded_as_run
-from leyden.run.directory import Run
 from leyden.run.files import write_whole, writing
-from leyden.training.trained import evaluation_config, trained_data, trained_task
+from leyden.training.trained import Trained
 
 TOLERANCE = 1e-4  # of an output, relative to the largest one in its batch if that is above 1
 BATCH_SIZE = 1000
 
 
-def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> tuple[int, float]:
+def export(trained: Trained, path: Path) -> tuple[int, float]:
     """Write a run's network as an ONNX file that takes raw samples, shape (N, ...), and normalises them itself.
 
     The input is named `pixels` for images, shape (N, C, H, W), uint8, and `inputs` for other samples; the output is
@@ -38,13 +36,12 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
         UserError: The outputs differ, the file can't be written, or the data have no `inputs(split, indices)`.
     """
     assembly.silence_lightning()
-    with seeded_as_run(evaluation_config(run).seed, "task"):
-        task, facts = trained_task(run, checkpoint)
+    with trained.seeded():
+        task, facts, data = trained.task(), trained.facts, trained.data
         network = NormalizingNetwork(task.network, facts.normalize).eval()
-        data = trained_data(run, facts, data_root, 1, task)
         if not hasattr(data, "inputs"):
             raise UserError(
-                f"{run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"
+                f"{trained.run.directory}: {type(data).__name__} has no inputs(split, indices), which the check needs"
             )
         data.setup("test")
         has_classes, sample = task.kind == "classes", data.inputs("test", slice(2))
@@ -65,7 +62,9 @@ def export(run: Run, checkpoint: Path, path: Path, *, data_root: str | None) -> 
         content = model.SerializeToString()
         num = sizes_of(data).get("test") or num_samples(data.test_dataloader())
         if not num:
-            raise UserError(f"{run.directory}: {type(data).__name__} does not provide the number of test samples")
+            raise UserError(
+                f"{trained.run.directory}: {type(data).__name__} does not provide the number of test samples"
+            )
         num_other, difference = _compare(content, network, data, num)
         if (num_other and has_classes) or not difference <= TOLERANCE:
             raise UserError(

@@ -26,60 +26,54 @@ from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
-from leyden.exact.random_state import seeded_as_run
-from leyden.run.directory import Run
 from leyden.run.files import replacing, writing
 from leyden.tasks.task import Task
-from leyden.training.trained import evaluation_config, image_reader, trained_task
+from leyden.training.trained import Trained
 
 MAX_SHOWN = 200  # rows on a terminal
 Row = dict[str, Any]
 
 
-def predict(cfg: DictConfig, run: Run, checkpoint: Path, output: Path | None) -> None:
+def predict(cfg: DictConfig, trained: Trained, output: Path | None) -> None:
     """Print the predictions of a trained network, and write them to a file if one is named.
 
     Args:
         cfg: The configuration of `conf/predict.yaml`, with one of `images` and `table` set.
-        run: The run.
-        checkpoint: One of its checkpoints.
+        trained: The run and its checkpoint.
         output: A .csv or .json file to write; None for no file.
 
     Raises:
         UserError: The run has learned another kind of task, or a file can't be read or written.
     """
     paths = [] if cfg.images is None else find_images(cfg.images)
-    with seeded_as_run(evaluation_config(run).seed, "task"):  # a network that draws predicts the same each time
-        if cfg.table is not None:
-            found = predict_table(run, checkpoint, Path(cfg.table), accelerator=cfg.accelerator)
-            show_rows(found, len(found), output)
+    with trained.seeded():
+        kinds = ("classes", "reconstruction") if paths else ("values", "classes")
+        task = trained.task(*kinds, accelerator=cfg.accelerator)
+        if paths:
+            images = read_image_batches(trained, paths, invert=cfg.invert)
+            show_rows(predict_images(task, trained.facts, images), len(paths), output)
         else:
-            task, facts = trained_task(run, checkpoint, "classes", "reconstruction", accelerator=cfg.accelerator)
-            images = read_image_batches(run, facts, paths, invert=cfg.invert)
-            show_rows(predict_images(task, facts, images), len(paths), output)
+            found = predict_table(task, trained.facts, Path(cfg.table))
+            show_rows(found, len(found), output)
 
 
 ROWS_PER_BATCH = 10_000
 
 
-def predict_table(
-    run: Run, checkpoint: Path, path: Path, *, accelerator: str | None
-) -> list[dict[str, float | str]]:
+def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
     """Return the rows of a table with predictions: a number per target, or the class and its probability.
 
     Args:
-        run: The run.
-        checkpoint: One of its checkpoints.
+        task: The trained task.
+        facts: Facts of its training data.
         path: A .csv or .parquet file, with the columns that the network was trained on.
-        accelerator: The accelerator to compute on; None for the run's.
 
     Raises:
         UserError: The file can't be read or lacks a column, or the network was not trained on rows of numbers.
     """
-    task, facts = trained_task(run, checkpoint, "values", "classes", accelerator=accelerator)
     if len(facts.input_shape or ()) != 1:
         raise UserError(
-            f"{run.directory}: was trained on samples of shape {facts.input_shape}, not on rows of a table"
+            f"table: the network was trained on samples of shape {facts.input_shape}, not on rows of a table"
         )
     try:
         columns, _ = read_columns(path.parent, path.name)
@@ -100,14 +94,13 @@ def predict_table(
     return [dict(zip(names, row, strict=True)) | _predicted(outputs, facts) for row, outputs in rows]
 
 
-def _predicted(outputs: torch.Tensor, facts: Facts) -> dict[str, float | str]:
+def _predicted(outputs: torch.Tensor, facts: Facts) -> Row:
+    """Return the class and its probability, or the predicted numbers, of a sample's outputs on the CPU."""
     if facts.class_names is not None:
         probability, k = outputs.softmax(dim=0).max(dim=0)
         return {"class": facts.class_names[int(k)], "probability": probability.item()}
-    return {
-        f"predicted {name}": value
-        for name, value in zip(facts.target_names or (), outputs.reshape(-1).tolist(), strict=True)
-    }
+    numbers = outputs.reshape(-1).tolist()
+    return {f"predicted {name}": value for name, value in zip(facts.target_names or (), numbers, strict=True)}
 
 
 def predict_images(task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]) -> Iterator[Row]:
@@ -121,16 +114,14 @@ def predict_images(task: Task, facts: Facts, images: Iterable[tuple[list[str], T
     Raises:
         UserError: A file is not an image.
     """
-    classes = facts.class_names or ()
     for names, pixels_NCHW in images:
         with torch.inference_mode():
             inputs_NCHW = facts.normalize(pixels_NCHW.to(task.device))
             outputs = task.network(inputs_NCHW)
         if task.kind == "classes":
-            for name, probabilities in zip(names, outputs.softmax(dim=1).cpu().tolist(), strict=True):
-                likeliest = max(range(len(classes)), key=probabilities.__getitem__)
-                found = {"image": name, "class": classes[likeliest], "probability": probabilities[likeliest]}
-                yield found | {f"p({k})": each for k, each in zip(classes, probabilities, strict=True)}
+            for name, logits_K in zip(names, outputs.cpu(), strict=True):
+                each = zip(facts.class_names or (), logits_K.softmax(dim=0).tolist(), strict=True)
+                yield {"image": name, **_predicted(logits_K, facts), **{f"p({k})": p for k, p in each}}
         else:
             outputs_NCHW = (outputs[0] if isinstance(outputs, tuple) else outputs).cpu()
             errors_N = (outputs_NCHW - inputs_NCHW.cpu()).square().flatten(1).mean(dim=1)
@@ -143,8 +134,8 @@ NUM_WORKERS = 4  # processes that read files
 MIN_FILES_FOR_WORKERS = 1000  # up to so many files are read in the main process
 
 
-class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Dataset of image files; a sample is the pixels and the index of an image.
+class ImageFiles(Dataset[tuple[str, Tensor]]):
+    """Dataset of image files; a sample is the path of an image and its pixels.
 
     Args:
         paths: Paths of the files.
@@ -159,17 +150,20 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, index: int) -> str:
-        """Return the path of an image."""
-        return os.fsdecode(self.paths[index])
+    def __getitem__(self, index: int) -> tuple[str, Tensor]:
+        """Return the path and the pixels, shape (C, H, W), of an image."""
+        path = os.fsdecode(self.paths[index])
+        return path, self.read(Path(path))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels, shape (C, H, W), and the index of an image."""
-        return self.read(Path(self.path(index))), index
+    @staticmethod
+    def collate_fn(samples: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
+        """Return the paths, and the pixels, shape (N, C, H, W)."""
+        paths, pixels = zip(*samples, strict=True)
+        return list(paths), torch.stack(pixels)
 
 
 def read_image_batches(
-    run: Run, facts: Facts, paths: Sequence[Path], *, invert: bool
+    trained: Trained, paths: Sequence[Path], *, invert: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Yield batches of image files: their paths, and pixels as the run's network receives them.
 
@@ -179,14 +173,13 @@ def read_image_batches(
     Raises:
         UserError: A file is not an image, or the network does not take images from files.
     """
-    shape: Any = facts.input_shape or ()
-    data_reader = image_reader(run)
+    shape: Any = trained.facts.input_shape or ()
+    directory, data_reader = trained.run.directory, trained.read_image
     if data_reader and invert:
-        raise UserError(f"invert=true: the data set of {run.directory} reads its files itself")
+        raise UserError(f"invert=true: the data set of {directory} reads its files itself")
     if not data_reader and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(
-            f"{run.directory}: was trained on samples of shape {shape}; it can't predict images, which have 1 or 3 "
-            "channels"
+            f"{directory}: was trained on samples of shape {shape}; it can't predict images, which have 1 or 3 channels"
         )
     files = ImageFiles(paths, data_reader or functools.partial(read_image, invert=invert, input_shape=shape))
     loader = StreamLoader(
@@ -197,12 +190,9 @@ def read_image_batches(
     )
     light: list[str] = []
     with contextlib.closing(loader):
-        for pixels_NCHW, indices_N in loader:
-            names = [files.path(index) for index in indices_N.tolist()]
+        for names, pixels_NCHW in loader:
             if not data_reader:
-                light += [
-                    name for name, pixels in zip(names, pixels_NCHW, strict=True) if pixels.float().mean() > 127
-                ]
+                light += [name for name, each in zip(names, pixels_NCHW, strict=True) if each.float().mean() > 127]
             yield names, pixels_NCHW
     if light:
         warn(f"mostly light, did you mean invert={str(not invert).lower()}? {some_of(light, 5)}")

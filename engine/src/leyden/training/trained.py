@@ -1,7 +1,9 @@
-"""A trained run: its network, its data, and its evaluation."""
+"""A trained run put to use: its module, its data, its evaluation, and `leyden.load` for notebooks and scripts."""
 
+import contextlib
+import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from leyden.assembly.data import check_world_size, datamodule
 from leyden.assembly.instantiate import import_targets, instantiate, switched_on
@@ -20,6 +23,7 @@ from leyden.assembly.trainer import callbacks_of, plain_trainer, silence_lightni
 from leyden.callbacks.checkpoint import load_weights
 from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError, log_and_continue
+from leyden.config.paths import ROOT, add_to_path
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
 from leyden.data.contract import digests_of, facts_of
@@ -30,134 +34,186 @@ from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.run_state import first_batches_in, restore_module
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
+from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.record import RECORD
-from leyden.tasks.task import Task
+from leyden.run.result import Result, read_curves
+from leyden.tasks.task import Task, network_of
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
 
 
-def evaluation_config(run: Run) -> DictConfig:
-    """Return the part of a run's configuration that evaluation needs.
-
-    That is `name`, `seed`, `model`, `data` without augmentation, `task`, and some keys of `trainer`. The files that
-    define its classes are imported, with the random numbers that they draw in the run.
-
-    Raises:
-        UserError: The run is not the user's own, or a part is missing.
-    """
-    run.check_owner()
-    config = run.config
-    for key in ("model", "data", "task", "trainer"):
-        if not isinstance(config.get(key), dict):
-            raise UserError(f"{run.directory}/{RECORD}: {key} is missing")
-    if type(seed := config.get("seed")) is not int or seed < 0:
-        raise UserError(f"{run.directory}/{RECORD}: seed={seed}: must be a whole number, 0 or larger")
-    parts = {key: config[key] for key in ("model", "task")}
-    parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
-    parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
-    cfg = OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
-    import_targets(cfg)
-    return cfg
-
-
-def trained_module(run: Run, checkpoint: Path, content: dict[str, Any]) -> tuple[L.LightningModule, Facts]:
-    """Return the trained module of a run and the facts of its data; the data set itself is not needed.
-
-    The module is on the CPU, in evaluation mode.
+class Trained:
+    """A run and one of its checkpoints. Its parts are made when they are first used.
 
     Args:
         run: The run.
-        checkpoint: One of its checkpoints, for messages.
-        content: Content of this checkpoint.
+        checkpoint: `best`, `last`, or the name of a kept checkpoint, such as `epoch_3`.
+        data_root: Folder of the data set; None for the folder used in training.
 
     Raises:
-        UserError: The configuration or the checkpoint is refused, or they don't fit each other.
+        UserError: When a part is made: the run is not the user's own, or a part is missing or does not fit the others.
     """
-    cfg = evaluation_config(run)
-    run.warn_of_changed_code("its weights are used with the code as it is now")
-    facts = kept_facts(content, checkpoint)
-    # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
-    with seeded_as_run(cfg.seed, "task"):
-        module = task_module(cfg, facts)
+
+    def __init__(self, run: Run, checkpoint: str = "best", *, data_root: str | None = None) -> None:
+        self.run, self.checkpoint, self.data_root = run, checkpoint, data_root
+
+    @functools.cached_property
+    def cfg(self) -> DictConfig:
+        """The part of the run's configuration that its use needs: what makes the module and the data, without augmentation.
+
+        The files that define its classes are imported, with the random numbers that they draw in the run.
+        """
+        self.run.check_owner()
+        config, where = self.run.config, f"{self.run.directory}/{RECORD}"
+        for key in ("model", "data", "task", "trainer"):
+            if not isinstance(config.get(key), dict):
+                raise UserError(f"{where}: {key} is missing")
+        if type(seed := config.get("seed")) is not int or seed < 0:
+            raise UserError(f"{where}: seed={seed}: must be a whole number, 0 or larger")
+        parts = {key: config[key] for key in ("model", "task")}
+        parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
+        parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
+        cfg = OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
+        import_targets(cfg)
+        if self.data_root and "root" in cfg.data:
+            cfg.data.root = self.data_root
+        return cfg
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """Path of the checkpoint."""
+        return self.run.checkpoint(self.checkpoint)
+
+    @functools.cached_property
+    def _restored(self) -> tuple[L.LightningModule, Facts, Any]:
+        """The module, the facts of its data, and the first batches of the validation split in training."""
+        seed = self.cfg.seed
+        content = read_checkpoint(self.path)
+        self.run.warn_of_changed_code("its weights are used with the code as it is now")
+        facts = kept_facts(content, self.path)
+        # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
+        with seeded_as_run(seed, "task"):
+            module = task_module(self.cfg, facts)
+            try:
+                load_weights(module, content)
+                restore_module(module, content)
+            except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
+                why = " ".join(str(error).split())
+                raise UserError(f"{self.path}: does not fit the network ({type(error).__name__}: {why})") from error
+        return module.eval(), facts, first_batches_in(content)
+
+    @property
+    def module(self) -> L.LightningModule:
+        """The module with the checkpoint's weights, in evaluation mode; made on the CPU, without the data set."""
+        return self._restored[0]
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the data that it was trained on."""
+        return self._restored[1]
+
+    def task(self, *kinds: str, accelerator: str | None = "cpu") -> Task:
+        """Return the module, checked to be a `Task`, on an accelerator.
+
+        Args:
+            kinds: The allowed values of `Task.kind`; without any, all are allowed.
+            accelerator: The accelerator to move the module to; None for the run's.
+        """
+        device = self.trainer(accelerator).strategy.root_device
+        module = self.module.to(device)
+        if not isinstance(module, Task) or (kinds and module.kind not in kinds):
+            what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
+            raise UserError(f"{self.run.directory}: has trained {type(module).__name__}; this command needs {what}")
+        return module
+
+    @functools.cached_property
+    def data(self) -> L.LightningDataModule:
+        """The data that it was trained on, with the same splits; with `data=module`, those of the module.
+
+        A warning names files that have changed.
+        """
         try:
-            load_weights(module, content)
-            restore_module(module, content)
-        except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
-            why = " ".join(str(error).split())
-            raise UserError(f"{checkpoint}: does not fit the network ({type(error).__name__}: {why})") from error
-    return module.eval(), facts
+            data = datamodule(self.cfg, module=self.module)
+            check_world_size(data, 1)
+        except UserError as error:
+            raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
+        if facts_of(data) != self.facts:
+            raise UserError(
+                f"{self.cfg.data.get('root')}: not the dataset that {self.run.directory} was trained on"
+            )
+        with log_and_continue("comparing the data"):
+            if names := changed_names(trained_on(self.run), digests_of(data)):
+                warn(f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}")
+        return data
 
+    @property
+    def read_image(self) -> Callable[[Path], torch.Tensor] | None:
+        """The `read_image` of the run's data, so that prediction reads image files as training did; None without one.
 
-def trained_task(run: Run, checkpoint: Path, *kinds: str, accelerator: str | None = "cpu") -> tuple[Task, Facts]:
-    """Return the trained task of a run, on an accelerator, and the facts of its data.
+        It returns pixels, shape (C, H, W), uint8.
+        """
+        data = instantiate(self.cfg.data, "data")
+        dataset = getattr(data, "dataset", data)
+        return getattr(getattr(dataset, "func", dataset), "read_image", None)
 
-    Args:
-        run: The run.
-        checkpoint: One of its checkpoints.
-        kinds: The allowed values of `Task.kind`; without any, all are allowed.
-        accelerator: The accelerator to move the module to; None for the run's.
+    def trainer(self, accelerator: str | None) -> L.Trainer:
+        """Return a trainer that evaluates on one device, without loggers and callbacks.
 
-    Raises:
-        UserError: The configuration or the checkpoint is refused, the run's module is not a `Task` of these kinds,
-            or this machine lacks the accelerator.
-    """
-    device = evaluation_trainer(run, accelerator).strategy.root_device
-    module, facts = trained_module(run, checkpoint, read_checkpoint(checkpoint))
-    return check_kind(run, module.to(device), *kinds), facts
+        Args:
+            accelerator: Lightning's name of an accelerator; None for the run's.
+        """
+        silence_lightning()
+        options: Any = OmegaConf.to_container(self.cfg.trainer)
+        options |= {
+            "_target_": "lightning.pytorch.Trainer",
+            "accelerator": check_accelerator(self.run, accelerator),
+        }
+        cfg = OmegaConf.create({"trainer": options})
+        return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
+    @contextlib.contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Context in which a network that draws random numbers draws the same ones each time."""
+        with seeded_as_run(self.cfg.seed, "task"):
+            yield
 
-def check_kind(run: Run, module: L.LightningModule, *kinds: str) -> Task:
-    """Return a run's module, checked to be a `Task` of one of these kinds, or of any kind if none is given.
+    def measure(self, outputs: str, accelerator: str | None) -> tuple[dict[str, float], str]:
+        """Return the test metrics, and a message if they are those of a part of the test set."""
+        trainer = self.trainer(accelerator)
+        if not is_overridden("test_step", self.module):
+            raise UserError(f"{self.run.directory}: {type(self.module).__name__} has no test_step")
+        if not has_split(self.data, "test"):
+            raise UserError(f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader")
+        check_test_evaluations(outputs)
+        with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
+            measured = trainer.test(self.module, datamodule=self.data, verbose=False)
+        self._check_splits()
+        metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
+        return metrics, partial_test_message(trainer)
 
-    Raises:
-        UserError: The module is not such a task.
-    """
-    if not isinstance(module, Task) or (kinds and module.kind not in kinds):
-        what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
-        raise UserError(f"{run.directory}: has trained {type(module).__name__}; this command needs {what}")
-    return module
+    def _check_splits(self) -> None:
+        """Check that the data have the same splits as in training, by comparing the first batches.
 
-
-def image_reader(run: Run) -> Callable[[Path], torch.Tensor] | None:
-    """Return the `read_image` of a run's data, so that prediction reads image files as training did.
-
-    It returns pixels, shape (C, H, W), uint8. None if the data don't read image files.
-    """
-    data = instantiate(evaluation_config(run).data, "data")
-    dataset = getattr(data, "dataset", data)
-    return getattr(getattr(dataset, "func", dataset), "read_image", None)
-
-
-def trained_data(
-    run: Run, facts: Facts, root: str | None, world_size: int, module: L.LightningModule
-) -> L.LightningDataModule:
-    """Return the data that a run was trained on; with `data=module`, those of the module.
-
-    They are read from `root`, or from the folder used in training. A warning names files that have changed.
-
-    Raises:
-        UserError: The data are not available, or their facts differ from `facts`.
-    """
-    cfg = evaluation_config(run)
-    if root and "root" in cfg.data:
-        cfg.data.root = root
-    try:
-        data = datamodule(cfg, module=module)
-        check_world_size(data, world_size)
-    except UserError as error:
-        raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
-    if facts_of(data) != facts:
-        raise UserError(f"{cfg.data.get('root')}: not the dataset that {run.directory} was trained on")
-    with log_and_continue("comparing the data"):
-        if names := changed_names(trained_on(run), digests_of(data)):
-            warn(f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}")
-    return data
+        Raises:
+            UserError: A split differs, so that the test set may contain samples that were trained on.
+        """
+        if divides_batches(self.data):
+            return
+        result = self.run.result
+        before = {"validation split": ("val", self._restored[2])}
+        before |= {"test set": ("test", result.test_split if result else [])}
+        for name, (split, batches) in before.items():
+            if first_batches_differ(self.data, split, self.cfg.seed, batches):
+                raise UserError(
+                    f"{self.run.directory}: the {name} differs from that in training, and may contain training samples: its "
+                    "data draw from the system's entropy, or have changed"
+                )
 
 
 def check_accelerator(run: Run, requested: str | None) -> str:
@@ -183,33 +239,14 @@ def check_accelerator(run: Run, requested: str | None) -> str:
     return chosen
 
 
-def evaluation_trainer(run: Run, accelerator: str | None) -> L.Trainer:
-    """Return a trainer that evaluates a run on one device, without loggers and callbacks.
-
-    Raises:
-        UserError: The run's configuration is refused, or this machine lacks the accelerator.
-    """
-    silence_lightning()
-    accelerator = check_accelerator(run, accelerator)
-    options: Any = OmegaConf.to_container(evaluation_config(run).trainer)
-    cfg = OmegaConf.create(
-        {"trainer": {"_target_": "lightning.pytorch.Trainer", **options, "accelerator": accelerator}}
-    )
-    return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
-
-
-def evaluate(
-    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str | None
-) -> tuple[dict[str, float], int | str]:
+def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> tuple[dict[str, float], int | str]:
     """Evaluate a checkpoint on the test set, and record the evaluation.
 
     An evaluation is not recorded if the run's `limit_test_batches` restricts it to a part of the test set.
 
     Args:
-        run: The run.
-        checkpoint: One of its checkpoints.
+        trained: The run and the checkpoint.
         outputs: Folder with the list of test evaluations.
-        data_root: Folder of the data set; None for the folder used in training.
         accelerator: Lightning's name of an accelerator; None for the run's.
 
     Returns:
@@ -219,8 +256,8 @@ def evaluate(
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
-    metrics, message = _measure(run, checkpoint, outputs=outputs, data_root=data_root, accelerator=accelerator)
-    return metrics, message or record_test_evaluation(outputs, run, checkpoint.stem, metrics)
+    metrics, message = trained.measure(outputs, accelerator)
+    return metrics, message or record_test_evaluation(outputs, trained.run, trained.path.stem, metrics)
 
 
 def evaluate_row(
@@ -254,74 +291,26 @@ def evaluate_row(
         UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
     """
     _, averaged = read_sweep_settings(directory)
-    records = read_records(directory)
-    rows = merge_rows(records, averaged, failed)
+    rows = merge_rows(read_records(directory), averaged, failed)
     if not 1 <= number <= len(rows):
         raise UserError(f"row={number}: {directory} has rows 1 to {len(rows)}")
-    if not (runs := [record.run for record in rows[number - 1].distinct(averaged)]):
+    row = rows[number - 1]
+    if not (runs := [record.run for record in row.distinct(averaged)]):
         raise UserError(f"row={number}: none of its runs has finished")
     for run in runs:
         run.trust = trust
-    measured = [
-        _measure(run, run.checkpoint(checkpoint), outputs=outputs, data_root=data_root, accelerator=accelerator)
-        for run in runs
-    ]
+    measured = [Trained(run, checkpoint, data_root=data_root).measure(outputs, accelerator) for run in runs]
     columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
-    setting = " ".join(f"{key}={value}" for key, value in rows[number - 1].choices.items())
-    num_all = rows[number - 1].num_all(averaged)
-    where = f"{directory} row {number}{f' ({setting})' if setting else ''}, {len(runs)} of {num_all} runs"
-    overlap = rows[number - 1].group(averaged).overlap
+    setting = " ".join(f"{key}={value}" for key, value in row.choices.items())
+    where = (
+        f"{directory} row {number}{f' ({setting})' if setting else ''}, {len(runs)} of {row.num_all(averaged)} runs"
+    )
+    overlap = row.group(averaged).overlap
     shown = {name: mean_text(values, overlap) for name, values in columns.items()}
     if message := measured[0][1]:
         return where, runs[0], shown, message
     means = {name: statistics.fmean(values) for name, values in columns.items()}
     return where, runs[0], shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
-
-
-def _measure(
-    run: Run, checkpoint: Path, *, outputs: str, data_root: str | None, accelerator: str | None
-) -> tuple[dict[str, float], str]:
-    """Return a checkpoint's test metrics, and a message if they are those of a part of the test set."""
-    trainer = evaluation_trainer(run, accelerator)
-    content = read_checkpoint(checkpoint)
-    module, facts = trained_module(run, checkpoint, content)
-    val = first_batches_in(content)
-    del content  # frees its memory
-    if not is_overridden("test_step", module):
-        raise UserError(f"{run.directory}: {type(module).__name__} has no test_step")
-    data = trained_data(run, facts, data_root, trainer.world_size, module)
-    if not has_split(data, "test"):
-        raise UserError(f"{run.directory}: {type(data).__name__} has no test_dataloader")
-    check_test_evaluations(outputs)
-    with seeded(evaluation_config(run).seed, "test"):  # the same random numbers as in the run's own evaluation
-        measured = trainer.test(module, datamodule=data, verbose=False)
-    _check_splits(run, val, data)
-    metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
-    return metrics, partial_test_message(trainer)
-
-
-def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
-    """Check that a run's data have the same splits as in training, by comparing the first batches.
-
-    Args:
-        run: The run.
-        val: First batches of the validation split in training; None if they are unknown.
-        data: The data of the evaluation.
-
-    Raises:
-        UserError: A split differs, so that the test set may contain samples that were trained on.
-    """
-    if divides_batches(data):
-        return
-    seed = evaluation_config(run).seed
-    before = {"validation split": ("val", val)}
-    before |= {"test set": ("test", run.result.test_split if run.result else [])}
-    for name, (split, batches) in before.items():
-        if first_batches_differ(data, split, seed, batches):
-            raise UserError(
-                f"{run.directory}: the {name} differs from that in training, and may contain training samples: its data "
-                "draw from the system's entropy, or have changed"
-            )
 
 
 @undisturbed()
@@ -337,13 +326,10 @@ def draw_late_pictures(cfg: DictConfig) -> None:
         UserError: The data or the checkpoints can't be read.
     """
     silence_lightning()
-    run = Run(cfg.run_dir)
-    path = run.checkpoint("best")
-    last = read_checkpoint(run.newest_checkpoint() or path)
-    module, facts = trained_module(run, path, read_checkpoint(path))
-    data = trained_data(run, facts, None, 1, module)
+    trained = Trained(Run(cfg.run_dir))
+    last = read_checkpoint(trained.run.newest_checkpoint() or trained.path)
     drawing: list[L.Callback] = [
-        each for each in callbacks_of(cfg, facts)[0] if isinstance(each, DisplayCallback) and each.at_end
+        each for each in callbacks_of(cfg, trained.facts)[0] if isinstance(each, DisplayCallback) and each.at_end
     ]
     loggers: list[Logger] = []
     if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
@@ -354,6 +340,103 @@ def draw_late_pictures(cfg: DictConfig) -> None:
     trainer = plain_trainer(cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir)
     trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # pictures are logged at the run's last step
     for callback in drawing:
-        callback.on_fit_end(trainer, module)
-    if has_split(data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
-        trainer.validate(module, datamodule=data, verbose=False)
+        callback.on_fit_end(trainer, trained.module)
+    if has_split(trained.data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
+        trainer.validate(trained.module, datamodule=trained.data, verbose=False)
+
+
+class LoadedRun:
+    """A trained run for notebooks and scripts, without Hydra. Its parts are read when they are first used.
+
+    Random states stay as they are. The project's packages are added to `sys.path`, if they are not installed.
+
+    Args:
+        directory: The run directory, absolute or relative to the working directory.
+        checkpoint: `best`, `last`, or the name of a kept checkpoint, such as `epoch_3`.
+        trust: Whether you trust what its record names, although it is not a run of yours.
+
+    Example:
+        A run of the worked example, whose network takes images of shape (N, 1, 28, 28):
+
+            run = leyden.load("outputs/mnist_mlp/first")
+            run.metrics["val/acc"], run.config["optimizer"]["lr"]
+            steps, values = zip(*run.curves["val/acc"])
+            logits = run.network(images)
+    """
+
+    def __init__(self, directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> None:
+        self._trained = Trained(Run(directory, trust=trust), checkpoint)
+        self.directory = self._trained.run.directory
+        self.config: dict[str, Any] = self._trained.run.config
+        self.checkpoint = checkpoint
+
+    def __repr__(self) -> str:
+        return f"LoadedRun({str(self.directory)!r}, checkpoint={self.checkpoint!r})"
+
+    @functools.cached_property
+    def result(self) -> Result | None:
+        """The result, as in `run.json`; None if the run has not ended."""
+        return self._trained.run.result
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the best epoch and of a test evaluation; empty if the run has not ended."""
+        return dict(self.result.metrics) if self.result else {}
+
+    @functools.cached_property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """For each metric its points (optimizer step, value), from `metrics.csv`."""
+        return read_curves(self.directory / "metrics.csv")
+
+    @property
+    def module(self) -> L.LightningModule:
+        """The module with the checkpoint's weights, on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: The configuration or the checkpoint is refused, or they don't fit each other.
+        """
+        add_to_path()
+        return self._trained.module
+
+    @property
+    def network(self) -> nn.Module:
+        """The network of a task; of another LightningModule, the module itself."""
+        return network_of(self.module)
+
+    @property
+    def data(self) -> L.LightningDataModule:
+        """The data module, with the same splits as in training.
+
+        Raises:
+            UserError: The data are not available, or have changed.
+        """
+        add_to_path()
+        with undisturbed():
+            return self._trained.data
+
+
+def load(directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> LoadedRun:
+    """Return a trained run; see `LoadedRun`.
+
+    Raises:
+        UserError: The directory is not a run directory.
+    """
+    return LoadedRun(directory, checkpoint, trust=trust)
+
+
+def load_runs(
+    directory: str | Path | None = None, *, where: str = "", sort: str = "age", trust: bool = False
+) -> list[LoadedRun]:
+    """Return the runs in or below a folder, as `leyden runs` lists them.
+
+    Args:
+        directory: The folder; None for `outputs/` of the project.
+        where: A condition, such as `"val/acc > 0.97 and optimizer.lr < 0.01"`; empty for all runs.
+        sort: A metric or key to sort by; with the prefix `-`, largest first.
+        trust: Whether you trust what their records name, although they are not runs of yours.
+
+    Raises:
+        UserError: There is no run, or the condition is wrong.
+    """
+    folder = ROOT / "outputs" if directory is None else Path(directory)
+    return [LoadedRun(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]
