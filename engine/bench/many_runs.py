@@ -37,7 +37,7 @@ RUNS_PER_SWEEP = 500
 NUM_SEEDS = 5
 SHARE_WITHOUT_RESULT = 0.01
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-OTHER_FILES = (".lock", "curves.png", "errors.png", "hparams.tfevents", "events.out.tfevents.1.vm.1.0")
+OTHER_FILES = ("curves.png", "errors.png", "hparams.tfevents", "events.out.tfevents.1.vm.1.0")
 
 
 def default_config() -> dict[str, Any]:

@@ -18,8 +18,8 @@ PLUGINS = SRC / "hydra_plugins"
 # From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
 FLOORS = [
     "config",
-    "scheduler",
     "run",
+    "scheduler",
     "exact",
     "files",
     "data",

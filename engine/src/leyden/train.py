@@ -56,11 +56,12 @@ def main(cfg: DictConfig) -> None:
         result = run.result
         if result is None or not run.is_finished(identity):
             with importing():
-                from leyden import assembly
+                from leyden.assembly.build import dry_build
+                from leyden.assembly.trainer import silence_lightning
                 from leyden.training.start import start
             if cfg.dry_run:
-                assembly.silence_lightning()
-                assembly.dry_build(cfg, {}, overrides=overrides, test=test)
+                silence_lightning()
+                dry_build(cfg, {}, overrides=overrides, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)

@@ -15,7 +15,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, SRC
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.run.directory import Run
-from leyden.run.lock import acquire, is_held
+from leyden.run.lock import hold_directory, is_held
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
@@ -92,12 +92,12 @@ def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path
     windows("leyden.run.lock")
     directory = tmp_path / "run"
     assert not is_held(directory)
-    with acquire(directory, timeout_s=0):
+    with hold_directory(directory, timeout_s=0):
         assert is_held(directory)
-        with pytest.raises(UserError, match="in use by"), acquire(directory, timeout_s=0):
+        with pytest.raises(UserError, match="in use by"), hold_directory(directory, timeout_s=0):
             pass
     assert not directory.exists()
-    with acquire(directory, timeout_s=0):
+    with hold_directory(directory, timeout_s=0):
         (directory / "config.yaml").touch()
     assert not is_held(directory)
     assert (directory / "config.yaml").exists()

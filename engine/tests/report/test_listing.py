@@ -13,7 +13,7 @@ import pytest
 
 from leyden import runs
 from leyden.report.records import read_raw_records
-from leyden.run.lock import acquire
+from leyden.run.lock import hold_directory
 from tests import records
 from tests.report.test_summary import write
 
@@ -174,7 +174,7 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
     for silence, status in ((500, "running"), (1500, "running"), (2500, "stuck")):
         # A step in some 90 s: twenty of them are half an hour.
         os.utime(run / "metrics.csv", (time.time() - silence,) * 2)
-        with acquire(run, 1):
+        with hold_directory(run, 1):
             (found,) = [each for each in json.loads(call("format=json")) if each["directory"] == str(run)]
         assert (silence, found["status"]) == (silence, status)
         assert found["far"] == "step 99"

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from leyden.config.paths import ROOT
-from leyden.run import code
+from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK, assert_same_bits
@@ -32,8 +32,8 @@ class Net(nn.Module):
 
 def forget():
     """As in a new process."""
-    code._read.cache_clear()
-    code._folder_of.cache_clear()
+    provenance._read.cache_clear()
+    provenance._folder_of.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "given"]:
         del sys.modules[name]
 
@@ -68,30 +68,30 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path
         "task": {"_target_": "leyden.tasks.classification.Classification"},
         "logger": {"_target_": "given.other.Logger"},
     }
-    found = code.code_of(config)
+    found = provenance.code_of(config)
     assert [*found] == ["given/__init__.py", "given/deep/er.py", "given/net.py", "given/parts.py"]
     # A copy elsewhere, with Windows' ends of lines.
     package.rename(tmp_path / "given")
     (tmp_path / "given" / "net.py").write_bytes(NET.replace("\n", "\r\n").encode())
     monkeypatch.syspath_prepend(tmp_path)
     forget()
-    assert code.code_of(config) == found
-    assert code.changed_code(found) == []
+    assert provenance.code_of(config) == found
+    assert provenance.changed_code(found) == []
     (tmp_path / "given" / "parts.py").write_text("act = None")
-    assert code.changed_code(found) == []  # this process has imported what was there
+    assert provenance.changed_code(found) == []  # this process has imported what was there
     forget()
-    assert code.changed_code(found) == ["given/parts.py"]
+    assert provenance.changed_code(found) == ["given/parts.py"]
     wrong = (
         {"../etc/passwd": "0", "given/../../x.py": "", "/etc/passwd": "", "given/net": "0", 3: "", "": ""},
         None,
         [1],
     )
-    assert [code.changed_code(each) for each in wrong] == [[], [], []]
+    assert [provenance.changed_code(each) for each in wrong] == [[], [], []]
 
 
 def test_the_examples_files_are_found():
     name = f"{MLP.__module__.replace('.', '/')}.py"
-    assert [*code.code_of({"model": {"_target_": f"{OWN}.models.mlp.MLP"}})] == [name]
+    assert [*provenance.code_of({"model": {"_target_": f"{OWN}.models.mlp.MLP"}})] == [name]
     assert (ROOT / "src" / name).exists()
 
 

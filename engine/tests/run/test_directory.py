@@ -1,24 +1,20 @@
 """The run directory rule: continue, finished, refused."""
 
-import csv
 import importlib.metadata
 import json
+import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
 from leyden.run.directory import Run
-from leyden.run.evaluations import record_test_evaluation
 from leyden.run.identity import RunIdentity
-from leyden.run.lease import is_file_of
-from leyden.run.lock import check_held
+from leyden.run.lock import check_held, hold_directory
 from leyden.run.result import Result
 from tests import records
 from tests.example import OWN
@@ -52,11 +48,7 @@ def run(tmp_path):
 
 
 def snapshot(run):
-    return {
-        path: path.read_bytes()
-        for path in run.directory.rglob("*")
-        if path.is_file() and not is_file_of(run.directory / ".lock", path.name)
-    }
+    return {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
 
 
 def reopen(run, config, resume="auto"):
@@ -190,24 +182,8 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
 
 
 def test_a_second_process_is_told_who_holds_the_directory(run):
-    code = f"""
-import sys, time, yaml
-from leyden.run.directory import Run
-from leyden.run.identity import RunIdentity
-run = Run({str(run.directory)!r})
-choices = RunIdentity(yaml.safe_load({yaml.safe_dump(CONFIG)!r}), {{}}.__getitem__)
-with run.locked(choices, resume="auto"):
-    run.begin(choices, [])
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "locked\n"
-    refuse(run, CONFIG, f"in use by process {holder.pid} on ")
-    holder.kill()  # the lock goes with its process
-    holder.communicate()
+    with hold_directory(run.directory, 0):
+        refuse(run, CONFIG, f"in use by process {os.getpid()} on ")
     reopen(run, CONFIG)
 
 
@@ -240,29 +216,6 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
     best.write_bytes(b"")
     with pytest.raises(UserError, match="no intact checkpoint is left"):
         run.newest_checkpoint()
-
-
-def test_test_evaluations_are_counted_by_experiment(run, tmp_path):
-    assert record_test_evaluation(str(tmp_path), run, "best", {"test/acc": 0.5}) == 1
-    assert record_test_evaluation(str(tmp_path), run, "last", {"test/acc": 0.6}) == 2
-    other = Run(tmp_path / "other")
-    reopen(other, with_value("name", "y"))
-    assert record_test_evaluation(str(tmp_path), other, "best", {"test/acc": 0.7}) == 1
-    with (tmp_path / "test_evaluations.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["experiment"] for row in rows] == ["x", "x", "y"]
-    assert json.loads(rows[1]["metrics"]) == {"test/acc": 0.6}
-    assert rows[1]["run"] == str(run.directory)
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff\xfe", b'"', b"half a line, x"])
-def test_a_damaged_list_of_test_evaluations_counts_what_can_be_read(run, tmp_path, damage):
-    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 1
-    path = tmp_path / "test_evaluations.csv"
-    path.write_bytes(path.read_bytes() + damage)
-    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 2
-    path.write_bytes(path.read_bytes().replace(b"experiment", b"experience"))
-    assert record_test_evaluation(str(tmp_path), run, "best", {}) == 3
 
 
 @pytest.mark.parametrize("replaced", [lambda path: None, Path.mkdir, Path.touch])

@@ -50,12 +50,21 @@ def recorded_after(content, run):
         return [row[3:] for row in rows if len(row) == len(HEADER)]
 
 
-def test_the_columns_of_the_list(run, tmp_path):
-    assert [record(tmp_path, run, value) for value in (0.5, 0.25)] == [1, 2]
+def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
+    other = made(tmp_path / "other", "y")
+    assert [record(tmp_path, each, value) for each, value in ((run, 0.5), (other, 0.75), (run, 0.25))] == [1, 1, 2]
     with (tmp_path / TEST_EVALUATIONS_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 2
-    assert [row["metrics"] for row in rows] == ['{"test/acc": 0.5}', '{"test/acc": 0.25}']
+    assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 3
+    assert [row["metrics"] for row in rows] == [f'{{"test/acc": {value}}}' for value in (0.5, 0.75, 0.25)]
+    assert [row["experiment"] for row in rows] == ["x", "y", "x"]
+
+
+def test_a_link_leads_to_the_list_of_a_group(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / TEST_EVALUATIONS_FILE).symlink_to(tmp_path / "group.csv")
+    assert [record(tmp_path / "mine", run), record(tmp_path / "mine", run)] == [1, 2]
+    assert len((tmp_path / "group.csv").read_text().splitlines()) == 3
 
 
 def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_those_after(run, tmp_path):
@@ -115,10 +124,6 @@ def test_a_control_character_is_refused_where_a_name_is_typed(cli, tmp_path, key
     code, _, err = cli("train", f'{key}="{tmp_path if key == "run_dir" else ""}/a\nb"', "dry_run=true")
     assert code == 2
     assert err.startswith(f"leyden: {key}=")
-
-
-def test_there_is_no_list(tmp_path):
-    assert read_test_evaluations(tmp_path) == []
 
 
 @pytest.fixture

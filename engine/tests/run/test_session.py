@@ -3,13 +3,12 @@
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.run import requeue, session
-from leyden.run.directory import Run
+from leyden.run import directory
+from leyden.run.directory import EXIT_REQUEUED, Position, Run, ThisJob
 from leyden.run.result import Failure, Result
-from leyden.run.session import EXIT_REQUEUED, Position
 from tests import records
 from tests.run.test_directory import CONFIG, FINISHED, of
-from tests.run.test_requeue import BY_A_PEER
+from tests.scheduler.test_requeue import BY_A_PEER
 
 IDENTITY = of({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
 LOST = RuntimeError(BY_A_PEER)
@@ -17,25 +16,14 @@ OWN = KeyError("of this process")
 OTHER = Result.failed((), Failure("ValueError", "of another process"))
 
 
-class Job:
-    requests = 0
-
-    def job_id(self):
-        return "7"
-
-    def requeue_elsewhere(self):
-        self.requests += 1
-        return ""
-
-
 @pytest.fixture
 def ended(tmp_path, monkeypatch):
     """A function that ends a run's process with an error; returns the run, what was raised, and the requests to requeue."""
-    monkeypatch.setattr(session, "PEER_S", 0.3)
+    monkeypatch.setattr(directory, "PEER_S", 0.3)
 
     def end(rank, error, recorded=None, num=2, has_trained=True, has_job=True):
-        job = Job()
-        monkeypatch.setattr(requeue, "current", lambda: job if has_job else None)
+        requests = []
+        job = ThisJob("7", 3, lambda error: not requests.append(error)) if has_job else ThisJob()
         run = Run(tmp_path / "run")
         monkeypatch.setenv("RANK", "0")
         with run.locked(IDENTITY, resume="auto"):
@@ -44,14 +32,15 @@ def ended(tmp_path, monkeypatch):
 
         def fail():
             position = Position(1, 10, has_trained, num)
-            with session.session(run, IDENTITY, [], position=lambda: position, before_end=lambda *_: None):
+            progress = {"position": lambda: position, "before_end": lambda *_: None}
+            with directory.session(run, IDENTITY, [], job=job, **progress):
                 if recorded:
                     records.put(run.directory, result=recorded)
                 raise error
 
         with pytest.raises((KeyError, RuntimeError, UserError, SystemExit)) as raised:
             fail()
-        return run, raised.value, job.requests
+        return run, raised.value, len(requests)
 
     return end
 

@@ -26,7 +26,7 @@ FOLDER = ("data=folder", "data.image_size=[8,8]", "data.num_workers=0", "model.h
 
 
 def contents(run):
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and ".lock" not in path.name}
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def with_another_digit(content):

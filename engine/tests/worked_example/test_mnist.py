@@ -91,7 +91,7 @@ def test_a_process_that_was_killed_while_it_fetched_does_no_harm(folder, fetched
     (partial / "train-images-idx3-ubyte").write_bytes(b"half of it")
     get(folder.parents[1])
     verify_files(MNIST, folder.parents[1])
-    assert sorted(path.name for path in folder.parents[1].iterdir()) == [".lock.0", "MNIST"]
+    assert sorted(path.name for path in folder.parents[1].iterdir()) == ["MNIST"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(MNIST.sha256)
 
 

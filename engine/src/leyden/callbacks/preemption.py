@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from leyden.run.process import is_main_process
-from leyden.run.requeue import SIGNAL, RequeueSignal
+from leyden.scheduler.requeue import SIGNAL, RequeueSignal
 
 
 class Preemption(L.Callback):

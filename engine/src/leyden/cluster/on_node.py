@@ -22,11 +22,9 @@ from leyden.config.errors import UserError, is_mistake
 from leyden.config.hydra import composing, task_overrides
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import warn
-from leyden.run.directory import Run
+from leyden.run.directory import EXIT_REQUEUED, Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, num_processes, release_memory
-from leyden.run.requeue import EXIT_REQUEUED, is_communication_error
-from leyden.run.session import wait_for_result
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
@@ -137,7 +135,7 @@ class JobLauncher:
         for job in jobs:
             job.log = self.log
             with job.run.locked(identity := job.identity, resume="auto"):
-                job.run.begin(identity, job.overrides)
+                job.run.begin(identity, job.overrides, job=self.scheduler.job_id())
                 job.run.submission = submission(self.scheduler, Submitted(str(self.scheduler.job_id()), self.log))
         self.started += jobs
 

@@ -24,7 +24,7 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
-from leyden.run import lease
+from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_json, replacing, write_whole
 from leyden.run.owner import KEY, key
@@ -279,11 +279,11 @@ class ClusterRunner:
                 held[-1].enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
             arguments = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
             accepted = self.map(run_on_node, arguments, after=after)
-            for lock, job, each in zip(held, jobs, accepted, strict=True):
+            for locked, job, each in zip(held, jobs, accepted, strict=True):
                 job.run.begin(job.identity, job.overrides)
                 job.run.submission = submission(self.scheduler, each)
                 job.release()
-                lock.close()
+                locked.close()
         return {each.job_id for each in accepted}
 
     def take_snapshot(self) -> None:
@@ -357,7 +357,7 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     requested = {"overrides": [*task_overrides(config.hydra), *config.hydra.overrides.hydra]}
     path = runner.folder / "search.json"
     path.parent.mkdir(exist_ok=True)
-    with lease.hold(runner.directory / "locks" / "submit") as held:
+    with lock.hold(runner.directory / "locks" / "submit") as held:
         known = read_json(path, {})
         alive = runner.alive(jobs := known.get("jobs", []))
         ids = [number for number in jobs if number in alive]

@@ -18,7 +18,7 @@ import torchvision
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.files.content import digest_of
-from leyden.run import lease
+from leyden.run import lock
 
 
 def expected_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
@@ -90,8 +90,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
             f"{problem}, and download=false; run the same command with dry_run=true where there is a network"
         )
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    with lease.hold(root / ".lock") as held:
+    with lock.hold(root / ".lock") as held:
         try:
             return _read_verified(dataset, root, train)  # another process has downloaded it
         except MissingDatasetError:
@@ -105,7 +104,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         return _read_verified(dataset, root, train)
 
 
-def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lease.Lease) -> None:
+def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.Lock) -> None:
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()

@@ -10,7 +10,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from leyden.run import lease
+from leyden.run import lock
 
 
 class MLflow(MLFlowLogger):
@@ -38,7 +38,7 @@ class MLflow(MLFlowLogger):
             database = Path(tracking_uri.removeprefix("sqlite:///"))
             database.parent.mkdir(parents=True, exist_ok=True)
             pictures = database.with_name("mlflow_artifacts").absolute().as_uri()  # not in the working directory
-            self._lock = functools.partial(lease.hold, database.with_suffix(".lock"))
+            self._lock = functools.partial(lock.hold, database.with_suffix(".lock"))
         with self._lock():
             super().__init__(
                 experiment_name=experiment_name,

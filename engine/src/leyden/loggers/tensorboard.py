@@ -16,9 +16,9 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.run.charts import STAGES, chart_tag
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
+from leyden.run.result import STAGES, chart_tag
 
 
 def truncate_events(directory: Path, step: int) -> None:

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from leyden.callbacks.display import DisplayCallback
 from leyden.exact.logged_metrics import stages_of
 from leyden.pictures.base import save_picture, wrapped
-from leyden.run.charts import chart_of, use_log_scale
-from leyden.run.result import read_curves
+from leyden.run.result import chart_of, read_curves, use_log_scale
 
 LABELS = {"acc": "accuracy"}
 

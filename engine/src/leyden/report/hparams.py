@@ -5,12 +5,11 @@ import time
 
 from leyden.config.errors import log_and_continue
 from leyden.config.values import flatten
-from leyden.run.charts import BEST, chart_tag
 from leyden.run.directory import Run
 from leyden.run.files import replacing
 from leyden.run.identity import identity_values, typed_overrides
 from leyden.run.process import is_main_process
-from leyden.run.result import Result
+from leyden.run.result import BEST, Result, chart_tag
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
 NAME_LENGTH = 8  # hexadecimal digits

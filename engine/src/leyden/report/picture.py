@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.report.ranking import varying_keys
-from leyden.run.charts import save_pdf, use_log_scale
+from leyden.run.result import save_pdf, use_log_scale
 
 MAX_MEANS = 12  # up to this many values of a key get a mean each
 MAX_TICKS = 8  # up to this many numbers are the ticks of an axis

@@ -15,7 +15,7 @@ from leyden.config.terminal import one_line, warn
 from leyden.report.configs import keys_to_compare
 from leyden.report.records import Record
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
-from leyden.run.csv_log import appending, read_rows
+from leyden.run.evaluations import appending, read_rows
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now

@@ -18,11 +18,10 @@ from omegaconf import DictConfig
 from leyden.config.errors import UserError, cause_of, is_mistake, require_project
 from leyden.config.explain import explain
 from leyden.config.hydra import VERSION_BASE, help_text, parse_options, patched
-from leyden.config.paths import CONF, prepare_process
+from leyden.config.paths import CONF, LIBRARY, prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable, quiet_pipe, warn
 from leyden.run.process import is_main_process
-from leyden.scheduler import SCHEDULERS
 
 # Hydra's options; argparse accepts their prefixes, too.
 OPTIONS = (
@@ -129,7 +128,7 @@ def refuse_launcher(groups: Mapping[str, str]) -> NoReturn:
     Raises:
         UserError: Always; the message names the allowed launchers.
     """
-    names = ["local", *SCHEDULERS]
+    names = sorted(path.stem for path in (LIBRARY / "conf" / "hydra" / "launcher").glob("*.yaml"))
     raise UserError(
         f"hydra/launcher={groups['hydra/launcher']}: must be {' or '.join(names)}, whose runs can be checked and resumed; "
         f"set {' or '.join(f'cluster={name}' for name in names)}"

@@ -1,17 +1,62 @@
-"""The list of test evaluations: every evaluation of a run on a test set, in chronological order."""
+"""The list of test evaluations, in chronological order, and how several processes append to such a list."""
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line
-from leyden.run.csv_log import appending, read_rows
+from leyden.run import lock
 from leyden.run.directory import Run
+from leyden.run.files import MAX_BYTES, read_bytes, write_whole
 from leyden.run.provenance import now
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
 HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file without its header, whose first field is `time`; empty without a file.
+
+    A damaged row may have fewer fields.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    try:
+        text = read_bytes(path).decode(errors="replace").replace("\0", "\ufffd")
+    except FileNotFoundError:
+        return []
+    old_limit = csv.field_size_limit(MAX_BYTES)  # a damaged line can look like one long field
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row and row[0] != "time"]
+    finally:
+        csv.field_size_limit(old_limit)
+
+
+@contextmanager
+def appending(
+    path: Path, header: Sequence[str]
+) -> Iterator[tuple[list[list[str]], Callable[[Sequence[str]], None]]]:
+    """Lock a CSV file, which a killed process leaves whole; yield its rows and a function that appends a row.
+
+    Raises:
+        OSError: The file can't be read or written.
+    """
+    path = path.resolve()  # a link may lead to the list of a whole group
+    with lock.hold(path.with_suffix(".lock")) as held:
+        rows = read_rows(path)
+
+        def append(row: Sequence[str]) -> None:
+            held.check()
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([header, *rows, [*map(one_line, row)]])
+            write_whole(path, text.getvalue())
+
+        yield rows, append
 
 
 def read_test_evaluations(outputs: Path) -> list[list[str]]:
@@ -39,10 +84,8 @@ def check_test_evaluations(outputs: str) -> None:
     Raises:
         UserError: The list can't be written.
     """
-    path = Path(outputs) / TEST_EVALUATIONS_FILE
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with appending(path, HEADER), path.open("ab"):
+        with appending(Path(outputs) / TEST_EVALUATIONS_FILE, HEADER):
             pass
     except OSError as error:
         raise UserError(
@@ -65,9 +108,7 @@ def record_test_evaluation(
     Returns:
         The number of the experiment's test evaluations, this one included.
     """
-    path = Path(outputs) / TEST_EVALUATIONS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = run.config.get("name", "")
-    with appending(path, HEADER) as (rows, append):
+    with appending(Path(outputs) / TEST_EVALUATIONS_FILE, HEADER) as (rows, append):
         append([now(), name, where or str(run.directory), checkpoint, json.dumps(metrics)])
     return 1 + num_test_evaluations(rows, name)

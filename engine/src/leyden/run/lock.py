@@ -1,24 +1,282 @@
-"""The lock of a run directory, held by one process at a time."""
+"""Locks: one process at a time, by a file with a heartbeat; all they need of a file system is exclusive creation.
+
+`flock` is missing on many clusters' file systems, or locks on one node alone. A lock on `path` is a file `path.N`,
+which its holder touches every `HEARTBEAT_S` seconds and removes at the end. It is free if the holder's process is gone
+on this machine, or if the file has not changed for `STALE_S` seconds by the clock of the process that waits. Then the
+next holder creates `path.N+1`, which only one process can do, and removes the older files; the one with the largest N
+counts. A holder that was suspended checks before it writes that it still has the lock, see `Lock.check`.
+
+filelock's `SoftFileLease` is not used: it exchanges the old file for a new one by `RENAME_EXCHANGE`, which NFS does not
+support, so that the lock of a process that was killed would never be free there.
+"""
 
 import contextlib
+import errno
+import functools
+import json
 import os
+import platform
+import random
+import re
 import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from leyden.config.errors import UserError
-from leyden.run import lease
-from leyden.run.lease import Lease
+from leyden.config.terminal import warn
+from leyden.run.files import read_bytes
+from leyden.run.process import JOB
 
-LOCK_TIMEOUT_S = 2.0
-LOCK = ".lock"
-# By locked directory: its lease, and an open descriptor of it, so that its inode number is not reused.
-_HELD: dict[Path, tuple[Lease, int | None]] = {}
+HEARTBEAT_S = 10.0
+STALE_S = 60.0  # a lock whose file does not change for so long is free
+MAX_PAUSE_S = 0.5
+ANNOUNCE_S = 5.0  # waiting for longer is announced
+LOCK_TIMEOUT_S = 2.0  # for a run directory
+LOCK = ".lock"  # in a run directory
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+State = Literal["free", "held", "unknown"]
+_RANDOM = random.Random()  # so that processes that start together do not look together
+_ALIVE: set["Lock"] = set()  # which a thread touches; one for all, as an array of jobs takes hundreds
+_thread: threading.Thread | None = None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock, as it describes itself in the lock's file."""
+
+    pid: int = 0
+    host: str = ""
+    machine: str = ""  # is equal only for processes that see each other's process ids
+    began: str = ""  # when the process began, by the clock of its machine's kernel
+    time: str = ""  # when it took the lock, for messages
+    job: str = ""  # id of the cluster's job that it belongs to, empty without one
+    inode: int = 0  # of the lock's file; another number there means that the file is a copy
+
+    @classmethod
+    def of(cls, content: bytes) -> "Holder":
+        """Return the holder in a lock's file; one without a machine if the file is damaged or being written."""
+        try:
+            return cls(**{key: type(getattr(cls, key))(value) for key, value in json.loads(content).items()})
+        except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            return cls()
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.time}" if self.pid else "another process"
+
+    def is_alive(self) -> bool | None:
+        """Return whether the process is alive on this machine; None if that can't be told."""
+        if not self.machine or self.machine != _machine() or sys.platform == "win32" or not 0 < self.pid < 2**31:
+            return None  # on Windows, `os.kill` would end the process
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # of another user
+            return None
+        began = _began(self.pid)
+        return began == self.began if began else None  # the id may have passed to another process
+
+
+class Watch:
+    """Observation of one lock by a process that does not hold it.
+
+    Args:
+        path: Path of the lock.
+        ended_job: Id of a cluster's job that has ended, by the scheduler's word, so that its locks are free.
+    """
+
+    def __init__(self, path: Path, ended_job: str = "") -> None:
+        self.path, self.ended_job = path, ended_job
+        self.holder, self.number = Holder(), -1  # number of the newest file; -1 if there is none
+        self._seen: tuple[Path, tuple[int, int, bytes]] | None = None  # the newest file
+        self._unchanged_s, self._looked_at, self._has_acted = 0.0, 0.0, False
+
+    def state(self) -> State:
+        """Look at the lock and return its state.
+
+        For a holder on another machine, it is `held` while the file changes, `free` when the file has not changed
+        for `STALE_S` seconds, and `unknown` otherwise.
+
+        Raises:
+            OSError: The folder or the file can't be read.
+        """
+        started, before, self._seen = time.monotonic(), self._seen, None
+        self.number = max(_numbers(self.path))
+        if self.number < 0:
+            return "free"
+        file = _file(self.path, self.number)
+        if (content := _read(file)) is None:  # just replaced
+            return "unknown"
+        self._seen, self.holder = (file, content), Holder.of(content[2])
+        is_alive = self.holder.is_alive()
+        if is_alive is False or (self.ended_job and self.holder.job == self.ended_job):
+            return "free"
+        if is_alive and self.holder.inode == content[0]:  # else it is a copy, which the holder does not touch
+            return "held"
+        # Only the time between two looks counts, since a look takes long while the file system does not answer; and
+        # this process may have been suspended between them.
+        between = min(started - self._looked_at, 1.5 * HEARTBEAT_S)
+        self._looked_at = time.monotonic()
+        self._unchanged_s = self._unchanged_s + between if before == self._seen else 0.0
+        self._has_acted |= before not in (None, self._seen)
+        if self._unchanged_s >= STALE_S:
+            return "free"
+        return "held" if self._has_acted and self._unchanged_s < 2 * HEARTBEAT_S else "unknown"
+
+    def has_changed(self) -> bool:
+        """Return whether the file that was looked at last has been touched, replaced or removed since."""
+        return self._seen is not None and _read(self._seen[0]) != self._seen[1]
+
+
+class Lock:
+    """A lock that this process holds, from `acquire` to `release`.
+
+    Args:
+        path: Path of the lock.
+        number: Number of its file.
+        content: Inode number and content of its file.
+    """
+
+    def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
+        self.path, self.number, self.file, self._content = path, number, _file(path, number), content
+        self.is_lost = False
+        self.pid, self._beaten_at, self._problem = os.getpid(), _clock(), ""
+        _start_heartbeats()
+        _ALIVE.add(self)
+
+    def beat(self) -> None:
+        """Touch the file, and note if another process has taken the lock over."""
+        now = _clock()
+        try:
+            self.is_lost |= max(_numbers(self.path)) > self.number
+            if self._is_there():  # else another process, or run, may have a file of that name
+                os.utime(self.file)
+                self._beaten_at = now
+        except OSError as error:
+            self._problem = error.strerror or str(error)
+
+    def _is_there(self) -> bool:
+        """Return whether the file is the one that this process has created."""
+        found = _read(self.file)
+        return found is not None and (found[0], found[2]) == self._content
+
+    def check(self) -> None:
+        """Check, before a write, that this process still holds the lock, in the same folder.
+
+        The folder may have been moved or deleted, and another run may have been started in its place; or this process
+        was suspended for so long that another one has taken over. A file system that does not answer for a moment
+        changes nothing, since others wait `STALE_S` seconds for a heartbeat.
+
+        Raises:
+            UserError: It does not hold the lock, or the file system can't tell.
+        """
+        folder, is_there = self.path.parent, True
+        with contextlib.suppress(OSError):
+            is_there = self._is_there()
+        is_late = _clock() - self._beaten_at > STALE_S / 2
+        if is_late or not is_there:
+            self.beat()
+        if self.is_lost or (is_late and not is_there):  # the other one may have ended
+            raise UserError(f"{folder}: was taken over by another process while this one was suspended")
+        if not is_there:
+            raise UserError(f"{folder}: was moved, deleted or replaced during the run, which can't continue")
+        if _clock() - self._beaten_at > STALE_S / 2:
+            raise UserError(
+                f"{folder}: another process may have taken over, since this one can't reach it ({self._problem})"
+            )
+
+    def release(self) -> bool:
+        """Free the lock, unless another process has taken it over; without effect in a forked process.
+
+        Returns:
+            Whether this process held it until now.
+        """
+        _ALIVE.discard(self)
+        if self.pid != os.getpid():
+            return False
+        try:
+            self.check()
+            self.file.unlink()
+        except UserError:
+            return False
+        except OSError:
+            with contextlib.suppress(OSError):  # an empty file is free after a while, though this process lives
+                os.truncate(self.file, 0)
+        return True
+
+
+def _start_heartbeats() -> None:
+    """Start the thread that touches the files of this process's locks, unless it runs; a fork has none."""
+    global _thread
+    if _thread is None or not _thread.is_alive():
+        _thread = threading.Thread(target=_beat_for_ever, name="locks", daemon=True)
+        _thread.start()
+
+
+def _beat_for_ever() -> None:
+    while True:
+        time.sleep(HEARTBEAT_S)
+        for held in list(_ALIVE):
+            if held.pid == os.getpid():  # not its parent's
+                held.beat()
+
+
+def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> Lock:
+    """Wait for a lock, and take it; its folder must exist.
+
+    Args:
+        path: Path that no file has; the lock's files are `path.N` beside it.
+        timeout_s: Seconds to wait for a holder that is alive; None to wait indefinitely.
+        ended_job: Id of a cluster's job that has ended, so that its locks are free.
+
+    Raises:
+        UserError: Another process holds it.
+        OSError: The folder can't be written to.
+    """
+    watch, pause, began, is_announced = Watch(path, ended_job), 0.005, time.monotonic(), False
+    while (state := watch.state()) != "free" or (taken := _create(watch)) is None:
+        waited = time.monotonic() - began
+        limit = None if timeout_s is None else timeout_s if state == "held" else timeout_s + 2 * STALE_S
+        if limit is not None and waited >= limit:
+            raise UserError(f"{path.parent}: in use by {watch.holder}")
+        if waited > ANNOUNCE_S and not is_announced:
+            is_announced = True
+            warn(f"{path.parent}: waiting for {watch.holder}")
+        time.sleep(pause * (0.5 + _RANDOM.random()))
+        pause = min(1.5 * pause, MAX_PAUSE_S)
+    return taken
 
 
 @contextlib.contextmanager
-def acquire(directory: Path, timeout_s: float | None, *, ended_job: str = "") -> Iterator[None]:
-    """Lock a directory; one that is missing is created, and removed again if it is empty at the end.
+def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> Iterator[Lock]:
+    """Hold a lock while the context is entered, see `acquire`.
+
+    A folder that is missing is created, and removed again if it is empty at the end.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    held = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = acquire(path, timeout_s, ended_job=ended_job)
+        yield held
+    finally:
+        if held is None or held.release():
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+
+
+_HELD: dict[Path, Lock] = {}  # by run directory
+
+
+@contextlib.contextmanager
+def hold_directory(directory: Path, timeout_s: float | None, *, ended_job: str = "") -> Iterator[None]:
+    """Hold the lock of a run directory while the context is entered, see `hold`; `check_held` checks it.
 
     Args:
         directory: An absolute path.
@@ -28,77 +286,138 @@ def acquire(directory: Path, timeout_s: float | None, *, ended_job: str = "") ->
     Raises:
         UserError: Another process holds the lock, or the directory can't be written to.
     """
-    made: list[Path] = []
-    try:
-        made = _make_directories(directory)
-        held = lease.acquire(directory / LOCK, timeout_s, ended_job=ended_job)
+    with contextlib.ExitStack() as stack:
         try:
-            # Windows prevents moving a folder that is open.
-            descriptor = None if sys.platform == "win32" else os.open(directory, os.O_RDONLY)
-        except OSError:
-            held.release()
-            raise
-    except OSError as error:
-        _remove_directories(made)
-        raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
-    _HELD[directory] = held, descriptor
-    pid = os.getpid()
-    try:
+            _HELD[directory] = stack.enter_context(hold(directory / LOCK, timeout_s, ended_job=ended_job))
+        except OSError as error:
+            raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
+        stack.callback(_HELD.pop, directory)
         yield
-    finally:
-        if pid == os.getpid():  # not in a forked process
-            with contextlib.suppress(OSError, UserError):
-                check_held(directory)
-                if not list_files(directory):
-                    held.file.unlink(missing_ok=True)
-                    _remove_directories(made)
-            held.release()
-        del _HELD[directory]
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def check_held(directory: Path) -> None:
-    """Check, before a write, that a directory is still the one that this process has locked.
-
-    It may have been moved or deleted, and another run may have been started in its place; or this process was
-    suspended for so long that another one has taken over the run.
+    """Check, before a write, that this process still holds the lock of a run directory, see `Lock.check`.
 
     Raises:
-        UserError: The directory was moved, deleted or replaced, or the lock was taken over.
+        UserError: It does not; without effect if it never did, for example as rank 0 holds it.
     """
-    if directory not in _HELD:  # locked by rank 0, not by this process
-        return
-    held, descriptor = _HELD[directory]
-    try:
-        is_same = descriptor is None or os.path.samestat(directory.stat(), os.fstat(descriptor))
-    except OSError:
-        is_same = False
-    if not is_same:
-        raise UserError(f"{directory}: was moved, deleted or replaced during the run, which can't continue")
-    held.check()
+    if held := _HELD.get(directory):
+        held.check()
 
 
 def is_held(directory: Path) -> bool:
-    """Return whether a process holds the lock of a directory."""
-    return lease.is_held(directory / LOCK)
+    """Return, without waiting, whether a process holds the lock of a run directory.
+
+    For a process on another machine, this is a guess that compares the file's time with this machine's clock.
+    """
+    watch = Watch(directory / LOCK)
+    try:
+        state = watch.state()
+        if state == "unknown":
+            return abs(time.time() - _file(watch.path, watch.number).stat().st_mtime) < 2 * STALE_S
+    except OSError:
+        return False
+    return state == "held"
 
 
 def list_files(directory: Path) -> set[str]:
     """Return the names in a directory, without the lock and temporary files; empty if it does not exist."""
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    return {name for name in names if not lease.is_file_of(directory / LOCK, name) and not name.endswith(".tmp")}
+    return {name for name in names if _number(directory / LOCK, name) < 0 and not name.endswith(".tmp")}
 
 
-def _make_directories(path: Path) -> list[Path]:
-    """Create a directory with its parents; return those that were missing, topmost first."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()][::-1]
-    path.mkdir(parents=True, exist_ok=True)
-    return missing
+def _file(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
 
 
-def _remove_directories(made: list[Path]) -> None:
-    """Remove directories, bottom up, as long as they are empty."""
-    with contextlib.suppress(OSError):
-        for folder in reversed(made):
-            folder.rmdir()
+def _number(path: Path, name: str) -> int:
+    """Return the number in the name of a lock's file; -1 for the name of another file."""
+    prefix, _, text = name.rpartition(".")
+    return int(text) if prefix == path.name and re.fullmatch("0|[1-9][0-9]*", text) else -1
+
+
+def _numbers(path: Path) -> set[int]:
+    """Return the numbers of a lock's files, and -1; the process that created its folder may have removed it."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return {-1, *(_number(path, each.name) for each in path.parent.iterdir())}
+    return {-1}
+
+
+def _read(file: Path) -> tuple[int, int, bytes] | None:
+    """Return the inode number, the time and the content of a lock's file; None if it is gone."""
+    try:
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns, read_bytes(file, max_bytes=4096)
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
+
+
+def _create(watch: Watch) -> Lock | None:
+    """Create the next file of a lock that is free; return None if another process was faster."""
+    path, number = watch.path, watch.number + 1
+    file = _file(path, number)
+    if watch.has_changed():  # the lock is in use: with a new file, its holder would take it for lost
+        return None
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return None
+    except FileNotFoundError:  # the folder was removed by the process that created it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return None
+    taken, numbers = None, set()
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            inode = os.fstat(descriptor).st_ino
+            opened.write(content := _this_process(inode))
+        numbers = _numbers(path)
+        # Otherwise this process was suspended since it looked, and others were faster; or a suspended holder goes on.
+        if max(numbers) == number and not watch.has_changed():
+            taken = Lock(path, number, (inode, content))
+    finally:
+        if taken is None:
+            file.unlink(missing_ok=True)
+    for older in numbers - {number, -1} if taken else ():
+        with contextlib.suppress(OSError):  # of another user; it does not count any more
+            _file(path, older).unlink()
+    return taken
+
+
+def _this_process(inode: int) -> bytes:
+    """Return the content of a lock's file."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    job = os.environ.get(JOB, "")
+    holder = Holder(os.getpid(), platform.node(), _machine(), _began(os.getpid()), now, job, inode)
+    return json.dumps(asdict(holder)).encode() + b"\n"
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a value that is equal only for processes that see each other's process ids; empty if there is none."""
+    if sys.platform != "linux":
+        return f"{platform.node()} {uuid.getnode():x}"
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        is_own = str(Path("/proc/self").readlink()) == str(os.getpid())  # not /proc of an outer container
+        spaces = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "time") if is_own]
+    except OSError:
+        return ""
+    return " ".join([platform.node(), boot, *spaces]) if is_own else ""
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, in the kernel's ticks; `ended` for a zombie, empty if that can't be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if fields[0] in "ZX" else fields[19]
+
+
+def _clock() -> float:
+    """Return the time, in seconds, of a clock that does not stop while this machine is suspended."""
+    # On macOS, `time.monotonic` would stand still.
+    clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

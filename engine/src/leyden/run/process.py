@@ -12,13 +12,17 @@ import threading
 from collections.abc import Iterator
 
 from leyden.config.errors import UserError
-from leyden.scheduler import SCHEDULERS
+
+JOB = "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
+# Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
+# within a job inherits the job's variables, too.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def is_main_process() -> bool:
     """Return whether this is rank 0 of a run, by the environment variables that launchers set."""
-    # In Lightning's order: a process that Lightning starts within a job inherits the job's variables, too.
-    for name in ("RANK", "LOCAL_RANK", *(scheduler.rank_variable for scheduler in SCHEDULERS.values())):
+    for name in RANKS:
         if rank := os.environ.get(name):
             if not rank.isdigit():
                 raise UserError(f"{name}={rank} in the environment: must be the rank of a process; unset {name}")
@@ -28,8 +32,7 @@ def is_main_process() -> bool:
 
 def num_processes() -> int:
     """Return the number of processes that a launcher such as `torchrun` or `srun` has started for this run."""
-    sizes = ["WORLD_SIZE", *(scheduler.size_variable for scheduler in SCHEDULERS.values())]
-    found = [os.environ[name] for name in sizes if name in os.environ]
+    found = [os.environ.get(name, "") for name in SIZES]
     return max([1, *(int(text) for text in found if text.isdecimal())])
 
 

@@ -1,8 +1,11 @@
-"""Provenance of a run: code, package versions, command, machine, and what of the environment can change bits."""
+"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files of its classes."""
 
+import ast
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -11,14 +14,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import leyden
+from leyden.config.errors import is_library
 from leyden.config.paths import LIBRARY, ROOT, code_folders
+from leyden.config.values import flatten
+from leyden.run.identity import identity_values
 from leyden.run.process import num_cores
-from leyden.scheduler import job_id
 
 
 def git(
@@ -87,11 +93,13 @@ LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(
 
 def origin(
     overrides: list[str],
+    *,
     parent: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
     step: int | None = None,
     code: dict[str, str] | None = None,
+    job: str | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of a start, as recorded in `run.json`.
 
@@ -102,6 +110,7 @@ def origin(
         data: SHA-256 of the training data, by name; None if the start does not train.
         step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
         code: SHA-256 of the files that define the run's classes, by name.
+        job: Id of the cluster's job that this process belongs to; None outside of a job.
     """
     return {
         "time": now(),
@@ -113,7 +122,7 @@ def origin(
         "machine": machine,
         "data": data,
         "pid": os.getpid(),
-        "job": job_id(),
+        "job": job,
         "step": step,
         "code": code,
         "git": state_of_code(),
@@ -276,3 +285,81 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+MAX_FILES = 1000
+
+
+def code_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file of one's own code that a configuration names, or that such a file imports.
+
+    Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy. What a
+    file held when it was first asked for counts, as a process keeps what it has imported.
+    """
+    values = identity_values(dict(flatten(config))).values()
+    waiting = [text for text in values if isinstance(text, str) and re.fullmatch(r"[^\W\d]\w*(\.\w+)+", text)]
+    found: dict[str, str] = {}
+    while waiting and len(found) < MAX_FILES:
+        if (located := _locate(waiting.pop())) and located[0] not in found:
+            found[located[0]], imported = _read(*located)
+            waiting += imported
+    return dict(sorted(found.items()))
+
+
+def changed_code(recorded: Any) -> list[str]:
+    """Return the names of recorded files that hold something else here; files that are not here are left out.
+
+    Args:
+        recorded: What `code_of` returned, from an untrusted run directory.
+    """
+    names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, dict) else []
+    here = {name: _locate(name.removesuffix(".py").replace("/", ".")) for name in names[:MAX_FILES]}
+    located = {name: place for name, place in here.items() if place and place[0] == name}
+    return [name for name, place in located.items() if _read(*place)[0] != recorded[name]]
+
+
+@functools.cache
+def _folder_of(package: str) -> Path | None:
+    """Return the folder that a package or module of one's own lies in; nothing is imported."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # such as `__main__`, of a notebook
+        return None
+    place = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
+    path = Path(place) if place else None
+    if path is None or not path.exists() or is_library(str(path)) or path.is_relative_to(LIBRARY):
+        return None
+    return path.parent
+
+
+def _locate(name: str) -> tuple[str, Path] | None:
+    """Return the file that defines a dotted name, relative to its package's folder and absolute."""
+    parts = name.split(".")
+    if not (folder := _folder_of(parts[0])):
+        return None
+    for number in range(len(parts), 0, -1):
+        module = "/".join(parts[:number])
+        for relative in (f"{module}.py", f"{module}/__init__.py"):
+            if (path := folder / relative).is_file():
+                return relative, path
+    return None
+
+
+@functools.cache
+def _read(name: str, path: Path) -> tuple[str, list[str]]:
+    """Return the SHA-256 of a file, and the dotted names that it imports."""
+    try:
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        return hashlib.sha256(content).hexdigest(), [*_imports(ast.parse(content), name)]
+    except (OSError, SyntaxError, ValueError):
+        return "", []
+
+
+def _imports(tree: ast.Module, name: str) -> Iterator[str]:
+    package = PurePosixPath(name).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            yield from (".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names)

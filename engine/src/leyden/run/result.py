@@ -1,17 +1,18 @@
-"""Results of a run, and the curves in `metrics.csv`."""
+"""Results of a run, the curves in `metrics.csv`, and the charts that show them."""
 
 import csv
 import io
+import re
+import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from types import UnionType
+from typing import Any, BinaryIO
 
 from leyden.config.objective import Objective
 from leyden.run.files import read_bytes, write_whole
-from leyden.scheduler import num_restarts
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,16 @@ class Result:
 
     @classmethod
     def failed(
-        cls, objectives: tuple[Objective, ...], error: Failure, *, epochs: int = 0, num_steps: int = 0
+        cls,
+        objectives: tuple[Objective, ...],
+        error: Failure,
+        *,
+        epochs: int = 0,
+        num_steps: int = 0,
+        requeues: int = 0,
     ) -> "Result":
         """Create the result of a run that failed after the given numbers of epochs and steps."""
-        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, num_restarts(), error)
+        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, requeues, error)
 
     @property
     def is_complete(self) -> bool:
@@ -130,7 +137,7 @@ class Result:
             ValueError: The content is not a valid result.
         """
         try:
-            values = {name: content[name] for name in FIELDS if name in content}
+            values = {name: content[name] for name in FIELDS if name in content and name != "objectives"}
             aims = content["objective"]
             aims = aims if isinstance(aims, list) else [aims] if aims else []
             error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
@@ -143,33 +150,20 @@ class Result:
         return result
 
 
-# A newer version may have more.
-FIELDS = [each.name for each in fields(Result) if each.name != "objectives"]
+def _classes(hint: Any) -> tuple[type, ...]:
+    """Return the classes of a type hint, without their parameters; a whole number is a float, too."""
+    hints = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    classes = tuple(typing.get_origin(each) or each for each in hints)
+    return (*classes, int) if float in classes else classes
 
 
-NUMBER, TEXT = (int, float), str
-TYPES: dict[str, Any] = {
-    "status": TEXT,
-    "metrics": dict,
-    "epochs": NUMBER,
-    "optimizer_steps": NUMBER,
-    "seconds": (*NUMBER, NoneType),
-    "samples_per_second": (*NUMBER, NoneType),
-    "checkpoint": (TEXT, NoneType),
-    "requeues": NUMBER,
-    "stages": dict,
-    "can_be_tested": bool,
-    "takes_optimizer": bool,
-    "test_split": list,
-    "best_epoch": (int, NoneType),
-    "best_step": (int, NoneType),
-}
+FIELDS = {each.name: _classes(each.type) for each in fields(Result)}  # a newer version may have more
 
 
 def _is_valid(result: Result) -> bool:
     """Return whether all fields have valid types, and a complete run has its time and objective values."""
     values = vars(result)
-    if not all(isinstance(values[name], kind) for name, kind in TYPES.items()):
+    if not all(isinstance(values[name], classes) for name, classes in FIELDS.items()):
         return False
     needed = [result.seconds, *[aim.value for aim in result.objectives]]
     numbers = [value for value in values.values() if isinstance(value, int)] + [*result.metrics.values()]
@@ -238,3 +232,76 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
         last_bytes: Read at most this many bytes, from the end of the file; None to read all.
     """
     return [(int(step), metric, float(value)) for step, metric, value in read_rows(path, last_bytes=last_bytes)]
+
+
+# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
+STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
+# Folders in a run directory with TensorBoard's event files: one for each stage, and one for the metrics of the best epoch.
+STAGES = ("train", "val", "test")
+BEST = "best"
+EVENT_FOLDERS = (*STAGES, BEST)
+# First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
+CHARTS, STEPS = "charts", "steps"
+
+
+def chart_of(name: str) -> str:
+    """Return the title of the chart that shows a metric's curves of all stages.
+
+    Example:
+        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
+        ['acc', 'acc', 'acc', 'acc']
+        >>> chart_of("val"), chart_of("f1_macro")
+        ('val', 'f1_macro')
+    """
+    return without_stage(re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch"))
+
+
+def without_stage(name: str) -> str:
+    """Return a metric's name without the word that denotes its stage; the name itself if nothing else is left.
+
+    Example:
+        >>> without_stage("train/loss_step"), without_stage("val_acc"), without_stage("val")
+        ('loss_step', 'acc', 'val')
+    """
+    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", name)  # with the separators
+    kept = next((words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS), words)
+    return "".join(kept).strip("/_. -") or name
+
+
+def chart_tag(name: str) -> str:
+    """Return the tag of a metric, which is the same for all stages, so that one chart has all of their curves.
+
+    The values of single steps have a chart of their own. Names without a word for the stage remain.
+
+    Example:
+        >>> chart_tag("train/loss"), chart_tag("val_loss"), chart_tag("train/loss_step"), chart_tag("lr")
+        ('charts/loss', 'charts/loss', 'steps/loss', 'lr')
+    """
+    if (short := without_stage(name)) == name:
+        return name
+    return f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
+
+
+def use_log_scale(axes: Any, name: str) -> None:
+    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
+
+    Args:
+        axes: Matplotlib's axes.
+        name: `x` or `y`.
+    """
+    from matplotlib.ticker import LogLocator
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis=name, which="both", labelsize=8)
+
+
+def save_pdf(figure: Any, file: BinaryIO) -> None:
+    """Write a figure of matplotlib as PDF, with TrueType fonts: journals refuse its default, Type 3."""
+    from matplotlib import rc_context
+
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(file, format="pdf")

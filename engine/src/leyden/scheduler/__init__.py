@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from leyden.config.terminal import one_line, warn
 from leyden.scheduler.protocol import JobState, Scheduler
 from leyden.scheduler.slurm import Slurm
 
@@ -30,6 +31,11 @@ def states(jobs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], JobState]:
     found: dict[tuple[str, str], JobState] = {}
     jobs = list(jobs)
     for name in dict.fromkeys(name for name, _ in jobs):
+        if name not in SCHEDULERS:
+            warn(
+                f"job.json: {one_line(name)} is no scheduler, but {' or '.join(SCHEDULERS)}; its jobs are not asked for"
+            )
+            continue
         answer = SCHEDULERS[name].states([job for scheduler, job in jobs if scheduler == name])
         found |= {(name, job): state for job, state in answer.items()}
     return found

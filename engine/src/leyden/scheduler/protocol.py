@@ -53,20 +53,17 @@ class Scheduler(Protocol):
     """A batch system, which starts jobs on the nodes of a cluster when resources are free.
 
     `cluster.signal_delay_s` before a job's time limit, it must send SIGUSR1 to each process, which then saves and calls
-    `requeue` (`callbacks.preemption`).
+    `requeue` (`callbacks.preemption`). The variables in which its launcher gives a process its rank stand in
+    `run.process`.
 
     Args:
         name: Name in `conf/cluster/` and in a run's `job.json`.
         title: Name in messages.
-        rank_variable: Environment variable with the rank of a process in its job.
-        size_variable: Environment variable with the number of these processes.
         cancel_command: Shell command that cancels the jobs whose ids follow, for messages.
     """
 
     name: str
     title: str
-    rank_variable: str
-    size_variable: str
     cancel_command: str
 
     def job_id(self) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
+from leyden.run.process import JOB
 from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted, check_trainer
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "D
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
 QUERIED = 200  # job ids per query, since a command line has a limit
-# Variables of a job's script: the job's id, as in `cluster/bootstrap.py`, and a file by which a process asks for a requeue.
-JOB, REQUEUE = "LEYDEN_JOB", "LEYDEN_REQUEUE"
+# Variable of a job's script: a file by which a process asks for a requeue.
+REQUEUE = "LEYDEN_REQUEUE"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 # Slurm signals nothing but the script of a job without srun.
 FORWARD = (
@@ -50,8 +51,6 @@ class Slurm:
 
     name = "slurm"
     title = "Slurm"
-    rank_variable = "SLURM_PROCID"
-    size_variable = "SLURM_STEP_NUM_TASKS"
     cancel_command = "scancel"
 
     def job_id(self) -> str | None:

@@ -26,6 +26,7 @@ from leyden.run.directory import Run
 from leyden.run.fork import inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, is_launch_option
 from leyden.run.result import Failure, Result
+from leyden.scheduler import job_id, num_restarts
 
 AT = "\n    at "
 
@@ -315,7 +316,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
     ):
         if run.result is None:
             if run.record is None:
-                run.begin(identity, overrides)
-            result = Result.failed(identity.objectives, parse_failure(error))
+                run.begin(identity, overrides, job=job_id())
+            result = Result.failed(identity.objectives, parse_failure(error), requeues=num_restarts())
             write_hparams(run, result)
             run.end(result)

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.terminal import warn
-from leyden.run import lease
+from leyden.run import lock
 from leyden.run.fork import key_of
 from leyden.run.owner import is_own, signature
 from leyden.run.record import RECORD
@@ -144,8 +144,8 @@ def _has_pruner(job: Job) -> bool:
 class Search:
     """A search over a study that several processes may share; each process asks it for trials.
 
-    A process marks its trials with a unique owner name and holds a lease of that name while it lives. A running
-    trial whose owner's lease is free was abandoned, and another process takes it over.
+    A process marks its trials with a unique owner name and holds a lock of that name while it lives. A running
+    trial whose owner's lock is free was abandoned, and another process takes it over.
 
     Args:
         study: The study of `open_study`.
@@ -174,14 +174,14 @@ class Search:
         self.num_trials, self.runs, self.sampler = num_trials, runs, sampler
         self.owner = f"owner-{uuid.uuid4().hex}"
         self.owned: set[int] = set()  # numbers of this process's trials
-        self._watches: dict[str, lease.Watch] = {}  # by owner
+        self._watches: dict[str, lock.Watch] = {}  # by owner
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold this process's lease, and enqueue the failed trials of earlier starts once more."""
-        with lease.hold(self._lock(self.owner)) as own:
-            with lease.hold(self._lock("ask")):
-                self._remove_free_leases()
+        """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
+        with lock.hold(self._lock(self.owner)):
+            with lock.hold(self._lock("ask")):
+                self._remove_free_locks()
                 self._check_complete()
                 trials = self.study.get_trials(deepcopy=False)
                 retried = {trial.user_attrs.get("again") for trial in trials}
@@ -191,10 +191,7 @@ class Search:
                         # `fixed_params` has the others.
                         setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                         self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
-            try:
-                yield
-            finally:
-                own.file.unlink(missing_ok=True)
+            yield
 
     def ask(self) -> Trial | None:
         """Return the next trial: one abandoned by a killed process, else a new one; None if there are enough.
@@ -207,7 +204,7 @@ class Search:
         return trial
 
     def _ask(self) -> Trial | None:
-        with lease.hold(self._lock("ask")):
+        with lock.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
                     if (overrides := overrides_of(frozen, self.trust)) is not None:
@@ -276,15 +273,15 @@ class Search:
         """Return whether the process of a running trial is known to be gone."""
         return frozen.number not in self.owned and self._state(frozen.user_attrs.get("owner", "")) == "free"
 
-    def _state(self, owner: str) -> lease.State:
-        """Return the state of an owner's lease; one that has no file is free."""
+    def _state(self, owner: str) -> lock.State:
+        """Return the state of an owner's lock; one that has no file is free."""
         if not owner:  # the process died before it recorded itself
             return "free"
-        watch = self._watches.setdefault(owner, lease.Watch(self._lock(owner)))
+        watch = self._watches.setdefault(owner, lock.Watch(self._lock(owner)))
         return watch.state()
 
-    def _remove_free_leases(self) -> None:
-        """Remove the files of killed processes; the caller holds the lease `ask`, so no new ones appear."""
+    def _remove_free_locks(self) -> None:
+        """Remove the files of killed processes; the caller holds the lock `ask`, so no new ones appear."""
         for path in (self.directory / "locks").glob("owner-*"):
             if self._state(path.stem) == "free":
                 path.unlink(missing_ok=True)

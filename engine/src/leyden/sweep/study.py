@@ -24,7 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.errors import UserError
-from leyden.run import lease
+from leyden.run import lock
 from leyden.sweep.space import Space
 
 STUDY = "study"  # Hyperband's brackets depend on this name
@@ -54,13 +54,13 @@ class Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         self.path = path
         # Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then remove
-        # them; `append_logs` holds a lease instead.
+        # them; `append_logs` holds a lock of Leyden's instead.
         super().__init__(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records after the last complete one."""
-        lock = lease.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S)
-        with lock as held, self.path.open("rb+") as file:
+        locked = lock.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S)
+        with locked as held, self.path.open("rb+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read() not in (b"", b"\n"):
                 file.seek(0)

@@ -19,7 +19,7 @@ from leyden.config.errors import UserError, log_and_continue
 from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
-from leyden.run import lease
+from leyden.run import lock
 from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
@@ -42,7 +42,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
     refuse_links(directory, directory / "logs", directory / "locks")  # not slurm/, where submitit creates links
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        with lease.hold(directory / "locks" / "claim"):  # of concurrent starts, the first one claims the directory
+        with lock.hold(directory / "locks" / "claim"):  # of concurrent starts, the first one claims the directory
             claimed = read_json(path, identity)
             if not isinstance(claimed, dict):
                 raise UserError(

@@ -137,12 +137,12 @@ def call(
     with importing():
         import torch
 
-        from leyden import assembly
+        from leyden.assembly.trainer import silence_lightning
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the variable was read when torch was imported
     die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
     setup_globals()
-    assembly.silence_lightning()
+    silence_lightning()
     result = function(*arguments)
     sys.stdout.flush()
     connection.send(result)
@@ -221,10 +221,10 @@ def run_as_command(module: str, config: DictConfig) -> str:
 def draw_pictures(config: DictConfig) -> str:
     """Draw the pictures of a run that ended without them; return the text of an error, empty on success."""
     with importing():
-        from leyden.training import redraw
+        from leyden.training.trained import draw_late_pictures
     try:
-        with lock.acquire(Path(config.run_dir), timeout_s=0):
-            redraw.draw_late_pictures(config)
+        with lock.hold_directory(Path(config.run_dir), timeout_s=0):
+            draw_late_pictures(config)
     except Exception as error:
         return failure_text(error)
     return ""
@@ -240,12 +240,13 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None
         UserError: A configuration is wrong; the message names it and the mistake.
     """
     with importing():
-        from leyden import assembly
-    assembly.silence_lightning()
+        from leyden.assembly.build import dry_build
+        from leyden.assembly.trainer import silence_lightning
+    silence_lightning()
     facts: dict[str, Any] = {}
     for name, config, overrides in configs:
         try:
-            assembly.dry_build(config, facts, overrides=overrides)
+            dry_build(config, facts, overrides=overrides)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 

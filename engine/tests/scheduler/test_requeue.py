@@ -10,8 +10,9 @@ import torch
 from torch import distributed
 from torch.distributed import DistNetworkError
 
-from leyden.run import requeue
-from leyden.run.requeue import RequeueSignal, is_communication_error
+from leyden.run.directory import is_communication_error
+from leyden.scheduler import requeue
+from leyden.scheduler.requeue import RequeueSignal
 
 
 class Job:

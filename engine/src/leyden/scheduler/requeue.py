@@ -1,7 +1,6 @@
 """The scheduler's signal to requeue this job, obeyed in every phase of a run."""
 
 import os
-import re
 import signal
 import sys
 import threading
@@ -9,31 +8,18 @@ import time
 from typing import Any
 
 from leyden.config.terminal import one_line
+from leyden.run.directory import EXIT_REQUEUED, ThisJob
 from leyden.run.process import is_main_process
-from leyden.scheduler import current
+from leyden.scheduler import current, job_id, num_restarts
 
 WATCH_S = 1.0
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
-
-
-EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
 END_S = 10.0  # for a process to end after SIGTERM
-# Begins the message of an error of communication in gloo, which is a plain RuntimeError.
-GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
 
 
-def is_communication_error(error: BaseException, num_processes: int) -> bool:
-    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
-    of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        if isinstance(cause, of_torch):
-            return True
-        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
-            return True
-        chain, cause = [*chain, cause], cause.__cause__
-    return False
+def this_job() -> ThisJob:
+    """Return the cluster's job of this process."""
+    return ThisJob(job_id(), num_restarts(), requeue_after)
 
 
 def requeue_after(error: BaseException) -> bool:

@@ -1,0 +1,340 @@
+"""Locks: one holder at a time, without flock, however processes end, stop or run on other machines."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from leyden.config.errors import UserError
+from leyden.run import lock
+from leyden.run.lock import acquire, check_held, hold, hold_directory, is_held
+from tests.forks import TIMEOUT_S
+
+# A process that takes locks as one on another machine does, with a faster heartbeat, and without flock.
+ELSEWHERE = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+from leyden.run import lock
+def flock(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = fcntl.lockf = flock
+lock.HEARTBEAT_S, lock.STALE_S, lock.MAX_PAUSE_S = 0.1, 2.0, 0.05
+lock._machine = lambda: {machine!r}
+os.environ["LEYDEN_JOB"] = "77"
+path = Path(sys.argv[1])
+"""
+HOLDING = """
+held = lock.acquire(path)
+print("holds", flush=True)
+sys.stdin.readline()
+try:
+    held.check()
+    print("still holds", flush=True)
+except Exception as error:
+    print(error, flush=True)
+held.release()
+"""
+
+
+def process(path, body, machine=None):
+    """A process that runs `body`; on this machine, or on another one."""
+    code = ELSEWHERE.replace("{machine!r}", repr(machine or lock._machine())) + body
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05, "_thread": None}.items():
+        monkeypatch.setattr(lock, name, value)
+
+
+@pytest.fixture
+def holder(tmp_path, request):
+    """A process that holds the lock `.lock`; its machine is the parameter."""
+    started = process(tmp_path / ".lock", HOLDING, getattr(request, "param", None))
+    assert started.stdout.readline() == "holds\n"
+    yield started
+    started.kill()
+    started.communicate()
+
+
+elsewhere = pytest.mark.parametrize("holder", ["another machine"], indirect=True)
+
+
+@pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.slow)])
+def test_processes_take_it_one_after_another(tmp_path, num, times):
+    """In a folder that the first one makes, and may remove when it is empty."""
+    count = tmp_path / "count"
+    count.write_text("0")
+    body = f"""
+for _ in range({times}):
+    with lock.hold(path):
+        count = path.parents[1] / "count"
+        number = int(count.read_text())
+        time.sleep(0.0005)
+        count.write_text(str(number + 1))
+"""
+    machines = [None, None, "b", "c"]
+    started = [process(tmp_path / "run" / "x", body, machines[number % 4]) for number in range(num)]
+    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [0] * num
+    assert count.read_text() == str(num * times)
+    assert not [*tmp_path.rglob("x.*")]
+
+
+def test_a_holder_that_lives_is_named(tmp_path, holder):
+    os.kill(holder.pid, signal.SIGSTOP)  # here it is known to live
+    with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*, since 20"):
+        acquire(tmp_path / ".lock", timeout_s=0.2)
+    assert is_held(tmp_path)
+
+
+def test_a_killed_process_holds_nothing(tmp_path, holder):
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie, which has an id
+    assert not is_held(tmp_path)
+    with hold(tmp_path / ".lock", timeout_s=0):
+        pass
+
+
+def test_an_id_that_has_passed_to_another_process_holds_nothing(tmp_path, holder):
+    (file,) = tmp_path.glob(".lock.*")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "began": "1"}))
+    with hold(tmp_path / ".lock", timeout_s=0):
+        pass
+
+
+@elsewhere
+@pytest.mark.parametrize("hours", [0, -3, 3])
+def test_a_holder_on_another_machine_is_seen_to_live_and_clocks_are_not_compared(
+    tmp_path, holder, fast, hours, monkeypatch
+):
+    real, started = time.time, time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    with pytest.raises(UserError, match=f"process {holder.pid}"):
+        acquire(tmp_path / ".lock", timeout_s=0)
+    assert time.monotonic() - started < 3.9  # otherwise it would be waited for until then
+    holder.kill()
+    os.utime(tmp_path / ".lock.0", (real() + 3600 * hours,) * 2)
+    with hold(tmp_path / ".lock", timeout_s=0):
+        pass
+
+
+@elsewhere
+@pytest.mark.parametrize("job", ["", "77"])
+def test_a_holder_killed_on_another_machine_is_waited_for_unless_its_job_has_ended(
+    tmp_path, holder, fast, capsys, monkeypatch, job
+):
+    monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
+    holder.kill()
+    started = time.monotonic()
+    with hold(tmp_path / ".lock", timeout_s=0, ended_job=job):
+        waited = time.monotonic() - started
+    assert (1.9 < waited < 30) if not job else waited < 1.9
+    assert (f"waiting for process {holder.pid} on" in capsys.readouterr().err) == (not job)
+
+
+@elsewhere
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast, is_over):
+    os.kill(holder.pid, signal.SIGSTOP)
+    with hold(tmp_path / ".lock") as held:
+        if is_over:
+            held.release()
+        os.kill(holder.pid, signal.SIGCONT)
+        output, _ = holder.communicate("\n")
+        assert "was taken over by another process while this one was suspended" in output
+        if not is_over:
+            held.check()
+            assert is_held(tmp_path)  # it has freed nothing
+    assert not [*tmp_path.iterdir()]
+
+
+@elsewhere
+def test_a_holder_that_was_suspended_for_a_while_goes_on(tmp_path, holder, fast):
+    os.kill(holder.pid, signal.SIGSTOP)
+    time.sleep(1.2)  # longer than half of the limit
+    os.kill(holder.pid, signal.SIGCONT)
+    assert holder.communicate("\n")[0] == "still holds\n"
+    assert not [*tmp_path.iterdir()]
+
+
+@elsewhere
+def test_a_holder_that_goes_on_just_before_it_is_taken_over_keeps_it(tmp_path, holder, fast):
+    watch = lock.Watch(tmp_path / ".lock")
+    os.kill(holder.pid, signal.SIGSTOP)
+    while watch.state() != "free":
+        time.sleep(0.05)
+    os.kill(holder.pid, signal.SIGCONT)
+    time.sleep(0.3)  # a heartbeat or two
+    assert lock._create(watch) is None
+    assert holder.communicate("\n")[0] == "still holds\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"[1]", b'{"pid": []}', b'{"pid": 1e999}', b'{"unknown": 1}', b"[" * 4000],
+)
+def test_a_damaged_file_is_held_until_it_is_stale(tmp_path, fast, content):
+    (tmp_path / ".lock.4").write_bytes(content)
+    assert is_held(tmp_path)
+    started = time.monotonic()
+    with hold(tmp_path / ".lock", timeout_s=0) as held:
+        assert 1.9 < time.monotonic() - started < 30
+        assert [*tmp_path.iterdir()] == [held.file]
+
+
+def test_a_copy_of_a_folder_is_free_as_its_holder_does_not_touch_it(tmp_path, fast):
+    with hold_directory(tmp_path / "run", 0):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with hold_directory(tmp_path / "copy", 0):
+            check_held(tmp_path / "copy")
+        check_held(tmp_path / "run")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_process_suspended_before_it_creates_its_file_is_too_late(tmp_path, removed):
+    path = tmp_path / "x"
+    (tmp_path / "x.0").write_text(json.dumps({"pid": 2**22 + 1, "machine": lock._machine()}))  # gone
+    watch = lock.Watch(path)
+    assert watch.state() == "free"  # it would create x.1
+    with hold(path):
+        pass
+    with hold(path) as held:  # the numbers have begun anew
+        assert held.number == 0
+        assert lock._create(watch) is None
+        held.beat()
+        held.check()
+        assert [*tmp_path.iterdir()] == [held.file]
+
+
+@pytest.mark.parametrize("name", ["x.007", "x.1.5", "x.-1", "x.", "x.1e3", "x.\u0663", "y.1"])
+def test_names_that_no_process_gives_do_not_count(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with hold(tmp_path / "x", timeout_s=0) as held:
+        assert held.number == 0
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_replaced_while_it_is_read_is_looked_at_again(tmp_path, monkeypatch):
+    (tmp_path / "x.0").write_text(json.dumps({"pid": 2**22 + 1, "machine": lock._machine()}))
+    errors = [FileNotFoundError(errno.ENOENT, "gone"), OSError(errno.ESTALE, "Stale file handle")]
+    read = lock.read_bytes
+
+    def replaced(*arguments, **kwargs):
+        if errors:
+            raise errors.pop()
+        return read(*arguments, **kwargs)
+
+    monkeypatch.setattr(lock, "read_bytes", replaced)
+    acquire(tmp_path / "x", timeout_s=0).release()
+    assert not errors
+
+
+def test_files_that_can_not_be_removed_do_not_count(tmp_path, fast, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock.Path, "unlink", refuse)
+        for number in range(2):  # each waits until the one before, which this process has emptied, is stale
+            with hold(tmp_path / "x", timeout_s=0) as held:
+                assert held.number == number
+    with hold(tmp_path / "x", timeout_s=0) as held:
+        assert [*tmp_path.iterdir()] == [held.file]
+
+
+def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
+    with hold(tmp_path / "x") as held, hold_directory(tmp_path / "run", 0):
+        child = os.fork()
+        if not child:
+            lock.HEARTBEAT_S, lock.os.utime = 0.01, lambda path: os._exit(1)
+            lock._start_heartbeats()  # as if it took another lock
+            time.sleep(0.1)
+            released = held.release() or lock._HELD[tmp_path / "run"].release()
+            os._exit(released or not lock._thread.is_alive())
+        assert os.waitpid(child, 0)[1] == 0
+        assert is_held(tmp_path / "run")
+        held.check()
+
+
+def test_a_run_that_was_moved_is_told_as_that(tmp_path):
+    with hold_directory(tmp_path / "run", timeout_s=0):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="was moved, deleted or replaced"):
+            check_held(tmp_path / "run")
+        another = hold(tmp_path / "run" / ".lock", timeout_s=0)
+        with another as held:
+            os.utime(held.file, (1, 1))
+            lock._HELD[tmp_path / "run"].beat()
+            assert held.file.stat().st_mtime == 1
+            with pytest.raises(UserError, match="was moved, deleted or replaced"):
+                check_held(tmp_path / "run")
+        shutil.copytree(tmp_path / "moved", tmp_path / "run")
+        with pytest.raises(UserError, match="was moved, deleted or replaced"):
+            check_held(tmp_path / "run")
+    assert (tmp_path / "run").exists()
+
+
+def test_a_file_system_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with hold(tmp_path / "x") as held:
+        clock = lock._clock
+        with monkeypatch.context() as patched:
+            patched.setattr(lock.os, "utime", failing)
+            patched.setattr(lock, "read_bytes", failing)
+            held.beat()
+            held.check()
+            patched.setattr(lock, "_clock", lambda: clock() + lock.STALE_S)
+            with pytest.raises(UserError, match=r"can't reach it \(Input/output error\)"):
+                held.check()
+        held.check()  # it has answered again
+
+
+def test_a_folder_that_goes_away_meanwhile_is_created_anew(tmp_path, monkeypatch):
+    state, removals = lock.Watch.state, []
+
+    def removed(watch):
+        found = state(watch)
+        if not removals:
+            removals.append((tmp_path / "run").rmdir())
+        return found
+
+    monkeypatch.setattr(lock.Watch, "state", removed)
+    with hold(tmp_path / "run" / "x"):
+        assert removals
+
+
+def test_a_run_taken_over_is_not_written_to(tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    with hold_directory(directory, timeout_s=0):
+        (directory / "config.yaml").touch()
+        (directory / ".lock.1").touch()  # another process judged this one stale
+        check_held(directory)  # it can't have been, by this process's own clock
+        clock = lock._clock
+        monkeypatch.setattr(lock, "_clock", lambda: clock() + lock.STALE_S)  # but now
+        with pytest.raises(UserError, match="was taken over by another process"):
+            check_held(directory)
+    assert sorted(file.name for file in directory.iterdir()) == [".lock.0", ".lock.1", "config.yaml"]
+    assert json.loads((directory / ".lock.0").read_text())["pid"] == os.getpid()  # not freed by the one who lost it
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "_this_process", full)
+        with pytest.raises(OSError, match="No space"):
+            acquire(tmp_path / "x")
+        with pytest.raises(UserError, match=r"can't be written to \(No space left on device\)"):
+            hold_directory(tmp_path / "run", 0).__enter__()
+    assert not [*tmp_path.iterdir()]
