@@ -216,6 +216,8 @@ def test_other_versions_are_told_as_requirements(make, given, commit, capsys):
     versions = {**told["versions"], "torch": "1.0+cpu", "gone": "2 @ abc"}
     reproduction.reproduce(Run(make("b", starts=[{**told, "versions": versions, "python": "3.9.1"}])))
     assert "than the run had: python==3.9.1 torch==1.0 gone==2 @ abc\n" in capsys.readouterr().err
+    reproduction.reproduce(Run(make("c", starts=[{**told, "machine": {"threads": 2}}, told])))
+    assert "the run's last start had other versions or another machine than one before" in capsys.readouterr().err
 
 
 def test_data_that_have_changed_are_named_before_training(call, make, given, commit, tmp_path):

@@ -495,7 +495,15 @@ def session(
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, parent=parent, machine=machine(), data=data, step=step, job=job.id)
+    run.begin(
+        identity,
+        overrides,
+        parent=parent,
+        machine=machine(position().num_processes),
+        data=data,
+        step=step,
+        job=job.id,
+    )
     try:
         yield begun
     except Exception as error:

@@ -217,10 +217,11 @@ def state_of_library() -> dict[str, Any]:
 
     The state is as returned by `state_of_code`; None otherwise.
     """
-    is_tracked = git(LIBRARY, "ls-files", "--", "__init__.py")  # not if it is installed in an environment's folder
+    is_tracked = git(
+        LIBRARY, "ls-files", "--", "__init__.py"
+    )  # not if it is installed, or in a job's copy of the code
     top, top_of_project = (git(folder, "rev-parse", "--show-toplevel") for folder in (LIBRARY, ROOT))
-    is_copied = (ROOT / GIT_OF_COPY).exists() and LIBRARY.is_relative_to(ROOT)
-    is_elsewhere = is_tracked and top != top_of_project and not is_copied
+    is_elsewhere = is_tracked and top != top_of_project
     return {"version": leyden.__version__, "git": state_of_code(LIBRARY) if is_elsewhere else None}
 
 
