@@ -274,6 +274,8 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     assert (found["threads"], found["variables"]) == (2, {"MKL_CBWR": "AVX2"})
     assert {"torch", "cuda", "cudnn", "mkl"} <= {*found["libraries"]}
     assert {"deterministic", "cudnn.benchmark", "matmul.precision"} <= {*found["flags"]}
+    monkeypatch.setattr(provenance, "_libraries", lambda: 1 / 0)
+    assert not {"libraries"} & {*provenance.machine()}, "what only describes must not end a run"
     versions = provenance.installed_versions()
     assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
     assert all(name == name.lower() for name in versions)
