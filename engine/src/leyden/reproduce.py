@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from leyden.config import arguments
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.report.difference import show_equality
 from leyden.run.directory import Run
 from leyden.training.reproduction import reproduce
@@ -24,7 +24,7 @@ compares the fingerprints of both runs. With against= nothing is trained. Exit c
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with ending():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
         _, options = arguments.parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
@@ -40,7 +40,7 @@ def main() -> None:
             threads = arguments.parse_number(options, "threads")
             other = reproduce(original, output, options["data_root"], threads)
         equal = show_equality(original, other)
-    raise SystemExit(0 if equal else 1)
+    leave(Exit.DONE if equal else Exit.DIFFERENT)
 
 
 if __name__ == "__main__":

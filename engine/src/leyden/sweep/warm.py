@@ -9,6 +9,7 @@ import os
 import threading
 from pathlib import Path
 
+from leyden.config.errors import leave_at_once
 from leyden.config.paths import prepare_process
 from leyden.run.process import importing
 from leyden.sweep.launcher import DATA
@@ -53,7 +54,7 @@ def _starts_nothing(node: str) -> bool:
             _read(node)
             code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
         finally:
-            os._exit(code)
+            leave_at_once(code)
     return os.waitpid(pid, 0)[1] == 0
 
 

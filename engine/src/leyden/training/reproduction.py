@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 from omegaconf import OmegaConf
 
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, leave
 from leyden.config.paths import LIBRARY, ROOT, code_folders, environment_of
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.run import provenance
@@ -208,7 +208,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
 
 
 def _exit(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+    leave(128 + number)
 
 
 def _check_out(state: Any, source: Path, tree: Path, stack: contextlib.ExitStack) -> None:
