@@ -13,13 +13,13 @@ import yaml
 
 from leyden.config.paths import conf_files
 from leyden.testing.cases import compose, create, suited_cases
+from leyden.testing.contracts import refuses_nonsense as test_a_network_refuses_nonsense  # noqa: F401
 from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
     test_a_config_file_composes_and_passes_the_checks,
     test_a_config_file_creates_what_it_names,
     test_a_root_config_composes_with_its_types,
     test_a_task_trains_a_network,
 )
-from leyden.testing.strict import test_a_network_refuses_nonsense_by_name_or_trains  # noqa: F401
 from tests import conf
 
 

@@ -18,7 +18,13 @@ from tests.conftest import SMALL
 from tests.data import folders
 from tests.reproduction.conftest import git, start
 
-SHORT = ("model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare", "callbacks.fingerprint.every_n_steps=5")
+SHORT = (
+    "model.dropout=0.2",
+    "logger=none",
+    "trainer.max_epochs=1",
+    "callbacks=bare",
+    "callbacks.fingerprint.every_n_steps=5",
+)
 DATA = f"data_root={ROOT / 'data'}"
 
 
@@ -52,7 +58,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
     assert code == 0, told
     assert "equal, bit for bit, over all 2 fingerprints, up to step 10" in told
     again = Run(tmp_path / "again")
-    assert again.recorded == trained.recorded
+    assert again.recorded | {"logger": {}} == trained.recorded  # loggers are the project's own
     # Nothing differs but what is another one here.
     rows = told.partition("up to step 10")[2].splitlines()[1:]
     assert [row.split()[-2:] for row in rows if row.strip()][1:] == [["variables.PYTHONHASHSEED", '"3"']], told
@@ -216,6 +222,8 @@ def test_other_versions_are_told_as_requirements(make, given, commit, capsys):
     versions = {**told["versions"], "torch": "1.0+cpu", "gone": "2 @ abc"}
     reproduction.reproduce(Run(make("b", starts=[{**told, "versions": versions, "python": "3.9.1"}])))
     assert "than the run had: python==3.9.1 torch==1.0 gone==2 @ abc\n" in capsys.readouterr().err
+    reproduction.reproduce(Run(make("c", starts=[{**told, "machine": {"threads": 2}}, told])))
+    assert "the run's last start had other versions or another machine than one before" in capsys.readouterr().err
 
 
 def test_data_that_have_changed_are_named_before_training(call, make, given, commit, tmp_path):
@@ -272,6 +280,8 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     assert (found["threads"], found["variables"]) == (2, {"MKL_CBWR": "AVX2"})
     assert {"torch", "cuda", "cudnn", "mkl"} <= {*found["libraries"]}
     assert {"deterministic", "cudnn.benchmark", "matmul.precision"} <= {*found["flags"]}
+    monkeypatch.setattr(provenance, "_libraries", lambda: 1 / 0)
+    assert not {"libraries"} & {*provenance.machine()}, "what only describes must not end a run"
     versions = provenance.installed_versions()
     assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
     assert all(name == name.lower() for name in versions)

@@ -1,6 +1,7 @@
 """A start that is refused leaves everything as it was; a run keeps what makes it anew."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -225,10 +226,9 @@ def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_
     found = provenance.state_of_library()["git"]
     assert found["sha"] != provenance.state_of_code()["sha"]
     assert "+changed = True" in found["diff"]
-    (project / provenance.GIT_OF_COPY).write_text("{}")
-    assert provenance.state_of_library()["git"]["sha"] == found["sha"]
-    library.parent.rename(project / "engine")  # the library of a job's copy of the code is in the copy
-    monkeypatch.setattr(provenance, "LIBRARY", project / "engine" / "leyden")
+    shutil.rmtree(library / ".git")
+    library.rename(project / "ignored_copy")  # of the code, for a job
+    monkeypatch.setattr(provenance, "LIBRARY", project / "ignored_copy")
     assert provenance.state_of_library()["git"] is None
 
 

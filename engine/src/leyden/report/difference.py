@@ -50,8 +50,14 @@ def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
 
 
 def _difference_rows(a: Run, b: Run, *, with_result: bool = True) -> list[Row]:
-    """Return a row for each key in which two runs differ, by part."""
-    rows = difference_rows("configuration", *(dict(flatten(run.config)) for run in (a, b)))
+    """Return a row for each key in which two runs differ, by part; without their results, what can have changed these.
+
+    Loggers can't, and `reproduce` takes the project's own.
+    """
+    configs = [
+        {key: value for key, value in run.config.items() if with_result or key != "logger"} for run in (a, b)
+    ]
+    rows = difference_rows("configuration", *(dict(flatten(config)) for config in configs))
     data = trained_on(a), trained_on(b)
     if all(data):  # they can't be compared if one run did not record them
         rows += difference_rows("data", *data)

@@ -217,10 +217,11 @@ def state_of_library() -> dict[str, Any]:
 
     The state is as returned by `state_of_code`; None otherwise.
     """
-    is_tracked = git(LIBRARY, "ls-files", "--", "__init__.py")  # not if it is installed in an environment's folder
+    is_tracked = git(
+        LIBRARY, "ls-files", "--", "__init__.py"
+    )  # not if it is installed, or in a job's copy of the code
     top, top_of_project = (git(folder, "rev-parse", "--show-toplevel") for folder in (LIBRARY, ROOT))
-    is_copied = (ROOT / GIT_OF_COPY).exists() and LIBRARY.is_relative_to(ROOT)
-    is_elsewhere = is_tracked and top != top_of_project and not is_copied
+    is_elsewhere = is_tracked and top != top_of_project
     return {"version": leyden.__version__, "git": state_of_code(LIBRARY) if is_elsewhere else None}
 
 
@@ -241,40 +242,52 @@ def machine(num_processes: int = 1) -> dict[str, Any]:
 
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     divided = num_processes > 1 and "OMP_NUM_THREADS" not in os.environ
-    build = torch.__config__.show()
-    backends: Any = torch.backends
-    libraries = {name: found[1] if (found := re.search(text, build)) else None for name, text in LIBRARIES.items()}
-    cudnn = None
-    with contextlib.suppress(
-        RuntimeError
-    ):  # another one is found than PyTorch was built for: not all networks need it
-        cudnn = backends.cudnn.version() if cuda else None
-    return {
+    found = {
         "system": platform.platform(),
         "cpu": _cpu(),
-        "capability": backends.cpu.get_cpu_capability(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": num_cores(),
         "threads": max(1, num_cores() // num_processes) if divided else torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(number) for number in cuda],
-        "libraries": {
-            "torch": torch.version.git_version,
-            "cuda": torch.version.cuda,
-            "hip": torch.version.hip,
-            "cudnn": cudnn,
-            **libraries,
-        },
-        "flags": {
-            "deterministic": torch.get_deterministic_debug_mode(),
-            "dtype": str(torch.get_default_dtype()),
-            "cudnn.deterministic": backends.cudnn.deterministic,
-            "cudnn.benchmark": backends.cudnn.benchmark,
-            "cudnn.precision": backends.cudnn.conv.fp32_precision,
-            "matmul.precision": backends.cuda.matmul.fp32_precision,
-            "matmul.reduced_fp16": backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
-            "matmul.reduced_bf16": backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
-            "mkldnn": backends.mkldnn.enabled,
-        },
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+    for name, read in (("libraries", _libraries), ("flags", _flags)):
+        # PyTorch raises for another cuDNN than it was built for, for example; a run that needs none must not end.
+        with contextlib.suppress(Exception):
+            found[name] = read()
+    return found
+
+
+def _libraries() -> dict[str, Any]:
+    """Return PyTorch's commit and the versions of the libraries below it."""
+    import torch
+
+    build, cudnn = torch.__config__.show(), torch.backends.cudnn
+    return {
+        "torch": torch.version.git_version,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
+        **{name: match[1] if (match := re.search(text, build)) else None for name, text in LIBRARIES.items()},
+    }
+
+
+def _flags() -> dict[str, Any]:
+    """Return PyTorch's settings by which the same operation gives other bits."""
+    import torch
+
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
+    return {
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "dtype": str(torch.get_default_dtype()),
+        "cudnn.deterministic": cudnn.deterministic,
+        "cudnn.benchmark": cudnn.benchmark,
+        "cudnn.precision": cudnn.conv.fp32_precision,
+        "matmul.precision": matmul.fp32_precision,
+        "matmul.reduced_fp16": matmul.allow_fp16_reduced_precision_reduction,
+        "matmul.reduced_bf16": matmul.allow_bf16_reduced_precision_reduction,
+        "mkldnn": backends.mkldnn.enabled,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import hydra
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from leyden import assembly
@@ -43,27 +43,18 @@ class Case(NamedTuple):
         return f"{self.task} on samples of shape {self.facts.input_shape}"
 
 
-def compose(*overrides: str) -> DictConfig:
-    """Return the configuration of a training run with these overrides."""
-    return copy.deepcopy(_composed(overrides))
+def compose(*overrides: str, command: str = "train") -> DictConfig:
+    """Return the configuration of a command, a training run by default, with these overrides."""
+    cfg = copy.deepcopy(_composed(command, overrides))
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
+def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
     with initialized():
-        return hydra.compose("train", overrides=list(overrides))
-
-
-def composed_root(name: str) -> DictConfig:
-    """Return the configuration of a command, by the name of its config file."""
-    with initialized():
-        return hydra.compose(name)
-
-
-@functools.cache
-def _default_choices() -> dict[str, str]:
-    with initialized():
-        return dict(hydra.compose("train", return_hydra_config=True).hydra.runtime.choices)
+        return hydra.compose(command, overrides=list(overrides), return_hydra_config=True)
 
 
 def override(file: Path) -> str:
@@ -73,7 +64,7 @@ def override(file: Path) -> str:
         file: Path relative to `conf/`.
     """
     group = file.parent.as_posix()
-    return f"{'' if group in _default_choices() else '+'}{group}={file.stem}"
+    return f"{'' if group in _composed('train', ()).hydra.runtime.choices else '+'}{group}={file.stem}"
 
 
 def task_names() -> list[str]:
@@ -151,18 +142,12 @@ def suited_cases(model: str) -> list[Case]:
 
     The test fails if there is none.
     """
-    reasons = []
-    for task in task_names():
-        if not is_task(task):
-            continue
-        accepted = []
-        for case in cases_of(task):
-            if reason := reason_against(model, case):
-                reasons.append(reason)
-            else:
-                accepted.append(case)
-        if accepted:
+    reasons: list[str] = []
+    for task in filter(is_task, task_names()):
+        tried = [(case, reason_against(model, case)) for case in cases_of(task)]
+        if accepted := [case for case, reason in tried if not reason]:
             return accepted
+        reasons += [reason for _, reason in tried]
     if all(map(is_task, task_names())):
         broken(f"model={model} trains in none of the tasks {', '.join(task_names())}", *dict.fromkeys(reasons))
     pytest.skip(

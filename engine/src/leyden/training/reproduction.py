@@ -69,7 +69,7 @@ def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads
     _check_data(run, _dict_at(settings, "data"))
     with _checked_out(run) as tree, tempfile.TemporaryDirectory() as folder:
         _write(settings, Path(folder) / "recorded.yaml")
-        _warn_of_other_versions(run.starts[-1])
+        _warn_of_other_versions(run)
         _train(tree, folder, {**_environment(machine, threads), **environment_of(tree)})
     reproduced, root = Run(directory), _dict_at(settings, "data").get("root")
     kept = [each for each in run.overrides if not is_launch_option(key_of(each))]
@@ -262,20 +262,26 @@ def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
     Raises:
         UserError: It would import other code, or has failed.
     """
-    files = {file.parent.name: str(file) for each in code_folders(tree) for file in each.glob("*/__init__.py")}
+    found = [file for folder in code_folders(tree) for file in folder.glob("*/__init__.py")]
+    files = {file.parent.name: str(file) for file in found if file.parent.name.isidentifier()}
     command = [sys.executable, "-c", ORIGINS, *files]
     imported = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True).stdout.split("\n")
-    for file, found in zip(files.values(), imported, strict=False):
-        if file != found:
-            raise UserError(f"{sys.executable} imports {found or 'nothing'} instead of the run's code, {file}")
+    for file, origin in zip(files.values(), imported, strict=False):
+        if file != origin:
+            raise UserError(f"{sys.executable} imports {origin or 'nothing'} instead of the run's code, {file}")
     command = [sys.executable, "-m", "leyden.train", "--config-dir", folder, "--config-name", "recorded"]
     exit_code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
     if exit_code:
         raise UserError(f"the run could not be reproduced: its training ended with {exit_code}")
 
 
-def _warn_of_other_versions(start: dict[str, Any]) -> None:
-    """Announce versions that differ from those of a start, which are printed as pip's requirements."""
+def _warn_of_other_versions(run: Run) -> None:
+    """Announce versions that differ from those of a run's last start, as pip's requirements, or between its starts."""
+    start = run.starts[-1]
+    if any(start.get(key) != each.get(key) for each in run.starts for key in ("python", "versions", "machine")):
+        warn(
+            "the run's last start had other versions or another machine than one before; only the last one's are taken"
+        )
     there, here = _dict_at(start, "versions"), provenance.installed_versions()
     # Local version labels (after a plus) name a build for a kind of machine, which the package index may not have.
     needed = [f"{name}=={str(text).partition('+')[0]}" for name, text in there.items() if here.get(name) != text]
