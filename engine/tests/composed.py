@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from hydra._internal import config_loader_impl
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from leyden import train  # noqa: F401 - its resolver
 from leyden.sweep.jobs import Composer
 
 
@@ -23,9 +22,9 @@ class Loader(ConfigLoaderImpl):
 
 @functools.cache
 def composer(verb, search_path, of_hydra=()):
-    """Composes with these overrides of Hydra's own keys; its command line adds `hydra.mode=RUN`."""
+    """Composes with these overrides of Hydra's own keys."""
     loader = Loader(search_path.path)
-    return Composer(loader, loader.load_configuration(verb, list(of_hydra), RunMode.RUN))
+    return Composer(loader, loader.load_configuration(verb, list(of_hydra), RunMode.MULTIRUN))
 
 
 class SearchPath:
@@ -46,14 +45,11 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     """The configuration; None of what is left to Hydra: mistakes, whose messages are Hydra's, and keys of a sweeper that is chosen, too."""
     search_path = SearchPath(self.config_search_path)
     try:
-        composes = composer(config_name, search_path)
-        parsed = [composes.parse(text) for text in overrides]
+        parsed = [composer(config_name, search_path).parse(text) for text in overrides]
         of_hydra = [override for override in parsed if override.is_hydra_override()]
-        if not validate_sweep_overrides:  # Hydra asks for `hydra.mode` alone
-            return None if of_hydra else composes.config
         # A sweep is composed without what it tries.
         trying = [override for override in parsed if override.is_sweep_override()]
-        if any(override.is_hydra_override() or run_mode == RunMode.RUN for override in trying):
+        if trying and (validate_sweep_overrides or any(each.is_hydra_override() for each in trying)):
             return None
         composes = composer(config_name, search_path, tuple(override.input_line for override in of_hydra))
         of_task = [override for override in parsed if override not in of_hydra]
@@ -61,11 +57,7 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     except Exception:
         return None
     with open_dict(config.hydra):
-        names = config.hydra.job.config.override_dirname
         config.hydra.overrides.task = [override.input_line for override in of_task]
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            of_task, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
-        )
         config.hydra.runtime.cwd = str(Path.cwd())
         config.hydra.job.name = JobRuntime.instance().get("name")  # that of this command
     OmegaConf.clear_cache(config)  # the time in a name is that of this command

@@ -27,7 +27,6 @@ from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
 from leyden.pictures.monitor import LoggedConfig
-from leyden.run.directory import Run
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
 from tests import conf
@@ -162,7 +161,7 @@ def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path
     if "val" not in data.sizes:
         cfg.trainer.limit_val_batches = 0
         stages.remove("validate")
-    trainer = assembly.run_trainer(cfg, Run(tmp_path / "run"), data, None, requeue_signal=RequeueSignal(60)).trainer
+    trainer = assembly.run_trainer(cfg, tmp_path / "run", data, None, requeue_signal=RequeueSignal(60)).trainer
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DRAW)] + [watch := Watch()]
     module = assembly.task(cfg, data, trainer)
     for stage in stages:

@@ -75,7 +75,12 @@ def installed(wheel, python):
 def test_the_wheel_has_types_settings_and_the_plugin(installed, wheel, tmp_path):
     assert call(installed / "leyden", "--version", cwd=tmp_path) == f"leyden {wheel.name.split('-')[1]}\n"
     names = call(installed / "python", "-m", "zipfile", "-l", wheel, cwd=tmp_path)
-    for name in ("leyden/py.typed", "leyden/conf/run_defaults.yaml", "leyden/conf/hydra/sweeper/sampler/tpe.yaml"):
+    for name in (
+        "leyden/py.typed",
+        "leyden/conf/run_defaults.yaml",
+        "leyden/conf/hydra/sweeper/sampler/tpe.yaml",
+        "leyden/scaffold/templates/train.yaml",
+    ):
         assert name in names
     assert "project/" not in names
     assert "tests/" not in names

@@ -20,6 +20,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.data.facts import Facts
 from leyden.data.transforms import Augment
+from leyden.scaffold import write_part
 from leyden.testing.cases import compose
 from tests import ENGINE, conf, records
 from tests.conftest import SMALL, start, weights
@@ -310,33 +311,21 @@ def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
     assert f"{learned:.4f}" in said
 
 
-def refusal(cli, kind, name):
-    code, _, err = cli("new", f"{kind}={name}")
-    assert code == 2
-    return err
-
-
-@pytest.mark.parametrize("name", ["2nd", "Caps", "class", "a-b", "../x"])
-def test_a_new_model_needs_a_name(cli, name):
-    assert f"model={name}: must be the name of a Python module" in refusal(cli, "model", name)
-
-
-@pytest.mark.parametrize("name", ["null", "true", "false", "nan", "inf", "on", "off", "yes", "no"])
-@pytest.mark.parametrize("kind", ["model", "task", "data"])
-def test_a_name_that_is_read_as_something_else_is_refused(cli, kind, name):
-    assert f"{kind}={name}: is read as " in refusal(cli, kind, name)
-
-
 @pytest.mark.parametrize(
-    ("kind", "name"),
+    ("kind", "names", "message"),
     [
-        *(("task", name) for name in ("outcome", "f", "task", "tensor", "torch", "leyden")),
-        *(("model", name) for name in ("tensor", "torch", "nn", "super", "int")),
-        *(("data", name) for name in ("dataset", "any", "math", "torch", "typing")),
+        ("model", "2nd Caps class a-b ../x", "must be the name of a Python module"),
+        ("data", "null true false nan inf on off yes no none", "is read as "),
+        ("task", "outcome f task tensor torch leyden", "the file uses the name "),
+        ("model", "tensor torch nn super int", "the file uses the name "),
+        ("data", "dataset any math torch typing", "the file uses the name "),
     ],
 )
-def test_a_new_class_takes_no_name_that_its_file_uses(cli, kind, name):
-    assert f"{kind}={name}: the file uses the name " in refusal(cli, kind, name)
+def test_a_name_that_can_not_be_used_is_refused(capsys, kind, names, message):
+    for name in names.split():
+        with pytest.raises(UserError, match=re.escape(f"{kind}={name}: {message}")):
+            write_part(kind, name)
+    assert not capsys.readouterr().out
 
 
 def test_a_choice_that_is_read_as_no_text_is_told(copy):

@@ -8,14 +8,14 @@ import textwrap
 from pathlib import Path
 
 from leyden import __version__
-from leyden.config.terminal import quiet_pipe, warn
+from leyden.config.errors import UserError, ending
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     """Run a verb, or list the verbs if none is given."""
-    with quiet_pipe():
+    with ending():
         _main()
 
 
@@ -34,10 +34,9 @@ def _main() -> None:
         return
     if name not in verbs:
         close = difflib.get_close_matches(name, verbs, 1)
-        warn(
+        raise UserError(
             f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''}; the verbs are {', '.join(verbs)}"
         )
-        raise SystemExit(2)
     # Set as by `python -m`: a run records this command line, and starts its other processes with it.
     module = f"leyden.{name}"
     sys.argv = [str(verbs[name]), *arguments]

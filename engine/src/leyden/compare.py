@@ -1,7 +1,7 @@
 """Compare two groups of runs: which is better, and how certain that is."""
 
 from leyden.config import arguments
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, ending
 from leyden.report.comparison import compare, print_comparison
 
 USAGE = """\
@@ -19,7 +19,7 @@ verdict is over seeds, on this dataset; over=datasets widens it to other dataset
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
+    with ending(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"a": "", "b": "", "failed": "drop", "over": "seeds", "format": "table"}, max_folders=2
         )

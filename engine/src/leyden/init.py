@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from leyden.config import arguments
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, ending
 from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
-from leyden.scaffold.adopt import BASES, choose_classes, write_train_config
+from leyden.scaffold import BASES, choose_classes, write_train_config
 
 USAGE = """\
 leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]
@@ -18,7 +18,7 @@ Python files here, by the names of their bases."""
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with ending():
         _, given = arguments.parse_arguments(USAGE, dict.fromkeys(BASES, ""), max_folders=0)
         here = Path.cwd()
         if project := find_project(here):

@@ -1,8 +1,8 @@
 """Write the file and the YAML of a new network, task or dataset."""
 
 from leyden.config import arguments
-from leyden.config.errors import UserError, require_project
-from leyden.scaffold.parts import FILES, write_part
+from leyden.config.errors import UserError, ending, require_project
+from leyden.scaffold import PARTS, write_part
 
 USAGE = """\
 leyden new model=NAME | task=NAME | data=NAME
@@ -13,8 +13,8 @@ models/capsule.py in the project's package, conf/model/capsule.yaml and conf/swe
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
-        _, options = arguments.parse_arguments(USAGE, dict.fromkeys(FILES, ""), max_folders=0)
+    with ending():
+        _, options = arguments.parse_arguments(USAGE, dict.fromkeys(PARTS, ""), max_folders=0)
         require_project()
         given = {kind: name for kind, name in options.items() if name}
         if len(given) != 1:

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from leyden.config import arguments
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.report.difference import show_equality
-from leyden.reproduction.rerun import ReproduceOptions, reproduce
 from leyden.run.directory import Run
+from leyden.training.reproduction import reproduce
 
 USAGE = """\
 leyden reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
                            [trust=true]
 leyden reproduce run=A against=B
 
-Trains a run again with the commit, the configuration and the number of threads that it recorded, and compares the
-fingerprints of both runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not equal.
+Trains a run again with the commit, the configuration, the threads and the environment variables that it recorded, and
+compares the fingerprints of both runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not equal.
 
   output=DIR       the new run directory; default: one below outputs/reproduced/
   data_root=DIR    the folder of the data, if it is not the project's data/
@@ -24,7 +24,7 @@ fingerprints of both runs. With against= nothing is trained. Exit code 0: equal 
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error():
+    with ending():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
         _, options = arguments.parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
@@ -37,12 +37,10 @@ def main() -> None:
             other = Run(options["against"])
         else:
             output = Path(options["output"]) if options["output"] else None
-            other = reproduce(
-                original,
-                ReproduceOptions(output, options["data_root"], arguments.parse_number(options, "threads")),
-            )
+            threads = arguments.parse_number(options, "threads")
+            other = reproduce(original, output, options["data_root"], threads)
         equal = show_equality(original, other)
-    raise SystemExit(0 if equal else 1)
+    leave(Exit.DONE if equal else Exit.DIFFERENT)
 
 
 if __name__ == "__main__":

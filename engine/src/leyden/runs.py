@@ -3,7 +3,7 @@
 import sys
 
 from leyden.config import arguments
-from leyden.config.errors import UserError, require_project
+from leyden.config.errors import UserError, ending, require_project
 from leyden.config.paths import ROOT
 from leyden.report.difference import show_difference
 from leyden.report.listing import list_runs, print_runs
@@ -22,7 +22,7 @@ keys that where= and sort= name.
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
+    with ending(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )

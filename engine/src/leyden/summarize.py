@@ -1,7 +1,7 @@
 """Summarise the runs below a folder: a table and a picture."""
 
 from leyden.config import arguments
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, ending
 from leyden.report.summary import summarize
 
 USAGE = """\
@@ -15,7 +15,7 @@ to other datasets of its kind. format=json prints the table as JSON."""
 
 def main() -> None:
     """Run the command."""
-    with arguments.exit_on_user_error(), arguments.without_garbage_collection():
+    with ending(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
             USAGE, {"failed": "drop", "over": "seeds", "format": "table"}, max_folders=1
         )

@@ -1,30 +1,30 @@
 """Train a network: one run, or a sweep with -m."""
 
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import task_overrides
+from leyden.config.hydra import is_sweep, task_overrides
 from leyden.run.command import hydra_command
 from leyden.run.process import importing, is_main_process, num_processes
 
 
-def _slug(*, _root_: Any) -> str:
-    """Return the name of the run directory of a sweep's job, `${slug:}` in the configuration."""
-    from leyden.sweep.jobs import slug
+def sweep(config: DictConfig, module: str) -> None:
+    """Run a sweep on this machine or on a cluster.
 
-    return slug(task_overrides(_root_.hydra))
+    Args:
+        config: The sweep's configuration, including the node `hydra`.
+        module: Name of the module whose `main.task` runs a job.
+    """
+    from leyden.cluster.submit import launcher
+    from leyden.sweep.grid import run_sweep
+
+    run_sweep(config, launcher(config, module))
 
 
-OmegaConf.register_new_resolver("slug", _slug, replace=True)
-
-
-@hydra_command
-def main(cfg: DictConfig) -> None:
+def task(cfg: DictConfig) -> None:
     """Train as configured, or print the result if the run directory already has one."""
     with importing():  # late, as `--help` and a mistyped key need none of it
         from leyden.report.printout import print_result
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
         from leyden.run.identity import RunIdentity
         from leyden.run.lock import LOCK_TIMEOUT_S
     hydra_cfg = HydraConfig.get()
-    is_job = hydra_cfg.mode == RunMode.MULTIRUN
+    is_job = is_sweep(HydraConfig.instance().cfg)
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
     overrides = task_overrides(hydra_cfg)
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         with importing():
             from leyden.run.fork import inherit_settings
         inherit_settings(cfg, overrides, Path(cfg.run_dir))
-    identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices, hydra_cfg.runtime.output_dir if is_job else None)
+    identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.
@@ -56,11 +56,12 @@ def main(cfg: DictConfig) -> None:
         result = run.result
         if result is None or not run.is_finished(identity):
             with importing():
-                from leyden import assembly
+                from leyden.assembly.build import dry_build
+                from leyden.assembly.trainer import silence_lightning
                 from leyden.training.start import start
             if cfg.dry_run:
-                assembly.silence_lightning()
-                assembly.dry_build(cfg, {}, overrides=overrides, test=test)
+                silence_lightning()
+                dry_build(cfg, {}, overrides=overrides, test=test)
                 print("This would train. dry_run=true: nothing was done.")
                 return
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
@@ -72,6 +73,8 @@ def main(cfg: DictConfig) -> None:
             # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
 
+
+main = hydra_command(task, sweep=sweep)
 
 if __name__ == "__main__":
     main()

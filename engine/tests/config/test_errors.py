@@ -1,5 +1,6 @@
-"""A mistake in the configuration is a line; a bug in a researcher's own code is a traceback to their line."""
+"""An error while a run is composed and built is a line; a bug while it trains is a traceback to the researcher's line."""
 
+import errno
 import re
 import signal
 import sys
@@ -8,8 +9,10 @@ import traceback
 import pytest
 import torch
 
-from leyden.config.errors import is_mistake
+from leyden.config.errors import Exit, UserError, ending
+from leyden.config.paths import LIBRARY
 from leyden.run.directory import Run
+from tests import ENGINE
 from tests.conftest import QUICK, start
 from tests.example import OWN
 
@@ -38,7 +41,7 @@ class Net(nn.Module):
         if bug == "OSError":
             open("/nowhere/at/all")  # OSError
         if bug == "on purpose":
-            raise ValueError("bug=on purpose: must be none")
+            raise ValueError("bug=on purpose: must be none")  # on purpose
 
     def forward(self, x):
         if self.bug == "forward":
@@ -61,16 +64,18 @@ class Data(Dataset):
         self.targets = [{}["label"]]  # data
 """
 NET = "model._target_=mine.Net ~model.hidden_sizes ~model.dropout +model.bug="
-BUGS = {
-    **{
-        kind: NET + kind
-        for kind in ("KeyError", "TypeError", "RuntimeError", "ValueError", "AttributeError", "OSError")
-    },
-    "forward": NET + "forward",
-    "training": NET + "training",
-    "callback": "+callbacks.mine._target_=mine.Show",
-    "data": "data.dataset._target_=mine.Data",
-}
+KINDS = (
+    "KeyError",
+    "TypeError",
+    "RuntimeError",
+    "ValueError",
+    "AttributeError",
+    "OSError",
+    "on purpose",
+    "forward",
+)
+WHILE_BUILT = {**{kind: f"{NET}'{kind}'" for kind in KINDS}, "data": "data.dataset._target_=mine.Data"}
+WHILE_TRAINED = {"training": NET + "training", "callback": "+callbacks.mine._target_=mine.Show"}
 
 
 @pytest.fixture
@@ -89,38 +94,57 @@ def run(cli, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_shows_its_line(run, bug):
-    code, output = run(*BUGS[bug].split())
+def words(typed):
+    return re.findall(r"(?:'[^']*'|\S)+", typed)
+
+
+def line_of(bug):
+    return next(n for n, line in enumerate(MINE.splitlines(), start=1) if line.endswith(f"# {bug}"))
+
+
+@pytest.mark.parametrize("bug", WHILE_BUILT)
+def test_an_error_while_a_run_is_built_is_a_line_with_its_place(run, tmp_path, bug):
+    code, output = run(*words(WHILE_BUILT[bug]))
+    assert code == 2, output
+    assert len(output.strip().splitlines()) <= 2, output
+    assert output.startswith("leyden: data: " if bug == "data" else "leyden: model")
+    assert f"mine.py:{line_of(bug)} in " in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bug", WHILE_TRAINED)
+def test_a_bug_while_it_trains_is_a_traceback_to_its_line(run, tmp_path, bug):
+    code, output = run(*words(WHILE_TRAINED[bug]))
     assert code == 1, output
-    number = next(n for n, line in enumerate(MINE.splitlines(), start=1) if line.endswith(f"# {bug}"))
-    assert f'mine.py", line {number}' in output
+    assert f'mine.py", line {line_of(bug)}' in output
+    assert f"mine.py:{line_of(bug)} in " in Run(tmp_path / "run").result.error.where
 
 
 @pytest.mark.parametrize("bug", ["KeyError", "training"])
-def test_so_it_does_under_a_debugger(run, monkeypatch, bug):
+def test_a_debugger_and_a_variable_get_the_error_itself(run, monkeypatch, bug):
     monkeypatch.setattr(sys, "gettrace", lambda: print)
-    with pytest.raises((KeyError, RuntimeError)) as raised:
-        run(*BUGS[bug].split())
+    with pytest.raises((UserError, RuntimeError)) as raised:
+        run(*words({**WHILE_BUILT, **WHILE_TRAINED}[bug]))
     assert 'mine.py", line' in "".join(traceback.format_exception(raised.value))
+    monkeypatch.undo()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(UserError), ending():
+        raise UserError("one line")
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("import nothing_of_this_name", 'mine.py", line 1'), ("x = y", 'mine.py", line 1'), ("def (", "mine.py")],
-)
-def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text, shown):
+@pytest.mark.parametrize("text", ["import nothing_of_this_name", "x = y", "def ("])
+def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text):
     (tmp_path / "mine.py").write_text(f"{text}\n")
-    code, output = run(*(NET + "none").split())
-    assert code == 1, output
-    assert shown in output
-    assert "Traceback" in output
+    code, output = run(*words(NET + "none"))
+    assert code == 2, output
+    assert "mine.py" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (NET + "'on purpose'", "model: bug=on purpose: must be none"),
+        (NET + "'on purpose'", "model: bug=on purpose: must be none ("),
         ("+model.widht=3", "unexpected keyword argument 'widht'"),
         ("model._target_=mine.Nett", "model: Error loading 'mine.Nett'"),
         ("model._target_=nothing.Net", "model: Error loading 'nothing.Net'"),
@@ -134,7 +158,7 @@ def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text, shown
     ],
 )
 def test_a_mistake_is_a_line(run, tmp_path, arguments, message):
-    code, output = run(*re.findall(r"(?:'[^']*'|\S)+", arguments))
+    code, output = run(*words(arguments))
     assert code == 2, output
     assert message in output
     assert "Traceback" not in output
@@ -156,15 +180,44 @@ def test_a_program_of_ones_own_keeps_its_hook():
     assert "Traceback" in process.communicate()[0]
 
 
-def test_out_of_memory_is_a_line():
-    for allocate in (lambda: torch.empty(2**46), lambda: bytearray(2**46)):
-        with pytest.raises((RuntimeError, MemoryError)) as raised:
-            allocate()
-        assert is_mistake(raised.value)
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (UserError("seed=x: must be a number"), 2, "leyden: seed=x: must be a number\n"),
+        (FloatingPointError("the loss is nan"), 2, "leyden: FloatingPointError: the loss is nan\n"),
+        (MemoryError(), 2, "leyden: MemoryError\n"),
+        (torch.OutOfMemoryError("out of memory"), 2, "leyden: OutOfMemoryError: out of memory\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "leyden: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (KeyError("x"), 1, "Traceback (most recent call last):\n"),
+        (FileNotFoundError("of code of the user's"), 1, "Traceback (most recent call last):\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_error_has_its_exit_code(capsys, error, code, shown):
+    with pytest.raises(SystemExit) as stop, ending():
+        raise error
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert stop.value.code == code
+    assert capsys.readouterr().err.startswith(shown.rstrip("\n"))
+
+
+def test_the_page_of_questions_has_the_table_of_exit_codes():
+    page = (ENGINE / "docs" / "questions.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)
+    assert [*map(int, rows)] == sorted({*Exit})
+
+
+def test_a_process_ends_in_one_place():
+    ends = re.compile(r"raise SystemExit|sys\.exit\(|os\._exit\(")
+    found = {path.relative_to(LIBRARY).as_posix(): ends.findall(path.read_text()) for path in LIBRARY.rglob("*.py")}
+    assert {name: texts for name, texts in found.items() if texts} == {
+        "config/errors.py": ["raise SystemExit", "os._exit("],
+        "cluster/bootstrap.py": ["sys.exit("],  # it runs before Leyden can be imported
+    }
 
 
 HANDS_ON = f"""
-from torch import nn
 from leyden.tasks.classification import Classification
 from torchvision.datasets import FashionMNIST
 from {OWN}.models.mlp import MLP
@@ -183,29 +236,6 @@ class Net(MLP):
 class Own(FashionMNIST):
     def __init__(self, root, train, download, **mine):
         super().__init__(root=root, train=train, download=download, **mine)
-
-
-def inner(a):
-    pass
-
-
-def build(**mine):
-    inner(**mine)
-
-
-class Buggy(nn.Module):
-    def __init__(self, *, input_shape, num_classes):
-        super().__init__()
-        build(a=1, typo=2)
-
-
-class Refusing(nn.Module):
-    def __init__(self, *, input_shape, num_classes):
-        super().__init__()
-        raise ValueError(
-            "too long for "
-            "a line"
-        )
 """
 
 
@@ -229,24 +259,7 @@ def test_a_key_that_no_class_takes_is_a_line_whoever_hands_it_on(arguments, mess
     assert "Traceback" not in output
 
 
-def test_a_wrong_key_between_two_functions_of_a_researcher_is_a_bug(run, tmp_path):
-    (tmp_path / "hands_on.py").write_text(HANDS_ON)
-    code, output = run(*["model._target_=hands_on.Buggy", "~model.hidden_sizes", "~model.dropout"])
-    assert code == 1, output
-    assert "inner(**mine)" in output
-
-
-def test_what_is_raised_on_purpose_needs_no_source_and_can_take_several_lines(tmp_path):
-    path = tmp_path / "hands_on.py"
-    made = {}
-    exec(compile(HANDS_ON, path, "exec"), made)  # there is no such file
-    for name, mistake in (("Refusing", True), ("Buggy", False)):
-        with pytest.raises((ValueError, TypeError)) as raised:
-            made[name](input_shape=(1, 2, 3), num_classes=2)
-        assert is_mistake(raised.value) is mistake
-
-
-LIBRARY = """
+INSTALLED = """
 import lightning as L
 import torch
 
@@ -275,7 +288,7 @@ class Mine(L.LightningModule):
 def test_a_bug_of_an_installed_module_while_it_runs_shows_its_type_and_its_line(run, tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     folder.mkdir()
-    (folder / "installed.py").write_text(LIBRARY)
+    (folder / "installed.py").write_text(INSTALLED)
     monkeypatch.syspath_prepend(folder)
     code, output = run("task=own", "task._target_=installed.Mine", "objective=null", "test=true")
     assert code == 1, output

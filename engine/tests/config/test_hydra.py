@@ -1,17 +1,12 @@
-"""Hydra's command line: options may stand anywhere among overrides."""
+"""The command line: options may stand anywhere among overrides."""
+
+import re
 
 import pytest
-from hydra._internal.hydra import Hydra
 
-from leyden.config import hydra
-from leyden.config.paths import CONF
-from tests.conftest import finish, start
-
-
-def test_its_options_are_shown():
-    shown = finish(start("--hydra-help", OMP_NUM_THREADS="1"))
-    assert "--shell-completion" in shown
-    assert "Install or Uninstall shell completion" in shown
+from leyden.config.hydra import compose_command
+from leyden.config.paths import CONF, LIBRARY
+from leyden.run import command
 
 
 @pytest.mark.parametrize(
@@ -35,21 +30,17 @@ def test_an_option_can_stand_between_overrides_and_after_them(cli, arguments):
 
 def test_a_mistyped_key_is_composed_once(cli, monkeypatch):
     composed = []
-    compose = Hydra.compose_config
-
-    def counted(self, config_name, overrides, *arguments, **options):
-        composed.append(overrides)
-        return compose(self, config_name, overrides, *arguments, **options)
-
-    monkeypatch.setattr(Hydra, "compose_config", counted)
+    monkeypatch.setattr(
+        command, "compose_command", lambda *given: composed.append(given) or compose_command(*given)
+    )
     code, _, err = cli("train", "optimizer.lrr=1", by_hydra=True)
     assert code == 2
     assert "did you mean optimizer.lr?" in err
     assert len(composed) == 1
 
 
-def test_a_mode_that_is_set_is_obeyed(cli):
-    code, out, err = cli("train", "hydra.mode=MULTIRUN", "optimizer.lr=0.1,0.2", "dry_run=true")
+def test_a_file_can_make_a_sweep(cli):
+    code, out, err = cli("train", "cluster=slurm", "optimizer.lr=0.1,0.2", "dry_run=true")
     assert code == 0, err
     assert len(out.splitlines()) == 2
 
@@ -64,35 +55,31 @@ def test_an_option_with_a_value_keeps_it_among_overrides(cli):
     assert "invalid choice: 'everything'" in err
 
 
-def test_a_help_that_is_no_string_yet():
-    """As Python 3.14 asks for one: the class is the same on all versions."""
-
-    class Later:
-        def __repr__(self):
-            return "100%% later"
-
-    parser = hydra._ArgumentParser()
-    parser.add_argument("--later", help=Later())
-    parser.add_argument("--none")
-    assert "100% later" in parser.format_help()
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("arguments", [("train", "optimizer=adam"), ("predict",), ("train", "--resolve")])
-def test_help_is_that_of_hydra_which_lists_all_groups(cli, monkeypatch, arguments):
-    called = []
-    original = Hydra.format_config_groups
-    monkeypatch.setattr(Hydra, "format_config_groups", lambda *a, **k: called.append(1) or original(*a, **k))
-    code, found, err = cli(*arguments, "--help")
+def test_help_is_by_the_template_in_the_configuration(cli):
+    code, found, err = cli("predict", "--help", "hydra.help.template='have $CONFIG'")
     assert code == 0, err
-    assert bool(called) == ("--resolve" in arguments)
-    monkeypatch.setattr("leyden.run.command.help_text", lambda options, name: None)
-    assert cli(*arguments, "--help") == (0, found, "")
-    assert called
+    assert found.startswith("have run: ???\n")
 
 
-def test_a_help_of_the_projects_own_can_list_all_groups(cli):
-    code, found, err = cli("predict", "--help", "hydra.help.template='have $APP_CONFIG_GROUPS'")
-    assert code == 0, err
-    assert found.startswith("have ")
-    assert "optimizer: " in found
+def test_info_shows_folders_and_files(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
+    further = ("--config-dir", str(tmp_path), "-cn", "mine")
+    folders = cli("train", "--info", "searchpath", *further)[1].splitlines()
+    assert [line.split()[0] for line in folders] == ["of", "hydra", "main", "leyden", "command-line"]
+    files = cli("train", "--info", "defaults", "model=cnn", *further)[1].splitlines()
+    assert {"model/cnn", "mine"} <= {line.split()[0] for line in files}
+    assert cli("train", "--cfg", "job", "-p", "seed", *further)[1] == "7\n"
+
+
+@pytest.mark.parametrize("key", ["callbacks.mine._target_=x", "job.env_set.A=1"])
+def test_what_hydra_would_do_around_a_job_is_refused(cli, key):
+    code, _, err = cli("train", f"+hydra.{key}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no effect in Leyden" in err
+
+
+def test_only_public_modules_of_hydra_are_imported():
+    for path in LIBRARY.rglob("*.py"):
+        assert not re.search(
+            r"hydra\._internal|hydra\.\w+\._|import hydra\.main|hydra\.main\(", path.read_text()
+        ), path

@@ -12,8 +12,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import nn
 
+from leyden import scaffold
 from leyden.config.errors import UserError
-from leyden.scaffold import parts
 from tests.example import OWN
 
 pytestmark = pytest.mark.faults
@@ -142,8 +142,8 @@ def works(kind, module, folder, own):
 
 
 def test_a_new_file_works_or_is_refused(seed, trials, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(parts, "ROOT", tmp_path)
-    monkeypatch.setattr(parts, "SRC", tmp_path / "src")
+    monkeypatch.setattr(scaffold, "ROOT", tmp_path)
+    monkeypatch.setattr(scaffold, "SRC", tmp_path / "src")
     for folder in ("models", "tasks", "data"):
         (tmp_path / "src" / OWN / folder).mkdir(parents=True)
     for folder in ("model", "task", "data", "sweep"):
@@ -159,7 +159,7 @@ def test_a_new_file_works_or_is_refused(seed, trials, tmp_path, monkeypatch, cap
         told = f"FAULTS_SEED={seed}, trial {n}: leyden new {kind}={name!r}"
         before = {path for path in tmp_path.rglob("*") if path.is_file()}
         try:
-            parts.write_part(kind, name)
+            scaffold.write_part(kind, name)
         except UserError as error:
             refusal = str(error)
         except Exception as error:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hydra_plugins.leyden_launchers import ClusterLauncher
+from leyden.cluster.submit import ClusterLauncher
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, SRC
 from leyden.data.streamed import SeededSamples, StreamLoader
@@ -44,7 +44,7 @@ def on(platform, *arguments):
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.slow
 def test_every_module_is_imported(platform):
-    assert {"leyden.train", f"{OWN}.models.mlp", "hydra_plugins.leyden_launchers"} <= {*NAMES}
+    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster.submit"} <= {*NAMES}
     assert f"imported {len(NAMES)}" in on(platform, *NAMES).stdout
 
 
@@ -83,9 +83,9 @@ def windows(monkeypatch):
 
 
 def test_slurm_is_refused_on_windows(windows):
-    windows("hydra_plugins.leyden_launchers")
+    windows("leyden.cluster.submit")
     with pytest.raises(UserError, match="clusters can't be used from Windows; cluster=local"):
-        ClusterLauncher(OmegaConf.create({"wait": True}), "slurm").setup()
+        ClusterLauncher(OmegaConf.create({}), "leyden.train")
 
 
 def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 
 from leyden import reproduce
 from leyden.config.paths import ROOT
-from leyden.reproduction import recipe, rerun, sources
 from leyden.run.provenance import installed_versions
+from leyden.training import reproduction
 from tests import records
 
 
@@ -24,7 +24,6 @@ def commit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     for name in ("src", "conf", "engine/src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (folder / "constraints.txt").write_text("numpy==1.0\nrich==15.0.0\n")
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     (folder / "engine" / "pyproject.toml").write_text("[project]\nname = 'leyden'\n")
     git(folder, "init", "-q")
@@ -34,14 +33,13 @@ def commit(tmp_path_factory):
 
 
 @pytest.fixture
-def repository(commit, monkeypatch, tmp_path):
-    """The project is that repository; outputs are elsewhere."""
+def repository(commit, monkeypatch):
+    """The project is that repository."""
     folder, _ = commit
-    monkeypatch.setattr(sources, "ROOT", folder)
-    for module in (rerun, recipe):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduction, "ROOT", folder)
     yield folder
     assert len(git(folder, "worktree", "list").splitlines()) == 1, "a work tree was left behind"
+    shutil.rmtree(folder / "outputs", ignore_errors=True)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def make(tmp_path, commit):
 
 def start(sha, **more):
     """As a record tells one."""
-    machine = {"cores": 1, "threads": 1, "threads_are_set": True, "gpus": []}
+    machine = {"cores": 1, "threads": 1, "gpus": []}
     git_there = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
     told = {"overrides": [], "git": git_there, "machine": machine, "parent": None}
     versions = installed_versions()

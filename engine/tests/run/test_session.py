@@ -2,9 +2,9 @@
 
 import pytest
 
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError
 from leyden.run import directory
-from leyden.run.directory import EXIT_REQUEUED, Position, Run, ThisJob
+from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.result import Failure, Result
 from tests import records
 from tests.run.test_directory import CONFIG, FINISHED, of
@@ -48,7 +48,7 @@ def ended(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_lost_connection_requeues_the_job(ended, rank):
     run, raised, requests = ended(rank, LOST)
-    assert (raised.code, requests, run.result) == (EXIT_REQUEUED, 1, None)
+    assert (raised.code, requests, run.result) == (Exit.REQUEUED, 1, None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

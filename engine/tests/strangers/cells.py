@@ -20,9 +20,9 @@ from lightning.pytorch.strategies import Strategy
 from leyden import train
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
-from leyden.reproduction import recipe, rerun, sources
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
+from leyden.training import reproduction
 from tests import records
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
@@ -301,10 +301,9 @@ class Row:
         records.put(recorded, starts=starts)
 
         def there():
-            sources.ROOT = repository
-            rerun.ROOT = recipe.ROOT = self.place
+            reproduction.ROOT = repository
             if not self.trait.anew:
-                rerun._train = self._in_a_copy
+                reproduction._train = self._in_a_copy
 
         again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
         done = self.run("reproduce", *again, before=[there])
@@ -313,7 +312,7 @@ class Row:
         parted = [line for line in done.output.splitlines() if line.startswith("diverged")]
         return Outcome(DIFFERS, parted[0]) if parted else done.failed or Outcome(CRASH, done.output[-200:])
 
-    def _in_a_copy(self, python, tree, folder, environment):
+    def _in_a_copy(self, tree, folder, environment):
         """The training of a run that is made anew, in a copy of this process: a Python that begins takes ten times as long."""
         told = ("--config-dir", folder, "--config-name", "recorded")
         code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")

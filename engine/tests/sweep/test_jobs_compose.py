@@ -4,9 +4,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from leyden import train  # noqa: F401 - its resolver
 from leyden.config.hydra import composing
 from leyden.sweep import sweep
 from leyden.sweep.jobs import Composer, new_jobs
@@ -42,6 +41,8 @@ def composed(compose):
         config = compose()
     except HydraException as error:
         return type(error), str(error)
+    with open_dict(config.hydra):
+        config.hydra.job.override_dirname = "???"
     return OmegaConf.to_yaml(config), config.hydra.overrides, OmegaConf.is_struct(config)
 
 

@@ -9,6 +9,7 @@ from omegaconf import open_dict
 
 from leyden.cluster.submit import _with_absolute_paths
 from leyden.config.hydra import composing, task_overrides
+from leyden.sweep.jobs import sweep_directory
 
 
 @pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
@@ -27,5 +28,5 @@ def test_its_places_are_those_of_the_command(tmp_path, name, data):
     if data == "mnist":
         expected["data.root"] = str(Path(cfg.data.root).absolute())
     assert {key: getattr(value, "text", value) for key, value in places.items()} == expected
-    assert Path(found.hydra.sweep.dir) == directory
+    assert sweep_directory(found) == directory
     assert task_overrides(cfg.hydra) == given  # as it was

@@ -1,7 +1,6 @@
 """Which GPUs a sweep shares out: what the driver says, by an nvidia-smi made for the test."""
 
 import importlib.metadata
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -132,8 +131,7 @@ def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, 
     trained = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    returned = SimpleNamespace(return_value=None)
-    monkeypatch.setattr("leyden.sweep.worker.run_job", lambda **given: trained.append("leyden.train") or returned)
+    monkeypatch.setattr("leyden.sweep.worker.run_task", lambda task, config: trained.append("leyden.train"))
     error = try_job("leyden.train", OmegaConf.create({"trainer": {"accelerator": accelerator}}))
     assert error.startswith("UserError: CUDA_VISIBLE_DEVICES=3: PyTorch" if fails else "")
     assert trained == ([] if fails else ["leyden.train"])

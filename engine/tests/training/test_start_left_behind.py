@@ -14,10 +14,10 @@ from PIL import Image
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import quoted_override
-from leyden.reproduction import sources
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
+from leyden.training import reproduction
 from leyden.training.trained import trained_task
 from tests.conftest import QUICK
 from tests.example import MNIST, OWN, mnist
@@ -179,10 +179,9 @@ def test_changes_in_repositories_within_are_kept_and_checked_out(
     found = provenance.state_of_code()
     assert found["dirty"] is True
     assert found["diff"] == ""
-    monkeypatch.setattr(sources, "ROOT", project)
+    monkeypatch.setattr(reproduction, "ROOT", project)
     for state, values in ((clean, {"inner.py": "a = 1\n"}), (found, {"inner.py": "a = 3\n", "new.py": "a = 4\n"})):
-        run = SimpleNamespace(directory=project, starts=[{"git": state}])
-        with sources.checked_out(sources.code_of(run)) as tree:
+        with reproduction._checked_out(SimpleNamespace(starts=[{"git": state}])) as tree:
             got = {name: (tree / inner.name / name).read_text() for name in values}
             assert got == values
             deep = tree / inner.name / "deeper" / "deep.py"
@@ -203,12 +202,11 @@ def test_changes_in_repositories_within_are_kept_and_checked_out(
 def test_a_record_checks_out_nothing_elsewhere(project, monkeypatch, path):
     state = provenance.state_of_code()
     state = {**state, "diff": "", "left_out": []}
-    inner = {path: state}
-    monkeypatch.setattr(sources, "ROOT", project)
-    code = sources.code_of(SimpleNamespace(directory=project, starts=[{"git": {**state, "repositories": inner}}]))
+    monkeypatch.setattr(reproduction, "ROOT", project)
+    run = SimpleNamespace(starts=[{"git": {**state, "repositories": {path: state}}}])
     with (
-        pytest.raises(UserError, match="a repository of the run's code is not there"),
-        sources.checked_out(code),
+        pytest.raises(UserError, match="a repository of the run's code is not there; git submodule update --init"),
+        reproduction._checked_out(run),
     ):
         pass
 
@@ -227,7 +225,10 @@ def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_
     found = provenance.state_of_library()["git"]
     assert found["sha"] != provenance.state_of_code()["sha"]
     assert "+changed = True" in found["diff"]
-    (project / provenance.GIT_OF_COPY).write_text("{}")  # the library of a job's copy of the code is in the copy
+    (project / provenance.GIT_OF_COPY).write_text("{}")
+    assert provenance.state_of_library()["git"]["sha"] == found["sha"]
+    library.parent.rename(project / "engine")  # the library of a job's copy of the code is in the copy
+    monkeypatch.setattr(provenance, "LIBRARY", project / "engine" / "leyden")
     assert provenance.state_of_library()["git"] is None
 
 

@@ -21,7 +21,7 @@ from leyden.data.contract import ModuleData, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches
 from leyden.exact.random_state import seed_stages, seeded
-from leyden.exact.resumable import flatten_loaders, make_resumable
+from leyden.exact.resumable import make_resumable
 from leyden.run import lock
 from leyden.run.files import files_below, read_json, sha256_of, write_whole
 
@@ -88,13 +88,6 @@ def _fork_workers() -> None:
         multiprocessing.set_start_method("fork", force=True)
 
 
-def attach_trainer(data: L.LightningDataModule, trainer: L.Trainer) -> None:
-    """Set the trainer of data, and of a module with loaders, before their loaders are requested, as in training."""
-    data.trainer = trainer
-    if isinstance(data, ModuleData):
-        data.attached[0].trainer = trainer
-
-
 def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
     """Check that each process gets a part of every training batch.
 
@@ -104,11 +97,6 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
     if divides_batches(data):
         with user_errors("data"):
             data.check_world_size(world_size)  # type: ignore[attr-defined]
-
-
-def resumes_within_epoch(data: L.LightningDataModule) -> bool:
-    """Return whether a run on these data can resume within an epoch: all training loaders have a `state_dict`."""
-    return all(hasattr(loader, "state_dict") for loader in flatten_loaders(data.train_dataloader()))
 
 
 def stage(source: Path, scratch: str) -> Path:

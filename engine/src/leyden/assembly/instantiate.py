@@ -1,4 +1,4 @@
-"""Instantiation of configuration nodes; no other module calls `hydra.utils.instantiate`."""
+"""Instantiation of configuration nodes, with facts and readable errors."""
 
 import contextlib
 import difflib
@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import hydra
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import UserError, cause_of, is_mistake
+from leyden.config.errors import UserError, as_line, cause_of
+from leyden.config.hydra import call_target
 from leyden.config.values import targets
 from leyden.exact.random_state import seeded
 
@@ -108,7 +109,7 @@ def import_targets(cfg: DictConfig) -> None:
     """
     for name in targets(cfg):
         with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception):
-            hydra.utils.get_object(name)
+            get_object(name)
 
 
 def instantiate(
@@ -136,7 +137,7 @@ def instantiate(
             raise UserError(f"{key}.{name}={node[name]}: is passed by the program and can't be set")
     if not given and not facts:
         with user_errors(key, node):
-            return hydra.utils.instantiate(_resolved_values(node, key, without), _convert_="all")
+            return call_target(_resolved_values(node, key, without))
     constructor = _constructor(node, key, without=(*without, *given))
     named = {name: value for name, value in facts.items() if name in argument_names(constructor.func)}
     if both := sorted({*named} & {*constructor.keywords}):
@@ -156,7 +157,7 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
     """Return a node's target, bound to the node's keys as arguments, except for those in `without`."""
     values = _resolved_values(node, key, without)
     with user_errors(key, node):
-        constructor: functools.partial[Any] = hydra.utils.instantiate(values, _convert_="all", _partial_=True)
+        constructor: functools.partial[Any] = call_target(values, partial=True)
     return constructor
 
 
@@ -200,7 +201,7 @@ def switched_on(group: DictConfig) -> list[tuple[str, DictConfig]]:
 def check_extra(node: DictConfig, key: str) -> None:
     """Check that the optional package named by a target's attribute `needs` is installed."""
     with user_errors(key, node):
-        package = getattr(hydra.utils.get_object(node["_target_"]), "needs", None)
+        package = getattr(get_object(node["_target_"]), "needs", None)
     if package and importlib.util.find_spec(package) is None:
         raise UserError(f"{key}: {package} is not installed; pip install 'leyden[{package}]' installs it")
 
@@ -208,37 +209,26 @@ def check_extra(node: DictConfig, key: str) -> None:
 def check_keys(node: DictConfig, key: str) -> None:
     """Check that a node's target accepts the node's keys, without instantiating it."""
     with user_errors(key, node):
-        callee = hydra.utils.get_object(node["_target_"])
+        callee = get_object(node["_target_"])
         keys = map(str, node.keys())  # including keys whose value is missing
         signature(callee).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
 
 
 @contextlib.contextmanager
-def user_errors(
-    key: str, node: DictConfig | None = None, *, given: Collection[str] = (), runs: bool = False
-) -> Iterator[None]:
-    """Re-raise a mistake in the configuration as a `UserError` that names the part; a bug keeps its traceback.
+def user_errors(key: str, node: DictConfig | None = None, *, given: Collection[str] = ()) -> Iterator[None]:
+    """Re-raise any error as a `UserError` of one line: the part's key, the message and the user's line that raised it.
 
     Args:
         key: The part's key.
         node: The part's node, for a hint at a misspelled argument.
         given: Further arguments that the program supplies.
-        runs: True if the block runs the built object; see `is_mistake`.
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        cause = cause_of(error)
-        if isinstance(error, UserError):
-            raise
-        if not is_mistake(error, runs=runs):
-            if hasattr(cause, "add_note"):  # Python 3.11
-                cause.add_note(f"(in {key})")
-            if cause is error:
-                raise
-            raise cause from None
-        text = " ".join(str(cause).split()) or type(cause).__name__
-        raise UserError(f"{key}: {text}{_hint(cause, node, given)}") from error
+        raise UserError(f"{key}: {as_line(error)}{_hint(cause_of(error), node, given)}") from error
 
 
 def _hint(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
@@ -247,7 +237,7 @@ def _hint(error: BaseException, node: DictConfig | None, given: Collection[str])
         return ""
     keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
     if isinstance(error, TypeError):
-        callee = hydra.utils.get_object(node["_target_"])
+        callee = get_object(node["_target_"])
         known = argument_names(callee)
         wrong = [] if takes_any(callee) else [key for key in keys if key not in {*known, *given}]
         if wrong:

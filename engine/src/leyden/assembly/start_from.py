@@ -1,4 +1,4 @@
-"""Starting a run from a checkpoint: its own (resume), or a parent's weights (`init_from`) or state (`fork`)."""
+"""Where a run starts from: nothing, its own checkpoint (resume), or another run's state (`fork`) or weights (`init_from`)."""
 
 import contextlib
 import itertools
@@ -7,7 +7,6 @@ import shlex
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,21 +20,23 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
-from leyden.assembly.run_trainer import RunTrainer, num_logged
+from leyden.assembly.trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.paths import LIBRARY
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
-from leyden.run.directory import Run, RunContents
+from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
+from leyden.run.process import is_main_process
+from leyden.run.provenance import installed_versions
 from leyden.run.result import read_rows, write_rows
 from leyden.tasks.parameters import match_names
 from leyden.tasks.task import Task
@@ -181,28 +182,149 @@ def _misfit_error(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: does not fit this run ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
-@dataclass(frozen=True)
-class Parent:
+class StartingPoint:
+    """Where a run starts from; this one is nothing: a new run.
+
+    Attributes:
+        content: Content of the checkpoint that training resumes from; None without one.
+        step: Number of optimizer steps in this checkpoint.
+        recorded: The parent, as recorded in a start; None without one.
+    """
+
+    content: dict[str, Any] | None = None
+    step = 0
+    recorded: dict[str, Any] | None = None
+
+    def check_data(self, digests: Mapping[str, str]) -> None:
+        """Check the data, by what identifies them, before anything of the run directory changes."""
+
+    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """Check that a module on any device, including the meta device, can start here."""
+
+    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+        """Load what a module takes before training, and check the rest; the run directory does not change."""
+
+    def begin(self, run: Run) -> Path | None:
+        """Prepare a run directory in the main process; return the checkpoint to resume from, None without one."""
+        return None
+
+
+class Resumed(StartingPoint):
+    """The checkpoint that a run resumes from.
+
+    Args:
+        run: The run whose checkpoint it is.
+        path: Path of the checkpoint.
+        content: Its content.
+    """
+
+    def __init__(self, run: RunContents, path: Path, content: dict[str, Any]) -> None:
+        self.run, self.path, self.content = run, path, content
+        self.step = int(content["global_step"])
+
+    def check_data(self, digests: Mapping[str, str]) -> None:
+        """Check that the data are those that the run was trained on.
+
+        Raises:
+            UserError: They differ.
+        """
+        check_resumable(self.run, dict(digests))
+        if is_main_process():
+            _warn_of_other_versions(self.run)
+
+    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+        """Check that the run can resume here; its content is released, which frees its memory.
+
+        Raises:
+            UserError: The checkpoint is damaged, or does not fit the module or the data.
+        """
+        assert self.content is not None
+        check_fits(self.content, self.path, module, data, trainer)
+        self.content = None
+
+    def begin(self, run: Run) -> Path:
+        """Return the checkpoint to resume from."""
+        return self.path
+
+
+def _warn_of_other_versions(run: RunContents) -> None:
+    """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
+    recorded, here = run.starts[-1:] and run.starts[-1].get("versions"), installed_versions()
+    there = recorded if isinstance(recorded, dict) else {}
+    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here.get(name)) != here.get(name)]
+    if names:
+        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here.get(name)}" for name in names)
+        warn(f"exact resume is not guaranteed: {versions}")
+
+
+def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = None) -> StartingPoint:
+    """Return where a run starts from.
+
+    Args:
+        cfg: The run's configuration.
+        run: Its directory.
+        known: For a dry build, a cache of other runs' states and weights, to which this call adds; checkpoints of the run's
+            own are not read then. None for a run that will train.
+
+    Raises:
+        UserError: A checkpoint can't be read, or the settings don't allow to start from it.
+    """
+    fast, cache = cfg.trainer.get("fast_dev_run"), {} if known is None else known
+    if known is not None and run.result and run.result.is_complete:
+        return StartingPoint()
+    own = run.newest_checkpoint() if known is None or cfg.fork else None
+    if cfg.fork and not _has_begun(run, own):
+        if fast:
+            raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
+        key = f"fork={cfg.fork}"
+        fork: Fork = cache.get(key) or read_fork(cfg)
+        assert fork.content is not None
+        check_changes(cfg, fork.run, fork.path, fork.content)
+        cache[key] = fork
+        return fork
+    if own and known is None and not fast:
+        return Resumed(run, own, read_checkpoint(own))
+    if known is not None and (cfg.fork or any((run.directory / "checkpoints").glob("*.ckpt"))):
+        return StartingPoint()
+    key = f"init_from={cfg.init_from}, init_exclude={cfg.init_exclude}"
+    if parent := cache.get(key) or read_parent(cfg):
+        cache[key] = parent
+    return parent or StartingPoint()
+
+
+class InitFrom(StartingPoint):
     """The weights of another run's checkpoint, for `init_from`.
 
     Args:
         path: Path of the checkpoint.
         sha256: SHA-256 of the file.
         weights: State dict of the module trained in that run.
+        exclude: Patterns of names that the run does not take.
     """
 
-    path: Path
-    sha256: str
-    weights: dict[str, Any]
+    def __init__(self, path: Path, sha256: str, weights: dict[str, Any], exclude: Sequence[str] = ()) -> None:
+        self.path, self.weights, self.exclude = path, weights, list(exclude)
+        self.recorded = {"checkpoint": str(path), "sha256": sha256}
 
-    def fitting(self, module: L.LightningModule, exclude: Sequence[str]) -> dict[str, Any]:
-        """Return the weights that a module takes from its parent, without the excluded ones.
+    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """Check that the weights fit a module; see `fitting`."""
+        self.fitting(module)
+
+    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+        """Load the weights into a module, and release them; excluded ones stay as initialised.
+
+        Raises:
+            UserError: They don't fit.
+        """
+        weights = self.fitting(module)
+        with user_errors(f"init_from: {self.path}"):
+            module.load_state_dict(weights, strict=False)
+        self.weights = {}
+
+    def fitting(self, module: L.LightningModule) -> dict[str, Any]:
+        """Return the weights that a module takes, without the excluded ones.
 
         Buffers of the module's `loss`, such as class weights, are settings of the run and are never taken.
-
-        Args:
-            module: The module, on any device, including the meta device.
-            exclude: Patterns of names to exclude.
 
         Raises:
             UserError: A pattern matches nothing; all weights are excluded; or a weight is missing in one of the two
@@ -212,58 +334,21 @@ class Parent:
         settings = loss_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in settings]
         with user_errors("init_exclude"):
-            excluded = {*match_names(names, list(exclude))}
+            excluded = {*match_names(names, self.exclude)}
         shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in excluded}
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
-            why = some_of([*wrong.values()]) or f"{_init_exclude_override(exclude)} excludes all weights"
+            why = some_of([*wrong.values()]) or f"{_init_exclude_override(self.exclude)} excludes all weights"
             raise UserError(f"init_from: {self.path}: has no weights to start from: {why}")
         if wrong:
-            override = shlex.quote(_init_exclude_override([*exclude, *layers]))
+            override = shlex.quote(_init_exclude_override([*self.exclude, *layers]))
             raise UserError(f"init_from: {self.path}: {some_of([*wrong.values()])}; {override} excludes these")
         return {name: self.weights[name] for name in shapes}
 
 
-def load_parent_weights(cfg: DictConfig, module: L.LightningModule) -> dict[str, str] | None:
-    """Load the parent's weights into a run's module; excluded weights stay as initialised.
-
-    Returns:
-        The parent as recorded in a start; None for a run without parent.
-
-    Raises:
-        UserError: The parent can't be read, or its weights don't fit the module.
-    """
-    parent = read_parent(cfg)
-    if parent is None:
-        return None
-    weights = parent.fitting(module, cfg.init_exclude)
-    with user_errors(f"init_from: {parent.path}"):
-        module.load_state_dict(weights, strict=False)
-    return {"checkpoint": str(parent.path), "sha256": parent.sha256}
-
-
-def check_parent(cfg: DictConfig, module: L.LightningModule, known: dict[str, Any]) -> None:
-    """Check that a run can start from its parent's weights, unless it will resume from checkpoints of its own.
-
-    Args:
-        cfg: The run's configuration.
-        module: The module that it trains.
-        known: A cache of parents, by `init_from`; this call adds to it.
-
-    Raises:
-        UserError: The parent can't be read, or its weights don't fit the module.
-    """
-    run = RunContents(cfg.run_dir)
-    if cfg.fork or any((run.directory / "checkpoints").glob("*.ckpt")) or (run.result and run.result.is_complete):
-        return
-    if parent := known.get(cfg.init_from) or read_parent(cfg):
-        known[cfg.init_from] = parent
-        parent.fitting(module, cfg.init_exclude)
-
-
-def read_parent(cfg: DictConfig) -> Parent | None:
-    """Return the parent that `init_from` names; None for a run without parent.
+def read_parent(cfg: DictConfig) -> InitFrom | None:
+    """Return the weights that `init_from` names; None for a run without.
 
     Raises:
         UserError: The parent can't be read, or `init_exclude` is set without `init_from`.
@@ -274,6 +359,8 @@ def read_parent(cfg: DictConfig) -> Parent | None:
                 f"init_exclude={cfg.init_exclude}: excludes weights of a run, which init_from=DIR must name"
             )
         return None
+    with user_errors("init_exclude"):
+        exclude = list(cfg.init_exclude)
     directory, _, name = cfg.init_from.rpartition("@")
     if name not in ("best", "last"):
         directory, name = cfg.init_from, "best"
@@ -284,10 +371,10 @@ def read_parent(cfg: DictConfig) -> Parent | None:
         if problem := damage(path):
             names = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
             raise UserError(f"init_from: {path}: {problem} (checkpoints there: {names}; DIR@last is the last one)")
-        return _read_parent_file(path)
+        return _read_weights(path, exclude)
 
 
-def _read_parent_file(path: Path) -> Parent:
+def _read_weights(path: Path, exclude: Sequence[str]) -> InitFrom:
     with path.open("rb") as file:  # opened once, as the file may be replaced meanwhile
         sha256 = sha256_of(file)
         file.seek(0)
@@ -298,7 +385,7 @@ def _read_parent_file(path: Path) -> Parent:
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError("not the checkpoint of a run: it has no weights")
-    return Parent(path, sha256, weights)
+    return InitFrom(path, sha256, weights, exclude)
 
 
 def _shape(weights: Mapping[str, Any], name: str) -> str:
@@ -362,8 +449,7 @@ def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dic
             raise UserError(f"{where}: has {has} {unit}, and trainer.{key}={most} leaves none to train")
 
 
-@dataclass(frozen=True)
-class Fork:
+class Fork(Resumed):
     """The state of another run that a fork starts from.
 
     Args:
@@ -374,28 +460,27 @@ class Fork:
         best: The checkpoint of the best epoch up to that state; None if it was not kept.
     """
 
-    parent: RunContents
-    path: Path
-    content: dict[str, Any]
-    sha256: str
-    best: Path | None
+    def __init__(
+        self, parent: RunContents, path: Path, content: dict[str, Any], sha256: str, best: Path | None
+    ) -> None:
+        super().__init__(parent, path, content)
+        self.sha256, self.best = sha256, best
+        self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
 
-    @property
-    def step(self) -> int:
-        """The last optimizer step that the fork shares with its parent."""
-        return int(self.content["global_step"])
+    def check_data(self, digests: Mapping[str, str]) -> None:
+        """Warn if the data or the code differ from the parent's."""
+        names = changed_names(trained_on(self.run), dict(digests))
+        if names and is_main_process():
+            warn(f"fork: the data differ from those of {self.run.directory}: {', '.join(names)}")
+        self.run.warn_of_changed_code("the fork is trained with the code as it is now")
 
-    @property
-    def origin(self) -> dict[str, Any]:
-        """The parent, as recorded in a start."""
-        return {"checkpoint": str(self.path), "sha256": self.sha256, "step": self.step}
-
-    def check(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check that the shapes of all weights and the facts of the data equal the parent's.
 
         Raises:
             UserError: A shape or a fact differs.
         """
+        assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
         parent = _shapes(self.content["state_dict"])
         own = _shapes(module.state_dict())
@@ -412,7 +497,12 @@ class Fork:
         if kept_facts(self.content, self.path) != facts_of(data):
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
 
-    def begin(self, run: Run) -> None:
+    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+        """Check the shapes, then as a run that resumes; see both."""
+        self.check_shapes(module, data)
+        super().load(module, data, trainer)
+
+    def begin(self, run: Run) -> Path:
         """Fill a run directory as if its run had been interrupted at this step.
 
         Curves and fingerprints up to the step are copied from the parent. `last.ckpt` is written last: if it is
@@ -421,12 +511,14 @@ class Fork:
         Raises:
             UserError: The parent's checkpoint has changed since it was read.
         """
-        curves = "metrics.csv"
-        points = [row for row in read_rows(self.parent.directory / curves) if int(row[0]) < self.step]
-        write_rows(run.directory / curves, points)
-        known = read_fingerprints(self.parent.directory)
-        write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
         folder = run.directory / "checkpoints"
+        if not is_main_process():
+            return folder / "last.ckpt"
+        curves = "metrics.csv"
+        points = [row for row in read_rows(self.run.directory / curves) if int(row[0]) < self.step]
+        write_rows(run.directory / curves, points)
+        known = read_fingerprints(self.run.directory)
+        write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
         folder.mkdir(exist_ok=True)
         for source, name in ((self.best, "best"), (self.path, "last")):
             if source:
@@ -437,58 +529,32 @@ class Fork:
                         )
                     original.seek(0)
                     shutil.copyfileobj(original, file)
+        return folder / "last.ckpt"
 
 
-def read_fork(cfg: DictConfig, run: Run) -> Fork | None:
-    """Return the state that a fork starts from; None for a run that is no fork, or that resumes.
+def _has_begun(run: Run, newest: Path | None) -> bool:
+    """Return whether a fork has been filled with its parent's state, and resumes from its own checkpoint."""
+    begun = [start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})]
+    if newest is None or not begun:
+        return False
+    return bool(read_checkpoint(newest)["global_step"] >= begun[0])
+
+
+def read_fork(cfg: DictConfig) -> Fork:
+    """Return the state that a new fork starts from.
 
     Raises:
-        UserError: The state can't be read, or the fork's settings don't allow it.
+        UserError: It can't be read.
     """
-    if cfg.fork is None:
-        return None
-    begun = [start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})]
-    newest = run.newest_checkpoint()
-    if newest and begun and read_checkpoint(newest)["global_step"] >= begun[0]:
-        return None
-    if cfg.trainer.get("fast_dev_run"):
-        raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
     parent, name = parse_fork(cfg.fork, trust=cfg.trust)
     parent.check_owner()
     path = _find_checkpoint(parent, name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
-    check_changes(cfg, parent, path, content)
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
     same = objectives(parent.config["objective"]) == objectives(cfg.objective)
     return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
-
-
-def check_fork(
-    cfg: DictConfig, module: L.LightningModule, data: L.LightningDataModule, known: dict[str, Any]
-) -> None:
-    """Check that a fork can start from its parent's state.
-
-    Args:
-        cfg: The fork's configuration.
-        module: The module that it trains, on any device, including the meta device.
-        data: The data that it trains on.
-        known: A cache of states, by `fork`; this call adds to it.
-
-    Raises:
-        UserError: The state can't be read, or does not fit.
-    """
-    run = Run(cfg.run_dir)
-    if cfg.fork is None or (run.result and run.result.is_complete):
-        return
-    key = f"fork={cfg.fork}"
-    if fork := known.get(key):
-        check_changes(cfg, fork.parent, fork.path, fork.content)
-    elif (fork := read_fork(cfg, run)) is None:
-        return
-    known[key] = fork
-    fork.check(module, data)
 
 
 def _find_checkpoint(parent: RunContents, name: str) -> Path:

@@ -45,14 +45,14 @@ def check_logits(module: torch.nn.Module, facts: Facts) -> None:
     Nothing is checked for texts, or for data whose sample shape or number of classes is unknown.
 
     Raises:
-        UserError: The output has another shape. Errors in the network's code keep their traceback.
+        UserError: The output has another shape, or the network raises an error.
     """
     if facts.input_shape is None or facts.num_classes is None or facts.vocabulary is not None:
         return
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     samples = torch.zeros(2, *facts.input_shape, device=device)
     module.eval()  # draw no random numbers, and leave running means unchanged
-    with torch.no_grad(), user_errors(f"model, given samples of shape {tuple(samples.shape)}", runs=True):
+    with torch.no_grad(), user_errors(f"model, given samples of shape {tuple(samples.shape)}"):
         try:
             logits_NK = module(samples)
         except NotImplementedError:
@@ -75,8 +75,7 @@ def check_step(module: Task, facts: Facts) -> None:
     The step is skipped if the facts have no sample shape or no number of outputs.
 
     Raises:
-        UserError: The targets are of another kind, or the step fails. Errors in the task's code keep their
-            traceback.
+        UserError: The targets are of another kind, or the step fails.
     """
     if module.kind in ("classes", "values", "text") and facts.kind not in ("", module.kind):
         raise UserError(
@@ -96,7 +95,7 @@ def check_step(module: Task, facts: Facts) -> None:
     what = f"task, given samples of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
     module.eval()  # draw no random numbers, and leave running means unchanged
     eager = torch.compiler.set_stance("force_eager")  # don't compile for this batch of two
-    with torch.no_grad(), eager, user_errors(what, runs=True), contextlib.suppress(NotImplementedError):
+    with torch.no_grad(), eager, user_errors(what), contextlib.suppress(NotImplementedError):
         module.step((inputs, targets))
     module.train()
 

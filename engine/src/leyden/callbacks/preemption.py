@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import distributed
 
+from leyden.config.errors import Exit, leave
 from leyden.run.process import is_main_process
 from leyden.scheduler.requeue import SIGNAL, RequeueSignal
 
@@ -71,7 +72,7 @@ class Preemption(L.Callback):
             signal.signal(signal.SIGINT, before)
         # Without an error, the signal came after the last step: training is complete, and everything is saved.
         if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
-            raise SystemExit(128 + signal.SIGINT) from stopped
+            leave(Exit.INTERRUPTED, stopped)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         """Record the first Ctrl-C.
@@ -115,7 +116,7 @@ class Preemption(L.Callback):
             distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would only disturb the shutdown
-        raise SystemExit(128 + self._agreed)
+        leave(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the pending reduction."""
@@ -132,7 +133,7 @@ class Preemption(L.Callback):
             SystemExit: The job is requeued already, as no step came to save at.
         """
         if self.requeue_signal.is_requested:
-            raise SystemExit(128 + number)
+            leave(128 + number)
         self._record_signal(number, frame)
 
     def _agree(self, trainer: L.Trainer) -> int:

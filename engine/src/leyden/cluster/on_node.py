@@ -1,7 +1,5 @@
 """The functions that run on a cluster's node: a sweep's job, or trials of a search one after another."""
 
-import importlib
-import os
 import pickle
 import shlex
 import signal
@@ -9,24 +7,18 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from hydra._internal.callbacks import Callbacks  # Hydra has no public class of callbacks that do nothing
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.core.utils import setup_globals
-from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from leyden.config.errors import UserError, is_mistake
-from leyden.config.hydra import composing, task_overrides
+from leyden.config.errors import Exit, UserError, ending, leave
+from leyden.config.hydra import composing
 from leyden.config.paths import prepare_process
-from leyden.config.terminal import warn
-from leyden.run.directory import EXIT_REQUEUED, Run, is_communication_error, wait_for_result
+from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, num_processes, release_memory
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
+from leyden.sweep.grid import run_sweep
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
 from leyden.sweep.status import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
@@ -41,18 +33,15 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
         identity: The settings that identify the job's run.
         overrides: The overrides that the job was composed with.
     """
-    setup_globals()
-    try:
-        execute_job(module, config)
-    except Exception as error:
-        if not is_main_process():  # its end ends the main process, which may be about to record its own error
-            wait_for_result(Run(identity.config["run_dir"]))
-        if is_main_process() or not is_communication_error(error, num_processes()):
-            record_failure(identity, overrides, failure_text(error))
-        if is_mistake(error):
-            warn(str(error))
-            raise SystemExit(2) from error
-        raise
+    with ending():
+        try:
+            execute_job(module, config)
+        except Exception as error:
+            if not is_main_process():  # its end ends the main process, which may be about to record its own error
+                wait_for_result(Run(identity.config["run_dir"]))
+            if is_main_process() or not is_communication_error(error, num_processes()):
+                record_failure(identity, overrides, failure_text(error))
+            raise
 
 
 def search_on_node(module: str, config: DictConfig, start_command: str | None) -> None:
@@ -67,7 +56,6 @@ def search_on_node(module: str, config: DictConfig, start_command: str | None) -
         UserError: This job was requeued too often.
     """
     prepare_process()
-    setup_globals()
     if num_restarts() > config.cluster.max_requeues:
         raise UserError(
             f"requeued {num_restarts()} times, more than cluster.max_requeues={config.cluster.max_requeues}"
@@ -75,17 +63,9 @@ def search_on_node(module: str, config: DictConfig, start_command: str | None) -
     with importing():
         from leyden import assembly  # noqa: F401 - imports PyTorch, so that the checks run in this process
     with composing():
-        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
-        task = importlib.import_module(module).main.task
-        environment = dict(os.environ)  # of this job, which the launcher for submissions leaves
-        sweeper: Any = Plugins.instance().instantiate_sweeper(
-            hydra_context=context, task_function=task, config=config
-        )
-        os.environ.update(environment)
         scheduler = current()
         assert scheduler is not None  # it has started this process
-        sweeper.launcher = JobLauncher(module, scheduler, start_command)
-        sweeper.sweep(task_overrides(config.hydra))
+        run_sweep(config, JobLauncher(module, scheduler, start_command))
 
 
 def submission(scheduler: Scheduler, job: Submitted) -> dict[str, str]:
@@ -165,7 +145,7 @@ class JobLauncher:
         if (recorded := recorded_error(job.run.result)) is not None:
             return recorded
         if self.scheduler.is_requeued() or code == 128 + signal.SIGTERM:  # the run will be resumed
-            raise SystemExit(code or EXIT_REQUEUED)
+            leave(code or Exit.REQUEUED)
         return f"{self.scheduler.title}: its processes ended with {code} and without a result"
 
     def stop(self) -> None:

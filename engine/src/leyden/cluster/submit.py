@@ -20,8 +20,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
+from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
-from leyden.config.hydra import task_overrides
+from leyden.config.hydra import COMMAND_LINE, task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
 from leyden.run import lock
@@ -29,8 +30,12 @@ from leyden.run.directory import Run
 from leyden.run.files import files_below, read_json, replacing, write_whole
 from leyden.run.owner import KEY, key
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
+from leyden.scheduler import SCHEDULERS
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, recorded_error
+from leyden.sweep.launcher import LocalLauncher
+from leyden.sweep.status import StatusLine, run_jobs
+from leyden.sweep.sweep import JobRunner
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
 
@@ -56,8 +61,6 @@ def snapshot(directory: Path) -> Path:
             is_package = path.name not in NOT_OWN and any(path.glob("*.py"))
             if is_package or (path.suffix == ".py" and path.is_file()):
                 contents[path.name] = path
-    for path in (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py"):
-        contents[f"engine/src/hydra_plugins/{path.name}"] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
     # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
     with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as opened:
@@ -322,6 +325,80 @@ class ClusterRunner:
         )
 
 
+def launcher(config: DictConfig, module: str) -> JobRunner:
+    """Return the launcher of a sweep, as its configuration chooses it.
+
+    Args:
+        config: The sweep's configuration, including the node `hydra`.
+        module: Name of the module whose `main.task` runs a job.
+
+    Raises:
+        UserError: Hydra's own launcher or a plugin's is chosen.
+    """
+    node = config.hydra.launcher
+    if "_target_" in node:
+        names = ["local", *SCHEDULERS]
+        raise UserError(
+            f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}: must be {' or '.join(names)}, whose runs can "
+            f"be checked and resumed; set {' or '.join(f'cluster={name}' for name in names)}"
+        )
+    return LocalLauncher(config, module) if node.scheduler is None else ClusterLauncher(config, module)
+
+
+class ClusterLauncher:
+    """Launcher of jobs on a cluster, a `leyden.sweep.sweep.JobRunner`; it leaves the job of this process, if it is in one.
+
+    Args:
+        config: The sweep's configuration, including the node `hydra`.
+        module: Name of the module whose `main.task` runs a job.
+    """
+
+    def __init__(self, config: DictConfig, module: str) -> None:
+        if sys.platform == "win32":
+            raise UserError(
+                "cluster: clusters can't be used from Windows; cluster=local runs the jobs on this machine"
+            )
+        self.cluster, self.module = config.cluster, module
+        check_num_jobs(self.cluster.num_jobs)  # here, since it is used before the jobs are checked
+        self.scheduler, self.waits = SCHEDULERS[config.hydra.launcher.scheduler], self.cluster.wait
+        self.scheduler.leave_job()
+        self.num_at_once = self.cluster.num_jobs or self.cluster.num_trials_at_once
+
+    def check_jobs(self, jobs: Sequence[Job]) -> bool:
+        """Check that the scheduler accepts the jobs; for `cluster.dry_run`, print the script and return False."""
+        for job in jobs:
+            self.scheduler.check(self.cluster, job.config.trainer)
+            job.release()
+        self.runner = ClusterRunner(self.scheduler, jobs[0].run.directory.parent, self.cluster, self.module)
+        script = self.runner.script(len(jobs))
+        if self.cluster.dry_run:
+            print(script)
+        return not self.cluster.dry_run
+
+    def run_jobs(
+        self,
+        ask: Callable[[], Job | None],
+        status: StatusLine,
+        *,
+        at_once: int | None,
+        ended: Callable[[Job, str], bool],
+    ) -> None:
+        """Submit the jobs, and wait for them if `cluster.wait` is true."""
+        if not self.waits:
+            submit_jobs(list(iter(ask, None)), self.runner)
+            return
+        if at_once and self.cluster.num_jobs:  # no array limits jobs that are submitted one by one
+            at_once, self.runner.num_at_once = min(at_once, self.cluster.num_jobs), None
+        run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
+
+    def submit_search(self, config: DictConfig, num_jobs: int) -> None:
+        """Submit jobs that run a search without this process."""
+        submit_search(config, self.runner, num_jobs)
+
+    def close(self) -> None:
+        """No-op: the jobs run without this process."""
+
+
 def submit_jobs(jobs: Sequence[Job], runner: ClusterRunner) -> None:
     """Submit the jobs that have not ended, without waiting for them, and print how to follow them."""
     todo = []
@@ -350,7 +427,7 @@ def submit_search(config: DictConfig, runner: ClusterRunner, num_jobs: int) -> N
     Raises:
         UserError: The scheduler does not answer or rejects the jobs, or jobs of earlier calls have other settings.
     """
-    if any(source.provider == "command-line" for source in config.hydra.runtime.config_sources):
+    if any(source.provider == COMMAND_LINE for source in config.hydra.runtime.config_sources):
         raise UserError("--config-dir: the jobs of a detached search read only conf/; put the files there")
     config = _with_absolute_paths(config, runner.directory)
     # The settings of the search, which must equal those of jobs that are still alive.

@@ -2,29 +2,11 @@
 
 import contextlib
 import gc
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from leyden.config.errors import UserError
-from leyden.config.paths import prepare_process
-from leyden.config.terminal import quiet_pipe, warn
-
-
-@contextlib.contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Prepare the process of a verb; print its `UserError` or `OSError` in one line and exit with code 2."""
-    prepare_process()
-    try:
-        with quiet_pipe():
-            yield
-    except (UserError, OSError) as error:
-        warn(str(error))
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+from leyden.config.errors import Exit, UserError, leave
 
 
 @contextlib.contextmanager
@@ -50,7 +32,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
     """
     if {"-h", "--help"} & {*sys.argv[1:]}:
         print(usage)
-        raise SystemExit
+        leave(Exit.DONE)
     folders: list[Path] = []
     options: dict[str, str] = {}
     allowed = ", ".join(f"{key}=" for key in defaults)

@@ -1,57 +1,107 @@
-"""Errors of two kinds: users' mistakes, reported in one line, and bugs, reported with a traceback."""
+"""Errors, and how a command ends.
+
+While a run is composed and built, each error is one line. While it trains or is evaluated, a user's mistake and a full
+disk are one line, and any other error shows its traceback.
+"""
 
 import contextlib
-import dis
 import errno
-import inspect
-import itertools
+import os
+import select
+import signal
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import NoReturn
 
-import hydra
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.paths import FOUND, LIBRARY, ROOT
+from leyden.config.paths import FOUND, LIBRARY, ROOT, prepare_process
 from leyden.config.terminal import printable, warn
 
-# Parts of the engine whose errors a researcher's code never causes. Errors of the other parts can be a researcher's
-# bugs: tasks, callbacks and data loaders process a network's outputs and a dataset's contents.
-_ENGINE_PARTS = (
-    "config",
-    "run",
-    "assembly",
-    "report",
-    "scheduler",
-    "loggers",
-    "sweep",
-    "cluster",
-    "training",
-    "reproduction",
-    "callbacks/checkpoint",
-    "callbacks/preemption",
-    "files/fetch",
-    "data/images",
-    "pictures/base",
-)
-_PLUGINS = tuple(map(str, (LIBRARY.parent / "hydra_plugins").glob("leyden_*.py")))
-_ENGINE = (*(str(LIBRARY / name) for name in _ENGINE_PARTS), *map(str, LIBRARY.glob("*.py")), *_PLUGINS)
-_LEYDEN = (str(LIBRARY), *_PLUGINS)
-_HYDRA = str(Path(hydra.__file__).parent)
+_LEYDEN = (str(LIBRARY), str(LIBRARY.parent / "hydra_plugins"))
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
-
-
-# Bytecode instructions of an error that was raised on purpose, or inside of C code.
-_RAISES = ("RAISE_VARARGS", "RERAISE", "CALL", "CALL_FUNCTION_EX", "CALL_KW", "PRECALL")
-_BUG_OF_A_RUN = "_leyden_bug_of_a_run"  # attribute of errors, set by `mark_as_bug`
+# Errors of a disk that is full, read-only or failing.
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
+_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException)
 
 
 class UserError(Exception):
     """A mistake of the user, printed in one or two lines, without a traceback."""
+
+
+class Exit(IntEnum):
+    """Exit codes of the commands; a signal that ends a command adds its number to 128."""
+
+    DONE = 0
+    BUG = 1
+    DIFFERENT = 1  # of `reproduce`: the runs are not equal
+    MISTAKE = 2
+    REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
+    INTERRUPTED = 128 + signal.SIGINT
+    NO_READER = 128 + 13  # SIGPIPE, which Windows lacks
+    TERMINATED = 128 + signal.SIGTERM
+
+
+def leave(code: int, cause: BaseException | None = None) -> NoReturn:
+    """End this process with an exit code, after all contexts have ended: the one place that raises `SystemExit`."""
+    raise SystemExit(code) from cause
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End this process from a thread, which can't raise in the main thread, or in a fork, whose contexts are not its own."""
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
+    """Context of a whole command: it prepares the process, reports an error, and ends with its exit code.
+
+    `HYDRA_FULL_ERROR=1` shows the traceback of a mistake, too, and a debugger gets every error.
+
+    Args:
+        explain: Returns the message of an error of Hydra or OmegaConf; None for `as_line`.
+    """
+    prepare_process()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
+        print("Interrupted.", file=sys.stderr)
+        leave(Exit.INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _lost_its_reader():
+            leave(Exit.NO_READER)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or sys.gettrace():
+            raise
+        if is_mistake(error) or _is_told_by_its_message(error):
+            if explain and isinstance(error, HydraException | OmegaConfBaseException):
+                warn(explain(error))
+            else:
+                warn(str(error) if isinstance(error, UserError) else as_line(error))
+            leave(Exit.MISTAKE)
+        print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
+        leave(Exit.BUG)
+
+
+def _lost_its_reader() -> bool:
+    """Return whether the reader of stdout has left, as `head` does; it was not another pipe that broke."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in stdout.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    return True
 
 
 def require_project() -> None:
@@ -66,147 +116,59 @@ def require_project() -> None:
         )
 
 
-# Errors of a disk that is full, read-only or failing.
-_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Errors that are bugs if Python itself raises them: a missing key, attribute or name.
-_BUGS = (LookupError, AttributeError, NameError)
-# Errors that code raises on purpose: a wrong value, a missing file, a non-finite number.
-_RAISED_ON_PURPOSE = (ValueError, OSError, FloatingPointError, UserError)
+def is_mistake(error: BaseException) -> bool:
+    """Return whether an error that ends a command or a run needs no traceback.
+
+    It is a mistake of the user, a value that is not finite, memory that is used up, or a disk that is full.
+    """
+    torch = sys.modules.get("torch")  # its errors can't occur before it is imported
+    kinds = (UserError, FloatingPointError, MemoryError, *((torch.OutOfMemoryError,) if torch else ()))
+    return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in _DISK_ERRNOS)
+
+
+def _is_told_by_its_message(error: BaseException) -> bool:
+    """Return whether an error is about a file or the configuration, and raised by no code of the user's."""
+    about = isinstance(error, OSError | HydraException | OmegaConfBaseException)
+    return about and not _frames(error, of_user=True)
 
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the error that a Hydra error was raised from; any other error is returned as it is."""
     while isinstance(error, HydraException) and error.__cause__:
         error = error.__cause__
-    # For a failed import, Hydra raises an ImportError of its own from the module's error.
-    raised_in = [frame.path for frame in _frames(error.__traceback__)][-1:]
-    if isinstance(error, ImportError) and error.__cause__ and raised_in and raised_in[0].startswith(_HYDRA):
-        inner = error.__cause__
-        own = (frame for frame in _frames(inner.__traceback__) if not is_library(frame.path))
-        if isinstance(inner, SyntaxError) or any(own):
-            return inner
     return error
 
 
-def is_mistake(error: BaseException, *, runs: bool = False) -> bool:
-    """Return whether an error is a user's mistake, such as a wrong value, that needs no traceback.
-
-    A `ValueError` or similar that is raised on purpose while objects are built is a mistake. So is an error that a
-    library raises about values from the configuration. Any other error raised outside of libraries is a bug.
-
-    Args:
-        error: The exception.
-        runs: Whether it was raised during training or evaluation, where an error in a researcher's code is a bug.
-    """
-    if isinstance(error, UserError | FloatingPointError):
-        return True
+def as_line(error: BaseException) -> str:
+    """Return an error as one line: its message, after its type if that says more, and the user's line that raised it."""
     cause = cause_of(error)
-    if isinstance(cause, SyntaxError) or hasattr(error, _BUG_OF_A_RUN):
-        return False
-    if _is_out_of_memory(cause):
-        return True
-    if isinstance(cause, OSError) and cause.errno in _DISK_ERRNOS:
-        return True
-    frames = list(_frames(cause.__traceback__))
-    ours = [frame for frame in frames if not is_library(frame.path)]
-    is_engine = not ours or ours[-1].path.startswith(_ENGINE)
-    if not frames or (isinstance(cause, OSError) and is_engine):
-        return True  # about a file that the engine reads or writes; the message names it
-    is_ours = bool(ours) and frames[-1] is ours[-1]
-    if is_ours and isinstance(cause, _RAISED_ON_PURPOSE) and frames[-1].instruction == "RAISE_VARARGS":
-        return is_engine or not runs
-    if isinstance(cause, TypeError) and not runs and _has_forwarded_keyword(frames):
-        return True
-    if is_ours or (runs and isinstance(cause, _BUGS) and frames[-1].instruction not in _RAISES):
-        return False
-    if isinstance(cause, ValueError) and not runs and ours:
-        # A class passed its arguments on to a library's base class, which rejected them.
-        after = frames[frames.index(ours[-1]) :][:2]
-        if [frame.function for frame in after] == ["__init__", "__init__"]:
-            return True
-    return all(frame.path.startswith(_ENGINE) for frame in ours)
-
-
-def mark_as_bug(error: BaseException) -> None:
-    """Make `is_mistake` return False for an error from a run, wherever the error is caught later.
-
-    This applies only to types in `_BUGS`; other errors can still be reported in one line.
-    """
-    if isinstance(cause_of(error), _BUGS):
-        setattr(error, _BUG_OF_A_RUN, True)
+    text, name = " ".join(str(cause).split()), type(cause).__name__
+    if not isinstance(cause, _TOLD_BY_MESSAGE) or not text:
+        text = f"{name}: {text}" if text else name
+    chain = [cause]  # Hydra raises an ImportError of its own from a module's error
+    while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
+        chain.append(chain[-1].__cause__)
+    frames = next((found for each in chain if (found := _frames(each, of_user=True))), [])
+    return f"{text} ({frames[-1]})" if frames else text
 
 
 def last_frame(error: BaseException) -> str:
-    """Return the innermost frame outside of libraries, such as `models/mlp.py:12 in forward`; empty if none.
-
-    An error in a library that only the engine has called is located in the library.
-    """
-    frames = list(_frames(cause_of(error).__traceback__))
-    own = [frame for frame in frames if not is_library(frame.path)]
-    if not own:
-        return ""
-    frame = frames[-1] if own[-1].path.startswith(_ENGINE) else own[-1]
-    path = Path(frame.path)
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return f"{shown}:{frame.line} in {frame.function}"
+    """Return the last frame of the user's own code, such as `models/mlp.py:12 in forward`, else the last of all."""
+    cause = cause_of(error)
+    frames = _frames(cause, of_user=True) or _frames(cause, of_user=False)
+    return frames[-1] if frames else ""
 
 
-class Frame(NamedTuple):
-    """A frame of a traceback.
-
-    Args:
-        path: Path of the source file.
-        line: Number of the line that was executed.
-        function: Name of the called function.
-        instruction: Bytecode instruction that was executed; it is known even without the source file.
-        has_var_keywords: Whether the function has a `**kwargs` parameter.
-    """
-
-    path: str
-    line: int
-    function: str
-    instruction: str
-    has_var_keywords: bool
-
-    @property
-    def forwards_keywords(self) -> bool:
-        """True if the error was raised while the frame passed its `**kwargs` to another function."""
-        return self.has_var_keywords and self.instruction in ("CALL_FUNCTION_EX", "DICT_MERGE")
-
-
-def _has_forwarded_keyword(frames: Sequence[Frame]) -> bool:
-    """Return whether an unexpected keyword comes from the configuration, via functions that forward `**kwargs`.
-
-    If a researcher's code called the outermost of these functions, the keyword comes from that code instead.
-    """
-    calls = list(itertools.dropwhile(lambda frame: is_library(frame.path), reversed(frames)))
-    before = list(itertools.dropwhile(lambda frame: frame.forwards_keywords, calls))
-    return len(before) < len(calls) and (
-        not before or is_library(before[0].path) or before[0].path.startswith(str(LIBRARY))
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the machine or an accelerator is out of memory."""
-    torch = sys.modules.get("torch")  # its errors can't occur before it is imported
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    # These two allocators raise plain RuntimeErrors, recognisable by their message only.
-    message = str(error)
-    return type(error) is RuntimeError and (
-        "DefaultCPUAllocator: " in message or "MPS backend out of memory" in message
-    )
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[Frame]:
-    """Yield the frames of a traceback, outermost first."""
-    while traceback:
-        code = traceback.tb_frame.f_code
-        at = traceback.tb_lasti
-        instruction = dis.opname[code.co_code[at]] if at >= 0 else ""
-        has_var_keywords = bool(code.co_flags & inspect.CO_VARKEYWORDS)
-        yield Frame(code.co_filename, traceback.tb_lineno, code.co_name, instruction, has_var_keywords)
-        traceback = traceback.tb_next
+def _frames(error: BaseException, *, of_user: bool) -> list[str]:
+    """Return the frames of an error's traceback as text, the innermost one last; all, or those of the user's own code."""
+    found = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if of_user and (code.co_filename.startswith(_LEYDEN) or is_library(code.co_filename)):
+            continue
+        path = Path(code.co_filename)
+        found.append(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{line} in {code.co_name}")
+    return found
 
 
 def is_library(path: str) -> bool:
@@ -222,8 +184,8 @@ def log_and_continue(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        mistake = isinstance(error, OSError) or is_mistake(error)  # for example a full disk or a deleted folder
-        if not mistake:
+        is_told = isinstance(error, OSError) or is_mistake(error)  # for example a full disk or a deleted folder
+        if not is_told:
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
-        why = str(error) if mistake else type(error).__name__
+        why = str(error) if is_told else type(error).__name__
         warn(f"{name} failed ({why}), the run continues without it")

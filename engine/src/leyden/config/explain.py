@@ -1,89 +1,104 @@
 """Explanations of wrong overrides, in one or two lines."""
 
-import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from leyden.config.errors import cause_of
-from leyden.config.hydra import composing
+from leyden.config.errors import UserError, as_line
 from leyden.config.paths import choices
 from leyden.config.terminal import quoted_override
 from leyden.config.values import MAX_DEPTH
 
 
-def explain(error: Exception, config_name: str, argv: list[str]) -> str:
-    """Return an explanation, in one or two lines, of an error caused by the overrides in `argv`."""
-    text = str(error).strip()
-    detail = str(error.__cause__).splitlines()[0] if error.__cause__ and str(error.__cause__) else ""
-    if isinstance(error, MissingConfigException) and (
-        found := re.search(r"Could not find '(.+)/(.*)'(?:\n+Available options in '.+':\n((?:\t.+\n?)+))?", text)
-    ):
-        group, name, _ = found.groups()
+def check_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse the overrides of a command line, and check what Hydra would accept or explain badly.
+
+    Raises:
+        UserError: An override is refused; the message names it and what to type instead.
+    """
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        key, has_value, value = text.partition("=")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{text}: holds bytes that are not UTF-8; rename the file or folder")
+        if has_value and not key.lstrip("+~").partition("@")[0]:
+            raise UserError(f"{text}: no key is before the =; must be KEY=VALUE, such as seed=1")
+        if value.lstrip().startswith("zip("):
+            raise UserError(f"{text}: write rows of values as sweep.settings=[{{KEY:VALUE,...}},...]")
+        if has_value and value == "{}" and not key.startswith("+"):
+            raise UserError(f"{text}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key")
+        if max(map(value.count, "([{")) > MAX_DEPTH:
+            raise UserError(f"{text[:40]}...: is nested too deeply")
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UserError(_explain_syntax(text, str(error))) from error
+        _check_choice(override, text)
+        parsed.append(override)
+    return parsed
+
+
+def _check_choice(override: Override, text: str) -> None:
+    """Refuse a choice of a group that Hydra reads as a number or null."""
+    names = _choices(group := override.key_or_group)
+    if not names or override.is_delete() or override.is_sweep_override():
+        return
+    if not isinstance(override.value(), str | list | dict):
+        name = text.partition("=")[2]
+        if name in names:
+            raise UserError(
+                f"{text}: is read as a number or null; quote it: {quoted_override(group, name, quoted=True)}"
+            )
+        if override.value() is not None:
+            raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
+
+
+def refuse_sweep(overrides: Sequence[Override]) -> None:
+    """Refuse the overrides that make a sweep, for a command that is none.
+
+    Raises:
+        UserError: There is such an override.
+    """
+    for override in overrides:
+        if override.is_sweep_override():
+            text = override.input_line or ""
+            key, _, value = text.partition("=")
+            raise UserError(
+                f"{text}: several values make a sweep, which needs -m; quote a text with a comma: {quoted_override(key, value)}"
+            )
+
+
+def explain(error: Exception) -> str:
+    """Return an explanation, in one or two lines, of an error of Hydra or OmegaConf about the configuration."""
+    text, cause = str(error).strip(), error.__cause__
+    first = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such choice; there are {_sources(group)}"
-    if type(error) is ValueError and (explanation := _explain_non_text_choice(argv)):
-        return explanation
-    if isinstance(error, RecursionError) and (deepest := max(argv, key=_num_brackets, default="")):
-        return f"{deepest[:40]}...: is nested too deeply" if _num_brackets(deepest) > MAX_DEPTH else text
-    if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
-        key, _, value = found[1].partition("=")
-        return f"{found[1]}: several values make a sweep, which needs -m; quote a text with a comma: {quoted_override(key, value)}"
+    # The class of these two is that of all errors of composition, and only their texts name the override.
     if found := re.search(r"Could not override '(.+)'", text):
-        key = found[1]
-        within = getattr(error.__cause__, "full_key", None) or ""
+        key, within = found[1], getattr(cause, "full_key", None) or ""
         if within.startswith(f"{key}."):  # a key inside a value that is a mapping
             return f"{within}: no such key; +{within}=... adds one"
         if _choices(key):
             return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {_sources(key)}"
-        return f"{key}: no such key{_nearest(key, _known_keys(error.__cause__))}"
+        return f"{key}: no such key{_nearest(key, _known_keys(cause))}"
     if found := re.search(r"Error merging override (.+)", text):
-        key, _, value = found[1].partition("=")
-        if "is not a ListConfig" in detail:
-            return f"{found[1]}: must be a list, such as {key}=[{value}]"
-        return f"{found[1]}: {detail}"
-    if isinstance(error, OverrideParseException):
-        return _explain_syntax(str(error.override), text.splitlines()[0])
+        return f"{found[1]}: {str(cause).splitlines()[0]}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}=... must be given; --help lists the keys"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {text.splitlines()[0]}"
-    cause = cause_of(error)
-    if isinstance(cause, OSError) and cause.filename:
-        return f"{cause.filename}: {cause.strerror}: choose another folder by run_dir=... or outputs=..."
-    argv = [argument.replace("\n", "\\n") for argument in argv]
-    message = text.splitlines()[0] + (f" ({detail})" if detail else "") if text else type(error).__name__
-    if not isinstance(error, HydraException | OmegaConfBaseException):  # not caused by an override's syntax or key
-        return message
-    return next((f"{argument}: {message}" for argument in argv if _is_wrong_alone(config_name, argument)), message)
-
-
-def _num_brackets(argument: str) -> int:
-    return sum(argument.count(bracket) for bracket in "([{")
-
-
-def _explain_non_text_choice(argv: Sequence[str]) -> str:
-    """Return an explanation of a group choice that Hydra parses as a number or null; empty if there is none."""
-    for argument in argv:
-        group, has_value, name = argument.partition("=")
-        choices = _choices(group) if has_value else []
-        if not choices:
-            continue
-        with contextlib.suppress(HydraException):
-            override = OverridesParser.create().parse_override(argument)
-            if override.is_sweep_override() or isinstance(override.value(), str | list):
-                continue
-            if name in choices:
-                return f"{argument}: is read as a number or null; quote it: {quoted_override(group, name, quoted=True)}"
-            return f"{argument}: no such choice; there are {', '.join(choices)}"
-    return ""
+        return f"{error.full_key}: {first}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return f"{first} ({str(cause).splitlines()[0]})" if cause and str(cause) else first
+    return as_line(error)
 
 
 def _explain_syntax(override: str, found: str) -> str:
@@ -91,10 +106,10 @@ def _explain_syntax(override: str, found: str) -> str:
     key, has_value, value = override.partition("=")
     if not has_value:
         return f"{override}: must be key=value"
-    if "Lexer" in found or "parsing" in found:
-        strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value))) or value
+    strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value)))
+    if strange:
         return f"{override}: {strange} must be quoted, in a shell as: {quoted_override(key, value)}"
-    return f"{override}: {found}"
+    return f"{override}: {found.splitlines()[0]}"
 
 
 def _choices(group: str) -> list[str]:
@@ -109,17 +124,6 @@ def _sources(group: str) -> str:
     own, library = choices(group.lstrip("+~"))
     named = [(own, "in conf/"), (library, "the library's")]
     return " and ".join(f"{', '.join(names)} ({where})" for names, where in named if names)
-
-
-def _is_wrong_alone(config_name: str, argument: str) -> bool:
-    """Return whether composing with this argument alone fails."""
-    GlobalHydra.instance().clear()
-    try:
-        with composing():
-            hydra.compose(config_name, overrides=[argument])
-    except Exception:  # Hydra and OmegaConf raise various types
-        return True
-    return False
 
 
 def _known_keys(cause: BaseException | None) -> list[str]:

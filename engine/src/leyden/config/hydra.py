@@ -1,96 +1,169 @@
-"""Hydra's command-line parser and composition, and the default value of each key."""
+"""Hydra, by its public modules alone: composition, instantiation, and what its command line shows.
 
-import argparse
+Leyden's commands compose by themselves. `hydra.main` would create directories, set up logging, call launchers and
+end the process in ways of its own.
+"""
+
 import contextlib
 import functools
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import hydra
-import hydra._internal.utils
-from hydra._internal.hydra import Hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.completion_plugin import CompletionPlugin
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.config.schema import register_resolvers
-from leyden.config.values import flatten
+from leyden.config.values import flatten, targets
 
 VERSION_BASE = "1.3"  # Hydra version whose defaults apply
+COMMAND_LINE = "command-line"  # provider of the files in `--config-dir`
+# Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set them either.
+UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
 
 
-class _ArgumentParser(argparse.ArgumentParser):
-    """Hydra's parser, extended to allow options between overrides and to work with Python 3.14.
+class LibrarySearchPath(SearchPathPlugin):
+    """Search path of Hydra: the project's `conf/`, then the library's, then a folder of the command line."""
 
-    Python 3.14 rejects a `help` that is not a string, and Hydra passes an object that is converted only when shown.
-    """
+    config_dir: Path | None = None
 
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        if settings.get("help") is not None:
-            settings["help"] = str(settings["help"])
-        return super().add_argument(*names, **settings)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return self.parse_intermixed_args(args, namespace)
-
-
-def _mode(app: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """Return the value of `hydra.mode`, as Hydra's method does, but raise the errors that it ignores.
-
-    Hydra composes the configuration once more afterwards, and would only then report a mistyped key.
-    """
-    cfg = app.compose_config(config_name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
-    mode: RunMode | None = cfg.hydra.mode
-    return mode
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folders."""
+        search_path.append("leyden", "pkg://leyden.conf")
+        if self.config_dir:
+            search_path.append(COMMAND_LINE, f"file://{self.config_dir}")
 
 
 @contextlib.contextmanager
-def patched() -> Iterator[None]:
-    """Context in which Hydra uses this module's parser and mode; for commands only, as other programs use Hydra, too.
-
-    Hydra creates its parser itself, so `argparse` is replaced in its module.
-    """
-    utils: Any = hydra._internal.utils
-    before = utils.argparse, Hydra.get_mode
-    utils.argparse = SimpleNamespace(**{**vars(argparse), "ArgumentParser": _ArgumentParser})
-    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        utils.argparse, Hydra.get_mode = before  # type: ignore[method-assign]
-
-
-def parse_options(argv: Sequence[str], refuse: Callable[[str], NoReturn]) -> argparse.Namespace:
-    """Parse Hydra's own options as Hydra does; on an error call `refuse` instead of printing argparse's usage."""
-    parser = hydra._internal.utils.get_args_parser()  # Hydra has no public function for it
-    parser.error = refuse  # type: ignore[method-assign, assignment]
-    return parser.parse_intermixed_args(argv)
-
-
-def help_text(options: argparse.Namespace, config_name: str) -> str | None:
-    """Return what Hydra prints for `--help`; None if it needs more than the configuration.
-
-    Hydra collects the choices of all groups for it, its own ones included, which takes longer than the rest together.
+def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Iterator[None]:
+    """Context in which Hydra is initialized with `conf/`, for `hydra.compose("train")`.
 
     Args:
-        options: Options of the command line, as from `parse_options`.
-        config_name: Name of the command's config file.
+        config_dir: A further folder of config files.
+        job_name: Value of `hydra.job.name`.
     """
-    if options.config_path or options.config_name or options.config_dir or options.resolve:
-        return None
-    with composing():
-        cfg = hydra.compose(config_name, options.overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        template = string.Template(cfg.hydra.help.template)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        with contextlib.suppress(KeyError):  # such as $APP_CONFIG_GROUPS in a help of the project's own
-            return template.substitute(CONFIG=OmegaConf.to_yaml(cfg))
-    return None
+    register_resolvers()
+    LibrarySearchPath.config_dir = config_dir and config_dir.absolute()
+    Plugins.instance().register(LibrarySearchPath)
+    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE, job_name=job_name):
+        LibrarySearchPath.config_dir = None
+        yield
+
+
+def initialized() -> contextlib.AbstractContextManager[Any]:
+    """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
+    return contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing()
+
+
+def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration of a command, including the node `hydra`; overrides of a sweep are only recorded.
+
+    Raises:
+        HydraException: An override is wrong.
+        UserError: `conf/` sets a key of Hydra that has no effect.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    # `hydra.compose` refuses the overrides of a sweep.
+    cfg = loader.load_configuration(
+        config_name, list(overrides), run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
+    )
+    for key in UNUSED:
+        if value := OmegaConf.select(cfg.hydra, key):
+            raise UserError(f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it")
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+def is_sweep(cfg: Any) -> bool:
+    """Return whether a composed configuration is a sweep's or that of one of its jobs: by `-m`, or by its files."""
+    return bool(cfg.hydra.mode == RunMode.MULTIRUN)
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Return a copy of a configuration without the node `hydra`."""
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Call a command's function with a configuration, whose node `hydra` it finds by `HydraConfig.get()`."""
+    HydraConfig.instance().set_config(cfg)
+    return task(without_hydra(cfg))
+
+
+def call_target(node: Any, *, partial: bool = False) -> Any:
+    """Return what Hydra makes of a node of plain values; with `partial`, a function that makes it.
+
+    From version 1.4 on, Hydra wants to be given the targets that may be called. A configuration is instantiated here
+    if its owner has written it (docs/security.md), so they are its own; Hydra still refuses `os.system` and the like.
+    """
+    further: dict[str, Any] = {"_partial_": True} if partial else {}
+    if hasattr(hydra.utils, "execution_whitelist"):
+        further["_execution_whitelist_"] = targets(node)
+    return hydra.utils.instantiate(node, _convert_="all", **further)
+
+
+def help_text(cfg: DictConfig) -> str:
+    """Return the text for `--help`."""
+    text = string.Template(cfg.hydra.help.template)
+    return text.safe_substitute(CONFIG=OmegaConf.to_yaml(without_hydra(cfg)))
+
+
+def shown_config(cfg: DictConfig, kind: str, package: str | None, *, resolve: bool) -> str:
+    """Return what `--cfg` shows of a configuration, as YAML.
+
+    Args:
+        cfg: The configuration, including the node `hydra`.
+        kind: `job` for the command's own keys, `hydra` for Hydra's, `all` for both.
+        package: Key of the node that is shown; None for the root.
+        resolve: Whether interpolations are resolved.
+
+    Raises:
+        UserError: There is no such node.
+    """
+    shown: Any = {"job": without_hydra(cfg), "hydra": OmegaConf.create({"hydra": cfg.hydra}), "all": cfg}[kind]
+    if package not in (None, "_global_"):
+        shown = OmegaConf.select(shown, package)
+        if shown is None:
+            raise UserError(f"--package {package}: no such key")
+    if not OmegaConf.is_config(shown):
+        return f"{shown}\n"
+    return (f"# @package {package}\n" if package else "") + OmegaConf.to_yaml(shown, resolve=resolve)
+
+
+def sources(cfg: DictConfig, config_name: str, overrides: Sequence[str], kind: str) -> list[dict[str, Any]]:
+    """Return what `--info` shows: the folders that are searched (`searchpath`), or the files that are read (`defaults`)."""
+    if kind == "searchpath":
+        return [{"of": each.provider, "path": each.path} for each in cfg.hydra.runtime.config_sources if each.path]
+    loader = GlobalHydra.instance().config_loader()
+    found = loader.compute_defaults_list(config_name, list(overrides), RunMode.MULTIRUN)
+    return [{"file": each.config_path, "sets": each.package or "the root"} for each in found.defaults]
+
+
+def complete(config_name: str, shell: str) -> None:
+    """Print the completions of the command line that a shell asks for by its environment variables.
+
+    Raises:
+        UserError: Hydra has no completion for this shell.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    plugins = [plugin(loader) for plugin in Plugins.instance().discover(CompletionPlugin)]  # type: ignore[call-arg]
+    found = {each.provides(): each for each in plugins}  # type: ignore[attr-defined]
+    if shell not in found:
+        raise UserError(f"query={shell}: must be one of {', '.join(sorted(found))}")
+    found[shell].query(config_name=config_name)  # type: ignore[attr-defined]
 
 
 def task_overrides(hydra_cfg: Any) -> list[str]:
@@ -102,17 +175,6 @@ def task_overrides(hydra_cfg: Any) -> list[str]:
         hydra_cfg: The node `hydra` of the configuration.
     """
     return list(OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False))  # type: ignore[arg-type]
-
-
-def composing() -> contextlib.AbstractContextManager[Any]:
-    """Return a context manager that initializes Hydra with `conf/`, for `hydra.compose("train")`."""
-    register_resolvers()
-    return hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE)
-
-
-def initialized() -> contextlib.AbstractContextManager[Any]:
-    """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
-    return contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing()
 
 
 def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import setup_globals
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from leyden.config.paths import ROOT, choices, conf_files
@@ -136,6 +137,7 @@ def _name_of_data(data: Any) -> str:
 
 def register_resolvers() -> None:
     """Register the functions that `conf/` calls; not at import, as another Hydra program may have its own by these names."""
+    setup_globals()  # Hydra's own, such as `now`
     OmegaConf.register_new_resolver("config_groups", _config_groups, replace=True)
     # `${project:data}` is the project's folder data/, whatever the working directory.
     OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)

@@ -1,13 +1,12 @@
 """Texts for a terminal, with control characters escaped, and commands quoted for the shell."""
 
-import contextlib
 import math
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -44,22 +43,6 @@ def one_line(text: object) -> str:
 def without_escapes(text: str) -> str:
     """Return a text with its unsafe characters escaped, except bytes of a file name that are not UTF-8."""
     return _UNSAFE.sub(lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], text)
-
-
-@contextlib.contextmanager
-def quiet_pipe() -> Iterator[None]:
-    """Exit silently, as by SIGPIPE, when the reader of stdout has left, as `head` does."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-            raise  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-        raise SystemExit(128 + 13) from None
 
 
 def some_of(texts: Sequence[object], most: int = 6) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
@@ -36,7 +37,8 @@ class SeededSamples:
     """Callable that makes batches of a dataset's samples, with random numbers seeded per sample.
 
     Args:
-        dataset: Returns an (input, target) pair per index: tensors, arrays or numbers.
+        dataset: Returns an (input, target) pair per index: tensors, arrays or numbers. If it has a `collate_fn`, as PyTorch's
+            `DataLoader` takes, its samples are anything that this function makes a batch of.
         seed: Seed of a sample's randomness, drawn from `random`, `torch`, NumPy's global generator, or one of NumPy's
             that is created without a seed.
         augment: Random transform of inputs, shape (1, ...); None for no augmentation.
@@ -55,13 +57,27 @@ class SeededSamples:
     seed: int
     augment: Callable[[Tensor], Tensor] | None
 
-    def __call__(self, task: tuple[int, Sequence[int]]) -> tuple[Any, Any]:
+    @property
+    def collate(self) -> Callable[[list[Any]], Any] | None:
+        """The dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
+        return getattr(self.dataset, "collate_fn", None)
+
+    def __call__(self, task: tuple[int, Sequence[int]]) -> Any:
         """Return inputs, shape (N, ...), and targets, shape (N, ...), for a task (epoch, indices); N can be 0.
+
+        With a `collate_fn`, return what it returns.
 
         Raises:
             UserError: A sample is not an (input, target) pair, or samples differ in shape.
         """
         epoch, indices = task
+        if self.collate:
+            if not indices:
+                raise UserError(
+                    "data.eval_batch_size: the last batch has fewer samples than there are processes; choose another one"
+                )
+            with undisturbed():
+                return self.collate([self._seeded_item(epoch, index) for index in indices])
         with undisturbed():
             samples = [self._read_sample(epoch, index) for index in indices or [0]]
         inputs, targets = zip(*samples, strict=True)
@@ -69,21 +85,26 @@ class SeededSamples:
         if len(shapes) > 1:
             one, other, *_ = sorted(shapes)
             raise UserError(
-                f"data: inputs have shapes {one} and {other}; all must have the same: let the dataset resize or crop them"
+                f"data: inputs have shapes {one} and {other}; all must have the same: let the dataset resize or crop them, or "
+                "give it a collate_fn"
             )
         inputs_N, targets_N = default_collate(list(inputs)), default_collate(list(targets))
         return inputs_N[: len(indices)], targets_N[: len(indices)]
 
-    def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
+    def _seeded_item(self, epoch: int, index: int) -> Any:
         seed_by_text(f"{self.seed} {epoch} {index}")
-        sample = self.dataset[index]
+        return self.dataset[index]
+
+    def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
+        sample = self._seeded_item(epoch, index)
         if not (isinstance(sample, tuple | list) and len(sample) == 2 and hasattr(sample[0], "shape")):
             found = (
                 ", ".join(type(part).__name__ for part in sample) if isinstance(sample, tuple | list) else sample
             )
             raise UserError(
                 f"data: {type(self.dataset).__name__}[{index}] is ({found}); must be a pair, input and target, the "
-                "input a tensor; torchvision.transforms.v2.PILToTensor converts an image to one"
+                "input a tensor (torchvision.transforms.v2.PILToTensor converts an image to one), or the data set must have a "
+                "collate_fn"
             )
         inputs, target = sample
         if self.augment:
@@ -108,6 +129,11 @@ class _Batches(Dataset[Any]):
             return self.samples(task)
         except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
             return traceback.format_exc()
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Return a batch unchanged, in place of PyTorch's conversion of each of its parts."""
+    return batch
 
 
 # A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
@@ -178,7 +204,7 @@ class StreamLoader(SplitLoader):
         self._loader: DataLoader[Any] | None = None
         self._batches: Iterator[Any] | None = None
 
-    def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, shares: Iterator[Tensor]) -> Iterator[Any]:
         """Yield the samples of each share, on the device."""
         self._tasks[:] = [(self.order.epoch, share.tolist()) for share in shares]
         self._start_reading()
@@ -192,6 +218,9 @@ class StreamLoader(SplitLoader):
             if isinstance(batch, str):
                 self.samples(task)
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch}")
+            if self.samples.collate:
+                yield move_data_to_device(batch, self.device)
+                continue
             inputs, targets = (send(part, self.device) for part in batch)
             yield self.transform(inputs) if self.transform else inputs, targets
 
@@ -218,6 +247,7 @@ class StreamLoader(SplitLoader):
             _Batches(self.samples),
             sampler=self._tasks,
             batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             multiprocessing_context=context if num_workers else None,
@@ -309,6 +339,9 @@ class StreamedDataModule(SplitDataModule):
         Raises:
             ValueError: `standardize` is set, and the inputs are not pixels.
         """
+        dataset: Any = self.datasets["train"]
+        if hasattr(dataset, "collate_fn"):
+            return self._named_facts(dataset)
         # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
         with contextlib.closing(self._raw("train", 1)) as first:
             inputs, targets = next(iter(first))
@@ -322,7 +355,7 @@ class StreamedDataModule(SplitDataModule):
                 warn(f"data.normalize=standardize: all {num_samples:,} training images are read once for this")
             with contextlib.closing(self._raw("train", self.eval_batch_size)) as every:
                 scale = Normalize.standardize_pixels(inputs_NCHW for inputs_NCHW, _ in every)
-        names = names_of(self.datasets["train"], targets)
+        names = names_of(dataset, targets)
         return Facts(
             input_shape=tuple(inputs.shape[1:]),
             num_classes=None if names["class_names"] is None else len(names["class_names"]),
@@ -332,8 +365,44 @@ class StreamedDataModule(SplitDataModule):
             **names,
         )
 
+    def _named_facts(self, dataset: Any) -> Facts:
+        """Return the facts of data with a `collate_fn`: the names of classes, since the rest is the dataset's own.
+
+        Raises:
+            ValueError: A setting has no effect on such data.
+        """
+        if self.augment is not None or self.normalize != "unit":
+            raise ValueError(
+                f"{type(dataset).__name__} has a collate_fn, so its samples are its own: it must augment and normalize them "
+                "itself; choose data/augment=none and data.normalize=unit"
+            )
+        names = names_of(dataset, None)
+        return Facts(num_classes=None if names["class_names"] is None else len(names["class_names"]), **names)
+
+    def check_world_size(self, world_size: int) -> None:
+        """Check that each process gets a part of every batch, also of the last one of an evaluation with a `collate_fn`.
+
+        Raises:
+            ValueError: A process would get no sample.
+        """
+        super().check_world_size(world_size)
+        for split in ("val", "test"):
+            num = self.sizes.get(split, 0)
+            smallest = num and min(num % self.eval_batch_size or self.eval_batch_size, num)
+            if 0 < smallest < world_size and hasattr(self.datasets[split], "collate_fn"):
+                raise ValueError(
+                    f"eval_batch_size={self.eval_batch_size}: {num} samples ({split}) leave a batch of {smallest}, and nothing to "
+                    f"collate for some of {world_size} processes; choose another eval_batch_size"
+                )
+
     def inputs(self, split: str, indices: Any) -> Tensor:
-        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
+        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU.
+
+        Raises:
+            UserError: The dataset has a `collate_fn`, so that its samples are not tensors of one shape.
+        """
+        if hasattr(self.datasets[split], "collate_fn"):
+            raise UserError("data: the data set has a collate_fn, so its samples can't be drawn or exported")
         inputs, _ = SeededSamples(self.datasets[split], self.seed, None)((0, self.indices[split][indices].tolist()))
         return torch.as_tensor(inputs)
 
@@ -366,7 +435,7 @@ class StreamedDataModule(SplitDataModule):
 class DatasetDataModule(StreamedDataModule):
     """Data module for any map-style `torch.utils.data.Dataset` that returns an (input, target) pair per index.
 
-    Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are
+    With a method `collate_fn`, its samples are whatever this makes a batch of, such as images of different sizes. Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are
     determined by seed, epoch and index.
 
     Args:

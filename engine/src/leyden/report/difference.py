@@ -60,25 +60,33 @@ def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> li
 
 
 def _code(run: Run) -> dict[str, Any]:
-    """Return the commit, uncommitted changes and package versions of the last start."""
+    """Return the commit and uncommitted changes of the project and the library, and package versions, of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    git = _dict_at(start, "git")
-    changes = f"{git.get('diff')}{git.get('left_out')}"
-    change_text = (
-        f"yes, {hashlib.sha256(changes.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
-    )
+    library = _commit(_dict_at(_dict_at(start, "library"), "git"))
     return {
-        "commit": git.get("sha"),
-        "changes": change_text,
+        **_commit(_dict_at(start, "git")),
+        **{f"leyden's {name}": value for name, value in library.items()},
         "python": start.get("python"),
         **_dict_at(start, "versions"),
     }
 
 
+def _commit(git: dict[str, Any]) -> dict[str, Any]:
+    """Return a commit, and its uncommitted changes in short."""
+    texts = json.dumps([git.get("diff"), git.get("left_out"), git.get("repositories")])
+    changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
+    return {"commit": git.get("sha"), "changes": changes}
+
+
 def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start."""
+    """Return the host and machine of the last start, with the values of its libraries, flags and variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    return {"host": start.get("host"), **_dict_at(start, "machine")}
+    found: dict[str, Any] = {"host": start.get("host")}
+    for key, value in _dict_at(start, "machine").items():
+        found |= (
+            {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return found
 
 
 def _dict_at(start: dict[str, Any], key: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import re
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from leyden.config.errors import UserError, is_mistake, last_frame, mark_as_bug
+from leyden.config.errors import Exit, UserError, is_mistake, last_frame, leave
 from leyden.config.terminal import one_line, quoted_override, some_of, warn
 from leyden.config.values import flatten
 from leyden.run import lock
@@ -33,7 +32,6 @@ from leyden.run.result import EVENT_FOLDERS, Failure, Result
 
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
-EXIT_REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
 GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
@@ -491,7 +489,7 @@ def session(
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, machine=machine(), job=job.id, **facts)
+    run.begin(identity, overrides, machine=machine(position().num_processes), job=job.id, **facts)
     try:
         yield begun
     except Exception as error:
@@ -503,8 +501,8 @@ def session(
                     f"{run.directory} failed in another process: {first.type}: {first.message}"
                 ) from error
             if job.requeue(error):
-                raise SystemExit(EXIT_REQUEUED) from error
-        mistaken = is_mistake(error, runs=True)
+                leave(Exit.REQUEUED, error)
+        mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
             failure = Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error))
             _fail(begun, failure, position(), job.restarts)
@@ -512,7 +510,6 @@ def session(
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
             raise UserError(message if names_run else f"{run.directory} failed: {message}") from error
-        mark_as_bug(error)
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
@@ -522,8 +519,9 @@ def session(
                 f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {effect}.",
                 file=sys.stderr,
             )
-        codes: dict[Any, int] = {None: 128 + signal.SIGTERM, 0: 128 + signal.SIGTERM, 1: 128 + signal.SIGINT}
-        raise SystemExit(codes.get(stop.code, stop.code)) from None
+        code: Any = stop.code
+        codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
+        leave(codes.get(code, code))
 
 
 def wait_for_result(run: Run) -> Result | None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError, leave_at_once
 
 JOB = "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
 # Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
@@ -60,7 +60,7 @@ def die_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
-        os._exit(1)
+        leave_at_once(Exit.BUG)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Provenance of a run: code, package versions, command, machine, and the files that define its classes."""
+"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files of its classes."""
 
 import ast
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any
 
 import leyden
 from leyden.config.errors import is_library
-from leyden.config.paths import LIBRARY, ROOT
+from leyden.config.paths import LIBRARY, ROOT, code_folders
 from leyden.config.values import flatten
 from leyden.run.identity import identity_values
 from leyden.run.process import num_cores
@@ -64,7 +64,31 @@ DIFF_OPTIONS = (
     "--dst-prefix=b/",
     "--ignore-submodules=all",
 )
-VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
+# Environment variables that can change bits; `reproduce` sets those of a run again. The number of threads is not among
+# them, since the number that PyTorch uses is recorded.
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "PYTHONHASHSEED",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_COMPILE_DISABLE",
+)
+# Libraries below PyTorch, in the description of its build.
+LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(\S+)", "openmp": r"OpenMP (\d+)"}
 
 
 def origin(
@@ -108,9 +132,22 @@ def origin(
     }
 
 
+@functools.cache  # takes 0.1 s
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that are most likely to change results."""
-    return {name: importlib.metadata.version(name) for name in VERSIONS}
+    """Return the versions of all installed packages, with the commit or hash of one that is from no package index.
+
+    What lies in the project's own folders is left out: it is code, and another checkout has it elsewhere.
+    """
+    own = {*map(str, (ROOT, Path.cwd(), *code_folders(ROOT)))}
+    places = [place for place in sys.path if place and str(Path(place).absolute()) not in own]
+    found: dict[str, str] = {}
+    for package in importlib.metadata.distributions(path=places):
+        with contextlib.suppress(Exception):  # a damaged installation must not end a run
+            source = json.loads(package.read_text("direct_url.json") or "{}")
+            digest = source.get("vcs_info", {}).get("commit_id") or source.get("archive_info", {}).get("hash")
+            name = re.sub(r"[-_.]+", "-", package.name).lower()
+            found.setdefault(name, f"{package.version} @ {digest}" if digest else package.version)
+    return dict(sorted(found.items()))
 
 
 def state_of_code(folder: Path | None = None) -> dict[str, Any]:
@@ -182,7 +219,8 @@ def state_of_library() -> dict[str, Any]:
     """
     is_tracked = git(LIBRARY, "ls-files", "--", "__init__.py")  # not if it is installed in an environment's folder
     top, top_of_project = (git(folder, "rev-parse", "--show-toplevel") for folder in (LIBRARY, ROOT))
-    is_elsewhere = is_tracked and top != top_of_project and not (ROOT / GIT_OF_COPY).exists()
+    is_copied = (ROOT / GIT_OF_COPY).exists() and LIBRARY.is_relative_to(ROOT)
+    is_elsewhere = is_tracked and top != top_of_project and not is_copied
     return {"version": leyden.__version__, "git": state_of_code(LIBRARY) if is_elsewhere else None}
 
 
@@ -191,23 +229,52 @@ def now() -> str:
     return datetime.now().astimezone().isoformat()
 
 
-def machine() -> dict[str, Any]:
-    """Return the system, the processor, the CPU instruction set that PyTorch uses, the threads and the GPUs.
+def machine(num_processes: int = 1) -> dict[str, Any]:
+    """Return the processor, the GPUs, the threads of a process, and what else can change bits.
 
-    `threads` is PyTorch's number of threads in this process. Unless `OMP_NUM_THREADS` is set (`threads_are_set`),
-    Lightning divides the `cores` among several processes.
+    That is the CPU instruction set that PyTorch uses, the libraries below it, its flags, and environment variables.
+
+    Args:
+        num_processes: Processes of the run, among which Lightning divides the cores unless `OMP_NUM_THREADS` is set.
     """
     import torch
 
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    divided = num_processes > 1 and "OMP_NUM_THREADS" not in os.environ
+    build = torch.__config__.show()
+    backends: Any = torch.backends
+    libraries = {name: found[1] if (found := re.search(text, build)) else None for name, text in LIBRARIES.items()}
+    cudnn = None
+    with contextlib.suppress(
+        RuntimeError
+    ):  # another one is found than PyTorch was built for: not all networks need it
+        cudnn = backends.cudnn.version() if cuda else None
     return {
         "system": platform.platform(),
         "cpu": _cpu(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "capability": backends.cpu.get_cpu_capability(),
         "cores": num_cores(),
-        "threads": torch.get_num_threads(),
-        "threads_are_set": "OMP_NUM_THREADS" in os.environ,
+        "threads": max(1, num_cores() // num_processes) if divided else torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(number) for number in cuda],
+        "libraries": {
+            "torch": torch.version.git_version,
+            "cuda": torch.version.cuda,
+            "hip": torch.version.hip,
+            "cudnn": cudnn,
+            **libraries,
+        },
+        "flags": {
+            "deterministic": torch.get_deterministic_debug_mode(),
+            "dtype": str(torch.get_default_dtype()),
+            "cudnn.deterministic": backends.cudnn.deterministic,
+            "cudnn.benchmark": backends.cudnn.benchmark,
+            "cudnn.precision": backends.cudnn.conv.fp32_precision,
+            "matmul.precision": backends.cuda.matmul.fp32_precision,
+            "matmul.reduced_fp16": backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+            "matmul.reduced_bf16": backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+            "mkldnn": backends.mkldnn.enabled,
+        },
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 

@@ -7,8 +7,9 @@ import threading
 import time
 from typing import Any
 
+from leyden.config.errors import Exit, leave_at_once
 from leyden.config.terminal import one_line
-from leyden.run.directory import EXIT_REQUEUED, ThisJob
+from leyden.run.directory import ThisJob
 from leyden.run.process import is_main_process
 from leyden.scheduler import current, job_id, num_restarts
 
@@ -43,7 +44,7 @@ def end_process() -> None:
     """End this process from a thread, so that its job can be requeued; its main thread may be busy for long."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_S)
-    os._exit(EXIT_REQUEUED)
+    leave_at_once(Exit.REQUEUED)
 
 
 class RequeueSignal:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
@@ -73,13 +73,13 @@ class Composer:
     A composition is reused for all jobs with the same choices of files; only their values are set anew.
 
     Args:
-        loader: Hydra's config loader, a `ConfigLoaderImpl`.
+        loader: Hydra's config loader.
         config: The sweep's configuration, including the node `hydra`.
     """
 
-    def __init__(self, loader: Any, config: DictConfig) -> None:
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
-        self.group_exists = functools.cache(loader.repository.group_exists)  # not public in Hydra
+        self.is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
         self.composed: dict[tuple[str, ...], bytes] = {}  # pickled, by the overrides that choose files
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
@@ -91,26 +91,24 @@ class Composer:
         """
         parsed = [self.parse(text) for text in overrides]
         values = [override for override in parsed if self._sets_value(override)]
-        if any(override.is_hydra_override() for override in parsed):
-            return self._by_hydra(overrides)
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
-        if groups not in self.composed:
-            by_hydra = self._by_hydra(groups)
-            if OmegaConf.select(self.config, "sweep.settings"):
-                by_hydra.sweep.settings = None  # those of all jobs, of which each has its own as overrides
-            self.composed[groups] = pickle.dumps(by_hydra)
-        composed: DictConfig = pickle.loads(self.composed[groups])
+        keys = [override.key_or_group for override in values]
+        if any(each.is_hydra_override() or (each.is_delete() and each.key_or_group in keys) for each in parsed):
+            return self._by_hydra(overrides)
         try:
-            # Hydra has no public way to apply overrides to a composed configuration.
-            ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        except HydraException:
+            if groups not in self.composed:
+                by_hydra = self._by_hydra(groups)
+                if OmegaConf.select(self.config, "sweep.settings"):
+                    by_hydra.sweep.settings = None  # those of all jobs, of which each has its own as overrides
+                self.composed[groups] = pickle.dumps(by_hydra)
+            composed: DictConfig = pickle.loads(self.composed[groups])
+            for override in values:
+                _set_value(composed, override)
+        except (HydraException, OmegaConfBaseException):
             return self._by_hydra(overrides)  # raises an error with the full message
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
-            names = composed.hydra.job.config.override_dirname
-            composed.hydra.job.override_dirname = get_overrides_dirname(
-                parsed, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
-            )
+            composed.hydra.job.override_dirname = "???"  # the name of a job's directory is its `slug`
         return composed
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
@@ -118,8 +116,28 @@ class Composer:
         return composed
 
     def _sets_value(self, override: Override) -> bool:
-        """Return whether an override sets a value rather than choosing a file of a group, by Hydra's rule."""
-        return not self.group_exists(override.key_or_group) or isinstance(override.value(), dict)
+        """Return whether an override sets a value rather than choosing a file of a group, or deleting something."""
+        of_group = self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
+        return not (of_group or override.is_delete() or override.package is not None)
+
+
+def _set_value(config: DictConfig, override: Override) -> None:
+    """Set a value in a composed configuration, by Hydra's rule.
+
+    Raises:
+        OmegaConfBaseException: There is no such key, or the value has the wrong type.
+        HydraException: The key to be added is there already.
+    """
+    key, value = override.key_or_group, override.value()
+    is_new = OmegaConf.select(config, key, throw_on_missing=False) is None or isinstance(value, dict | list)
+    if override.is_add() and not is_new:
+        raise HydraException(f"{key} is there already")
+    OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
+
+
+def sweep_directory(config: DictConfig) -> Path:
+    """Return the directory of a sweep, by its configuration."""
+    return Path(config.outputs, "sweeps", config.sweep_name).absolute()
 
 
 MAX_LENGTH = 120
@@ -246,10 +264,6 @@ class Job:
         config = copied(self.config)
         with open_dict(config):
             config.update(self.identity.config)
-            config.hydra.sweep.dir, config.hydra.sweep.subdir = (
-                str(self.run.directory.parent),
-                self.run.directory.name,
-            )
         return config
 
     @property
@@ -280,7 +294,7 @@ def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0)
     Raises:
         HydraException: An override can't be parsed.
     """
-    directory = Path(composer.config.hydra.sweep.dir).absolute()
+    directory = sweep_directory(composer.config)
     jobs = []
     for number, arguments in enumerate(batch, start=first):
         typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]

@@ -15,10 +15,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.run.process import num_cores, num_threads
 from leyden.sweep.jobs import Job
-from leyden.sweep.worker import call, try_job
+from leyden.sweep.status import StatusLine, run_jobs
+from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -231,3 +233,67 @@ class Pool:
         for _, made in self.running.values():
             made.stop()
         self.running = {}
+
+
+class LocalLauncher:
+    """Launcher of parallel jobs on this machine, a `JobRunner`; jobs with several processes run one after another.
+
+    It finds devices and slots, and starts the fork server, which imports PyTorch while the jobs are checked.
+
+    Args:
+        config: The sweep's configuration, including the node `hydra`.
+        module: Name of the module whose `main.task` runs a job.
+    """
+
+    waits = True
+
+    def __init__(self, config: DictConfig, module: str) -> None:
+        check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
+        self.module, self.num_cores = module, num_cores()
+        self.runner: Pool | None = None
+        self.devices = visible_devices() if config.trainer.accelerator in USES_CUDA else []
+        self.slots = worker_environments(config.cluster.num_jobs, self.devices, self.num_cores)
+        self.num_at_once = len(self.slots)
+        if not config.dry_run:
+            warm_up(config.data)
+
+    def check_jobs(self, jobs: Sequence[Job]) -> bool:
+        """Check that the jobs can run on this machine."""
+        used, is_one_process = [], True
+        for job in jobs:
+            trainer = job.config.trainer
+            if trainer.num_nodes != 1:
+                raise UserError(
+                    f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes"
+                )
+            used.append(num_devices(trainer.devices, self.devices))
+            is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
+            job.release()
+        if self.runner is None and is_one_process:
+            self.runner = Pool(self.slots, self.module)
+        elif self.runner is None:  # one job at a time, with all its devices; its processes share the cores
+            most = max(used)
+            if most > 1 and any(device.startswith("MIG-") for device in self.devices):
+                raise UserError(f"trainer.devices={most}: a process can use at most one MIG device")
+            environment = {"OMP_NUM_THREADS": str(num_threads(self.num_cores // most))}
+            if self.devices:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+            self.runner = Pool([environment], self.module, run_as_command)
+        return True
+
+    def run_jobs(
+        self,
+        ask: Callable[[], Job | None],
+        status: StatusLine,
+        *,
+        at_once: int | None,
+        ended: Callable[[Job, str], bool],
+    ) -> None:
+        """Run checked jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
+        assert self.runner is not None
+        run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
+
+    def close(self) -> None:
+        """Stop the jobs' processes."""
+        if self.runner is not None:
+            self.runner.stop()

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.checks import require_choice
@@ -20,12 +20,11 @@ from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
-from leyden.run.command import refuse_launcher
 from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.run.record import RECORD
-from leyden.sweep.jobs import Composer, Job, new_jobs, slug
+from leyden.sweep.jobs import Composer, Job, new_jobs, sweep_directory
 from leyden.sweep.launcher import call_in_process
 from leyden.sweep.space import check_sweep_size, extreme_values
 from leyden.sweep.status import StatusLine
@@ -180,7 +179,6 @@ def add_seeds(job: Job, num: int) -> list[list[str]]:
     return [[*setting, f"seed={job.config.seed + number}"] for number in range(1, num)]
 
 
-@runtime_checkable
 class JobRunner(Protocol):
     """Protocol of a launcher that runs composed jobs.
 
@@ -213,20 +211,14 @@ class Sweep:
     """A sweep directory and its jobs; a context manager that closes the launcher.
 
     Args:
-        loader: Hydra's config loader.
         config: The sweep's configuration, including the node `hydra`.
         launcher: Runs the jobs.
-
-    Raises:
-        UserError: The launcher is not one of Leyden's.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, launcher: Any) -> None:
-        if not isinstance(launcher, JobRunner):
-            refuse_launcher(config.hydra.runtime.choices)
+    def __init__(self, config: DictConfig, launcher: JobRunner) -> None:
         self.config, self.launcher = config, launcher
-        self.composer = Composer(loader, config)
-        self.directory = Path(config.hydra.sweep.dir).absolute()
+        self.composer = Composer(GlobalHydra.instance().config_loader(), config)
+        self.directory = sweep_directory(config)
         self.num_jobs = 0
         self.ended: dict[Path, Job] = {}  # by run directory
         self.failures: dict[str, str] = {}  # texts of errors, by the name of the run directory
@@ -261,10 +253,6 @@ class Sweep:
         """
         if any(override.startswith("run_dir=") for override in jobs[0].overrides):
             raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
-        if (subdir := jobs[0].config.hydra.sweep.subdir) != slug(jobs[0].overrides):
-            raise UserError(
-                f"hydra.sweep.subdir={subdir}: can't be set, each job of a sweep has a directory of its own"
-            )
         require_choice(self.config, "sweep.fail_fast", True, False)
         if self.config.sweep.fail_fast and not self.launcher.waits:
             raise UserError("sweep.fail_fast=true: with cluster.wait=false nothing could cancel the other jobs")

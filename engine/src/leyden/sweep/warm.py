@@ -9,6 +9,7 @@ import os
 import threading
 from pathlib import Path
 
+from leyden.config.errors import leave_at_once
 from leyden.config.paths import prepare_process
 from leyden.run.process import importing
 from leyden.sweep.launcher import DATA
@@ -21,6 +22,8 @@ def _warm_up(node: str) -> None:
     with importing():
         from leyden import assembly  # noqa: F401 - all that jobs need
         from leyden.data.tensors import keep_tensors
+        from leyden.run.provenance import installed_versions
+    installed_versions()  # each job records them
     keep_tensors()
     if node and _starts_nothing(node):
         _read(node)
@@ -51,7 +54,7 @@ def _starts_nothing(node: str) -> bool:
             _read(node)
             code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
         finally:
-            os._exit(code)
+            leave_at_once(code)
     return os.waitpid(pid, 0)[1] == 0
 
 

@@ -19,14 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import (
-    Callbacks,  # `run_job` calls them, and Hydra has no public class that does nothing
-)
-from hydra.core.utils import run_job, setup_globals
-from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from leyden.config.errors import UserError, cause_of, is_mistake
+from leyden.config.errors import UserError, as_line, cause_of, is_mistake
+from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
@@ -137,12 +133,12 @@ def call(
     with importing():
         import torch
 
-        from leyden import assembly
+        from leyden.assembly.trainer import silence_lightning
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the variable was read when torch was imported
     die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
-    setup_globals()
-    assembly.silence_lightning()
+    register_resolvers()
+    silence_lightning()
     result = function(*arguments)
     sys.stdout.flush()
     connection.send(result)
@@ -158,14 +154,7 @@ def execute_job(module: str, config: DictConfig) -> None:
     prepare_process()  # not by a verb's `main`
     register_resolvers()
     _check_gpu(config)
-    context: Any = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
-    _ = run_job(
-        task_function=importlib.import_module(module).main.task,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    ).return_value  # this property raises the job's error
+    run_task(importlib.import_module(module).main.task, config)
 
 
 def try_job(module: str, config: DictConfig) -> str:
@@ -195,7 +184,6 @@ def _check_gpu(config: DictConfig) -> None:
 
 def _execute_job_or_write(module: str, config: DictConfig, path: Path) -> None:
     """Run a job in this command, and raise its error; the main process writes its text to a file."""
-    setup_globals()
     try:
         execute_job(module, config)
     except Exception as error:
@@ -221,10 +209,10 @@ def run_as_command(module: str, config: DictConfig) -> str:
 def draw_pictures(config: DictConfig) -> str:
     """Draw the pictures of a run that ended without them; return the text of an error, empty on success."""
     with importing():
-        from leyden.training import redraw
+        from leyden.training.trained import draw_late_pictures
     try:
         with lock.hold_directory(Path(config.run_dir), timeout_s=0):
-            redraw.draw_late_pictures(config)
+            draw_late_pictures(config)
     except Exception as error:
         return failure_text(error)
     return ""
@@ -240,29 +228,29 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None
         UserError: A configuration is wrong; the message names it and the mistake.
     """
     with importing():
-        from leyden import assembly
-    assembly.silence_lightning()
+        from leyden.assembly.build import dry_build
+        from leyden.assembly.trainer import silence_lightning
+    silence_lightning()
     facts: dict[str, Any] = {}
     for name, config, overrides in configs:
         try:
-            assembly.dry_build(config, facts, overrides=overrides)
+            dry_build(config, facts, overrides=overrides)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
 
-def dry_build_failure(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> BaseException | None:
-    """Call `dry_build_jobs` for another process; return the exception that it should raise, or None.
+def dry_build_failure(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
+    """Call `dry_build_jobs` for another process; return the error that it should raise, or None.
 
     The traceback of a bug is printed here, as it can't be sent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
     try:
         dry_build_jobs(configs)
-    except UserError as error:
-        return error
     except Exception as error:
-        if is_mistake(error):
-            return UserError(" ".join(str(error).split()) or type(error).__name__)
-        print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="", flush=True)
-        return SystemExit(1)
+        if not is_mistake(error):
+            print(
+                printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="", flush=True
+            )
+        return error if isinstance(error, UserError) else UserError(as_line(error))
     return None

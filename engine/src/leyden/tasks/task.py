@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
+from leyden.run.result import STAGES
+
 
 class Means(Metric):
     """Means of several values over samples (not over batches), over all processes.
@@ -70,18 +72,19 @@ class Outcome(NamedTuple):
 
     Args:
         loss: Mean over the samples of the batch; the value that training minimizes.
-        predictions: One per sample, for metrics and pictures.
-        targets: One per sample, to compare the predictions with.
+        predictions: One per sample, for metrics and pictures: a tensor, or a list, such as a dictionary of boxes for each
+            image. None if this batch has none: it then adds nothing to the metrics.
+        targets: One per sample, to compare the predictions with: a tensor or a list.
         sums: Additional values, each summed over the samples; their means are logged beside the loss.
     """
 
     loss: Tensor
-    predictions: Tensor
-    targets: Tensor
+    predictions: Any
+    targets: Any
     sums: Mapping[str, Tensor] = {}
 
     @property
-    def step_output(self) -> dict[str, Tensor]:
+    def step_output(self) -> dict[str, Any]:
         """Predictions and targets, the return value of validation and test steps."""
         return {"predictions": self.predictions, "targets": self.targets}
 
@@ -120,6 +123,8 @@ class Task(L.LightningModule):
     kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
     # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
+    # Stages in which metrics are computed; the loss and the additional values are logged in all.
+    metric_stages: tuple[str, ...] = STAGES
 
     def __init__(
         self,
@@ -135,14 +140,18 @@ class Task(L.LightningModule):
         self.network = network
         self.optimizer, self.scheduler = optimizer, scheduler
         zeros = {"loss": 0.0, **self.sums}
-        self.train_means, self.val_means, self.test_means = (Means(zeros) for _ in range(3))
         self.logged_means = Means(zeros)  # copy of the training means at the last logged step
         if both := sorted({*zeros} & {*(metrics or {})}):
             raise ValueError(f"metrics.{both[0]}: the task logs a value of this name already; choose another one")
         collection = MetricCollection(dict(metrics or {})) if metrics else None
-        self.train_metrics, self.val_metrics, self.test_metrics = (
-            collection.clone(prefix=f"{stage}/") if collection else None for stage in ("train", "val", "test")
-        )
+        for stage in STAGES:  # `train_means`, `train_metrics` and so on, which checkpoints contain by these names
+            setattr(self, f"{stage}_means", Means(zeros))
+            has_metrics = collection and stage in self.metric_stages
+            setattr(
+                self,
+                f"{stage}_metrics",
+                collection.clone(prefix=f"{stage}/") if collection and has_metrics else None,
+            )
 
     def step(self, batch: Any) -> Outcome:
         """Return the outcome of a batch; defined by subclasses."""
@@ -151,12 +160,12 @@ class Task(L.LightningModule):
     @property
     def metric_names(self) -> set[str]:
         """Names of all values logged per epoch."""
-        return set().union(*map(self.names_in, ("train", "val", "test")))
+        return set().union(*map(self.names_in, STAGES))
 
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
-        metrics = self.train_metrics.keys(keep_base=True) if self.train_metrics else ()
-        return {f"{stage}/{name}" for name in (*self.train_means.names, *metrics)}
+        means, metrics = self._means(stage), self._metrics(stage)
+        return {f"{stage}/{name}" for name in (*means.names, *(metrics.keys(keep_base=True) if metrics else ()))}
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
         """Return the names logged per epoch of training with data that have these splits; only `train` and `val` log."""
@@ -177,7 +186,7 @@ class Task(L.LightningModule):
         # with gradient accumulation, and before the step's checkpoint, so that a resumed run does not log it again.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # A collective call: all processes must take this branch.
-            means = self.train_means.means_since(self.logged_means, self.trainer.strategy.reduce)
+            means = self._means("train").means_since(self.logged_means, self.trainer.strategy.reduce)
             if not means["loss"].isfinite():
                 raise FloatingPointError(
                     f"train/loss is {means['loss']:.3g} at step {self.global_step}; try a smaller optimizer.lr"
@@ -186,7 +195,7 @@ class Task(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums."""
-        self.train_means.reset()
+        self._means("train").reset()
         self.logged_means.reset()
 
     def on_train_epoch_end(self) -> None:
@@ -223,20 +232,26 @@ class Task(L.LightningModule):
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
         }
 
+    def _means(self, stage: str) -> Means:
+        means: Means = getattr(self, f"{stage}_means")
+        return means
+
+    def _metrics(self, stage: str) -> MetricCollection | None:
+        metrics: MetricCollection | None = getattr(self, f"{stage}_metrics")
+        return metrics
+
     def _update_means(self, stage: str, batch: Any) -> Outcome:
         outcome = self.step(batch)
         num = len(outcome.targets)
         if not num:  # a process can get an empty part of the last batch, whose mean is NaN
             return outcome
-        means: Means = getattr(self, f"{stage}_means")
-        means.update({"loss": outcome.loss.detach() * num, **outcome.sums}, num)
-        if metrics := getattr(self, f"{stage}_metrics"):
-            metrics.update(outcome.predictions.detach(), outcome.targets)
+        self._means(stage).update({"loss": outcome.loss.detach() * num, **outcome.sums}, num)
+        if (metrics := self._metrics(stage)) and outcome.predictions is not None:
+            metrics.update(_detached(outcome.predictions), outcome.targets)
         return outcome
 
     def _log_means(self, stage: str) -> Tensor:
-        means: Means = getattr(self, f"{stage}_means")
-        metrics: MetricCollection | None = getattr(self, f"{stage}_metrics")
+        means, metrics = self._means(stage), self._metrics(stage)
         values = means.compute()
         found = {f"{stage}/{name}": mean for name, mean in values.items()} | (metrics.compute() if metrics else {})
         # The validation after training, from which pictures are drawn, adds no point to the curves.
@@ -246,6 +261,15 @@ class Task(L.LightningModule):
         if metrics:
             metrics.reset()
         return values["loss"]
+
+
+def _detached(predictions: Any) -> Any:
+    """Return predictions without their graph, since a metric may keep them for an epoch."""
+    if isinstance(predictions, Tensor):
+        return predictions.detach()
+    if isinstance(predictions, Mapping):
+        return {name: _detached(part) for name, part in predictions.items()}
+    return [_detached(part) for part in predictions] if isinstance(predictions, list | tuple) else predictions
 
 
 def network_of(module: L.LightningModule) -> nn.Module:

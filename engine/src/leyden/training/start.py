@@ -12,26 +12,26 @@ import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden import assembly
-from leyden.assembly import RunTrainer, reporting_restore_errors
+from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.data import stage
+from leyden.assembly.instantiate import import_targets
 from leyden.assembly.schedule import partial_test_message
-from leyden.assembly.start_from import Fork
+from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
+from leyden.assembly.task import taken_arguments
+from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, quoted_override, warn
-from leyden.data.contract import digests_of
+from leyden.config.terminal import one_line, quoted_override
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import first_batches, has_split
-from leyden.exact.random_state import seed_everything, undisturbed
+from leyden.exact.random_state import undisturbed
 from leyden.report.hparams import write_hparams
-from leyden.run.directory import Run, RunContents, changed_names, check_resumable, session, trained_on
+from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
-from leyden.run.provenance import installed_versions
 from leyden.run.result import Result
 from leyden.scheduler import job_id, num_restarts
 from leyden.scheduler.requeue import RequeueSignal, this_job
@@ -39,23 +39,13 @@ from leyden.scheduler.requeue import RequeueSignal, this_job
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 
 
-def fit(
-    module: L.LightningModule,
-    data: L.LightningDataModule,
-    trainer: RunTrainer,
-    run: Run,
-    *,
-    checkpoint: Path | None,
-    test: bool,
-) -> Result:
+def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Result:
     """Train, then evaluate the best checkpoint on the test set.
 
     Without a test, evaluate it on the validation split if pictures need this.
 
     Args:
-        module: The module to train.
-        data: The data to train on.
-        trainer: The trainer, with its callbacks.
+        build: The parts of the run.
         run: The run directory.
         checkpoint: The checkpoint to resume from; None to train from the start.
         test: True to evaluate on the test set.
@@ -66,6 +56,7 @@ def fit(
     Raises:
         UserError: The objective was never logged, or the checkpoint can't be resumed from.
     """
+    module, data, trainer = build.module, build.data, build.trainer
     lightning, kept = trainer.trainer, trainer.checkpoint
     trainer.state.note_made(module)
     with reporting_restore_errors(trainer, checkpoint), trainer.preemption.interruptible(lightning):
@@ -134,48 +125,24 @@ def _start(
     pictures: bool,
     overrides: list[str],
 ) -> Result:
-    assembly.silence_lightning()
+    silence_lightning()
     if scratch := cfg.cluster.get("stage"):
         cfg = _with_staged_data(cfg, scratch)
-    assembly.import_targets(cfg)
-    seed_everything(cfg.seed, "data")
-    assembly.check_overrides(cfg, overrides)  # before the data, which can take long
-    # Read the checkpoint first: loggers delete points after it, and its run must have been trained on the same data.
-    fork = assembly.read_fork(cfg, run)
-    checkpoint = None if fork or cfg.trainer.get("fast_dev_run") else run.newest_checkpoint()
-    content = fork.content if fork else assembly.read_checkpoint(checkpoint) if checkpoint else None
-    data = assembly.datamodule(cfg)
-    digests = _checked_digests(data, run if checkpoint else None, fork.parent if fork else None)
-    # Create the trainer before the task: the task's schedule needs the number of steps of the run.
-    trainer = assembly.run_trainer(cfg, run, data, content, requeue_signal=requeue_signal, pictures=pictures)
-    step = content["global_step"] if checkpoint and content else 0
-    if checkpoint and is_main_process():
-        _warn_of_other_versions(run)
-    if fork:
-        fork.parent.warn_of_changed_code("the fork is trained with the code as it is now")
-    assembly.check_world_size(data, trainer.trainer.world_size)
-    # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
-    # creates no callbacks.
-    seed_everything(cfg.seed, "task")
-    module = assembly.task(cfg, data, trainer.trainer)
-    test = assembly.evaluates_test_set(cfg, module, data, test=test)
-    assembly.check_run(cfg, module, data, trainer.trainer, trainer.checkpoint, test=test)
-    # The next checks are the last ones before the run directory changes.
-    if fork:
-        fork.check(module, data)
-    if content and (path := fork.path if fork else checkpoint):
-        assembly.check_fits(content, path, module, data, trainer)
-        del content  # frees its memory
-        parent = fork.origin if fork else None
-    else:
-        parent = assembly.load_parent_weights(cfg, module)
+    import_targets(cfg)
+    check_overrides(cfg, overrides)  # before the data, which can take long
+    beginning = starting_point(cfg, run)
+    parts = build(cfg, run, beginning, requeue_signal=requeue_signal, pictures=pictures)
+    test = parts.check(test=test)
+    step = beginning.step if beginning.recorded is None else 0
+    beginning.load(parts.module, parts.data, parts.trainer)  # the last check before the run directory changes
     if test and is_main_process():
         check_test_evaluations(cfg.outputs)
-    if trainer.trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
+    trainer = parts.trainer.trainer
+    if trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
         sys.argv += shlex.split(quoted_override("run_dir", run.directory))
-    with _removing_refused_fork(run, is_fork=fork is not None), contextlib.ExitStack() as at_the_end:
-        for logger in trainer.trainer.loggers:
+    with _removing_refused_fork(run, beginning), contextlib.ExitStack() as at_the_end:
+        for logger in trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
         # From here on, an error is recorded as the run's result.
@@ -184,34 +151,24 @@ def _start(
                 run,
                 identity,
                 overrides,
-                parent=parent,
-                data=digests,
+                parent=beginning.recorded,
+                data=parts.digests,
                 step=step,
                 job=this_job(),
-                position=lambda: trainer.position,
+                position=lambda: parts.trainer.position,
                 before_end=write_hparams,
             )
         )
         _check_restarts(cfg, run)
-        if fork:
-            checkpoint = _begin_fork(fork, run, identity)
-            del fork  # frees the memory of its checkpoint
-        result = fit(module, data, trainer, run, checkpoint=checkpoint, test=test)
-        result = replace(result, takes_optimizer="optimizer" in assembly.taken_arguments(cfg, Facts()))
+        checkpoint = beginning.begin(run)
+        if isinstance(beginning, Fork) and is_main_process():
+            _print_changes(beginning, identity)
+        result = fit(parts, run, checkpoint=checkpoint, test=test)
+        result = replace(result, takes_optimizer="optimizer" in taken_arguments(cfg, Facts()))
         if test and is_main_process():
-            _record_evaluation(cfg, run, trainer.trainer, result)
+            _record_evaluation(cfg, run, trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
-
-
-def _warn_of_other_versions(run: Run) -> None:
-    """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
-    recorded, here = run.starts[-1:] and run.starts[-1].get("versions"), installed_versions()
-    there = recorded if isinstance(recorded, dict) else {}
-    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here[name]) != here[name]]
-    if names:
-        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here[name]}" for name in names)
-        warn(f"exact resume is not guaranteed: {versions}")
 
 
 def _with_staged_data(cfg: DictConfig, scratch: str) -> DictConfig:
@@ -247,30 +204,26 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
             )
 
 
-def _begin_fork(fork: Fork, run: Run, identity: RunIdentity) -> Path:
-    """Fill a fork's run directory in the main process, before others read it; return the checkpoint's path."""
-    if is_main_process():
-        fork.begin(run)
-        found = identity.differences(fork.parent.config, defaults_count=True)
-        changed = [each for each in found if not each.startswith("fork:")]
-        print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
-    return run.directory / "checkpoints" / "last.ckpt"
+def _print_changes(fork: Fork, identity: RunIdentity) -> None:
+    found = identity.differences(fork.run.config, defaults_count=True)
+    changed = [each for each in found if not each.startswith("fork:")]
+    print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
 
 
 @contextlib.contextmanager
-def _removing_refused_fork(run: Run, *, is_fork: bool) -> Iterator[None]:
+def _removing_refused_fork(run: Run, beginning: StartingPoint) -> Iterator[None]:
     """Context that deletes a fork's files if the fork is refused when its optimizers are restored.
 
     The lock, when released, removes the empty directory.
 
     Args:
         run: The run directory; all files of a new fork were written by this start.
-        is_fork: True for a new fork.
+        beginning: Where the run starts from.
     """
     try:
         yield
     except UserError as error:
-        if not (is_fork and isinstance(error.__cause__, RefusedForkError)):
+        if not (isinstance(beginning, Fork) and isinstance(error.__cause__, RefusedForkError)):
             raise
         for name in list_files(run.directory) if is_main_process() else ():
             path = run.directory / name
@@ -284,20 +237,3 @@ def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Re
         print(message)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
-
-
-def _checked_digests(
-    data: L.LightningDataModule, resumed: Run | None, parent: RunContents | None
-) -> dict[str, str]:
-    """Return the digests of the data.
-
-    They must equal those of a run that resumes; for a fork, a warning names the files that differ from its
-    parent's.
-    """
-    with assembly.user_errors("data"):
-        digests = digests_of(data)
-    if resumed:
-        check_resumable(resumed, digests)
-    if parent and (names := changed_names(trained_on(parent), digests)) and is_main_process():
-        warn(f"fork: the data differ from those of {parent.directory}: {', '.join(names)}")
-    return digests

@@ -7,24 +7,29 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.data import check_world_size, datamodule
-from leyden.assembly.instantiate import import_targets, instantiate
+from leyden.assembly.instantiate import import_targets, instantiate, switched_on
 from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
-from leyden.assembly.trainer import plain_trainer, silence_lightning
+from leyden.assembly.trainer import callbacks_of, plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
+from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
 from leyden.data.contract import digests_of, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
-from leyden.exact.random_state import seeded, seeded_as_run
+from leyden.exact.logged_metrics import Stages
+from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.run_state import first_batches_in, restore_module
+from leyden.loggers.tensorboard import TensorBoard
+from leyden.pictures.base import OnEvaluation
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.report.statistics import mean_text
@@ -317,3 +322,38 @@ def _check_splits(run: Run, val: Any, data: L.LightningDataModule) -> None:
                 f"{run.directory}: the {name} differs from that in training, and may contain training samples: its data "
                 "draw from the system's entropy, or have changed"
             )
+
+
+@undisturbed()
+def draw_late_pictures(cfg: DictConfig) -> None:
+    """Draw the pictures that a run's callbacks draw at the end of the run, after it has ended.
+
+    They are drawn from the curves, and from an evaluation of the best weights on the validation split.
+
+    Args:
+        cfg: The configuration of the run, with its `run_dir`.
+
+    Raises:
+        UserError: The data or the checkpoints can't be read.
+    """
+    silence_lightning()
+    run = Run(cfg.run_dir)
+    path = run.checkpoint("best")
+    last = read_checkpoint(run.newest_checkpoint() or path)
+    module, facts = trained_module(run, path, read_checkpoint(path))
+    data = trained_data(run, facts, None, 1, module)
+    drawing: list[L.Callback] = [
+        each for each in callbacks_of(cfg, facts)[0] if isinstance(each, DisplayCallback) and each.at_end
+    ]
+    loggers: list[Logger] = []
+    if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
+        loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
+    stages = Stages()
+    stages.load_state_dict(last["callbacks"][Stages.state_key])
+    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # the run may have had several processes
+    trainer = plain_trainer(cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir)
+    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # pictures are logged at the run's last step
+    for callback in drawing:
+        callback.on_fit_end(trainer, module)
+    if has_split(data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
+        trainer.validate(module, datamodule=data, verbose=False)

@@ -1,0 +1,270 @@
+"""The parts of a run, built in one order: data, trainer, module; and what is checked before training."""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from leyden.assembly.data import check_world_size, datamodule
+from leyden.assembly.instantiate import instantiate, target, user_errors
+from leyden.assembly.schedule import apply_limit, max_batches, num_batches, validates_at_epoch_end
+from leyden.assembly.start_from import StartingPoint, starting_point
+from leyden.assembly.task import taken_arguments, task
+from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
+from leyden.callbacks.checkpoint import NO_VALIDATION
+from leyden.config.checks import require_choice
+from leyden.config.errors import UserError
+from leyden.config.objective import objectives
+from leyden.config.schema import ACCELERATORS
+from leyden.config.terminal import one_line
+from leyden.data.contract import ModuleData, digests_of, sizes_of
+from leyden.data.facts import Facts
+from leyden.exact.first_batches import divides_batches, has_split
+from leyden.exact.logged_metrics import FollowsValidation
+from leyden.exact.random_state import seed_everything, undisturbed
+from leyden.run.directory import Run
+from leyden.run.fork import key_of
+from leyden.run.process import is_main_process
+from leyden.scheduler.requeue import RequeueSignal
+from leyden.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Build:
+    """The parts of a run.
+
+    Args:
+        cfg: The configuration.
+        data: The data, set up for training.
+        digests: What identifies the data, see `digests_of`; empty in a dry build.
+        trainer: The trainer, with its callbacks and loggers.
+        module: The module to train.
+    """
+
+    cfg: DictConfig
+    data: L.LightningDataModule
+    digests: dict[str, str]
+    trainer: RunTrainer
+    module: L.LightningModule
+
+    def check(self, *, test: bool) -> bool:
+        """Check for settings with which the run would train and then end without a result.
+
+        Args:
+            test: True if the run is to evaluate on the test set at its end.
+
+        Returns:
+            Whether it will.
+
+        Raises:
+            UserError: Names the key.
+        """
+        test = self._evaluates_test_set(test)
+        self._check_limits(test)
+        self._check_objective()
+        if isinstance(
+            self.module, Task
+        ):  # the names that another LightningModule logs are unknown before it logs them
+            self._check_monitors(self.module)
+        return test
+
+    def _check_limits(self, test: bool) -> None:
+        trainer, data = self.trainer.trainer, self.data
+        batches, limit = num_batches(trainer, data), trainer.limit_val_batches
+        if batches < 1:
+            raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch")
+        if (
+            has_split(data, "val")
+            and (whole := max_batches(data.val_dataloader()))
+            and apply_limit(whole, limit) < 1
+        ):
+            raise UserError(f"trainer.limit_val_batches={limit}: leaves none of the {whole:.0f} validation batches")
+        if test:
+            with user_errors("data"):
+                data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
+            check_world_size(data, trainer.world_size)
+        limit = trainer.limit_test_batches
+        if (
+            test
+            and isinstance(limit, float)
+            and apply_limit(whole := max_batches(data.test_dataloader()), limit) < 1
+        ):
+            raise UserError(f"trainer.limit_test_batches={limit}: leaves none of the {whole:.0f} test batches")
+        self.trainer.checkpoint.validates = (
+            has_split(data, "val")
+            and is_overridden("validation_step", self.module)
+            and validates_at_epoch_end(trainer, batches)
+        )
+
+    def _check_objective(self) -> None:
+        checkpoint = self.trainer.checkpoint
+        aim = next(iter(objectives(self.cfg.objective)), None)
+        is_measured = aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
+        if aim and is_measured and not checkpoint.validates:
+            raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
+        if (checkpoint.metric, checkpoint.mode) != ((aim.metric, aim.mode) if aim else (None, None)):
+            raise UserError(
+                f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
+                "set objective.metric and objective.mode instead"
+            )
+        if checkpoint.every_n_steps and not checkpoint.within_epochs:
+            raise UserError(
+                f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since a run can't resume within "
+                "an epoch of these data: their loader has no state_dict and is not a DataLoader"
+            )
+
+    def _check_monitors(self, module: Task) -> None:
+        known = module.logged_on(sizes_of(self.data))
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, FollowsValidation):
+                with user_errors("callbacks"):
+                    callback.check_logged(module.names_in("val"))
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(callback, EarlyStopping) and monitor not in known:
+                raise UserError(
+                    f"callbacks: EarlyStopping has monitor={monitor}; must be one of {', '.join(sorted(known))}"
+                )
+
+    def _evaluates_test_set(self, test: bool) -> bool:
+        """Return whether the run can evaluate on the test set, if `test` asks for it.
+
+        With `test=auto`, a line is printed if the test set or the task's `test_step` is missing.
+
+        Raises:
+            UserError: The run can't be evaluated, and `test=true` asks for it.
+        """
+        if not test:
+            return False
+        lacking = "" if has_split(self.data, "test") else "the data have no test_dataloader"
+        lacking = lacking or ("" if is_overridden("test_step", self.module) else "the task has no test_step")
+        if lacking and self.cfg.test != "auto":
+            raise UserError(f"test={str(self.cfg.test).lower()}: {lacking}")
+        if lacking and is_main_process():
+            print(f"no evaluation on the test set: {lacking}")
+        return not lacking
+
+
+def build(
+    cfg: DictConfig, run: Run, beginning: StartingPoint, *, requeue_signal: RequeueSignal, pictures: bool
+) -> Build:
+    """Build the parts of a run that will train.
+
+    Args:
+        cfg: The configuration.
+        run: The run directory, which callbacks and loggers write to.
+        beginning: Where the run starts from.
+        requeue_signal: Receiver of the scheduler's signal.
+        pictures: True if callbacks draw at the end of the run.
+
+    Raises:
+        UserError: A part is wrong, or the run was trained on other data.
+    """
+    check_strategy(cfg)
+    seed_everything(cfg.seed, "data")
+    data = datamodule(cfg)
+    with user_errors("data"):
+        digests = digests_of(data)
+    beginning.check_data(
+        digests
+    )  # loggers delete points, and the task's schedule needs the trainer's number of steps
+    trainer = run_trainer(
+        cfg, run.directory, data, beginning.content, requeue_signal=requeue_signal, pictures=pictures
+    )
+    check_world_size(data, trainer.trainer.world_size)
+    # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
+    # creates no callbacks.
+    seed_everything(cfg.seed, "task")
+    return Build(cfg, data, digests, trainer, task(cfg, data, trainer.trainer))
+
+
+def dry_build(cfg: DictConfig, known: dict[str, Any], *, overrides: Sequence[str] = (), test: bool = False) -> None:
+    """Check a configuration by building all parts of its run, without training.
+
+    This machine may lack the accelerator or the devices that the run will train on, so they are built for a CPU.
+
+    Args:
+        cfg: The configuration.
+        known: A cache of data sets and starting points for checks of several configurations; this call adds to it.
+        overrides: The user's overrides, or those that a sweep tries.
+        test: True if the run evaluates on the test set.
+
+    Raises:
+        UserError: Names the part and the mistake.
+    """
+    require_choice(cfg, "trainer.accelerator", *ACCELERATORS)
+    check_strategy(cfg)
+    check_overrides(cfg, overrides)
+    run = Run(cfg.run_dir, trust=cfg.trust)
+    with undisturbed():
+        data = _cached_data(cfg, known)
+        on_cpu = cfg.copy()
+        on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+        trainer = run_trainer(on_cpu, Path(cfg.outputs), data, None, requeue_signal=RequeueSignal(0), dry=True)
+        devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # the run resolves "auto"
+        check_world_size(data, devices * cfg.trainer.num_nodes)
+        build = Build(cfg, data, {}, trainer, _task_on_meta(cfg, data, trainer.trainer))
+        build.check(test=test)
+        starting_point(cfg, run, known).check_shapes(build.module, data)
+
+
+def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that the task takes the network and the optimizer that overrides choose or set.
+
+    `overrides` are those of the user or of a sweep only, since `conf/train.yaml` and recipes always choose both.
+
+    Raises:
+        UserError: An override would have no effect.
+    """
+    kind = target(cfg.task, "task")
+    if inspect.isclass(kind) and not issubclass(kind, L.LightningModule):
+        return  # reported when the task is created
+    taken = taken_arguments(cfg, Facts())
+    for part, argument in (("optimizer", "optimizer"), ("model", "network")):
+        if argument in taken:
+            continue
+        for override in overrides:
+            if re.split("[./@]", key_of(override))[0] == part:
+                raise UserError(
+                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; set its own arguments by "
+                    "task.ARG=VALUE"
+                )
+
+
+def _task_on_meta(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
+    """Build the task on PyTorch's meta device, which takes no memory and draws no random numbers.
+
+    A task whose code needs values of tensors, which the meta device does not have, is built on the CPU.
+
+    Raises:
+        UserError: A part is wrong. Errors in the user's code are raised as in training.
+    """
+    if not isinstance(data, ModuleData):  # ModuleData has built its task already
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return task(cfg, data, trainer)
+    return task(cfg, data, trainer)  # raises the error that training would raise
+
+
+def _cached_data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
+    """Return the data, read once for configurations that differ only in batch sizes and seeds."""
+    new = instantiate(cfg.data, "data")
+    if isinstance(new, ModuleData):  # depends on the module, so it can't be shared
+        return datamodule(cfg)
+    ignored: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(new) else ()
+    if ignored and cfg.fork is None:  # a fork's facts must equal its parent's exactly
+        ignored += ("seed", "split_seed", "fold")
+    key = str({name: value for name, value in cfg.data.items() if name not in ignored})
+    if key not in facts:
+        facts[key] = datamodule(cfg)
+    data: L.LightningDataModule = facts[key]
+    if divides_batches(data):
+        data.batch_size, data.eval_batch_size = new.batch_size, new.eval_batch_size  # type: ignore[attr-defined]
+    return data

@@ -1,1 +1,0 @@
-"""Reproduction of a run from its directory: with its code, configuration and package versions."""

@@ -1,0 +1,287 @@
+"""A run is made anew from its directory, and what is not the same any more is found."""
+
+import hashlib
+import json
+import os
+import signal
+
+import pytest
+from omegaconf import OmegaConf
+
+from leyden.config.errors import UserError
+from leyden.config.paths import ROOT, environment_of
+from leyden.run import provenance
+from leyden.run.directory import Run
+from leyden.training import reproduction
+from tests import records
+from tests.conftest import SMALL
+from tests.data import folders
+from tests.reproduction.conftest import git, start
+
+SHORT = ("model.dropout=0.2", "trainer.max_epochs=1", "callbacks=bare", "callbacks.fingerprint.every_n_steps=5")
+DATA = f"data_root={ROOT / 'data'}"
+
+
+@pytest.fixture
+def trained(cli, tmp_path, repository, commit):
+    """A small run, as if it had been made by the commit of the repository and a new file."""
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, *SHORT)
+    assert code == 0, err
+    (repository / "new file.py").write_text("a = 1\n")
+    git(repository, "add", "--intent-to-add", "new file.py")
+    diff = git(repository, "diff", "--binary", "HEAD") + "\n"
+    git(repository, "rm", "-q", "--cached", "new file.py")
+    (repository / "new file.py").unlink()
+    run = Run(tmp_path / "run")
+    set_code(run, {"sha": commit[1], "dirty": True, "diff": diff, "left_out": []})
+    return run
+
+
+def set_code(run, told):
+    starts = run.starts
+    starts[-1]["git"] = told
+    records.put(run.directory, starts=starts)
+
+
+@pytest.mark.slow(minutes=0.2)
+def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
+    call, cli, trained, repository, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONHASHSEED", "3")  # not in the run, and stays as it is here
+    code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", DATA)
+    assert code == 0, told
+    assert "equal, bit for bit, over all 2 fingerprints, up to step 10" in told
+    again = Run(tmp_path / "again")
+    assert again.recorded == trained.recorded
+    # Nothing differs but what is another one here.
+    rows = told.partition("up to step 10")[2].splitlines()[1:]
+    assert [row.split()[-2:] for row in rows if row.strip()][1:] == [["variables.PYTHONHASHSEED", '"3"']], told
+    evaluations = repository / "outputs" / "test_evaluations.csv"
+    assert len(evaluations.read_text().splitlines()) == 2, "the test set was looked at, which must be recorded"
+    longer = [each for each in (*SMALL, *SHORT) if "max_epochs" not in each]
+    code, _, err = cli("train", f"run_dir={again.directory}", *longer, "trainer.max_epochs=2")
+    assert code == 0, err
+    assert Run(again.directory).starts[0]["overrides"] == [*again.overrides]
+    assert "model.dropout=0.2" in again.overrides
+
+    # The same by a commit whose network starts with other weights.
+    path = next(repository.glob("src/*/models/mlp.py"))
+    before = path.read_text()
+    path.write_text(before.replace("xavier_uniform_", "xavier_normal_"))
+    assert path.read_text() != before
+    git(repository, "commit", "-q", "-a", "-m", "second")
+    set_code(trained, {"sha": git(repository, "rev-parse", "HEAD"), "dirty": False, "diff": "", "left_out": []})
+    code, told = call(f"run={trained.directory}", "threads=1", DATA)
+    assert code == 1, told
+    assert "diverged: step 5 is the first fingerprint that differs, in weights, optimizer" in told
+    assert "val/loss: " in told
+    assert " apart" in told
+
+
+@pytest.mark.slow
+def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
+    changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
+    assert code == 0, err
+    fork = Run(tmp_path / "fork")
+    set_code(fork, trained.starts[-1]["git"])
+    code, told = call(f"run={fork.directory}", f"output={tmp_path / 'again'}", DATA)
+    assert code == 0, told
+    assert "equal, bit for bit, over all 4 fingerprints, up to step 20" in told
+    (trained.directory / "checkpoints" / "last.ckpt").write_bytes(b"another one")
+    code, told = call(f"run={fork.directory}")
+    assert code == 2
+    assert "last.ckpt: is not there any more, or is not the checkpoint from which the run started" in told
+
+
+A = "a" * 40
+SAVED = {"sha": "", "left_out": []}  # the commit of the repository takes the place of an empty one
+OUTSIDE = "--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n"
+OTHER = "--- a/pyproject.toml\n+++ b/pyproject.toml\n@@ -1 +1 @@\n-no\n+yes\n"
+GPU = {"machine": {"gpus": ["a", "b"]}}
+# Of a run written by hand: its code, the rest of its start, its configuration, further arguments; and what is said.
+REFUSED = [
+    ([], {}, {}, [], "has no record of a start"),
+    ([A, "b" * 40], {}, {}, [], "start 2 used different code than start 1"),
+    ([None], {}, {}, [], "records no commit"),
+    (["--help"], {}, {}, [], "records no commit"),
+    ([""], {"git": 3}, {}, [], "records no commit"),
+    ([A], {}, {}, [], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
+    ([{**SAVED, "diff": "", "left_out": ["big.bin"]}], {}, {}, [], "changes of the code were not saved: big.bin"),
+    ([{**SAVED, "diff": None}], {}, {}, [], "changes of the code were not saved: all changes"),
+    ([{**SAVED, "diff": "x"}], {}, {}, [], "changes of the code can't be applied to its commit"),
+    ([{**SAVED, "diff": OTHER}], {}, {}, [], "changes of the code can't be applied to its commit"),
+    ([{**SAVED, "diff": OUTSIDE}], {}, {}, [], "changes of the code can't be applied to its commit"),
+    ([""], {}, {"name": "${x}"}, [], "can't be written so that Hydra reads it unchanged"),
+    ([""], {}, {"trainer": None}, [], "its training ended with"),
+    ([""], {}, {"trainer": {"accelerator": "cpu", "num_nodes": 2}}, [], "trainer.num_nodes=2"),
+    ([""], GPU, {"trainer": {"accelerator": "gpu"}}, [], "on a machine with 2 GPUs (a), and PyTorch finds 0 here"),
+    ([""], GPU, {"trainer": {"devices": "auto"}}, [], "on a machine with 2 GPUs (a), and PyTorch finds 0 here"),
+    ([""], {}, {"init_from": "x"}, [], "None: is not there any more, or is not the checkpoint"),
+    ([""], {"parent": {"checkpoint": __file__, "sha256": "0"}}, {"fork": "x"}, [], "or is not the checkpoint"),
+    ([""], {}, {}, ["data_root=x"], "data_root=x: has no effect"),
+    ([""], {}, {}, ["threads=0"], "threads=0: must be a positive whole number"),
+    ([""], {}, {}, ["trust=yes"], "trust=yes: must be one of true, false"),
+    ([""], {}, {}, ["output=RUN"], "is not empty"),
+    ([""], {}, {}, ["somewhere"], "somewhere: must be one of run=, "),
+    ([""], {}, {}, ["against=RUN", "threads=2"], "threads: has no effect with against="),
+    ([""], {}, {}, ["against=nowhere"], "not a run directory"),
+]
+
+
+@pytest.mark.parametrize(("codes", "more", "config", "arguments", "message"), REFUSED)
+def test_what_can_not_be_made_anew_is_refused_in_a_line(
+    call, make, repository, commit, monkeypatch, codes, more, config, arguments, message
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    starts = [start("", **more) for _ in codes]
+    for each, code in zip(starts, codes, strict=True):
+        if "git" not in more:
+            each["git"] |= code if isinstance(code, dict) else {"sha": code}
+            each["git"]["sha"] = commit[1] if each["git"]["sha"] == "" else each["git"]["sha"]
+    run = make(starts=starts, config=config)
+    refused(call, message, f"run={run}", *(each.replace("RUN", str(run)) for each in arguments))
+
+
+def refused(call, message, *arguments):
+    code, told = call(*arguments)
+    assert code == 2
+    assert message in told
+    assert len([line for line in told.splitlines() if line.startswith("leyden: ")]) <= 2, told
+
+
+def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(
+    call, make, repository, monkeypatch, tmp_path
+):
+    refused(call, "run=DIR: is missing; name a run directory")
+    refused(call, "not a run directory", "run=nowhere")
+    refused(call, "has no fingerprint.csv", f"run={make(fingerprints='')}")
+    monkeypatch.setattr(reproduction, "ROOT", tmp_path)
+    refused(call, "is no git repository", f"run={make('other')}")
+
+
+@pytest.fixture
+def given(repository, monkeypatch):
+    """What the training of a run that is written by hand is given: the configuration and the environment."""
+    found = {}
+
+    def take(tree, folder, environment):
+        settings = OmegaConf.to_container(OmegaConf.load(f"{folder}/recorded.yaml"))
+        found.update(settings=settings, environment=environment, git=json.loads((tree / "git.json").read_text()))
+
+    monkeypatch.setattr(reproduction, "_train", take)
+    monkeypatch.setattr(Run, "set_overrides", lambda *arguments: None)
+    for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, repository):
+    for name, metrics in {"none": None, "no": {"val/acc": 1.0}, "yes": {"test/acc": 1.0}}.items():
+        reproduction.reproduce(Run(make(name, metrics=metrics)))
+        assert given["settings"]["test"] is (name == "yes")
+        assert given["settings"]["run_dir"].startswith(f"{repository}/outputs/reproduced/{name}/")
+
+
+def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
+    """A key that is a number is not the text of the same digits, and a text that looks like a number is none."""
+    odd = ["1e5", "1e-3", "on", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b", 1e-7, True, None]
+    config = {"data": {"root": "/nowhere", "a": odd, "1e5": 1, 1: odd, "b": [{"c": [1e5]}]}, "logger": {"mine": {}}}
+    reproduction.reproduce(Run(run := make(config=config)))
+    assert repr(given["settings"]["data"]) == repr(config["data"])
+    assert "logger" not in given["settings"]
+    reproduction.reproduce(Run(run), data_root="there")
+    assert given["settings"]["data"]["root"].endswith("/there")
+
+
+def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, given, commit, monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")  # as somebody types who asks what it changes
+    machine = {"threads": 4, "gpus": [], "variables": {"MKL_CBWR": "COMPATIBLE"}}
+    run = Run(make(starts=[start(commit[1], machine=machine)]))
+    for threads in (None, 2):
+        reproduction.reproduce(run, threads=threads)
+        environment = given["environment"]
+        assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == str(threads or 4)
+        assert (environment["MKL_CBWR"], environment["ATEN_CPU_CAPABILITY"]) == ("COMPATIBLE", "avx2")
+        assert environment["CUDA_VISIBLE_DEVICES"] == ""
+        assert given["git"] == run.starts[-1]["git"]
+    reproduction.reproduce(Run(make("unknown", starts=[start(commit[1], machine=None)])))
+    assert not {"OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"} & {*given["environment"]}
+
+
+def test_other_versions_are_told_as_requirements(make, given, commit, capsys):
+    told = start(commit[1])
+    reproduction.reproduce(Run(make("a", starts=[told])))
+    assert not capsys.readouterr().err
+    versions = {**told["versions"], "torch": "1.0+cpu", "gone": "2 @ abc"}
+    reproduction.reproduce(Run(make("b", starts=[{**told, "versions": versions, "python": "3.9.1"}])))
+    assert "than the run had: python==3.9.1 torch==1.0 gone==2 @ abc\n" in capsys.readouterr().err
+
+
+def test_data_that_have_changed_are_named_before_training(call, make, given, commit, tmp_path):
+    from leyden.data.folder import Folder
+
+    root = folders.write(tmp_path / "data")
+    digests = Folder(root / "train", ["cat", "dog"], (3, 8, 8)).digests | {
+        "val/": "0",
+        "Own.data": "0",
+        "a\0b": "0",
+    }
+    (root / "sub").mkdir()
+    path = root / "sub" / "diamonds.csv"
+    path.write_text("a,b\n1,2\n")
+    digests["sub/diamonds.csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    del digests["val/"], digests["a\0b"]
+    run = make(config={"data": {"root": str(root)}}, starts=[start(commit[1], data=digests)])
+    reproduction.reproduce(Run(run))
+    assert given
+    path.write_text("a,b\n1,3\n")
+    (root / "train" / "cat" / "000.jpg").unlink()
+    message = f"the data differ: train/, sub/diamonds.csv in {root} is not what the run was trained on"
+    refused(call, message, f"run={run}")
+    path.unlink()  # it can be downloaded
+    refused(call, f"the data differ: train/ in {root} is", f"run={run}")
+    (root / "train" / "cat" / "link").symlink_to("nowhere")
+    refused(call, "is a broken link", f"run={run}")
+
+
+@pytest.mark.parametrize("number", reproduction.EXIT_SIGNALS)
+def test_the_work_tree_is_removed_whatever_ends_it(make, repository, monkeypatch, number):
+    monkeypatch.setattr(reproduction, "_train", lambda *arguments: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        reproduction.reproduce(Run(make()))
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_other_code_is_never_taken_for_that_of_the_run(make, repository, tmp_path, monkeypatch):
+    """As where a package is found elsewhere first."""
+    monkeypatch.setattr(reproduction, "environment_of", lambda tree: environment_of(ROOT))
+    with pytest.raises(UserError, match=r"imports .* instead of the run's code, "):
+        reproduction.reproduce(Run(make()))
+
+
+def test_a_record_has_what_can_change_bits(monkeypatch):
+    """All packages that pip knows, threads as Lightning divides them, and those variables alone that are on the list."""
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    monkeypatch.setenv("MY_SECRET", "x")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(provenance, "num_cores", lambda: 8)
+    found = json.loads(json.dumps(provenance.machine(num_processes=4)))
+    assert (found["threads"], found["variables"]) == (2, {"MKL_CBWR": "AVX2"})
+    assert {"torch", "cuda", "cudnn", "mkl"} <= {*found["libraries"]}
+    assert {"deterministic", "cudnn.benchmark", "matmul.precision"} <= {*found["flags"]}
+    versions = provenance.installed_versions()
+    assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
+    assert all(name == name.lower() for name in versions)
+
+
+def test_an_overrideless_run_is_told_by_its_values(cli, trained, tmp_path):
+    starts = trained.starts
+    starts[0]["overrides"] = []
+    records.put(trained.directory, starts=starts)
+    arguments = (f"run_dir={trained.directory}", *(each for each in (*SMALL, *SHORT) if "dropout" not in each))
+    code, _, err = cli("train", *arguments, "+model.bias=false", "trainer.max_epochs=2")
+    assert code == 2
+    assert err.partition("use that run's settings: ")[2].split() == ["model.dropout=0.2", "'~model.bias'"]

@@ -1,0 +1,79 @@
+"""A batch is whatever the data set's `collate_fn` makes of its samples."""
+
+import re
+
+import pytest
+import torch
+
+from leyden.data.streamed import DatasetDataModule
+from leyden.run.directory import Run
+from tests.conftest import assert_same_bits
+from tests.tasks.boxes import Boxes
+from tests.training.test_start_exact import stopping
+
+DETECTION = (
+    *("data=dataset", "data.train._target_=tests.tasks.boxes.Boxes", "data.val_size=6", "data.batch_size=4"),
+    *("data.eval_batch_size=4", "model._target_=tests.tasks.boxes.Corners", "~model.hidden_sizes"),
+    *("~model.dropout", "task=own", "task._target_=tests.tasks.boxes.Detection", "optimizer=adam"),
+    *("+task.metrics.iou._target_=torchmetrics.detection.IntersectionOverUnion", "trainer.log_every_n_steps=2"),
+    *("objective.metric=val/iou", "objective.mode=max", "trainer.max_epochs=2", "test=false"),
+    "callbacks.checkpoint.every_n_steps=4",
+)
+
+
+@pytest.fixture
+def train(cli, tmp_path):
+    def run(name, *arguments, code=0):
+        found, _, err = cli("train", f"run_dir={tmp_path / name}", *DETECTION, *arguments)
+        assert found == code, err
+        return Run(tmp_path / name), err
+
+    return run
+
+
+def test_boxes_in_images_of_any_size_are_learnt_and_resumed_to_the_same_bits(train, cli):
+    whole, _ = train("whole", "data.num_workers=2")
+    assert {*whole.result.stages["val"]} == {"val/loss", "val/iou"}
+    assert {*whole.result.stages["train"]} == {"train/loss"}
+    with stopping(9):
+        train("stopped", "data.num_workers=2", code=1)
+    resumed, _ = train("stopped", "data.num_workers=0")
+    assert_same_bits(whole.directory, resumed.directory)
+    assert resumed.result.metrics == whole.result.metrics
+    code, _, err = cli("evaluate", f"run={whole.directory}")
+    assert code == 2
+    assert "has no test" in err or "no test set" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("data/augment=affine", "Boxes has a collate_fn, so its samples are its own"),
+        ("data.normalize=standardize", "Boxes has a collate_fn, so its samples are its own"),
+        ("data.eval_batch_size=5", ""),
+    ],
+)
+def test_what_has_no_effect_on_such_samples_is_refused(train, typed, said):
+    _, err = train("refused", typed, "dry_run=true", "data.num_workers=0", code=2 if said else 0)
+    assert said in err
+
+
+def test_each_process_has_something_to_collate():
+    options = {"normalize": "unit", "augment": None, "num_workers": 0, "root": ""}
+    data = DatasetDataModule(
+        train=Boxes(29), val=None, test=Boxes(9), batch_size=8, eval_batch_size=4, val_size=5, seed=0, **options
+    )
+    data.setup("fit")
+    with pytest.raises(ValueError, match=re.escape("5 samples (val) leave a batch of 1")):
+        data.check_world_size(2)
+    data = DatasetDataModule(
+        train=Boxes(30), val=None, test=Boxes(9), batch_size=8, eval_batch_size=4, val_size=6, seed=0, **options
+    )
+    data.setup("fit")
+    data.check_world_size(2)
+    data.setup("test")
+    with pytest.raises(ValueError, match=re.escape("9 samples (test) leave a batch of 1")):
+        data.check_world_size(2)
+    assert isinstance(next(iter(data.val_dataloader()))[0], tuple)
+    with pytest.raises(Exception, match="can't be drawn or exported"):
+        data.inputs("val", torch.arange(2))
