@@ -19,7 +19,7 @@ PAGES = {
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
     "callbacks": ("Callbacks", "display checkpoint averaging fingerprint preemption"),
-    "pictures": ("Pictures", "base classification curves outputs monitor"),
+    "pictures": ("Pictures", "base curves outputs"),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
     "runs": ("Runs", "run.directory run.result training.trained training.predict"),
 }

@@ -26,7 +26,7 @@ from leyden.data.streamed import SeededSamples as Reads
 from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import AsyncTransfers, send
 from leyden.pictures.base import OnEvaluation
-from leyden.pictures.monitor import LoggedConfig
+from leyden.pictures.curves import LoggedConfig
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.testing.cases import compose, create, suited_cases
 from tests import conf

@@ -55,7 +55,7 @@ def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averagi
 
 @pytest.mark.slow(minutes=0.1)
 def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.classification import Confusion
+    from leyden.pictures.outputs import Confusion
 
     seen = []
     monkeypatch.setattr(Confusion, "draw_classes", lambda self, trainer, evaluation: seen.append(evaluation.title))

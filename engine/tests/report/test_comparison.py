@@ -7,7 +7,7 @@ import json
 import pytest
 
 from leyden import compare
-from tests.report.test_summary import DATA, OBJECTIVE, on_two_data_sets, write
+from tests.report.test_summary import DATA, OBJECTIVE, grid, on_two_data_sets, write
 
 
 @pytest.fixture
@@ -18,13 +18,7 @@ def call(called):
 @pytest.fixture
 def sweep(tmp_path):
     """Three settings of four seeds: two that are alike, and one that is worse."""
-    for lr, values in (
-        ("0.1", (0.3, 0.4, 0.5, 0.6)),
-        ("0.2", (0.31, 0.38, 0.52, 0.6)),
-        ("0.3", (1.3, 1.4, 1.5, 1.7)),
-    ):
-        for seed, value in enumerate(values):
-            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value)
+    grid(tmp_path / "s", {0.1: (0.3, 0.4, 0.5, 0.6), 0.2: (0.31, 0.38, 0.52, 0.6), 0.3: (1.3, 1.4, 1.5, 1.7)})
     return tmp_path
 
 
@@ -44,9 +38,7 @@ def test_two_settings_of_a_sweep(call, sweep):
 
 
 def test_pairs_that_all_differ_by_the_same(call, tmp_path):
-    for lr in (0.1, 0.2):
-        for seed in range(6):
-            write(tmp_path / "s" / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=lr + seed / 64)
+    grid(tmp_path / "s", {lr: [lr + seed / 64 for seed in range(6)] for lr in (0.1, 0.2)})
     text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
     assert "(not paired)" in text
     assert "Sign test" not in text
@@ -151,7 +143,10 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "many"), "A has the objective val/loss (min), B has val/loss (min), n (min)"),
         (("s", "none"), "B has none"),
         (("s", "failed"), "failed: none of 1 runs has finished"),
-        (("s", "a=seed", "b=seed=1"), "a=seed: a sign is missing at its end; for example a='val/acc"),
+        (
+            ("s", "a=seed", "b=seed=1"),
+            "a=seed: seed is no comparison; `and` joins comparisons, for example a='val/acc",
+        ),
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
         (("s", "failed", "none"), "none: at most 2 folders can be given"),

@@ -99,11 +99,11 @@ def test_the_same_for_other_programs(call, three):
         (["sort=objective"], ["r0", "r2", "r1", "new"]),  # what has none comes last
         (["sort=-objective"], ["r1", "r2", "r0", "new"]),
         (["where=optimizer.lr < 0.05", "sort=seed"], ["r1", "r2"]),
-        (["where=status != finished or seed = 1", "sort=seed"], ["new", "r1"]),
+        (["where=status != finished", "sort=seed"], ["new"]),
         (["where=model.hidden_sizes=[512]", "sort=seed"], ["r0", "new", "r1", "r2"]),
         (["where=model.hidden_sizes='[512, 256]'"], []),
         (["where=val/loss > 0.45", "sort=val/loss"], ["r2", "r1"]),
-        (["where=objective > 0.45 and not optimizer.lr=0.02"], ["r1"]),
+        (["where=objective > 0.45 and optimizer.lr != 0.02"], ["r1"]),
     ],
 )
 def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
@@ -116,7 +116,7 @@ def test_it_is_sorted_and_chosen_from(call, three, arguments, names):
         (["nowhere"], "there is no run in or below it"),
         (["sort=optimizer.lt"], "sort: no run has optimizer.lt; did you mean optimizer.lr?"),
         (["where=optimizer.lt > 1"], "where: no run has optimizer.lt; did you mean optimizer.lr?"),
-        (["where=optimizer.lr"], "where=optimizer.lr: a sign is missing"),
+        (["where=optimizer.lr"], "where=optimizer.lr: optimizer.lr is no comparison"),
         (["format=xml"], "format=xml: must be one of table, json, csv"),
         (["wehre=x"], "wehre=x: must be a folder, or one of where=, sort="),
         (["a", "b"], "b: at most 1 folder can be given"),
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_told_in_a_line(call, three, arguments, message):
 
 
 def test_what_is_asked_for_is_shown(call, three):
-    asked = ("where=val/loss > 0.4 or epochs = 3", "sort=-optimizer.lr", "outputs")
+    asked = ("where=val/loss >= 0.4 and epochs = 3", "sort=-optimizer.lr", "outputs")
     (head, first, *_) = call(*asked).splitlines()
     assert head.split() == ["run", "status", "age", "how", "far", "objective", *ASKED, "typed"]
     assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]

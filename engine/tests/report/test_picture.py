@@ -5,8 +5,8 @@ import itertools
 import pytest
 from matplotlib.figure import Figure
 
-from leyden.report import picture
-from leyden.report.picture import Point, draw_summary
+from leyden.report import summary
+from leyden.report.summary import Point, draw_summary
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def ticks(axes):
 def test_the_axis_of_a_choice_is_in_order_and_names_no_none():
     axes = Figure().add_subplot()
     along = [(None, 1.0, False), (10, 2.0, False), (9, 3.0, False), ("x", 4.0, False), (9, 5.0, False)]
-    picture._scatter(axes, along, log=None, means=True)
+    summary._scatter(axes, along, log=None, means=True)
     assert ticks(axes) == ["9", "10", "null", "x"]
     assert not axes.lines  # single runs have no mean
 
@@ -49,12 +49,12 @@ def test_the_axis_of_a_choice_is_in_order_and_names_no_none():
 def test_a_grid_has_means_with_their_deviations_and_single_trials_are_dots():
     axes, others = Figure().subplots(2)
     along = [(0.001, 1.0, False), (0.001, 3.0, False), (0.1, 4.0, False), (0.1, 6.0, False), (0.1, 99.0, True)]
-    picture._scatter(axes, along, log=True, means=True)
+    summary._scatter(axes, along, log=True, means=True)
     assert axes.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]  # without the run that was pruned
     assert ticks(axes) == ["0.001", "0.1"]
     assert axes.containers[0].has_yerr
     assert "±" in axes.get_legend_handles_labels()[1][-1]
-    picture._scatter(others, [(0.1 * n, 1.0, False) for n in range(9)], log=None, means=True)
+    summary._scatter(others, [(0.1 * n, 1.0, False) for n in range(9)], log=None, means=True)
     assert not others.lines
 
 

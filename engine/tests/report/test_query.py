@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
-from leyden.report.query import parse_condition
+from leyden.config.values import ABSENT
+from leyden.report.listing import parse_condition
 
 RUN = {
     "val/acc": 0.98,
@@ -27,18 +28,15 @@ RUN = {
         ("val/acc > 0.97", True),
         ("val/acc>0.97 and optimizer.lr<0.01", True),
         ("val/acc>0.97 and optimizer.lr<1e-4", False),
-        ("val/acc<0.9 or optimizer.lr<=0.001", True),
-        ("not status=finished", False),
-        ("not (status = failed or n >= 4)", True),
         ("status != failed and n == 3.0", True),
         ("model = 'a b'", True),
         ('model="a c"', False),
         ("note = null", True),
         ("note < 1", False),
-        ("not note >= 1", True),
         ("test = true", True),
         ("nothing < 1", False),
-        ("not nothing < 1", True),
+        ("nothing != 1", False),
+        (" n=3 and status=finished and 'model' = 'a b' ", True),
         ("status < 1", False),
         ("val/acc < high", False),
         # As a table shows it, from four digits on.
@@ -49,9 +47,6 @@ RUN = {
         ("exact = 0.0076747", True),
         ("exact = 0.0077", False),
         ("exact < 0.007675", True),
-        # `and` holds closer than `or`.
-        ("n = 3 or n = 4 and n = 5", True),
-        ("(n = 3 or n = 4) and n = 5", False),
         # What YAML can't read is a text or a number.
         ("status = 2024-13-45", False),
         ("sizes = 2024-02-30T25:00:00", False),
@@ -64,27 +59,31 @@ RUN = {
     ],
 )
 def test_what_a_condition_means(text, holds):
-    assert parse_condition(text)[0](RUN) is holds
+    assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is holds
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a key is missing at its end"),
-        ("val/acc", "a sign is missing at its end"),
-        ("val/acc >", "a value is missing at its end"),
-        ("val/acc is 3", "is must be one of <= >="),
-        ("val/acc > 3 4", "4 is not expected here"),
-        ("(val/acc > 3", r"a \) is missing"),
-        ("val/acc > 3)", r"\) is not expected here"),
-        ("val/acc > 'x", "'x can't be read"),
-        ("(" * 1000, "is too long"),
-        ("__import__('os').system('x') = 1", r"\( must be one of"),
+        ("", "it is no comparison"),
+        ("val/acc", "val/acc is no comparison"),
+        ("val/acc >", "val/acc > is no comparison"),
+        ("val/acc is 3", "val/acc is 3 is no comparison"),
+        ("val/acc > 3 4", "val/acc > 3 4 is no comparison"),
+        ("n = 3 or n = 4", "n = 3 or n = 4 is no comparison; `and` joins comparisons"),
+        ("n = 3 and not n = 4", "not n = 4 is no comparison"),
+        ("n = 3 and (n = 4)", r"\(n = 4\) is no comparison"),
+        ("n = 3 and", "n = 3 and is no comparison"),
+        ("val/acc > 'x", "val/acc > 'x is no comparison"),
+        ("__import__('os').system('x') = 1", "is no comparison"),
+        ("(" * 5000, "is no comparison"),
+        (f"a={'[' * 5000}{']' * 5000}", "is nested too deeply"),
     ],
 )
 def test_what_is_none_is_told_in_a_line(text, message):
-    with pytest.raises(UserError, match=f"^where=.*{message}"):
+    with pytest.raises(UserError, match=f"^where=.*{message}") as raised:
         parse_condition(text)
+    assert len(str(raised.value)) < 600
 
 
 @given(st.text(alphabet="abn/. <>=!()'\"0andortx", max_size=30))
@@ -93,12 +92,5 @@ def test_whatever_is_typed_is_a_condition_or_a_line(text):
         condition, keys = parse_condition(text)
     except UserError:
         return
-    assert condition({}) in (True, False)
-    assert condition(dict.fromkeys(keys, 0.5)) in (True, False)
-
-
-@pytest.mark.parametrize("text", ["(" * 5000, f"a={'[' * 5000}{']' * 5000}", "not " * 5000 + "a=1"])
-def test_whatever_is_nested_deeply_is_a_line(text):
-    with pytest.raises(UserError, match=r"too long|too deeply") as raised:
-        parse_condition(text)
-    assert len(str(raised.value)) < 500
+    assert condition(lambda key: ABSENT) in (True, False)
+    assert condition(dict.fromkeys(keys, 0.5).get) in (True, False)

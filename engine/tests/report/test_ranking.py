@@ -9,15 +9,13 @@ from leyden.config.objective import Objective
 from leyden.report.ranking import MARK, Row, contenders, count_failures
 from leyden.report.records import Record
 from leyden.report.statistics import MAX_FURTHER
-from leyden.run.directory import Run
 
 
 def row(values, *, status="finished", name="", first_seed=0, **config):
     """A row of runs with these values, by seed."""
     records = [
         Record(
-            run=Run("nowhere"),
-            choices={},
+            directory="/nowhere",
             typed={},
             config={"seed": seed, **{key.replace("__", "."): value for key, value in config.items()}},
             status=status,

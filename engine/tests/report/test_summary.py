@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 from leyden import compare, runs
 from leyden import summarize as command
 from leyden.config.checks import PARTS
-from leyden.config.errors import UserError
 from leyden.report import summary
-from leyden.report.picture import Point
-from leyden.report.ranking import merge_rows, varying_keys
-from leyden.report.records import read_records
+from leyden.report.ranking import merge_rows
+from leyden.report.records import read_records, varying_keys
+from leyden.report.summary import Point
 from leyden.run import files
 from leyden.run.identity import RunIdentity
 from leyden.testing.cases import compose
@@ -58,8 +57,16 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
     records.put(directory, config=config, starts=[{"overrides": overrides, "data": data}], result=result)
 
 
-def summarize(directory):
-    summary.summarize(directory)
+def grid(folder, losses, *typed, name="optimizer.lr", **more):
+    """For each value of a setting its runs, by seed: those that have no loss have failed."""
+    for setting, values in losses.items():
+        for seed, value in enumerate(values):
+            ends = {"value": value, "status": "failed" if value is None else "finished"} | more
+            write(folder / f"{setting}_{seed}", [*typed, f"{name}={setting}", f"seed={seed}"], **ends)
+
+
+def summarize(directory, **options):
+    summary.summarize(directory, **options)
 
 
 def rows(directory):
@@ -191,7 +198,7 @@ def gaps(tmp_path):
 def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "leyden.report.picture._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
+        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
     )
     summarize(gaps)
     found = rows(gaps)
@@ -227,22 +234,6 @@ def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, 
     found = rows(tmp_path)
     assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.1", "3"), ("0.7", "3")]
     assert {*found[0]} & {"data.seed", "data.root", "seed"} == set()
-
-
-def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
-    for name, values in (("1", (0.3, 0.4, 0.5)), ("2", (0.31, 0.38, 0.52)), ("3", (1.3, 1.4, 1.6)), ("4", (2.0,))):
-        for seed, value in enumerate(values):
-            write(tmp_path / f"{name}_{seed}", [f"optimizer.lr={name}", f"seed={seed}"], value=value)
-    summarize(tmp_path)
-    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
-    out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
-    for text in (out, markdown):
-        assert text.count("≈") == 2
-        assert "of those with at least 3 runs is row 1 or one marked ≈." in " ".join(text.split())
-        assert "more seeds per row" in text
-        assert text.count("Row 4: fewer than 3 seeds") == 1
-        assert "Row 1 was selected by these values" in text
-    assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
 
 
 DATA = [  # overrides of two data sets, the digests of their content, and the key that tells them apart
@@ -281,55 +272,58 @@ def test_rows_of_different_data_are_ranked_apart(tmp_path, capsys, a, b, digests
     assert json.loads(capsys.readouterr().out)["best"] is None
 
 
-def test_a_failed_run_gets_the_worst_value_on_its_own_data(tmp_path):
-    on_two_data_sets(tmp_path, ["data=mnist"], ["data=fashion_mnist"], (None, None))
-    write(tmp_path / "failed", ["data=mnist", "optimizer.lr=0.1", "seed=3"], status="failed")
-    summary.summarize(tmp_path, failed="worst")
-    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx((0.2 + 0.201 + 0.204 + 0.308) / 4)
+SAME_DATA = [  # overrides and digests of the data, by setting and seed
+    # The folder may be a copy on another machine; its content is the same.
+    (lambda size, seed: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
+    (lambda size, seed: [f"data.normalize={'unit' if size == 64 else 'standardize'}"], lambda size, seed: None),
+    (lambda size, seed: [f"optimizer.lr={size}"], lambda size, seed: {"x": "1"} if size == 64 else None),
+    (lambda size, seed: [f"optimizer.lr={size}"], lambda size, seed: {"drawn": str(seed)}),
+]
 
 
-def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys):
+@pytest.mark.parametrize(("typed", "digest"), SAME_DATA)
+def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys, typed, digest):
     for size, loss in ((64, 0.2), (128, 0.3)):
         for seed in range(3):
-            overrides = [f"data.batch_size={size}", f"data.normalize={'unit' if size > 64 else 'standardize'}"]
-            # The folder may be a copy on another machine; its content is the same.
-            overrides += [f"seed={seed}", f"data.root=/{size}"]
-            write(tmp_path / f"{size}_{seed}", overrides, value=loss + 0.01 * seed**2, data={"x": "1"})
+            overrides = [*typed(size, seed), f"seed={seed}"]
+            write(tmp_path / f"{size}_{seed}", overrides, value=loss + 0.01 * seed**2, data=digest(size, seed))
     summarize(tmp_path)
     assert "different data" not in capsys.readouterr().out
-    assert [row["data.batch_size"] for row in rows(tmp_path)] == ["64", "128"]
-    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "no"]
+    assert [(row["n"], row["like_best"]) for row in rows(tmp_path)] == [("3", "yes"), ("3", "no")]
 
 
-def test_a_run_that_recorded_no_digest_counts_by_its_settings(tmp_path, capsys):
-    for number, (lr, digest) in enumerate((("0.1", None), ("0.2", {"x": "1"}))):
-        for seed in range(3):
-            write(
-                tmp_path / f"{lr}_{seed}",
-                [f"optimizer.lr={lr}", f"seed={seed}"],
-                value=0.2 + 0.1 * number + 0.01 * seed**2,
-                data=digest,
-            )
+def test_a_failed_run_counts_as_the_worst_on_its_data_where_one_says_so(tmp_path, capsys):
+    losses = {1: (0.3, 0.31, 0.32, None), 2: (0.4, 0.41, 0.45, 0.43), 3: (0.9, 0.8, 0.7, 0.6)}
+    grid(tmp_path / "easy", losses, "data=mnist")
+    grid(tmp_path / "hard", {1: (9.0, 9.1, 9.2)}, "data=fashion_mnist")
+    summarize(tmp_path, failed="worst")
+    out = capsys.readouterr().out
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["2", "1", "3", "1"]
+    assert float(rows(tmp_path)[1]["objective"]) == pytest.approx((0.3 + 0.31 + 0.32 + 0.9) / 4)
+    assert "1 failed run counts as the worst value." in out
+    assert "did not finish" not in out
+    assert "3 finished, 1 failed" in out
+
+
+def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
+    grid(tmp_path, {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52), 3: (1.3, 1.4, 1.6), 4: (2.0,)})
     summarize(tmp_path)
-    assert "different data" not in capsys.readouterr().out
-    assert len(rows(tmp_path)) == 2
-
-
-def test_data_that_a_module_draws_by_the_seed_divide_no_row(tmp_path, capsys):
-    for lr, loss in (("0.1", 0.2), ("0.2", 0.3)):
-        for seed in range(3):
-            overrides = [f"optimizer.lr={lr}", f"seed={seed}"]
-            write(tmp_path / f"{lr}_{seed}", overrides, value=loss + 0.01 * seed**2, data={"drawn": str(seed)})
-    summarize(tmp_path)
-    assert "different data" not in capsys.readouterr().out
-    assert [row["n"] for row in rows(tmp_path)] == ["3", "3"]
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
+    out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
+    for text in (out, markdown):
+        assert text.count("≈") == 2
+        assert "of those with at least 3 runs is row 1 or one marked ≈." in " ".join(text.split())
+        assert "more seeds per row" in text
+        assert text.count("Row 4: fewer than 3 seeds") == 1
+        assert "Row 1 was selected by these values" in text
+    assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
 
 
 def test_small_losses_are_shown_with_their_digits(tmp_path, capsys, monkeypatch):
-    for lr, loss in (("0.1", 2e-5), ("0.2", 3e-5)):
-        for seed in range(3):
-            value = loss + 1e-7 * seed**2 * (1 + float(lr))
-            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value)
+    grid(
+        tmp_path,
+        {lr: [loss + 1e-7 * seed**2 * (1 + lr) for seed in range(3)] for lr, loss in ((0.1, 2e-5), (0.2, 3e-5))},
+    )
     arguments = [str(tmp_path), "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"]
     for verb, num, told in (
         (command, 1, ["2.018e-5 ± 0.023e-5", "3.020e-5 ± 0.025e-5"]),
@@ -365,21 +359,6 @@ def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_pa
             ("summary", "1", "6"),
             ("summary", "2", "8"),
         ]
-
-
-def test_a_failed_run_counts_as_the_worst_where_one_says_so(tmp_path, capsys, monkeypatch):
-    for lr, values in (("1", (0.3, 0.31, 0.32, None)), ("2", (0.4, 0.41, 0.45, 0.43)), ("3", (0.9, 0.8, 0.7, 0.6))):
-        for seed, value in enumerate(values):
-            status = "finished" if value else "failed"
-            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], value=value, status=status)
-    monkeypatch.setattr("sys.argv", ["leyden summarize", str(tmp_path), "failed=worst"])
-    command.main()
-    out = capsys.readouterr().out
-    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["2", "1", "3"]
-    assert float(rows(tmp_path)[1]["objective"]) == pytest.approx((0.3 + 0.31 + 0.32 + 0.9) / 4)
-    assert "1 failed run counts as the worst value." in out
-    assert "did not finish" not in out
-    assert "3 finished, 1 failed" in out
 
 
 @pytest.mark.parametrize("status", ["failed", "finished"])  # by an exception, or with an objective that is NaN
@@ -454,7 +433,7 @@ def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
         assert f"The search in a {line} {tmp_path}/study.journal" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])
+@pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])
 def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
@@ -472,11 +451,6 @@ def test_a_single_run_and_runs_without_objective(tmp_path):
     write(tmp_path / "none" / "a", ["seed=1"], status=None)
     summarize(tmp_path / "none")
     assert rows(tmp_path / "none")[0]["status"] == "interrupted"
-
-
-def test_a_folder_without_runs(tmp_path):
-    with pytest.raises(UserError, match="there is no run"):
-        summarize(tmp_path)
 
 
 FILES = ("run.json", "job.json", "metrics.csv")

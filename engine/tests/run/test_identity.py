@@ -47,7 +47,7 @@ def differences(there, here, defaults=None):
         {"run_dir": "elsewhere"},
         {"trainer__log_every_n_steps": 1},
         {"callbacks__checkpoint__every_n_steps": 7},
-        {"callbacks__errors": {"_target_": "leyden.pictures.classification.Errors", "num_images": 3}},
+        {"callbacks__errors": {"_target_": "leyden.pictures.outputs.Errors", "num_images": 3}},
         {"callbacks__bar": {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}},
         {"cluster": {"num_jobs": 3}},
     ],

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.config.values import flatten, unflatten
-from leyden.report.configs import SharedConfigs
 from leyden.run.record import RunRecord, read_record, read_summary
 from leyden.run.result import Result
 
@@ -78,10 +77,43 @@ def test_no_record_is_none_and_damage_is_one_line(tmp_path):
             read_record(tmp_path)
 
 
-@pytest.mark.parametrize("a", [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, math.nan])
-@pytest.mark.parametrize("b", [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, math.nan])
-def test_configurations_that_share_their_values_are_as_recorded(a, b):
-    configs = SharedConfigs()
-    for value in (a, b):
-        recorded = {"seed": 3, "x": value, "model._target_": "torch.nn.ReLU"}
-        assert repr(dict(configs.share(recorded))) == repr(recorded)
+def test_each_of_many_configurations_is_as_recorded(tmp_path):
+    values = [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, -0.0, 0.0, "{", '",\n\n"']
+    for number, value in enumerate([*values, *values]):
+        config = {"seed": 3, "x": value, "model._target_": "torch.nn.ReLU", "model.y": 2, "": "", "a.[0].b": {}}
+        RunRecord(config, [START]).write(tmp_path)
+        assert repr(read_summary(tmp_path).config) == repr(config), number
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"y": 2', '"y": 2, "name": 3'),
+        ('"y": 2', '"y": 1' + "0" * 50),
+        ('"y": 2', '"y": {"z": 1}'),
+        ('"y": 2', '"y": [[]]'),
+        ('"y": 2', '"y": 2}, "config": {"y": {"z": 1}'),
+        ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1'),
+        ('"y": 2', '"y": 2,'),
+        ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}'),
+        ('"y": 2', '"name": "a\\n"'),
+        ('"config": {', '"config": [{'),
+        ('"status": null', '"status": "finished"'),
+        ('"status": null', '"status": null}, {'),
+        ('"data": ""', '"data": 1'),
+        ('"overrides": ["seed=1"]', '"overrides": [1]'),
+    ],
+)
+def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
+    RunRecord({"y": 2}, [{**START, "data": {}}]).write(tmp_path)
+    text = (tmp_path / "run.json").read_text()
+    assert old in text
+    (tmp_path / "run.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match="not a run directory"):
+        read_summary(tmp_path)
+
+
+def test_a_record_of_many_settings_is_read_whole(tmp_path):
+    config = {f"a.{number}": "x" * 100 for number in range(1000)}
+    RunRecord(config, [START]).write(tmp_path)
+    assert read_summary(tmp_path).config == config

@@ -58,7 +58,7 @@ NEVER = dict.fromkeys(FEATURES, REFUSED)
 ALL_BUT_LENGTH = (
     "trainer.limit_test_batches=1"  # a fork that changes the number of steps would have another schedule
 )
-MONITOR = "+callbacks.monitor._target_=leyden.pictures.monitor.Monitor"  # it counts samples
+MONITOR = "+callbacks.monitor._target_=leyden.pictures.curves.Monitor"  # it counts samples
 
 TRAITS = {
     # Splits, files and random numbers of data

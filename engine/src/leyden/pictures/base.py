@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -33,20 +33,14 @@ def tensorboard_writer(trainer: L.Trainer) -> Any:
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
-def image_loggers(trainer: L.Trainer) -> list[Logger]:
-    """Return the loggers that accept images: TensorBoard, and those with a `log_image` like `WandbLogger`'s."""
-    if not trainer.is_global_zero:
-        return []
-    return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger) or hasattr(each, "log_image")]
-
-
-def add_image(trainer: L.Trainer, tag: str, pixels_HWC: NDArray[np.uint8], step: int) -> None:
-    """Log an image to each logger that accepts images."""
-    for logger in image_loggers(trainer):
+def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
+    """Write a figure as `NAME.png`, and log it to TensorBoard and each logger with a `log_image` like `WandbLogger`'s."""
+    pixels_HWC, tag, step = save_picture(trainer, figure, f"{name}.png"), f"{name}/{split}", trainer.global_step
+    for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
-        else:
-            logger.log_image(key=tag, images=[pixels_HWC], step=step)  # type: ignore[attr-defined]
+        elif hasattr(logger, "log_image"):
+            logger.log_image(key=tag, images=[pixels_HWC], step=step)
 
 
 def save_picture(trainer: L.Trainer, figure: Figure, name: str) -> NDArray[np.uint8]:
@@ -147,6 +141,18 @@ def as_colours(images_NCHW: NDArray[Any]) -> NDArray[Any]:
         images = images.mean(axis=1, keepdims=True).repeat(3, axis=1)
     low, high = (images.min(), images.max()) if images.size else (0.0, 1.0)
     return ((images - low) / ((high - low) or 1.0)).transpose(0, 2, 3, 1)
+
+
+def positive(**settings: int) -> int:
+    """Return a setting that must be a positive whole number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    ((name, value),) = settings.items()
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}={value}: must be a positive whole number")
+    return value
 
 
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}

@@ -1,16 +1,22 @@
-"""Learning curves: the picture `curves.png`."""
+"""What loggers get of a training besides its metrics: the picture of its curves, its throughput, its configuration."""
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from matplotlib.figure import Figure
+from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.exact.logged_metrics import stages_of
+from leyden.callbacks.samples_seen import batch_size
+from leyden.config.values import flatten
+from leyden.exact.logged_metrics import logged_steps, stages_of
 from leyden.pictures.base import save_picture, wrapped
+from leyden.run.directory import Run
 from leyden.run.result import chart_of, read_curves, use_log_scale
 
 LABELS = {"acc": "accuracy"}
@@ -87,3 +93,100 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
         if names:
             axes.legend()
     return figure
+
+
+class Monitor(L.Callback):
+    """Logs learning rate, gradient norm and speed, at the steps at which a task logs its loss.
+
+    - `lr`: the learning rate of the next update; `lr_0`, `lr_1` etc. for several parameter groups, in one optimizer
+      or more.
+    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before clipping; `grad_norm_0`,
+      `grad_norm_1` etc. for the parameters of each optimizer, if a module steps several manually. These are logged
+      every `log_every_n_steps` batches.
+    - `time/samples_per_second`: training samples per second since the previous such step of the epoch; omitted if
+      the batch size is unknown.
+    - `time/epoch_seconds`: duration of an epoch with its validation, over all starts.
+
+    Times differ between equal runs, so all of them have the prefix `time/`.
+    """
+
+    state_key = "Monitor"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self) -> None:
+        self._before = 0.0  # seconds of this epoch in earlier starts
+        self._start = self._since = time.monotonic()
+        self._num_samples: int | None = 0  # None if the size of a batch is unknown
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of this epoch so far."""
+        return {"epoch_seconds": self._before + time.monotonic() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the seconds of this epoch."""
+        self._before = float(state_dict["epoch_seconds"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks; a run that resumes within an epoch gets no `on_train_epoch_start`."""
+        self._start = self._since = time.monotonic()
+        self._num_samples = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restart the clocks."""
+        self._before = 0.0
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch's samples."""
+        num = batch_size(batch, trainer.train_dataloader)
+        if num is None or self._num_samples is None:
+            self._num_samples = None
+        else:
+            self._num_samples += num * trainer.world_size
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Log, if it is due, before a checkpoint of this step, so that a resumed run does not log it again."""
+        several = len(trainer.optimizers) > 1
+        # Count batches: with steps, which optimizers take in turns, some optimizers would never be logged.
+        num = trainer.fit_loop.total_batch_idx if several else trainer.global_step
+        if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
+            return
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in (owned if several else pl_module.parameters()) if p.grad is not None]
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
+        suffix = f"_{_optimizer_index(trainer, optimizer)}" if several else ""
+        values[f"grad_norm{suffix}"] = torch.nn.utils.get_total_norm(gradients).item()
+        now = time.monotonic()
+        if self._num_samples is not None:
+            values["time/samples_per_second"] = self._num_samples / (now - self._since)
+        self._num_samples, self._since = 0, now
+        self._log_directly(trainer, values, logged_steps(trainer))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's duration."""
+        seconds = self._before + time.monotonic() - self._start
+        self._log_directly(trainer, {"time/epoch_seconds": seconds}, logged_steps(trainer) - 1)
+
+    def _log_directly(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:
+        # Not `pl_module.log`, which would make them metrics of the run, like loss and accuracy.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
+
+
+def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
+    """Return the index of an optimizer, found by its parameter groups, since Lightning may have wrapped it."""
+    return next(n for n, each in enumerate(trainer.optimizers) if each.param_groups is optimizer.param_groups)
+
+
+class LoggedConfig(DisplayCallback):
+    """Logs the resolved configuration to each logger."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log it at each start."""
+        config = dict(flatten(Run(trainer.default_root_dir).config)) if trainer.is_global_zero else {}
+        for logger in trainer.loggers if config else ():
+            logger.log_hyperparams(config)

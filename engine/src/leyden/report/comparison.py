@@ -1,8 +1,8 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import statistics
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from leyden.config.terminal import metric_digits, metric_text, show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows
 from leyden.report.held_out import test_set_remarks
-from leyden.report.listing import filter_records
+from leyden.report.listing import select
 from leyden.report.ranking import (
     IDLE_SEED,
     Row,
@@ -27,10 +27,8 @@ from leyden.report.ranking import (
     merge_rows,
     plus_minus,
     read_sweep_settings,
-    standard_deviation,
-    varying_keys,
 )
-from leyden.report.records import Record, fill_choices, read_raw_records
+from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
 from leyden.report.statistics import (
     MIN_VALUES,
     Group,
@@ -53,7 +51,7 @@ class Side:
         row: The best setting with its runs.
         rows: All settings in the group.
         averaged: Keys that the mean is taken over.
-        group: The objective's values, by the averaged keys that vary among the runs of both sides.
+        varied: Those of them that vary among the runs of both sides.
     """
 
     directory: Path
@@ -61,22 +59,22 @@ class Side:
     row: Row
     rows: list[Row]
     averaged: list[str]
-    group: Group
+    varied: list[str] = field(default_factory=list)
 
     @property
-    def mean(self) -> float:
-        """Mean of the objective."""
-        return statistics.fmean(self.group.values.values())
+    def group(self) -> Group:
+        """The objective's values, by the values of the keys that vary."""
+        return self.row.group(self.varied)
 
     @property
-    def deviation(self) -> float | None:
-        """Standard deviation of the objective; None if it is undefined."""
-        return standard_deviation([*self.group.values.values()])
+    def measured(self) -> dict[str, Any]:
+        """The mean, the deviation and the number of these values, as in a summary."""
+        return self.row.measured([], self.varied)
 
     @property
     def num_missing(self) -> int:
         """Number of runs of the setting that have no value."""
-        return self.row.num_all(self.averaged) - len(self.group.values)
+        return self.row.num_all(self.averaged) - int(self.measured["n"])
 
 
 @dataclass(frozen=True)
@@ -121,17 +119,18 @@ def compare(
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     both = []
     for directory, condition, option in zip(directories, conditions, "ab", strict=True):
-        chosen, _ = filter_records(read[directory], condition, option)
+        chosen, _ = select(read[directory], condition, option)
         if not chosen:
             raise UserError(f"{option}={condition}: no run matches this")
-        both.append([record for record, _ in chosen])
+        both.append(chosen)
     a, b = both
-    paths = [{record.run.directory.resolve() for record in records} for records in (a, b)]
+    paths = [{os.path.realpath(record.directory) for record in records} for records in (a, b)]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(
             f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
         )
     objective = _shared_objective(a, b)
+    narrow([*a, *b])
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
@@ -142,7 +141,7 @@ def compare(
     configs = [record.config for side in sides for record in side.row.finished]
     averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
     for side in sides:
-        side.group = side.row.group(averaged)
+        side.varied = averaged
     groups = sides[0].group, sides[1].group
     enough = min(len(group.values) for group in groups) >= MIN_VALUES
     look = _look(sides) if enough else 1
@@ -215,7 +214,7 @@ def _best_setting(directory: Path, condition: str, records: Sequence[Record]) ->
     if not (finished := [row for row in rows if row.finished]):
         raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
     row = finished[first_tested(finished, averaged)]
-    return Side(directory, condition, row, rows, averaged, row.group(averaged))
+    return Side(directory, condition, row, rows, averaged)
 
 
 def _refuse_different_data(sides: Sequence[Side]) -> None:
@@ -238,12 +237,12 @@ def print_comparison(comparison: Comparison, form: str) -> None:
         print(json_text(_json_content(comparison)))
         return
     sides, names = comparison.sides, {"name": "", "a": "A", "b": "B"}
-    settings = [_setting_text(side) for side in sides]
+    settings, measured = [_setting_text(side) for side in sides], [side.measured for side in sides]
     rows = {
         "runs": [str(side.directory) for side in sides],
         "where": [side.condition for side in sides],
         "setting": settings,
-        comparison.objective.metric: [metric_text(side.mean, side.deviation) for side in sides],
+        comparison.objective.metric: [metric_text(each["objective"], each["deviation"]) for each in measured],
         "n": [_count_text(side) for side in sides],
     }
     print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
@@ -330,11 +329,11 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
             "condition": side.condition,
             "choices": side.row.choices,
             "num_settings": len(side.rows),
-            "n": len(side.group.values),
+            "n": side.measured["n"],
             "num_runs": side.row.num_all(side.averaged),
-            "mean": side.mean,
-            "deviation": side.deviation,
-            "runs": [str(record.run.directory) for record in side.row.finished],
+            "mean": side.measured["objective"],
+            "deviation": side.measured["deviation"],
+            "runs": [record.directory for record in side.row.finished],
         }
     return {
         "objective": {"metric": comparison.objective.metric, "mode": comparison.objective.mode},

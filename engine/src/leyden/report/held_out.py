@@ -6,7 +6,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, some_of, warn
-from leyden.config.values import differing, flatten
+from leyden.config.values import differing
 from leyden.report.records import Record
 from leyden.run.directory import Run
 from leyden.run.evaluations import (
@@ -16,6 +16,7 @@ from leyden.run.evaluations import (
     read_test_evaluations,
 )
 from leyden.run.identity import identity_values
+from leyden.run.record import read_summary
 
 MIN_SEEDS = 3  # from this number of tested seeds on, the best one is not representative of its setting
 MAX_NAMES = 3  # of runs, in a remark
@@ -54,7 +55,7 @@ def test_set_remarks(records: Sequence[Record]) -> list[str]:
         except OSError as error:
             warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
     named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
-    tested = [record for record in records if _is_tested(record) or one_line(str(record.run.directory)) in named]
+    tested = [record for record in records if _is_tested(record) or one_line(record.directory) in named]
     if not tested:
         return []
     names = dict.fromkeys(str(record.config.get("name")) for record in tested)
@@ -123,9 +124,12 @@ def _group_by_setting(directories: Iterable[Path]) -> list[dict[int, Path]]:
     alike: dict[str, list[tuple[dict[str, Any], dict[int, Path]]]] = {}  # by all values but integers
     for directory in directories:
         try:
-            config = identity_values(dict(flatten(Run(directory).config)))
-        except (UserError, ValueError):  # deleted, or not a path
+            read = read_summary(str(directory))
+        except UserError:
             continue
+        if read is None:  # deleted
+            continue
+        config = identity_values(read.config)
         if type(seed := config.get("seed")) is not int:
             continue
         numbers = {key: value for key, value in config.items() if type(value) is int}

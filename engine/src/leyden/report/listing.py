@@ -1,18 +1,24 @@
-"""Lists of the runs below a folder, filtered and sorted; as a table, JSON or CSV."""
+"""Lists of the runs below a folder, sorted, and filtered by conditions such as `val/acc > 0.97 and optimizer.lr < 0.01`."""
 
+import difflib
+import functools
 import math
+import operator
 import os
+import re
 import sys
 import time
-from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
+from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table, short_names
 from leyden.config.terminal import metric_text, show
+from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
-from leyden.report.query import check_known, parse_condition
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.result import read_points
 
@@ -33,7 +39,7 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     Args:
         directory: A run directory, or a folder with runs.
         where: Condition in the syntax of `parse_condition`; empty for all runs.
-        sort: A key of `query_values`; with the prefix `-`, largest first. Runs without the key come last.
+        sort: A key of `value_of`; with the prefix `-`, largest first. Runs without the key come last.
 
     Returns:
         The rows, and the requested keys that are columns of their own.
@@ -42,9 +48,11 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
         UserError: There is no run, no run has a requested key, or a key is a metric of the test set.
     """
     key = sort.removeprefix("-")
-    found, keys = filter_records(read_raw_records(directory), where, "where", {"sort": key})
+    records = read_raw_records(directory)
+    found, keys = select(records, where, "where")
+    _check_keys("sort", {key}, records)
     asked = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
-    chosen = [(values.get(key), _row(record, values, asked)) for record, values in found]
+    chosen = [(value_of(record, key), _row(record, asked)) for record in found]
     sortable = [(value, row) for value, row in chosen if _is_sortable(value)]
     are_numbers = all(isinstance(value, int | float) for value, _ in sortable)
     sortable.sort(
@@ -53,60 +61,75 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     return [row for _, row in sortable] + [row for value, row in chosen if not _is_sortable(value)], asked
 
 
-def filter_records(
-    records: Sequence[Record], condition: str, option: str, more: Mapping[str, str] | None = None
-) -> tuple[list[tuple[Record, Mapping[str, Any]]], set[str]]:
-    """Return the runs that meet a condition, each with its values for queries, and the keys that it names.
+def select(records: Sequence[Record], condition: str, option: str) -> tuple[list[Record], set[str]]:
+    """Return the runs that meet a condition, and the keys that it names.
 
     Args:
         records: The runs.
         condition: Condition in the syntax of `parse_condition`; empty for all runs.
         option: Name of the option, for error messages.
-        more: Further keys that are checked as those of the condition are, by option.
 
     Raises:
         UserError: The condition is wrong, no run has a key, or a key is a metric of the test set.
     """
-    is_met, keys = parse_condition(condition, option) if condition else ((lambda values: True), set[str]())
-    found = [(record, query_values(record)) for record in records]
-    for name, of_option in {option: keys, **{name: {key} for name, key in (more or {}).items()}}.items():
-        refuse_test_metrics(name, of_option, records)
-        check_known(name, of_option, [values for _, values in found])
-    return [(record, values) for record, values in found if is_met(values)], keys
+    if not condition:
+        return [*records], set()
+    is_met, keys = parse_condition(condition, option)
+    _check_keys(option, keys, records)
+    return [record for record in records if is_met(functools.partial(value_of, record))], keys
 
 
-def query_values(record: Record) -> Mapping[str, Any]:
-    """Return a run's values for queries: overrides, configuration, metrics, status, age and progress."""
-    started, values = record.started, record.values
-    own = {
-        "status": "stuck" if record.status == "running" and _is_stuck(record) else record.status,
-        "age": None if started is None else time.time() - started,
-        "objective": values[0] if values else None,
-        "epochs": record.epochs,
-        "seconds": record.seconds,
-        "directory": str(record.run.directory),
-    }
-    # Not merged: thousands of runs share most of their configuration.
-    maps: Any = (own, record.result.metrics if record.result else {}, record.config, record.typed)
-    return ChainMap(*maps)
+def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> None:
+    """Check that some run has each key, and that none is a metric of the test set.
+
+    Raises:
+        UserError: It is not so.
+    """
+    refuse_test_metrics(option, {*keys}, records)
+    for key in sorted(keys):
+        if all(value_of(record, key) is ABSENT for record in records):
+            names = {name for record in records for values in (OWN, *_values(record)) for name in values}
+            close = difflib.get_close_matches(key, names, 1)
+            raise UserError(f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+OWN: dict[str, Callable[[Record], Any]] = {
+    "status": lambda record: "stuck" if record.status == "running" and _is_stuck(record) else record.status,
+    "age": lambda record: None if record.started is None else time.time() - record.started,
+    "objective": lambda record: record.values[0] if record.values else None,
+    "epochs": lambda record: record.epochs,
+    "seconds": lambda record: record.seconds,
+    "directory": lambda record: record.directory,
+}
+
+
+def value_of(record: Record, key: str) -> Any:
+    """Return a run's value of a key: its status, age or progress, a metric, or a setting; `ABSENT` if it has none."""
+    if key in OWN:
+        return OWN[key](record)
+    return next((values[key] for values in _values(record) if key in values), ABSENT)
+
+
+def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
+    return record.result.metrics if record.result else {}, record.config, record.typed
 
 
 def _is_sortable(value: Any) -> bool:
     """Return whether a value can be sorted; NaN and missing values can't."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+    return value is not None and value is not ABSENT and not (isinstance(value, float) and math.isnan(value))
 
 
-def _row(record: Record, values: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
-    num = record.result.epochs if record.result else None
-    return {
-        "directory": str(record.run.directory),
-        "status": values["status"],
-        "age_s": values["age"],
+def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
+    num = record.epochs
+    row = {
+        "directory": record.directory,
+        "status": OWN["status"](record),
+        "age_s": OWN["age"](record),
         "far": position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
-        "objective": values["objective"],
+        "objective": OWN["objective"](record),
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
-        **{key: values[key] for key in asked if key in values},
     }
+    return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
 
 
 def _is_stuck(record: Record) -> bool:
@@ -176,3 +199,88 @@ def _age_text(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return next((f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now")
+
+
+Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
+OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+MAX_SHOWN = 200  # characters of a condition in an error message
+MIN_ROUNDED_DIGITS = 4  # numbers with fewer digits are compared exactly
+TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
+COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=])\s*{TEXT}(?:\s+and\s+|$)")
+
+
+def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[str]]:
+    """Parse a condition, comparisons joined by `and`; return it as a function, with the keys that it names.
+
+    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts.
+
+    Args:
+        text: The condition.
+        option: Name of the option, for error messages.
+
+    Raises:
+        UserError: The text is not a valid condition.
+
+    Example:
+        >>> condition, keys = parse_condition("val/acc > 0.97 and status != failed")
+        >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
+        (True, ['status', 'val/acc'])
+    """
+    parts: list[tuple[str, Callable[[Any, Any], bool], str, Any]] = []
+    position, text = 0, text.strip()
+    while position < len(text) or not parts:
+        found = COMPARISON.match(text, position)
+        try:
+            if not found:
+                raise ValueError(f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison")
+            key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
+            parts.append((key, OPERATORS[found[2]], value, _parse_yaml(value)))
+        except (ValueError, RecursionError) as error:
+            why = error if isinstance(error, ValueError) else "it is nested too deeply"
+            shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+            example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}") from None
+        position = found.end()
+    return lambda value_of: all(_compare(sign, value_of(key), *value) for key, sign, *value in parts), {
+        key for key, *_ in parts
+    }
+
+
+def _parse_yaml(value: str) -> Any:
+    """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
+    try:
+        return yaml.safe_load(value)
+    except RecursionError:
+        raise
+    except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
+        return None
+
+
+def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
+    """Compare a run's value with a condition's, which is given as text and parsed as YAML."""
+    if found is ABSENT:
+        return False
+    if isinstance(found, list):
+        return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
+    if found is None or isinstance(found, bool):
+        if sign not in (operator.eq, operator.ne):
+            return False
+        found = {None: "null", True: "true", False: "false"}[found]
+    if isinstance(found, int | float):
+        try:
+            number, value = float(text), float(found)
+        except (ValueError, OverflowError):
+            return False
+        digits = len(re.sub(r"e.*|[^0-9]", "", text.lower()).lstrip("0"))
+        # Tables show rounded values, so a number with four or more digits equals all values that round to it.
+        rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
+        return sign(float(f"{value:.{digits}g}") if rounds else value, number)
+    return sign(str(found), text)

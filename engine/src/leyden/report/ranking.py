@@ -12,8 +12,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
-from leyden.report.configs import keys_to_compare
-from leyden.report.records import Record
+from leyden.report.records import Record, varying_keys
 from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
 from leyden.run.evaluations import appending, read_rows
 from leyden.run.files import read_json
@@ -200,21 +199,19 @@ def assign_data(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
 
 def _data_keys(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
     """Return the keys of data that vary between rows, but within none, and neither derive from averaged keys."""
-    configs = [record.config for row in rows for record in row.records]
-    typed = {key for row in rows for record in row.records for key in record.typed}
-    keys = [
-        key
-        for key in varying_keys(configs)
-        # A run that lacks a key is older than the key, unless somebody has set it.
-        if any(is_data_key(key, config) for config in configs)
-        and (key in typed or all(key in config for config in configs))
-    ]
-    if not keys:
-        return []
-    excluded = {*averaged, *derived_keys(configs, averaged)}
+    records = [record for row in rows for record in row.records]
+    varied = [record.varied for record in records]
+    typed = {key for record in records for key in record.typed}
+    excluded = {*averaged, *derived_keys(varied, averaged)}
     for row in rows:
-        excluded.update(varying_keys([record.config for record in row.records]))
-    return sorted({*keys} - excluded)
+        excluded.update(varying_keys([record.varied for record in row.records]))
+    return sorted(
+        key
+        for key in {*varying_keys(varied)} - excluded
+        # A run that lacks a key is older than the key, unless somebody has set it.
+        if any(is_data_key(key, record.config) for record in records)
+        and (key in typed or all(key in each for each in varied))
+    )
 
 
 def count_failures(records: Sequence[Record]) -> None:
@@ -230,6 +227,7 @@ def count_failures(records: Sequence[Record]) -> None:
                 for aim, gain in zip(record.objectives, worst, strict=True)
             )
             record.has_worst = True
+            vars(record).pop("values", None)  # of the former objectives
 
 
 def generalize_over_datasets(rows: Sequence[Row]) -> None:
@@ -289,18 +287,14 @@ def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple
 
 def _untyped_keys(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
     """Return the keys that vary among a row's runs and can change results, except averaged and derived ones."""
-    keys = varying_keys([record.config for record in records])
-    configs = [
-        {key: record.config[key] for key in (*keys, *averaged) if is_identity_key(key, record.config)}
-        for record in records
-    ]
-    derived = derived_keys(configs, averaged)
+    varied = [record.varied for record in records]
+    excluded = {*averaged, *derived_keys(varied, averaged)}
     return [
         key
-        for key in varying_keys(configs)
-        if key not in averaged
-        and key not in derived
-        and all(key in config for config in configs)  # otherwise a run is older than the key
+        for key in varying_keys(varied)
+        if key not in excluded
+        and all(key in each for each in varied)  # otherwise a run is older than the key
+        and any(is_identity_key(key, record.config) for record in records)
     ]
 
 
@@ -342,12 +336,6 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
                 return log, averaged
     warn(f"{path} is not a valid sweep description, and is ignored")
     return None, AVERAGED
-
-
-def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys that have several values, or are missing in some mappings."""
-    keys = keys_to_compare(choices)
-    return [key for key in keys if len({(key in chosen, str(chosen.get(key))) for chosen in choices}) > 1]
 
 
 def pareto_front(records: Sequence[Record]) -> list[Record]:
@@ -510,7 +498,7 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
         )
     if any(each.overlap for each in found):
         remarks.append("The runs share training data; this is accounted for (Nadeau and Bengio, 2003).")
-    elif any(SPLIT_SEED in derived_keys([record.config for record in row.finished], averaged) for row in rows):
+    elif any(SPLIT_SEED in derived_keys([record.varied for record in row.finished], averaged) for row in rows):
         remarks.append(
             "This holds for this dataset, over seeds and the splits that they cut; over=datasets asks for more."
         )

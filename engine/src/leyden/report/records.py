@@ -2,11 +2,10 @@
 
 import contextlib
 import functools
-import gc
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.objective import Objective, objectives
 from leyden.config.terminal import metric_text, some_of, warn
-from leyden.config.values import unflatten
-from leyden.report.configs import FlatConfig, SharedConfigs
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
-from leyden.run.record import RECORD, read_summary
+from leyden.run.record import read_summary
 from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
@@ -32,11 +29,9 @@ class Record:
     """A run as read for a report.
 
     Args:
-        run: The run directory.
-        choices: Values, by key, of the settings that any run of the report overrides; keys that this run's
-            configuration lacks are absent.
+        directory: Absolute path of the run directory; a path object for each of thousands is slow.
         typed: Overrides of the first start, by key.
-        config: The resolved configuration, flat.
+        config: The resolved configuration, flat. Runs share its values.
         status: Status of the result, or `diverged` if an objective is not finite; without a result `running`, `queued` or
             `interrupted`.
         objectives: The objectives with the run's values.
@@ -45,11 +40,13 @@ class Record:
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
         data: Digest of the training data's hashes; empty if the run recorded none.
         last_job: Id of the cluster's job of the last start; None if it ran in none.
+        choices: Values, by key, of the settings that any run of the report overrides, by `fill_choices`; keys that this
+            run's configuration lacks are absent.
+        varied: The part of the configuration in which the runs of the report differ, by `narrow`; before that, all of it.
         has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
     """
 
-    run: Run
-    choices: dict[str, Any]
+    directory: str
     typed: dict[str, str]
     config: Mapping[str, Any]
     status: str
@@ -59,7 +56,17 @@ class Record:
     reason: str = ""
     data: str = ""
     last_job: str | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+    varied: Mapping[str, Any] = field(default_factory=dict)
     has_worst: bool = False
+
+    def __post_init__(self) -> None:
+        self.varied = self.config
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """The run directory."""
+        return Run(self.directory)
 
     @functools.cached_property
     def weights(self) -> list[tuple[int, str]]:
@@ -82,7 +89,10 @@ class Record:
     @property
     def started(self) -> float | None:
         """Time of the first start, in seconds since the epoch; None if unknown."""
-        return _seconds(self.start_times[0]) if self.start_times else None
+        try:
+            return datetime.fromisoformat(self.start_times[0]).timestamp()
+        except (LookupError, ValueError, OverflowError, OSError):  # of a year that the system's clock lacks
+            return None
 
     @property
     def error(self) -> str:
@@ -90,7 +100,7 @@ class Record:
         error = self.result.error if self.result else None
         return " ".join(f"{error.type}: {error.message} {error.where}".split()) if error else ""
 
-    @property
+    @functools.cached_property
     def values(self) -> list[float]:
         """The values of the objectives; empty if any of them is missing or not finite."""
         known = [each.value for each in self.objectives if each.value is not None and math.isfinite(each.value)]
@@ -100,14 +110,6 @@ class Record:
     def gains(self) -> list[float]:
         """The values of the objectives, negated where smaller is better."""
         return [each.gain for each in self.objectives if each.gain is not None] if self.values else []
-
-
-def _seconds(text: Any) -> float | None:
-    """Return an ISO 8601 time in seconds since the epoch; None if it is not a time."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
-        return None
 
 
 def position(record: Record) -> str:
@@ -131,6 +133,7 @@ def read_records(directory: Path) -> list[Record]:
         UserError: There is no run.
     """
     records = read_raw_records(directory)
+    narrow(records)
     fill_choices(records)
     first = next((_objective_keys(record) for record in records if record.objectives), [])
     for record in records:
@@ -148,73 +151,76 @@ def fill_choices(records: Sequence[Record]) -> None:
         }
 
 
+def narrow(records: Sequence[Record]) -> None:
+    """Set each run's `varied`, since thousands of runs share most of their settings."""
+    keys = varying_keys([record.config for record in records])
+    for record in records:
+        record.varied = {key: record.config[key] for key in keys if key in record.config}
+
+
+def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that have several values, or are missing in some mappings."""
+    first: Mapping[str, Any] = choices[0] if choices else {}
+    keys: dict[str, None] = {}
+    for chosen in choices:
+        if chosen.keys() != first.keys():
+            keys |= dict.fromkeys(key for key in (*first, *chosen) if key not in first or key not in chosen)
+        # Most values of runs are the very same object, see `read_summary`.
+        keys |= dict.fromkeys([key for key, value in chosen.items() if value is not first.get(key)])
+    order = dict.fromkeys(first) | keys
+    return [key for key in order if key in keys and _varies(key, choices)]
+
+
+def _varies(key: str, choices: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a key has several values, of which 1, 1.0 and true are three, or is missing in some mappings."""
+    first = str(choices[0].get(key))
+    return any((key in each) != (key in choices[0]) or str(each.get(key)) != first for each in choices)
+
+
 def read_raw_records(directory: Path) -> list[Record]:
-    """Return the runs in or below a directory, sorted by path, with only their own overrides as choices.
+    """Return the runs in or below a directory, sorted by path, without choices.
 
     Raises:
         UserError: There is no run.
     """
-    whole = str(directory.absolute())  # once, as pathlib is slow
-    configs, read = SharedConfigs(), []
-    with _without_collector():
-        for path in _find_runs(str(directory)):
-            run = Run(f"{whole}/{path}" if path else whole)
-            try:
-                record = make_record(run, configs)
-                read.append((record, {} if record.result else run.submission))
-            # The files are untrusted, so any of these can occur.
-            except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-                why = " ".join(str(error).split()) or type(error).__name__
-                warn(f"skipped: {run.directory} can't be read ({why})")
-    if not read:
-        raise UserError(f"{directory}: there is no run in or below it")
-    states = states_of((job["scheduler"], job["job_id"]) for _, job in read if job)
-    for record, job in read:
-        if record.result is None:
-            record.status, record.reason = _status_without_result(record, job, states)
-    return [record for record, _ in read]
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Context without the search for circles of objects: none are made, and it took half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _find_runs(directory: str) -> list[str]:
-    """Return the paths of the runs in or below a directory, relative to it and sorted."""
-    found: list[str] = []
-    pending, links = [""], []
+    records: list[Record] = []
+    jobs: list[tuple[Record, dict[str, str]]] = []  # of runs without a result
+    pending, links = [str(directory.absolute())], []
     while pending:
-        path = pending.pop()
-        is_run, folders, new_links = _scan(f"{directory}/{path}" if path else directory)
-        if is_run:
-            found.append(path)
-        pending += [f"{path}/{name}" if path else name for name in folders]
-        links += new_links
-    top = Path(directory).resolve()
+        folder = pending.pop()
+        try:
+            record = _read_record(folder)
+            if record and record.result is None:
+                jobs.append((record, record.run.submission))
+        # The files are untrusted, so any of these can occur.
+        except (UserError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            warn(f"skipped: {folder} can't be read ({why})")
+            continue
+        if record:
+            records.append(record)
+        else:
+            folders, new_links = _scan(folder)
+            pending += folders
+            links += new_links
+    top = directory.resolve()
     if elsewhere := [link for link in links if not Path(link).resolve().is_relative_to(top)]:
         warn(
             f"{some_of(sorted(elsewhere), 1)}: links to other folders are not followed; name one to see the runs there"
         )
-    # By the names of the folders; no name has the character \0, which is the first of all.
-    return sorted(found, key=lambda path: f"{path}/{RECORD}".replace("/", "\0"))
+    if not records:
+        raise UserError(f"{directory}: there is no run in or below it")
+    states = states_of((job["scheduler"], job["job_id"]) for _, job in jobs if job)
+    for record, job in jobs:
+        record.status, record.reason = _status_without_result(record, job, states)
+    return records
 
 
-def _scan(directory: str) -> tuple[bool, list[str], list[str]]:
-    """Return whether a folder is a run directory, the names of the folders in it that can hold runs, and links.
+def _scan(directory: str) -> tuple[list[str], list[str]]:
+    """Return the folders in a folder that can hold runs, last one first, and links to folders, which are not followed.
 
-    A run directory holds no other run. The links are paths of links to folders, which are not followed. A Python
-    environment holds no runs.
+    A Python environment holds no runs.
     """
-    if os.path.exists(f"{directory}/{RECORD}"):  # noqa: PTH110 - faster than pathlib
-        return True, [], []
     names, folders, links = set(), [], []
     # A folder can vanish, or be closed to this user.
     with (
@@ -224,16 +230,38 @@ def _scan(directory: str) -> tuple[bool, list[str], list[str]]:
         for entry in entries:
             names.add(entry.name)
             if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
+                folders.append(entry.path)
             # pathlib raises an error for a link into a folder that is closed to this user.
             elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                 links.append(entry.path)
-    return (False, [], []) if "pyvenv.cfg" in names else (False, folders, links)
+    return ([], []) if "pyvenv.cfg" in names else (sorted(folders, reverse=True), links)
 
 
 def _objective_keys(record: Record) -> list[tuple[str, str]]:
     """Return the metric and mode of each objective."""
     return [(objective.metric, objective.mode) for objective in record.objectives]
+
+
+def _read_record(directory: str) -> Record | None:
+    """Return the record of a run, without a status if it has no result; None if the directory holds no record.
+
+    Raises:
+        UserError: A file is damaged. Untrusted content can raise other types as well.
+    """
+    if (read := read_summary(directory)) is None:
+        return None
+    config, result, typed = read.config, read.result, typed_overrides(read.overrides)
+    # Split into the parent, which a mean can be taken over, and its checkpoint.
+    if isinstance(fork := config.get("fork"), str):
+        parent, checkpoint = parse_fork(fork)
+        split = {"fork": str(parent.directory), "fork_at": checkpoint}
+        config = config | split
+        typed = typed | split if "fork" in typed else typed
+    aims = result.objectives if result else ()
+    if not aims and "objective" not in config:  # null, for a run without an objective
+        aims = objectives({key: config[f"objective.{key}"] for key in ("metric", "mode")})
+    status = _status_of_result(result) if result else ""
+    return Record(directory, typed, config, status, aims, result, read.times, data=read.data, last_job=read.job)
 
 
 def _status_without_result(record: Record, job: dict[str, str], states: JobStates) -> tuple[str, str]:
@@ -255,38 +283,3 @@ def _status_of_result(result: Result) -> str:
     """Return the status of a run with a result; a complete run whose objective is NaN or infinite counts as diverged."""
     is_finite = all(each.value is None or math.isfinite(each.value) for each in result.objectives)
     return result.status if is_finite or not result.is_complete else "diverged"
-
-
-def make_record(run: Run, configs: SharedConfigs) -> Record:
-    """Return the record of a run, with the overrides of its first start as choices; without a result it has no status.
-
-    Raises:
-        UserError: A file is damaged. Untrusted content can raise other types as well.
-    """
-    read = read_summary(run.directory)
-    config, result, typed = configs.share(read.config), read.result, typed_overrides(read.overrides)
-    # Split into the parent, which a mean can be taken over, and its checkpoint.
-    if isinstance(fork := config.get("fork"), str):
-        parent, checkpoint = parse_fork(fork)
-        split = {"fork": str(parent.directory), "fork_at": checkpoint}
-        config = FlatConfig(config.base, config.changed | split)
-        if "fork" in typed:
-            typed = typed | split
-    aims = result.objectives if result else ()
-    if not aims:
-        nested = unflatten(
-            {key: value for key, value in read.config.items() if key.partition(".")[0] == "objective"}
-        )
-        aims = objectives(nested["objective"])
-    return Record(
-        run=run,
-        choices=dict(typed),
-        typed=typed,
-        config=config,
-        status=_status_of_result(result) if result else "",
-        objectives=aims,
-        result=result,
-        start_times=read.times,
-        data=read.data,
-        last_job=read.job,
-    )

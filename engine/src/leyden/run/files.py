@@ -68,15 +68,17 @@ def writing(key: str, path: Path) -> Iterator[None]:
         raise UserError(f"{key}={path}: can't be written ({error.strerror})") from error
 
 
-def read_bytes(path: Path | str, *, max_bytes: int = MAX_BYTES, last_bytes: int | None = None) -> bytes:
-    """Return the content of a regular file, or its last bytes; other files, such as pipes, could block.
+def read_bytes(
+    path: Path | str, *, max_bytes: int = MAX_BYTES, first_bytes: int | None = None, last_bytes: int | None = None
+) -> bytes:
+    """Return the content of a regular file, or its first or last bytes; other files, such as pipes, could block.
 
     Raises:
         OSError: The file is not regular, has more than `max_bytes`, or can't be read.
     """
     # Windows has no O_NONBLOCK, but no pipes in folders either.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor
+    with open(descriptor, "rb", buffering=-1 if first_bytes is None else 0) as file:  # noqa: PTH123 - Path.open takes no descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
@@ -85,7 +87,9 @@ def read_bytes(path: Path | str, *, max_bytes: int = MAX_BYTES, last_bytes: int 
             file.seek(max(0, num - last_bytes))
         elif num > max_bytes:
             raise OSError(errno.EFBIG, f"has {num} bytes, more than {max_bytes}", str(path))
-        return file.read(min(num, max_bytes))  # Python makes room for all that is asked for
+        return file.read(
+            min(num, max_bytes if first_bytes is None else first_bytes)
+        )  # Python makes room for all that is asked for
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:

@@ -54,6 +54,7 @@ DISPLAY_CALLBACKS = (
 )
 
 
+@functools.cache  # thousands of runs have the same keys
 def is_launch_option(key: str) -> bool:
     """Return whether a key only controls how and where a run is started, and is not part of its identity."""
     return key.split(".")[0] in CONTROL_KEYS or key in START_KEYS

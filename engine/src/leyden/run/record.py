@@ -4,12 +4,16 @@ It is written as a whole at each start and at the end, and is all that other com
 people.
 """
 
+import functools
 import hashlib
+import itertools
 import json
+import operator
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
@@ -19,17 +23,19 @@ from leyden.run.owner import is_own, signature
 from leyden.run.result import Result
 
 RECORD = "run.json"
-STARTS, SIGNATURE = '"starts": ', '"signature": '
+CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
+HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
+MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 SCALARS = {str, float, bool, type(None)}
 MAX_INT = 10**MAX_DIGITS
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The part of a record that reports read: all but the starts, which hold diffs and can be long.
 
     Args:
-        config: The resolved configuration by flat key, exactly as recorded.
+        config: The resolved configuration by flat key, with targets under the project package's current name. Runs share
+            the values, which must not be changed.
         result: The result; None if the run has not ended.
         overrides: Overrides of the first start.
         times: Time of each start, in ISO 8601.
@@ -41,8 +47,8 @@ class Summary:
     result: Result | None
     overrides: list[str]
     times: list[str]
-    data: str = ""
-    job: str | None = None
+    data: str
+    job: str | None
 
 
 @dataclass(frozen=True)
@@ -79,20 +85,25 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Each key at the root has a line of its own. The starts come last, before the signature of all above it.
+        Each key at the root has a line of its own, and each setting; a gap divides the parts of the configuration. The
+        starts come last, before the signature of all above it.
         """
         hashes = data_hashes(self.starts)
         values = {
             **(self.result.to_dict() if self.result else {"status": None}),
-            "config": self.config,
             "overrides": self.starts[0]["overrides"] if self.starts else [],
             "times": [start["time"] for start in self.starts],
             "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
             "job": self.starts[-1].get("job") if self.starts else None,
         }
-        lines = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
-        text = f"{{\n{lines}{STARTS}{json.dumps(self.starts)},\n"
+        parts = itertools.groupby(self.config.items(), lambda item: item[0].rpartition(".")[0].partition(".")[0])
+        config = GAP.join(_lines(dict(part)) for _, part in parts)
+        text = f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(self.starts)},\n"
         write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    return ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
 
 
 def read_record(directory: Path) -> RunRecord | None:
@@ -104,37 +115,55 @@ def read_record(directory: Path) -> RunRecord | None:
     try:
         text = read_bytes(directory / RECORD).decode()
         content = json.loads(text, object_pairs_hook=_unique)
-        config, result = _config_and_result(content)
+        config = _checked(content.get("config") if isinstance(content, dict) else None)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
         signed, _, end = text.rpartition(SIGNATURE)
-        return RunRecord(config, starts, result, is_own(signed, end.strip('"\n}')))
+        return RunRecord(config, starts, _result(content), is_own(signed, end.strip('"\n}')))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(directory, error) from error
 
 
-def read_summary(directory: Path | str) -> Summary:
-    """Return the part of a run's record that reports read. The content is untrusted.
+def read_summary(directory: str) -> Summary | None:
+    """Return the part of a run's record that reports read; None if there is no record. The content is untrusted.
+
+    Most settings of a run are those of another one, so each part of a configuration is parsed once for all runs.
 
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
+    path = f"{directory}/{RECORD}"
     try:
-        text = read_bytes(f"{directory}/{RECORD}").decode()
-        head, mark, _ = text.rpartition("\n" + STARTS)
+        root, _, rest = read_bytes(path, first_bytes=HEAD_BYTES).partition(CONFIG.encode())
+        settings, mark, _ = rest.partition(STARTS.encode())
         try:
-            content = json.loads(f"{head}{mark}[]}}")
-        except ValueError:  # formatted by another program
-            content = json.loads(text)
-        config, result = _config_and_result(content)
+            if not mark:
+                raise ValueError("its head has not all settings")
+            content = json.loads(root.decode()[:-1] + "}")
+            config = _named(functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {}))
+        except ValueError:  # longer, or formatted by another program
+            content = json.loads(read_bytes(path).decode())
+            config = with_current_targets(_checked(content.get("config") if isinstance(content, dict) else None))
         overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
         if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
             raise ValueError("it has no overrides and times of starts")
-        return Summary(config, result, overrides, times, data, job)
+        return Summary(config, _result(content), overrides, times, data, job)
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
+            return None
         raise _unreadable(directory, error) from error
+
+
+@functools.lru_cache(MAX_PARTS)
+def _part(text: str) -> dict[str, Any]:
+    """Return settings from their lines in a record.
+
+    Raises:
+        ValueError: They are not those of settings.
+    """
+    return with_current_targets(_checked(json.loads(f"{{{text}}}")))
 
 
 def _unreadable(directory: Path | str, error: Exception) -> UserError:
@@ -142,30 +171,43 @@ def _unreadable(directory: Path | str, error: Exception) -> UserError:
     return UserError(f"{directory}: not a run directory, {RECORD} can't be read ({why})")
 
 
-def _config_and_result(content: Any) -> tuple[dict[str, Any], Result | None]:
-    config = content.get("config") if isinstance(content, dict) else None
-    if not isinstance(config, dict) or not _is_config(config):
+def _checked(config: Any) -> dict[str, Any]:
+    """Return a flat configuration with only plain values, and lists of them; others could evade checks.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(config, dict) or not all(map(_is_plain, config.values())):
         raise ValueError("it has no configuration")
-    if not (name := config.get("name", "")).isprintable():  # it could forge lines in lists and terminals
+    return _named(config)
+
+
+def _named(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat configuration of plain values with a name that can be printed.
+
+    Raises:
+        ValueError: It is none.
+    """
+    name = config.get("name", "")
+    if len(config) > MAX_VALUES or type(name) is not str:
+        raise ValueError("it has no configuration")
+    if not name.isprintable():  # it could forge lines in lists and terminals
         raise ValueError(f"its name is {name!r}")
-    return config, None if content.get("status") is None else Result.from_dict(content)
+    return config
 
 
-def _is_config(config: dict[str, Any]) -> bool:
-    """Return whether a flat configuration has only plain values, and lists of them; others could evade checks."""
-    if len(config) > MAX_VALUES or type(config.get("name", "")) is not str:
-        return False
-    return all(map(_is_plain, [value for value in config.values() if type(value) not in SCALARS]))
+def _result(content: Mapping[str, Any]) -> Result | None:
+    return None if content.get("status") is None else Result.from_dict(content)
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) <= MAX_VALUES and all(type(each) in SCALARS or _is_number(each) for each in value)
-    return _is_number(value) or value == {}
+        return len(value) <= MAX_VALUES and all(map(_is_scalar, value))
+    return _is_scalar(value) or value == {}
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) is int and -MAX_INT < value < MAX_INT
+def _is_scalar(value: Any) -> bool:
+    return type(value) in SCALARS or (type(value) is int and -MAX_INT < value < MAX_INT)
 
 
 def _is_start(start: Any) -> bool:

@@ -163,22 +163,19 @@ FIELDS = {each.name: _classes(each.type) for each in fields(Result)}  # a newer 
 def _is_valid(result: Result) -> bool:
     """Return whether all fields have valid types, and a complete run has its time and objective values."""
     values = vars(result)
-    if not all(isinstance(values[name], classes) for name, classes in FIELDS.items()):
+    if not all(map(isinstance, map(values.get, FIELDS), FIELDS.values())):
         return False
     needed = [result.seconds, *[aim.value for aim in result.objectives]]
-    numbers = [value for value in values.values() if isinstance(value, int)] + [*result.metrics.values()]
+    numbers = [value for value in (*values.values(), *needed) if isinstance(value, int | float)]
     return (
-        all(map(_is_number, numbers))
+        all(value is None or isinstance(value, int | float) for value in needed)
+        and (None not in needed or not result.is_complete)
+        # Numbers that can be printed and compared; NaN is one.
+        and all(type(value) is float or -(2**63) < value < 2**63 for value in (*numbers, *result.metrics.values()))
         and all(isinstance(names, list) and {*names} <= {*result.metrics} for names in result.stages.values())
-        and all(_is_number(value) or (value is None and not result.is_complete) for value in needed)
         and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
         and (not result.error or all(isinstance(text, str) for text in vars(result.error).values()))
     )
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether a value is a number that can be printed and compared; NaN is one."""
-    return isinstance(value, float) or (isinstance(value, int) and -(2**63) < value < 2**63)
 
 
 HEADER = ["step", "metric", "value"]
