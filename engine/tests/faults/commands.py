@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -141,11 +142,16 @@ def num_operations(below, *arguments, directory):
 
 
 def on_operations(below, act):
-    """Let a command do something at each operation on files below a directory, by its number; to be its `before`."""
+    """Let a command do something at each operation on files below a directory, by its number; to be its `before`.
+
+    Of its main thread: TensorBoard's writes at any time, and while it acted the main one would go on.
+    """
     seen = 0
 
     def hook(event, args):
         nonlocal seen
+        if threading.current_thread() is not threading.main_thread():
+            return
         if event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike):
             path = os.fsdecode(args[0])
             if path == str(below) or path.startswith(f"{below}{os.sep}"):

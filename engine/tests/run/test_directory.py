@@ -91,11 +91,6 @@ def test_a_run_made_before_the_package_was_renamed_has_the_names_of_today(run):
     assert run.config == {**config, "model": {**config["model"], "_target_": f"{OWN}.models.{module}.Net"}}
 
 
-@pytest.mark.parametrize("key", ["run_dir", "resume"])
-def test_what_steers_a_start_is_no_difference(run, key):
-    reopen(run, with_value(key, "auto"))
-
-
 def test_another_config_is_refused_with_the_difference(run):
     refuse(run, with_value("optimizer.lr", 0.2), r"optimizer\.lr: 0\.1 there, 0\.2 here")
     refuse(run, with_value("optimizer.momentum", 0.9), r"optimizer\.momentum: absent there, 0\.9 here")

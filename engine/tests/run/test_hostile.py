@@ -73,31 +73,28 @@ def image(tmp_path):
 # What a run directory of somebody else makes of files outside.
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
 @pytest.mark.parametrize(
-    "name", ["config.yaml.tmp", "run.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock"]
+    "name",
+    ["config.yaml.tmp", "run.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock", "checkpoints"],
 )
-def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name):
-    (tmp_path / "mine").write_text("precious")
-    path = run.directory / name
+def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name, is_folder):
+    path, mine = run.directory / name, tmp_path / "mine"
     path.parent.mkdir(exist_ok=True)
     if path.is_dir():
         path.rename(tmp_path / "before")
     path.unlink(missing_ok=True)
-    path.symlink_to(tmp_path / "mine")
+    if is_folder:
+        before = tmp_path / "before"
+        shutil.copytree(before if before.exists() else run.directory / "checkpoints", mine)
+    else:
+        mine.write_text("precious")
+    path.symlink_to(mine)
+    content = {each: each.read_bytes() for each in [mine, *mine.rglob("*")] if each.is_file()}
     code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
     assert code == 2
     assert f"{name}: is a link" in err
-    assert (tmp_path / "mine").read_text() == "precious"
-
-
-def test_checkpoints_elsewhere_are_not_written(run, cli, tmp_path):
-    (run.directory / "checkpoints").rename(tmp_path / "elsewhere")
-    (run.directory / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    before = (tmp_path / "elsewhere" / "last.ckpt").read_bytes()
-    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
-    assert code == 2
-    assert "checkpoints: is a link" in err
-    assert (tmp_path / "elsewhere" / "last.ckpt").read_bytes() == before
+    assert {each: each.read_bytes() for each in [mine, *mine.rglob("*")] if each.is_file()} == content
 
 
 def test_an_export_replaces_a_link(run, put_to_use, tmp_path):

@@ -466,12 +466,10 @@ def session(
     identity: RunIdentity,
     overrides: list[str],
     *,
-    parent: dict[str, Any] | None = None,
-    data: dict[str, str] | None = None,
-    step: int = 0,
-    job: ThisJob = NO_JOB,
     position: Callable[[], Position],
     before_end: Callable[[Run, Result], None],
+    job: ThisJob = NO_JOB,
+    **facts: Any,
 ) -> Iterator[Session]:
     """Begin a launch of a run; an error that ends it is recorded as its result.
 
@@ -481,27 +479,17 @@ def session(
         run: The run directory, locked by this process.
         identity: Identity of the run.
         overrides: Overrides on the command line.
-        parent: Checkpoint that the weights come from, see `origin`.
-        data: Hashes of the training data, see `origin`.
-        step: Number of optimizer steps in the checkpoint that it resumes from, see `origin`.
-        job: The cluster's job of this process.
         position: Returns the progress of the training.
         before_end: Called with the result before it is written.
+        job: The cluster's job of this process.
+        facts: Other arguments of `origin`: `parent`, `data` and `step`.
 
     Raises:
         UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
     begun = Session(run, identity, before_end)
-    run.begin(
-        identity,
-        overrides,
-        parent=parent,
-        machine=machine(position().num_processes),
-        data=data,
-        step=step,
-        job=job.id,
-    )
+    run.begin(identity, overrides, machine=machine(position().num_processes), job=job.id, **facts)
     try:
         yield begun
     except Exception as error:
