@@ -74,7 +74,7 @@ def test_what_hydra_has_for_places_is_refused(cli, tmp_path, key):
 def test_only_training_sweeps(cli, tmp_path, verb):
     code, _, err = cli(verb, "-m", f"run={tmp_path}")
     assert code == 2
-    assert "is for leyden.train" in err
+    assert "is for leyden train" in err
 
 
 @pytest.mark.parametrize("name", ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"])

@@ -28,7 +28,7 @@ _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib
 # Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
-_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException)
+_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException, OmegaConfBaseException)
 
 
 class UserError(Exception):

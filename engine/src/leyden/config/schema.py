@@ -141,7 +141,7 @@ def register_resolvers() -> None:
     setup_globals()  # Hydra's own, such as `now`
     # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3 warns of.
     is_renamed = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
-    register = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
+    register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
     register("config_groups", _config_groups, replace=True)
     # `${project:data}` is the project's folder data/, whatever the working directory.
     register("project", lambda path: str(ROOT / path), replace=True)
