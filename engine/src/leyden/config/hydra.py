@@ -83,7 +83,7 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     for key in UNUSED:
         if value := OmegaConf.select(cfg.hydra, key):
             raise UserError(f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it")
-    HydraConfig.instance().set_config(cfg)
+    HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
 
 

@@ -83,7 +83,7 @@ def _run(
     name, overrides = options.config_name, options.overrides
     with composing(options.config_dir, job_name=name):
         if options.shell_completion:
-            complete(name, *(each.removeprefix("query=") for each in overrides))
+            complete(name, shell=" ".join(overrides).removeprefix("query="))
             return
         parsed = _check_overrides(overrides)
         try:
