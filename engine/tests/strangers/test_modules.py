@@ -40,11 +40,11 @@ def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
 
 
 def test_its_bugs_show_in_the_checks_as_in_training(train):
-    _, _, checked = train("a", *module("Broken"), "dry_run=true", code=1)
-    _, _, trained = train("a", *module("Broken"), code=1)
+    _, _, checked = train("a", *module("Broken"), "dry_run=true", code=2)
+    _, _, trained = train("a", *module("Broken"), code=2)
     for err in (checked, trained):
-        assert "AttributeError: 'Broken' object has no attribute 'num_targets'" in err
-        assert "in __init__\n    self.layer = nn.Linear(4, self.num_targets)" in err
+        assert "task: AttributeError: 'Broken' object has no attribute 'num_targets'" in err
+        assert "brought.py:" in err
         assert "meta" not in err
 
 

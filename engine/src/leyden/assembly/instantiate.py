@@ -245,6 +245,6 @@ def _hint(error: BaseException, node: DictConfig | None, given: Collection[str])
             return f"; did you mean {close[0]}?" if close else f"; it accepts {', '.join(sorted(known))}"
         if argument_names(callee, needed=True) - {*keys, *given}:
             return "; set them in conf/, or provide them as facts of the data"
-    if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
+    if keys and isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
         return f" (with {', '.join(f'{key}={node[key]}' for key in keys)})"
     return ""

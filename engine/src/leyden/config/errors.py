@@ -23,12 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from leyden.config.paths import FOUND, LIBRARY, ROOT, prepare_process
 from leyden.config.terminal import printable, warn
 
-_LEYDEN = (str(LIBRARY), str(LIBRARY.parent / "hydra_plugins"))
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 # Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
-_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException)
+_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException, OmegaConfBaseException)
 
 
 class UserError(Exception):
@@ -164,7 +163,7 @@ def _frames(error: BaseException, *, of_user: bool) -> list[str]:
     found = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if of_user and (code.co_filename.startswith(_LEYDEN) or is_library(code.co_filename)):
+        if of_user and (code.co_filename.startswith(str(LIBRARY)) or is_library(code.co_filename)):
             continue
         path = Path(code.co_filename)
         found.append(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{line} in {code.co_name}")
@@ -173,7 +172,7 @@ def _frames(error: BaseException, *, of_user: bool) -> list[str]:
 
 def is_library(path: str) -> bool:
     """Return whether a file is one of Python's or of an installed package's; those of this library are not."""
-    if path.startswith(_LEYDEN):  # wherever it is installed
+    if path.startswith(str(LIBRARY)):  # wherever it is installed
         return False
     return "site-packages" in path or "dist-packages" in path or path.startswith(_LIBRARIES)
 

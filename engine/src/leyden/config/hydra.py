@@ -7,6 +7,7 @@ end the process in ways of its own.
 import contextlib
 import functools
 import string
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from leyden.config.paths import CONF
 from leyden.config.schema import register_resolvers
 from leyden.config.values import flatten, targets
 
-VERSION_BASE = "1.3"  # Hydra version whose defaults apply
+SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
+# Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
+DEFAULTS: dict[str, Any] = {} if SINCE_1_4 else {"version_base": "1.3"}
 COMMAND_LINE = "command-line"  # provider of the files in `--config-dir`
 # Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set them either.
 UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
@@ -55,7 +58,7 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
     register_resolvers()
     LibrarySearchPath.config_dir = config_dir and config_dir.absolute()
     Plugins.instance().register(LibrarySearchPath)
-    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE, job_name=job_name):
+    with hydra.initialize_config_dir(str(CONF), job_name=job_name, **DEFAULTS):
         LibrarySearchPath.config_dir = None
         yield
 
@@ -80,7 +83,7 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     for key in UNUSED:
         if value := OmegaConf.select(cfg.hydra, key):
             raise UserError(f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it")
-    HydraConfig.instance().set_config(cfg)
+    HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
 
 
@@ -106,12 +109,14 @@ def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def call_target(node: Any, *, partial: bool = False) -> Any:
     """Return what Hydra makes of a node of plain values; with `partial`, a function that makes it.
 
-    From version 1.4 on, Hydra wants to be given the targets that may be called. A configuration is instantiated here
-    if its owner has written it (docs/security.md), so they are its own; Hydra still refuses `os.system` and the like.
+    From version 1.4 on, Hydra wants to be given what may be called. A configuration is instantiated here if its owner has
+    written it (docs/security.md), so its targets are, and what they return; of the standard library nothing else is.
     """
     further: dict[str, Any] = {"_partial_": True} if partial else {}
-    if hasattr(hydra.utils, "execution_whitelist"):
-        further["_execution_whitelist_"] = targets(node)
+    if SINCE_1_4:
+        named = targets(node)
+        packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {*sys.stdlib_module_names}
+        further["_execution_whitelist_"] = [*named, *(f"{each}.*" for each in packages if each.isidentifier())]
     return hydra.utils.instantiate(node, _convert_="all", **further)
 
 

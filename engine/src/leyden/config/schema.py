@@ -1,5 +1,6 @@
 """Types of the root keys of each command's configuration; their default values are in `conf/`."""
 
+import inspect
 import re
 import textwrap
 from dataclasses import dataclass
@@ -138,8 +139,11 @@ def _name_of_data(data: Any) -> str:
 def register_resolvers() -> None:
     """Register the functions that `conf/` calls; not at import, as another Hydra program may have its own by these names."""
     setup_globals()  # Hydra's own, such as `now`
-    OmegaConf.register_new_resolver("config_groups", _config_groups, replace=True)
+    # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3 warns of.
+    is_renamed = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
+    register("config_groups", _config_groups, replace=True)
     # `${project:data}` is the project's folder data/, whatever the working directory.
-    OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
-    OmegaConf.register_new_resolver("name_of_model", _name_of_model, replace=True)
-    OmegaConf.register_new_resolver("name_of_data", _name_of_data, replace=True)
+    register("project", lambda path: str(ROOT / path), replace=True)
+    register("name_of_model", _name_of_model, replace=True)
+    register("name_of_data", _name_of_data, replace=True)

@@ -219,15 +219,13 @@ class Slurm:
             RejectedError: Slurm rejects the jobs.
             UserError: `sbatch` can't be called, or its answer can't be read.
         """
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
         executor = _executor(folder, cluster, len(arguments), python, after)
         if starts_processes:  # by srun within the script's process; Slurm still signals those that srun starts
             executor.update_parameters(use_srun=False)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats the error
                 jobs = executor.map_array(work, *zip(*arguments, strict=True))
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
+        except (RuntimeError, OSError) as error:  # submitit's own are RuntimeErrors
             why = " ".join(str(error).split())
             if isinstance(error.__cause__, subprocess.CalledProcessError):
                 raise RejectedError(f"cluster: Slurm rejects the job: {why}") from error
