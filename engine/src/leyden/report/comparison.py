@@ -74,7 +74,7 @@ class Side:
     @property
     def num_missing(self) -> int:
         """Number of runs of the setting that have no value."""
-        return self.row.num_all(self.averaged) - self.measured["n"]
+        return self.row.num_all(self.averaged) - len(self.group.values)
 
 
 @dataclass(frozen=True)
