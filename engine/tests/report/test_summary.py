@@ -88,11 +88,9 @@ def test_the_sweep_says_what_a_mean_is_over(tmp_path):
 
 
 def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
-    minimum = {"metric": "val/loss", "mode": "min"}
     for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
         for fold, value in enumerate(values):
-            typed = [f"optimizer.lr={lr}", f"data.fold={fold}", "seed=0"]
-            write(tmp_path / f"{lr}_{fold}", typed, value=value, objective=minimum)
+            write(tmp_path / f"{lr}_{fold}", [f"optimizer.lr={lr}", f"data.fold={fold}", "seed=0"], value=value)
     summarize(tmp_path)
     found = rows(tmp_path)
     assert [row["optimizer.lr"] for row in found] == ["0.02", "0.01"]
@@ -215,9 +213,7 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
 
 
 def test_values_that_are_infinite_stop_nothing(tmp_path):
-    for seed in range(3):
-        write(tmp_path / str(seed), [f"seed={seed}", "optimizer.lr=1"], value=float("inf"))
-        write(tmp_path / f"{seed}-", [f"seed={seed}"], value=0.1 * seed)
+    grid(tmp_path, {1: [float("inf")] * 3, 2: [0, 0.1, 0.2]})
     summarize(tmp_path)
     assert [row["deviation"] for row in rows(tmp_path)] == ["0.1", ""]
 
@@ -247,11 +243,8 @@ DATA = [  # overrides of two data sets, the digests of their content, and the ke
 def on_two_data_sets(folder, a, b, digests):
     """Two settings on an easy and on a difficult data set, with three seeds."""
     for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
-        for lr, loss in (("0.1", 0.2), ("0.2", 0.3)):
-            for seed in range(3):
-                overrides = [*typed, f"optimizer.lr={lr}", f"seed={seed}"]
-                value = worse + loss + 0.01 * seed**2 * float(lr)
-                write(folder / f"{place}_{lr}_{seed}", overrides, value=value, data=digest)
+        losses = {lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)}
+        grid(folder / str(place), losses, *typed, data=digest)
 
 
 @pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
@@ -363,12 +356,8 @@ def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_pa
 
 @pytest.mark.parametrize("status", ["failed", "finished"])  # by an exception, or with an objective that is NaN
 def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeypatch, status):
-    for seed in range(5):
-        for lr, values in (("1", (0.3, 0.31, 0.32, None, None)), ("2", (1.3, 1.4, 1.6, 1.5, 1.4))):
-            ends = {"value": values[seed]}
-            if values[seed] is None:
-                ends = {"value": None if status == "failed" else float("nan"), "status": status}
-            write(tmp_path / f"{lr}_{seed}", [f"optimizer.lr={lr}", f"seed={seed}"], **ends)
+    lost = None if status == "failed" else float("nan")
+    grid(tmp_path, {1: (0.3, 0.31, 0.32, lost, lost), 2: (1.3, 1.4, 1.6, 1.5, 1.4)})
     told = "failed" if status == "failed" else "diverged"
     summarize(tmp_path)
     out = capsys.readouterr().out
@@ -583,12 +572,10 @@ def write_fingerprints(directory, weights):
 
 
 def test_runs_that_are_bit_equal_though_their_seeds_differ_count_once(tmp_path, capsys, monkeypatch):
-    for lr, weights in (("0.1", "aaa"), ("0.2", "bcd"), ("0.3", "")):
+    grid(tmp_path / "s", {lr: [lr] * 3 for lr in (0.1, 0.2, 0.3)})
+    for lr, weights in ((0.1, "aaa"), (0.2, "bcd")):
         for seed in range(3):
-            run = tmp_path / "s" / f"{lr}_{seed}"
-            write(run, [f"optimizer.lr={lr}", f"seed={seed}"], value=float(lr))
-            if weights:
-                write_fingerprints(run, weights[seed])
+            write_fingerprints(tmp_path / "s" / f"{lr}_{seed}", weights[seed])
     summarize(tmp_path / "s")
     assert [row["n"] for row in rows(tmp_path / "s")] == ["1", "3", "3"]
     assert rows(tmp_path / "s")[0]["deviation"] == ""
