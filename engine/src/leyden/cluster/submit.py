@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from leyden.cluster.on_node import run_on_node, search_on_node, submission
 from leyden.config.checks import check_num_jobs
@@ -463,7 +463,7 @@ def _with_absolute_paths(config: DictConfig, directory: Path) -> DictConfig:
     paths = {"outputs": directory.parent.parent, "sweep_name": directory.name}
     if root := OmegaConf.select(config, "data.root"):
         paths["data.root"] = Path(root).absolute()
-    with open_dict(config):
+    with open_dict(config), read_write(config.hydra):
         for key, path in paths.items():
             OmegaConf.update(config, key, str(path))
         # Overrides as Hydra parses them, without the shell's quotes.
