@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from leyden.assembly.data import check_world_size, datamodule
-from leyden.assembly.instantiate import import_targets, instantiate, switched_on
+from leyden.assembly.instantiate import import_targets, instantiate, switched_on, user_errors
 from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import task_module
@@ -190,6 +190,8 @@ class Trained:
             raise UserError(f"{self.run.directory}: {type(self.module).__name__} has no test_step")
         if not has_split(self.data, "test"):
             raise UserError(f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader")
+        with user_errors("data"):
+            self.data.setup("test")
         check_test_evaluations(outputs)
         with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
             measured = trainer.test(self.module, datamodule=self.data, verbose=False)
