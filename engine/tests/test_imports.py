@@ -33,7 +33,7 @@ FLOORS = [
 FLOORS += ["sweep", "cluster", "scaffold", "testing", "the verbs"]
 VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.
-HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna", "submitit")
+HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna")
 DISTRIBUTIONS = {"_pytest": "pytest", "hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
 MODULES = sorted(LIBRARY.rglob("*.py"))
 
@@ -193,7 +193,7 @@ def test_checkpoints_are_read_as_weights_only():
 # What other libraries do when they are imported is not the question, so they are imported first.
 STATES = """
 import importlib, logging, os, pkgutil, random, signal, sys, warnings
-for name in ("torchvision lightning torchmetrics hydra matplotlib.figure optuna submitit rich.progress pytest PIL.Image "
+for name in ("torchvision lightning torchmetrics hydra matplotlib.figure optuna rich.progress pytest PIL.Image "
              "torch.utils.tensorboard onnxruntime").split():
     importlib.import_module(name)
 import numpy, torch

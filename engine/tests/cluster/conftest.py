@@ -21,19 +21,6 @@ import pytest
 from tests import ENGINE
 from tests.forks import TIMEOUT_S
 
-# submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID -j ID`; the real one needs a database.
-SACCT = """#!/bin/sh
-ids=
-while [ $# -gt 0 ]; do
-  if [ "$1" = -j ]; then ids=$ids,$2; shift; fi
-  shift
-done
-echo 'JobID|State|NodeList'
-# Accounting knows no SIGNALING and no CONFIGURING; submitit would take a job in one of them for ended.
-timeout 20 squeue -h -r --states=all -j "${ids#,}" -o '%i|%T|%N' |
-  sed -E 's/[|](SIGNALING|CONFIGURING)[|]/|RUNNING|/'
-"""
-
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -130,7 +117,7 @@ def running(request, number, changes=None):
     # The path to munge's socket must be short and open to all.
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     root.chmod(0o755)
-    for name in ("bin", "ctld", "etc", "log", "run", "spool/n1", "spool/n2"):
+    for name in ("ctld", "etc", "log", "run", "spool/n1", "spool/n2"):
         (root / name).mkdir(parents=True)
     conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
@@ -146,8 +133,6 @@ def running(request, number, changes=None):
     (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
     (root / "etc/munge.key").touch(mode=0o600)
     (root / "etc/munge.key").write_bytes(secrets.token_bytes(1024))
-    (root / "bin/sacct").write_text(SACCT)
-    (root / "bin/sacct").chmod(0o755)
     hosts = Path("/etc/hosts")
     if "n1" not in hosts.read_text().split():
         with hosts.open("a") as file:
@@ -156,7 +141,6 @@ def running(request, number, changes=None):
     slurm = Slurm(root)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
-        environment.setenv("PATH", f"{root}/bin:{os.environ['PATH']}")
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
         environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.

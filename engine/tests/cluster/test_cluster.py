@@ -140,7 +140,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     process = submit(tmp_path, *LONG)
     run = the_run(slurm, tmp_path)
     slurm.wait(run.submission["job_id"], "RUNNING")
-    slurm.wait_for(lambda: "submitit" in log_of(run), "the start of Python")
+    slurm.wait_for(lambda: " job " in log_of(run), "the start of Python")
     usr1(slurm, run.submission["job_id"])
     assert len(run.starts) == 1, "training has started already"
     finish(process)

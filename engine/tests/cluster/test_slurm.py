@@ -31,14 +31,3 @@ def test_a_requeued_job_starts_again(slurm):
     slurm.wait(job, "RUNNING")
     slurm.run("scontrol", "requeue", job)
     slurm.wait(job, "COMPLETED")
-
-
-def test_sacct_tells_of_a_cancelled_job(slurm):
-    job = slurm.submit("sleep 60", "--array=0-1")
-    slurm.wait(job, "RUNNING")
-    slurm.run("scancel", f"{job}_1")
-    slurm.wait(f"{job}_1", "CANCELLED")
-    lines = slurm.run("sacct", "-o", "JobID,State,NodeList", "--parsable2", "-j", job).splitlines()
-    assert lines[0] == "JobID|State|NodeList"
-    states = sorted(line.rpartition("|")[0] for line in lines[1:])  # on any of the nodes
-    assert states == [f"{job}_0|RUNNING", f"{job}_1|CANCELLED"]

@@ -26,7 +26,6 @@ def answer(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm, "TIMEOUT_S", 5)
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
 
     def set_answer(command, out=b"", error=b"", code=0, pause=0):
         for name, content in (("out", out), ("error", error)):

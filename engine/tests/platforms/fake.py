@@ -17,7 +17,6 @@ import lightning  # noqa: F401
 import matplotlib.figure  # noqa: F401
 import optuna  # noqa: F401
 import rich.progress  # noqa: F401
-import submitit  # noqa: F401
 import tensorboard.compat  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 import torchmetrics.text  # noqa: F401

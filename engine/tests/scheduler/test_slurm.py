@@ -16,6 +16,12 @@ from leyden.testing.cases import compose
 from tests import ENGINE
 
 
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """Slurm's commands are looked for nowhere."""
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+
+
 @pytest.fixture
 def answer(monkeypatch):
     """A function that sets the answers to commands, by a word of each; the commands that were called."""
@@ -97,10 +103,9 @@ def test_wrong_resources_are_refused(overrides, message):
         Slurm().check(config.cluster, config.trainer)
 
 
-def test_each_process_has_a_gpu(tmp_path, monkeypatch):
+def test_each_process_has_a_gpu(tmp_path):
     config = composed("cluster.tasks_per_node=4", "cluster.cpus_per_task=3", cluster="slurm_gpu")
     Slurm().check(config.cluster, config.trainer)
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
     OmegaConf.update(config, "cluster.dry_run", True)
     script = Slurm().script(tmp_path, config.cluster, 5, python="python3")
     assert "#SBATCH --gpus-per-node=4" in script
@@ -164,9 +169,8 @@ def test_a_script_without_srun_hands_on_signals(tmp_path, script):
     assert script(work, "cluster.use_srun=false") == (5, [])
 
 
-def test_one_job_is_tested_for_all(answer, tmp_path, monkeypatch):
+def test_one_job_is_tested_for_all(answer, tmp_path):
     """Each job of an array counts for a QOS with MaxSubmitJobs; a full queue is no reason to refuse a sweep."""
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
     cluster = composed("trainer.accelerator=cpu").cluster
     limit = "sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: Job violates accounting/QOS policy"
     called = answer(**{"test-only": ("", limit)})
@@ -177,11 +181,9 @@ def test_one_job_is_tested_for_all(answer, tmp_path, monkeypatch):
         Slurm().script(tmp_path, cluster, 30, python="python3")
 
 
-def test_an_array_waits_for_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
+def test_an_array_waits_for_others(tmp_path):
     cluster = composed("+cluster.options.dependency=afterok:3", "trainer.accelerator=cpu").cluster
-    executor = slurm._executor(tmp_path, cluster, 3, "python3", {"7_0", "7_1", "8"})
-    text = executor._make_submission_file_text("x", "0")
+    text = slurm._script(tmp_path, cluster, 3, "python3", after={"7_0", "7_1", "8"})
     assert "#SBATCH --dependency=afterok:3,afterany:7:8\n" in text
 
 
@@ -189,14 +191,13 @@ SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_the_site_files_of_the_page_make_a_script(tmp_path, monkeypatch, site):
+def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "site.yaml").write_text(site)
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
     config = composed(f"hydra.searchpath=[file://{tmp_path}]", "cluster.dry_run=true", cluster="site")
     Slurm().check(config.cluster, config.trainer)
     script = Slurm().script(tmp_path, config.cluster, 4, python=config.cluster.python or "python3")
     given = OmegaConf.create(site).cluster
-    assert f"{given.get('python', 'python3')} -u -m submitit" in script
+    assert f"{given.get('python', 'python3')} -u -m leyden.sweep.command" in script
     assert all(line in script for line in given.get("setup", []))
     assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)

@@ -1,10 +1,11 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
-import contextlib
-import io
 import os
+import pickle
 import re
+import secrets
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -26,10 +27,15 @@ ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
+ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
 REQUEUE = "LEYDEN_REQUEUE"
+FOLDER = "LEYDEN_LOGS"  # variable of a job's script: the folder of its logs
+LOG = "{}_0_log.out"  # of a job's first process, by the job's id
+COMMAND = "leyden.sweep.command"  # calls a function from a file
+NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 # Slurm signals nothing but the script of a job without srun.
 FORWARD = (
@@ -47,7 +53,7 @@ RESOURCES = (
 
 
 class Slurm:
-    """The Slurm scheduler, called through its commands such as `squeue`; the package submitit submits the jobs."""
+    """The Slurm scheduler, called through its commands, such as `sbatch` and `squeue`."""
 
     name = "slurm"
     title = "Slurm"
@@ -189,18 +195,16 @@ class Slurm:
         Raises:
             UserError: Slurm is not installed here, or rejects the script.
         """
-        executor = _executor(folder, cluster, num_jobs, python)
-        if num_jobs > 1:
-            executor.parameters["map_count"] = num_jobs
-        # submitit has no public function for a script that is not submitted.
-        script = executor._make_submission_file_text(executor._submitit_command_str, "0")
+        script = _script(
+            folder.absolute(), cluster, num_jobs, f"{python} -u -m {COMMAND} {folder.absolute()}/JOB.pkl"
+        )
         if not cluster.dry_run:
             # One job of the array, as each counts for MaxSubmitJobs; that limit is for now, and `submit` meets it.
             command = ("sbatch", "--test-only", *(("--array=0",) if num_jobs > 1 else ()))
-            _, problem = _call(*command, text=str(script))
+            _, problem = _call(*command, text=script)
             if problem and "MaxSubmitJob" not in problem:
                 raise UserError(f"cluster: sbatch rejects this job: {' '.join(problem.split())}")
-        return str(script)
+        return script
 
     def submit(
         self,
@@ -219,18 +223,27 @@ class Slurm:
             RejectedError: Slurm rejects the jobs.
             UserError: `sbatch` can't be called, or its answer can't be read.
         """
-        executor = _executor(folder, cluster, len(arguments), python, after)
-        if starts_processes:  # by srun within the script's process; Slurm still signals those that srun starts
-            executor.update_parameters(use_srun=False)
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats the error
-                jobs = executor.map_array(work, *zip(*arguments, strict=True))
-        except (RuntimeError, OSError) as error:  # submitit's own are RuntimeErrors
-            why = " ".join(str(error).split())
-            if isinstance(error.__cause__, subprocess.CalledProcessError):
-                raise RejectedError(f"cluster: Slurm rejects the job: {why}") from error
-            raise UserError(f"cluster: sbatch may have failed; see squeue before you try again: {why}") from error
-        return [Submitted(job.job_id, Path(job.paths.stdout)) for job in jobs]
+        folder, num = folder.absolute(), len(arguments)
+        folder.mkdir(parents=True, exist_ok=True)
+        batch = folder / secrets.token_hex(6)
+        files = [batch.with_name(f"{batch.name}_{number}.pkl") for number in range(num)]
+        for file, call in zip(files, arguments, strict=True):
+            file.write_bytes(pickle.dumps((work, call)))
+        # By srun, unless it is called within the script's process; Slurm still signals those that srun starts then.
+        command = f"{python} -u -m {COMMAND} {shlex.quote(str(batch))}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl"
+        script = batch.with_suffix(".sh")
+        script.write_text(_script(folder, cluster, num, command, by_srun=not starts_processes, after=after))
+        out, problem = _call("sbatch", str(script))
+        found = ACCEPTED.search(out)  # a site's banner may stand around it
+        if not problem and found:
+            ids = [f"{found[1]}_{number}" for number in range(num)] if num > 1 else [found[1]]
+            return [Submitted(each, folder / LOG.format(each)) for each in ids]
+        if not problem or problem.startswith(NO_ANSWER):
+            why = problem or f"it says {out.strip()!r}"
+            raise UserError(f"cluster: sbatch may have failed; see squeue before you try again: {why}")
+        for file in (script, *files):
+            file.unlink()
+        raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
 
     def start_command(self, cluster: DictConfig, python: str) -> str:
         """Return the shell command that starts each process of this job with the arguments of Python that follow."""
@@ -238,9 +251,7 @@ class Slurm:
 
     def log(self) -> Path:
         """Return the file that the job of this process prints to."""
-        from submitit import JobEnvironment
-
-        return Path(JobEnvironment().paths.stdout)
+        return Path(os.environ[FOLDER], LOG.format(self.job_id()))
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
@@ -267,7 +278,7 @@ def _call(*command: str, text: str | None = None) -> tuple[str, str]:
             command, input=text, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return "", f"Slurm does not answer ({error})"
+        return "", f"{NO_ANSWER} ({error})"
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
@@ -276,55 +287,82 @@ def _srun_arguments(cluster: DictConfig) -> list[str]:
     return ["--kill-on-bad-exit=1", *cluster.srun_args]
 
 
-def _executor(folder: Path, cluster: DictConfig, num_jobs: int, python: str, after: Collection[str] = ()) -> Any:
-    """Return submitit's executor with the resources of a job, which starts when the jobs `after` have ended."""
-    import submitit
+def _script(
+    folder: Path,
+    cluster: DictConfig,
+    num_jobs: int,
+    command: str,
+    *,
+    by_srun: bool = True,
+    after: Collection[str] = (),
+) -> str:
+    """Return the script of a job, or of an array, that starts when the jobs `after` have ended.
 
+    Args:
+        folder: Folder of the logs.
+        cluster: The resources.
+        num_jobs: Number of jobs; more than one are an array.
+        command: Shell command of each process.
+        by_srun: False to run the command in the script's process, where `cluster.use_srun` is true.
+        after: Ids of jobs.
+
+    Raises:
+        UserError: There is no Slurm on this machine.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
+    options = _options(folder, cluster, num_jobs, after)
+    log = shlex.quote(f"{folder}/{'%A_%a' if num_jobs > 1 else '%j'}_%t_log.out")
+    if cluster.use_srun and by_srun:
+        command = f"srun --unbuffered --output={log} {shlex.join(_srun_arguments(cluster))} {command}"
+    elif not cluster.use_srun:
+        command = f"forward {command}"
+    lines = [
+        f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}") for key, value in options
+    ]
+    return "\n".join(["#!/bin/bash", *lines, *_setup(folder, cluster), command, *_teardown(cluster), ""])
+
+
+def _options(folder: Path, cluster: DictConfig, num_jobs: int, after: Collection[str]) -> list[tuple[str, Any]]:
+    """Return the options of sbatch, sorted; those of `cluster.options` take the place of others."""
+    names = ("partition", "account", "qos", "constraint", "wckey")
+    options: dict[str, Any] = {name: cluster[name] for name in names if cluster[name] is not None}
+    if cluster.mem_gb is not None:
+        options["mem"] = f"{cluster.mem_gb}GB"
+    if (num_gpus := cluster.gpus_per_task * cluster.tasks_per_node) and cluster.gpu_option:
+        gpus = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else str(num_gpus)
+        options[cluster.gpu_option] = f"gpu:{gpus}" if cluster.gpu_option == "gres" else gpus
+    if num_jobs > 1:
+        options["array"] = f"0-{num_jobs - 1}%{min(num_jobs, cluster.num_jobs or num_jobs)}"
     # Without srun, Slurm signals nothing but the script's shell.
     signal = f"USR1@{cluster.signal_delay_s}" if cluster.use_srun else f"B:USR1@{cluster.signal_delay_s}"
-    python = python if cluster.use_srun else f"forward {python}"
-    try:
-        executor = submitit.SlurmExecutor(folder, python=python)
-    except RuntimeError as error:
-        raise UserError(f"cluster: there is no Slurm on this machine ({error})") from error
-    options: dict[str, Any] = OmegaConf.to_container(cluster.options, resolve=True)  # type: ignore[assignment]
+    options |= {
+        "job-name": "leyden",
+        "nodes": cluster.nodes,
+        "ntasks-per-node": cluster.tasks_per_node,
+        "cpus-per-task": cluster.cpus_per_task,
+        "time": cluster.time_min,
+        "output": f"{folder}/{LOG.format('%A_%a' if num_jobs > 1 else '%j')}",
+        "open-mode": "append",
+        "signal": signal,
+        "requeue": True,
+    }
+    own: Any = OmegaConf.to_container(cluster.options, resolve=True)
+    options |= {str(key).replace("_", "-"): value for key, value in own.items()}
     if after:
         arrays = ":".join(sorted({job.partition("_")[0] for job in after}))
         options["dependency"] = ",".join([*filter(None, [options.get("dependency")]), f"afterany:{arrays}"])
-    given = {key: cluster[key] for key in ("partition", "account", "qos", "constraint") if cluster[key] is not None}
-    if cluster.mem_gb is not None:
-        given["mem"] = f"{cluster.mem_gb}GB"
-    if (num_gpus := cluster.gpus_per_task * cluster.tasks_per_node) and cluster.gpu_option:
-        gpus = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else str(num_gpus)
-        is_gres = cluster.gpu_option == "gres"
-        given["gres" if is_gres else "gpus_per_node"] = f"gpu:{gpus}" if is_gres else gpus
-    executor.update_parameters(
-        **given,
-        wckey=cluster.wckey,
-        job_name="leyden",
-        nodes=cluster.nodes,
-        ntasks_per_node=cluster.tasks_per_node,
-        cpus_per_task=cluster.cpus_per_task,
-        time=cluster.time_min,
-        array_parallelism=cluster.num_jobs or num_jobs,
-        stderr_to_stdout=True,
-        srun_args=_srun_arguments(cluster),
-        use_srun=cluster.use_srun,
-        setup=_setup(folder, cluster),
-        teardown=_teardown(cluster),
-        additional_parameters={"signal": signal, "requeue": True, **options},
-    )
-    return executor
+    return sorted(options.items())
 
 
 def _setup(folder: Path, cluster: DictConfig) -> list[str]:
     """Return the shell commands before Python."""
-    requeue = f"{shlex.quote(str(folder.absolute()))}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}.requeue"
+    requeue = f"{shlex.quote(str(folder))}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}.requeue"
     return [
         "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         # In an array's last task, SLURM_JOB_ID is the id of the whole array.
         "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-        f"export {REQUEUE}={requeue}",
+        f"export {REQUEUE}={requeue} {FOLDER}={shlex.quote(str(folder))}",
         # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
         f"LEYDEN_FOLDER={NODE_FOLDER}",
         'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',

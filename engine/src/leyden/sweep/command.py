@@ -1,13 +1,21 @@
 """A function called by a command of its own: `python -m leyden.sweep.command FILE`.
 
 FILE has the function and its arguments, pickled by the process that starts the command. A run with several processes
-needs a command, since Lightning starts the other processes by repeating the command line of the first one.
+needs a command, since Lightning starts the other processes by repeating the command line of the first one; so does a job
+of a cluster.
 """
 
+import os
 import pickle
+import platform
 import sys
+import time
 from pathlib import Path
 
+from leyden.run.process import JOB
+
 if __name__ == "__main__":
+    if job := os.environ.get(JOB):  # of a cluster
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} job {job} on {platform.node()}", flush=True)
     function, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())  # trusted: written by the parent process
     function(*arguments)

@@ -38,7 +38,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         UserError: The directory belongs to another sweep, or can't be written to.
     """
     path = directory / "sweep.json"
-    refuse_links(directory, directory / "logs", directory / "locks")  # not slurm/, where submitit creates links
+    refuse_links(directory, directory / "logs", directory / "locks")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         with lock.hold(directory / "locks" / "claim"):  # of concurrent starts, the first one claims the directory
