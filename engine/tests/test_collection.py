@@ -44,7 +44,11 @@ def ci(tmp_path_factory):
     python = str(
         ENGINE.parent / ".venv" / "bin" / "python"
     )  # by engine/Makefile; the project's has .venv/bin/python
-    return [words for words in map(split, output.splitlines()) if words[:3] == [python, "-m", "pytest"]]
+    return [
+        words
+        for words in map(split, output.replace("\\\n", " ").splitlines())
+        if words[:3] == [python, "-m", "pytest"]
+    ]
 
 
 def split(line):
