@@ -27,8 +27,8 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.onnx import export
         from leyden.training.trained import Trained
-    num_samples, difference = export(Trained(run, cfg.checkpoint, data_root=cfg.data_root), path)
-    show(f"{path}\nthe ONNX file agrees on {num_samples} test samples, within {difference:.1e}")
+    samples, difference = export(Trained(run, cfg.checkpoint, data_root=cfg.data_root), path)
+    show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")
 
 
 if __name__ == "__main__":

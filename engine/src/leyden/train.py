@@ -62,7 +62,7 @@ def task(cfg: DictConfig) -> None:
             if cfg.dry_run:
                 silence_lightning()
                 dry_build(cfg, {}, overrides=overrides, test=test)
-                print("This would train. dry_run=true: nothing was done.")
+                print("This would train. dry_run=true: nothing was trained.")
                 return
             pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)

@@ -112,7 +112,7 @@ def test_predictions_have_named_axes_of_equal_scale_and_a_scale_of_what_colours_
     figure = prediction_figure(0.5 * true, true, ("price (k$)", "area"), "title")
     render(figure)  # makes the layout
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
-    assert [axes.get_xlabel() for axes in panels] == ["true price (k$)", "true area"]
+    assert [axes.get_xlabel() for axes in panels] == [r"true price (k\$)", "true area"]
     assert all(axes.get_xlim() == axes.get_ylim() for axes in panels)
     assert len({round(axes.title.get_window_extent().y0) for axes in panels}) == 1
     bars = [axes.get_ylabel() for axes in figure.axes if axes not in panels]

@@ -16,6 +16,7 @@ from leyden.run.directory import Run
 from leyden.run.evaluations import (
     HEADER,
     TEST_EVALUATIONS_FILE,
+    check_test_evaluations,
     num_test_evaluations,
     read_test_evaluations,
     record_test_evaluation,
@@ -60,11 +61,15 @@ def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
     assert [row["experiment"] for row in rows] == ["x", "y", "x"]
 
 
-def test_a_link_leads_to_the_list_of_a_group(run, tmp_path):
+@pytest.mark.parametrize("target", ["group.csv", TEST_EVALUATIONS_FILE])
+def test_a_link_is_followed_to_no_other_file(run, tmp_path, target):
+    """In a folder of somebody else it may lead to any file of the user's, or to itself."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / TEST_EVALUATIONS_FILE).symlink_to(tmp_path / "group.csv")
-    assert [record(tmp_path / "mine", run), record(tmp_path / "mine", run)] == [1, 2]
-    assert len((tmp_path / "group.csv").read_text().splitlines()) == 3
+    (tmp_path / "group.csv").write_text("mine")
+    (tmp_path / "mine" / TEST_EVALUATIONS_FILE).symlink_to(Path("..", target) if target == "group.csv" else target)
+    with pytest.raises(UserError, match="can't be written there"):
+        check_test_evaluations(str(tmp_path / "mine"))
+    assert (tmp_path / "group.csv").read_text() == "mine"
 
 
 def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_those_after(run, tmp_path):

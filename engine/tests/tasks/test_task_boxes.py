@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 
 from leyden.data.streamed import DatasetDataModule
 from leyden.run.directory import Run
@@ -42,7 +41,37 @@ def test_boxes_in_images_of_any_size_are_learnt_and_resumed_to_the_same_bits(tra
     assert resumed.result.metrics == whole.result.metrics
     code, _, err = cli("evaluate", f"run={whole.directory}")
     assert code == 2
-    assert "test=null: there is no test set" in err
+    assert "DatasetDataModule has no test_dataloader" in err
+    code, _, err = cli("export", f"run={whole.directory}")
+    assert code == 2
+    assert "has no inputs(split, indices)" in err
+
+
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
+def test_batches_without_a_sample_are_skipped_and_resumed_as_if_never_stopped(train, cli, tmp_path):
+    gaps = (
+        "data.train._target_=tests.tasks.boxes.Gaps",
+        "data.num_workers=0",
+        "callbacks.checkpoint.every_n_steps=1",
+    )
+    whole, _ = train("whole", *gaps)
+    assert whole.result.optimizer_steps < 12
+    stopped = 0
+    for stop in range(2, 12, 2):
+        with stopping(stop):
+            found, *_ = cli("train", f"run_dir={tmp_path / str(stop)}", *DETECTION, *gaps)
+        stopped += found == 1  # no step has the number of a batch that is skipped
+        resumed, _ = train(str(stop), *gaps)
+        assert resumed.result.metrics == whole.result.metrics
+        assert resumed.result.best_epoch == whole.result.best_epoch
+    assert stopped > 1
+
+
+def test_an_iterator_that_ends_in_a_step_is_no_end_of_the_data(train):
+    run, err = train("a", "model._target_=tests.tasks.boxes.Exhausted", "data.num_workers=0", code=1)
+    assert "StopIteration" in err
+    assert "tests/tasks/boxes.py" in err
+    assert run.result.status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -75,5 +104,4 @@ def test_each_process_has_something_to_collate():
     with pytest.raises(ValueError, match=re.escape("9 samples (test) leave a batch of 1")):
         data.check_world_size(2)
     assert isinstance(next(iter(data.val_dataloader()))[0], tuple)
-    with pytest.raises(Exception, match="can't be drawn or exported"):
-        data.inputs("val", torch.arange(2))
+    assert data.inputs is None

@@ -108,7 +108,7 @@ def import_targets(cfg: DictConfig) -> None:
     The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
     """
     for name in targets(cfg):
-        with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception):
+        with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception, SystemExit):
             get_object(name)
 
 
@@ -227,6 +227,10 @@ def user_errors(key: str, node: DictConfig | None = None, *, given: Collection[s
         yield
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(
+            f"{key}: its code ends the process when it is imported or built ({as_line(error)})"
+        ) from error
     except Exception as error:
         raise UserError(f"{key}: {as_line(error)}{_hint(cause_of(error), node, given)}") from error
 

@@ -1,8 +1,10 @@
 """Lightning's trainer: with its callbacks and its strategy as all commands use it, and with what a run records."""
 
+import functools
 import inspect
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,12 +160,29 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
         enable_model_summary=False,
         **{"use_distributed_sampler": False, **kwargs},
     )
+    for name in ("training_step", "validation_step", "test_step"):
+        setattr(trainer.strategy, name, _without_stop_iteration(getattr(trainer.strategy, name)))
     for logger in trainer.loggers:
         if hasattr(logger, "attach_trainer"):  # Leyden's for TensorBoard, which needs the stage
             logger.attach_trainer(trainer)
     # Deterministic mode would also fill new tensors, at the cost of a pass over each; it is not needed here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer
+
+
+def _without_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step whose StopIteration is another error: Lightning would take it for the end of the data."""
+
+    @functools.wraps(step)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(
+                f"{step.__name__} has raised StopIteration, as `next` does at an iterator's end"
+            ) from error
+
+    return call
 
 
 def without_empty_hooks(callback: L.Callback) -> L.Callback:

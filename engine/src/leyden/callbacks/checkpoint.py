@@ -50,6 +50,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     def __init__(self) -> None:
         self._can_be_read = False  # verified with the first checkpoint
+        self._folders: set[Path] = set()  # to which checkpoints were written
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
@@ -75,6 +76,7 @@ class SafeCheckpointIO(CheckpointIO):
             raise _unreadable_error(*culprit) from error
         with replacing(path) as file:
             file.write(buffer.getbuffer())
+        self._folders.add(path.parent.resolve())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
@@ -97,8 +99,15 @@ class SafeCheckpointIO(CheckpointIO):
             raise ValueError(f"{path}: not the checkpoint of a run: {ARRAYS} is invalid") from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint."""
-        Path(path).unlink(missing_ok=True)
+        """Delete a checkpoint in a folder to which this process has written one; any other file stays, with a line.
+
+        A callback such as Lightning's `ModelCheckpoint` has the path from a checkpoint, which is not trusted.
+        """
+        path = Path(path)
+        if path.parent.resolve() in self._folders:
+            path.unlink(missing_ok=True)
+        else:
+            warn(f"{path}: is not deleted, since this run has written no checkpoint to that folder")
 
 
 def find_unreadable(content: Any) -> tuple[str, str] | None:

@@ -71,7 +71,8 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            if sys.stdout:  # None if it is closed
+                sys.stdout.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
         print("Interrupted.", file=sys.stderr)
@@ -148,6 +149,7 @@ def as_line(error: BaseException) -> str:
     while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
         chain.append(chain[-1].__cause__)
     frames = next((found for each in chain if (found := _frames(each, of_user=True))), [])
+    frames += [f"{each.filename}:{each.lineno}" for each in chain if isinstance(each, SyntaxError)]
     return f"{text} ({frames[-1]})" if frames else text
 
 

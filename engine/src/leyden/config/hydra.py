@@ -6,6 +6,7 @@ end the process in ways of its own.
 
 import contextlib
 import functools
+import logging
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,7 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
         job_name: Value of `hydra.job.name`.
     """
     register_resolvers()
+    logging.getLogger("hydra").addHandler(logging.NullHandler())  # its errors are raised, too
     LibrarySearchPath.config_dir = config_dir and config_dir.absolute()
     Plugins.instance().register(LibrarySearchPath)
     with hydra.initialize_config_dir(str(CONF), job_name=job_name, **DEFAULTS):

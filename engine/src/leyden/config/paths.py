@@ -26,8 +26,15 @@ NOT_OWN = (
 
 
 def find_project(start: Path) -> Path | None:
-    """Return the first folder with a `conf/train.yaml`, from `start` upwards; None if there is none."""
-    return next((folder for folder in (start, *start.parents) if (folder / "conf" / "train.yaml").is_file()), None)
+    """Return the first folder with a `conf/train.yaml`, from `start` upwards; None if there is none.
+
+    A directory of a run or a sweep is no project, since it may be a stranger's, and a project's code is executed.
+    """
+    for folder in (start, *start.parents):
+        is_record = any((folder / name).exists() for name in ("run.json", "sweep.json"))
+        if (folder / "conf" / "train.yaml").is_file() and not is_record:
+            return folder
+    return None
 
 
 def source_folder(project: Path) -> Path:

@@ -41,7 +41,7 @@ def print_table(
         header: Whether the first line has the names.
         cut: Whether long cells lose their middle, so that each row is one line; otherwise they are wrapped.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     print("\n".join(table_lines(rows, columns, names=names, header=header, cut=cut, width=width)))
 
 

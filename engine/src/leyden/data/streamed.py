@@ -7,6 +7,7 @@ columns of an image.
 import atexit
 import contextlib
 import inspect
+import itertools
 import signal
 import sys
 import threading
@@ -136,6 +137,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+MAX_TRIED = 8  # batches; the first ones may be None, as where no sample is good
 # A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
 IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -376,6 +378,11 @@ class StreamedDataModule(SplitDataModule):
                 f"{type(dataset).__name__} has a collate_fn, so its samples are its own: it must augment and normalize them "
                 "itself; choose data/augment=none and data.normalize=unit"
             )
+        with contextlib.closing(self._raw("train", min(2, len(dataset)))) as first:  # here its mistakes are early
+            batch = next((each for each in itertools.islice(first, MAX_TRIED) if each is not None), None)
+        if batch is None or isinstance(batch, str):
+            raise ValueError(f"{type(dataset).__name__}.collate_fn has returned {batch!r}, which is no batch")
+        self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
         names = names_of(dataset, None)
         return Facts(num_classes=None if names["class_names"] is None else len(names["class_names"]), **names)
 
@@ -396,13 +403,7 @@ class StreamedDataModule(SplitDataModule):
                 )
 
     def inputs(self, split: str, indices: Any) -> Tensor:
-        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU.
-
-        Raises:
-            UserError: The dataset has a `collate_fn`, so that its samples are not tensors of one shape.
-        """
-        if hasattr(self.datasets[split], "collate_fn"):
-            raise UserError("data: the data set has a collate_fn, so its samples can't be drawn or exported")
+        """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
         inputs, _ = SeededSamples(self.datasets[split], self.seed, None)((0, self.indices[split][indices].tolist()))
         return torch.as_tensor(inputs)
 
@@ -473,6 +474,8 @@ class DatasetDataModule(StreamedDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
+        if test is None:  # as data without this hook
+            self.test_dataloader = None  # type: ignore[assignment]
         for name, source in self.sources.items():
             if source is None and name != "train":
                 continue

@@ -122,12 +122,25 @@ class ModuleHooks(L.Callback):
 class BeforeEnd(L.Callback):
     """Takes a snapshot of the module before other callbacks, and the module, change it in `on_train_end`.
 
+    It also counts a batch that is None as started, before a checkpoint is saved: Lightning skips it, does not count it, and
+    would take a resumed run for one that was stopped within a batch, and leave out the validation of its epoch.
+
     Args:
         state: The callback that keeps the snapshot.
     """
 
     def __init__(self, state: "RunState") -> None:
         self._state = state
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch that is None."""
+        if batch is None:
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            each: Any
+            for each in (progress.current, progress.total):
+                each.started = each.ready
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the snapshot."""

@@ -22,7 +22,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.run.directory import Run
 from leyden.run.files import replacing
 from leyden.run.lock import check_held
-from leyden.run.result import save_pdf
+from leyden.run.result import plain, save_pdf
 from leyden.tasks.task import Task
 
 
@@ -82,7 +82,7 @@ def wrapped(title: str, width_inches: float, font_size: float) -> str:
     characters = max(
         10, int(width_inches * 72 / (0.55 * font_size))
     )  # the mean width of a character is 0.55 of its size
-    return "\n".join(textwrap.fill(line, characters) for line in title.split("\n"))
+    return plain("\n".join(textwrap.fill(line, characters) for line in title.split("\n")))
 
 
 TILE_INCHES = 0.8
@@ -126,7 +126,7 @@ def sheet(images_NCHW: NDArray[Any], captions: Sequence[str], title: str, *, num
     longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
     size = FONT_SIZE * min(1.0, LINE_CHARACTERS / max(longest, 1))
     for (top, left), caption in zip(corners, captions, strict=bool(captions)):
-        axes.text(left + width / 2, top - height * GAP / 2, caption, ha="center", va="bottom", fontsize=size)
+        axes.text(left + width / 2, top - height * GAP / 2, plain(caption), ha="center", va="bottom", fontsize=size)
     figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=TITLE_SIZE)
     return figure
 
@@ -199,7 +199,7 @@ class OnEvaluation(DisplayCallback):
         if batch_idx == 0 and dataloader_idx == 0:
             self._batches: list[tuple[Tensor, Tensor]] = []
         is_full = self.max_samples is not None and sum(len(each) for each, _ in self._batches) >= self.max_samples
-        if isinstance(pl_module, Task) and pl_module.kind == self.kind and not is_full:
+        if isinstance(pl_module, Task) and pl_module.kind == self.kind and not is_full and outputs:
             self._batches.append((outputs["predictions"].cpu(), outputs["targets"].cpu()))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -17,7 +17,7 @@ from leyden.config.values import flatten
 from leyden.exact.logged_metrics import logged_steps, stages_of
 from leyden.pictures.base import save_picture, wrapped
 from leyden.run.directory import Run
-from leyden.run.result import chart_of, read_curves, use_log_scale
+from leyden.run.result import chart_of, plain, read_curves, use_log_scale
 
 LABELS = {"acc": "accuracy"}
 
@@ -84,11 +84,11 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
             line, marker = ("-", None) if is_step else STYLES[stages[name]]
             colour = STEP_COLOUR if is_step else COLOURS[stages[name]]
             marker = marker if len(steps) <= 20 else None
-            axes.plot(steps, values, line, color=colour, label=name, marker=marker, markersize=3)
+            axes.plot(steps, values, line, color=colour, label=plain(name), marker=marker, markersize=3)
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
-        axes.set_ylabel(LABELS.get(title, title))
+        axes.set_ylabel(plain(LABELS.get(title, title)))
         axes.grid(alpha=0.3)
         if names:
             axes.legend()

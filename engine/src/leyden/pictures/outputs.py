@@ -19,6 +19,7 @@ from leyden.data.contract import DataModule
 from leyden.data.text import text_of
 from leyden.exact.logged_metrics import logged_steps
 from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, positive, publish, sheet, tensorboard_writer, wrapped
+from leyden.run.result import plain
 from leyden.tasks.language import generate
 from leyden.tasks.task import Task
 
@@ -91,7 +92,7 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
     # Fourth root, so that one error in a hundred is visible.
     axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.25, vmin=0, vmax=1))
     if num_classes <= MAX_COUNTED_CLASSES:
-        names = evaluation.class_names
+        names = [*map(plain, evaluation.class_names)]
         axes.set_xticks(range(num_classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(range(num_classes), names)
         for (row, column), count in np.ndenumerate(counts_KK):
@@ -100,7 +101,7 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
                 axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel("predicted (colour: fourth root of the share of the row)")
     axes.set_ylabel("true")
-    axes.set_title(evaluation.title, fontsize=10)
+    axes.set_title(plain(evaluation.title), fontsize=10)
     return figure
 
 
@@ -123,6 +124,8 @@ class Errors(OnClassEvaluation):
         """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
         indices = most_confident(evaluation)[: self.num_images]
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if not callable(getattr(data, "inputs", None)):  # its samples are not tensors of one shape
+            return
         images_NCHW = data.inputs(evaluation.split, indices).numpy()
         publish(trainer, errors_figure(evaluation, indices, images_NCHW), "errors", evaluation.split)
 
@@ -228,8 +231,8 @@ def prediction_figure(
         spread = np.square(true - true.mean()).sum()
         r2 = f"R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
         axes.set_title(r2, fontsize=10)
-        axes.set_xlabel(f"true {name}")
-        axes.set_ylabel(f"predicted {name}")
+        axes.set_xlabel(plain(f"true {name}"))
+        axes.set_ylabel(plain(f"predicted {name}"))
         margin = 0.03 * ((high - low) or 1.0)
         axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), box_aspect=1)
         axes.grid(alpha=0.3)

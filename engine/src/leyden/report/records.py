@@ -224,7 +224,7 @@ def _scan(directory: str) -> tuple[list[str], list[str]]:
     names, folders, links = set(), [], []
     # A folder can vanish, or be closed to this user.
     with (
-        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+        contextlib.suppress(OSError),
         os.scandir(directory) as entries,
     ):
         for entry in entries:

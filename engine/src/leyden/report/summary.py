@@ -33,7 +33,7 @@ from leyden.report.records import Record, position, read_records, varying_keys
 from leyden.report.statistics import MIN_VALUES
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
-from leyden.run.result import save_pdf, use_log_scale
+from leyden.run.result import plain, save_pdf, use_log_scale
 
 
 def best_remarks(
@@ -276,8 +276,16 @@ def _draw(
 def _write(path: Path, content: str | bytes) -> None:
     """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
     own = path.with_name(f"{path.name}.{os.getpid()}")
-    write_whole(own, content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+    write_whole(own, _encoded(content) if isinstance(content, str) else content)
     own.replace(path)
+
+
+def _encoded(text: str) -> bytes:
+    """Return a text in UTF-8, with the bytes of file names that are not; other strange characters are escaped."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # of a record, which may be a stranger's
+        return text.encode(errors="backslashreplace")
 
 
 MAX_MEANS = 12  # up to this many values of a key get a mean each
@@ -349,14 +357,14 @@ def draw_summary(
                 if together[0] in point.choices
             ]
             _scatter(axes, along, log=None if log is None else together[0] in log, means=True)
-            axes.set_xlabel(", ".join(together))
+            axes.set_xlabel(plain(", ".join(together)))
             if not column:
-                axes.set_ylabel(metric)
+                axes.set_ylabel(plain(metric))
             axes.grid(alpha=0.3)
         if row:
             axes = figure.add_subplot(len(metrics), num_columns, (row + 1) * num_columns)
             _scatter(axes, [(p.values[0], p.values[row], p.is_pruned) for p in points], log=False, means=False)
-            axes.set_xlabel(metrics[0])
+            axes.set_xlabel(plain(metrics[0]))
             axes.grid(alpha=0.3)
     handles = {
         label: bar for axes in figure.axes for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -416,14 +424,14 @@ def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str]
             axes.text(column, row, f"{means[row][column]:.4g}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
         axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
-    axes.set_xlabel(keys[0])
-    axes.set_ylabel(keys[1])
-    figure.colorbar(image, ax=axes, label=f"mean of {metric}")
+    axes.set_xlabel(plain(keys[0]))
+    axes.set_ylabel(plain(keys[1]))
+    figure.colorbar(image, ax=axes, label=plain(f"mean of {metric}"))
 
 
 def shorten(text: str) -> str:
     """Return a text for an axis, reduced to its end if it is too long."""
-    return text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}"
+    return plain(text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}")
 
 
 def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool | None, means: bool) -> None:

@@ -142,6 +142,10 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         bare = unknown[0].lstrip("-")
         what = f"a key has no dashes, such as {bare}" if "=" in bare else "--help lists the options"
         raise UserError(f"{unknown[0]}: no such option; {what}")
+    if (options.resolve or options.package) and not options.cfg:
+        raise UserError(
+            f"{'--resolve' if options.resolve else '--package'}: needs --cfg job, whose output it changes"
+        )
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     if options.multirun and not can_sweep:
@@ -259,6 +263,8 @@ def _explain_syntax(override: str, found: str) -> str:
     key, has_value, value = override.partition("=")
     if not has_value:
         return f"{override}: must be key=value"
+    if value.startswith("~"):
+        return f"{override}: a shell expands ~ only at the beginning of a word; write {key}=$HOME{value[1:]}"
     strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value)))
     if strange:
         return f"{override}: {strange} must be quoted, in a shell as: {quoted_override(key, value)}"

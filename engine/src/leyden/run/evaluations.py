@@ -1,6 +1,7 @@
 """The list of test evaluations, in chronological order, and how several processes append to such a list."""
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ def appending(
     Raises:
         OSError: The file can't be read or written.
     """
-    path = path.resolve()  # a link may lead to the list of a whole group
+    if path.is_symlink():  # in a folder of somebody else it may lead anywhere
+        raise OSError(errno.ELOOP, "is a link, which is not followed", str(path))
     with lock.hold(path.with_suffix(".lock")) as held:
         rows = read_rows(path)
 

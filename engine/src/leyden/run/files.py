@@ -205,7 +205,13 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
     found = {}
     text = read_bytes(path).decode(errors="replace") if path.exists() else ""
     for row in (line.split(",") for line in text.splitlines()):
-        if len(row) == 4 and row[0].isascii() and row[0].isdecimal() and all(map(_is_hash, row[1:])):
+        if (
+            len(row) == 4
+            and row[0].isascii()
+            and row[0].isdecimal()
+            and len(row[0]) < 19
+            and all(map(_is_hash, row[1:]))
+        ):
             found[int(row[0])] = Fingerprint(*row[1:])
     return found
 

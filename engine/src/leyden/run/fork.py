@@ -64,7 +64,7 @@ def inherited_overrides(source: RunContents) -> list[str]:
     The last start repeats the overrides of the first one, and may add some.
     """
     found = [each for start in source.starts[-1:] for each in start["overrides"]]
-    return [each for each in found if key_of(each).split(".")[0] not in ("fork", *CONTROL_KEYS)]
+    return [each for each in found if key_of(each).split(".")[0] not in {"fork", *CONTROL_KEYS} - {"test"}]
 
 
 def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:

@@ -24,7 +24,10 @@ def key() -> str:
     try:
         if text := os.environ.get(KEY, "").strip():
             return _checked(text)
-        path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "leyden" / "key"
+        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+        path = (
+            (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
+        )  # by the XDG specification
         if not path.exists():
             _make(path)
         return _checked(read_text(path).strip())

@@ -21,8 +21,9 @@ from typing import Any
 
 import leyden
 from leyden.config.errors import is_library
-from leyden.config.paths import LIBRARY, ROOT, code_folders
+from leyden.config.paths import LIBRARY, PROJECT, ROOT, code_folders
 from leyden.config.values import flatten
+from leyden.run.files import read_json
 from leyden.run.identity import identity_values
 from leyden.run.process import num_cores
 
@@ -154,35 +155,40 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
     """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. If there are git repositories
-    within this one, submodules or not, `repositories` has the state of each, by path; ignored ones are left out.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. `repositories` has the state of each
+    submodule, by path. Any other repository within this one is in `left_out`: git would execute what its configuration
+    names, and it may be a stranger's.
 
     Args:
         folder: A folder in the repository; None for the project's.
     """
     folder = folder or ROOT
-    copied = folder / GIT_OF_COPY
-    if copied.exists():
-        return dict(json.loads(copied.read_text(encoding="utf-8")))
+    if (
+        PROJECT in os.environ
+        and folder == ROOT
+        and isinstance(copied := read_json(folder / GIT_OF_COPY, None), dict)
+    ):
+        return copied
     sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", "--porcelain", "--untracked-files=normal")
     if sha is None or status is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     diff, left_out = _diff(folder) if status else ("", [])
-    inner = {path: state_of_code(top / path) for top, path in _repositories_in(folder)}
-    left_out += [f"{path}/" for path, state in inner.items() if state["sha"] is None]  # nothing is committed there
+    submodules, others = _repositories_in(folder)
+    inner = {path: state_of_code(top / path) for top, path in submodules}
+    left_out += [*others, *(f"{path}/" for path, state in inner.items() if state["sha"] is None)]
     dirty = diff != "" or bool(left_out) or any(state["dirty"] for state in inner.values())
     found = {"sha": sha.strip(), "dirty": dirty, "diff": diff, "left_out": left_out}
     return {**found, "repositories": inner} if inner else found
 
 
-def _repositories_in(folder: Path) -> list[tuple[Path, str]]:
-    """Return the repositories within a folder's repository, each as the outer one's top folder and a path below it."""
+def _repositories_in(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Return a repository's submodules, each as the outer one's top folder and a path below it, and other repositories."""
     top = Path((git(folder, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
     staged = (git(top, "ls-files", "--stage", "-z") or "").split("\0")
     paths = [each.partition("\t")[2] for each in staged if each.startswith("160000 ")]  # the mode of a submodule
     others = (git(top, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    paths += [each.removesuffix("/") for each in others if each.endswith("/")]
-    return [(top, path) for path in paths if (top / path / ".git").exists()]
+    there = [(top, path) for path in paths if (top / path / ".git").exists() and not (top / path).is_symlink()]
+    return there, [each for each in others if each.endswith("/") and (top / each / ".git").exists()]
 
 
 def _diff(folder: Path) -> tuple[str | None, list[str]]:

@@ -279,6 +279,11 @@ def chart_tag(name: str) -> str:
     return f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
 
 
+def plain(text: str) -> str:
+    """Return a text for matplotlib, which would read what is between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
 def use_log_scale(axes: Any, name: str) -> None:
     """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
 

@@ -28,6 +28,7 @@ ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
+JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 MAX_ARRAY = 500  # jobs per array, if Slurm allows it
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
@@ -124,6 +125,7 @@ class Slurm:
 
         A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
         """
+        ids = [job for job in ids if JOB_ID.fullmatch(str(job))]  # of a record, which may be a stranger's
         if not ids:
             return {}
         query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|")

@@ -189,7 +189,8 @@ class Search:
                     if trial.state == TrialState.FAIL and trial.number not in retried:
                         # An enqueued trial may have been killed before all its parameters were suggested: then
                         # `fixed_params` has the others.
-                        setting = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                        fixed = trial.system_attrs.get("fixed_params")
+                        setting = {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
                         self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
             yield
 
@@ -271,7 +272,8 @@ class Search:
 
     def _is_abandoned(self, frozen: FrozenTrial) -> bool:
         """Return whether the process of a running trial is known to be gone."""
-        return frozen.number not in self.owned and self._state(frozen.user_attrs.get("owner", "")) == "free"
+        owner = frozen.user_attrs.get("owner", "")
+        return frozen.number not in self.owned and (not isinstance(owner, str) or self._state(owner) == "free")
 
     def _state(self, owner: str) -> lock.State:
         """Return the state of an owner's lock; one that has no file is free."""

@@ -82,7 +82,7 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     try:
         storage = JournalStorage(Journal(path))
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
 
 

@@ -204,17 +204,17 @@ class Task(L.LightningModule):
         if not loss.isfinite():
             raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch}")
 
-    def validation_step(self, batch: Any) -> dict[str, Tensor]:
-        """Add a batch to the validation metrics; return its predictions and targets."""
-        return self._update_means("val", batch).step_output
+    def validation_step(self, batch: Any) -> dict[str, Any] | None:
+        """Add a batch to the validation metrics; return its predictions and targets, None for a batch that is None."""
+        return None if batch is None else self._update_means("val", batch).step_output
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of the validation split."""
         self._log_means("val")
 
-    def test_step(self, batch: Any) -> dict[str, Tensor]:
-        """Add a batch to the test metrics; return its predictions and targets."""
-        return self._update_means("test", batch).step_output
+    def test_step(self, batch: Any) -> dict[str, Any] | None:
+        """Add a batch to the test metrics; return its predictions and targets, None for a batch that is None."""
+        return None if batch is None else self._update_means("test", batch).step_output
 
     def on_test_epoch_end(self) -> None:
         """Log the means of the test set."""

@@ -22,7 +22,7 @@ from leyden.config.paths import LIBRARY, ROOT, code_folders, environment_of
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.run import provenance
 from leyden.run.directory import Run, trained_on
-from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of
+from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of, write_whole
 from leyden.run.fork import key_of
 from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option
 from leyden.run.lock import list_files
@@ -203,7 +203,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
         _check_out(code, ROOT, tree, stack)
         project = tree / prefix.strip()
         # The new run records the code as the run did: git writes the same changes in several ways.
-        (project / GIT_OF_COPY).write_text(json.dumps(code), encoding="utf-8")
+        write_whole(project / GIT_OF_COPY, json.dumps(code))  # through no link that the run's diff has made
         yield project
 
 
@@ -246,8 +246,16 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
 
     Other variables that can change bits are left as they are here: the comparison lists them.
     """
-    found = {**os.environ, **{name: str(value) for name, value in _dict_at(there, "variables").items()}}
-    if number := threads or there.get("threads"):
+    recorded = {name: value for name, value in _dict_at(there, "variables").items() if name in provenance.VARIABLES}
+    if wrong := [
+        name
+        for name, value in recorded.items()
+        if not (isinstance(value, str) and value.isascii() and "\0" not in value)
+    ]:
+        raise UserError(f"the recorded variable {wrong[0]} is not a text that a process can have")
+    found = {**os.environ, **recorded}
+    number = threads or there.get("threads")
+    if type(number) is int and number > 0:
         found |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
     if there.get("gpus") == []:
         found["CUDA_VISIBLE_DEVICES"] = (
