@@ -10,8 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.config.errors import UserError
+from leyden.config.paths import find_project
 from leyden.run.directory import Run
+from leyden.run.files import read_fingerprints
+from leyden.scheduler.slurm import Slurm
 from tests import records
 from tests.conftest import QUICK, finish, start
 from tests.records import forget_result
@@ -266,3 +270,30 @@ def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_run_directory_is_no_project(tmp_path):
+    """Its own code would be executed, in place of a module of Python's."""
+    for folder in (tmp_path, tmp_path / "run"):
+        (folder / "conf").mkdir(parents=True)
+        (folder / "conf" / "train.yaml").touch()
+    assert find_project(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run" / "run.json").touch()
+    assert find_project(tmp_path / "run") == tmp_path
+
+
+def test_a_checkpoint_names_no_file_to_delete_elsewhere(tmp_path, capsys):
+    files, mine = SafeCheckpointIO(), tmp_path / "mine.txt"
+    mine.touch()
+    files.save_checkpoint({"state_dict": {}}, tmp_path / "checkpoints" / "a.ckpt")
+    files.remove_checkpoint(tmp_path / "checkpoints" / ".." / "mine.txt")
+    assert mine.exists()
+    assert "is not deleted" in capsys.readouterr().err
+    files.remove_checkpoint(tmp_path / "checkpoints" / "a.ckpt")
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+def test_what_is_no_number_or_job_is_not_read(tmp_path):
+    (tmp_path / "fingerprint.csv").write_text("step,a,b,c\n" + "9" * 5000 + f",{'a' * 32},{'b' * 32},{'c' * 32}\n")
+    assert read_fingerprints(tmp_path) == {}
+    assert Slurm().states(["a\0b", "\ud800", "5; rm"]) == {}

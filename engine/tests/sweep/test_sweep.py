@@ -522,5 +522,5 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     assert err.startswith("These are settings of the space that would be searched.")
     code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert code == 0
-    assert "nothing was done" in out
+    assert "nothing was trained" in out
     assert not (tmp_path / "run").exists()

@@ -157,24 +157,16 @@ def repository(folder, *files):
     return folder
 
 
-@pytest.mark.parametrize("is_submodule", [True, False])
-def test_changes_in_repositories_within_are_kept_and_checked_out(
-    project, tmp_path_factory, monkeypatch, is_submodule
-):
+def test_changes_in_submodules_are_kept_and_checked_out(project, tmp_path_factory, monkeypatch):
     subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
     inner = project / "sub ü"
-    if is_submodule:
-        other = repository(tmp_path_factory.mktemp("other") / "a", "inner.py")
-        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-        allowed = ("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), inner.name)
-        for words in (allowed, (*author, "commit", "-qm", "second")):
-            subprocess.run(["git", "-C", str(project), *words], check=True, capture_output=True)
-    else:
-        repository(inner, "inner.py")
+    other = repository(tmp_path_factory.mktemp("other") / "a", "inner.py")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    allowed = ("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), inner.name)
+    for words in (allowed, (*author, "commit", "-qm", "second")):
+        subprocess.run(["git", "-C", str(project), *words], check=True, capture_output=True)
     clean = provenance.state_of_code()
     assert (clean["dirty"], clean["diff"], clean["left_out"]) == (False, "", [])
-    repository(inner / "deeper", "deep.py")
-    (inner / "deeper" / "deep.py").write_text("a = 2\n")
     (inner / "inner.py").write_text("a = 3\n")
     (inner / "new.py").write_text("a = 4\n")
     found = provenance.state_of_code()
@@ -183,20 +175,31 @@ def test_changes_in_repositories_within_are_kept_and_checked_out(
     monkeypatch.setattr(reproduction, "ROOT", project)
     for state, values in ((clean, {"inner.py": "a = 1\n"}), (found, {"inner.py": "a = 3\n", "new.py": "a = 4\n"})):
         with reproduction._checked_out(SimpleNamespace(starts=[{"git": state}])) as tree:
-            got = {name: (tree / inner.name / name).read_text() for name in values}
-            assert got == values
-            deep = tree / inner.name / "deeper" / "deep.py"
-            assert (deep.read_text() if state is found else deep.exists()) == (
-                "a = 2\n" if state is found else False
-            )
+            assert {name: (tree / inner.name / name).read_text() for name in values} == values
         assert not tree.exists()
-        for folder in (project, inner, inner / "deeper"):
+        for folder in (project, inner):
             trees = subprocess.check_output(["git", "-C", str(folder), "worktree", "list"], text=True)
             assert trees.count("\n") == 1
-    (project / "empty").mkdir()
-    subprocess.run(["git", "-C", str(project / "empty"), "init", "-q"], check=True)
-    (project / "empty" / "a.py").write_text("a = 1\n")
-    assert provenance.state_of_code()["left_out"] == ["empty/"]
+
+
+def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp_path):
+    """It may be a stranger's, and git executes what its configuration names."""
+    subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
+    theirs = repository(project / "theirs", "a.py")
+    (theirs / "a.py").write_text("a = 2\n")
+    (theirs / "git.json").write_text("[1]")
+    config = ["config", "core.fsmonitor", f"touch {tmp_path / 'executed'}; false"]
+    subprocess.run(["git", "-C", str(theirs), *config], check=True)
+    found = provenance.state_of_code()
+    assert (found["dirty"], found["diff"], found["left_out"]) == (True, "", ["theirs/"])
+    assert "repositories" not in found
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_of_the_users_is_not_taken_for_the_state_of_a_copy(project, monkeypatch):
+    monkeypatch.delenv("LEYDEN_PROJECT", raising=False)
+    (project / "git.json").write_text('{"sha": "of mine"}')
+    assert provenance.state_of_code()["sha"] != "of mine"
 
 
 @pytest.mark.parametrize("path", ["../other", "/tmp", "old.py/../.."])
