@@ -61,7 +61,7 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed(made):
 
 
 def test_facts_come_from_the_data_set_and_its_first_sample():
-    data = module(Noisy(20), val_size=4)
+    data = module(Noisy(20), val_size=4, test=Noisy(4))
     assert isinstance(data, DataModule)
     assert data.facts.input_shape == (3, 4, 4)
     assert data.facts.class_names == ("even", "odd")

@@ -87,6 +87,6 @@ def test_how_much_a_number_may_differ_depends_on_how_large_they_are(monkeypatch,
         get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda _, given: [size * given["x"] + off]
     )
     monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *args, **kwargs: session)
-    num_other, difference = onnx._compare(b"", lambda inputs: size * inputs, Data(), 4)
+    num_other, difference = onnx._compare(b"", lambda inputs: size * inputs, Data(), "test", 4)
     assert num_other == 0
     assert (difference <= onnx.TOLERANCE) is allowed
