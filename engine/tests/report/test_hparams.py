@@ -1,5 +1,7 @@
 """Every run is a row of TensorBoard's HParams table, by what was typed, with what came of it."""
 
+import errno
+
 import pytest
 from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -92,7 +94,7 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
 
     def failing_step(self, batch):
         if self.global_step == 15:
-            raise OSError("the disk is gone")
+            raise OSError(errno.EIO, "the disk is gone")
         return step(self, batch)
 
     with monkeypatch.context() as patch:
