@@ -71,9 +71,7 @@ class Build:
         test = self._evaluates_test_set(test)
         self._check_limits(test)
         self._check_objective()
-        if isinstance(
-            self.module, Task
-        ):  # the names that another LightningModule logs are unknown before it logs them
+        if isinstance(self.module, Task):  # names that another LightningModule logs are unknown before it does
             self._check_monitors(self.module)
         return test
 
@@ -173,9 +171,8 @@ def build(
     data = datamodule(cfg)
     with user_errors("data"):
         digests = digests_of(data)
-    beginning.check_data(
-        digests
-    )  # loggers delete points, and the task's schedule needs the trainer's number of steps
+    beginning.check_data(digests)  # first, since loggers delete points
+    # Before the task, whose schedule needs the number of steps.
     trainer = run_trainer(
         cfg, run.directory, data, beginning.content, requeue_signal=requeue_signal, pictures=pictures
     )

@@ -1,4 +1,4 @@
-"""Where a run starts from: nothing, its own checkpoint (resume), or another run's state (`fork`) or weights (`init_from`)."""
+"""The starting point of a run: nothing, its own checkpoint (resume), or another run's state (`fork`) or weights (`init_from`)."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.paths import LIBRARY
 from leyden.config.terminal import one_line, some_of, warn
-from leyden.config.values import ABSENT, differing, flatten
+from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
@@ -183,7 +183,7 @@ def _misfit_error(path: Path, error: Exception) -> UserError:
 
 
 class StartingPoint:
-    """Where a run starts from; this one is nothing: a new run.
+    """The starting point of a run; this one is nothing: a new run.
 
     Attributes:
         content: Content of the checkpoint that training resumes from; None without one.
@@ -249,8 +249,7 @@ class Resumed(StartingPoint):
 
 def _warn_of_other_versions(run: RunContents) -> None:
     """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
-    recorded, here = run.starts[-1:] and run.starts[-1].get("versions"), installed_versions()
-    there = recorded if isinstance(recorded, dict) else {}
+    there, here = dict_at(run.starts[-1] if run.starts else {}, "versions"), installed_versions()
     names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here.get(name)) != here.get(name)]
     if names:
         versions = "; ".join(f"{name} was {one_line(there[name])}, is {here.get(name)}" for name in names)

@@ -1,6 +1,5 @@
 """The functions that run on a cluster's node: a sweep's job, or trials of a search one after another."""
 
-import pickle
 import shlex
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.config.hydra import composing
 from leyden.config.paths import prepare_process
+from leyden.run.call import COMMAND, write_call
 from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import importing, is_main_process, num_processes, release_memory
@@ -138,8 +138,8 @@ class JobLauncher:
     def _run_in_processes(self, job: Job, config: DictConfig) -> str:
         """Run a job in the processes of the scheduler's job; return the text of its error, empty on success."""
         call = self.log.with_name(f"{self.scheduler.job_id()}_trial.pkl")  # on the file system of all nodes
-        call.write_bytes(pickle.dumps((run_on_node, (self.module, config, job.identity, job.overrides))))
-        command = f"{self.start_command} -m leyden.sweep.command {shlex.quote(str(call))}"
+        write_call(call, run_on_node, (self.module, config, job.identity, job.overrides))
+        command = f"{self.start_command} -m {COMMAND} {shlex.quote(str(call))}"
         code = subprocess.run(command, shell=True).returncode
         call.unlink()
         if (recorded := recorded_error(job.run.result)) is not None:

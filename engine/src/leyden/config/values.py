@@ -137,6 +137,11 @@ class _Absent:
 ABSENT: Any = _Absent()
 
 
+def dict_at(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the dictionary at a key; empty if there is none, as in a damaged record, or in a stranger's."""
+    return part if isinstance(part := node.get(key), dict) else {}
+
+
 def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]]:
     """Return the values of two flat configurations by key, where they differ; `ABSENT` for a key that one lacks.
 

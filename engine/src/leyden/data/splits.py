@@ -160,6 +160,11 @@ def split(
     return {"val": order[begin:end], "train": torch.cat([before, after])}
 
 
+def smallest_batch(num_samples: int, batch_size: int) -> int:
+    """Return the number of samples in the last batch, the smallest one; 0 without samples."""
+    return min(num_samples % batch_size or batch_size, num_samples)
+
+
 def check_integers(**named: tuple[Any, int]) -> None:
     """Check that each named value is a whole number, and at least its minimum.
 
@@ -283,7 +288,7 @@ class SplitDataModule(L.LightningDataModule):
             ValueError: A process would get no sample of the last batch.
         """
         num_samples = self.sizes["train"]
-        smallest = min(num_samples % self.batch_size or self.batch_size, num_samples)
+        smallest = smallest_batch(num_samples, self.batch_size)
         if smallest < world_size:
             raise ValueError(
                 f"batch_size={self.batch_size}: {num_samples} training samples leave a batch of {smallest}, too few "

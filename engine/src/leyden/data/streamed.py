@@ -26,11 +26,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.facts import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, check_integers
+from leyden.data.splits import SplitDataModule, SplitLoader, check_integers, smallest_batch
 from leyden.data.tensors import names_of
 from leyden.data.transforms import Normalize, send
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
+
+
+def own_collate(dataset: Any) -> Callable[[list[Any]], Any] | None:
+    """Return a dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
+    return getattr(dataset, "collate_fn", None)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class SeededSamples:
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:
-        """The dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
-        return getattr(self.dataset, "collate_fn", None)
+        """The dataset's own `collate_fn`, see `own_collate`."""
+        return own_collate(self.dataset)
 
     def __call__(self, task: tuple[int, Sequence[int]]) -> Any:
         """Return inputs, shape (N, ...), and targets, shape (N, ...), for a task (epoch, indices); N can be 0.
@@ -342,7 +347,7 @@ class StreamedDataModule(SplitDataModule):
             ValueError: `standardize` is set, and the inputs are not pixels.
         """
         dataset: Any = self.datasets["train"]
-        if hasattr(dataset, "collate_fn"):
+        if own_collate(dataset):
             return self._named_facts(dataset)
         # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
         with contextlib.closing(self._raw("train", 1)) as first:
@@ -395,8 +400,8 @@ class StreamedDataModule(SplitDataModule):
         super().check_world_size(world_size)
         for split in ("val", "test"):
             num = self.sizes.get(split, 0)
-            smallest = num and min(num % self.eval_batch_size or self.eval_batch_size, num)
-            if 0 < smallest < world_size and hasattr(self.datasets[split], "collate_fn"):
+            smallest = smallest_batch(num, self.eval_batch_size)
+            if 0 < smallest < world_size and own_collate(self.datasets[split]):
                 raise ValueError(
                     f"eval_batch_size={self.eval_batch_size}: {num} samples ({split}) leave a batch of {smallest}, and nothing to "
                     f"collate for some of {world_size} processes; choose another eval_batch_size"

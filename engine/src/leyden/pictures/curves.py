@@ -1,4 +1,4 @@
-"""What loggers get of a training besides its metrics: the picture of its curves, its throughput, its configuration."""
+"""A training in pictures and loggers, besides its metrics: its curves, its throughput, its configuration."""
 
 import math
 import time

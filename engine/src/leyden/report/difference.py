@@ -1,4 +1,4 @@
-"""What is printed of an ended run, with suggested next commands; and the differences between two runs."""
+"""The printed result of a run, with suggested next commands; and the differences between two runs."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from leyden.config.terminal import (
     relative_path,
     show,
 )
-from leyden.config.values import ABSENT, differing, flatten
+from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
@@ -82,12 +82,12 @@ def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> li
 def _code(run: Run) -> dict[str, Any]:
     """Return the commit and uncommitted changes of the project and the library, and package versions, of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    library = _commit(_dict_at(_dict_at(start, "library"), "git"))
+    library = _commit(dict_at(dict_at(start, "library"), "git"))
     return {
-        **_commit(_dict_at(start, "git")),
+        **_commit(dict_at(start, "git")),
         **{f"leyden's {name}": value for name, value in library.items()},
         "python": start.get("python"),
-        **_dict_at(start, "versions"),
+        **dict_at(start, "versions"),
     }
 
 
@@ -102,16 +102,11 @@ def _machine(run: Run) -> dict[str, Any]:
     """Return the host and machine of the last start, with the values of its libraries, flags and variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     found: dict[str, Any] = {"host": start.get("host")}
-    for key, value in _dict_at(start, "machine").items():
+    for key, value in dict_at(start, "machine").items():
         found |= (
             {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
         )
     return found
-
-
-def _dict_at(start: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the dictionary at a key; empty if there is none, as in a damaged file."""
-    return part if isinstance(part := start.get(key), dict) else {}
 
 
 def _result(run: Run) -> dict[str, Any]:

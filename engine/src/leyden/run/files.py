@@ -87,9 +87,8 @@ def read_bytes(
             file.seek(max(0, num - last_bytes))
         elif num > max_bytes:
             raise OSError(errno.EFBIG, f"has {num} bytes, more than {max_bytes}", str(path))
-        return file.read(
-            min(num, max_bytes if first_bytes is None else first_bytes)
-        )  # Python makes room for all that is asked for
+        most = max_bytes if first_bytes is None else first_bytes
+        return file.read(min(num, most))  # Python makes room for all that is asked for
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:

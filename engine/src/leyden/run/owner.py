@@ -24,10 +24,8 @@ def key() -> str:
     try:
         if text := os.environ.get(KEY, "").strip():
             return _checked(text)
-        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-        path = (
-            (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
-        )  # by the XDG specification
+        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))  # counts if it is absolute, by the XDG specification
+        path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
         if not path.exists():
             _make(path)
         return _checked(read_text(path).strip())

@@ -1,7 +1,6 @@
 """Slurm: its jobs, their states, and the resources that they request."""
 
 import os
-import pickle
 import re
 import secrets
 import shlex
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
+from leyden.run.call import COMMAND, write_call
 from leyden.run.process import JOB
 from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted, check_trainer
 
@@ -34,8 +34,7 @@ QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
 REQUEUE = "LEYDEN_REQUEUE"
 FOLDER = "LEYDEN_LOGS"  # variable of a job's script: the folder of its logs
-LOG = "{}_0_log.out"  # of a job's first process, by the job's id
-COMMAND = "leyden.sweep.command"  # calls a function from a file
+LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
 NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 # Slurm signals nothing but the script of a job without srun.
@@ -230,7 +229,7 @@ class Slurm:
         batch = folder / secrets.token_hex(6)
         files = [batch.with_name(f"{batch.name}_{number}.pkl") for number in range(num)]
         for file, call in zip(files, arguments, strict=True):
-            file.write_bytes(pickle.dumps((work, call)))
+            write_call(file, work, call)
         # By srun, unless it is called within the script's process; Slurm still signals those that srun starts then.
         command = f"{python} -u -m {COMMAND} {shlex.quote(str(batch))}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl"
         script = batch.with_suffix(".sh")
@@ -239,7 +238,7 @@ class Slurm:
         found = ACCEPTED.search(out)  # a site's banner may stand around it
         if not problem and found:
             ids = [f"{found[1]}_{number}" for number in range(num)] if num > 1 else [found[1]]
-            return [Submitted(each, folder / LOG.format(each)) for each in ids]
+            return [Submitted(each, folder / LOG.format(each, 0)) for each in ids]
         if not problem or problem.startswith(NO_ANSWER):
             why = problem or f"it says {out.strip()!r}"
             raise UserError(f"cluster: sbatch may have failed; see squeue before you try again: {why}")
@@ -253,7 +252,7 @@ class Slurm:
 
     def log(self) -> Path:
         """Return the file that the job of this process prints to."""
-        return Path(os.environ[FOLDER], LOG.format(self.job_id()))
+        return Path(os.environ[FOLDER], LOG.format(self.job_id(), 0))
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
@@ -314,7 +313,7 @@ def _script(
     if shutil.which("sbatch") is None:
         raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
     options = _options(folder, cluster, num_jobs, after)
-    log = shlex.quote(f"{folder}/{'%A_%a' if num_jobs > 1 else '%j'}_%t_log.out")
+    log = shlex.quote(f"{folder}/{LOG.format(_id_pattern(num_jobs), '%t')}")
     if cluster.use_srun and by_srun:
         command = f"srun --unbuffered --output={log} {shlex.join(_srun_arguments(cluster))} {command}"
     elif not cluster.use_srun:
@@ -323,6 +322,11 @@ def _script(
         f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}") for key, value in options
     ]
     return "\n".join(["#!/bin/bash", *lines, *_setup(folder, cluster), command, *_teardown(cluster), ""])
+
+
+def _id_pattern(num_jobs: int) -> str:
+    """Return Slurm's pattern for the id of a job, or of one in an array."""
+    return "%A_%a" if num_jobs > 1 else "%j"
 
 
 def _options(folder: Path, cluster: DictConfig, num_jobs: int, after: Collection[str]) -> list[tuple[str, Any]]:
@@ -344,7 +348,7 @@ def _options(folder: Path, cluster: DictConfig, num_jobs: int, after: Collection
         "ntasks-per-node": cluster.tasks_per_node,
         "cpus-per-task": cluster.cpus_per_task,
         "time": cluster.time_min,
-        "output": f"{folder}/{LOG.format('%A_%a' if num_jobs > 1 else '%j')}",
+        "output": f"{folder}/{LOG.format(_id_pattern(num_jobs), 0)}",
         "open-mode": "append",
         "signal": signal,
         "requeue": True,

@@ -6,7 +6,6 @@ PyTorch is imported inside of functions only: the sweep's main process imports t
 import importlib
 import importlib.metadata
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -27,6 +26,7 @@ from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
+from leyden.run.call import COMMAND, write_call
 from leyden.run.process import die_with_parent, end_with_parent, importing, is_main_process
 from leyden.sweep.jobs import failure_text
 
@@ -196,11 +196,9 @@ def run_as_command(module: str, config: DictConfig) -> str:
     """Run a job with several processes, as a command of its own; return the text of its error, empty on success."""
     with tempfile.TemporaryDirectory() as folder:
         path, error = Path(folder) / "job", Path(folder) / "error"
-        path.write_bytes(pickle.dumps((_execute_job_or_write, (module, config, error))))
+        write_call(path, _execute_job_or_write, (module, config, error))
         # If this process is killed, the command gets a signal, and then ends its other processes.
-        code = subprocess.run(
-            [sys.executable, "-m", "leyden.sweep.command", str(path)], preexec_fn=end_with_parent
-        ).returncode
+        code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
         if not code:
             return ""
         return error.read_text(encoding="utf-8") if error.exists() else f"Killed: its process ended with {code}"

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from leyden.config.errors import UserError, leave
 from leyden.config.paths import LIBRARY, ROOT, code_folders, environment_of
 from leyden.config.terminal import one_line, some_of, warn
+from leyden.config.values import dict_at
 from leyden.run import provenance
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of, write_whole
@@ -63,15 +64,15 @@ def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads
         raise UserError(f"{run.directory}: has no record of a start, which names the code")
     if not read_fingerprints(run.directory):
         raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared")
-    machine = _dict_at(run.starts[-1], "machine")
+    machine = dict_at(run.starts[-1], "machine")
     _check_parent(run)
-    _check_machine(_dict_at(settings, "trainer"), machine)
-    _check_data(run, _dict_at(settings, "data"))
+    _check_machine(dict_at(settings, "trainer"), machine)
+    _check_data(run, dict_at(settings, "data"))
     with _checked_out(run) as tree, tempfile.TemporaryDirectory() as folder:
         _write(settings, Path(folder) / "recorded.yaml")
         _warn_of_other_versions(run)
         _train(tree, folder, {**_environment(machine, threads), **environment_of(tree)})
-    reproduced, root = Run(directory), _dict_at(settings, "data").get("root")
+    reproduced, root = Run(directory), dict_at(settings, "data").get("root")
     kept = [each for each in run.overrides if not is_launch_option(key_of(each))]
     reproduced.set_overrides([*kept, *([f"data.root={hydra_value(root)}"] if root else [])])
     return reproduced
@@ -81,7 +82,7 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
     config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
     if data_root:
-        if "root" not in _dict_at(config, "data"):
+        if "root" not in dict_at(config, "data"):
             raise UserError(f"data_root={data_root}: has no effect, the run's data have no data.root")
         config["data"]["root"] = str(Path(data_root).absolute())
     # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
@@ -121,7 +122,7 @@ def _check_parent(run: Run) -> None:
     """
     if not (run.recorded.get("fork") or run.recorded.get("init_from")):
         return
-    parent = next((found for start in run.starts if (found := _dict_at(start, "parent"))), {})
+    parent = next((found for start in run.starts if (found := dict_at(start, "parent"))), {})
     path = Path(str(parent.get("checkpoint")))
     if not path.is_file() or _digest(path) != parent.get("sha256"):
         raise UserError(f"{path}: is not there any more, or is not the checkpoint from which the run started")
@@ -233,7 +234,7 @@ def _check_out(state: Any, source: Path, tree: Path, stack: contextlib.ExitStack
     if diff and git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
         raise UserError(f"the run's changes of the code can't be applied to its commit {sha[:12]}")
     top = Path((git(source, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
-    for path, inner in _dict_at(recorded, "repositories").items():
+    for path, inner in dict_at(recorded, "repositories").items():
         if not (top / path / ".git").exists() or not (tree / path).resolve().is_relative_to(tree):
             raise UserError(
                 f"{top / path}: a repository of the run's code is not there; git submodule update --init may get it"
@@ -246,7 +247,7 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
 
     Other variables that can change bits are left as they are here: the comparison lists them.
     """
-    recorded = {name: value for name, value in _dict_at(there, "variables").items() if name in provenance.VARIABLES}
+    recorded = {name: value for name, value in dict_at(there, "variables").items() if name in provenance.VARIABLES}
     if wrong := [
         name
         for name, value in recorded.items()
@@ -258,9 +259,7 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
     if type(number) is int and number > 0:
         found |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
     if there.get("gpus") == []:
-        found["CUDA_VISIBLE_DEVICES"] = (
-            ""  # trainer.accelerator=auto chose the processor, and would choose a GPU here
-        )
+        found["CUDA_VISIBLE_DEVICES"] = ""  # auto chose the processor, and would choose a GPU here
     return found
 
 
@@ -290,15 +289,10 @@ def _warn_of_other_versions(run: Run) -> None:
         warn(
             "the run's last start had other versions or another machine than one before; only the last one's are taken"
         )
-    there, here = _dict_at(start, "versions"), provenance.installed_versions()
+    there, here = dict_at(start, "versions"), provenance.installed_versions()
     # Local version labels (after a plus) name a build for a kind of machine, which the package index may not have.
     needed = [f"{name}=={str(text).partition('+')[0]}" for name, text in there.items() if here.get(name) != text]
     if start.get("python") != platform.python_version():
         needed.insert(0, f"python=={start.get('python')}")
     if needed:
         warn(f"other versions are installed here than the run had: {one_line(' '.join(needed))}")
-
-
-def _dict_at(node: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the dictionary at a key; empty if there is none, as in a record that a stranger wrote."""
-    return part if isinstance(part := node.get(key), dict) else {}

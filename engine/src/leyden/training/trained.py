@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +177,9 @@ class Trained:
         cfg = OmegaConf.create({"trainer": options})
         return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
-    @contextlib.contextmanager
-    def seeded(self) -> Iterator[None]:
-        """Context in which a network that draws random numbers draws the same ones each time."""
-        with seeded_as_run(self.cfg.seed, "task"):
-            yield
+    def seeded(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a network that draws random numbers draws the same ones each time."""
+        return seeded_as_run(self.cfg.seed, "task")
 
     def measure(self, outputs: str, accelerator: str | None) -> tuple[dict[str, float], str]:
         """Return the test metrics, and a message if they are those of a part of the test set."""

@@ -1,6 +1,6 @@
-"""A function called by a command of its own: `python -m leyden.sweep.command FILE`.
+"""A function called by a command of its own: `python -m leyden.run.call FILE`.
 
-FILE has the function and its arguments, pickled by the process that starts the command. A run with several processes
+FILE has the function and its arguments, written by the process that starts the command. A run with several processes
 needs a command, since Lightning starts the other processes by repeating the command line of the first one; so does a job
 of a cluster.
 """
@@ -11,9 +11,19 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from leyden.run.process import JOB
+
+COMMAND = "leyden.run.call"  # the name of this module, which is another one while it runs
+
+
+def write_call(path: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Write the file of a call: a function that can be imported, and its arguments."""
+    path.write_bytes(pickle.dumps((function, arguments)))
+
 
 if __name__ == "__main__":
     if job := os.environ.get(JOB):  # of a cluster
