@@ -365,7 +365,8 @@ def _create(watch: Watch) -> Lock | None:
     except FileExistsError:
         return None
     except FileNotFoundError:  # the folder was removed by the process that created it
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # created and removed by others meanwhile
+            path.parent.mkdir(parents=True, exist_ok=True)
         return None
     taken, numbers = None, set()
     try:
