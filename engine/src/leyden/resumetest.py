@@ -38,7 +38,8 @@ def main() -> None:
             raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")
         # A scheduler, or a terminal that closes, must not leave the command behind: leave() ends all contexts.
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: leave(128 + number))
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda number, _: leave(128 + number))
         from leyden.testing.kills import Starts, compare_killed
 
         with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:

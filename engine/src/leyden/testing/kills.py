@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,12 +54,21 @@ class Starts:
             raise UserError(f"{text}\n{self.tail()}") from None
         finally:
             _end(process)
-        marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as error:
+            raise UserError(
+                f"{path}: start {self.number} has left a damaged line, as a full disk does ({error})"
+            ) from None
         steps = f"steps {one_line(marks[0]['step'])} to {one_line(marks[-1]['step'])}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
         show(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
         sys.stdout.flush()
         return marks, code
+
+    def forget(self) -> None:
+        """Delete the checkpoints, so that the next start is a new run."""
+        shutil.rmtree(self.folder / "run")
 
     @property
     def _output(self) -> Path:
@@ -121,7 +131,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
     if code:
         raise UserError(f"undisturbed, the command ends with exit code {code}\n{starts.tail()}")
     drawn, steps = draw_kills(whole, kills, seed), steps_of(whole)
-    (starts.folder / "run").rename(starts.folder / "undisturbed")  # the killed run has a new folder of this name
+    starts.forget()
     expected = {(mark["rank"], mark["step"]): mark for mark in whole}
     done: Counter[str] = Counter()
     begins = []
@@ -130,17 +140,22 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         begins += steps_of(marks)[:1]
         if starts.number == 2 and begins != steps[:1]:
             raise UserError(f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}")
-        place = f"start {starts.number}" if starts.number > 2 else "not deterministic: start 2, before any kill,"
+        number = starts.number
         if difference := _first_difference(marks, expected):
-            return False, f"{place} parts at {difference}"
+            if number > 2:  # else it has not resumed yet
+                starts.forget()
+                if not (anew := _first_difference(starts.start()[0], expected)):
+                    return False, f"start {number} parts at {difference}"
+                difference = anew
+            return False, f"not deterministic: undisturbed, too, it parts at {difference}"
         done.update(steps_of(marks))
         missing = [step for step in ([kill_at] if kill_at else steps) if step not in done]
         if missing or (code and not kill_at):
             without = f", without step {one_line(missing[0])}" if missing else ""
-            return False, f"{place} ends with exit code {code}{without}\n{starts.tail()}"
+            return False, f"start {number} ends with exit code {code}{without}\n{starts.tail()}"
     if len({*begins}) == 1:
         raise UserError(
-            f"nothing was shown: each start began at step {steps[0]}, and none resumed from a checkpoint"
+            f"nothing was shown: each start began at step {steps[0]}; had it a checkpoint in {DIR} before {drawn[-1]}?"
         )
     compared = ", ".join(part for part in PARTS if any(mark[part] for mark in whole))
     again = sum(number > 1 for number in done.values())
