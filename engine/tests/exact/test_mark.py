@@ -91,9 +91,9 @@ EQUAL = {
     "objects": (np.array(["a", None, X], object), np.array(["a", None, X], object)),
     "date": (np.datetime64("2020"), np.datetime64("2020")),
     "text": (["\ud800ü", b"1", "x"], ["\ud800ü", b"1", "x"]),
-    "own": (Own(), Own()),
-    "class": (Graph, Graph),
-    "generator": (torch.Generator(), torch.Generator()),
+    "own": ([Own()], [Own()]),
+    "class": ([Graph], [Graph]),
+    "generator": ([torch.Generator()], [torch.Generator()]),
 }
 DIFFERENT = {
     "item": (X, torch.where(X == 5, 5.5, X)),
@@ -108,7 +108,7 @@ DIFFERENT = {
     "None": ([None, "a"], [None, None]),
     "data class": (Graph(X), Graph(X + 1)),
     "array": (ARRAY, ARRAY + (ARRAY == 11)),
-    "class": (Own(), Graph(1)),
+    "class": ([Own()], [Strange]),
 }
 
 
@@ -158,7 +158,7 @@ def recursive():
     return value
 
 
-@pytest.mark.parametrize("make", [Broken, Strange, recursive])
+@pytest.mark.parametrize("make", [Broken, Strange, recursive, Own, torch.Generator])
 def test_what_can_not_be_hashed_is_left_out_with_a_line(make, marks, capsys):
     for step in (1, 2):
         mark(step, network(), None, make())

@@ -26,8 +26,8 @@ def mark(step: object, model: object = None, optimizer: object = None, batch: ob
 
     Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
     Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers and data classes; an
-    object of another class by its `state_dict()`, else by the name of its class. An error never ends the training: it
-    is one line on stderr.
+    object of another class by its `state_dict()`, else, within these, by the name of its class. An error never ends the
+    training: it is one line on stderr.
 
     Example:
         >>> from leyden.exact import mark
@@ -71,7 +71,9 @@ def _rank() -> str:
 def _hash(part: str, value: object) -> str | None:
     """Return the hash of a part; None if it is not given, or can't be hashed."""
     try:
-        return None if value is None else _digest(value).hex()
+        if value is not None and (digest := _digest(value)) == _digest(type(value)):
+            raise TypeError(f"{type(value).__qualname__} has no state_dict")
+        return None if value is None else digest.hex()
     except Exception as error:
         _warn(f"{part}: can't be hashed, and is not compared", error)
         return None
@@ -109,7 +111,7 @@ def _content(value: Any) -> Iterator[Any]:
     elif not isinstance(value, type) and dataclasses.is_dataclass(value):
         yield _digest([getattr(value, field.name, None) for field in dataclasses.fields(value)])
     else:
-        yield type(value).__qualname__.encode()
+        yield (value if isinstance(value, type) else type(value)).__qualname__.encode()
 
 
 def _content_of_tensor(torch: Any, tensor: Any) -> Iterator[Any]:

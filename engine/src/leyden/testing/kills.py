@@ -35,7 +35,7 @@ class Starts:
         if not any(DIR in word for word in command):
             raise UserError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
         self.command = [word.replace(DIR, str(folder / "run")) for word in command]
-        self.folder, self.timeout_s, self.number = folder, timeout_s, 0
+        self.folder, self.output, self.timeout_s, self.number = folder, folder / "output", timeout_s, 0
 
     def start(self, kill_at: str = "") -> tuple[Marks, int]:
         """Return the marks and the exit code of a start, which is killed when it marks the step `kill_at`."""
@@ -43,7 +43,7 @@ class Starts:
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
         variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        with self._output.open("wb") as to:
+        with self.output.open("wb") as to:
             process = subprocess.Popen(
                 self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
             )
@@ -70,13 +70,9 @@ class Starts:
         """Delete the checkpoints, so that the next start is a new run."""
         shutil.rmtree(self.folder / "run")
 
-    @property
-    def _output(self) -> Path:
-        return self.folder / "output"
-
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
-        return "\n".join(self._output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
+        return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -103,7 +99,9 @@ def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
         UserError: Kills at these steps would show nothing.
     """
     if not any(mark[part] for mark in marks for part in PARTS):
-        raise UserError("the command marks nothing: it must call leyden.exact.mark(step, model, optimizer, batch)")
+        raise UserError(
+            "the command marks nothing to compare: let it call leyden.exact.mark(step, model, optimizer, batch)"
+        )
     (_, step), number = Counter((mark["rank"], mark["step"]) for mark in marks).most_common(1)[0]
     if number > 1:
         raise UserError(f"step {step} is marked {number} times: each step needs a number of its own, in all epochs")
