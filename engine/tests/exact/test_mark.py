@@ -82,9 +82,8 @@ EQUAL = {
     "sparse": (X.to_sparse(), X.to_sparse()),
     "rows": (ROWS, ROWS.clone()),
     "nested": (jagged(X[0], X[1, :2]), jagged(X[0], X[1, :2])),
-    "lazy": (torch.nn.LazyLinear(3), torch.nn.LazyLinear(3)),
     "module": (network(), network()),
-    "order of keys": ({1: 2, "a": [X]}, collections.OrderedDict([("a", (X,)), (1, 2)])),
+    "mapping": (collections.UserDict({1: 2, "a": [X]}), collections.UserDict({1: 2, "a": (X,)})),
     "set": ({"a", "b", "c"}, frozenset(("c", "b", "a"))),
     "array": (np.asfortranarray(ARRAY[:, :3]), ARRAY[:, :3]),
     "fields": (np.array([("a", 1)], "U1,i8"), np.array([("a", 1)], "U1,i8")),
@@ -126,12 +125,6 @@ def test_other_content_has_another_hash(name, marks):
     assert a != b
 
 
-def test_large_tensors_are_hashed_in_pieces(marks, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 20)
-    assert hash_of(X, marks) == hash_of(X.t().contiguous().t(), marks) != hash_of(X + (X == 11), marks)
-    assert hash_of(ARRAY, marks) != hash_of(ARRAY + (ARRAY == 11), marks)
-
-
 @pytest.mark.gpu
 def test_a_tensor_has_the_same_hash_on_every_device(marks):
     assert hash_of(X, marks) == hash_of(X.cuda(), marks) == hash_of(X.t().contiguous().t().cuda(), marks)
@@ -152,13 +145,7 @@ def test_an_optimizer_has_the_same_hash_after_it_was_loaded(marks, tmp_path):
     assert None not in (first["weights"], first["optimizer"])
 
 
-def recursive():
-    value = []
-    value.append(value)
-    return value
-
-
-@pytest.mark.parametrize("make", [Broken, Strange, recursive, Own, torch.Generator])
+@pytest.mark.parametrize("make", [Broken, Strange, Own, torch.Generator, lambda: torch.nn.LazyLinear(3)])
 def test_what_can_not_be_hashed_is_left_out_with_a_line(make, marks, capsys):
     for step in (1, 2):
         mark(step, network(), None, make())
