@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
+    from leyden.exact.mark import mark
     from leyden.exact.report import ExactError
 
-__all__ = ["Exact", "ExactError"]
-_MODULES = {"Exact": "fit", "ExactError": "report"}
+__all__ = ["Exact", "ExactError", "mark"]
+_NAMES = {"Exact": "fit", "ExactError": "report", "mark": "mark"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs PyTorch when it is first used."""
-    if name in _MODULES:
+    if name in _NAMES:
         from importlib import import_module
 
-        return getattr(import_module(f"leyden.exact.{_MODULES[name]}"), name)
+        return getattr(import_module(f"leyden.exact.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
