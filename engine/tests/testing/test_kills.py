@@ -20,7 +20,7 @@ COUNTS = """
 import os, sys, threading, time, types
 sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest=lambda content, *_: repr(content))
 from pathlib import Path
-from leyden.exact.mark import mark
+from leyden.exact import mark
 
 folder = Path(sys.argv[1])
 step = weight = 0

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
-    from leyden.exact.mark import mark
+    from leyden.exact.marks import mark
     from leyden.exact.report import ExactError
 
 __all__ = ["Exact", "ExactError", "mark"]
-_NAMES = {"Exact": "fit", "ExactError": "report", "mark": "mark"}
+_NAMES = {"Exact": "fit", "ExactError": "report", "mark": "marks"}
 
 
 def __getattr__(name: str) -> Any:

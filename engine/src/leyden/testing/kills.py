@@ -15,7 +15,7 @@ from pathlib import Path
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, show
-from leyden.exact.mark import KILL_AT, MARKS, PARTS
+from leyden.exact.marks import KILL_AT, MARKS, PARTS
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
