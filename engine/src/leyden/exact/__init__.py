@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
     from leyden.exact.marks import mark
-    from leyden.exact.report import ExactError
 
 __all__ = ["Exact", "ExactError", "mark"]
-_NAMES = {"Exact": "fit", "ExactError": "report", "mark": "marks"}
+_NAMES = {"Exact": "fit", "mark": "marks"}
+
+
+class ExactError(Exception):
+    """A run can't resume to the same bits, and must not resume otherwise."""
 
 
 def __getattr__(name: str) -> Any:

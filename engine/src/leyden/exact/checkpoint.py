@@ -16,10 +16,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from leyden.exact import ExactError
 from leyden.exact.files import replacing
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.memory import read_plain, write_plain
-from leyden.exact.report import ExactError, Reporter, say
+from leyden.exact.report import Reporter, say
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.testing.kills import Starts, compare_killed
+from leyden.exact.kills import Starts, compare_killed
 from tests.conftest import here
 
 HERE = Path(__file__).parent
