@@ -86,7 +86,7 @@ def test_imports_run_downward(path):
 
 
 def test_the_memory_of_a_process_knows_neither_configuration_nor_data():
-    known = {"leyden.config.errors", "leyden.config.terminal", "leyden.run.process", "leyden.exact"}
+    known = {"leyden.exact"}
     for path in (LIBRARY / "exact").glob("*.py"):
         for imported in imports(path):
             own = imported.startswith("leyden.exact.") or imported in known

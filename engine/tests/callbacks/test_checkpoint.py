@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.exact.logged_metrics import Stages
+from leyden.exact.stages import Stages
 from leyden.run.result import read_points
 from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits, weights
@@ -200,7 +200,7 @@ MISFIT = "last.ckpt: does not fit this run ("
         ("callbacks RunCheckpoint last", 1, MISFIT),
         ("callbacks SamplesSeen num_epochs", None, MISFIT),
         ("callbacks Gradients processes", [{"network.0.weight": torch.zeros(2)}], MISFIT),
-        ("callbacks RankState processes 0 objects", 1, MISFIT),
+        ("callbacks RankState processes 0 memory", 1, MISFIT),
         ("callbacks Timer time_elapsed train", None, MISFIT),
         ("loops fit_loop epoch_progress total started", None, MISFIT),
         ("loops fit_loop epoch_progress", [], MISFIT),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.exact.encoding import digest_of_content
+from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states, seed_stages, seeded
 
 

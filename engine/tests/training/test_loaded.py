@@ -10,7 +10,7 @@ import torch
 import leyden
 from leyden.config.errors import UserError
 from leyden.exact import random_state
-from leyden.exact.encoding import digest_of_content
+from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from tests.conftest import QUICK
 

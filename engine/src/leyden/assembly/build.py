@@ -29,8 +29,8 @@ from leyden.config.terminal import one_line
 from leyden.data.contract import ModuleData, digests_of, sizes_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches, has_split
-from leyden.exact.logged_metrics import FollowsValidation
 from leyden.exact.random_state import seed_everything, undisturbed
+from leyden.exact.stages import FollowsValidation
 from leyden.run.directory import Run
 from leyden.run.fork import key_of
 from leyden.run.process import is_main_process

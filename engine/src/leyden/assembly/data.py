@@ -20,8 +20,8 @@ from leyden.config.errors import UserError
 from leyden.data.contract import ModuleData, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches
+from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_stages, seeded
-from leyden.exact.resumable import make_resumable
 from leyden.run import lock
 from leyden.run.files import files_below, read_json, sha256_of, write_whole
 

@@ -17,7 +17,7 @@ from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.exact.first_batches import divides_batches
-from leyden.exact.resumable import flatten_loaders
+from leyden.exact.loaders import flatten_loaders
 from leyden.run.process import is_main_process
 
 

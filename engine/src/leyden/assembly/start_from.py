@@ -31,6 +31,7 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
+from leyden.exact.report import ExactError
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
@@ -160,10 +161,12 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     Lightning restores them when it loads the checkpoint. Leyden's callbacks restore a part in their start hooks.
 
     Raises:
-        UserError: The checkpoint can't be resumed from.
+        UserError: The checkpoint can't be resumed from, or not exactly.
     """
     try:
         yield
+    except ExactError as error:
+        raise UserError(str(error)) from error
     except Exception as error:
         has_trained = trainer.position.has_trained
         if path and not has_trained and not isinstance(error, UserError) and _is_restoring(error.__traceback__):

@@ -38,12 +38,13 @@ from leyden.config.errors import UserError
 from leyden.config.values import flatten
 from leyden.data.contract import ModuleData, facts_of
 from leyden.data.facts import Facts
-from leyden.exact.encoding import digest_of_content
+from leyden.exact.digest import digest_of_content
 from leyden.exact.first_batches import divides_batches
-from leyden.exact.logged_metrics import Stages
+from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
-from leyden.exact.resumable import flatten_loaders
-from leyden.exact.run_state import BeforeEnd, Gradients, ModuleHooks, RunState
+from leyden.exact.stages import Stages
+from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
+from leyden.exact.steps import Steps
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Position
 from leyden.run.identity import identity_values
@@ -216,6 +217,19 @@ def silence_lightning() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means per epoch are logged anyway
 
 
+class KeptFacts(L.Callback):
+    """Saves the facts of the data in the checkpoint, so that the network can be built without the data."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts.to_state()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the facts."""
+        checkpoint["facts"] = self._facts
+
+
 @dataclass(frozen=True)
 class RunTrainer:
     """A run's trainer, and the callbacks that its result is read from.
@@ -309,12 +323,13 @@ def run_trainer(
     timers = [each for each in callbacks if isinstance(each, Timer)]
     timer = _timer(cfg, timers)
     settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
-    preemption = Preemption(requeue_signal, checkpoint.save_last, checkpoint.commit)
     trainer = plain_trainer(
         cfg,
         callbacks=[
             stages := Stages(),  # first, as other callbacks read from it
-            BeforeEnd(state := RunState(facts.to_state(), cfg.seed, digest_of_content(settings), cfg.exact)),
+            BeforeEnd(state := RunState(cfg.seed, digest_of_content(settings), cfg.exact)),
+            KeptFacts(facts),
+            steps := Steps(directory, state.reporter),
             *callbacks,
             ModuleHooks(),
             *([] if timers else [timer]),
@@ -322,7 +337,7 @@ def run_trainer(
             state,
             Gradients(),
             Hyperparameters(is_fork=cfg.fork is not None),
-            preemption,
+            preemption := Preemption(requeue_signal, checkpoint.save_last, checkpoint.commit, steps),
         ],
         logger=_loggers(cfg, directory, num_logged(content) if content else 0, dry=dry),
         default_root_dir=str(directory),

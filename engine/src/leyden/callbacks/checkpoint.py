@@ -23,7 +23,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.exact.logged_metrics import logged_steps, stages_of
+from leyden.exact.lightning import logged_steps
+from leyden.exact.stages import stages_of
 from leyden.run.files import damage, replacing
 from leyden.run.lock import check_held
 

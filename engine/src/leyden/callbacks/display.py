@@ -22,7 +22,7 @@ from leyden.config.errors import log_and_continue
 from leyden.config.table import print_table
 from leyden.config.terminal import metric_text
 from leyden.data.contract import sizes_of
-from leyden.exact.logged_metrics import stages_of
+from leyden.exact.stages import stages_of
 from leyden.tasks.task import network_of
 
 

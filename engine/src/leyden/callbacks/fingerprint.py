@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.exact.encoding import digest_of_content
+from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.run.files import HASH_LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held

@@ -1,4 +1,4 @@
-"""Preemption: on a signal, save at the next step boundary and end the run, so that it can resume."""
+"""Preemption: on a signal, save at the next step boundary, train one batch more, and end the run, so that it can resume."""
 
 import contextlib
 import os
@@ -12,12 +12,15 @@ import torch
 from torch import distributed
 
 from leyden.config.errors import Exit, leave
+from leyden.exact.steps import Steps
 from leyden.run.process import is_main_process
 from leyden.scheduler.requeue import SIGNAL, RequeueSignal
 
 
 class Preemption(L.Callback):
-    """Ends the run after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C).
+    """Saves after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C), and ends the run.
+
+    One batch more is trained, and recorded, so that the resumed run has something to compare (`Steps`).
 
     On SIGUSR1, see `RequeueSignal`, the callback requests a requeue. SIGTERM is sent by `scancel`, `scontrol requeue`, or
     anyone who wants to end the process; restarting is then up to the sender. A second Ctrl-C ends the run at once,
@@ -27,6 +30,7 @@ class Preemption(L.Callback):
         requeue_signal: Receiver of SIGUSR1.
         save: Function that prepares `last.ckpt`.
         commit: Function that commits the prepared checkpoints.
+        steps: Records the last batch.
 
     Raises:
         SystemExit: During training, after saving; with code 128 + signal number.
@@ -37,8 +41,9 @@ class Preemption(L.Callback):
         requeue_signal: RequeueSignal,
         save: Callable[[L.Trainer], None],
         commit: Callable[[L.Trainer], None],
+        steps: Steps,
     ) -> None:
-        self.requeue_signal, self.save, self.commit = requeue_signal, save, commit
+        self.requeue_signal, self.save, self.commit, self.steps = requeue_signal, save, commit, steps
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -95,10 +100,12 @@ class Preemption(L.Callback):
             signal.signal(signal.SIGTERM, self._terminate)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Save if a signal was received.
+        """Save if a signal was received; after the batch that follows, end the run.
 
         After an epoch's last step, a checkpoint is written after validation anyway.
         """
+        if self.steps.is_last:
+            self._end(trainer)
         if trainer.global_step != self._step:  # right after a step, no gradients are accumulated
             self._step = trainer.global_step
             self._agreed = self._agree(trainer)
@@ -106,10 +113,12 @@ class Preemption(L.Callback):
                 self.save(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """End the run if all processes know of a signal; the previous step's metrics have been logged by now."""
-        if not self._agreed:
-            return
-        self.commit(trainer)
+        """Let the last batch be recorded if all processes know of a signal; the step before has been logged by now."""
+        if self._agreed:
+            self.commit(trainer)
+            self.steps.is_last = True
+
+    def _end(self, trainer: L.Trainer) -> None:
         if self._agreed == SIGNAL and trainer.is_global_zero:
             self.requeue_signal.requeue()
         if trainer.world_size > 1:

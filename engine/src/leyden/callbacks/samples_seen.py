@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from leyden.exact.encoding import attribute_names
+from leyden.exact.digest import attribute_names
 
 
 class SamplesSeen(L.Callback):

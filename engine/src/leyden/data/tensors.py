@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from leyden.exact.encoding import digest_of_content
+from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.files.fetch import expected_checksums, load
 

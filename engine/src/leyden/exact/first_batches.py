@@ -8,8 +8,9 @@ import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from leyden.exact.digest import digest
+from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
-from leyden.exact.resumable import batch_checksum, flatten_loaders
 
 
 def divides_batches(data: L.LightningDataModule | type) -> bool:
@@ -48,8 +49,9 @@ def num_samples(loaders: Any) -> int | None:
         return None
 
 
-# Per loader, a checksum of its first batch, and its number of samples; None where unknown.
-FirstBatches = list[list[int | None]]
+MAX_BYTES = 2**16  # of a tensor in a batch, which are compared
+# Per loader, a digest of its first batch, and its number of samples; None where unknown.
+FirstBatches = list[list[str | int | None]]
 
 
 def first_batches(data: L.LightningDataModule, split: str, seed: int) -> FirstBatches:
@@ -77,11 +79,19 @@ def first_batches_differ(data: L.LightningDataModule, split: str, seed: int, bef
     return len(now) != len(before) or any(each not in (None, a) for each, a in zip(fixed, before, strict=True))
 
 
-def _first_batch(loader: Any) -> list[int | None]:
+def _digest_of_batch(batch: Any) -> str:
+    """Return a digest of a batch; of its class alone if its values can't be read."""
+    try:
+        return digest(batch, MAX_BYTES)[:16]
+    except Exception:  # of a user's class
+        return type(batch).__name__
+
+
+def _first_batch(loader: Any) -> list[str | int | None]:
     checksum = None
     if not isinstance(loader, Iterator):  # its first batch would be lost
         with _without_persistent_workers(loader):
-            checksum = batch_checksum(next(iter(loader), None))
+            checksum = _digest_of_batch(next(iter(loader), None))
     return [checksum, num_samples([loader])]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.contract import DataModule
 from leyden.data.text import text_of
-from leyden.exact.logged_metrics import logged_steps
+from leyden.exact.lightning import logged_steps
 from leyden.pictures.base import SPLIT_NAMES, OnEvaluation, positive, publish, sheet, tensorboard_writer, wrapped
 from leyden.run.result import plain
 from leyden.tasks.language import generate

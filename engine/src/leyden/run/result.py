@@ -71,7 +71,7 @@ class Result:
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
     takes_optimizer: bool = True
-    test_split: list[list[int | None]] = field(default_factory=list)
+    test_split: list[list[str | int | None]] = field(default_factory=list)
     best_epoch: int | None = None
     best_step: int | None = None
 
@@ -103,7 +103,7 @@ class Result:
         """The metrics of the test evaluation."""
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
-    def with_test(self, measured: Mapping[str, float], split: list[list[int | None]]) -> "Result":
+    def with_test(self, measured: Mapping[str, float], split: list[list[str | int | None]]) -> "Result":
         """Return the result with the metrics and the `test_split` of a test evaluation added.
 
         A test metric whose name was also logged in training or validation gets the prefix `test/`.

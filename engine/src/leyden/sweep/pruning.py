@@ -8,7 +8,7 @@ import lightning as L
 from optuna.pruners import BasePruner
 
 from leyden.assembly.instantiate import user_errors
-from leyden.exact.logged_metrics import stages_of
+from leyden.exact.stages import stages_of
 from leyden.sweep.study import find_trial
 
 NEEDED = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"

@@ -29,9 +29,9 @@ from leyden.config.terminal import warn
 from leyden.data.contract import digests_of, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
-from leyden.exact.logged_metrics import Stages
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
-from leyden.exact.run_state import first_batches_in, restore_module
+from leyden.exact.stages import Stages
+from leyden.exact.state import first_batches_in, restore_module
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
 from leyden.report.listing import list_runs

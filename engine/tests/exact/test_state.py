@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from leyden.callbacks.fingerprint import Fingerprints
-from leyden.exact.run_state import RunState
+from leyden.exact.state import RunState
 
 
 def drawn(rank, seed=0):
     L.seed_everything(seed, verbose=False)
     trainer = SimpleNamespace(global_rank=rank, world_size=1)
-    RunState({}, 0, "", "report").setup(trainer, None, "fit")
+    RunState(0).setup(trainer, None, "fit")
     return [tuple(torch.rand(3).tolist()), tuple(np.random.rand(3).tolist()), tuple(random.random() for _ in "abc")]
 
 
@@ -39,7 +39,7 @@ def mac(monkeypatch):
 
 
 def callback(seed=0):
-    made = RunState({}, seed, "", "report")
+    made = RunState(seed)
     loops = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_results={})))
     trainer = SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1, **vars(loops))
     trainer.lr_scheduler_configs = trainer.optimizers = trainer.callbacks = []
@@ -54,12 +54,13 @@ def resume(made, kept):
     made.load_state_dict(kept)
     trainer = made._trainer
     trainer.fit_loop.restarting = True
-    made._restore_all(trainer, made._module)
+    made._look(trainer, made._module)
+    made._restore(trainer, made._module)
 
 
 def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
-    monkeypatch.setattr("leyden.exact.logged_metrics.logged_state", lambda trainer: {})
-    monkeypatch.setattr("leyden.exact.logged_metrics.LoggedState", lambda *given: None)
+    monkeypatch.setattr("leyden.exact.lightning.logged_state", lambda trainer: {})
+    monkeypatch.setattr("leyden.exact.lightning.LoggedState", lambda *given: None)
     kept = callback().state_dict()
     before, mac["now"] = mac["now"], torch.tensor([4, 5, 6], dtype=torch.uint8)
     resume(callback(seed=1), kept)  # a fork with another seed

@@ -1,0 +1,208 @@
+"""Private parts of Lightning, each with the public way that is missing; no other file of the library names one.
+
+Lightning forgets its running results and the states of metrics when a run is stopped within an epoch:
+`self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. There is no public access to them, nor
+to the flags of its loops, by which a resumed epoch differs from one that was never stopped.
+"""
+
+import builtins
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultCollection,
+    _ResultMetric,
+    _Sync,
+)
+from torch import Tensor
+from torchmetrics import Metric
+
+# Metadata of a logged value, from the arguments of `self.log`; plain values only.
+OPTIONS = (
+    "fx",
+    "name",
+    "prog_bar",
+    "logger",
+    "on_step",
+    "on_epoch",
+    "enable_graph",
+    "add_dataloader_idx",
+    "dataloader_idx",
+    "metric_attribute",
+)
+
+
+def logged_state(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
+
+    Of metric objects, whose states are saved separately, only the names are included.
+    """
+    results = [(key, result) for key, result in _results(trainer).items() if not result.has_reset]
+    values = {
+        key: {
+            "options": {name: getattr(result.meta, name) for name in OPTIONS},
+            "reduce_fx": [result.meta.reduce_fx.__name__, result.meta.reduce_fx in (sum, max, min)],
+            "sync": [result.meta.sync.should, result.meta.sync.rank_zero_only],
+            "metric": metric_state(result),
+            "step": None if result._forward_cache is None else _copy_to(result._forward_cache, torch.device("cpu")),
+        }
+        for key, result in results
+        if result.is_tensor and result.meta.sync.group is None
+    }
+    return {"values": values, "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor]}
+
+
+class LoggedState:
+    """Logged results rebuilt from a state of `logged_state`; the constructor raises if the state is damaged."""
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> None:
+        self.trainer = trainer
+        self.values = {key: _result(trainer, value) for key, value in kept["values"].items()}
+        self.metrics: list[Any] = [module.get_submodule(name) for name in kept["metrics"] if name is not None]
+
+    def restore(self) -> None:
+        """Restore the results in Lightning."""
+        _results(self.trainer).update(self.values)
+        # Otherwise the first logged value would reset them, as results of the previous epoch.
+        self.trainer._logger_connector._first_loop_iter = True
+
+    def discard(self) -> None:
+        """Undo `restore`, as the restored results belong to an epoch that is complete."""
+        _results(self.trainer).clear()
+        self.trainer._logger_connector._first_loop_iter = None
+        for metric in self.metrics:
+            metric.reset()
+
+
+def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
+    name, is_builtin = kept["reduce_fx"]  # a function of torch, or the builtin of the same name
+    if name not in ("mean", "sum", "max", "min"):
+        raise ValueError(f"values are not reduced by {name}")
+    meta = _Metadata(**kept["options"], reduce_fx=getattr(builtins if is_builtin else torch, name))
+    should, rank_zero_only = kept["sync"]
+    meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)
+    result = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
+    restore_metric(result, kept["metric"])
+    # The last step's value, which Lightning logs again at each step.
+    if isinstance(step := kept["step"], Tensor):
+        result._forward_cache = _copy_to(step, result.device)
+    return result
+
+
+def metric_state(metric: Metric) -> dict[str, Any]:
+    """Return the states of a metric, on the CPU, and its number of updates."""
+    states = {name: _copy_to(value, torch.device("cpu")) for name, value in metric.metric_state.items()}
+    return {"states": states, "num_updates": metric.update_count}
+
+
+def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
+    """Restore a metric's state, as returned by `metric_state`.
+
+    Raises:
+        TypeError: The state belongs to another metric.
+    """
+    for name, here in metric.metric_state.items():
+        value = kept["states"][name]
+        # A state may change its shape, such as R2Score's.
+        if not any(isinstance(value, kind) and isinstance(here, kind) for kind in (list, Tensor)):
+            raise TypeError(f"the state {name} of {type(metric).__name__} has the wrong type")
+        setattr(metric, name, _copy_to(value, metric.device))
+    if type(kept["num_updates"]) is not int:
+        raise TypeError(f"the number of updates of {type(metric).__name__} is not a number")
+    # Without updates `compute` warns; there is no public way to set their number.
+    metric._update_count = kept["num_updates"]
+    metric._computed = None
+
+
+def _copy_to(value: Any, device: torch.device) -> Any:
+    """Return a copy of a state, a tensor or a list of tensors, on a device."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    return [_copy_to(part, device) for part in value]
+
+
+def _results(trainer: L.Trainer) -> _ResultCollection:
+    results: _ResultCollection = trainer.fit_loop.epoch_loop._results
+    return results
+
+
+def logged_steps(trainer: L.Trainer) -> int:
+    """Return the current step of `self.log`: the number of batches after which an optimizer has stepped.
+
+    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no public name for
+    this number.
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def training_names(trainer: L.Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` that were logged in the current training epoch so far."""
+    return _metric_names(_results(trainer), steps=True)
+
+
+def validation_names(trainer: L.Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` that the last validation within training has logged."""
+    return _metric_names(trainer.fit_loop.epoch_loop.val_loop._results, steps=False)
+
+
+def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
+    """Return Lightning's names of the means over an epoch and, with `steps`, of the step values."""
+    return {
+        name
+        for result in results.values()
+        if not result.has_reset and (steps or result.meta.on_epoch)
+        for on_step in {False, steps}
+        for name in results._forked_name(result, on_step)  # includes the dataloader index
+    }
+
+
+def recreate_loaders(trainer: L.Trainer) -> None:
+    """Make Lightning create the training loaders again, if a schedule has already created them to count the steps.
+
+    Lightning restores the loaders' states when it creates them, and has no public way to postpone this. Loaders
+    created earlier would start a new epoch.
+    """
+    trainer.fit_loop._combined_loader = None
+
+
+def forget_iterators(trainer: L.Trainer) -> None:
+    """Make Lightning create the loaders' iterators at the first batch of a new epoch.
+
+    It keeps those that it has made to restore the loaders' states, which drew numbers before the random states were
+    restored. The flag has no public name.
+    """
+    trainer.fit_loop._resuming_from_checkpoint = False
+
+
+def step_schedules_again(trainer: L.Trainer) -> None:
+    """Make Lightning step schedules that follow a metric at the end of a resumed epoch, as of any other.
+
+    Its public setter of this flag does not work if steps are limited.
+    """
+    trainer.fit_loop._restarting = False
+
+
+def count_skipped_batch(trainer: L.Trainer) -> None:
+    """Count a batch that is None as started, before a checkpoint is saved.
+
+    Lightning skips it, does not count it, and would take a resumed run for one that was stopped within a batch, and
+    leave out the validation of its epoch.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    each: Any
+    for each in (progress.current, progress.total):
+        each.started = each.ready
+
+
+def complete_last_batch(trainer: L.Trainer) -> None:
+    """Count the last batch of an epoch as complete.
+
+    If `on_train_batch_start` has ended the epoch early, Lightning has counted it as ready but not as completed, and a
+    resumed run would be off by one batch.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    each: Any
+    for each in (progress.current, progress.total):
+        each.started = each.processed = each.completed = each.ready

@@ -1,0 +1,566 @@
+"""State that each process saves in the checkpoint, so that a resumed run equals one that was never stopped.
+
+Start hooks are those that Lightning calls before the first batch, such as `setup` and `on_train_start`.
+"""
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from leyden.exact import lightning
+from leyden.exact.first_batches import FirstBatches, first_batches, first_batches_differ
+from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
+from leyden.exact.memory import (
+    Memory,
+    Path,
+    has_state_dict,
+    metrics_of,
+    path_name,
+    reason,
+    saved_elsewhere,
+    weights_and_metrics,
+)
+from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
+from leyden.exact.report import ExactError, Mode, Reporter, say
+
+T = TypeVar("T")
+MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
+NOT_RESTORED = "can't be restored from the checkpoint"
+LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
+
+
+class Gradients(L.Callback):
+    """Saves the gradients of a module with manual optimization, so that a resumed run continues to accumulate them.
+
+    Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
+    each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
+    only after an optimizer step, when no gradients are accumulated.
+    """
+
+    state_key = "Gradients"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Store the module, for its gradients, and the trainer, for the rank."""
+        self._trainer: L.Trainer = trainer
+        self._module = pl_module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a list of each process's gradients; empty with automatic optimization."""
+        if self._module.automatic_optimization:
+            return {}
+        parameters = self._module.named_parameters()
+        mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
+        return {"processes": gather_from_processes(mine)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep this process's gradients until training starts."""
+        every = state_dict.get("processes") or [{}]
+        kept = every[min(self._trainer.global_rank, len(every) - 1)]
+        shapes = {name: each.shape for name, each in self._module.named_parameters()}
+        if wrong := [name for name, each in kept.items() if shapes.get(name) != each.shape]:
+            raise ValueError(f"the gradient of {wrong[0]} fits no parameter")
+        self._kept = kept
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the gradients."""
+        for name, parameter in pl_module.named_parameters():
+            if name in self._kept:
+                parameter.grad = self._kept[name].to(parameter.device)
+        self._kept = {}
+
+
+class ModuleHooks(L.Callback):
+    """Calls the module's `on_train_batch_end` before a checkpoint of this step is written.
+
+    The hook may update an average of weights. Lightning calls it after all callbacks, so the checkpoint would lack
+    its changes.
+    """
+
+    def __init__(self) -> None:
+        self._hook: Callable[..., None] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take over the module's hook."""
+        if stage == "fit" and is_overridden("on_train_batch_end", pl_module):
+            self._hook = pl_module.on_train_batch_end
+            pl_module.on_train_batch_end = _no_op  # type: ignore[method-assign]
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Return the hook to the module."""
+        if self._hook:
+            del pl_module.on_train_batch_end
+            self._hook = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Call the hook."""
+        if self._hook:
+            self._hook(outputs, batch, batch_idx)
+
+
+def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
+    """Do nothing, in place of a hook that was already called."""
+
+
+class OrderedAverage:
+    """Averages the gradients of DDP's processes in an order that is the same in each start.
+
+    DDP averages gradients in buckets, and regroups these after the first backward pass of each start. A gradient's place
+    in its bucket decides in which order gloo adds it up, and sums of three or more numbers depend on their order: a
+    resumed run would differ by rounding. Here all gradients are averaged as one tensor, in the order of the parameters.
+    DDP's `find_unused_parameters` never regroups either, but hides parameters that were forgotten, and fails with
+    reentrant checkpointing of activations.
+
+    Args:
+        model: The model, which calls `average` with each bucket.
+    """
+
+    def __init__(self, model: DistributedDataParallel) -> None:
+        self._places = {id(each): n for n, each in enumerate(model.parameters())}
+        self._gradients: dict[int, Tensor] = {}  # by the place of their parameter
+        self._buckets: list[tuple[torch.futures.Future[Tensor], Tensor]] = []
+        model.register_comm_hook(None, self.average)
+
+    def average(self, state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """Keep the gradients of a bucket; with the last one, average all."""
+        future: torch.futures.Future[Tensor] = torch.futures.Future()
+        buffer = bucket.buffer().div_(torch.distributed.get_world_size())
+        self._buckets.append((future, buffer))
+        if buffer.is_sparse:  # of one parameter
+            torch.distributed.all_reduce(buffer)
+        else:
+            places = [self._places[id(each)] for each in bucket.parameters()]
+            self._gradients |= zip(places, bucket.gradients(), strict=True)
+        if bucket.is_last():
+            gradients = [each for _, each in sorted(self._gradients.items())]
+            if gradients:
+                joined = torch.cat([each.flatten() for each in gradients])
+                torch.distributed.all_reduce(joined)
+                for each, summed in zip(
+                    gradients, torch.split(joined, [each.numel() for each in gradients]), strict=True
+                ):
+                    each.copy_(summed.view_as(each))
+            for done, averaged in self._buckets:
+                done.set_result(averaged)
+            self._gradients, self._buckets = {}, []
+        return future
+
+
+class BeforeEnd(L.Callback):
+    """Looks at the module before other callbacks, and the module, change it in `on_train_end`; first of all callbacks.
+
+    It also counts a batch that is None, before a checkpoint is saved.
+
+    Args:
+        state: The callback that compares.
+    """
+
+    def __init__(self, state: "RunState") -> None:
+        self._state = state
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch that is None."""
+        if batch is None:
+            lightning.count_skipped_batch(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the module."""
+        self._state.note_end(pl_module)
+
+
+class RunState(L.Callback):
+    """Saves, for each process, random states, running means and the attributes that have changed (`Memory`).
+
+    The running means of an interrupted epoch are those of `self.log(on_epoch=True)`, which Lightning does not save,
+    and the states of all torchmetrics metrics in the module.
+
+    The network is initialized with the same random numbers in all processes. After that, each process draws other
+    numbers, determined by rank and seed, for dropout and augmentation. Rank 0 draws the same numbers as a single
+    process would.
+
+    If the run's seed differs from the checkpoint's, which is possible only in a fork, the run keeps its own random
+    states.
+
+    Args:
+        seed: Seed of the run.
+        data: Digest of the data settings; a fork can have other settings, and then other batches.
+        exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
+    """
+
+    state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self, seed: int, data: str = "", exact: Mode = "report") -> None:
+        self.seed, self.data, self.reporter = seed, data, Reporter(exact)
+        self.is_restored = False  # true from the first batch on
+        self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
+        self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
+        self._same_seed = self._same_data = True
+        self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
+        self._memory: Memory | None = None
+        self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
+        self._at_start: Tensor | None = None  # the module's attributes after the start hooks
+        self._set_up: Tensor | None = None  # those among them that start hooks have set
+        self._at_end: Memory | None = None  # the module's attributes before hooks of the end
+        self._accumulate = 1
+        self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
+        self._val: FirstBatches = []  # of the validation split
+
+    def note_made(self, module: L.LightningModule) -> None:
+        """Look at the attributes of a newly created module, before start hooks change them."""
+        self._made = self._guarded("module", lambda: _of_module(module).digests, {})
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Store the trainer, for the rank, and the module, for its metrics; seed each rank above 0 differently."""
+        self._trainer: L.Trainer = trainer
+        self._module = pl_module
+        if stage == "fit" and trainer.global_rank > 0:
+            seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank]).generate_state(3).tolist()
+            random.seed(seeds[0])
+            np.random.seed(seeds[1])
+            torch.manual_seed(seeds[2])
+        if stage == "fit":
+            seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the states of the dataloaders."""
+        self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make Lightning create the dataloaders after it has the checkpoint."""
+        if self._resumed:
+            lightning.recreate_loaders(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
+        if self._logged:
+            self._logged.restore()
+        self._fix_order_of_sums(trainer)
+        strategy, original = trainer.strategy, trainer.strategy.on_train_start
+
+        def on_train_start() -> None:  # the last hook before the first batch is trained on
+            del strategy.on_train_start
+            original()
+            self._look(trainer, pl_module)
+            if self._resumed:
+                self._restore(trainer, pl_module)
+            self.is_restored = True
+
+        strategy.on_train_start = on_train_start  # type: ignore[method-assign]
+
+    def _fix_order_of_sums(self, trainer: L.Trainer) -> None:
+        """Make DDP add up gradients in the same order in each start; announce processes of which this is unknown.
+
+        The sum of two gradients has no order.
+        """
+        model = trainer.strategy.model
+        if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
+            return
+        backend: str = torch.distributed.get_backend()
+        is_complex = any(each.is_complex() for each in model.parameters())
+        if backend == "gloo" and not is_complex:  # a bucket has no right views of complex gradients
+            try:
+                OrderedAverage(model)
+                return
+            except RuntimeError:  # the strategy has a communication hook of its own
+                backend = "a communication hook"
+        kind = "complex gradients" if is_complex else "gradients"
+        self.reporter.announce(
+            f"{backend} may add up the {kind} of {trainer.world_size} processes in another order"
+        )
+
+    def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at everything before training."""
+        loaders = flatten_loaders(trainer.train_dataloader)
+        data: Any = getattr(trainer, "datamodule", None)
+        for each in (module, data):
+            _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
+        self._val = []
+        if trainer.limit_val_batches and data is not None:
+            self._val = self._guarded("the validation split", lambda: first_batches(data, "val", self.seed), [])
+        foreign = {
+            f"callbacks[{n}]": each
+            for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
+            if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
+        }
+        custom = {
+            f"train_dataloaders[{n}]": each
+            for n, each in enumerate(loaders)
+            if not isinstance(each, DataLoader) and not has_state_dict(each)
+        }
+        of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
+        roots = {"module": module, **foreign, **({} if data is None else {"data": data}), **custom}
+        self._memory = Memory(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
+        unseen = [f"{name} ({why})" for name, why in self._memory.unseen.items()]
+        unseen += [name for loader in loaders if hasattr(loader, "look") for name in loader.look()]
+        self.reporter.name(unseen, "can't be looked at")
+        self._look_at_module(module)
+        self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
+        self._accumulate = trainer.accumulate_grad_batches
+
+    def _look_at_module(self, module: L.LightningModule) -> None:
+        """Keep the module's attributes, and those that start hooks have set, which evaluation needs."""
+
+        def look() -> None:
+            here = _of_module(module)
+            self._at_start = here.values()
+            self._set_up = here.values(
+                {path for path, each in here.digests.items() if self._made.get(path) != each}
+            )
+            if self._set_up.nbytes > MAX_SET_UP:
+                self._set_up = here.values(())
+                say(
+                    f"attributes that the module sets before training have over {MAX_SET_UP >> 20} MiB, and are not in "
+                    "the checkpoint: evaluate, predict and export have only what setup sets for their stage"
+                )
+
+        self._guarded("module", look, None)
+
+    def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Restore the checkpoint's state, after the last start hook."""
+        if not self._has_same_split(trainer):
+            raise ExactError(
+                "the validation split differs from that before the run was stopped, and may contain training samples; "
+                "exact=off resumes anyway"
+            )
+        loaders = flatten_loaders(trainer.train_dataloader)
+        is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
+        stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
+        if len(stateful) != len(self._loaders):
+            raise ExactError(LOADER_NOT_RESTORED)
+        for loader, state in zip(stateful, self._loaders, strict=True):
+            if hasattr(loader, "after_replay") and not is_within_epoch:
+                loader.restore_memory(of_this_process(state)["memory"])
+                self.reporter.name([*loader.not_restored], NOT_RESTORED)
+            elif hasattr(loader, "after_replay"):
+                if loader.position != of_this_process(state)["position"]:
+                    raise ExactError(LOADER_NOT_RESTORED)
+                loader.after_replay = functools.partial(self._after_replay, loader)
+            elif is_within_epoch and "position" in state and loader.state_dict()["position"] != state["position"]:
+                raise ExactError(LOADER_NOT_RESTORED)
+        if not is_within_epoch:
+            lightning.forget_iterators(trainer)
+        self._restore_memory()
+        if not is_within_epoch and module.automatic_optimization:
+            self._step_plateaus(trainer)
+        parameters = dict(module.named_parameters())
+        for name, value in self._resumed["requires_grad"].items():
+            if name in parameters:
+                parameters[name].requires_grad_(value)
+        trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
+        if self._same_seed:
+            restore_random_states(self._resumed)
+            if self._resumed["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._resumed["cuda"])
+            if self._resumed["mps"] is not None and torch.backends.mps.is_available():
+                torch.mps.set_rng_state(self._resumed["mps"])
+
+    def _restore_memory(self) -> None:
+        assert self._memory
+        lost = self._memory.restore(self._resumed["memory"], with_generators=self._same_seed)
+        self.reporter.name(lost, NOT_RESTORED)
+
+    def _after_replay(self, loader: Any, is_same_order: bool) -> None:
+        """Undo the changes that replaying the epoch has made to objects; refuse another order of the samples.
+
+        A fork with another seed or other data may have another order.
+        """
+        self._restore_memory()
+        self.reporter.name([*loader.not_restored], NOT_RESTORED)
+        if is_same_order or not (self._same_seed and self._same_data):
+            return
+        found = "the order of the training samples differs from that before the run was stopped"
+        if self.reporter.mode == "require" or not (loader.lost() or self.reporter.mode == "off"):
+            raise ExactError(
+                f"{found}: some samples would be used twice in an epoch, or not at all; exact=off resumes anyway"
+            )
+        if self.reporter.mode == "report":
+            say(f"{found}: some samples are used twice in an epoch, or not at all")
+
+    def _has_same_split(self, trainer: L.Trainer) -> bool:
+        """Return whether the validation split is that of the stopped run, as far as its first batches show."""
+        data: Any = getattr(trainer, "datamodule", None)
+        before = self._resumed["val"]
+        if not self._val or before == self._val or self.reporter.mode == "off":
+            return True
+        if not (self._same_seed and self._same_data):
+            return True
+        return not first_batches_differ(data, "val", self.seed, before)
+
+    def _step_plateaus(self, trainer: L.Trainer) -> None:
+        """Step the `ReduceLROnPlateau` schedulers.
+
+        Lightning steps them after the last checkpoint of an epoch, and omits this step when a run resumes.
+        """
+        for config in trainer.lr_scheduler_configs:
+            value = self._resumed["monitored"].get(config.monitor)
+            is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+            if isinstance(config.scheduler, ReduceLROnPlateau) and is_due and value is not None:
+                config.scheduler.step(value)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Discard the restored results; Lightning calls this hook in a new epoch, not in a resumed one."""
+        if self._logged:
+            self._logged.discard()
+            self._logged = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the logged results of the resumed epoch; let it end like an uninterrupted one."""
+        self._logged = None
+        lightning.complete_last_batch(trainer)
+        lightning.step_schedules_again(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
+        memory, lost = self._memory.changes() if self._memory else (None, [])
+        loaders = flatten_loaders(self._trainer.train_dataloader) if self._memory else []
+        lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
+        accumulate = self._trainer.accumulate_grad_batches
+        metrics = [
+            (name, self._guarded(f"module.{name}", functools.partial(lightning.metric_state, metric), None))
+            for name, metric in metrics_of(self._module)
+        ]
+        nothing: dict[str, Any] = {"values": {}, "metrics": []}
+        mine = {
+            **random_states(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+            "metrics": {name: state for name, state in metrics if state is not None},
+            "logged": self._guarded("logged values", lambda: lightning.logged_state(self._trainer), nothing),
+            "memory": memory,
+            "set_up": self._set_up,
+            "val": self._val,
+            "requires_grad": {
+                name: each.requires_grad
+                for name, each in self._module.named_parameters()
+                if name in self._resumed.get("requires_grad", {})
+                or each.requires_grad != self._requires_grad.get(name, True)
+            },
+            "monitored": {
+                each.monitor: self._trainer.callback_metrics[each.monitor].item()
+                for each in self._trainer.lr_scheduler_configs
+                if each.monitor in self._trainer.callback_metrics
+            },
+            "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
+        }
+        self.reporter.name(lost)
+        return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
+
+    def note_end(self, module: L.LightningModule) -> None:
+        """Look at the module's attributes when training has ended, before hooks of the end change them."""
+        self._at_end = self._guarded("module", lambda: _of_module(module), None)
+
+    def set_late(self, module: L.LightningModule) -> set[Path]:
+        """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""
+        at_end = self._at_end
+        late: set[Path] = (
+            self._guarded("module", lambda: _of_module(module).changed_since(at_end), set()) if at_end else set()
+        )
+        if late:
+            names = sorted(map(path_name, late))
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            say(
+                f"{', '.join(names[:4])}{more} changed after the last checkpoint: evaluate, predict and export will not "
+                "have that"
+            )
+        return late
+
+    def restore_best(self, module: L.LightningModule, content: dict[str, Any], late: set[Path]) -> None:
+        """Restore the module's attributes at a checkpoint.
+
+        Attributes that changed only after the checkpoint get the values from before training, but for those in
+        `late`, which stay.
+        """
+        here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
+        lost: list[str] = []
+        for each in (self._at_start, kept):
+            if each is not None:
+                lost += here.restore(each, lambda path: here.has(path) and path not in late)
+        self.reporter.name(lost, NOT_RESTORED)
+
+    def _guarded(self, name: str, look: Callable[[], T], default: T) -> T:
+        """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
+        try:
+            return look()
+        except Exception as error:
+            self.reporter.name([f"{name} ({reason(error)})"], "can't be looked at")
+            return default
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
+        every = state_dict["processes"]
+        self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
+        _check_state(self._resumed)
+        self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
+        for name, metric in metrics_of(self._module):
+            if name in self._resumed["metrics"]:
+                try:
+                    lightning.restore_metric(metric, self._resumed["metrics"][name])
+                except Exception as error:
+                    self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
+        self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
+
+
+def first_batches_in(content: dict[str, Any]) -> Any:
+    """Return the first batches of the validation split that a checkpoint's run had; None if they are unknown."""
+    return content["callbacks"][RunState.state_key]["processes"][0].get("val")
+
+
+def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
+    """Restore a module's attributes at a checkpoint, besides its weights.
+
+    The checkpoint contains the attributes that changed in training, and those that start hooks set.
+
+    Raises:
+        ValueError: The module has no such attributes.
+    """
+    mine, here = content["callbacks"][RunState.state_key]["processes"][0], _of_module(module)
+    for name in ("set_up", "memory"):
+        if mine[name] is not None and (lost := here.restore(mine[name], here.has)):
+            raise ValueError(f"{lost[0]} {NOT_RESTORED}")
+
+
+def _of_module(module: L.LightningModule) -> Memory:
+    """Return the memory of a module alone, without its weights and metrics."""
+    _ = module.hparams  # Lightning creates it at the first access
+    return Memory({"module": module}, lambda: weights_and_metrics(module))
+
+
+def _check_state(mine: dict[str, Any]) -> None:
+    """Check that the state restored later is valid, before the run directory changes.
+
+    Raises:
+        TypeError, ValueError, KeyError: The state is damaged.
+    """
+    here = random_states()
+    try:
+        restore_random_states(mine)
+    finally:
+        restore_random_states(here)
+    optional = Tensor | None
+    kinds: dict[str, Any] = {"memory": optional, "set_up": optional, "cuda": optional, "mps": optional}
+    kinds |= {"val": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
+    for name, kind in kinds.items():
+        if not isinstance(mine[name], kind):
+            raise TypeError(f"{name} is not a {kind}")
+    values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
+    if not all(isinstance(each, float | int) for each in values):
+        raise TypeError("a value of a schedule or a parameter is not a number")

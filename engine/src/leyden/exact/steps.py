@@ -1,0 +1,128 @@
+"""What the steps of a stopped run have come to beyond its checkpoint: a resumed run must come to the same.
+
+No state has to be known for this: whatever a checkpoint lacks is seen by what it does.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from leyden.exact.digest import digest_of_content
+from leyden.exact.memory import reason
+from leyden.exact.report import Reporter
+
+FILE = "checkpoints/steps.jsonl"
+
+
+class Steps(L.Callback):
+    """Records the loss of steps, and compares those that a resumed run computes again.
+
+    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint; of a stop that has time, the
+    batch after it, with a hash of the weights. A step without a loss, as in manual optimization, has the logged metrics in
+    its place. Values that are never recorded are not compared. Only the process of rank zero records.
+
+    Args:
+        directory: Folder with `checkpoints`.
+        reporter: Announces the first step that parts.
+    """
+
+    state_key = "Steps"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self, directory: Path, reporter: Reporter) -> None:
+        self.file, self.reporter = directory / FILE, reporter
+        self.is_last = False  # True for the batch before a stop, whose weights are recorded, too
+        self._batch = 0  # batches of all starts
+        self._has_checkpoint = self._is_after_checkpoint = False
+        self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
+        self._mode = "w"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches."""
+        return {"batch": self._batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the number of batches, and read what the stopped run has recorded beyond them."""
+        self._batch, self._has_checkpoint = int(state_dict["batch"]), True
+        with contextlib.suppress(Exception):  # there is none, or its last line is cut off
+            for line in self.file.read_text().splitlines():
+                row = json.loads(line)
+                if row["batch"] > self._batch:
+                    self._before[int(row["batch"])] = dict(row["values"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let all processes compare at the same steps."""
+        self._before = trainer.strategy.broadcast(self._before)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        """Record the next batch; what was recorded before the checkpoint is not needed any more."""
+        self._has_checkpoint = self._is_after_checkpoint = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record and compare a batch, if it is due."""
+        self._batch += 1
+        is_due = self._is_after_checkpoint or self.is_last or self._batch % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        if not (is_due and self._has_checkpoint) and self._batch not in self._before:
+            return
+        values = self._values(trainer, pl_module, outputs) if trainer.is_global_zero else {}
+        if self._batch in self._before:
+            self._compare(trainer, pl_module, values)
+        if trainer.is_global_zero and self.reporter.mode != "off":
+            self._record(values)
+        self._is_after_checkpoint = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Delete the file: the run's last checkpoint is that of its last step."""
+        if trainer.is_global_zero:
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+
+    def _values(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any) -> dict[str, str]:
+        try:
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
+            values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
+            if self.is_last:
+                values["weights"] = _weights(module)
+            return values
+        except Exception as error:  # of a user's own class
+            self.reporter.name([f"step {self._batch} ({reason(error)})"], "can't be recorded")
+            return {}
+
+    def _compare(self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]) -> None:
+        before = self._before.pop(self._batch)
+        if "weights" in before and trainer.is_global_zero:
+            values = {**values, "weights": _weights(module)}
+        parts = [name for name, value in before.items() if values.get(name, value) != value]
+        if parts := trainer.strategy.broadcast(parts):
+            self._before = {}
+            name = parts[0]
+            now, then = (_shown(each.get(name, "")) for each in (values, before))
+            self.reporter.announce(
+                f"parts from the interrupted run at step {self._batch} ({name} {now}, was {then}): something that no "
+                "checkpoint has changes"
+            )
+
+    def _record(self, values: dict[str, str]) -> None:
+        """Add a line to the file; one that can't be written is announced, and ends no run."""
+        if self._is_after_checkpoint:
+            self._mode = "w"
+        try:
+            with self.file.open(self._mode) as file:
+                file.write(json.dumps({"batch": self._batch, "values": values}) + "\n")
+            self._mode = "a"
+        except OSError as error:
+            self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
+
+
+def _weights(module: L.LightningModule) -> str:
+    return digest_of_content(module.state_dict())[:16]
+
+
+def _shown(value: str) -> str:
+    return f"{float.fromhex(value):.9g}" if value.startswith(("0x", "-0x", "nan", "inf", "-inf")) else value
