@@ -245,9 +245,18 @@ class RunState(L.Callback):
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint."""
-        if self._resumed:
-            lightning.recreate_loaders(trainer)
+        """Make Lightning create the dataloaders after it has the checkpoint.
+
+        Those of a later epoch, which may be made from what training has changed, need that before.
+        """
+        if not self._resumed:
+            return
+        lightning.recreate_loaders(trainer)
+        if trainer.reload_dataloaders_every_n_epochs and self._resumed["memory"] is not None:  # type: ignore[attr-defined]
+            data: Any = getattr(trainer, "datamodule", None)
+            roots = {"module": pl_module} | ({} if data is None else {"data": data})
+            here = Memory(roots, lambda: saved_elsewhere(trainer, pl_module))
+            here.restore(self._resumed["memory"], here.has, with_generators=False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
