@@ -139,6 +139,7 @@ class Row:
 
         def prepare():
             warnings.simplefilter("ignore")  # Lightning has some for strangers' work, and a user's are no errors
+            sys.stderr.reconfigure(line_buffering=True)  # as a user's is: what a killed run has said is there
             if kill:
                 kill_at(*kill)
             for each in before:
@@ -344,7 +345,7 @@ def differences(a, b, *, everything):
         ):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{name} of {checkpoint}.ckpt")
-    points = [[row for row in curves(Run(each)) if everything or "test" not in row[1]] for each in (a, b)]
+    points = [sorted(row for row in curves(Run(each)) if everything or "test" not in row[1]) for each in (a, b)]
     if points[0] != points[1]:
         first = next((x for x, y in zip(*points, strict=False) if x != y), ("its length",))
         found.append(f"curves (from {first[1] if len(first) > 1 else first[0]} at {first[0]})")

@@ -15,7 +15,7 @@ import lightning as L
 from torch import nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset
 
-from tests.strangers.kinds import KINDS, content
+from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
 
 LATE = (
@@ -383,11 +383,20 @@ def is_possible(holder, kind, time):
         return False
     if kind in ("none", "bool") and time == "step":  # a lost one is the same again at once
         return False
-    if not what.is_kept and (time not in ("step", "epoch", "first") or holder == "state_dict"):
+    if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
         return False
     if holder == "buffer" and time == "alias":
         return False
+    if kind == "subclass" and time in ("first", "replaced"):  # no checkpoint makes one
+        return False
     return what.is_mutable or time not in ("replaced", "alias")
+
+
+def outcome(holder, kind):
+    """Return what comes of a value of this kind there."""
+    if not HOLDERS[holder].is_looked_at:
+        return SEEN
+    return NAMED if holder == "state_dict" and kind in GENERATORS else KINDS[kind].outcome
 
 
 NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 88, 11, 22
@@ -397,8 +406,8 @@ NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 88, 11, 22
 def drawn():
     """Return the rows: each kind, holder and time with several others, the rarest first, the same ones each time."""
     possible = [(h, k, t) for k in KINDS for h in HOLDERS for t in TIMES if is_possible(h, k, t)]
-    kept = [each for each in possible if HOLDERS[each[0]].is_looked_at and KINDS[each[1]].is_kept]
-    unkept = [each for each in possible if not KINDS[each[1]].is_kept]
+    kept = [each for each in possible if HOLDERS[each[0]].is_looked_at and KINDS[each[1]].outcome == KEPT]
+    unkept = [each for each in possible if KINDS[each[1]].outcome != KEPT]
     unseen = [each for each in possible if not HOLDERS[each[0]].is_looked_at]
     counts: dict[Any, int] = {}
     return [

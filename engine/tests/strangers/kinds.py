@@ -35,6 +35,10 @@ class Bag(dict):
     """A container of an own class."""
 
 
+KEPT, NAMED, SEEN = "kept", "named", "seen"
+GENERATORS = ("random", "numpy_rng", "random_state", "torch_rng")  # a `state_dict` may not hold one
+
+
 class Kind(NamedTuple):
     """A kind of value.
 
@@ -43,14 +47,14 @@ class Kind(NamedTuple):
         make: Return the value at the start.
         change: Return the changed value: the same object where that can be.
         is_mutable: Whether `change` writes in place.
-        is_kept: Whether a checkpoint holds it.
+        outcome: What comes of it: a checkpoint holds it, it is named as soon as it has changed, or it is seen by what it does.
     """
 
     about: str
     make: Callable[[], Any]
     change: Callable[[Any], Any]
     is_mutable: bool = False
-    is_kept: bool = True
+    outcome: str = KEPT
 
 
 def content(value) -> float:
@@ -222,11 +226,6 @@ KINDS = {
         "a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda value: value + torch.eye(3).to_sparse()
     ),
     "csr": Kind("a sparse tensor by rows", lambda: torch.eye(3).to_sparse_csr(), lambda value: value * 1.5),
-    "nested": Kind(
-        "a nested tensor",
-        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
-        _more_nested,
-    ),
     "quantized": Kind(
         "a quantized tensor",
         lambda: torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8),
@@ -257,22 +256,29 @@ KINDS = {
         _written(lambda value: torch.rand(1, generator=value)),
         True,
     ),
-    # What no checkpoint holds
-    "iterator": Kind("an iterator", lambda: itertools.count(1), _written(next), True, False),
-    "generator": Kind(
-        "a generator function's", lambda: (each / 9 for each in range(10**6)), _written(next), True, False
-    ),
-    "queue": Kind("a `queue.Queue`", lambda: _filled(queue.Queue()), _written(_turned), True, False),
-    "made": Kind(
-        "objects made in training", list, _written(lambda value: value.append(Made(len(value) + 1))), True, False
-    ),
+    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more),
     "subclass": Kind(
-        "a container of an own class", Bag, _written(lambda value: value.update({len(value): 1})), True, False
+        "a dictionary of an own class", Bag, _written(lambda value: value.update({len(value): 1})), True
     ),
-    "function": Kind("a function", lambda: lambda: 1, _next_function, False, False),
-    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, False, False),
-    "decimal": Kind("a `Decimal`", lambda: decimal.Decimal(1), lambda value: value + 1, False, False),
+    # What no checkpoint holds
+    "nested": Kind(
+        "a nested tensor",
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        _more_nested,
+        False,
+        NAMED,
+    ),
+    "iterator": Kind("an iterator", lambda: itertools.count(1), _written(next), True, NAMED),
+    "generator": Kind(
+        "a generator function's", lambda: (each / 9 for each in range(10**6)), _written(next), True, NAMED
+    ),
+    "made": Kind(
+        "objects made in training", list, _written(lambda value: value.append(Made(len(value) + 1))), True, NAMED
+    ),
+    "queue": Kind("a `queue.Queue`", lambda: _filled(queue.Queue()), _written(_turned), True, SEEN),
+    "function": Kind("a function", lambda: lambda: 1, _next_function, False, SEEN),
+    "decimal": Kind("a `Decimal`", lambda: decimal.Decimal(1), lambda value: value + 1, False, SEEN),
     "typed": Kind(
-        "an `array.array`", lambda: array.array("d", [1.0]), _written(lambda value: value.append(1.0)), True, False
+        "an `array.array`", lambda: array.array("d", [1.0]), _written(lambda value: value.append(1)), True, SEEN
     ),
 }

@@ -7,8 +7,8 @@ of docs/exact-matrix.md anew.
 from typing import NamedTuple
 
 from tests import ENGINE
-from tests.strangers.generated import HOLDERS, TIMES, drawn
-from tests.strangers.kinds import KINDS
+from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
+from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 
 FEATURES = ("resume", "evaluate", "sweep", "prune", "fork", "reproduce")
 SAME, ANNOUNCED, REFUSED, ANEW = "same bits", "announced", "refused", "starts anew"
@@ -56,8 +56,8 @@ def callback(name, *more):
 
 
 LIGHTNING = "lightning.pytorch.callbacks"
-NAMED = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
-UNSEEN = {
+BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
+BY_STEP = {
     "resume": ANNOUNCED,
     "fork": ANEW,
 }  # not looked at; of a fork there is no interrupted run to be compared with
@@ -66,6 +66,7 @@ NO_WEIGHTS = {"resume": REFUSED, "evaluate": REFUSED, "fork": REFUSED}
 ALL_BUT_LENGTH = "trainer.limit_test_batches=1"  # with more steps, a fork would have another schedule
 MONITOR = "+callbacks.monitor._target_=leyden.pictures.curves.Monitor"  # it counts samples
 BY_EPOCH = "callbacks.checkpoint.every_n_steps=null"
+SELDOM = "callbacks.checkpoint.every_n_steps=8"  # what acts after some steps is seen by what it does
 
 
 def generated(holder, kind, time):
@@ -75,10 +76,9 @@ def generated(holder, kind, time):
     more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
     if "callback" in holder:
         more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
-    cells = {} if KINDS[kind].is_kept else NAMED
-    names = () if KINDS[kind].is_kept else ("held",)
-    if not HOLDERS[holder].is_looked_at:
-        cells, names = UNSEEN, (PARTED,)
+    comes_to = outcome(holder, kind)
+    cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
+    names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]
     about = f"{HOLDERS[holder].about}: {KINDS[kind].about}, {TIMES[time]}"
     return Work(about, "generated.Module", "generated.Data", tuple(more), cells, names)
 
@@ -100,10 +100,18 @@ STAND_INS = {
     "workers": data("samples drawn and counted in worker processes", "InWorkers", "+data.stay=false"),
     "persistent_workers": data("the same with `persistent_workers`, in all loaders", "InWorkers"),
     "replacing": module(
-        "a data set that the module replaces, `reload_dataloaders_every_n_epochs`",
+        "rows that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`",
+        "Replacing",
+        *("+trainer.reload_dataloaders_every_n_epochs=1", "+task.keeps=true"),
+        data="",
+    ),
+    "replacing_object": module(
+        "the same of a data set, an object",
         "Replacing",
         "+trainer.reload_dataloaders_every_n_epochs=1",
         data="",
+        cells=BY_STEP,
+        names=(PARTED, "module.data"),
     ),
     "unused_loaders": module("a module with loaders of its own beside other data", "Replacing", cells=NEVER),
     "environment": data("an `IterableDataset` with an environment", "Streamed", "+data.stream=environment"),
@@ -114,7 +122,7 @@ STAND_INS = {
         "an `IterableDataset` that goes on from epoch to epoch",
         "Streamed",
         "+data.stream=endless",
-        cells=NAMED,
+        cells=BY_NAME,
         names=("source",),
     ),
     "huggingface_stream": data(
@@ -123,7 +131,9 @@ STAND_INS = {
     "huggingface_table": data(
         "a map-style data set of an installed package", "Streamed", "+data.stream=huggingface_table"
     ),
-    "webdataset": data("a pipeline of an installed package", "Streamed", "+data.stream=webdataset"),
+    "webdataset": data(
+        "a pipeline of an installed package", "Streamed", "+data.stream=webdataset", cells=BY_STEP, names=(PARTED,)
+    ),
     "wrapper": data(
         "a loader in a wrapper without a state, `checkpoint.every_n_steps`",
         "OwnLoader",
@@ -143,7 +153,7 @@ STAND_INS = {
         )
         for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none")
     },
-    "on_policy": module("a stream from a method that asks the network", "OnPolicy", data="", cells=NAMED),
+    "on_policy": module("a stream from a method that asks the network", "OnPolicy", data="", cells=BY_NAME),
     "own_collate": module("a method that asks the network as `collate_fn`", "Collates", data=""),
     **{
         f"{form}_batches": Work(
@@ -177,7 +187,9 @@ STAND_INS = {
     ),
     "constructed": module("a default type, `.item()`, `torch.compile` and draws in a constructor", "Constructed"),
     "denoising": module("random numbers in all stages; `seed_everything` in `on_train_start`", "Denoising"),
-    "train_start": module("weights that are set in `on_train_start`", "Denoising", "+task.sets=true", cells=NAMED),
+    "train_start": module(
+        "weights that are set in `on_train_start`", "Denoising", "+task.sets=true", cells=BY_NAME
+    ),
     "changed_late": module(
         "attributes that change, or come, after the best epoch", "ChangedLate", "objective.mode=min"
     ),
@@ -193,16 +205,18 @@ STAND_INS = {
     "optimizer_state": module(
         "an optimizer with a state outside of `state_dict`",
         "Optimized",
-        "+task.way=outside",
-        cells=UNSEEN,
-        names=(PARTED, "slow"),
+        *("+task.way=outside", SELDOM),
+        cells=BY_STEP,
+        names=(PARTED,),
+        kill=15,
     ),
     "random_schedule": module(
         "a schedule with a generator in a function",
         "Optimized",
-        "+task.way=random",
-        cells=UNSEEN,
-        names=(PARTED, "lr_lambda"),
+        *("+task.way=random", SELDOM),
+        cells=BY_STEP,
+        names=(PARTED,),
+        kill=15,
     ),
     "manual": module("optimizers and a schedule by hand, gradients under way", "Manual"),
     "gan": module("a GAN with pictures to `logger.experiment`", "GAN"),
@@ -217,7 +231,7 @@ STAND_INS = {
     ),
     "iterator": module("a training step that takes `dataloader_iter`", "FromIterator"),
     "second_loader": module(
-        "an iterator of a second loader in the training step", "SecondLoader", cells=NAMED, names=("iterator",)
+        "an iterator of a second loader in the training step", "SecondLoader", cells=BY_NAME, names=("iterator",)
     ),
     "epoch_end": module(
         "outputs of an epoch in a list, metrics, `R2Score`",
@@ -231,7 +245,11 @@ STAND_INS = {
     "made_in_setup": module("a large tensor that `setup` sets", "MadeInSetup"),
     "from_random": module("`from random import shuffle` in its file", "in_file.FromRandom"),
     "file_draws": module(
-        "draws when its file is imported, and from a generator of it", "in_file.FileDraws", anew=True
+        "draws when its file is imported, and from a generator of it",
+        "in_file.FileDraws",
+        cells=BY_STEP,
+        names=(PARTED,),
+        anew=True,
     ),
     "hyperparameters": module(
         "`save_hyperparameters()` with a network, a path and an `Enum`",
@@ -243,7 +261,7 @@ STAND_INS = {
     "names": module("`val_loss`, `test_loss`", "Named", "objective.metric=val_loss"),
 }
 
-BY_NAME = "objective.metric=val_loss"
+VAL_LOSS = "objective.metric=val_loss"
 SETTINGS = {
     "accumulation": Work(
         "accumulated gradients with a last step of fewer", more=("trainer.accumulate_grad_batches=3",)
@@ -256,12 +274,12 @@ SETTINGS = {
         fork=ALL_BUT_LENGTH,
     ),
     "val_check_interval": module(
-        "`val_check_interval` that divides the epoch", "Named", "+trainer.val_check_interval=4", BY_NAME
+        "`val_check_interval` that divides the epoch", "Named", "+trainer.val_check_interval=4", VAL_LOSS
     ),
     "val_check_within": module(
         "`val_check_interval` that does not: no validation at the end of an epoch",
         "Named",
-        *("+trainer.val_check_interval=3", BY_NAME),
+        *("+trainer.val_check_interval=3", VAL_LOSS),
         cells=NEVER,
     ),
     "every_second_epoch": module(
@@ -290,29 +308,30 @@ SETTINGS = {
     ),
     "model_pruning": Work(
         "`ModelPruning`",
-        more=callback(f"{LIGHTNING}.ModelPruning", "pruning_fn=l1_unstructured", "amount=0.1"),
-        cells=NAMED,
-        names=("weight_mask",),
+        more=(*callback(f"{LIGHTNING}.ModelPruning", "pruning_fn=l1_unstructured", "amount=0.1"), SELDOM),
+        cells=BY_STEP,
+        names=(PARTED,),
+        kill=15,
     ),
     "rate_finder": module(
         "`LearningRateFinder`",
         "Named",
         *callback(f"{LIGHTNING}.LearningRateFinder", "num_training_steps=5"),
-        BY_NAME,
+        VAL_LOSS,
         cells=NEVER,
     ),
     "size_finder": module(
         "`BatchSizeFinder`",
         "Named",
         *callback(f"{LIGHTNING}.BatchSizeFinder", "max_trials=2"),
-        BY_NAME,
+        VAL_LOSS,
         cells=NEVER,
     ),
     "two_processes": module(
         "two processes, parameters that are not always used",  # of four batches each
         "Named",
         *("trainer=ddp", "trainer.strategy=ddp_find_unused_parameters_true", "trainer.accelerator=cpu"),
-        *("trainer.devices=2", "trainer.max_epochs=6", BY_NAME),
+        *("trainer.devices=2", "trainer.max_epochs=6", VAL_LOSS),
         fork="trainer.max_epochs=7",
         kill=15,
         anew=True,

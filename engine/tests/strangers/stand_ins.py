@@ -149,17 +149,26 @@ class InWorkers(PlainData):
 
 
 class Replacing(Plain):
-    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's."""
+    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's.
+
+    Args:
+        keeps: Whether it keeps the rows, of which it makes a data set for each loader.
+    """
+
+    def __init__(self, keeps: bool = False):
+        super().__init__()
+        self.keeps = keeps
 
     def setup(self, stage):
         if stage == "fit":
-            self.data = Rows()
+            self.data = rows() if self.keeps else Rows()
 
     def on_train_epoch_end(self):
-        self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
+        drawn = torch.rand(NUM, 4), torch.rand(NUM)
+        self.data = drawn if self.keeps else TensorDataset(*drawn)
 
     def train_dataloader(self):
-        return DataLoader(self.data, BATCH, shuffle=True)
+        return DataLoader(TensorDataset(*self.data) if self.keeps else self.data, BATCH, shuffle=True)
 
     def val_dataloader(self):
         return DataLoader(Rows(10, 1), BATCH)

@@ -210,6 +210,13 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     assert bool(schedule.partial_test_message(trainer)) == isinstance(limit, int)
 
 
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_a_finder_is_refused_also_by_a_dry_run(train, finder):
+    more = (f"+callbacks.mine._target_=lightning.pytorch.callbacks.{finder}", "dry_run=true")
+    _, _, err = train("a", *own("stand_ins.Named", "plain.PlainData", "objective.metric=val_loss", *more), code=2)
+    assert f"callbacks.mine: {finder} trains and goes back before the run begins" in err
+
+
 # Worker processes, on whose number depends what data draw or count in them.
 
 WORKERS = "batches were read by 2 worker processes and are now read by 1"
