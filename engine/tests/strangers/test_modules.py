@@ -21,6 +21,10 @@ def module(name, *more):
     return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
 
 
+def alone(name, data):
+    return ("task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}")
+
+
 # What is known only by values.
 
 
@@ -62,11 +66,6 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, k
     assert f"{key}: My{kind} is a {kind} of the package pytorch_lightning" in err
     assert "`import lightning.pytorch as pl`" in err
     assert len(err.splitlines()) == 1
-
-
-def test_what_is_no_callback_is_refused(train):
-    _, _, err = train("a", *module("Plain"), "+callbacks.mine._target_=torch.nn.Identity", code=2)
-    assert "callbacks.mine: creates a Identity; must be a Callback" in err
 
 
 # Facts.
@@ -139,27 +138,6 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
         assert state["T_max"] == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "loaders"),
-    [("Whole", "train_dataloader and val_dataloader and test_dataloader"), ("Validating", "val_dataloader")],
-)
-@pytest.mark.parametrize("data", ["mnist", "own"])
-def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, data, name, loaders):
-    own = () if data == "mnist" else DATA[1:2]
-    _, _, err = train(
-        "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
-    )
-    assert f"task: {name} defines {loaders}, which " in err
-    assert "set data=module to use those of the task" in err
-    assert len(err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["Plain", "Validating"])
-def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
-    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.brought.{name}", "data=module", code=2)
-    assert f"data: {name} has no train_dataloader; choose data other than data=module" in err
-
-
 # Schedules.
 
 
@@ -185,19 +163,6 @@ def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, 
     assert "scheduler" not in err
 
 
-@pytest.mark.parametrize(
-    ("way", "said"),
-    [
-        ("seldom", "Scheduled has it stepped every 5 step; "),
-        ("within", "Scheduled has it stepped every 1 epoch, as a part of SequentialLR; "),
-    ],
-)
-def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, said):
-    run, _, err = train("a", *scheduled(way, "scheduler=cosine"), code=2)
-    assert f"scheduler: is built for 80 optimizer steps, but {said}" in err
-    assert not run.result or run.result.optimizer_steps == 0
-
-
 @pytest.mark.parametrize("way", ["by hand", "lost"])
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
@@ -207,24 +172,33 @@ def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     )
 
 
-def test_a_schedule_that_a_module_does_not_take_is_refused(train):
-    _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
-    assert "Plain takes no scheduler; choose scheduler=none" in err
+OWN_LOADERS = "defines train_dataloader and val_dataloader and test_dataloader, which "
+STEPPED = "scheduler: is built for 80 optimizer steps, but Scheduled has it stepped every "
+NO_EFFECT = "has no effect, as Plain takes no {}; set its own arguments by task.ARG=VALUE"
+# What is typed, and the line that refuses it before training.
+REFUSED = [
+    (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
+    (module("Whole"), f"task: Whole {OWN_LOADERS}"),
+    (alone("Whole", "mnist"), f"task: Whole {OWN_LOADERS}"),
+    (module("Validating"), "task: Validating defines val_dataloader, which "),
+    (alone("Plain", "module"), "data: Plain has no train_dataloader; choose data other than data=module"),
+    (alone("Validating", "module"), "data: Validating has no train_dataloader; choose data other than"),
+    (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
+    (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch, as a part of SequentialLR; "),
+    (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),
+    (module("Plain", "optimizer.lr=0.5"), f"optimizer.lr=0.5: {NO_EFFECT.format('optimizer')}"),
+    (module("Plain", "optimizer=sgd"), f"optimizer=sgd: {NO_EFFECT.format('optimizer')}"),
+    (module("Plain", "model=cnn"), f"model=cnn: {NO_EFFECT.format('network')}"),
+    (module("Plain", "model.dropout=0.5"), f"model.dropout=0.5: {NO_EFFECT.format('network')}"),
+]
 
 
-@pytest.mark.parametrize(
-    ("typed", "argument"),
-    [
-        ("optimizer.lr=0.5", "optimizer"),
-        ("optimizer=sgd", "optimizer"),
-        ("model=cnn", "network"),
-        ("model.dropout=0.5", "network"),
-    ],
-)
-def test_a_part_that_a_module_does_not_take_is_refused_where_it_is_typed(train, typed, argument):
-    run, _, err = train("a", *module("Plain"), typed, code=2)
-    assert f"{typed}: has no effect, as Plain takes no {argument}; set its own arguments by task.ARG=VALUE" in err
-    assert not run.directory.exists()
+@pytest.mark.parametrize(("typed", "said"), REFUSED)
+def test_what_does_not_fit_together_is_refused_in_a_line_before_training(train, typed, said):
+    run, _, err = train("a", *typed, code=2)
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not run.result or run.result.optimizer_steps == 0
 
 
 def test_a_part_that_a_module_does_not_take_is_refused_in_a_sweep(cli):
