@@ -11,7 +11,7 @@ from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
 from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 
 FEATURES = ("resume", "evaluate", "sweep", "prune", "fork", "reproduce")
-SAME, ANNOUNCED, REFUSED, ANEW = "same bits", "announced", "refused", "starts anew"
+SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = "same bits", "announced", "refused", "starts anew", "not seen"
 PAGE = ENGINE / "docs" / "exact-matrix.md"
 PARTED = "parts from the interrupted run at step"
 
@@ -209,6 +209,11 @@ STAND_INS = {
         cells=BY_STEP,
         names=(PARTED,),
         kill=15,
+    ),
+    "optimizer_state_late": module(
+        "the same, when it acts after the recorded steps",
+        *("Optimized", "+task.way=outside"),
+        cells={"resume": NOT_SEEN, "fork": ANEW},
     ),
     "random_schedule": module(
         "a schedule with a generator in a function",
