@@ -223,6 +223,9 @@ class Row:
         with (self.place / "test_evaluations.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["run"] == str(self.place / "whole")]
         found = [json.loads(row["metrics"]) for row in rows]
+        told = [line for line in self.whole.told if "evaluate, predict and export will not have that" in line]
+        if told and len(found) == 4 and found[1:] == [found[1]] * 3:
+            return Outcome(ANNOUNCED, told[0])
         if len(found) != 4 or any(each != found[0] for each in found) or not found[0]:
             return Outcome(DIFFERS, "; ".join(map(str, found)))
         metrics = Run(self.place / "whole").result.metrics

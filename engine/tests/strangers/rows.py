@@ -244,7 +244,7 @@ STAND_INS = {
         "objective.metric=train/mean",
         cells={"prune": REFUSED},  # it needs a metric of validation
     ),
-    "swag": module("what `on_train_end` sets, as SWAG", "SWAG", cells={"evaluate": REFUSED}),
+    "swag": module("what `on_train_end` sets, as SWAG", "SWAG", cells={"evaluate": ANNOUNCED}),
     # Attributes, files, what is saved
     "attributed": module("lazily imported modules and unusual tensors in attributes", "Attributed"),
     "made_in_setup": module("a large tensor that `setup` sets", "MadeInSetup"),

@@ -173,6 +173,19 @@ class Memory:
         """Return the paths of values that an earlier memory lacks, or had otherwise."""
         return {path for path, each in self.digests.items() if before.digests.get(path) != each}
 
+    def remove_new(self, before: "Memory", kept: Tensor, stay: Collection[Path]) -> None:
+        """Remove attributes that came after a checkpoint: an earlier memory and the checkpoint lack them.
+
+        What no checkpoint could hold stays.
+        """
+        old = {*before.digests, *_thaw(kept), *stay}
+        for path, (value, _) in self._start.items():
+            if path in old or not before.has(path) or path[-1][0] != "attribute":
+                continue
+            with contextlib.suppress(NotKeptError, AttributeError):
+                self._kept(path, value)
+                delattr(self._owners[path[:-1]], path[-1][1])
+
     def _settable(self, path: Path) -> Any:
         """Return the owner of a path's last attribute or item, if a checkpoint, maybe a stranger's, may set it.
 

@@ -495,11 +495,14 @@ class RunState(L.Callback):
     def restore_best(self, module: L.LightningModule, content: dict[str, Any], late: set[Path]) -> None:
         """Restore the module's attributes at a checkpoint.
 
-        Attributes that changed only after the checkpoint get the values from before training, but for those in
-        `late`, which stay.
+        Attributes that changed only after the checkpoint get the values from before training, and those that came after
+        it are removed, but for those in `late`, which stay.
         """
         here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
         lost: list[str] = []
+        if self._memory and kept is not None:
+            before = self._memory
+            self._guarded("module", lambda: here.remove_new(before, kept, late), None)
         for each in (self._at_start, kept):
             if each is not None:
                 lost += here.restore(each, lambda path: here.has(path) and path not in late)
