@@ -153,7 +153,13 @@ STAND_INS = {
         )
         for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none")
     },
-    "on_policy": module("a stream from a method that asks the network", "OnPolicy", data="", cells=BY_NAME),
+    "on_policy": module(
+        "a stream from a method that asks the network",
+        "OnPolicy",
+        data="",
+        cells=BY_STEP,
+        names=(PARTED, "position"),
+    ),
     "own_collate": module("a method that asks the network as `collate_fn`", "Collates", data=""),
     **{
         f"{form}_batches": Work(
@@ -188,7 +194,10 @@ STAND_INS = {
     "constructed": module("a default type, `.item()`, `torch.compile` and draws in a constructor", "Constructed"),
     "denoising": module("random numbers in all stages; `seed_everything` in `on_train_start`", "Denoising"),
     "train_start": module(
-        "weights that are set in `on_train_start`", "Denoising", "+task.sets=true", cells=BY_NAME
+        "weights that are set in `on_train_start`",
+        *("Denoising", "+task.sets=true"),
+        cells=BY_STEP,
+        names=(PARTED,),
     ),
     "changed_late": module(
         "attributes that change, or come, after the best epoch", "ChangedLate", "objective.mode=min"

@@ -335,6 +335,9 @@ class Source(IterableDataset):
 class OnPolicy(Replacing):
     """A stream from a method of the module, which asks the network, and walks on from sample to sample."""
 
+    def on_train_epoch_end(self):
+        pass
+
     def generate(self):
         position = torch.zeros(4)
         for inputs, target in Rows():
