@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leyden.exact import Exact
     from leyden.training.trained import load, load_runs
 
-__all__ = ["__version__", "load", "load_runs"]
+__all__ = ["Exact", "__version__", "load", "load_runs"]
 __version__ = "0.2.0"
 
 
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from leyden.training import trained
 
         return getattr(trained, name)
+    if name == "Exact":
+        from leyden import exact
+
+        return exact.Exact
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -39,7 +39,7 @@ def mac(monkeypatch):
 
 
 def callback(seed=0):
-    made = RunState(seed)
+    made = RunState(seed, is_fork=True)
     loops = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_results={})))
     trainer = SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1, **vars(loops))
     trainer.lr_scheduler_configs = trainer.optimizers = trainer.callbacks = []

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -230,7 +231,11 @@ class Project:
                 words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
                 return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
             self.has_reproduced = True
-        return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if verb == "reproduce" else (0,))
+        if verb == "resumetest":
+            words = [sys.executable if word == "python" else word for word in words]
+        return self.python(
+            ["-m", f"leyden.{verb}", *words], (0, 1) if verb in ("reproduce", "resumetest") else (0,)
+        )
 
     def dry(self, words: list[str]) -> str:
         """What would be trained; pages have commands in common, of which one is checked."""

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.config.errors import UserError
 from leyden.config.paths import find_project
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.scheduler.slurm import Slurm

@@ -147,14 +147,14 @@ def test_a_full_disk_leaves_the_older_checkpoint(train, monkeypatch):
     from leyden.callbacks.checkpoint import RunCheckpoint
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = RunCheckpoint._save
+    save = RunCheckpoint.save
 
     def save_on_a_full_disk(self, trainer, *names):
         if trainer.current_epoch == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         save(self, trainer, *names)
 
-    monkeypatch.setattr(RunCheckpoint, "_save", save_on_a_full_disk)
+    monkeypatch.setattr(RunCheckpoint, "save", save_on_a_full_disk)
     try:
         run, _, err = train("a", "objective=null", "logger=none", code=2)
     finally:

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.trainer import RunTrainer, num_logged
-from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO
+from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
@@ -31,9 +31,12 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
+from leyden.exact.checkpoint import SafeCheckpointIO
+from leyden.exact.files import replacing
+from leyden.exact.memory import read_plain
 from leyden.exact.report import ExactError
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
-from leyden.run.files import damage, read_fingerprints, replacing, sha256_of, write_fingerprints
+from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
@@ -381,7 +384,7 @@ def _read_weights(path: Path, exclude: Sequence[str]) -> InitFrom:
         sha256 = sha256_of(file)
         file.seek(0)
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = read_plain(file, "cpu")
         except pickle.UnpicklingError as error:
             raise ValueError("is refused: it holds more than tensors and plain values") from error
     weights = content.get("state_dict") if isinstance(content, dict) else None

@@ -29,22 +29,21 @@ from leyden.assembly.instantiate import (
     user_errors,
 )
 from leyden.callbacks.averaging import check_averaging
-from leyden.callbacks.checkpoint import RunCheckpoint, SafeCheckpointIO, load_weights
+from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
-from leyden.callbacks.preemption import Preemption
 from leyden.callbacks.samples_seen import SamplesSeen
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, leave
 from leyden.config.values import flatten
 from leyden.data.contract import ModuleData, facts_of
 from leyden.data.facts import Facts
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.digest import digest_of_content
 from leyden.exact.first_batches import divides_batches
+from leyden.exact.fit import Parts
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
-from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
-from leyden.exact.steps import Steps
+from leyden.exact.state import RunState
 from leyden.pictures.base import OnEvaluation
 from leyden.run.directory import Position
 from leyden.run.identity import identity_values
@@ -245,18 +244,19 @@ class RunTrainer:
         checkpoint: Saves the checkpoints, and has the metrics of the best one.
         timer: Measures the seconds of training, over all starts of the run.
         seen: Counts samples and completed epochs, over all starts of the run.
-        preemption: Stops training on a signal.
-        state: Saves state other than weights in checkpoints, such as random states.
-        stages: Records which stage logged each metric.
+        exact: Callbacks that make the run resume to the same bits.
     """
 
     trainer: L.Trainer
     checkpoint: RunCheckpoint
     timer: Timer
     seen: SamplesSeen
-    preemption: Preemption
-    state: RunState
-    stages: Stages
+    exact: Parts
+
+    @property
+    def state(self) -> RunState:
+        """The callback that saves state other than weights in checkpoints, such as random states."""
+        return self.exact.state
 
     @property
     def callbacks(self) -> list[L.Callback]:
@@ -329,21 +329,28 @@ def run_trainer(
     timers = [each for each in callbacks if isinstance(each, Timer)]
     timer = _timer(cfg, timers)
     settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
+    exact = Parts(
+        cfg.seed,
+        checkpoint,
+        directory,
+        requeue_signal,
+        cfg.exact,
+        data=digest_of_content(settings),
+        is_fork=cfg.fork is not None,
+        leave=leave,
+    )
     trainer = plain_trainer(
         cfg,
         callbacks=[
-            stages := Stages(),  # first, as other callbacks read from it
-            BeforeEnd(state := RunState(cfg.seed, digest_of_content(settings), cfg.exact)),
-            KeptFacts(facts),
-            steps := Steps(directory, state.reporter),
-            *callbacks,
-            ModuleHooks(),
-            *([] if timers else [timer]),
-            seen := SamplesSeen(),
-            state,
-            Gradients(),
-            Hyperparameters(is_fork=cfg.fork is not None),
-            preemption := Preemption(requeue_signal, checkpoint.save_last, checkpoint.commit, steps),
+            *exact.around(
+                [
+                    KeptFacts(facts),
+                    *callbacks,
+                    *([] if timers else [timer]),
+                    seen := SamplesSeen(),
+                    Hyperparameters(is_fork=cfg.fork is not None),
+                ]
+            )
         ],
         logger=_loggers(cfg, directory, num_logged(content) if content else 0, dry=dry),
         default_root_dir=str(directory),
@@ -360,7 +367,7 @@ def run_trainer(
             f"{directory} was trained by {num_processes} processes, this run would have {trainer.world_size}, and their "
             "number can't change; set trainer.devices and trainer.num_nodes to match, or choose another run_dir"
         )
-    return RunTrainer(trainer, checkpoint, timer, seen, preemption, state, stages)
+    return RunTrainer(trainer, checkpoint, timer, seen, exact)
 
 
 def _timer(cfg: DictConfig, timers: list[Timer]) -> Timer:

@@ -1,1 +1,1 @@
-"""Lightning callbacks that a run needs: checkpoints, resumable state, weight averaging, preemption and progress."""
+"""Lightning callbacks that a run needs: checkpoints, resumable state, weight averaging and progress."""

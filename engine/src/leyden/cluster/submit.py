@@ -25,9 +25,10 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import COMMAND_LINE, task_overrides
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import leyden_command, quoted_override, warn
+from leyden.exact.files import replacing
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import files_below, read_json, replacing, write_whole
+from leyden.run.files import files_below, read_json, write_whole
 from leyden.run.owner import KEY, key
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.scheduler import SCHEDULERS

@@ -39,7 +39,7 @@ class Exit(IntEnum):
 
     DONE = 0
     BUG = 1
-    DIFFERENT = 1  # of `reproduce`: the runs are not equal
+    DIFFERENT = 1  # of `reproduce` and `resumetest`: the runs are not equal
     MISTAKE = 2
     REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
     INTERRUPTED = 128 + signal.SIGINT

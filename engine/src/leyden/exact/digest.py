@@ -98,6 +98,8 @@ def _update(
 
 def strided(value: Tensor) -> list[Tensor]:
     """Return the strided tensors that a tensor consists of: a sparse or nested one has several."""
+    if hasattr(value, "to_local"):  # a DTensor: this process's part
+        return strided(value.to_local())
     if value.is_nested:
         return [*value.unbind()]
     if value.is_quantized:

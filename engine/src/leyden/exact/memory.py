@@ -48,6 +48,15 @@ BUILT_IN = (*CONTAINERS, collections.OrderedDict, collections.Counter, collectio
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 
+FACTORIES = (None, int, float, list, dict, set, bool, str)  # of a `defaultdict`
+KINDS: list[Any] = [*np.sctypeDict.values(), "M8[s]", "m8[s]"]
+# What a checkpoint may name besides what torch's reader takes anyway: NumPy's arrays, scalars and types, and containers.
+PLAIN_CLASSES: list[Any] = [
+    *(np.ndarray, np.dtype, np.zeros(0).__reduce__()[0], np.float32(0).__reduce__()[0]),
+    *{type(np.dtype(each)) for each in KINDS},
+    *(collections.deque, collections.defaultdict, collections.Counter, frozenset, *FACTORIES[1:]),
+]
+
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
 
 
@@ -461,11 +470,6 @@ def _check_kept(value: Any, depth: int = 0) -> None:
         raise NotKeptError(f"a {kind.__name__}")
 
 
-KINDS: list[Any] = [*np.sctypeDict.values(), "M8[s]", "m8[s]"]
-DTYPES = {type(np.dtype(each)) for each in KINDS}  # the classes of NumPy's types
-FACTORIES = (None, int, float, list, dict, set, bool, str)
-
-
 def _is_named(kind: Any) -> bool:
     """Return whether a class is an enumeration, or a named tuple of the user's project; no code of it runs when it ends."""
     if issubclass(kind, enum.Enum):
@@ -497,17 +501,12 @@ class _Pickler(Pickler):
         return NotImplemented
 
 
-def _allowed(name: str) -> Any:
-    """Return what a kept value may name, besides what torch's reader takes anyway.
+def _named(name: str) -> Any:
+    """Return a class of the user's project that a kept value may name.
 
     Raises:
         ValueError: A checkpoint may not hold it.
     """
-    parts: list[Any] = [np.ndarray, np.dtype, np.zeros(0).__reduce__()[0], np.float32(0).__reduce__()[0], *DTYPES]
-    parts += [collections.deque, collections.defaultdict, collections.Counter, frozenset, *FACTORIES[1:]]
-    for each in parts:
-        if name == f"{each.__module__}.{each.__qualname__}":
-            return each
     words = name.split(".")
     for n in range(len(words) - 1, 0, -1):
         if (found := sys.modules.get(".".join(words[:n]))) is not None:
@@ -516,6 +515,21 @@ def _allowed(name: str) -> Any:
             if isinstance(found, type) and name == f"{found.__module__}.{found.__qualname__}" and _is_named(found):
                 return found
     raise ValueError(f"a checkpoint may not hold a {name}")
+
+
+def read_plain(file: Any, map_location: Any, named: Iterable[Any] = ()) -> Any:
+    """Read tensors and plain values by torch's own reader, which executes nothing else.
+
+    Args:
+        file: A path or a file.
+        map_location: Device of the tensors.
+        named: Classes, with their names, that it may hold as well.
+
+    Raises:
+        pickle.UnpicklingError: It holds something else.
+    """
+    with torch.serialization.safe_globals([*PLAIN_CLASSES, *named]):
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def _freeze(content: Any) -> Tensor:
@@ -532,11 +546,11 @@ def _thaw(kept: Tensor) -> Any:
         ValueError: It names something else than plain values; nothing of it was executed.
     """
     content = io.BytesIO(kept.numpy().tobytes())
-    named = [(_allowed(name), name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(content)]
+    with torch.serialization.safe_globals(PLAIN_CLASSES):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(content)
     content.seek(0)
     where = None if torch.cuda.is_available() else "cpu"
-    with torch.serialization.safe_globals([*DTYPES, *named]):
-        found = torch.load(content, map_location=where, weights_only=True)
+    found = read_plain(content, where, [(_named(name), name) for name in names])
     pairs = [(*path, ("", "")) for path in found]
     if not all(len(step) == 2 for path in pairs for step in path) or not all(
         len(each) == 2 for each in found.values()

@@ -13,9 +13,14 @@ class ExactError(Exception):
     """A run can't resume to the same bits, and must not resume otherwise."""
 
 
+def is_rank_zero() -> bool:
+    """Return whether this is the process of rank zero, as far as Lightning knows."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def say(text: str) -> None:
     """Print a line to stderr, in the process of rank zero."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if is_rank_zero():
         print(f"leyden: {text}", file=sys.stderr)
 
 

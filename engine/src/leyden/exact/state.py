@@ -195,19 +195,18 @@ class RunState(L.Callback):
     numbers, determined by rank and seed, for dropout and augmentation. Rank 0 draws the same numbers as a single
     process would.
 
-    If the run's seed differs from the checkpoint's, which is possible only in a fork, the run keeps its own random
-    states.
-
     Args:
         seed: Seed of the run.
         data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
+        is_fork: Whether the checkpoint may be from a run with another seed or other data. The run then keeps its own
+            random states.
     """
 
     state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(self, seed: int, data: str = "", exact: Mode = "report") -> None:
-        self.seed, self.data, self.reporter = seed, data, Reporter(exact)
+    def __init__(self, seed: int, data: str = "", exact: Mode = "report", *, is_fork: bool = False) -> None:
+        self.seed, self.data, self.reporter, self.is_fork = seed, data, Reporter(exact), is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
@@ -518,8 +517,15 @@ class RunState(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
-        every = state_dict["processes"]
-        self._resumed = every[min(self._trainer.global_rank, len(every) - 1)]
+        every, size = state_dict["processes"], self._trainer.world_size
+        if len(every) != size:
+            raise ExactError(
+                f"trained by {len(every)} processes, and this start has {size}: their number can't change; set the "
+                "trainer's devices and num_nodes to match, or choose another folder"
+            )
+        if state_dict["seed"] != self.seed and not self.is_fork:
+            raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
+        self._resumed = every[self._trainer.global_rank]
         _check_state(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):

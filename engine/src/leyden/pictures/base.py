@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
+from leyden.exact.files import replacing
 from leyden.run.directory import Run
-from leyden.run.files import replacing
 from leyden.run.lock import check_held
 from leyden.run.result import plain, save_pdf
 from leyden.tasks.task import Task

@@ -5,8 +5,8 @@ import time
 
 from leyden.config.errors import log_and_continue
 from leyden.config.values import flatten
+from leyden.exact.files import replacing
 from leyden.run.directory import Run
-from leyden.run.files import replacing
 from leyden.run.identity import identity_values, typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import BEST, Result, chart_tag

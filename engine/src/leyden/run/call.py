@@ -29,7 +29,7 @@ if __name__ == "__main__":
     if job := os.environ.get(JOB):  # of a cluster
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} job {job} on {platform.node()}", flush=True)
         # If another process of the job dies, srun sends SIGTERM to this one, which then has to requeue the job; while it
-        # trains, `callbacks.preemption` receives it. The scheduler's SIGKILL follows where it means to end the job.
+        # trains, `exact.stop` receives it. The scheduler's SIGKILL follows where it means to end the job.
         signal.signal(signal.SIGTERM, lambda *_: None)
     function, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())  # trusted: written by the parent process
     function(*arguments)

@@ -53,7 +53,7 @@ class Scheduler(Protocol):
     """A batch system, which starts jobs on the nodes of a cluster when resources are free.
 
     `cluster.signal_delay_s` before a job's time limit, it must send SIGUSR1 to each process, which then saves and calls
-    `requeue` (`callbacks.preemption`). The variables in which its launcher gives a process its rank stand in
+    `requeue` (`exact.stop`). The variables in which its launcher gives a process its rank stand in
     `run.process`.
 
     Args:

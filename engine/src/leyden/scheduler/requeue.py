@@ -51,7 +51,7 @@ class RequeueSignal:
     """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
 
     A scheduler sends it some time before the time limit, or when another job needs the nodes. While a network trains,
-    `callbacks.preemption` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
+    `exact.stop` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
     while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
     its last checkpoint.
 

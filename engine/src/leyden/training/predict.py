@@ -26,7 +26,8 @@ from leyden.data.facts import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
-from leyden.run.files import replacing, writing
+from leyden.exact.files import replacing
+from leyden.run.files import writing
 from leyden.tasks.task import Task
 from leyden.training.trained import Trained
 

@@ -19,11 +19,11 @@ from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
 from leyden.assembly.task import taken_arguments
 from leyden.assembly.trainer import silence_lightning
-from leyden.callbacks.checkpoint import SafeCheckpointIO
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, quoted_override
 from leyden.data.facts import Facts
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.first_batches import first_batches, has_split
 from leyden.exact.random_state import undisturbed
 from leyden.report.hparams import write_hparams
@@ -58,9 +58,8 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     """
     module, data, trainer = build.module, build.data, build.trainer
     lightning, kept = trainer.trainer, trainer.checkpoint
-    trainer.state.note_made(module)
-    with reporting_restore_errors(trainer, checkpoint), trainer.preemption.interruptible(lightning):
-        lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with reporting_restore_errors(trainer, checkpoint):
+        trainer.exact.fit(lightning, module, data, checkpoint)
     if kept.needed and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
@@ -76,7 +75,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
         checkpoint="checkpoints/best.ckpt",
         requeues=num_restarts(),
-        stages=trainer.stages.by_stage(kept.best),
+        stages=trainer.exact.stages.by_stage(kept.best),
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
         best_epoch=kept.best_at and kept.best_at.epoch,
         best_step=kept.best_at and kept.best_at.step,

@@ -1,49 +1,64 @@
-"""Preemption: on a signal, save at the next step boundary, train one batch more, and end the run, so that it can resume."""
+"""A stop that has time: on a signal, save at the next step boundary, train one batch more, and end the process."""
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import lightning as L
 import torch
 from torch import distributed
 
-from leyden.config.errors import Exit, leave
+from leyden.exact.checkpoint import LastCheckpoint
+from leyden.exact.report import is_rank_zero
 from leyden.exact.steps import Steps
-from leyden.run.process import is_main_process
-from leyden.scheduler.requeue import SIGNAL, RequeueSignal
+
+REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
-class Preemption(L.Callback):
-    """Saves after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C), and ends the run.
+class Requeue(Protocol):
+    """A cluster's scheduler, which sends SIGUSR1 before a time limit.
+
+    Attributes:
+        received: The number of the signal; 0 before it came.
+        is_requested: Whether the job was requeued.
+    """
+
+    received: int
+    is_requested: bool
+
+    def requeue(self) -> Any:
+        """Put this process's job back into the queue."""
+
+
+def _leave(code: int, cause: BaseException | None = None) -> NoReturn:
+    raise SystemExit(code) from cause
+
+
+class Stop(L.Callback):
+    """Saves after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C), and ends the process.
 
     One batch more is trained, and recorded, so that the resumed run has something to compare (`Steps`).
 
-    On SIGUSR1, see `RequeueSignal`, the callback requests a requeue. SIGTERM is sent by `scancel`, `scontrol requeue`, or
-    anyone who wants to end the process; restarting is then up to the sender. A second Ctrl-C ends the run at once,
-    without saving.
+    On SIGUSR1, a requeue is requested. SIGTERM is sent by `scancel`, `scontrol requeue`, or anyone who wants to end the
+    process; restarting is then up to the sender. A second Ctrl-C ends the run at once, without saving.
 
     Args:
-        requeue_signal: Receiver of SIGUSR1.
-        save: Function that prepares `last.ckpt`.
-        commit: Function that commits the prepared checkpoints.
+        checkpoint: Saves and commits `last.ckpt`.
         steps: Records the last batch.
+        requeue: Receives SIGUSR1, and requeues this process's job.
+        leave: Ends the process with an exit code, 128 + signal number; it may have a cause.
 
     Raises:
-        SystemExit: During training, after saving; with code 128 + signal number.
+        SystemExit: During training, after saving.
     """
 
     def __init__(
-        self,
-        requeue_signal: RequeueSignal,
-        save: Callable[[L.Trainer], None],
-        commit: Callable[[L.Trainer], None],
-        steps: Steps,
+        self, checkpoint: LastCheckpoint, steps: Steps, requeue: Requeue, leave: Callable[..., NoReturn] = _leave
     ) -> None:
-        self.requeue_signal, self.save, self.commit, self.steps = requeue_signal, save, commit, steps
+        self.checkpoint, self.steps, self.requeue, self.leave = checkpoint, steps, requeue, leave
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -77,7 +92,7 @@ class Preemption(L.Callback):
             signal.signal(signal.SIGINT, before)
         # Without an error, the signal came after the last step: training is complete, and everything is saved.
         if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
-            leave(Exit.INTERRUPTED, stopped)
+            self.leave(128 + signal.SIGINT, stopped)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         """Record the first Ctrl-C.
@@ -88,7 +103,7 @@ class Preemption(L.Callback):
         if self._signal:
             raise KeyboardInterrupt
         self._record_signal(number, frame)
-        if is_main_process():  # unbuffered, since the signal may have interrupted a print
+        if is_rank_zero():  # unbuffered, since the signal may have interrupted a print
             os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,22 +125,22 @@ class Preemption(L.Callback):
             self._step = trainer.global_step
             self._agreed = self._agree(trainer)
             if self._agreed and not trainer.is_last_batch:
-                self.save(trainer)
+                self.checkpoint.save_last(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Let the last batch be recorded if all processes know of a signal; the step before has been logged by now."""
         if self._agreed:
-            self.commit(trainer)
+            self.checkpoint.commit(trainer)
             self.steps.is_last = True
 
     def _end(self, trainer: L.Trainer) -> None:
-        if self._agreed == SIGNAL and trainer.is_global_zero:
-            self.requeue_signal.requeue()
+        if self._agreed == REQUEUE and trainer.is_global_zero:
+            self.requeue.requeue()
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would only disturb the shutdown
-        leave(128 + self._agreed)
+        self.leave(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the pending reduction."""
@@ -141,13 +156,13 @@ class Preemption(L.Callback):
         Raises:
             SystemExit: The job is requeued already, as no step came to save at.
         """
-        if self.requeue_signal.is_requested:
-            leave(128 + number)
+        if self.requeue.is_requested:
+            self.leave(128 + number)
         self._record_signal(number, frame)
 
     def _agree(self, trainer: L.Trainer) -> int:
         """Return the signal that any process has received; all processes return the same value at the same step."""
-        received = self._signal or self.requeue_signal.received
+        received = self._signal or self.requeue.received
         if trainer.world_size == 1:
             return received
         # The result is used one step later, so that no step waits for the reduction or synchronizes with the GPU.

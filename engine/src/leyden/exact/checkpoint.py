@@ -1,0 +1,331 @@
+"""Checkpoints: how files are written and read, and when the last one is written.
+
+A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one. It is renamed
+only after all metrics up to its step are logged, since a resumed run does not log these again. Reading a checkpoint
+executes no code from it.
+"""
+
+import contextlib
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from leyden.exact.files import replacing
+from leyden.exact.loaders import flatten_loaders
+from leyden.exact.memory import read_plain
+from leyden.exact.report import ExactError, Reporter, say
+
+# Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
+# configuration.
+HYPERPARAMETERS = tuple(
+    key
+    for made in (L.LightningModule, L.LightningDataModule)
+    for key in (
+        made.CHECKPOINT_HYPER_PARAMS_KEY,
+        made.CHECKPOINT_HYPER_PARAMS_NAME,
+        made.CHECKPOINT_HYPER_PARAMS_TYPE,
+    )
+)
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically, and reads only tensors and plain values.
+
+    Hyperparameters saved by a module are left out.
+
+    Args:
+        reporter: Announces values that could not be read again, which are then left out; None to refuse them.
+    """
+
+    def __init__(self, reporter: Reporter | None = None) -> None:
+        self._reporter = reporter
+        self._can_be_read = False  # verified with the first checkpoint
+        self._left_out: list[list[str]] = []  # keys of values that could not be read again
+        self._folders: set[Path] = set()  # to which checkpoints were written
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
+
+        Raises:
+            ExactError: The checkpoint contains a value that could not be read again.
+        """
+        path = Path(path)
+        path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
+        kept = {key: value for key, value in checkpoint.items() if key not in HYPERPARAMETERS}
+        for keys in self._left_out:
+            kept = _without(kept, keys)
+        try:
+            buffer = _serialize(kept)
+            if not self._can_be_read:
+                _check_readable(buffer)
+                self._can_be_read = True
+        except Exception as error:
+            if (culprit := _find_unreadable(kept, ())) is None:
+                raise
+            _refuse(culprit, self._reporter, error)
+            self._left_out.append(culprit[0].split("."))
+            self.save_checkpoint(kept, path, storage_options)
+            return
+        with replacing(path) as file:
+            file.write(buffer.getbuffer())
+        self._folders.add(path.parent.resolve())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint, always with `weights_only`.
+
+        Raises:
+            ValueError: The file contains objects other than tensors and plain values (none of their code was
+                executed), or is not a run's checkpoint.
+        """
+        try:
+            checkpoint: dict[str, Any] = read_plain(path, map_location)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
+        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
+            raise ValueError(f"{path}: not the checkpoint of a run")
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint in a folder to which this process has written one; any other file stays, with a line.
+
+        A callback such as Lightning's `ModelCheckpoint` has the path from a checkpoint, which is not trusted.
+        """
+        path = Path(path)
+        if path.parent.resolve() in self._folders:
+            path.unlink(missing_ok=True)
+        else:
+            say(f"{path}: is not deleted, since this run has written no checkpoint to that folder")
+
+
+def find_unreadable(content: Any) -> tuple[str, str] | None:
+    """Return key and type of the first value that a checkpoint can't hold; None if it can hold all of them."""
+    return _find_unreadable(content, ())
+
+
+def _refuse(culprit: tuple[str, str], reporter: Reporter | None, cause: Exception | None = None) -> None:
+    """Announce a value that could not be read again.
+
+    Args:
+        culprit: Key and type of the value.
+        reporter: Announces that it is left out; None to refuse it.
+        cause: The error of the reader.
+
+    Raises:
+        ExactError: It is refused.
+    """
+    key, kind = culprit
+    if reporter is None:
+        raise ExactError(
+            f"the checkpoint could not be read again: {key} is a {kind}; on_save_checkpoint and state_dict of a module "
+            "or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a subclass to leave it out"
+        ) from cause
+    reporter.name([f"{key} (a {kind})"], "can't be kept in a checkpoint, and is left out")
+
+
+def _check_hooks(trainer: L.Trainer, reporter: Reporter | None) -> None:
+    """Check what the hooks of module and data add to a checkpoint, before anything is trained.
+
+    A hook may need attributes that are set only during training. So its errors are ignored here; writing the first checkpoint
+    raises them. A resumed run omits this check: hooks may draw random numbers or change attributes, and would do so
+    once more than in an uninterrupted run.
+
+    Raises:
+        ExactError: A hook adds a value that can't be read again.
+    """
+    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    for made in (module, data):
+        content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
+        before = {*content}
+        with contextlib.suppress(Exception):
+            if made is not None:
+                made.on_save_checkpoint(content)
+        added = {key: value for key, value in content.items() if key not in {*before, *HYPERPARAMETERS}}
+        if culprit := find_unreadable(added):
+            _refuse(culprit, reporter)
+
+
+def _serialize(content: Any) -> io.BytesIO:
+    buffer = io.BytesIO()  # torch's own writer would hide a full disk behind another error
+    torch.save(content, buffer)
+    return buffer
+
+
+def _check_readable(buffer: io.BytesIO) -> None:
+    buffer.seek(0)
+    read_plain(buffer, "meta")  # reads everything except the tensors' values
+
+
+def _without(node: Any, keys: list[str]) -> Any:
+    """Return a copy of nested dictionaries, lists and tuples without a value."""
+    if isinstance(node, dict):
+        changed = {
+            key: _without(value, keys[1:]) for key, value in node.items() if str(key) == keys[0] and keys[1:]
+        }
+        return {key: value for key, value in node.items() if str(key) != keys[0]} | changed
+    return type(node)(
+        _without(each, keys[1:]) if str(n) == keys[0] and keys[1:] else None if str(n) == keys[0] else each
+        for n, each in enumerate(node)
+    )
+
+
+def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        yield from node.items()
+    elif type(node) in (list, tuple):
+        yield from enumerate(node)
+
+
+def _find_unreadable(node: Any, place: tuple[Any, ...]) -> tuple[str, str] | None:
+    """Return key and type of the first value that can't be written and read again; None if there is none."""
+    for key, value in _children(node):
+        try:
+            _check_readable(_serialize(value))
+        except Exception:  # user classes may raise anything
+            kind = type(value)
+            here = ".".join(map(str, (*place, key))), f"{kind.__module__}.{kind.__qualname__}"
+            return _find_unreadable(value, (*place, key)) or here
+    return None
+
+
+PREPARED = ".prepared"  # suffix of a checkpoint that is not committed yet
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `checkpoints/last.ckpt` at the end of each epoch, after validation, and every `every_n_steps`.
+
+    Lightning passes a step's metrics to the loggers after all hooks of that step, and a run that resumes logs only the
+    steps after its checkpoint. So a checkpoint is only prepared in these hooks, beside its path, and committed, that is
+    renamed, in the next hook, when the metrics of all steps up to it have been written.
+
+    Args:
+        every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
+        directory: Folder of `checkpoints`; None for the trainer's `default_root_dir`.
+
+    """
+
+    state_key = "LastCheckpoint"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self, every_n_steps: int | None, directory: Path | None = None) -> None:
+        if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
+            raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+        self.every_n_steps, self.directory = every_n_steps, directory
+        self.reporter: Reporter | None = None  # of values that can't be read again; None to refuse them
+        self._is_refused = False
+        self.is_over = False  # whether the run was stopped, for example by early stopping
+        self._step = 0
+        self._prepared: dict[str, str] = {}  # name of the copy to keep, by file name
+        # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
+        self.within_epochs = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether training has been stopped."""
+        return {"is_over": self.is_over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state."""
+        self.is_over = bool(state_dict["is_over"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
+        if trainer.ckpt_path is None:
+            _check_hooks(trainer, self.reporter)
+        self.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(trainer.train_dataloader))
+        self._step = trainer.global_step
+        trainer.should_stop = trainer.should_stop or self.is_over
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Delete what a killed start has prepared."""
+        self._drop(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
+        step = trainer.global_step
+        # The steps differ only right after an optimizer step, when no gradients are accumulated.
+        if (
+            self.every_n_steps
+            and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
+            and not trainer.is_last_batch
+        ):
+            self.save_last(trainer, kept=f"step_{step}")
+        self._step = step
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `last.ckpt`."""
+        self.is_over = trainer.should_stop
+        self.save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
+
+    def save_last(self, trainer: L.Trainer, kept: str = "") -> None:
+        """Prepare `last.ckpt` within an epoch, right after an optimizer step.
+
+        Args:
+            trainer: Lightning's trainer.
+            kept: Name of a permanent copy, without suffix; empty for no copy.
+        """
+        if self.within_epochs:
+            self.save(trainer, "last.ckpt", kept)
+        else:
+            say("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
+
+    def save(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
+        """Prepare a checkpoint beside its path.
+
+        Args:
+            trainer: Lightning's trainer.
+            name: Name of the file.
+            kept: Name of a permanent copy, without suffix; empty for no copy.
+        """
+        if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
+            self.refuse(f"weights are not finite at step {trainer.global_step}")
+            return
+        trainer.save_checkpoint(self.path(trainer, name + PREPARED))
+        self._prepared[name] = kept
+
+    def commit(self, trainer: L.Trainer, *args: Any) -> None:
+        """Rename prepared checkpoints to their paths, in the first hook after the loggers have received the metrics."""
+        if not self._prepared:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.is_global_zero:
+            for name in sorted(self._prepared):  # best.ckpt first, since last.ckpt records which one is the best
+                path = self.path(trainer, name)
+                self.rename(path.with_name(name + PREPARED), path, self._prepared[name])
+        trainer.strategy.barrier()
+        self._prepared = {}
+
+    def refuse(self, why: str) -> None:
+        """Report that no checkpoint is written, so that the previous one is kept; a subclass may end the run."""
+        if not self._is_refused:
+            self._is_refused = True
+            say(f"{why}: the last checkpoint with finite weights is kept")
+
+    def rename(self, prepared: Path, path: Path, kept: str) -> None:
+        """Rename a prepared checkpoint; a subclass may keep a copy."""
+        with contextlib.suppress(FileNotFoundError):  # it could not be written, which was reported
+            prepared.replace(path)
+
+    on_train_batch_start: Any = commit
+    on_train_epoch_start: Any = commit
+    on_train_end: Any = commit
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Discard prepared checkpoints, since their metrics were not written."""
+        self._drop(trainer)
+
+    def _drop(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            for name in ("best.ckpt", "last.ckpt"):
+                self.path(trainer, name + PREPARED).unlink(missing_ok=True)
+
+    def path(self, trainer: L.Trainer, name: str) -> Path:
+        """Return the path of a checkpoint."""
+        return (self.directory or Path(trainer.default_root_dir)) / "checkpoints" / name

@@ -1,0 +1,236 @@
+"""Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
+from leyden.exact.loaders import make_resumable
+from leyden.exact.random_state import seed_everything, seed_stages
+from leyden.exact.report import Mode, Reporter, say
+from leyden.exact.stages import Stages
+from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
+from leyden.exact.steps import Steps
+from leyden.exact.stop import REQUEUE, Requeue, Stop, _leave
+
+
+class Exact(L.Callback):
+    """Makes a training resume to the same bits, for any LightningModule.
+
+    In the folder it writes `checkpoints/last.ckpt`, at the end of each epoch and every `every_n_steps`, and when SIGTERM,
+    SIGUSR1 or Ctrl-C ends the process. The trainer's other callbacks, loggers and checkpoints stay as they are.
+
+    Create it before the module, since it seeds all random numbers.
+
+    Args:
+        directory: Folder of the run.
+        seed: Seed of all random numbers.
+        every_n_steps: Optimizer steps between checkpoints within an epoch; None for none.
+        exact: What to do if something can't be kept, or a resumed step parts from that of the stopped run: `report` it in
+            a line, `require` (an error), or `off`.
+
+    The page on exact training has an example.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, seed: int = 0, every_n_steps: int | None = None, exact: Mode = "report"
+    ) -> None:
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
+        if exact not in ("report", "require", "off"):
+            raise ValueError(f"exact={exact}: must be report, require or off")
+        self.directory, self.seed = Path(directory).absolute(), seed
+        self.checkpoint = LastCheckpoint(every_n_steps, self.directory)
+        self.requeue = SlurmRequeue()
+        self.parts = Parts(seed, self.checkpoint, self.directory, self.requeue, exact)
+        self.checkpoint.reporter = self.parts.state.reporter
+        seed_everything(seed, "module")
+
+    def fit(
+        self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
+    ) -> None:
+        """Train, or resume where the last start stopped.
+
+        Args:
+            trainer: The trainer, with this callback.
+            module: The module.
+            data: A data module, training loaders, or None if the module has loaders of its own.
+            val_dataloaders: Loaders of validation, beside training loaders.
+
+        Raises:
+            ExactError: The run can't resume to the same bits, and must not otherwise.
+        """
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self not in callbacks:
+            raise ValueError("the trainer needs this callback: L.Trainer(callbacks=[exact])")
+        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        last, files = self.checkpoint.path(trainer, "last.ckpt"), trainer.strategy.checkpoint_io
+        data = _as_data_module(module, data, val_dataloaders)
+        data.trainer = trainer
+        seed_stages(data, self.seed)
+        make_resumable(data)
+        trainer.callbacks = [*self.parts.around(callbacks), self.checkpoint]  # type: ignore[attr-defined]
+        trainer.strategy.checkpoint_io = _OwnFiles(files, self.directory, self.parts.state.reporter)
+        try:
+            with self.requeue.listening():
+                self.parts.fit(trainer, module, data, last if last.exists() else None)
+        finally:
+            trainer.callbacks = callbacks  # type: ignore[attr-defined]
+            trainer.strategy.checkpoint_io = files
+
+
+class Parts:
+    """The callbacks of an exact run, for a trainer.
+
+    Args:
+        seed: Seed of the run.
+        checkpoint: Saves `last.ckpt`.
+        directory: Folder of the run.
+        requeue: Requeues this process's job.
+        exact: See `Exact`.
+        data: Digest of the data settings, see `RunState`.
+        is_fork: See `RunState`.
+        leave: Ends the process, see `Stop`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        checkpoint: LastCheckpoint,
+        directory: Path,
+        requeue: Requeue,
+        exact: Mode,
+        *,
+        data: str = "",
+        is_fork: bool = False,
+        leave: Any = _leave,
+    ) -> None:
+        self.stages, self.state = Stages(), RunState(seed, data, exact, is_fork=is_fork)
+        self.steps = Steps(directory, self.state.reporter)
+        self.stop = Stop(checkpoint, self.steps, requeue, leave)
+        self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
+        self.after = [ModuleHooks(), self.state, Gradients(), self.stop]
+
+    def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
+        """Return these callbacks around others."""
+        return [*self.before, *callbacks, *self.after]
+
+    def fit(
+        self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path | None
+    ) -> None:
+        """Train, from a checkpoint if there is one."""
+        self.state.note_made(module)
+        with self.stop.interruptible(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+class SlurmRequeue:
+    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm."""
+
+    def __init__(self) -> None:
+        self.received, self.is_requested = 0, False
+
+    def requeue(self) -> None:
+        """Requeue this process's job, as Lightning does by itself; without effect outside of a job."""
+        if job := os.environ.get("SLURM_JOB_ID"):
+            self.is_requested = True
+            subprocess.run(["scontrol", "requeue", job], check=False)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Context in which SIGUSR1 is received; Lightning leaves a handler that it finds."""
+        if REQUEUE is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def receive(number: int, frame: Any) -> None:
+            self.received = number
+
+        before = signal.signal(REQUEUE, receive)
+        try:
+            yield
+        finally:
+            signal.signal(REQUEUE, before)
+
+
+class _OwnFiles(SafeCheckpointIO):
+    """Writes and reads the checkpoints of an exact run; all others are written and read as before.
+
+    Args:
+        others: Writes and reads those.
+        directory: Folder of the run.
+        reporter: Announces what can't be written, which ends no run.
+    """
+
+    def __init__(self, others: CheckpointIO, directory: Path, reporter: Reporter) -> None:
+        super().__init__(reporter)
+        self._others, self._folder = others, directory / "checkpoints"
+
+    def _is_own(self, path: Any) -> bool:
+        return Path(path).parent == self._folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint."""
+        if not self._is_own(path):
+            self._others.save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            super().save_checkpoint(checkpoint, path, storage_options)
+        except OSError as error:
+            say(f"the checkpoint could not be written: {error}")
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint."""
+        files: Any = super() if self._is_own(path) else self._others
+        found: dict[str, Any] = files.load_checkpoint(path, *args, **options)
+        return found
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        files: Any = super() if self._is_own(path) else self._others
+        files.remove_checkpoint(path)
+
+
+class _Loaders(L.LightningDataModule):
+    """Training loaders that are not from a data module: given ones, or those of the module."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def train_dataloader(self) -> Any:
+        """Return the training loaders."""
+        return self._make()
+
+
+class _AllLoaders(_Loaders):
+    """Loaders of validation, too."""
+
+    def __init__(self, make: Callable[[], Any], make_val: Callable[[], Any]) -> None:
+        super().__init__(make)
+        self._make_val = make_val
+
+    def val_dataloader(self) -> Any:
+        """Return the loaders of validation."""
+        return self._make_val()
+
+
+def _as_data_module(module: L.LightningModule, data: Any, val: Any) -> L.LightningDataModule:
+    """Return a data module of what `trainer.fit` takes."""
+    if isinstance(data, L.LightningDataModule):
+        return data
+    make = module.train_dataloader if data is None else lambda: data
+    if val is not None:
+        return _AllLoaders(make, lambda: val)
+    if is_overridden("val_dataloader", module):
+        return _AllLoaders(make, module.val_dataloader)
+    return _Loaders(make)

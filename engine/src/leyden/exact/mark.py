@@ -1,0 +1,94 @@
+"""Marks of training steps: hashes that `leyden resumetest` compares, from any training loop."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MARKS = "LEYDEN_MARKS"  # environment variable: the file to which marks are appended
+KILL_AT = "LEYDEN_MARKS_KILL_AT"  # environment variable: the step at whose mark the process group kills itself
+PARTS = ("batch", "weights", "optimizer")
+_warned: set[str] = set()
+
+
+def mark(step: object, model: object = None, optimizer: object = None, batch: object = None) -> None:
+    """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names; without it, do nothing.
+
+    Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
+    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers and data classes; an
+    object of another class by its `state_dict()`, else, within these, by the name of its class. An error never ends the
+    training: it is one line on stderr.
+
+    Example:
+        >>> from leyden.exact import mark
+        >>> mark(step=1, model={"weight": [0.5]}, batch=[1, 2])  # the variable is not set
+
+    Args:
+        step: A number or text that no other step of the training has.
+        model: A module, or a mapping of tensors.
+        optimizer: What has a `state_dict()`, or several such objects: optimizers, schedules, scalers.
+        batch: The step's batch.
+    """
+    if not (path := os.environ.get(MARKS)):
+        return
+    try:
+        name = str(step.item() if hasattr(step, "item") else step)
+        hashes = {part: _hash(part, value) for part, value in zip(PARTS, (batch, model, optimizer), strict=True)}
+        with Path(path).open("ab", buffering=0) as file:  # a line is written at once: processes share the file
+            file.write(json.dumps({"rank": _rank(), "step": name, **hashes}).encode() + b"\n")
+        if os.environ.get(KILL_AT) == name:
+            os.killpg(0, signal.SIGKILL)
+    except Exception as error:
+        _warn("this step is not marked", error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    """Print a line to stderr, once per process."""
+    if what not in _warned:
+        _warned.add(what)
+        with contextlib.suppress(Exception):  # stderr may be closed
+            text = f"leyden: {what} ({type(error).__name__}: {error})"
+            print(" ".join(text.split()), file=sys.stderr, flush=True)
+
+
+def _rank() -> str:
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        return str(distributed.get_rank())
+    return os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+
+
+def _hash(part: str, value: object) -> str | None:
+    """Return the hash of a part; None if it is not given, or can't be hashed."""
+    if value is None:
+        return None
+    from leyden.exact.digest import digest  # it imports PyTorch
+
+    def of_object(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return digest(dict(value), None, of_object)
+        if hasattr(type(value), "__array__"):  # of JAX, or a picture
+            return digest(np.asarray(value), None, of_object)
+        if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
+            return digest(value.state_dict(), None, of_object)
+        if not isinstance(value, type) and dataclasses.is_dataclass(value):
+            return digest(
+                [getattr(value, field.name, None) for field in dataclasses.fields(value)], None, of_object
+            )
+        return type(value).__qualname__
+
+    try:
+        hashed = digest(value, None, of_object)
+        if hashed == digest(type(value), None, lambda _: type(value).__qualname__):
+            raise TypeError(f"{type(value).__qualname__} has no state_dict")
+    except Exception as error:
+        _warn(f"{part}: can't be hashed, and is not compared", error)
+        return None
+    return hashed

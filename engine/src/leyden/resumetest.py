@@ -1,0 +1,54 @@
+"""Kill any training command at drawn steps, resume it, and compare its steps bit for bit."""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from leyden.config import arguments
+from leyden.config.errors import Exit, UserError, ending, leave
+from leyden.config.terminal import show
+
+USAGE = """\
+leyden resumetest [kills=3] [seed=0] [timeout_min=60] -- COMMAND … {dir} …
+
+Runs a command undisturbed, then kills it at drawn steps and starts it again until it ends, and compares the hashes of
+all steps. The command may train with any framework. {dir} stands for a new folder, where it keeps its checkpoints and
+from which it resumes by itself; it calls leyden.exact.mark(step, model, optimizer, batch) after each step. Exit code
+0: the same bits; 1: not the same, and the first step that parts is named (docs/resumetest.md).
+
+  kills=3          the number of kills
+  seed=0           draws the steps at which the command is killed
+  timeout_min=60   a limit for each start of the command"""
+
+
+def main() -> None:
+    """Run the command."""
+    with ending():
+        end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+        command = sys.argv[end + 1 :]
+        del sys.argv[end:]  # its options are not those of this command
+        _, options = arguments.parse_arguments(
+            USAGE, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0
+        )
+        kills, timeout_min = (arguments.parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
+        if not (options["seed"].isascii() and options["seed"].isdecimal()):
+            raise UserError(f"seed={options['seed']}: must be a whole number")
+        if not command:
+            raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")
+        # A scheduler, or a terminal that closes, must not leave the command behind: leave() ends all contexts.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda number, _: leave(128 + number))
+        from leyden.testing.kills import Starts, compare_killed
+
+        with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
+            same, text = compare_killed(
+                Starts(command, Path(folder), timeout_min * 60), kills, int(options["seed"])
+            )
+        show(text)
+    leave(Exit.DONE if same else Exit.DIFFERENT)
+
+
+if __name__ == "__main__":
+    main()

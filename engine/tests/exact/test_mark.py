@@ -1,0 +1,202 @@
+"""`mark`: hashes are equal for equal content, and it never harms."""
+
+import collections
+import dataclasses
+import json
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leyden.exact import mark
+
+module = sys.modules["leyden.exact.mark"]
+X = torch.arange(12.0).reshape(3, 4)
+Z = torch.view_as_complex(torch.arange(8.0).reshape(4, 2))
+ARRAY = np.arange(12.0).reshape(3, 4)
+with warnings.catch_warnings():  # both are in beta
+    warnings.simplefilter("ignore")
+    ROWS = X.to_sparse_csr()
+    torch.nested.nested_tensor([X[0]])
+
+
+def jagged(*rows):
+    return torch.nested.nested_tensor([*rows], layout=torch.jagged)
+
+
+@dataclasses.dataclass
+class Graph:
+    nodes: object
+    edges: object = None
+
+
+class Own:
+    pass
+
+
+class Broken:
+    def state_dict(self):
+        raise RuntimeError("no\nstate")
+
+
+class Strange:
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+@pytest.fixture
+def marks(tmp_path, monkeypatch):
+    """The lines that were marked so far."""
+    monkeypatch.setenv("LEYDEN_MARKS", str(tmp_path / "marks"))
+    monkeypatch.setattr(module, "_warned", set())
+    return lambda: [json.loads(line) for line in (tmp_path / "marks").read_text().splitlines()]
+
+
+def hash_of(value, marks):
+    mark(0, batch=value)
+    return marks()[-1]["batch"]
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2)
+
+
+EQUAL = {
+    "NaN": (torch.tensor([float("nan"), -0.0]), torch.tensor([float("nan"), -0.0])),
+    "number": (float("nan"), float("nan")),
+    "strides": (X, X.t().contiguous().t()),
+    "expanded": (X.expand(2, 3, 4), X.expand(2, 3, 4).clone()),
+    "conjugate": (Z.conj(), Z.conj().resolve_conj()),
+    "gradient": (X, X.clone().requires_grad_()),
+    "parameter": (X, torch.nn.Parameter(X)),
+    "scalar": (torch.tensor(1), torch.tensor(1)),
+    "no items": (torch.empty(0, 3), torch.empty(0, 3)),
+    "bfloat16": (X.bfloat16(), X.bfloat16()),
+    "boolean": (X > 3, X > 3),
+    "meta": (torch.empty(3, device="meta"), torch.empty(3, device="meta")),
+    "sparse": (X.to_sparse(), X.to_sparse()),
+    "rows": (ROWS, ROWS.clone()),
+    "nested": (jagged(X[0], X[1, :2]), jagged(X[0], X[1, :2])),
+    "module": (network(), network()),
+    "mapping": (collections.UserDict({1: 2, "a": [X]}), collections.UserDict({1: 2, "a": (X,)})),
+    "set": ({"a", "b", "c"}, frozenset(("c", "b", "a"))),
+    "array": (np.asfortranarray(ARRAY[:, :3]), ARRAY[:, :3]),
+    "fields": (np.array([("a", 1)], "U1,i8"), np.array([("a", 1)], "U1,i8")),
+    "objects": (np.array(["a", None, X], object), np.array(["a", None, X], object)),
+    "date": (np.datetime64("2020"), np.datetime64("2020")),
+    "text": (["\ud800ü", b"1", "x"], ["\ud800ü", b"1", "x"]),
+    "own": ([Own()], [Own()]),
+    "class": ([Graph], [Graph]),
+    "generator": ([torch.Generator()], [torch.Generator()]),
+}
+DIFFERENT = {
+    "item": (X, torch.where(X == 5, 5.5, X)),
+    "type": (X, X.double()),
+    "shape": (torch.empty(0, 3), torch.empty(3, 0)),
+    "sign of zero": (torch.tensor(0.0), torch.tensor(-0.0)),
+    "sparse": (ROWS, 2 * ROWS),
+    "nested": (jagged(X[0], X[1]), jagged(X[0], X[2])),
+    "order": ([1, 2], [2, 1]),
+    "nesting": ([[1], 2], [[1, 2]]),
+    "texts": (["ab", "c"], ["a", "bc"]),
+    "None": ([None, "a"], [None, None]),
+    "data class": (Graph(X), Graph(X + 1)),
+    "array": (ARRAY, ARRAY + (ARRAY == 11)),
+    "class": ([Own()], [Strange]),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_content_has_equal_hashes(name, marks, capsys):
+    a, b = (hash_of(value, marks) for value in EQUAL[name])
+    assert a == b is not None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_other_content_has_another_hash(name, marks):
+    a, b = (hash_of(value, marks) for value in DIFFERENT[name])
+    assert None not in (a, b)
+    assert a != b
+
+
+@pytest.mark.gpu
+def test_a_tensor_has_the_same_hash_on_every_device(marks):
+    assert hash_of(X, marks) == hash_of(X.cuda(), marks) == hash_of(X.t().contiguous().t().cuda(), marks)
+
+
+def test_an_optimizer_has_the_same_hash_after_it_was_loaded(marks, tmp_path):
+    net, other = network(), network()
+    optimizer = torch.optim.AdamW(net.parameters(), amsgrad=True)
+    net(torch.ones(3)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "saved")
+    loaded = torch.optim.AdamW(other.parameters(), amsgrad=True)
+    mark(1, net, [optimizer])
+    loaded.load_state_dict(torch.load(tmp_path / "saved", weights_only=True))
+    mark(torch.tensor(1), net, [loaded])
+    first, second = marks()
+    assert first == second
+    assert None not in (first["weights"], first["optimizer"])
+
+
+@pytest.mark.parametrize("make", [Broken, Strange, Own, torch.Generator, lambda: torch.nn.LazyLinear(3)])
+def test_what_can_not_be_hashed_is_left_out_with_a_line(make, marks, capsys):
+    for step in (1, 2):
+        mark(step, network(), None, make())
+    assert [line["batch"] for line in marks()] == [None, None]
+    assert None not in [line["weights"] for line in marks()]
+    line = capsys.readouterr().err
+    assert line.startswith("leyden: batch: can't be hashed, and is not compared (")
+    assert line.count("\n") == 1
+
+
+def test_a_file_that_can_not_be_written_is_a_line(marks, monkeypatch, capsys):
+    monkeypatch.setenv("LEYDEN_MARKS", "/no/such/folder/marks")
+    mark(1, network())
+    mark(2, network())
+    assert capsys.readouterr().err.count("leyden: this step is not marked (FileNotFoundError") == 1
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(module, "_warned", set())
+    mark(3, network())
+
+
+def test_threads_share_the_file(marks):
+    def many(first):
+        for step in range(100):
+            mark(first + step, {"a": X})
+
+    threads = [threading.Thread(target=many, args=(1000 * n,)) for n in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len({line["step"] for line in marks()}) == 800
+
+
+def test_it_takes_nothing_from_an_iterator_and_changes_no_random_state(marks):
+    batches, before = iter([1, 2]), torch.get_rng_state()
+    mark(1, network(), None, batches)
+    network_made = torch.get_rng_state()
+    assert next(batches) == 1
+    torch.set_rng_state(before)
+    network()
+    assert torch.equal(network_made, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"LOCAL_RANK": "1"}])
+def test_a_line_has_the_rank(marks, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    mark("epoch 1, batch 2")
+    assert marks() == [{"rank": "1", "step": "epoch 1, batch 2", "batch": None, "weights": None, "optimizer": None}]
+
+
+def test_it_imports_numpy_alone():
+    loaded = (Path(module.__file__).read_text()).split("\nMARKS")[0]
+    assert [line for line in loaded.splitlines() if "leyden" in line or "torch" in line][1:] == []

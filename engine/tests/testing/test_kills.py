@@ -1,0 +1,234 @@
+"""`leyden resumetest`: scripts that resume right or wrong, and scripts that it can't test."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from leyden.config.errors import UserError
+from leyden.testing.kills import Starts, compare_killed
+from tests.conftest import here
+
+HERE = Path(__file__).parent
+# A training of ten steps, with a number as its weights; a checkpoint every third step. Numbers need no PyTorch to be
+# hashed, which takes seconds to import in each start.
+COUNTS = """
+import os, sys, threading, time, types
+sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest=lambda content, *_: repr(content))
+from pathlib import Path
+from leyden.exact.mark import mark
+
+folder = Path(sys.argv[1])
+step = weight = 0
+if (folder / "saved").exists():
+    step, weight = map(int, (folder / "saved").read_text().split())
+began = step
+def save():
+    (folder / "new").write_text(f"{step} {weight}")
+    (folder / "new").replace(folder / "saved")
+while step < 10:
+    step += 1
+    batch = step * 7 % 10
+    weight += batch
+    if step % 3 == 0:
+        save()
+    mark(step, {"weight": weight}, None, batch)
+"""
+
+
+def verdict(tmp_path, *changes, kills=3, seed=0, timeout_s=60, command=(sys.executable, "script.py", "{dir}")):
+    """What is found of COUNTS, with these texts in it replaced."""
+    text = COUNTS
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "script.py").write_text(text)
+    words = [str(tmp_path / word) if word == "script.py" else word for word in command]
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return compare_killed(Starts(words, folder, timeout_s), kills, seed)
+
+
+def test_a_loop_that_resumes_right(tmp_path, capsys):
+    assert verdict(tmp_path) == (True, "the same bits in all 10 steps, 5 done again (batch, weights)")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(",")[0] for line in lines] == [
+        "start 1: steps 1 to 10, exit code 0",
+        "start 2: steps 1 to 2, killed",
+        "start 3: steps 1 to 5, killed",
+        "start 4: steps 4 to 7, killed",
+        "start 5: steps 7 to 10, exit code 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        # a random state that is not restored, as of dropout
+        ([("weight += batch", "weight += batch + (step - began)")], "start 4 parts at step 4: weights"),
+        ([("step * 7 % 10", "(step - began) * 7 % 10")], "start 4 parts at step 4: batch, weights"),
+        ([("None, batch", "[step - began], batch")], "start 4 parts at step 4: optimizer"),
+        ([("began = step", "began = step; step += step > 0")], "start 4 parts at step 5: weights"),
+        ([("began = step", "step > 2 and sys.exit(1)")], "start 4 ends with exit code 1, without step 7"),
+        ([("began = step", "step > 2 and sys.exit(7)")], "start 4 ends with exit code 7, without step 7"),
+        (
+            [("while step < 10", "while step < 10 + (began > 0)")],
+            "start 5 parts at step 11: the undisturbed run has no",
+        ),
+        ([("while step < 10", "while step < 10 - (began == 6)")], "start 5 ends with exit code 0, without step 10"),
+        (
+            [("weight += batch", "weight += batch + (step > 4) * os.getpid()")],
+            "not deterministic: undisturbed, too, it parts at step 5: weights",
+        ),
+        (
+            [("weight += batch", "weight += os.getpid()")],
+            "not deterministic: undisturbed, too, it parts at step 1",
+        ),
+        (
+            [("weight += batch", "weight += batch; batch = object() if began else 0")],
+            "start 4 parts at step 4: batch",
+        ),
+    ],
+)
+def test_it_names_what_parts_first(tmp_path, changes, found):
+    same, text = verdict(tmp_path, *changes)
+    assert (same, text[: len(found)]) == (False, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ([("    mark(", "    print(")], "the command marks nothing"),
+        ([(', {"weight": weight}, None, batch', "")], "the command marks nothing"),
+        ([("began = step", "began = 1 / 0")], r"undisturbed, .* exit code 1\n(.|\n)*ZeroDivisionError"),
+        ([("mark(step,", "mark(step % 5,")], "step 1 is marked 2 times: each step needs a number of its own"),
+        ([("while step < 10", "while step < 3")], "kills=3: must be from 1 to 2, as the command marks 3 steps"),
+        ([('"saved").exists()', '"none").exists()')], "nothing was shown: each start began at step 1; "),
+        (
+            [("sys.argv[1]", "sys.argv[0] + 's'); folder.mkdir(exist_ok=True")],
+            "start 2 did not begin as start 1: all .* must lie in {dir}",
+        ),
+    ],
+)
+def test_what_would_show_nothing_is_refused(tmp_path, changes, error):
+    with pytest.raises(UserError, match=error):
+        verdict(tmp_path, *changes)
+
+
+def test_what_never_ends_is_ended_with_its_children(tmp_path):
+    forks = (
+        "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); time.sleep(60)"
+    )
+    with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
+        verdict(tmp_path, ("began = step", forks), timeout_s=3)
+    pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
+    assert len(pids) == 2
+    wait_for(pids)
+
+
+def wait_for(pids):
+    """Until these processes, which are no children of this one, have ended."""
+    given_up = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < given_up
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_it_may_print_much_in_any_encoding(tmp_path):
+    prints = "step += 1; sys.stdout.buffer.write(b'\\xff' * 2_000_000); print(file=sys.stderr)"
+    assert verdict(tmp_path, ("step += 1", prints))[0]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "thread = threading.Thread(target=lambda: MARK); thread.start(); thread.join()",
+        "os.fork() and os.wait() or (MARK, os._exit(0))",
+    ],
+)
+def test_a_thread_or_a_fork_may_mark(tmp_path, how):
+    marks = 'mark(step, {"weight": weight}, None, batch)'
+    assert verdict(tmp_path, (marks, how.replace("MARK", marks)))[0]
+
+
+def test_a_damaged_line_is_no_bug(tmp_path):
+    damage = "began = step; open(os.environ['LEYDEN_MARKS'], 'a').write('{')"
+    with pytest.raises(UserError, match="start 1 has left a damaged line"):
+        verdict(tmp_path, ("began = step", damage))
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("drawn", "found"),
+    [
+        ("step * 7", (True, "the same bits in all 10")),
+        ("(step - began * rank) * 7", (False, "start 4 parts at step 4")),
+    ],
+)
+def test_each_process_marks_its_own_batch(tmp_path, drawn, found):
+    own = 'rank = int(os.environ["RANK"]); folder = Path(sys.argv[1]) / str(rank); folder.mkdir(exist_ok=True)'
+    changes = ("folder = Path(sys.argv[1])", own), ("step * 7", drawn), ("step += 1", "step += 1; time.sleep(0.1)")
+    same, text = verdict(tmp_path, *changes, command=(*TORCHRUN, "script.py", "{dir}"))
+    assert (same, text[: len(found[1])]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "code", "last"),
+    [
+        (("loop.py",), 0, "the same bits in all 40 steps, 10 done again (batch, weights, optimizer)"),
+        (("loop.py", "--forget"), 1, "start 4 parts at step 25: batch, weights, optimizer"),
+        (("lightning_alone.py",), 1, "start 4 parts at step 25: batch, weights"),
+    ],
+)
+def test_the_examples_of_the_page(capsys, words, code, last):
+    assert here("resumetest", "--", sys.executable, str(HERE / words[0]), "{dir}", *words[1:]) == code
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "the command is missing"),
+        (("--",), "the command is missing"),
+        (("python", "train.py"), "python: must be one of kills=, seed=, timeout_min="),
+        (("--", "python", "train.py"), "the command needs {dir}"),
+        (("--", "no-such-program", "{dir}"), "no-such-program"),
+        (("kills=0", "--", "python", "{dir}"), "kills=0: must be a positive whole number"),
+        (("seed=x", "--", "python", "{dir}"), "seed=x: must be a whole number"),
+    ],
+)
+def test_mistakes_are_a_line(capsys, arguments, error):
+    assert here("resumetest", *arguments) == 2
+    said = capsys.readouterr().err
+    assert error in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_command_too(tmp_path, number, code):
+    waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    words = [sys.executable, "-m", "leyden.resumetest", "--", sys.executable, "-c", waits, "{dir}"]
+    process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    while not (found := [path for path in tmp_path.glob("*/run.pid") if path.read_text()]):
+        time.sleep(0.05)
+    pid = int(found[0].read_text())
+    process.send_signal(number)
+    assert process.wait() == code
+    wait_for([pid])
+    assert list(tmp_path.iterdir()) == []
