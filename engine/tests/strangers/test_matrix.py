@@ -136,6 +136,7 @@ def trained(holder, kind, time, lost_in=None):
     return torch.cat([each.detach().flatten() for each in module.net.parameters()])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("row", drawn(), ids="-".join)
 def test_a_value_that_is_lost_changes_bits(row):
     with warnings.catch_warnings():
