@@ -21,7 +21,7 @@ PAGES = {
     "callbacks": ("Callbacks", "display checkpoint averaging fingerprint preemption"),
     "pictures": ("Pictures", "base curves outputs"),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
-    "runs": ("Runs", "run.directory run.result training.trained training.predict exact.mark"),
+    "runs": ("Runs", "run.directory run.result training.trained training.predict exact.fit exact.marks"),
 }
 
 

@@ -17,6 +17,7 @@ import torch
 
 from leyden.config.paths import ROOT
 from leyden.data import in_memory, tensors
+from leyden.exact.memory import read_plain
 from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import composed
@@ -243,7 +244,7 @@ def finish(process):
 
 def weights(directory, name="last"):
     """The weights in a checkpoint of a run, by name."""
-    return torch.load(Path(directory) / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return read_plain(Path(directory) / "checkpoints" / f"{name}.ckpt", "cpu")["state_dict"]
 
 
 def assert_same_bits(a, b, name="last"):

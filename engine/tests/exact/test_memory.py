@@ -19,7 +19,7 @@ import torch
 import torchmetrics
 from torch.utils.data import Subset, TensorDataset
 
-from leyden.exact.memory import Memory, _thaw, path_name
+from leyden.exact.memory import Memory, _array, _thaw, path_name
 from tests.data import changing
 
 
@@ -426,3 +426,26 @@ def test_a_path_of_a_stranger_leads_nowhere_else(path):
 def test_what_is_no_memory_is_named(content):
     kept = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
     assert Memory({"it": holder()}).restore(kept)
+
+
+class Typed:
+    """A NumPy type whose flags say that it holds no objects, pickled as NumPy does."""
+
+    def __init__(self, call, arguments, state=None):
+        self.reduced = (call, arguments, state) if state else (call, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def test_no_address_of_an_object_is_taken_from_a_file():
+    """NumPy's own reader trusts the flags of a structured type."""
+    state = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+    raw = torch.zeros(8, dtype=torch.uint8)
+    for value in (Typed(np.dtype, ("V8", 0, 1), state), Typed(_array, (raw, [("a", "O")], (1,), "C")), np.zeros(1)):
+        owner = types.SimpleNamespace(value=1)
+        lost = Memory({"it": owner}).restore(
+            frozen({(("attribute", "it"), ("attribute", "value")): ("value", value)})
+        )
+        assert lost, value  # as of an array that NumPy has pickled
+        assert owner.value == 1

@@ -7,7 +7,8 @@ import lightning as L
 import pytest
 import torch
 
-from leyden.exact.report import ExactError, Reporter
+from leyden.exact import ExactError
+from leyden.exact.report import Reporter
 from leyden.exact.steps import FILE, Steps
 
 NOTHING = SimpleNamespace()
@@ -26,7 +27,7 @@ def begin(folder, mode="report", every=5, state=None):
     with torch.no_grad():
         module.layer.weight.fill_(0.5), module.layer.bias.fill_(0.5)
     trainer = SimpleNamespace(
-        log_every_n_steps=every, is_global_zero=True, strategy=Strategy(), callback_metrics={}
+        log_every_n_steps=every, is_global_zero=True, strategy=Strategy(), optimizers=[], callback_metrics={}
     )
     if state:
         steps.load_state_dict(state)

@@ -31,10 +31,10 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.data.contract import facts_of
 from leyden.data.facts import Facts
 from leyden.data.splits import SPLIT_KEYS
+from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import replacing
 from leyden.exact.memory import read_plain
-from leyden.exact.report import ExactError
 from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
 from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
-    from leyden.exact.mark import mark
-    from leyden.exact.report import ExactError
+    from leyden.exact.marks import mark
 
 __all__ = ["Exact", "ExactError", "mark"]
-_NAMES = {"Exact": "fit", "ExactError": "report", "mark": "mark"}
+_NAMES = {"Exact": "fit", "mark": "marks"}
+
+
+class ExactError(Exception):
+    """A run can't resume to the same bits, and must not resume otherwise."""
 
 
 def __getattr__(name: str) -> Any:

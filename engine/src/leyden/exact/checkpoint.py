@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from leyden.exact import ExactError
 from leyden.exact.files import replacing
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.memory import read_plain
-from leyden.exact.report import ExactError, Reporter, say
+from leyden.exact.memory import read_plain, write_plain
+from leyden.exact.report import Reporter, say
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.
@@ -155,7 +155,7 @@ def _check_hooks(trainer: L.Trainer, reporter: Reporter | None) -> None:
 
 def _serialize(content: Any) -> io.BytesIO:
     buffer = io.BytesIO()  # torch's own writer would hide a full disk behind another error
-    torch.save(content, buffer)
+    write_plain(content, buffer)
     return buffer
 
 

@@ -4,23 +4,31 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
+from leyden.exact.kills import ForkedStarts, compare_killed
 from leyden.exact.loaders import make_resumable
-from leyden.exact.random_state import seed_everything, seed_stages
+from leyden.exact.marks import mark
+from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
-from leyden.exact.steps import Steps
+from leyden.exact.steps import FILE, Steps
 from leyden.exact.stop import REQUEUE, Requeue, Stop, _leave
+
+TEST_TIMEOUT_S = 600  # of each start of a test
 
 
 class Exact(L.Callback):
@@ -87,6 +95,46 @@ class Exact(L.Callback):
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
             trainer.strategy.checkpoint_io = files
 
+    def test(
+        self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
+    ) -> bool:
+        """Return whether a resumed training of this kind computes the same bits, and print what was found; nothing is kept.
+
+        Two epochs of four batches are trained, in new processes: undisturbed, then with two kills. Call it before `fit`.
+
+        Args:
+            trainer: The trainer, with this callback.
+            module: The module.
+            data: As for `fit`.
+            val_dataloaders: As for `fit`.
+
+        Raises:
+            ExactError: It can't be tested here; or it fails undisturbed.
+        """
+        if trainer.world_size > 1 or torch.cuda.is_initialized() or not hasattr(os, "fork"):  # type: ignore[no-untyped-call]
+            raise ExactError(
+                "this needs one process that has not used a GPU yet; `leyden resumetest -- python train.py {dir}` tests all"
+            )
+
+        states = random_states()
+
+        def train(folder: Path) -> None:
+            restore_random_states(states)  # Python seeds a fork's own anew
+            torch.set_num_threads(1)  # a fork can't use the threads of its parent
+            self.directory = self.checkpoint.directory = folder
+            self.parts.steps.file = folder / FILE
+            self.checkpoint.every_n_steps = 1
+            trainer.limit_train_batches, trainer.limit_val_batches, trainer.fit_loop.max_epochs = 4, 2, 2
+            trainer.loggers = []
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            trainer.callbacks = [each for each in callbacks if not isinstance(each, Checkpoint | ProgressBar)]  # type: ignore[attr-defined]
+            self.fit(trainer, module, data, val_dataloaders)
+
+        with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
+            is_same, text = compare_killed(ForkedStarts(train, Path(folder), TEST_TIMEOUT_S), 2, self.seed)
+        print(text)
+        return is_same
+
 
 class Parts:
     """The callbacks of an exact run, for a trainer.
@@ -118,7 +166,7 @@ class Parts:
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, Gradients(), self.stop]
+        self.after = [ModuleHooks(), self.state, Gradients(), self.stop, Marks(self.steps)]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""
@@ -131,6 +179,19 @@ class Parts:
         self.state.note_made(module)
         with self.stop.interruptible(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+class Marks(L.Callback):
+    """Marks each batch for `leyden resumetest` and `Exact.test`, see `mark`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Mark a batch."""
+        mark(self._steps.batch, pl_module, trainer.optimizers, batch)
 
 
 class SlurmRequeue:

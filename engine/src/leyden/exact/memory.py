@@ -49,14 +49,6 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 
 FACTORIES = (None, int, float, list, dict, set, bool, str)  # of a `defaultdict`
-KINDS: list[Any] = [*np.sctypeDict.values(), "M8[s]", "m8[s]"]
-# What a checkpoint may name besides what torch's reader takes anyway: NumPy's arrays, scalars and types, and containers.
-PLAIN_CLASSES: list[Any] = [
-    *(np.ndarray, np.dtype, np.zeros(0).__reduce__()[0], np.float32(0).__reduce__()[0]),
-    *{type(np.dtype(each)) for each in KINDS},
-    *(collections.deque, collections.defaultdict, collections.Counter, frozenset, *FACTORIES[1:]),
-]
-
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
 
 
@@ -477,8 +469,61 @@ def _is_named(kind: Any) -> bool:
     return issubclass(kind, tuple) and hasattr(kind, "_fields") and is_own(kind) and not hasattr(kind, "__del__")
 
 
-class _Pickler(Pickler):
-    """Pickles containers as what torch's reader takes, and of a tensor no more than its own values."""
+def _array(raw: Tensor, kind: Any, shape: tuple[int, ...], order: Any) -> Any:
+    """Return a NumPy array of bytes; NumPy's own way trusts a file with addresses of objects.
+
+    Raises:
+        ValueError: It would hold objects.
+    """
+    dtype = np.dtype(kind)
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    raw = torch.zeros_like(raw, device="cpu") if raw.is_meta else raw.cpu()  # only checked whether it can be read
+    return np.frombuffer(raw.numpy().tobytes(), dtype).reshape(shape, order=order).copy(order=order)
+
+
+def _objects(items: list[Any], shape: tuple[int, ...]) -> Any:
+    """Return a NumPy array of objects."""
+    made = np.empty(len(items), object)
+    for n, each in enumerate(items):
+        made[n] = each
+    return made.reshape(shape)
+
+
+def _scalar(raw: Tensor, kind: Any) -> Any:
+    """Return a NumPy scalar."""
+    return _array(raw, kind, (), "C")[()]
+
+
+# What a checkpoint may name besides what torch's reader takes anyway.
+PLAIN_NAMES: list[Any] = [
+    _array,
+    _objects,
+    _scalar,
+    collections.deque,
+    collections.defaultdict,
+    collections.Counter,
+]
+PLAIN_NAMES += [frozenset, *FACTORIES[1:]]
+
+
+class _ArrayPickler(Pickler):
+    """Pickles NumPy's arrays as bytes."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind not in (np.ndarray, np.memmap) and not issubclass(kind, np.generic):
+            return NotImplemented
+        if value.dtype.hasobject:
+            return _objects, ([*np.asarray(value, object).reshape(-1)], value.shape)
+        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        raw = torch.from_numpy(np.frombuffer(value.tobytes(order), np.uint8).copy())
+        name = value.dtype.descr if value.dtype.names else value.dtype.str
+        return (_array, (raw, name, value.shape, order)) if issubclass(kind, np.ndarray) else (_scalar, (raw, name))
+
+
+class _Pickler(_ArrayPickler):
+    """Pickles containers as what torch's reader takes, too, and of a tensor no more than its own values."""
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -498,7 +543,7 @@ class _Pickler(Pickler):
             if is_view or part.is_inference() or part.is_conj() or part.is_neg():
                 part = part.resolve_conj().resolve_neg().clone()
             return part.__reduce_ex__(2)
-        return NotImplemented
+        return super().reducer_override(value)
 
 
 def _named(name: str) -> Any:
@@ -528,14 +573,18 @@ def read_plain(file: Any, map_location: Any, named: Iterable[Any] = ()) -> Any:
     Raises:
         pickle.UnpicklingError: It holds something else.
     """
-    with torch.serialization.safe_globals([*PLAIN_CLASSES, *named]):
+    with torch.serialization.safe_globals([*PLAIN_NAMES, *named]):
         return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler) -> None:
+    """Write tensors, arrays and plain values, so that `read_plain` takes them."""
+    torch.save(content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler))
 
 
 def _freeze(content: Any) -> Tensor:
     buffer = io.BytesIO()
-    module = types.SimpleNamespace(__name__="pickle", Pickler=_Pickler)
-    torch.save(content, buffer, pickle_module=module)
+    write_plain(content, buffer, _Pickler)
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
@@ -546,7 +595,7 @@ def _thaw(kept: Tensor) -> Any:
         ValueError: It names something else than plain values; nothing of it was executed.
     """
     content = io.BytesIO(kept.numpy().tobytes())
-    with torch.serialization.safe_globals(PLAIN_CLASSES):
+    with torch.serialization.safe_globals(PLAIN_NAMES):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(content)
     content.seek(0)
     where = None if torch.cuda.is_available() else "cpu"

@@ -5,12 +5,10 @@ from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from leyden.exact import ExactError
+
 Mode = Literal["report", "require", "off"]
 MAX_NAMES = 8  # in a message
-
-
-class ExactError(Exception):
-    """A run can't resume to the same bits, and must not resume otherwise."""
 
 
 def is_rank_zero() -> bool:

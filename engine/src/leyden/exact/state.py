@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from leyden.exact import lightning
+from leyden.exact import ExactError, lightning
 from leyden.exact.first_batches import FirstBatches, first_batches, first_batches_differ
 from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
 from leyden.exact.memory import (
@@ -32,7 +32,7 @@ from leyden.exact.memory import (
     weights_and_metrics,
 )
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
-from leyden.exact.report import ExactError, Mode, Reporter, say
+from leyden.exact.report import Mode, Reporter, say
 
 T = TypeVar("T")
 MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint

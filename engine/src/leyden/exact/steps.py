@@ -21,9 +21,10 @@ FILE = "checkpoints/steps.jsonl"
 class Steps(L.Callback):
     """Records the loss of steps, and compares those that a resumed run computes again.
 
-    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint; of a stop that has time, the
-    batch after it, with a hash of the weights. A step without a loss, as in manual optimization, has the logged metrics in
-    its place. Values that are never recorded are not compared. Only the process of rank zero records.
+    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint, with the learning rates after
+    it; of a stop that has time, the batch after it, with a hash of the weights. A step without a loss, as in manual
+    optimization, has the logged metrics in its place. Values that are never recorded are not compared. Only the process
+    of rank zero records.
 
     Args:
         directory: Folder with `checkpoints`.
@@ -35,22 +36,22 @@ class Steps(L.Callback):
     def __init__(self, directory: Path, reporter: Reporter) -> None:
         self.file, self.reporter = directory / FILE, reporter
         self.is_last = False  # True for the batch before a stop, whose weights are recorded, too
-        self._batch = 0  # batches of all starts
+        self.batch = 0  # number of batches of all starts
         self._has_checkpoint = self._is_after_checkpoint = False
         self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
         self._mode = "w"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of batches."""
-        return {"batch": self._batch}
+        return {"batch": self.batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the number of batches, and read what the stopped run has recorded beyond them."""
-        self._batch, self._has_checkpoint = int(state_dict["batch"]), True
+        self.batch, self._has_checkpoint = int(state_dict["batch"]), True
         with contextlib.suppress(Exception):  # there is none, or its last line is cut off
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
-                if row["batch"] > self._batch:
+                if row["batch"] > self.batch:
                     self._before[int(row["batch"])] = dict(row["values"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,12 +66,12 @@ class Steps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record and compare a batch, if it is due."""
-        self._batch += 1
-        is_due = self._is_after_checkpoint or self.is_last or self._batch % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
-        if not (is_due and self._has_checkpoint) and self._batch not in self._before:
+        self.batch += 1
+        is_due = self._is_after_checkpoint or self.is_last or self.batch % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        if not (is_due and self._has_checkpoint) and self.batch not in self._before:
             return
         values = self._values(trainer, pl_module, outputs) if trainer.is_global_zero else {}
-        if self._batch in self._before:
+        if self.batch in self._before:
             self._compare(trainer, pl_module, values)
         if trainer.is_global_zero and self.reporter.mode != "off":
             self._record(values)
@@ -86,16 +87,18 @@ class Steps(L.Callback):
         try:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
+            rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
             values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
+            values |= {f"lr[{n}]": float(each).hex() for n, each in enumerate(rates)}  # it acts in the next step
             if self.is_last:
                 values["weights"] = _weights(module)
             return values
         except Exception as error:  # of a user's own class
-            self.reporter.name([f"step {self._batch} ({reason(error)})"], "can't be recorded")
+            self.reporter.name([f"step {self.batch} ({reason(error)})"], "can't be recorded")
             return {}
 
     def _compare(self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]) -> None:
-        before = self._before.pop(self._batch)
+        before = self._before.pop(self.batch)
         if "weights" in before and trainer.is_global_zero:
             values = {**values, "weights": _weights(module)}
         parts = [name for name, value in before.items() if values.get(name, value) != value]
@@ -104,7 +107,7 @@ class Steps(L.Callback):
             name = parts[0]
             now, then = (_shown(each.get(name, "")) for each in (values, before))
             self.reporter.announce(
-                f"parts from the interrupted run at step {self._batch} ({name} {now}, was {then}): something that no "
+                f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
                 "checkpoint has changes"
             )
 
@@ -114,7 +117,7 @@ class Steps(L.Callback):
             self._mode = "w"
         try:
             with self.file.open(self._mode) as file:
-                file.write(json.dumps({"batch": self._batch, "values": values}) + "\n")
+                file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
             self._mode = "a"
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")

@@ -1,6 +1,7 @@
 """Run a command undisturbed and then with kills, and compare what it marked at each step."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -10,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, show
-from leyden.exact.mark import KILL_AT, MARKS, PARTS
+from leyden.exact import ExactError
+from leyden.exact.marks import KILL_AT, MARKS, PARTS
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
@@ -33,7 +36,7 @@ class Starts:
 
     def __init__(self, command: list[str], folder: Path, timeout_s: float) -> None:
         if not any(DIR in word for word in command):
-            raise UserError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
+            raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
         self.command = [word.replace(DIR, str(folder / "run")) for word in command]
         self.folder, self.output, self.timeout_s, self.number = folder, folder / "output", timeout_s, 0
 
@@ -44,27 +47,31 @@ class Starts:
         (self.folder / "run").mkdir(exist_ok=True)
         variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
         with self.output.open("wb") as to:
-            process = subprocess.Popen(
-                self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
-            )
+            process = self.launch(variables, to)
         try:
             code = process.wait(self.timeout_s)
         except subprocess.TimeoutExpired:
             text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
-            raise UserError(f"{text}\n{self.tail()}") from None
+            raise ExactError(f"{text}\n{self.tail()}") from None
         finally:
             _end(process)
         try:
             marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         except ValueError as error:
-            raise UserError(
+            raise ExactError(
                 f"{path}: start {self.number} has left a damaged line, as a full disk does ({error})"
             ) from None
-        steps = f"steps {one_line(marks[0]['step'])} to {one_line(marks[-1]['step'])}" if marks else "no step"
+        steps = f"steps {_shown(marks[0]['step'])} to {_shown(marks[-1]['step'])}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
-        show(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
+        print(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
         sys.stdout.flush()
         return marks, code
+
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> "subprocess.Popen[bytes] | Forked":
+        """Start a process of a session of its own, with its output in a file."""
+        return subprocess.Popen(
+            self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
+        )
 
     def forget(self) -> None:
         """Delete the checkpoints, so that the next start is a new run."""
@@ -75,7 +82,65 @@ class Starts:
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+class Forked:
+    """A fork of this process that calls a function; it is waited for like a `subprocess.Popen`."""
+
+    def __init__(self, call: Callable[[], None], variables: dict[str, str], to: BinaryIO) -> None:
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
+            os.environ.update(variables)
+            call()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self, timeout_s: float = 1e9) -> int:
+        """Return the exit code, once the process has ended."""
+        until = time.monotonic() + timeout_s
+        while self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                raise subprocess.TimeoutExpired("the fork", timeout_s)
+            else:
+                time.sleep(0.01)
+        return self._code
+
+
+class ForkedStarts(Starts):
+    """Calls a function again and again, each time in a fork of this process.
+
+    Args:
+        call: Function that trains, with its state in a folder.
+        folder: Empty folder for marks, output and checkpoints.
+        timeout_s: Time limit of each start.
+    """
+
+    def __init__(self, call: Callable[[Path], None], folder: Path, timeout_s: float) -> None:
+        super().__init__([DIR], folder, timeout_s)
+        self.call = call
+
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Forked:
+        """Start a fork."""
+        return Forked(functools.partial(self.call, self.folder / "run"), variables, to)
+
+
+def _shown(text: str) -> str:
+    """Return a step's name, which comes from a script, without control characters."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _end(process: "subprocess.Popen[bytes] | Forked") -> None:
     """End a command that still runs, and what it has left behind."""
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -96,18 +161,20 @@ def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
     """Return drawn steps of an undisturbed start, one from each of as many equal stretches as there are kills.
 
     Raises:
-        UserError: Kills at these steps would show nothing.
+        ExactError: Kills at these steps would show nothing.
     """
     if not any(mark[part] for mark in marks for part in PARTS):
-        raise UserError(
+        raise ExactError(
             "the command marks nothing to compare: let it call leyden.exact.mark(step, model, optimizer, batch)"
         )
     (_, step), number = Counter((mark["rank"], mark["step"]) for mark in marks).most_common(1)[0]
     if number > 1:
-        raise UserError(f"step {step} is marked {number} times: each step needs a number of its own, in all epochs")
+        raise ExactError(
+            f"step {step} is marked {number} times: each step needs a number of its own, in all epochs"
+        )
     steps = steps_of(marks)
     if not 0 < kills < len(steps):
-        raise UserError(
+        raise ExactError(
             f"kills={kills}: must be from 1 to {len(steps) - 1}, as the command marks {len(steps)} steps"
         )
     draws, ends = random.Random(seed), [(len(steps) - 1) * n // kills for n in range(kills + 1)]
@@ -123,11 +190,11 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         seed: Seed of the steps at which it is killed.
 
     Raises:
-        UserError: The command can't be tested: it fails undisturbed, does not end, marks nothing, or never resumes.
+        ExactError: The command can't be tested: it fails undisturbed, does not end, marks nothing, or never resumes.
     """
     whole, code = starts.start()
     if code:
-        raise UserError(f"undisturbed, the command ends with exit code {code}\n{starts.tail()}")
+        raise ExactError(f"undisturbed, the command ends with exit code {code}\n{starts.tail()}")
     drawn, steps = draw_kills(whole, kills, seed), steps_of(whole)
     starts.forget()
     expected = {(mark["rank"], mark["step"]): mark for mark in whole}
@@ -137,7 +204,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         marks, code = starts.start(kill_at)
         begins += steps_of(marks)[:1]
         if starts.number == 2 and begins != steps[:1]:
-            raise UserError(f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}")
+            raise ExactError(f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}")
         number = starts.number
         if difference := _first_difference(marks, expected):
             if number > 2:  # else it has not resumed yet
@@ -149,10 +216,10 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         done.update(steps_of(marks))
         missing = [step for step in ([kill_at] if kill_at else steps) if step not in done]
         if missing or (code and not kill_at):
-            without = f", without step {one_line(missing[0])}" if missing else ""
+            without = f", without step {_shown(missing[0])}" if missing else ""
             return False, f"start {number} ends with exit code {code}{without}\n{starts.tail()}"
     if len({*begins}) == 1:
-        raise UserError(
+        raise ExactError(
             f"nothing was shown: each start began at step {steps[0]}; had it a checkpoint in {DIR} before {drawn[-1]}?"
         )
     compared = ", ".join(part for part in PARTS if any(mark[part] for mark in whole))
@@ -170,4 +237,4 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     step = parting[0][0]
     parts = ", ".join(part for part in PARTS if (step, part) in parting)
     unknown = step not in {step for _, step in expected}
-    return f"step {one_line(step)}: {'the undisturbed run has no such step' if unknown else parts}"
+    return f"step {_shown(step)}: {'the undisturbed run has no such step' if unknown else parts}"

@@ -14,7 +14,7 @@ import torch
 
 from leyden.exact import mark
 
-module = sys.modules["leyden.exact.mark"]
+module = sys.modules["leyden.exact.marks"]
 X = torch.arange(12.0).reshape(3, 4)
 Z = torch.view_as_complex(torch.arange(8.0).reshape(4, 2))
 ARRAY = np.arange(12.0).reshape(3, 4)

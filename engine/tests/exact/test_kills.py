@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.testing.kills import Starts, compare_killed
+from leyden.exact.kills import Starts, compare_killed
 from tests.conftest import here
 
 HERE = Path(__file__).parent
@@ -20,7 +20,7 @@ COUNTS = """
 import os, sys, threading, time, types
 sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest=lambda content, *_: repr(content))
 from pathlib import Path
-from leyden.exact.mark import mark
+from leyden.exact import mark
 
 folder = Path(sys.argv[1])
 step = weight = 0
