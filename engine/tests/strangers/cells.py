@@ -14,12 +14,12 @@ import tempfile
 import warnings
 from typing import NamedTuple
 
-import torch
 from lightning.pytorch.strategies import Strategy
 
 from leyden import train
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.training import reproduction
@@ -356,4 +356,4 @@ def differences(a, b, *, everything):
 
 
 def _content(path):
-    return torch.load(path, weights_only=True)
+    return SafeCheckpointIO().load_checkpoint(path)

@@ -212,15 +212,7 @@ STAND_INS = {
     "metric": module("a schedule that follows a metric", "Scheduled", "+task.way=metric"),
     "lbfgs": module("L-BFGS, gradients clipped by a list of norms", "Optimized", "+task.way=lbfgs"),
     "optimizer_state": module(
-        "an optimizer with a state outside of `state_dict`",
-        "Optimized",
-        *("+task.way=outside", SELDOM),
-        cells=BY_STEP,
-        names=(PARTED,),
-        kill=15,
-    ),
-    "optimizer_state_late": module(
-        "the same, when it acts after the recorded steps",
+        "an optimizer with a state outside of `state_dict`, that acts after the recorded steps",
         *("Optimized", "+task.way=outside"),
         cells={"resume": NOT_SEEN, "fork": ANEW},
     ),
