@@ -16,6 +16,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from torch.utils.data import Subset, TensorDataset
 
 from leyden.exact.memory import Memory, _array, _thaw, path_name
@@ -78,6 +79,39 @@ def test_what_changes_is_restored_where_it_was():
         changing.NUMBERS.bit_generator.state = state
     assert str(other.seen()[:2]) == str(learner.seen()[:2])
     assert other.alias is other.world.log  # one object still
+
+
+def test_a_metric_in_a_dictionary_is_kept_as_any_object():
+    def update(here):
+        here.value["max"].update(3.0)
+
+    _, other, lost = moved(update, lambda: holder({"max": torchmetrics.MaxMetric()}))
+    assert not lost
+    assert other.value["max"].compute() == 3.0
+
+
+def test_attributes_of_an_object_of_another_class_are_not_set_in_the_one_that_stands_there():
+    def replace(here):
+        here.value = types.SimpleNamespace(tensors=(torch.ones(2),))
+
+    _, other, lost = moved(replace, lambda: holder(Subset([1], [0])))
+    assert "it.value (a SimpleNamespace that was first made in training)" in lost
+    assert type(other.value) is Subset
+    assert not hasattr(other.value, "tensors")
+
+
+def test_a_generator_in_a_state_dict_is_named_when_it_has_drawn():
+    keeper = types.new_class("Keeper", (), {}, lambda of: of.update(state_dict=lambda self: {"rng": self.rng}))
+    keeper.load_state_dict = lambda self, state: None
+    keeper.__module__ = __name__
+
+    def make():
+        value = keeper()
+        value.rng = random.Random(0)
+        return holder(value)
+
+    *_, lost = moved(lambda here: here.value.rng.random(), make)
+    assert lost == ["it.value (a Random)"]
 
 
 def test_what_does_not_change_is_not_kept():

@@ -14,12 +14,12 @@ import tempfile
 import warnings
 from typing import NamedTuple
 
-import torch
 from lightning.pytorch.strategies import Strategy
 
 from leyden import train
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.training import reproduction
@@ -27,7 +27,7 @@ from tests import records
 from tests.conftest import start
 from tests.faults.commands import call, in_forks
 from tests.forks import TIMEOUT_S
-from tests.strangers.traits import ANNOUNCED, REFUSED, SAME, TRAITS
+from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
 from tests.training.test_start import curves
 
 # Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
@@ -43,7 +43,7 @@ DIFFERS, CRASH = "differs silently", "crash"
 # Lines on stderr that tell nothing of bits.
 ASIDE = ("persistent_workers", "the test set")
 # Those that do.
-ANNOUNCEMENTS = ("exact resume is not guaranteed",)
+ANNOUNCEMENTS = ("exact resume is not guaranteed", PARTED)
 
 
 class Outcome(NamedTuple):
@@ -92,7 +92,7 @@ class Done(NamedTuple):
 @functools.cache
 def warm():
     """Train once in this process: what is done for the first time takes its copies half of their time."""
-    argv, sys.argv = sys.argv, ["leyden.train", *FEW, *TRAITS["watching"].arguments]
+    argv, sys.argv = sys.argv, ["leyden.train", *FEW, *Work("").arguments]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         sys.argv += [f"outputs={folder}", f"run_dir={folder}/run"]
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
@@ -116,29 +116,30 @@ def kill_at(batch, by=signal.SIGKILL):
 
 
 class Row:
-    """The runs of one trait, which its cells share.
+    """The runs of one kind of work, which its cells share.
 
     Args:
-        trait: The trait.
+        work: What is trained.
         place: A folder.
         commit: A function that gives a repository with this code, and its commit.
     """
 
-    def __init__(self, trait, place, commit):
-        self.trait, self.place, self.commit, self._num = trait, place, commit, 0
+    def __init__(self, work, place, commit):
+        self.work, self.place, self.commit, self._num = work, place, commit, 0
         place.mkdir(exist_ok=True)
 
     def run(self, verb, *arguments, before=(), kill=None):
         """A command; `before`: what its process does first."""
         self._num += 1
         outputs = () if verb == "reproduce" else (f"outputs={self.place}",)
-        if self.trait.anew and verb != "reproduce":
+        if self.work.anew and verb != "reproduce":
             return self._begin(verb, (*arguments, *outputs), kill)
 
         warm()
 
         def prepare():
             warnings.simplefilter("ignore")  # Lightning has some for strangers' work, and a user's are no errors
+            sys.stderr.reconfigure(line_buffering=True)  # as a user's is: what a killed run has said is there
             if kill:
                 kill_at(*kill)
             for each in before:
@@ -163,7 +164,7 @@ class Row:
         """The settings of a run of that name."""
         folder = self.place / f"{name} files"
         folder.mkdir(exist_ok=True)
-        return (*FEW, *(each.replace("{place}", str(folder)) for each in self.trait.arguments), "name=stranger")
+        return (*FEW, *(each.replace("{place}", str(folder)) for each in self.work.arguments), "name=stranger")
 
     @functools.cached_property
     def whole(self):
@@ -190,17 +191,21 @@ class Row:
             return done.failed
         return self.compared("whole", name, told + done.announcements)
 
+    def is_named(self, told):
+        """Whether an announcement has one of the words that it must have."""
+        return not self.work.names or any(word in "".join(told) for word in self.work.names)
+
     def compared(self, name, again, told):
         """Two runs, of which the second one has told something."""
         differing = differences(self.place / name, self.place / again, everything=True)
         if not differing:
             return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
-        if told and all(word in "".join(told) for word in self.trait.names):
+        if told and self.is_named(told):
             return Outcome(ANNOUNCED, told[0])
         return Outcome(DIFFERS, ", ".join(differing) + (f"; told: {told[0]}" if told else ""))
 
     def resume(self):
-        return self.whole.failed or self.killed((self.trait.kill, signal.SIGKILL))
+        return self.whole.failed or self.killed((self.work.kill, signal.SIGKILL))
 
     def resume_often(self):
         """Killed in each epoch, and told to end once."""
@@ -218,6 +223,9 @@ class Row:
         with (self.place / "test_evaluations.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["run"] == str(self.place / "whole")]
         found = [json.loads(row["metrics"]) for row in rows]
+        told = [line for line in self.whole.told if "evaluate, predict and export will not have that" in line]
+        if told and len(found) == 4 and found[1:] == [found[1]] * 3:
+            return Outcome(ANNOUNCED, told[0])
         if len(found) != 4 or any(each != found[0] for each in found) or not found[0]:
             return Outcome(DIFFERS, "; ".join(map(str, found)))
         metrics = Run(self.place / "whole").result.metrics
@@ -260,7 +268,7 @@ class Row:
             if run.failed:
                 return run.failed
         given = (f"sweep_name={name}", "cluster.num_jobs=1", "sweep.pictures=none", *arguments)
-        done = self.run("train", *self.typed(name), *given, before=() if self.trait.anew else [in_forks])
+        done = self.run("train", *self.typed(name), *given, before=() if self.work.anew else [in_forks])
         if done.failed:
             return done.failed
         return None
@@ -273,8 +281,8 @@ class Row:
         at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
         # What a fork does not take over: callbacks that are on no list, and intervals.
         apart = ("+callbacks.stranger", "callbacks.checkpoint")
-        given = [each for each in self.trait.arguments if each.startswith(apart)]
-        given += [f"fork={self.place / 'whole'}@{at}", f"run_dir={self.place / 'fork'}", self.trait.fork]
+        given = [each for each in self.work.arguments if each.startswith(apart)]
+        given += [f"fork={self.place / 'whole'}@{at}", f"run_dir={self.place / 'fork'}", self.work.fork]
         done = self.run("train", *FEW[:3], "trainer.log_every_n_steps=1", *given)
         if done.failed:
             return done.failed
@@ -283,10 +291,11 @@ class Row:
         told = (*self.whole.announcements, *done.announcements)
         if max(fork) < max(parent):
             return Outcome(CRASH, f"the fork ended at step {max(fork)}")
-        if parted and told and all(word in "".join(told) for word in self.trait.names):
+        if parted and told and self.is_named(told):
             return Outcome(ANNOUNCED, told[0])
         if parted:
-            return Outcome(DIFFERS, f"from {at}: from step {min(parted)}")
+            kind = ANEW if self.work.expected("fork") == ANEW else DIFFERS
+            return Outcome(kind, f"from {at}: from step {min(parted)}")
         return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
 
     def reproduce(self):
@@ -302,7 +311,7 @@ class Row:
 
         def there():
             reproduction.ROOT = repository
-            if not self.trait.anew:
+            if not self.work.anew:
                 reproduction._train = self._in_a_copy
 
         again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
@@ -339,7 +348,7 @@ def differences(a, b, *, everything):
         ):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{name} of {checkpoint}.ckpt")
-    points = [[row for row in curves(Run(each)) if everything or "test" not in row[1]] for each in (a, b)]
+    points = [sorted(row for row in curves(Run(each)) if everything or "test" not in row[1]) for each in (a, b)]
     if points[0] != points[1]:
         first = next((x for x, y in zip(*points, strict=False) if x != y), ("its length",))
         found.append(f"curves (from {first[1] if len(first) > 1 else first[0]} at {first[0]})")
@@ -347,4 +356,4 @@ def differences(a, b, *, everything):
 
 
 def _content(path):
-    return torch.load(path, weights_only=True)
+    return SafeCheckpointIO().load_checkpoint(path)

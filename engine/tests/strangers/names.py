@@ -2,14 +2,14 @@
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.strangers.plain import Plain, rows
 
-def rows(num, seed):
-    inputs = torch.randn(num, 4, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
+
+def samples(num, seed):
+    return TensorDataset(*rows(num, seed))
 
 
 class Data(L.LightningDataModule):
@@ -20,27 +20,23 @@ class Data(L.LightningDataModule):
         self.num_val_loaders = num_val_loaders
 
     def train_dataloader(self):
-        return DataLoader(rows(40, 0), 4, shuffle=True)
+        return DataLoader(samples(40, 0), 4, shuffle=True)
 
     def val_dataloader(self):
-        loaders = [DataLoader(rows(8, 1 + n), 4) for n in range(self.num_val_loaders)]
+        loaders = [DataLoader(samples(8, 1 + n), 4) for n in range(self.num_val_loaders)]
         return loaders if len(loaders) > 1 else loaders[0]
 
     def test_dataloader(self):
-        return DataLoader(rows(8, 9), 4)
+        return DataLoader(samples(8, 9), 4)
 
 
-class Named(L.LightningModule):
-    """A line through the data; the loss of each stage has the name that is given, an empty one is not logged."""
+class Named(Plain):
+    """The loss of each stage has the name that is given, an empty one is not logged."""
 
     def __init__(self, train: str = "train_loss", val: str = "val_loss", test: str = "test_loss", lr: float = 0.01):
         super().__init__()
         self.train_name, self.val_name, self.test_name, self.lr = train, val, test, lr
-        self.layer = nn.Linear(4, 1)
-
-    def loss(self, batch):
-        inputs, targets = batch
-        return F.mse_loss(self.layer(inputs), targets)
+        self.net = nn.Linear(4, 1)
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)

@@ -6,7 +6,7 @@ from tests.conftest import assert_same_bits
 from tests.strangers.cells import ASIDE, FEW
 from tests.training.test_start_exact import stopping
 
-DATA = "tests.strangers.data.Plain"
+DATA = "tests.strangers.plain.PlainData"
 GUARDED = "tests.strangers.guarded."
 CALLBACK = f"+callbacks.mine._target_={GUARDED}RaisingCallback"
 # The module, its data, more overrides; what is said before training, at the first checkpoint, and when it resumes.
@@ -35,8 +35,8 @@ ROWS = {
         ["module.mean (RuntimeError: not synced) can't be looked at"],
         [],
     ),
-    "data": ("Writes", f"{GUARDED}WithRaisingRows", (), [], [], []),
-    "callback": ("Writes", DATA, (CALLBACK,), [], [], []),
+    "data": ("Counts", f"{GUARDED}WithRaisingRows", (), [], [], []),
+    "callback": ("Counts", DATA, (CALLBACK,), [], [], []),
 }
 
 
@@ -76,8 +76,16 @@ def test_required_it_is_an_error_in_a_line(train, name):
     assert "exact=require: module." in line
 
 
-def test_what_is_set_when_training_ends_is_there_in_the_test(train, cli):
-    run, _, err = train("a", *typed("FittedAtEnd"), "test=true")
+def test_what_is_set_when_training_ends_is_there_in_the_test(train):
+    arguments = typed("Counts")
+    run, _, err = train("a", *arguments, "task._target_=tests.strangers.stand_ins.SWAG", "test=true")
     assert run.result.metrics["test/factor"] == 2.0
     (line,) = told(err)
-    assert line.startswith("leyden: module.factors, module.fitted changed after the last checkpoint")
+    assert line.startswith("leyden: module.factors changed after the last checkpoint")
+
+
+def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):
+    run, *_ = train(
+        "a", *typed("Counts"), "task._target_=tests.strangers.stand_ins.MadeInSetup", "+task.num=5000000"
+    )
+    assert max(path.stat().st_size for path in (run.directory / "checkpoints").glob("*.ckpt")) < 1_000_000

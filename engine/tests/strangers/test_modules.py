@@ -11,7 +11,7 @@ from torch import nn
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from tests import records
-from tests.conftest import QUICK, assert_same_bits
+from tests.conftest import QUICK
 from tests.training.test_start import curves
 
 DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
@@ -21,16 +21,11 @@ def module(name, *more):
     return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
 
 
+def alone(name, data):
+    return ("task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}")
+
+
 # What is known only by values.
-
-
-def test_a_constructor_that_asks_a_tensor_for_its_value_passes_the_checks(train, cli, tmp_path):
-    train("a", *module("Item"), "dry_run=true")
-    code, _, err = cli(
-        "train", "-m", *module("Item"), "+task.num_layers=2,3", "sweep_name=s", "trainer.max_epochs=1"
-    )
-    assert code == 0, err
-    assert len(records.ended(tmp_path / "outputs" / "sweeps" / "s")) == 2
 
 
 def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
@@ -71,11 +66,6 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, k
     assert f"{key}: My{kind} is a {kind} of the package pytorch_lightning" in err
     assert "`import lightning.pytorch as pl`" in err
     assert len(err.splitlines()) == 1
-
-
-def test_what_is_no_callback_is_refused(train):
-    _, _, err = train("a", *module("Plain"), "+callbacks.mine._target_=torch.nn.Identity", code=2)
-    assert "callbacks.mine: creates a Identity; must be a Callback" in err
 
 
 # Facts.
@@ -120,20 +110,6 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
     train("a", *module("Plain"), typed)
 
 
-def stop_once(monkeypatch, module, step):
-    """Interrupt the first training of a module's class after so many steps; return a list that is then not empty."""
-    training_step, stopped = module.training_step, []
-
-    def stopping_step(self, batch, batch_idx):
-        if self.global_step == step and not stopped:
-            stopped.append(True)
-            raise KeyboardInterrupt
-        return training_step(self, batch, batch_idx)
-
-    monkeypatch.setattr(module, "training_step", stopping_step)
-    return stopped
-
-
 def whole(*more):
     return (
         "task=own",
@@ -144,21 +120,10 @@ def whole(*more):
     )
 
 
-def test_a_module_trains_on_its_own_data_and_is_resumed_and_evaluated(train, cli, monkeypatch):
-    from tests.strangers.brought import Whole
-
-    arguments = whole("data=module", "callbacks.checkpoint.every_n_steps=3")
-    run, out, err = train("whole", *arguments)
+def test_a_module_trains_on_its_own_data(train):
+    run, out, _ = train("whole", *whole("data=module"))
     assert "samples: 80 train, 20 val" in out.replace("20 val, 80 train", "80 train, 20 val")
     assert run.result.optimizer_steps == 16
-    stop_once(monkeypatch, Whole, 11)
-    train("stopped", *arguments, code=130)
-    resumed, *_ = train("stopped", *arguments)
-    assert_same_bits(run.directory, resumed.directory)
-    assert resumed.result.metrics == run.result.metrics
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
-    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
 
 
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
@@ -171,27 +136,6 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
     for run in runs:
         (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
         assert state["T_max"] == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "loaders"),
-    [("Whole", "train_dataloader and val_dataloader and test_dataloader"), ("Validating", "val_dataloader")],
-)
-@pytest.mark.parametrize("data", ["mnist", "own"])
-def test_a_module_with_loaders_of_its_own_is_not_trained_on_other_data(train, data, name, loaders):
-    own = () if data == "mnist" else DATA[1:2]
-    _, _, err = train(
-        "a", "task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}", *own, code=2
-    )
-    assert f"task: {name} defines {loaders}, which " in err
-    assert "set data=module to use those of the task" in err
-    assert len(err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["Plain", "Validating"])
-def test_a_module_without_a_loader_for_training_needs_other_data(train, name):
-    _, _, err = train("a", "task=own", f"task._target_=tests.strangers.brought.{name}", "data=module", code=2)
-    assert f"data: {name} has no train_dataloader; choose data other than data=module" in err
 
 
 # Schedules.
@@ -219,31 +163,6 @@ def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, 
     assert "scheduler" not in err
 
 
-def test_one_by_epoch_is_resumed_to_the_same_bits(train, monkeypatch):
-    from tests.strangers.brought import Scheduled
-
-    arguments = scheduled("plain", "scheduler=cosine")
-    whole, *_ = train("whole", *arguments)
-    stop_once(monkeypatch, Scheduled, 33)
-    train("stopped", *arguments, code=130)
-    resumed, *_ = train("stopped", *arguments)
-    assert_same_bits(whole.directory, resumed.directory)
-    assert resumed.result.metrics == whole.result.metrics
-
-
-@pytest.mark.parametrize(
-    ("way", "said"),
-    [
-        ("seldom", "Scheduled has it stepped every 5 step; "),
-        ("within", "Scheduled has it stepped every 1 epoch, as a part of SequentialLR; "),
-    ],
-)
-def test_one_that_is_stepped_otherwise_is_refused_before_training(train, way, said):
-    run, _, err = train("a", *scheduled(way, "scheduler=cosine"), code=2)
-    assert f"scheduler: is built for 80 optimizer steps, but {said}" in err
-    assert not run.result or run.result.optimizer_steps == 0
-
-
 @pytest.mark.parametrize("way", ["by hand", "lost"])
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
@@ -253,24 +172,33 @@ def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     )
 
 
-def test_a_schedule_that_a_module_does_not_take_is_refused(train):
-    _, _, err = train("a", *module("Plain"), "scheduler=cosine", code=2)
-    assert "Plain takes no scheduler; choose scheduler=none" in err
+OWN_LOADERS = "defines train_dataloader and val_dataloader and test_dataloader, which "
+STEPPED = "scheduler: is built for 80 optimizer steps, but Scheduled has it stepped every "
+NO_EFFECT = "has no effect, as Plain takes no {}; set its own arguments by task.ARG=VALUE"
+# What is typed, and the line that refuses it before training.
+REFUSED = [
+    (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
+    (module("Whole"), f"task: Whole {OWN_LOADERS}"),
+    (alone("Whole", "mnist"), f"task: Whole {OWN_LOADERS}"),
+    (module("Validating"), "task: Validating defines val_dataloader, which "),
+    (alone("Plain", "module"), "data: Plain has no train_dataloader; choose data other than data=module"),
+    (alone("Validating", "module"), "data: Validating has no train_dataloader; choose data other than"),
+    (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
+    (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch, as a part of SequentialLR; "),
+    (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),
+    (module("Plain", "optimizer.lr=0.5"), f"optimizer.lr=0.5: {NO_EFFECT.format('optimizer')}"),
+    (module("Plain", "optimizer=sgd"), f"optimizer=sgd: {NO_EFFECT.format('optimizer')}"),
+    (module("Plain", "model=cnn"), f"model=cnn: {NO_EFFECT.format('network')}"),
+    (module("Plain", "model.dropout=0.5"), f"model.dropout=0.5: {NO_EFFECT.format('network')}"),
+]
 
 
-@pytest.mark.parametrize(
-    ("typed", "argument"),
-    [
-        ("optimizer.lr=0.5", "optimizer"),
-        ("optimizer=sgd", "optimizer"),
-        ("model=cnn", "network"),
-        ("model.dropout=0.5", "network"),
-    ],
-)
-def test_a_part_that_a_module_does_not_take_is_refused_where_it_is_typed(train, typed, argument):
-    run, _, err = train("a", *module("Plain"), typed, code=2)
-    assert f"{typed}: has no effect, as Plain takes no {argument}; set its own arguments by task.ARG=VALUE" in err
-    assert not run.directory.exists()
+@pytest.mark.parametrize(("typed", "said"), REFUSED)
+def test_what_does_not_fit_together_is_refused_in_a_line_before_training(train, typed, said):
+    run, _, err = train("a", *typed, code=2)
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not run.result or run.result.optimizer_steps == 0
 
 
 def test_a_part_that_a_module_does_not_take_is_refused_in_a_sweep(cli):
@@ -310,9 +238,7 @@ def test_a_fork_that_would_stand_elsewhere_is_refused_and_leaves_nothing(train, 
 SAVING = module("Saving", "model._target_=torch.nn.Identity", "~model.hidden_sizes", "~model.dropout")
 
 
-def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
-    from tests.strangers.brought import Saving
-
+def test_saved_hyperparameters_and_arrays_are_no_hindrance(train):
     whole, *_ = train("whole", *SAVING)
     content = SafeCheckpointIO().load_checkpoint(whole.directory / "checkpoints" / "last.ckpt")
     assert not [key for key in content if "hparams" in key or "hyper_parameters" in key]
@@ -321,20 +247,6 @@ def test_saved_hyperparameters_and_arrays_are_no_hindrance(train, monkeypatch):
     assert [type(each) for each in (read[0], read[1][0], read[2])] == [np.ndarray] * 3
     assert read[1][0] == np.float32(0.5)
     assert read[2].dtype == bool
-    training_step = Saving.training_step
-
-    def stopping_step(self, batch, batch_idx):
-        if self.global_step == 13 and not stopped:
-            stopped.append(True)
-            raise KeyboardInterrupt
-        return training_step(self, batch, batch_idx)
-
-    stopped = []
-    monkeypatch.setattr(Saving, "training_step", stopping_step)
-    train("stopped", *SAVING, code=130)
-    resumed, *_ = train("stopped", *SAVING)
-    assert_same_bits(whole.directory, resumed.directory)
-    assert resumed.result.metrics == whole.result.metrics
 
 
 def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli):

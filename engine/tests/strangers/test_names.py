@@ -10,9 +10,8 @@ from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests.callbacks.events import read
-from tests.conftest import assert_same_bits, weights
+from tests.conftest import weights
 from tests.strangers import names
-from tests.training.test_start import curves
 
 MODULE = "tests.strangers.names"
 DATA = ("data=own", f"data._target_={MODULE}.Data")
@@ -45,7 +44,7 @@ def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(
     assert "train_loss" in run.result.metrics
     assert "val_loss" not in run.result.metrics  # it is of the eighth step
     run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=5")
-    assert run.result.metrics["val_loss"] == pytest.approx(loss_on(run, names.rows(8, 1)))
+    assert run.result.metrics["val_loss"] == pytest.approx(loss_on(run, names.samples(8, 1)))
     assert run.result.stages == {"train": ["train_loss"], "val": ["val_loss"], "test": ["test_loss"]}
 
 
@@ -59,7 +58,7 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     expected = {} if test == "''" else {test: run.result.metrics[test]}
     assert json.loads(row["metrics"]) == expected == run.result.test_metrics
     if expected:
-        assert expected[test] == pytest.approx(loss_on(run, names.rows(8, 9)))
+        assert expected[test] == pytest.approx(loss_on(run, names.samples(8, 9)))
     before = recorded.read_text()
     train("a", *arguments)
     assert recorded.read_text() == before  # the run is finished
@@ -83,9 +82,9 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     )
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    assert run.result.metrics["loss"] == pytest.approx(loss_on(run, names.rows(8, 1)))
+    assert run.result.metrics["loss"] == pytest.approx(loss_on(run, names.samples(8, 1)))
     assert run.result.objectives[0].value == run.result.metrics["loss"]
-    assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, names.rows(8, 9)))
+    assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, names.samples(8, 9)))
     assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
     # Neither where the run was stopped after it.
     train("b", *arguments, "trainer.max_epochs=1", every, "test=false")
@@ -100,7 +99,7 @@ def test_the_objective_of_one_of_several_loaders_is_found(train):
         "+data.num_val_loaders=2",
         "trainer.max_epochs=2",
     )
-    assert run.result.objectives[0].value == pytest.approx(loss_on(run, names.rows(8, 2)))
+    assert run.result.objectives[0].value == pytest.approx(loss_on(run, names.samples(8, 2)))
 
 
 def test_an_epoch_without_validation_is_no_candidate(train):
@@ -171,47 +170,6 @@ def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, 
     shown = [line for line in lines if line.startswith("epoch ")]
     assert ["val_loss" in line for line in shown] == [False, True, False]
     assert all("train_loss" in line for line in shown)
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize(
-    ("kind", "given", "more"),
-    [
-        ("Stepwise", {}, ("+trainer.val_check_interval=4", "objective.metric=train_loss")),
-        (
-            "Named",
-            {"train": "loss", "val": "loss"},
-            ("+trainer.check_val_every_n_epoch=2", "objective.metric=loss"),
-        ),
-    ],
-)
-@pytest.mark.parametrize("step", [9, 13, 27])
-def test_a_run_that_was_stopped_within_an_epoch_has_the_same_metrics(train, kind, given, more, step):
-    logged = ("logger=default", "~logger.tensorboard")
-    arguments = (
-        *own(kind, **given),
-        *more,
-        *logged,
-        "trainer.max_epochs=3",
-        "callbacks.checkpoint.every_n_steps=1",
-    )
-    whole, *_ = train("whole", *arguments)
-    training_step = names.Named.loss
-
-    def stopping(self, batch):
-        if self.training and self.global_step == step:
-            raise KeyboardInterrupt
-        return training_step(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(names.Named, "loss", stopping)
-        train("stopped", *arguments, code=130)
-    stopped, *_ = train("stopped", *arguments)
-    assert_same_bits(whole.directory, stopped.directory)
-    assert stopped.result.metrics == whole.result.metrics
-    assert curves(stopped) == curves(whole)
-    if kind == "Stepwise":
-        assert {"train_loss", "first_loss", "rows_per_step"} <= {*whole.result.metrics}
 
 
 @pytest.mark.slow(minutes=0.1)

@@ -2,12 +2,11 @@
 
 import pytest
 
-from tests.strangers.modules import Plain, SecondLoader
-from tests.strangers.test_modules import stop_once
+from tests.training.test_start_exact import stopping
 
 ARGUMENTS = (
     "task=own",
-    "task._target_=tests.strangers.modules.Plain",
+    "task._target_=tests.strangers.plain.Plain",
     "data=own",
     "callbacks=bare",
     "callbacks.checkpoint.keep_all=true",
@@ -15,15 +14,8 @@ ARGUMENTS = (
 )
 
 
-KINDS = ("SplitBySystem", "ShuffledValidation", "TrainedBySystem")
-
-
-def target(name):
-    return f"tests.strangers.data.{name}"
-
-
-def of(name):
-    return (*ARGUMENTS, f"data._target_={target(name)}")
+def of(name, *more):
+    return (*ARGUMENTS, f"data._target_=tests.strangers.stand_ins.{name}", *more)
 
 
 def test_another_test_set_is_not_evaluated_on(train, cli):
@@ -34,9 +26,9 @@ def test_another_test_set_is_not_evaluated_on(train, cli):
     assert len(err.splitlines()) == 1
 
 
-def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, monkeypatch, tmp_path):
-    stop_once(monkeypatch, Plain, 11)
-    train("a", *of("SplitBySystem"), code=130)
+def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, tmp_path):
+    with stopping(11):
+        train("a", *of("SplitBySystem"), code=1)
     _, _, err = train("a", *of("SplitBySystem"), code=2)
     assert "the validation split differs from that before the run was stopped" in err
     train("a", *of("SplitBySystem"), "exact=off")
@@ -44,17 +36,16 @@ def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, mon
     assert "the validation split differs" in err
 
 
-def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_first_step(train, monkeypatch):
-    arguments = (*of("TrainedBySystem"), "task._target_=tests.strangers.modules.SecondLoader")
-    stopped = stop_once(monkeypatch, SecondLoader, 11)
-    train("a", *arguments, code=130)
-    assert stopped
+def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_first_step(train):
+    arguments = of("SplitBySystem", "+data.is_trained=true", "task._target_=tests.strangers.stand_ins.SecondLoader")
+    with stopping(11):
+        train("a", *arguments, code=1)
     _, _, err = train("a", *arguments)
     assert "parts from the interrupted run at step 9" in err
 
 
 @pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 def test_validation_in_random_order_is_the_same_split(train, cli):
-    run, *_ = train("a", *of("ShuffledValidation"))
+    run, *_ = train("a", *of("FromPool"))
     code, _, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err

@@ -75,6 +75,12 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
         check_lightning_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
         with user_errors(f"callbacks.{name}"):
             check_averaging(callbacks[-1], cfg.trainer.max_epochs)
+        if isinstance(callbacks[-1], L.pytorch.callbacks.LearningRateFinder | L.pytorch.callbacks.BatchSizeFinder):
+            kind = type(callbacks[-1]).__name__
+            raise UserError(
+                f"callbacks.{name}: {kind} trains and goes back before the run begins, by a checkpoint of its own; find "
+                "the value once, by lightning.pytorch.tuner.Tuner, and set it"
+            )
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise UserError(

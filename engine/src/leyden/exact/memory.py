@@ -42,7 +42,7 @@ OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {"
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 OWNERS = (nn.Module, Dataset, Sampler, types.SimpleNamespace, argparse.Namespace)
 # Objects that are the trainer's, or have their own entry.
-SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader, Metric)
+SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
 CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
 BUILT_IN = (*CONTAINERS, collections.OrderedDict, collections.Counter, collections.defaultdict, torch.Size)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -110,6 +110,8 @@ class Memory:
         """Return how a value is restored, and the value as the checkpoint holds it."""
         if path[:-1] not in self._owners:
             raise NotKeptError("its owner was first made in training")
+        if path in self._owners and _is_owner(value):
+            raise NotKeptError(f"a {type(value).__name__} that was first made in training")
         if _is_generator(value):
             if type(value) not in GENERATORS and path not in self._start:
                 raise NotKeptError("a generator of a class of its own, first made in training")
@@ -172,6 +174,19 @@ class Memory:
         """Return the paths of values that an earlier memory lacks, or had otherwise."""
         return {path for path, each in self.digests.items() if before.digests.get(path) != each}
 
+    def remove_new(self, before: "Memory", kept: Tensor, stay: Collection[Path]) -> None:
+        """Remove attributes that came after a checkpoint: an earlier memory and the checkpoint lack them.
+
+        What no checkpoint could hold stays.
+        """
+        old = {*before.digests, *_thaw(kept), *stay}
+        for path, (value, _) in self._start.items():
+            if path in old or not before.has(path) or path[-1][0] != "attribute":
+                continue
+            with contextlib.suppress(NotKeptError, AttributeError):
+                self._kept(path, value)
+                delattr(self._owners[path[:-1]], path[-1][1])
+
     def _settable(self, path: Path) -> Any:
         """Return the owner of a path's last attribute or item, if a checkpoint, maybe a stranger's, may set it.
 
@@ -204,6 +219,9 @@ class Memory:
             path, owner = queue.popleft()
             if is_start:
                 self._owners[path] = owner
+            elif type(self._owners.get(path, owner)) is not type(owner):
+                yield path, owner  # whose attributes fit no object that stands there when a run resumes
+                continue
             for step, value in self._parts(path, owner):
                 if id(value) in seen and type(value) not in PLAIN:
                     continue
@@ -404,9 +422,15 @@ def _digest(value: Any) -> str:
         if isinstance(value, Iterator):
             return ""  # its position is unknown
         written = f"{value._version}" if isinstance(value, Tensor) and not value.is_inference() else ""
-        return written + digest(value, MAX_WHOLE, lambda each: f"{type(each)} {id(each)}")
+        return written + digest(value, MAX_WHOLE, _of_object)
     except Exception:  # user code may raise anything
         return str(id(value))
+
+
+def _of_object(value: Any) -> str:
+    """Return what stands for an object that can't be looked into."""
+    state = digest(_generator_state(value), None) if _is_generator(value) else ""
+    return f"{type(value)} {id(value)} {state}"
 
 
 def _check_kept(value: Any, depth: int = 0) -> None:

@@ -244,9 +244,18 @@ class RunState(L.Callback):
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint."""
-        if self._resumed:
-            lightning.recreate_loaders(trainer)
+        """Make Lightning create the dataloaders after it has the checkpoint.
+
+        Those of a later epoch, which may be made from what training has changed, need that before.
+        """
+        if not self._resumed:
+            return
+        lightning.recreate_loaders(trainer)
+        if trainer.reload_dataloaders_every_n_epochs and self._resumed["memory"] is not None:  # type: ignore[attr-defined]
+            data: Any = getattr(trainer, "datamodule", None)
+            roots = {"module": pl_module} | ({} if data is None else {"data": data})
+            here = Memory(roots, lambda: saved_elsewhere(trainer, pl_module))
+            here.restore(self._resumed["memory"], here.has, with_generators=False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
@@ -485,11 +494,14 @@ class RunState(L.Callback):
     def restore_best(self, module: L.LightningModule, content: dict[str, Any], late: set[Path]) -> None:
         """Restore the module's attributes at a checkpoint.
 
-        Attributes that changed only after the checkpoint get the values from before training, but for those in
-        `late`, which stay.
+        Attributes that changed only after the checkpoint get the values from before training, and those that came after
+        it are removed, but for those in `late`, which stay.
         """
         here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
         lost: list[str] = []
+        if self._memory and kept is not None:
+            before = self._memory
+            self._guarded("module", lambda: here.remove_new(before, kept, late), None)
         for each in (self._at_start, kept):
             if each is not None:
                 lost += here.restore(each, lambda path: here.has(path) and path not in late)

@@ -1,0 +1,436 @@
+"""The work that the matrix is generated from: a value of some kind, that lies somewhere, and changes at some time.
+
+A holder says where the value lies, and whether a checkpoint is asked to look there. What trains reads the value, so that
+a lost one changes bits: the module scales its loss by it, data scale their samples, samplers choose by it.
+"""
+
+import copy
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from torch import nn
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset
+
+from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
+from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
+
+LATE = (
+    9  # the step in which a value changes once, or is first set: after the first epoch, before the last checkpoint
+)
+
+TIMES = {
+    "step": "in each step",
+    "replaced": "replaced in each step",
+    "epoch": "when an epoch starts",
+    "validation": "after each validation",
+    "once": "once, late",
+    "first": "first set in training",
+    "alias": "in each step, by another name of it",
+}
+EACH_STEP = ("step", "replaced", "alias")
+
+_spec = importlib.util.spec_from_file_location(
+    "stranger_package", Path(__file__).parent / "site-packages" / "stranger_package.py"
+)
+assert _spec
+assert _spec.loader
+stranger_package = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stranger_package)
+
+# What holds the value of the work that was made last, for who changes it from elsewhere.
+WHERE: dict[str, Any] = {}
+
+
+class Held:
+    """It has the value in an attribute."""
+
+    def hold(self, kind, time):
+        """Begin with the value at the start."""
+        self.what, self.when = kind, time
+        for name in ("held", "also"):
+            if name in vars(self):
+                delattr(self, name)
+        if time != "first":
+            self.held = KINDS[kind].make()
+        if time == "alias":
+            self.also = self.held
+        WHERE["it"] = self
+        return self
+
+    def change(self):
+        kind = KINDS[self.what]
+        if self.when == "first":
+            self.held = kind.change(kind.make())
+        elif self.when == "alias":
+            kind.change(self.also)
+        else:
+            self.held = kind.change(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
+
+    def use(self):
+        """Return a number of 0 to 1 for this step, or this sample."""
+        if self.when in EACH_STEP:
+            self.change()
+        return (content(self.held) * 0.618034) % 1 if hasattr(self, "held") else 0.0
+
+
+class Box(Held):
+    """An object of the user's own."""
+
+
+class Keeping(Box):
+    """One with a `state_dict`."""
+
+    def state_dict(self):
+        return {"held": self.held}
+
+    def load_state_dict(self, state):
+        self.held = state["held"]
+
+
+class Inner:
+    """An object that has another."""
+
+    def __init__(self, box):
+        self.box = box
+
+
+class Layer(Held, nn.Module):
+    """A layer below the module."""
+
+    def forward(self, inputs):
+        return inputs * (1 + self.use()) if self.training else inputs
+
+
+class Buffered(Layer):
+    """A layer whose value is a buffer that no checkpoint of PyTorch's has."""
+
+    def hold(self, kind, time):
+        self.what, self.when = kind, time
+        self.register_buffer("held", KINDS[kind].make(), persistent=False)
+        WHERE["it"] = self
+        return self
+
+
+class Callback(Held, L.Callback):
+    """A callback."""
+
+    def __init__(self, kind: str, time: str, is_inner: bool = False):
+        if is_inner:
+            self.box = Box().hold(kind, time)
+        else:
+            self.hold(kind, time)
+
+
+# Data
+
+
+class Samples(Held, Rows):
+    """A data set."""
+
+    def __getitem__(self, index):
+        inputs, target = super().__getitem__(index)
+        return inputs * (1 + self.use()), target
+
+
+class Transformed(Rows):
+    """A data set with a transform."""
+
+    def __init__(self, box):
+        super().__init__()
+        self.transforms = [box]
+
+    def __getitem__(self, index):
+        inputs, target = super().__getitem__(index)
+        return inputs * (1 + self.transforms[0].use()), target
+
+
+class Stream(Held, IterableDataset):
+    """A stream."""
+
+    def __iter__(self):
+        if self.when not in EACH_STEP:
+            self.change()
+        for inputs, target in Rows():
+            yield inputs * (1 + self.use()), target
+
+
+class Order(Held, Sampler):
+    """A sampler."""
+
+    def __init__(self):
+        pass
+
+    def __len__(self):
+        return NUM
+
+    def __iter__(self):
+        if self.when == "epoch":
+            self.change()
+        for n in range(NUM):
+            yield (int(self.use() * 1000) + 7 * n) % NUM
+
+
+class Batches(Held, BatchSampler):
+    """A batch sampler."""
+
+    def __init__(self):
+        pass
+
+    def __len__(self):
+        return NUM // BATCH
+
+    def __iter__(self):
+        if self.when == "epoch":
+            self.change()
+        for n in range(len(self)):
+            first = int(self.use() * 1000) + n * BATCH
+            yield [each % NUM for each in range(first, first + BATCH)]
+
+
+class Collating(Held):
+    """A `collate_fn`."""
+
+    def __call__(self, samples):
+        inputs, targets = stacked(samples)
+        return inputs * (1 + self.use()), targets
+
+
+def on_rows(dataset):
+    return DataLoader(dataset, BATCH, shuffle=True)
+
+
+DATA: dict[str, Callable[[str, str], DataLoader]] = {
+    "dataset": lambda *value: on_rows(Samples().hold(*value)),
+    "subset": lambda *value: on_rows(Subset(Samples().hold(*value), range(NUM))),
+    "concatenated": lambda *value: on_rows(ConcatDataset([Samples().hold(*value)])),
+    "transform": lambda *value: on_rows(Transformed(Box().hold(*value))),
+    "stream": lambda *value: DataLoader(Stream().hold(*value), BATCH),
+    "sampler": lambda *value: DataLoader(Rows(), BATCH, sampler=Order().hold(*value)),
+    "batch_sampler": lambda *value: DataLoader(Rows(), batch_sampler=Batches().hold(*value)),
+    "inner_sampler": lambda *value: DataLoader(
+        Rows(), batch_sampler=BatchSampler(Order().hold(*value), BATCH, drop_last=False)
+    ),
+    "collate": lambda *value: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*value)),
+}
+
+
+class Data(Held, PlainData):
+    """A data module that holds the value itself, or whose loader does."""
+
+    def __init__(self, holder: str, kind: str, time: str):
+        super().__init__()
+        self.value, self.make = (kind, time), DATA.get(holder)
+        if holder == "data_module":
+            self.hold(kind, time)
+        if holder == "in_data_module":
+            self.box = Box().hold(kind, time)
+
+    def train_dataloader(self):
+        return self.make(*self.value) if self.make else super().train_dataloader()
+
+
+# Modules
+
+
+def function():
+    """A function, of which an attribute can hold something."""
+
+
+def called(box):
+    return box.use()
+
+
+def _in_attribute(name, made):
+    return lambda module, box: setattr(module, name, made(box))
+
+
+def _in_closure(module, box):
+    module.call = lambda: box.use()
+
+
+def _in_installed(module, box):
+    module.scheduler = stranger_package.Scheduler(box)
+
+
+MODULES: dict[str, Callable[[Any, Held], None]] = {
+    "object": _in_attribute("box", lambda box: box),
+    "in_object": _in_attribute("inner", Inner),
+    "in_list": _in_attribute("boxes", lambda box: [box]),
+    "in_tuple": _in_attribute("boxes", lambda box: (box, 1)),
+    "in_dict": _in_attribute("boxes", lambda box: {"a": {"b": box}}),
+    # Not looked at
+    "class": lambda module, box: setattr(type(module), "box", box),
+    "file": lambda module, box: globals().update(BOX=box),
+    "closure": _in_closure,
+    "method": _in_attribute("call", lambda box: box.use),
+    "partial": _in_attribute("call", lambda box: functools.partial(called, box)),
+    "installed": _in_installed,
+    "cache": lambda module, box: stranger_package.CACHE.update(box=box),
+    "function": lambda module, box: setattr(function, "box", box),
+}
+
+
+class Module(Held, Plain):
+    """A module that holds the value, or whose parts do."""
+
+    def __init__(self, holder: str, kind: str, time: str):
+        super().__init__()
+        self.holder, self.value = holder, (kind, time)
+        if holder == "module":
+            self.hold(kind, time)
+        elif holder in ("layer", "buffer"):
+            self.net.insert(2, {"layer": Layer, "buffer": Buffered}[holder]().hold(kind, time))
+        elif holder == "state_dict":
+            self.box = Keeping().hold(kind, time)
+        elif holder in MODULES:
+            MODULES[holder](self, Box().hold(kind, time))
+
+    def on_train_start(self):
+        if self.holder in ("trainer", "optimizer", "parameter"):
+            there = {"trainer": self.trainer, "parameter": self.net[0].weight}.get(self.holder)
+            (self.trainer.optimizers[0] if there is None else there).box = Box().hold(*self.value)
+
+    def on_train_epoch_start(self):
+        if WHERE["it"].when == "epoch" and self.holder not in (
+            "stream",
+            "sampler",
+            "batch_sampler",
+            "inner_sampler",
+        ):
+            WHERE["it"].change()
+
+    def on_validation_end(self):
+        if WHERE["it"].when == "validation" and not self.trainer.sanity_checking:
+            WHERE["it"].change()
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == LATE and WHERE["it"].when in ("once", "first"):
+            WHERE["it"].change()
+        factor = 1.0 if self.holder in (*DATA, "layer", "buffer") else 1 + WHERE["it"].use()
+        loss = self.loss(batch) * factor
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=BATCH)
+        return loss
+
+
+class Holder(NamedTuple):
+    """Where a value lies.
+
+    Args:
+        about: As the page calls it.
+        is_looked_at: Whether it is kept there, or seen only by what it does.
+        times: When it can change there.
+        kinds: The kinds that can lie there; empty for all.
+    """
+
+    about: str
+    is_looked_at: bool = True
+    times: tuple[str, ...] = (*TIMES,)
+    kinds: tuple[str, ...] = ()
+
+
+ITERATED = ("step", "replaced", "epoch", "alias")
+TENSORS = ("tensor", "by_data", "bfloat16", "transposed")
+
+HOLDERS = {
+    "module": Holder("the module"),
+    "layer": Holder("a layer"),
+    "buffer": Holder("a buffer with `persistent=False`", True, ("step", "replaced", "epoch", "once"), TENSORS),
+    "object": Holder("an object of the module"),
+    "in_object": Holder("an object of such an object"),
+    "in_list": Holder("an object in a list"),
+    "in_tuple": Holder("an object in a tuple"),
+    "in_dict": Holder("an object in a dictionary"),
+    "state_dict": Holder("an object with a `state_dict`", True, ("step", "epoch", "validation", "once")),
+    "data_module": Holder("the data module"),
+    "in_data_module": Holder("an object of the data module"),
+    "callback": Holder("a callback"),
+    "in_callback": Holder("an object of a callback"),
+    "dataset": Holder("the data set"),
+    "subset": Holder("a data set in a `Subset`"),
+    "concatenated": Holder("a data set in a `ConcatDataset`"),
+    "transform": Holder("a transform of the data set"),
+    "stream": Holder("an `IterableDataset`", True, ITERATED),
+    "sampler": Holder("a sampler", True, ITERATED),
+    "batch_sampler": Holder("a batch sampler", True, ITERATED),
+    "inner_sampler": Holder("a sampler in a batch sampler", True, ITERATED),
+    "collate": Holder("a `collate_fn`"),
+    "class": Holder("a variable of a class", False),
+    "file": Holder("a variable of a file", False),
+    "closure": Holder("a closure", False),
+    "method": Holder("the object of a method in an attribute", False),
+    "partial": Holder("an argument of a `functools.partial`", False),
+    "function": Holder("an attribute of a function", False),
+    "installed": Holder("an object of an installed package", False),
+    "cache": Holder("a cache of another library", False),
+    "trainer": Holder("an attribute of the trainer", False),
+    "optimizer": Holder("an attribute of an optimizer", False),
+    "parameter": Holder("an attribute of a parameter", False),
+}
+# Of what is not looked at, the kind of value does not matter.
+ANY_KIND = ("int", "list", "tensor", "numpy_rng")
+
+
+def is_possible(holder, kind, time):
+    """Whether a value of this kind can lie there, and change at that time."""
+    there, what = HOLDERS[holder], KINDS[kind]
+    if time not in there.times or (there.kinds and kind not in there.kinds):
+        return False
+    if not there.is_looked_at and kind not in ANY_KIND:
+        return False
+    if kind in ("none", "bool") and time == "step":  # a lost one is the same again at once
+        return False
+    if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
+        return False
+    if holder == "buffer" and time == "alias":
+        return False
+    if kind == "subclass" and time in ("first", "replaced"):  # no checkpoint makes one
+        return False
+    return what.is_mutable or time not in ("replaced", "alias")
+
+
+def outcome(holder, kind):
+    """Return what comes of a value of this kind there."""
+    if not HOLDERS[holder].is_looked_at:
+        return SEEN
+    return NAMED if holder == "state_dict" and kind in GENERATORS else KINDS[kind].outcome
+
+
+NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 88, 11, 22
+
+
+@functools.cache
+def drawn():
+    """Return the rows: each kind, holder and time with several others, the rarest first, the same ones each time."""
+    possible = [(h, k, t) for k in KINDS for h in HOLDERS for t in TIMES if is_possible(h, k, t)]
+    kept = [each for each in possible if HOLDERS[each[0]].is_looked_at and KINDS[each[1]].outcome == KEPT]
+    unkept = [each for each in possible if KINDS[each[1]].outcome != KEPT]
+    unseen = [each for each in possible if not HOLDERS[each[0]].is_looked_at]
+    counts: dict[Any, int] = {}
+    return [
+        *_chosen(kept, NUM_KEPT, counts),
+        *_chosen(unkept, NUM_UNKEPT, counts),
+        *_chosen(unseen, NUM_NOT_LOOKED_AT, {}),
+    ]
+
+
+def _chosen(possible, num, counts):
+    """Choose rows one after the other, whose parts and pairs of parts were chosen least."""
+
+    def parts(row):
+        holder, kind, time = row
+        return holder, kind, time, (holder, kind), (holder, time), (kind, time)
+
+    def commonness(row):
+        found = [counts.get(each, 0) for each in parts(row)]
+        return sum(found[3:]), found[1], found[0], found[2]
+
+    rows = []
+    for _ in range(num):
+        rows.append(min(possible, key=commonness))
+        for each in parts(rows[-1]):
+            counts[each] = counts.get(each, 0) + 1
+    return rows

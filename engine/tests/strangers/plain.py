@@ -1,0 +1,95 @@
+"""A small regression and its data, from which strangers' work is made."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+NUM, BATCH = 40, 5  # 8 batches an epoch
+
+
+def rows(num=NUM, seed=0):
+    """Rows of four numbers, and their sum with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand(num, 4, generator=generator)
+    return inputs, inputs.sum(dim=1) + 0.1 * torch.randn(num, generator=generator)
+
+
+class Rows(Dataset):
+    def __init__(self, num=NUM, seed=0):
+        self.inputs, self.targets = rows(num, seed)
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        if index >= len(self):
+            raise IndexError(index)
+        return self.inputs[index], self.targets[index]
+
+
+def stacked(samples):
+    return tuple(torch.stack(part) for part in zip(*samples, strict=True))
+
+
+class PlainData(L.LightningDataModule):
+    """Loaders of PyTorch. A subclass says what its training set, and its loader, are."""
+
+    kind: type = Rows
+    options: dict = {}  # noqa: RUF012 - of the loader
+
+    def __init__(self, num_workers: int = 0):
+        super().__init__()
+        self.num_workers = num_workers
+
+    def setup(self, stage):
+        self.train = self.kind()
+
+    def train_dataloader(self):
+        options = {"shuffle": True, **self.options}
+        return DataLoader(self.train, BATCH, num_workers=self.num_workers, **options)
+
+    def val_dataloader(self):
+        return DataLoader(Rows(10, 1), BATCH)
+
+    def test_dataloader(self):
+        return DataLoader(Rows(10, 2), BATCH)
+
+
+def network(width=8):
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 1))
+
+
+class Plain(L.LightningModule):
+    """A small regression, which logs its loss in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, inputs):
+        return self.net(inputs).squeeze(1)
+
+    def loss(self, batch):
+        inputs, targets = batch
+        return F.mse_loss(self(inputs), targets)
+
+    def train_loss(self, batch, batch_idx):
+        """What a subclass trains on."""
+        return self.loss(batch)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.train_loss(batch, batch_idx)
+        if loss is not None:
+            self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=BATCH)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch), batch_size=BATCH)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.loss(batch), batch_size=BATCH)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)

@@ -1,0 +1,979 @@
+"""Work of real kinds, which no value in one place says: at most forty stand-ins, each of which says its kind."""
+
+import collections
+import copy
+import importlib.util
+import itertools
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset, TensorDataset, random_split
+from torch.utils.data import WeightedRandomSampler as Weighted
+
+from tests.strangers.generated import stranger_package
+from tests.strangers.kinds import Level
+from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
+
+# Splits and files
+
+
+class Splits(PlainData):
+    """Splits by the global states of PyTorch, NumPy and Python, and by NumPy generators without a seed, made by stage."""
+
+    def setup(self, stage):
+        order = np.random.default_rng().permutation(np.random.permutation(60)).tolist()
+        random.shuffle(order)
+        if stage == "fit":
+            self.train, self.val, _ = random_split(Subset(Rows(60), order), [NUM, 10, 10])
+        if stage == "test":
+            self.test, _ = random_split(Subset(Rows(60, 2), order), [10, 50])
+
+    def val_dataloader(self):
+        return DataLoader(self.val, BATCH)
+
+    def test_dataloader(self):
+        return DataLoader(self.test, BATCH)
+
+
+class Prepared(Splits):
+    """`prepare_data` draws when it makes its file, not when it finds it; `setup` seeds everything."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.path = Path(folder) / "rows.pt"
+
+    def prepare_data(self):
+        if not self.path.exists():
+            torch.save([torch.rand(60, 4), torch.rand(60)], self.path)
+
+    def setup(self, stage):
+        L.seed_everything(42, verbose=False)
+        self.train, self.val, self.test = random_split(TensorDataset(*torch.load(self.path)), [NUM, 10, 10])
+
+
+class SplitBySystem(PlainData):
+    """It holds out by the system's entropy, which nobody can repeat; or chooses by it what to train on."""
+
+    def __init__(self, is_trained: bool = False):
+        super().__init__()
+        self.is_trained = is_trained
+
+    def setup(self, stage):
+        drawn = random.SystemRandom().sample(range(60), 60)
+        self.train = Subset(Rows(60), drawn[:NUM]) if self.is_trained else Rows()
+        self.val = Rows(10, 1) if self.is_trained else Subset(Rows(60), drawn[-10:])
+
+    def val_dataloader(self):
+        return DataLoader(self.val, BATCH)
+
+
+# Samplers, streams and loaders
+
+
+class Pool(Sampler):
+    def __len__(self):
+        return NUM
+
+    def __iter__(self):
+        pool = list(range(NUM))
+        while pool:
+            yield pool.pop(int(torch.randint(len(pool), (1,))))
+
+
+class FromPool(PlainData):
+    """A sampler that draws each index when it is asked for it, by the global state; validation in random order."""
+
+    def train_dataloader(self):
+        return DataLoader(self.train, BATCH, sampler=Pool())
+
+    def val_dataloader(self):
+        return DataLoader(Rows(10, 1), BATCH, shuffle=True)
+
+
+class Mined(PlainData):
+    """A `WeightedRandomSampler` with a generator, whose weights the module changes by its losses."""
+
+    def train_dataloader(self):
+        self.sampler = Weighted(torch.ones(NUM), NUM, generator=torch.Generator().manual_seed(3))
+        return DataLoader(self.train, BATCH, sampler=self.sampler)
+
+
+class Mining(Plain):
+    """It changes the weights of the sampler by its losses, and writes its predictions over the targets."""
+
+    def train_loss(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.trainer.datamodule.sampler.weights[batch_idx * BATCH : (batch_idx + 1) * BATCH] += loss.item()
+        return loss
+
+    def on_train_epoch_end(self):
+        data = self.trainer.datamodule.train
+        self.eval()
+        with torch.no_grad():
+            data.targets = 0.5 * data.targets + 0.5 * self(data.inputs)
+        self.train()
+
+
+class Drawing(Rows):
+    num_read = 0
+
+    def __getitem__(self, index):
+        self.num_read += 1
+        inputs, targets = super().__getitem__(index)
+        return (inputs + torch.rand(4)) / (1 + 0.01 * self.num_read), targets
+
+
+class InWorkers(PlainData):
+    """Samples that are drawn, and counted, in workers, which stay, as PyTorch Geometric's, or not."""
+
+    def __init__(self, num_workers: int = 2, stay: bool = True):
+        super().__init__(num_workers)
+        self.options = {"num_workers": num_workers, "persistent_workers": stay and num_workers > 0}
+
+    def train_dataloader(self):
+        return DataLoader(Drawing(), BATCH, shuffle=True, **self.options)
+
+    def val_dataloader(self):
+        return DataLoader(Drawing(10, 1), BATCH, **self.options)
+
+
+class Replacing(Plain):
+    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's.
+
+    Args:
+        keeps: Whether it keeps the rows, of which it makes a data set for each loader.
+    """
+
+    def __init__(self, keeps: bool = False):
+        super().__init__()
+        self.keeps = keeps
+
+    def setup(self, stage):
+        if stage == "fit":
+            self.data = rows() if self.keeps else Rows()
+
+    def on_train_epoch_end(self):
+        drawn = torch.rand(NUM, 4), torch.rand(NUM)
+        self.data = drawn if self.keeps else TensorDataset(*drawn)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(*self.data) if self.keeps else self.data, BATCH, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Rows(10, 1), BATCH)
+
+    def test_dataloader(self):
+        return DataLoader(Rows(10, 2), BATCH)
+
+
+class World:
+    """An environment with a state."""
+
+    def __init__(self):
+        self.position, self.rng = np.zeros(4), np.random.default_rng(0)
+
+    def step(self, action):
+        self.position = 0.9 * self.position + action + self.rng.normal(0, 1, 4)
+        return torch.from_numpy(self.position).float()
+
+
+class Walk(IterableDataset):
+    def __init__(self):
+        self.world = World()
+
+    def __iter__(self):
+        for _ in range(NUM):
+            state = self.world.step(0.1)
+            yield state, state.sum()
+
+
+class Shuffled(IterableDataset):
+    def __iter__(self):
+        buffer = []
+        for sample in zip(*rows(), strict=True):
+            buffer.append(sample)
+            if len(buffer) == 10:
+                yield buffer.pop(random.randrange(10))
+        random.shuffle(buffer)
+        yield from buffer
+
+
+class Endless(IterableDataset):
+    def __init__(self):
+        self.source = itertools.cycle(zip(*rows(57), strict=True))
+
+    def __iter__(self):
+        yield from itertools.islice(self.source, NUM)
+
+
+STREAMS = {
+    "environment": Walk,
+    "buffer": Shuffled,
+    "endless": Endless,
+    "huggingface": lambda: stranger_package.Streaming(Rows()),
+    "huggingface_table": lambda: stranger_package.Table(Rows()),
+    "webdataset": lambda: stranger_package.Pipeline(Rows()),
+}
+
+
+class Streamed(PlainData):
+    """Streams: an environment, a buffer that is shuffled, one that goes on; and the data sets of known packages."""
+
+    def __init__(self, stream: str):
+        super().__init__()
+        self.stream = STREAMS[stream]()
+
+    def train_dataloader(self):
+        return DataLoader(self.stream, BATCH, shuffle=None if isinstance(self.stream, IterableDataset) else True)
+
+
+class Prefetcher:
+    """A wrapper around a loader, with a length, and without a state."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        yield from self.loader
+
+
+class Wandering:
+    def __init__(self):
+        self.place, self.rng = 0, np.random.default_rng(0)
+
+    def __iter__(self):
+        for _ in range(NUM // BATCH):
+            self.place += int(self.rng.integers(1, 7))
+            yield rows(BATCH, self.place)
+
+
+class InfiniteLoader(DataLoader):
+    """A loader that makes its iterator once, as those of some detectors do."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "_endless", None)
+
+    def __iter__(self):
+        if self._endless is None:
+            object.__setattr__(self, "_endless", self._forever())
+        for _ in range(len(self)):
+            yield next(self._endless)
+
+    def _forever(self):
+        while True:
+            yield from super().__iter__()
+
+
+class OwnLoader(PlainData):
+    """A loader in a wrapper, one of an own class, or one that makes its iterator once."""
+
+    def __init__(self, loader: str):
+        super().__init__()
+        self.loader = loader
+
+    def train_dataloader(self):
+        if self.loader == "infinite":
+            return InfiniteLoader(self.train, BATCH, shuffle=True)
+        return Wandering() if self.loader == "own" else Prefetcher(super().train_dataloader())
+
+
+class Combined(PlainData):
+    """Two loaders of training at once, in one of Lightning's modes; two of validation."""
+
+    def __init__(self, mode: str):
+        super().__init__()
+        self.mode = mode
+
+    def train_dataloader(self):
+        both = {"a": DataLoader(Rows(), BATCH, shuffle=True), "b": DataLoader(Rows(25, 4), BATCH, shuffle=True)}
+        return both if self.mode == "none" else CombinedLoader(both, self.mode)
+
+    def val_dataloader(self):
+        return [DataLoader(Rows(10, 1), BATCH), DataLoader(Rows(15, 3), BATCH)]
+
+    def test_dataloader(self):
+        return self.val_dataloader()
+
+
+class OfSeveral(Plain):
+    """Batches of several loaders, in training, validation and testing."""
+
+    def train_loss(self, batch, batch_idx):
+        parts = batch.values() if isinstance(batch, dict) else [batch]
+        return sum(self.loss(part) for part in parts if part is not None)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        super().test_step(batch, batch_idx)
+
+
+class Source(IterableDataset):
+    def __init__(self, generate):
+        self.generate = generate
+
+    def __iter__(self):
+        yield from self.generate()
+
+
+class OnPolicy(Replacing):
+    """A stream from a method of the module, which asks the network, and walks on from sample to sample."""
+
+    def on_train_epoch_end(self):
+        pass
+
+    def generate(self):
+        position = torch.zeros(4)
+        for inputs, target in Rows():
+            with torch.no_grad():
+                position = 0.9 * position + inputs + self(position.unsqueeze(0))
+            yield position, target
+
+    def train_dataloader(self):
+        return DataLoader(Source(self.generate), BATCH)
+
+
+class Collates(Replacing):
+    """A method of the module is the `collate_fn`; it asks the network, and draws by the module's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def collate(self, samples):
+        inputs, targets = stacked(samples)
+        with torch.no_grad():
+            return inputs * self.rng.uniform(0.5, 1.5) + 0.1 * self(inputs).unsqueeze(1), targets
+
+    def on_train_epoch_end(self):
+        pass
+
+    def train_dataloader(self):
+        return DataLoader(self.data, BATCH, shuffle=True, collate_fn=self.collate)
+
+
+# Batches
+
+
+class Graph:
+    """Several graphs in one object, as PyTorch Geometric's, whose class counts."""
+
+    num_made = 0
+    stores: dict = {}  # noqa: RUF012 - of the class
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets, self.num_graphs = inputs, targets, len(inputs)
+        Graph.num_made += 1
+        Graph.stores[Graph.num_made] = self
+
+    def to(self, *args, **kwargs):
+        return Graph(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
+
+
+Pair = collections.namedtuple("Pair", "inputs targets")
+
+
+@dataclass(slots=True)
+class Slotted:
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, *args, **kwargs):
+        return Slotted(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
+
+
+class Opaque:
+    """A batch that shows nothing of its size."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    @property
+    def num_graphs(self):
+        raise ValueError("can't infer the number of graphs")
+
+
+FORMS = {
+    "graph": lambda samples: Graph(*stacked(samples)),
+    "opaque": Opaque,
+    "slotted": lambda samples: Slotted(*stacked(samples)),
+    "pair": lambda samples: Pair(*stacked(samples)),
+    "dict": lambda samples: {**Pair(*stacked(samples))._asdict(), "names": ["a"] * len(samples)},
+    "list": lambda samples: [
+        {**Pair(*each)._asdict(), "boxes": torch.zeros(n, 4)} for n, each in enumerate(samples)
+    ],
+}
+
+
+class Formed(PlainData):
+    """Batches of any form: objects, dictionaries, lists of those."""
+
+    def __init__(self, form: str):
+        super().__init__()
+        self.collate = FORMS[form]
+
+    def loader(self, num, seed, shuffle=False):
+        return DataLoader(Rows(num, seed), BATCH, shuffle=shuffle, collate_fn=self.collate)
+
+    def train_dataloader(self):
+        return self.loader(NUM, 0, shuffle=True)
+
+    def val_dataloader(self):
+        return self.loader(10, 1)
+
+    def test_dataloader(self):
+        return self.loader(10, 2)
+
+
+def inputs_and_targets(batch):
+    """Return those of a batch of any form."""
+    if isinstance(batch, Opaque):
+        return stacked(batch.samples)
+    if isinstance(batch, list):
+        batch = {name: torch.stack([each[name] for each in batch]) for name in Pair._fields}
+    return [batch[n] if isinstance(batch, dict) else getattr(batch, n) for n in Pair._fields]
+
+
+class OfAnyForm(Plain):
+    """It takes batches of any form."""
+
+    def loss(self, batch):
+        return super().loss(inputs_and_targets(batch))
+
+
+# Copies of weights, and what is trained
+
+
+class EMA(Plain):
+    """An average of the weights, hidden from PyTorch in a list, that validation uses; and the best ones so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.ema, self.best, self.best_loss = [copy.deepcopy(self.net)], None, float("inf")
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        with torch.no_grad():
+            for mean, here in zip(self.ema[0].parameters(), self.net.parameters(), strict=True):
+                mean.lerp_(here, 0.1)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", F.mse_loss(self.ema[0](batch[0]).squeeze(1), batch[1]), batch_size=BATCH)
+
+    def on_validation_epoch_end(self):
+        loss = self.trainer.callback_metrics["val/loss"].item()
+        if loss < self.best_loss:
+            self.best, self.best_loss = copy.deepcopy(self.net.state_dict()), loss
+        else:
+            self.net.load_state_dict(self.best)
+
+
+class Momentum(Plain):
+    """A momentum encoder and a queue in buffers, as self-supervised methods have; a spectral norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(4, 6)
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.encoder = nn.utils.parametrizations.spectral_norm(self.encoder)
+        self.register_buffer("queue", F.normalize(torch.randn(12, 6), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    def loss(self, batch):
+        query = F.normalize(self.encoder(batch[0] + 0.1 * torch.randn_like(batch[0])), dim=1)
+        with torch.no_grad():
+            key = F.normalize(self.teacher(batch[0]), dim=1)
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T.clone()], dim=1)
+        if self.training:
+            self.teacher.weight.data.lerp_(self.encoder.weight.data, 0.01)
+            self.queue[(torch.arange(len(key)) + self.pointer) % 12] = key
+            self.pointer += len(key)
+        return F.cross_entropy(logits / 0.2, torch.zeros(len(key), dtype=torch.long))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.encoder.parameters(), lr=0.1)
+
+
+class Milestones(BaseFinetuning):
+    """Lightning's own finetuning: the first layer from the second epoch on."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[0])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer, lr=0.01)
+
+
+class Unfreezing(Plain):
+    """By the epoch, layers are trained, held in evaluation mode, and lose their dropout; rates are set by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(*network()[:3], nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.net[0].requires_grad_(False)
+
+    def on_train_epoch_start(self):
+        self.net[0].requires_grad_(self.current_epoch > 0)
+        if self.current_epoch > 0:
+            self.net[3].eval()
+        self.net[2].p *= 0.5
+        for group in self.optimizers().param_groups:
+            group["lr"] *= 0.5
+
+
+class MadeLate(Plain):
+    """A network that is made in `configure_model`, with lazy layers, in `setup`, or that grows by the epoch."""
+
+    def __init__(self, hook: str):
+        super().__init__()
+        self.hook = hook
+        if hook != "epoch":
+            self.net = None
+
+    def configure_model(self):
+        if self.net is None and self.hook == "configure_model":
+            self.net = nn.Sequential(
+                nn.LazyLinear(8), nn.ReLU(), nn.LSTM(8, 6, 2, dropout=0.2), First(), nn.Linear(6, 1)
+            )
+
+    def setup(self, stage):
+        if self.net is None and self.hook == "setup":
+            self.net = network(self.trainer.datamodule.train.inputs.shape[1] * 2)
+
+    def on_train_epoch_start(self):
+        if self.hook == "epoch" and self.current_epoch == 1 and len(self.net) == 4:
+            self.net.append(nn.Linear(1, 1))
+            self.trainer.optimizers[0].add_param_group({"params": self.net[4].parameters()})
+
+
+class First(nn.Module):
+    def forward(self, outputs):
+        return outputs[0]
+
+
+class Constructed(Plain):
+    """A constructor that sets PyTorch's default type, asks a tensor for its value, compiles, and draws features."""
+
+    def __init__(self):
+        torch.set_default_dtype(torch.float64)
+        super().__init__()
+        self.net[2].p = torch.linspace(0, 0.4, 3)[1].item()
+        self.net = torch.compile(self.net, backend="eager")
+        self.directions = torch.randn(4, 4)
+
+    def forward(self, inputs):
+        return super().forward(torch.cos(inputs.double() @ self.directions))
+
+    def loss(self, batch):
+        return super().loss((batch[0], batch[1].double()))
+
+
+class Denoising(Plain):
+    """Random numbers in all stages, as diffusion models have; `on_train_start` seeds everything, or sets weights."""
+
+    def __init__(self, sets: bool = False):
+        super().__init__()
+        self.sets = sets
+
+    def on_train_start(self):
+        if self.sets:
+            with torch.no_grad():
+                self.net[0].bias.fill_(0.3)
+        else:
+            L.seed_everything(1, verbose=False)
+
+    def loss(self, batch):
+        noise = random.random() + np.random.rand() + np.random.default_rng().normal()
+        return super().loss((batch[0] + torch.randn_like(batch[0]) * noise, batch[1]))
+
+
+class ChangedLate(Plain):
+    """What the start's hook finds in the data, and what changes after the best epoch; testing depends on both."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness, self.gains, self.mean = 1.0, [1.0], None
+
+    def on_fit_start(self):
+        self.mean = self.trainer.datamodule.train.inputs.mean(0)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch > 0:
+            self.sharpness += 1
+            self.gains.append(2.0)
+            self.bias = 3.0
+
+    def loss(self, batch):
+        inputs = batch[0] if self.mean is None else batch[0] - self.mean
+        return super().loss((inputs, batch[1])) * self.sharpness * sum(self.gains) + getattr(self, "bias", 0)
+
+
+# Optimizers and schedules
+
+
+class Scheduled(Plain):
+    """A schedule of the engine's, one that follows a metric, or some in sequence over `estimated_stepping_batches`."""
+
+    def __init__(self, way: str, optimizer=torch.optim.Adam, scheduler=None):
+        super().__init__()
+        self.way, self.optimizer, self.scheduler = way, optimizer, scheduler
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        if self.way == "engine":
+            return [optimizer], [self.scheduler(optimizer)]
+        if self.way == "metric":
+            schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
+        last = lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+        schedule = lr_scheduler.SequentialLR(optimizer, [Warming(optimizer), last], [4])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 2}}
+
+
+class Warming(lr_scheduler.LambdaLR):
+    def __init__(self, optimizer):
+        super().__init__(optimizer, lr_lambda=self.scale)
+
+    def scale(self, step):
+        return min(1.0, (step + 1) / 10)
+
+
+class Lookahead(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.slow = [each.detach().clone() for group in self.param_groups for each in group["params"]]
+        self.num = 0
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.num += 1
+        if self.num % 5 == 0:
+            for slow, each in zip(self.slow, self.param_groups[0]["params"], strict=True):
+                slow.lerp_(each.detach(), 0.5)
+                each.data.copy_(slow)
+        return loss
+
+
+class Optimized(Plain):
+    """L-BFGS, an optimizer with a state outside of its `state_dict`, or a schedule with a generator in a function."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way, self.norms = way, []
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        self.norms.append(nn.utils.get_total_norm([each.grad for each in self.parameters()]).item())
+        self.clip_gradients(optimizer, float(np.median(self.norms)), "norm")
+
+    def configure_optimizers(self):
+        if self.way == "lbfgs":
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+        if self.way == "outside":
+            return Lookahead(self.parameters(), lr=0.05)
+        optimizer, rng = torch.optim.SGD(self.parameters(), lr=0.05), np.random.default_rng(0)
+        schedule = lr_scheduler.LambdaLR(optimizer, lambda step: rng.uniform(0.5, 1.5))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Manual(Plain):
+    """Two optimizers and a schedule, stepped by hand, one rarely: gradients are under way at any checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization, self.other = False, network()
+
+    def train_loss(self, batch, batch_idx):
+        often, rarely = self.optimizers()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        self.clip_gradients(often, 1.0, "norm")
+        often.step()
+        often.zero_grad()
+        self.manual_backward(F.mse_loss(self.other(batch[0]).squeeze(1), self(batch[0]).detach()))
+        if batch_idx % 8 == 6:
+            rarely.step()
+            rarely.zero_grad()
+            self.lr_schedulers().step()
+        return loss
+
+    def configure_optimizers(self):
+        made = [torch.optim.RMSprop(each.parameters(), lr) for each, lr in ((self.net, 0.05), (self.other, 0.025))]
+        return made, [lr_scheduler.StepLR(made[1], 2, 0.8)]
+
+
+class GAN(Plain):
+    """Lightning's example: two networks, and pictures to each logger's `experiment`."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.validation_z = torch.randn(8, 3)
+
+    def loss(self, batch):
+        return F.softplus(self.critic(self.generator(torch.randn(len(batch[0]), 3)))).mean()
+
+    def train_loss(self, batch, batch_idx):
+        first, second = self.optimizers()
+        self.toggle_optimizer(first)
+        fake = self.generator(torch.randn(BATCH, 3))
+        self.manual_backward(F.softplus(-self.critic(fake)).mean())
+        first.step()
+        first.zero_grad()
+        self.untoggle_optimizer(first)
+        self.toggle_optimizer(second)
+        loss = F.softplus(-self.critic(batch[0])).mean() + F.softplus(self.critic(fake.detach())).mean()
+        self.manual_backward(loss)
+        second.step()
+        second.zero_grad()
+        self.untoggle_optimizer(second)
+        return loss
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(each.parameters(), lr=0.01) for each in (self.generator, self.critic)], []
+
+    def on_validation_epoch_end(self):
+        pictures = self.generator(self.validation_z).detach().reshape(1, 4, 8).clamp(0, 1)
+        for logger in self.loggers:
+            logger.experiment.add_image("generated_images", pictures, self.current_epoch)
+
+
+class DQN(Plain):
+    """A target network in sync every few steps, an environment, a replay buffer and a falling epsilon."""
+
+    def __init__(self):
+        super().__init__()
+        self.target, self.world = copy.deepcopy(self.net), World()
+        self.buffer, self.epsilon, self.num_steps = collections.deque(maxlen=30), 1.0, 0
+
+    def train_loss(self, batch, batch_idx):
+        self.epsilon, self.num_steps = self.epsilon * 0.9, self.num_steps + 1
+        action = random.random() if random.random() < self.epsilon else self.net(batch[0])[0].item()
+        self.buffer.append(self.world.step(action))
+        states = torch.stack(random.choices(self.buffer, k=BATCH))
+        if self.num_steps % 5 == 0:
+            self.target.load_state_dict(self.net.state_dict())
+        return F.mse_loss(self.net(states), 1 + 0.9 * self.target(states).detach())
+
+
+# Steps
+
+
+class Skipping(Plain):
+    """A training step that returns nothing at times, takes the loader's iterator, or ends the epoch."""
+
+    def __init__(self, ends: bool = False):
+        super().__init__()
+        self.ends = ends
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if self.ends and batch_idx == 6 else None
+
+    def train_loss(self, batch, batch_idx):
+        return None if batch_idx % 3 == 1 else self.loss(batch)
+
+
+class FromIterator(Plain):
+    """A training step that takes the iterator of the loader."""
+
+    def training_step(self, dataloader_iter):
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().training_step(batch, batch_idx)
+
+
+class SecondLoader(Plain):
+    """A second loader, whose iterator the training step holds and begins anew."""
+
+    def on_fit_start(self):
+        self.loader = DataLoader(Rows(25, 9), 5, shuffle=True)
+        self.iterator = iter(self.loader)
+
+    def train_loss(self, batch, batch_idx):
+        try:
+            other = next(self.iterator)
+        except StopIteration:
+            self.iterator = iter(self.loader)
+            other = next(self.iterator)
+        return self.loss(batch) + self.loss(other)
+
+
+class EpochEnd(Plain):
+    """Outputs of an epoch in a list, metrics in a dictionary and one whose state changes its shape, as `R2Score`."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs, self.metrics, self.r2 = [], {"max": torchmetrics.MaxMetric()}, torchmetrics.R2Score()
+
+    def train_loss(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.outputs.append(loss.detach())
+        self.metrics["max"].update(loss.detach())
+        outputs = self(batch[0]).detach()
+        self.r2.update(torch.stack([outputs, -outputs], 1), torch.stack([batch[1], -batch[1]], 1))
+        self.log("train/r2", self.r2, on_step=False, on_epoch=True)
+        return loss
+
+    def on_train_epoch_end(self):
+        mean = torch.stack(self.outputs).mean()
+        self.log("train/mean", mean)
+        self.log("train/max", self.metrics["max"].compute())
+        self.outputs.clear()
+        self.metrics["max"].reset()
+        with torch.no_grad():
+            self.net[3].bias.add_(0.01 * mean)
+
+
+class SWAG(Plain):
+    """Attributes and a buffer that `on_train_end` sets; the test depends on them."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = []
+
+    def on_train_epoch_end(self):
+        self.factors.append(1.5)
+
+    def on_train_end(self):
+        self.factors = [2.0]
+        self.register_buffer("mean", torch.ones(1))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/factor", sum(self.factors) * float(getattr(self, "mean", 0.5)), batch_size=BATCH)
+        super().test_step(batch, batch_idx)
+
+
+# What is in its attributes, or its file
+
+
+class Lazy:
+    """A package that is not installed, as MONAI's lazy imports: it raises its own error, whatever it is asked for."""
+
+    def __getattr__(self, name):
+        raise ImportError("install it")
+
+
+def lazily(name):
+    """Import a module as `importlib.util.LazyLoader` does."""
+    spec = importlib.util.find_spec(name)
+    loader = importlib.util.LazyLoader(spec.loader)
+    spec.loader = loader
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Attributed(Plain):
+    """Lazily imported modules, and tensors that are nested, of inference mode or of stride 0, beside a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.missing, self.late, self.factor = Lazy(), lazily("this"), 1.0
+        self.nested = torch.nested.as_nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+        with torch.inference_mode():
+            self.fixed = torch.ones(4)
+        self.wide = torch.ones(1).expand(4)
+
+    def train_loss(self, batch, batch_idx):
+        self.factor += 0.1
+        return self.loss((batch[0] * self.wide * self.fixed.clone(), batch[1])) * self.factor
+
+
+class MadeInSetup(Plain):
+    """A large tensor that `setup` sets; no checkpoint has it."""
+
+    def __init__(self, num: int = 2_000_000):
+        super().__init__()
+        self.num = num
+
+    def setup(self, stage):
+        self.table = torch.arange(float(self.num)) / self.num
+
+    def loss(self, batch):
+        return super().loss((batch[0] + self.table[:4], batch[1]))
+
+
+# What is saved
+
+
+class Hyperparameters(Plain):
+    """`save_hyperparameters()` with a network, a path and an `Enum`."""
+
+    def __init__(self, encoder, width: int = 8):
+        super().__init__()
+        self.save_hyperparameters()
+        self.save_hyperparameters({"path": Path("weights"), "level": Level(width % 3)})
+        self.net = nn.Sequential(encoder, nn.ReLU(), nn.Linear(self.hparams.width, 1))
+
+
+class Saving(Plain):
+    """`on_save_checkpoint` with an array or an object, and a layer with `get_extra_state`."""
+
+    def __init__(self, kind: str = "array"):
+        super().__init__()
+        self.kind, self.norms = kind, np.zeros(4, dtype=np.float32)
+        self.net.append(Extra())
+
+    def train_loss(self, batch, batch_idx):
+        self.norms = 0.9 * self.norms + batch[0].mean(0).numpy()
+        return self.loss((batch[0] + torch.from_numpy(self.norms), batch[1]))
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["norms"] = self.norms if self.kind == "array" else World()
+
+    def on_load_checkpoint(self, checkpoint):
+        self.norms = np.asarray(checkpoint["norms"])
+
+
+class Extra(nn.Module):
+    factor = 1.0
+
+    def forward(self, inputs):
+        self.factor *= 0.99 if self.training else 1.0
+        return inputs * self.factor
+
+    def get_extra_state(self):
+        return {"factor": self.factor}
+
+    def set_extra_state(self, state):
+        self.factor = state["factor"]
+
+
+class Named(Plain):
+    """Metrics by the names that most modules have; values for Lightning's finders; a layer that is not always used."""
+
+    def __init__(self, train: str = "train_loss", val: str = "val_loss"):
+        super().__init__()
+        self.train_name, self.val_name = train, val
+        self.lr, self.batch_size, self.other = 0.001, BATCH, nn.Linear(4, 1)
+
+    def train_loss(self, batch, batch_idx):
+        loss = self.loss(batch) + (self.other(batch[0]).square().mean() if batch_idx % 2 else 0)
+        self.log(self.train_name, loss, batch_size=BATCH)
+        if batch_idx == 0:
+            self.log("first_loss", loss, batch_size=BATCH)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log(self.val_name, self.loss(batch), batch_size=BATCH, sync_dist=True)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test_loss", self.loss(batch), batch_size=BATCH, sync_dist=True)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
