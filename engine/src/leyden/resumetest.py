@@ -8,6 +8,7 @@ from pathlib import Path
 from leyden.config import arguments
 from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.config.terminal import show
+from leyden.exact import ExactError
 
 USAGE = """\
 leyden resumetest [kills=3] [seed=0] [timeout_min=60] -- COMMAND … {dir} …
@@ -43,9 +44,11 @@ def main() -> None:
         from leyden.exact.kills import Starts, compare_killed
 
         with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
-            same, text = compare_killed(
-                Starts(command, Path(folder), timeout_min * 60), kills, int(options["seed"])
-            )
+            try:
+                starts = Starts(command, Path(folder), timeout_min * 60)
+                same, text = compare_killed(starts, kills, int(options["seed"]))
+            except ExactError as error:
+                raise UserError(str(error)) from error
         show(text)
     leave(Exit.DONE if same else Exit.DIFFERENT)
 

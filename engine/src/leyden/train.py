@@ -1,20 +1,14 @@
 """Train a network: one run, or a sweep with -m."""
 
-import sys
-import tempfile
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from leyden.config.errors import Exit, UserError, leave
+from leyden.config.errors import UserError
 from leyden.config.hydra import is_sweep, task_overrides
-from leyden.config.terminal import show
-from leyden.exact import ExactError
 from leyden.run.command import hydra_command
 from leyden.run.process import importing, is_main_process, num_processes
-
-TIMEOUT_S = 600  # of each start of a test
 
 
 def sweep(config: DictConfig, module: str) -> None:
@@ -37,22 +31,20 @@ def task(cfg: DictConfig) -> None:
         from leyden.run.directory import Run
         from leyden.run.identity import RunIdentity
         from leyden.run.lock import LOCK_TIMEOUT_S
+        from leyden.training.resume_test import test_resume
     hydra_cfg = HydraConfig.get()
     is_job = is_sweep(HydraConfig.instance().cfg)
+    overrides = task_overrides(hydra_cfg)
     if cfg.exact == "test":
-        test_resume(cfg, task_overrides(hydra_cfg), is_job=is_job)
+        test_resume(cfg, overrides, is_job=is_job)
         return
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
-    overrides = task_overrides(hydra_cfg)
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
     if num_processes() > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
-        raise UserError(
-            f"run_dir: must be given, since each of the {num_processes()} processes that were started would "
-            "choose another one"
-        )
-    # A sweep's jobs have inherited their parent's settings already, and `reproduce` passes a complete
-    # configuration.
+        size = num_processes()
+        raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
+    # A sweep's jobs have inherited their parent's settings, and `reproduce` passes a complete configuration.
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
         with importing():
             from leyden.run.fork import inherit_settings
@@ -81,43 +73,6 @@ def task(cfg: DictConfig) -> None:
         if is_main_process():
             # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
-
-
-# Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
-TESTED = {
-    "exact": "report",
-    "test": "false",
-    "resume": "auto",
-    "++trainer.max_epochs": "2",
-    "++trainer.limit_train_batches": "4",
-    "++trainer.limit_val_batches": "2",
-    "callbacks.checkpoint.every_n_steps": "1",
-    "run_dir": "{dir}",
-}
-
-
-def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
-    """Train a few batches undisturbed and with kills, compare each step, and print what was found; nothing is kept.
-
-    Raises:
-        UserError: This can't be tested.
-        SystemExit: A resumed run parts.
-    """
-    if is_job or cfg.fork or cfg.dry_run:
-        raise UserError("exact=test: tests one new run; not with -m, fork or dry_run")
-    with importing():
-        from leyden.exact.kills import Starts, compare_killed
-    names = {each.lstrip("+") for each in TESTED}
-    kept = [each for each in overrides if each.partition("=")[0].lstrip("+~") not in names]
-    command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
-    with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-        try:
-            is_same, text = compare_killed(Starts(command, Path(folder), TIMEOUT_S), 2, cfg.seed)
-        except ExactError as error:
-            raise UserError(f"exact=test: {error}") from error
-    show(text)
-    if not is_same:
-        leave(Exit.DIFFERENT)
 
 
 main = hydra_command(task, sweep=sweep)

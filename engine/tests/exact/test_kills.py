@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config.errors import UserError
+from leyden.exact import ExactError
 from leyden.exact.kills import Starts, compare_killed
 from tests.conftest import here
 
@@ -115,7 +115,7 @@ def test_it_names_what_parts_first(tmp_path, changes, found):
     ],
 )
 def test_what_would_show_nothing_is_refused(tmp_path, changes, error):
-    with pytest.raises(UserError, match=error):
+    with pytest.raises(ExactError, match=error):
         verdict(tmp_path, *changes)
 
 
@@ -123,7 +123,7 @@ def test_what_never_ends_is_ended_with_its_children(tmp_path):
     forks = (
         "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); time.sleep(60)"
     )
-    with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
+    with pytest.raises(ExactError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
         verdict(tmp_path, ("began = step", forks), timeout_s=3)
     pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
     assert len(pids) == 2
@@ -164,7 +164,7 @@ def test_a_thread_or_a_fork_may_mark(tmp_path, how):
 
 def test_a_damaged_line_is_no_bug(tmp_path):
     damage = "began = step; open(os.environ['LEYDEN_MARKS'], 'a').write('{')"
-    with pytest.raises(UserError, match="start 1 has left a damaged line"):
+    with pytest.raises(ExactError, match="start 1 has left a damaged line"):
         verdict(tmp_path, ("began = step", damage))
 
 

@@ -191,7 +191,7 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
         patched.setenv("WORLD_SIZE", "2")
         code, _, err = cli("train", *ddp)
     assert code == 2
-    assert "run_dir: must be given, since each of the 2 processes that were started would choose another one" in err
+    assert "run_dir: must be given, since each of the 2 processes would choose another one" in err
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "leyden.train")
     finish(start(*ddp, f"run_dir={tmp_path / 'by_torchrun'}", f"outputs={tmp_path}", script=torchrun, anew=True))
     finish(start(*ddp, f"run_dir={tmp_path / 'by_lightning'}", f"outputs={tmp_path}", anew=True))

@@ -101,6 +101,9 @@ def damage(path: Path) -> str | None:
             # PyTorch does not compress; an entry that claims to be larger than the file is a zip bomb.
             if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
                 return "claims to hold more bytes than it has"
+            # A checkpoint holds archives: of one that is cut off, Python would find the last of these.
+            if min(info.header_offset for info in archive.infolist()) > 0:
+                return "is cut off"
             corrupt = archive.testzip()
     except Exception as error:  # zipfile raises various types for a damaged file
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
