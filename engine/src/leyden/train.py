@@ -41,8 +41,7 @@ def task(cfg: DictConfig) -> None:
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
-    if num_processes() > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
-        size = num_processes()
+    if (size := num_processes()) > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
         raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
     # A sweep's jobs have inherited their parent's settings, and `reproduce` passes a complete configuration.
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
