@@ -1,6 +1,7 @@
 """`leyden.Exact` in anybody's Trainer: two lines, and the same bits after any stop."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,36 @@ def test_another_seed_is_refused(tmp_path):
     start(tmp_path, *ROWS["loaders"], at=9)
     with pytest.raises(ExactError, match="trained with seed 0, and this start has 1"):
         start(tmp_path, *ROWS["loaders"], seed=1)
+
+
+def test_the_same_object_can_begin_anew(tmp_path):
+    """As in a notebook, whose cell is executed again, with the folder deleted."""
+    mine, digests = Exact(tmp_path / "run", every_n_steps=4), []
+    torch.manual_seed(0)
+    made = Net().state_dict()
+    for n in range(3):
+        torch.manual_seed(0), np.random.seed(0)
+        trainer = L.Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=[mine], logger=False, enable_progress_bar=False
+        )
+        module = Net()
+        module.load_state_dict(made)
+        module.rng = np.random.default_rng(0)
+        mine.fit(trainer, module, *ROWS["loaders"][1]())
+        digests.append(trainer.global_step)
+        if n == 1:
+            shutil.rmtree(tmp_path / "run")
+    assert digests == [10, 10, 10]
+
+
+def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    mine = Exact(tmp_path / "run")
+    L.Trainer(max_epochs=1, callbacks=[mine], **options).fit(Net(), loader())
+    assert "this run can't resume: call exact.fit" in capsys.readouterr().err
+    mine.fit(L.Trainer(callbacks=[mine], fast_dev_run=True, **options), Net(), loader())
+    assert "fast_dev_run: nothing is kept" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trainer_without_the_callback_is_refused(tmp_path):

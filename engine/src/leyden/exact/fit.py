@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
@@ -25,7 +26,7 @@ from leyden.exact.random_state import random_states, restore_random_states, seed
 from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
-from leyden.exact.steps import FILE, Steps
+from leyden.exact.steps import Steps
 from leyden.exact.stop import REQUEUE, Requeue, Stop, _leave
 
 TEST_TIMEOUT_S = 600  # of each start of a test
@@ -56,12 +57,22 @@ class Exact(L.Callback):
             raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
         if exact not in ("report", "require", "off"):
             raise ValueError(f"exact={exact}: must be report, require or off")
-        self.directory, self.seed = Path(directory).absolute(), seed
-        self.checkpoint = LastCheckpoint(every_n_steps, self.directory)
-        self.requeue = SlurmRequeue()
-        self.parts = Parts(seed, self.checkpoint, self.directory, self.requeue, exact)
-        self.checkpoint.reporter = self.parts.state.reporter
+        self.directory, self.seed, self.every_n_steps, self.exact = (
+            Path(directory).absolute(),
+            seed,
+            every_n_steps,
+            exact,
+        )
+        LastCheckpoint(every_n_steps)  # checks its argument
+        self._is_fitting = False
         seed_everything(seed, "module")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report a training that was started by `trainer.fit`."""
+        if not self._is_fitting:
+            say(
+                "this run can't resume: call exact.fit(trainer, module, data) in place of trainer.fit(module, data)"
+            )
 
     def fit(
         self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
@@ -80,18 +91,32 @@ class Exact(L.Callback):
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self not in callbacks:
             raise ValueError("the trainer needs this callback: L.Trainer(callbacks=[exact])")
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ExactError(
+                f"{type(trainer.strategy).__name__} may shard weights: only one device or DDP can be resumed"
+            )
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            say("fast_dev_run: nothing is kept")
+            self._is_fitting = True
+            trainer.fit(module, data, val_dataloaders)
+            return
+        checkpoint, requeue = LastCheckpoint(self.every_n_steps, self.directory), SlurmRequeue()
+        parts = Parts(self.seed, checkpoint, self.directory, requeue, self.exact)
+        checkpoint.reporter = parts.state.reporter
         (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        last, files = self.checkpoint.path(trainer, "last.ckpt"), trainer.strategy.checkpoint_io
+        last, files = checkpoint.path(trainer, "last.ckpt"), trainer.strategy.checkpoint_io
         data = _as_data_module(module, data, val_dataloaders)
         data.trainer = trainer
         seed_stages(data, self.seed)
         make_resumable(data)
-        trainer.callbacks = [*self.parts.around(callbacks), self.checkpoint]  # type: ignore[attr-defined]
-        trainer.strategy.checkpoint_io = _OwnFiles(files, self.directory, self.parts.state.reporter)
+        trainer.callbacks = [*parts.around(callbacks), checkpoint]  # type: ignore[attr-defined]
+        trainer.strategy.checkpoint_io = _OwnFiles(files, self.directory, parts.state.reporter)
+        self._is_fitting = True
         try:
-            with self.requeue.listening():
-                self.parts.fit(trainer, module, data, last if last.exists() else None)
+            with requeue.listening():
+                parts.fit(trainer, module, data, last if last.exists() else None)
         finally:
+            self._is_fitting = False
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
             trainer.strategy.checkpoint_io = files
 
@@ -121,9 +146,7 @@ class Exact(L.Callback):
         def train(folder: Path) -> None:
             restore_random_states(states)  # Python seeds a fork's own anew
             torch.set_num_threads(1)  # a fork can't use the threads of its parent
-            self.directory = self.checkpoint.directory = folder
-            self.parts.steps.file = folder / FILE
-            self.checkpoint.every_n_steps = 1
+            self.directory, self.every_n_steps = folder, 1
             trainer.limit_train_batches, trainer.limit_val_batches, trainer.fit_loop.max_epochs = 4, 2, 2
             trainer.loggers = []
             callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]

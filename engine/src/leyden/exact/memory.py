@@ -15,6 +15,7 @@ import random
 import sys
 import sysconfig
 import types
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from pickle import Pickler
@@ -23,6 +24,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
@@ -124,7 +126,7 @@ class Memory:
         kind = type(value)
         is_made = kind in BUILT_IN and getattr(value, "default_factory", None) in FACTORIES
         if isinstance(value, CONTAINERS) and not (is_made or _is_named(kind)):
-            if not is_same or not hasattr(value, "clear"):
+            if not is_same or not _is_refillable(kind):
                 raise NotKeptError(f"a {kind.__name__}")
             value = dict(value) if isinstance(value, dict) else list(value)
             _check_kept(value)
@@ -368,7 +370,8 @@ def _restored(how: str, value: Any, here: Any) -> Any:
             raise TypeError("no object with load_state_dict stands in its place")
         here.load_state_dict(value)
         return here
-    if how == "items" and not isinstance(here, dict if isinstance(value, dict) else (list, set, collections.deque)):
+    of_kind = dict if isinstance(value, dict) else (list, set, collections.deque)
+    if how == "items" and not (isinstance(here, of_kind) and _is_refillable(type(here))):
         raise TypeError(f"a {type(here).__name__} stands in its place")
     if how == "items" or (how == "in place" and type(here) is type(value) and hasattr(here, "clear")):
         here.clear()
@@ -386,6 +389,11 @@ def _restored(how: str, value: Any, here: Any) -> Any:
         here[...] = value
         return here
     return value
+
+
+def _is_refillable(kind: type) -> bool:
+    """Return whether a container of a class of its own may be emptied and filled again; a cache on a disk may not."""
+    return hasattr(kind, "clear") and (kind in (collections.defaultdict, AttributeDict) or is_own(kind))
 
 
 def _generator_state(generator: Any) -> tuple[str, Any]:
@@ -595,6 +603,10 @@ def _thaw(kept: Tensor) -> Any:
         ValueError: It names something else than plain values; nothing of it was executed.
     """
     content = io.BytesIO(kept.numpy().tobytes())
+    with zipfile.ZipFile(content) as archive:  # torch does not compress
+        if sum(each.file_size for each in archive.infolist()) > kept.nbytes:
+            raise ValueError("it claims to hold more bytes than it has")
+    content.seek(0)
     with torch.serialization.safe_globals(PLAIN_NAMES):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(content)
     content.seek(0)

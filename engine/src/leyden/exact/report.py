@@ -17,9 +17,10 @@ def is_rank_zero() -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line to stderr, in the process of rank zero."""
+    """Print a line to stderr, in the process of rank zero; characters that a terminal obeys are escaped."""
     if is_rank_zero():
-        print(f"leyden: {text}", file=sys.stderr)
+        line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        print(f"leyden: {line}", file=sys.stderr)
 
 
 class Reporter:

@@ -16,6 +16,7 @@ from leyden.exact.memory import reason
 from leyden.exact.report import Reporter
 
 FILE = "checkpoints/steps.jsonl"
+MAX_BYTES = 2**26  # of the file; a larger one is not of a run
 
 
 class Steps(L.Callback):
@@ -39,7 +40,7 @@ class Steps(L.Callback):
         self.batch = 0  # number of batches of all starts
         self._has_checkpoint = self._is_after_checkpoint = False
         self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
-        self._mode = "w"
+        self._mode = "x"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of batches."""
@@ -49,10 +50,12 @@ class Steps(L.Callback):
         """Restore the number of batches, and read what the stopped run has recorded beyond them."""
         self.batch, self._has_checkpoint = int(state_dict["batch"]), True
         with contextlib.suppress(Exception):  # there is none, or its last line is cut off
+            if not self.file.is_file() or self.file.stat().st_size > MAX_BYTES:
+                return
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
                 if row["batch"] > self.batch:
-                    self._before[int(row["batch"])] = dict(row["values"])
+                    self._before[int(row["batch"])] = {str(name): str(each) for name, each in row["values"].items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let all processes compare at the same steps."""
@@ -113,9 +116,10 @@ class Steps(L.Callback):
 
     def _record(self, values: dict[str, str]) -> None:
         """Add a line to the file; one that can't be written is announced, and ends no run."""
-        if self._is_after_checkpoint:
-            self._mode = "w"
         try:
+            if self._is_after_checkpoint or self._mode == "x":
+                self.file.unlink(missing_ok=True)  # it may be a link
+                self._mode = "x"
             with self.file.open(self._mode) as file:
                 file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
             self._mode = "a"
@@ -128,4 +132,7 @@ def _weights(module: L.LightningModule) -> str:
 
 
 def _shown(value: str) -> str:
-    return f"{float.fromhex(value):.9g}" if value.startswith(("0x", "-0x", "nan", "inf", "-inf")) else value
+    try:
+        return f"{float.fromhex(value):.9g}" if not value.isalnum() or value in ("nan", "inf") else value
+    except ValueError:
+        return value

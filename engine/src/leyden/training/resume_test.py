@@ -10,6 +10,7 @@ from leyden.config.errors import Exit, UserError, leave
 from leyden.config.terminal import show
 from leyden.exact import ExactError
 from leyden.exact.kills import Starts, compare_killed
+from leyden.run.process import num_processes
 
 TIMEOUT_S = 600  # of each start
 # Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
@@ -32,8 +33,8 @@ def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
         UserError: This can't be tested.
         SystemExit: A resumed run parts.
     """
-    if is_job or cfg.fork or cfg.dry_run:
-        raise UserError("exact=test: tests one new run; not with -m, fork or dry_run")
+    if is_job or cfg.fork or cfg.dry_run or num_processes() > 1:
+        raise UserError("exact=test: tests one new run; not with -m, fork, dry_run or torchrun")
     names = {each.lstrip("+") for each in TESTED}
     kept = [each for each in overrides if each.partition("=")[0].lstrip("+~") not in names]
     command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
