@@ -19,6 +19,7 @@ import torch
 import torchmetrics
 from torch.utils.data import Subset, TensorDataset
 
+from leyden.exact import memory as memory_module
 from leyden.exact.memory import Memory, _array, _thaw, path_name
 from tests.data import changing
 
@@ -300,6 +301,29 @@ def test_an_object_that_raises_keeps_no_other_from_it():
     _first, other, lost = moved(lambda it: setattr(it, "number", 5), Refusing)
     assert other.number == 5
     assert not lost or all(name.startswith(("it.rule", "it.laz")) for name in lost)
+
+
+class Locked(dict):
+    def values(self):
+        raise RuntimeError("changed size during iteration")
+
+
+def test_what_can_not_be_pickled_or_walked_costs_no_other_value(monkeypatch):
+    frozen_values = memory_module._freeze
+
+    def freeze(content):
+        if any(path[-1][1] == "bad" for path in content):
+            raise OverflowError("too deep")
+        return frozen_values(content)
+
+    monkeypatch.setattr(memory_module, "_freeze", freeze)
+    owner = types.SimpleNamespace(bad=1, good=1, locked=Locked(a=1))
+    memory = Memory({"it": owner})
+    owner.bad = owner.good = 2
+    kept, lost = memory.changes()
+    assert names(kept) == {"it.good"}
+    assert lost == ["it.bad (OverflowError: too deep)"]
+    assert memory.unseen == {"it.locked": "RuntimeError: changed size during iteration"}
 
 
 def test_what_can_not_be_walked_at_all_is_named():

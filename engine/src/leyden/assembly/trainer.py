@@ -336,6 +336,7 @@ def run_trainer(
         requeue_signal,
         cfg.exact,
         data=digest_of_content(settings),
+        checks_split=True,
         is_fork=cfg.fork is not None,
         leave=leave,
     )

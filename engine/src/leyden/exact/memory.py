@@ -99,7 +99,16 @@ class Memory:
                     self._restored.add(path)
             except Exception as error:  # other people's objects may raise anything
                 lost.append(f"{path_name(path)} ({reason(error)})")
-        return _freeze(kept), lost
+        try:
+            return _freeze(kept), lost
+        except Exception:  # of one value, which is found and left out
+            for path, each in [*kept.items()]:
+                try:
+                    _freeze({path: each})
+                except Exception as error:
+                    lost.append(f"{path_name(path)} ({reason(error)})")
+                    del kept[path]
+            return _freeze(kept), lost
 
     def _has_changed(self, path: Path, value: Any) -> bool:
         if _is_generator(value) or isinstance(value, Iterator):  # one from the clock, one of an unknown position
@@ -146,9 +155,9 @@ class Memory:
         """
         try:
             content: dict[Path, tuple[str, Any]] = _thaw(kept)
+            known = {id(each) for each in self._known()}
         except Exception as error:
             return [f"{', '.join(self.roots)} ({reason(error)})"]
-        known = {id(each) for each in self._known()}
         used: dict[int, Any] = {}  # by the id of a value in the checkpoint: two attributes may share it
         lost = []
         for path, (how, value) in content.items():
@@ -227,10 +236,16 @@ class Memory:
             for step, value in self._parts(path, owner):
                 if id(value) in seen and type(value) not in PLAIN:
                     continue
-                if _is_owner(value):
+                try:
+                    is_owner = _is_owner(value)
+                    is_value = not is_owner and _is_value(value, seen)
+                except Exception as error:  # as of a dictionary that a thread changes
+                    self.unseen[path_name((*path, step))] = reason(error)
+                    continue
+                if is_owner:
                     seen.add(id(value))
                     queue.append(((*path, step), value))
-                elif _is_value(value, seen):
+                elif is_value:
                     yield (*path, step), value
 
     def _parts(self, path: Path, owner: Any) -> list[tuple[tuple[str, Any], Any]]:

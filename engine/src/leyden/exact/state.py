@@ -199,14 +199,24 @@ class RunState(L.Callback):
         seed: Seed of the run.
         data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
+        checks_split: Whether a resume with another validation split is refused, for which its first batches are read.
         is_fork: Whether the checkpoint may be from a run with another seed or other data. The run then keeps its own
             random states.
     """
 
     state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(self, seed: int, data: str = "", exact: Mode = "report", *, is_fork: bool = False) -> None:
-        self.seed, self.data, self.reporter, self.is_fork = seed, data, Reporter(exact), is_fork
+    def __init__(
+        self,
+        seed: int,
+        data: str = "",
+        exact: Mode = "report",
+        *,
+        checks_split: bool = False,
+        is_fork: bool = False,
+    ) -> None:
+        self.seed, self.data, self.reporter = seed, data, Reporter(exact)
+        self.checks_split, self.is_fork = checks_split, is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
@@ -302,7 +312,7 @@ class RunState(L.Callback):
         for each in (module, data):
             _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
         self._val = []
-        if trainer.limit_val_batches and data is not None:
+        if self.checks_split and trainer.limit_val_batches and data is not None:
             self._val = self._guarded("the validation split", lambda: first_batches(data, "val", self.seed), [])
         foreign = {
             f"callbacks[{n}]": each
@@ -411,7 +421,9 @@ class RunState(L.Callback):
             return True
         if not (self._same_seed and self._same_data):
             return True
-        return not first_batches_differ(data, "val", self.seed, before)
+        return not self._guarded(
+            "the validation split", lambda: first_batches_differ(data, "val", self.seed, before), False
+        )
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers.
@@ -438,7 +450,7 @@ class RunState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
-        memory, lost = self._memory.changes() if self._memory else (None, [])
+        memory, lost = self._guarded("attributes", self._memory.changes, (None, [])) if self._memory else (None, [])
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._memory else []
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
         accumulate = self._trainer.accumulate_grad_batches
