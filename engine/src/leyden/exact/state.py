@@ -450,7 +450,10 @@ class RunState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
-        memory, lost = self._guarded("attributes", self._memory.changes, (None, [])) if self._memory else (None, [])
+        memory: Tensor | None = None
+        lost: list[str] = []
+        if self._memory:
+            memory, lost = self._guarded("attributes", self._memory.changes, (memory, lost))
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._memory else []
         lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
         accumulate = self._trainer.accumulate_grad_batches
@@ -519,10 +522,11 @@ class RunState(L.Callback):
                 lost += here.restore(each, lambda path: here.has(path) and path not in late)
         self.reporter.name(lost, NOT_RESTORED)
 
-    def _guarded(self, name: str, look: Callable[[], T], default: T) -> T:
+    def _guarded(self, name: str, look: Callable[[], Any], default: T) -> T:
         """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
         try:
-            return look()
+            found: T = look()
+            return found
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], "can't be looked at")
             return default
