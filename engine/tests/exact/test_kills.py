@@ -224,7 +224,12 @@ def test_mistakes_are_a_line(capsys, arguments, error):
 def test_a_signal_ends_the_command_too(tmp_path, number, code):
     waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(60)"
     words = [sys.executable, "-m", "leyden.resumetest", "--", sys.executable, "-c", waits, "{dir}"]
+    before = (
+        signal.signal(number, signal.SIG_DFL) if signal.getsignal(number) == signal.SIG_IGN else None
+    )  # as by nohup
     process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    if before:
+        signal.signal(number, before)
     while not (found := [path for path in tmp_path.glob("*/run.pid") if path.read_text()]):
         time.sleep(0.05)
     pid = int(found[0].read_text())
