@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
@@ -35,6 +36,10 @@ from leyden.exact.random_state import random_states, restore_random_states, seed
 from leyden.exact.report import Mode, Reporter, say
 
 T = TypeVar("T")
+SEARCHES = (
+    LearningRateFinder,
+    BatchSizeFinder,
+)  # they train in `on_fit_start`, and put back what they have trained
 MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
 NOT_RESTORED = "can't be restored from the checkpoint"
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
@@ -162,7 +167,9 @@ class OrderedAverage:
 
 
 class BeforeEnd(L.Callback):
-    """Looks at the module before other callbacks, and the module, change it in `on_train_end`; first of all callbacks.
+    """Looks at the module before other callbacks, and the module, change it; first of all callbacks.
+
+    They may in `on_train_end`; Lightning's searches do before training.
 
     It also counts a batch that is None, before a checkpoint is saved.
 
@@ -172,6 +179,10 @@ class BeforeEnd(L.Callback):
 
     def __init__(self, state: "RunState") -> None:
         self._state = state
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the module and the data before a search."""
+        self._state.note_search(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -212,7 +223,10 @@ class RunState(L.Callback):
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
+        self._schedules = 0  # their number in the checkpoint
         self._memory: Memory | None = None
+        self._before_search: Memory | None = None  # during a search, what was before
+        self._found: Tensor | None = None  # attributes that a search has set
         self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: Tensor | None = None  # the module's attributes after the start hooks
         self._set_up: Tensor | None = None  # those among them that start hooks have set
@@ -240,13 +254,31 @@ class RunState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the states of the dataloaders."""
+        """Keep the states of the dataloaders, and the number of schedules."""
+        self._schedules = len(checkpoint.get("lr_schedulers", []))
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint."""
+        """Keep what a search has found; make Lightning create the dataloaders after it has the checkpoint."""
+        before, self._before_search = self._before_search, None
+        if before:
+            after = _before_training(trainer, pl_module)
+            self._found = after.values(after.changed_since(before))
         if self._resumed:
             lightning.recreate_loaders(trainer)
+
+    def note_search(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at the module and the data if a callback will search a learning rate or a batch size."""
+        if any(isinstance(each, SEARCHES) for each in trainer.callbacks):  # type: ignore[attr-defined]
+            self._before_search = self._guarded("module", lambda: _before_training(trainer, module), Memory({}))
+
+    def _skip_search(self) -> None:
+        """Restore what a search has found; a resumed run must not search again, with weights that are trained already."""
+        trainer: Any = self._trainer
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, SEARCHES)]
+        self._found = self._resumed.get("found")
+        if self._found is not None:
+            self.reporter.name(_before_training(trainer, self._module).restore(self._found), NOT_RESTORED)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
@@ -357,6 +389,11 @@ class RunState(L.Callback):
                 raise ExactError(LOADER_NOT_RESTORED)
         if not is_within_epoch:
             lightning.forget_iterators(trainer)
+        elif len(trainer.lr_scheduler_configs) != self._schedules:
+            self.reporter.announce(
+                f"the checkpoint has {self._schedules} schedules, and this start {len(trainer.lr_scheduler_configs)}: a "
+                "callback changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
+            )
         self._restore_memory()
         if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
@@ -446,6 +483,7 @@ class RunState(L.Callback):
             "logged": self._guarded("logged values", lambda: lightning.logged_state(self._trainer), nothing),
             "memory": memory,
             "set_up": self._set_up,
+            "found": self._found,
             "val": self._val,
             "requires_grad": {
                 name: each.requires_grad
@@ -513,8 +551,11 @@ class RunState(L.Callback):
             )
         if state_dict["seed"] != self.seed and not self.is_fork:
             raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
+        if self._before_search:  # a search puts back what it has trained; the run has not begun
+            return
         self._resumed = every[self._trainer.global_rank]
         _check_state(self._resumed)
+        self._skip_search()
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
@@ -544,6 +585,15 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
             raise ValueError(f"{lost[0]} {NOT_RESTORED}")
 
 
+def _before_training(trainer: L.Trainer, module: L.LightningModule) -> Memory:
+    """Return the memory of the module and the data, before training."""
+    roots: dict[str, Any] = {"module": module, "data": getattr(trainer, "datamodule", None)}
+    for each in roots.values():
+        _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
+    roots = {name: each for name, each in roots.items() if each is not None}
+    return Memory(roots, lambda: saved_elsewhere(trainer, module))
+
+
 def _of_module(module: L.LightningModule) -> Memory:
     """Return the memory of a module alone, without its weights and metrics."""
     _ = module.hparams  # Lightning creates it at the first access
@@ -562,7 +612,14 @@ def _check_state(mine: dict[str, Any]) -> None:
     finally:
         restore_random_states(here)
     optional = Tensor | None
-    kinds: dict[str, Any] = {"memory": optional, "set_up": optional, "cuda": optional, "mps": optional}
+    mine = {"found": None, **mine}  # older checkpoints have none
+    kinds: dict[str, Any] = {
+        "memory": optional,
+        "set_up": optional,
+        "found": optional,
+        "cuda": optional,
+        "mps": optional,
+    }
     kinds |= {"val": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
     for name, kind in kinds.items():
         if not isinstance(mine[name], kind):
