@@ -40,7 +40,7 @@ from leyden.data.facts import Facts
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.digest import digest_of_content
 from leyden.exact.first_batches import divides_batches
-from leyden.exact.fit import Parts
+from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.exact.state import RunState
@@ -75,12 +75,8 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
         check_lightning_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
         with user_errors(f"callbacks.{name}"):
             check_averaging(callbacks[-1], cfg.trainer.max_epochs)
-        if isinstance(callbacks[-1], L.pytorch.callbacks.LearningRateFinder | L.pytorch.callbacks.BatchSizeFinder):
-            kind = type(callbacks[-1]).__name__
-            raise UserError(
-                f"callbacks.{name}: {kind} trains and goes back before the run begins, by a checkpoint of its own; find "
-                "the value once, by lightning.pytorch.tuner.Tuner, and set it"
-            )
+        if refusal := refuse_search(callbacks[-1]):
+            raise UserError(f"callbacks.{name}: {refusal}")
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise UserError(

@@ -224,7 +224,7 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
         self._prepared: dict[str, str] = {}  # name of the copy to keep, by file name
         # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
-        self.within_epochs = True
+        self.within_epochs, self._is_said = True, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether training has been stopped."""
@@ -272,7 +272,8 @@ class LastCheckpoint(Checkpoint):
         """
         if self.within_epochs:
             self.save(trainer, "last.ckpt", kept)
-        else:
+        elif not self._is_said:
+            self._is_said = True
             say("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
 
     def save(self, trainer: L.Trainer, name: str, kept: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -95,6 +95,8 @@ class Exact(L.Callback):
             raise ExactError(
                 f"{type(trainer.strategy).__name__} may shard weights: only one device or DDP can be resumed"
             )
+        if refusal := next(filter(None, map(refuse_search, callbacks)), ""):
+            raise ExactError(refusal)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             say("fast_dev_run: nothing is kept")
             self._is_fitting = True
@@ -157,6 +159,16 @@ class Exact(L.Callback):
             is_same, text = compare_killed(ForkedStarts(train, Path(folder), TEST_TIMEOUT_S), 2, self.seed)
         print(text)
         return is_same
+
+
+def refuse_search(callback: L.Callback) -> str:
+    """Return why a callback can't be used, if it searches a learning rate or a batch size in each start; else nothing."""
+    if not isinstance(callback, LearningRateFinder | BatchSizeFinder):
+        return ""
+    return (
+        f"{type(callback).__name__} trains and goes back before the run begins, by a checkpoint of its own; find the value "
+        "once, by lightning.pytorch.tuner.Tuner, and set it"
+    )
 
 
 class Parts:

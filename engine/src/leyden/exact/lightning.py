@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
     _ResultCollection,
@@ -165,6 +166,19 @@ def recreate_loaders(trainer: L.Trainer) -> None:
     created earlier would start a new epoch.
     """
     trainer.fit_loop._combined_loader = None
+
+
+def prefetches(trainer: L.Trainer | None) -> bool:
+    """Return whether Lightning requests a training batch before it needs it, as it can't know otherwise which is the last.
+
+    It does if its loaders together have no length: a limit of batches gives them one, and one loader without a length can
+    take it from all. The loaders' combination has no public name.
+    """
+    combined = trainer.fit_loop._combined_loader if trainer else None
+    try:
+        return combined is not None and sized_len(combined) is None
+    except RuntimeError:  # Lightning does not iterate over them
+        return False
 
 
 def forget_iterators(trainer: L.Trainer) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from leyden.exact import lightning
 from leyden.exact.memory import Memory, saved_elsewhere
 from leyden.exact.random_state import changed_states, random_states, restore_random_states
 from leyden.exact.report import say
@@ -85,6 +86,7 @@ class Resumable:
 
     _kind: type  # the loader's original class
     _owned: Callable[[], dict[str, Memory]]  # returns the memory of dataset, sampler etc., by attribute name
+    _is_prefetched: Callable[[], bool]  # returns whether Lightning requests a batch before it needs it
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
     _prefetch_states: dict[str, Any] | None = None  # random states before a batch that Lightning prefetches
@@ -118,7 +120,7 @@ class Resumable:
             if self.after_replay:
                 self.after_replay(self._order_checksum(self._position) == resume_state["order"])
         while True:
-            self._prefetch_states = prefetch_states or (None if _is_sized(self) else random_states())
+            self._prefetch_states = prefetch_states or (random_states() if self._is_prefetched() else None)
             batch = next(batches, self)
             if prefetch_states:
                 restore_random_states(current_states)
@@ -211,15 +213,6 @@ def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     return own_state
 
 
-def _is_sized(loader: Any) -> bool:
-    """Return whether a loader has a length; if not, Lightning prefetches one batch."""
-    try:
-        len(loader)
-    except TypeError:
-        return False
-    return True
-
-
 class LazyStart:
     """Mixin for a custom loader that delays its random draws until the first batch is requested.
 
@@ -258,6 +251,8 @@ def make_resumable(data: L.LightningDataModule) -> None:
 
         if id(part) not in memories:
             memories[id(part)] = Memory({name: part}, known)
+            trainer: Any = getattr(data, "trainer", None)
+            memories[id(part)].keep_shared(trainer.lightning_module.modules() if trainer else ())
         return memories[id(part)]
 
     def owned(loader: Any) -> dict[str, Memory]:
@@ -268,6 +263,9 @@ def make_resumable(data: L.LightningDataModule) -> None:
                 found[name] = memory_of(name, part, tuple(others))
                 others.append(part)
         return found
+
+    def is_prefetched(loader: Any) -> bool:
+        return lightning.prefetches(getattr(data, "trainer", None))
 
     def without_persistent_workers(make: Callable[[], Any]) -> Any:
         """Return the loaders of a hook; persistent workers keep states across epochs that no checkpoint can save."""
@@ -287,7 +285,7 @@ def make_resumable(data: L.LightningDataModule) -> None:
         for loader in flatten_loaders(loaders):
             if not hasattr(loader, "state_dict"):
                 mixin = Resumable if isinstance(loader, DataLoader) else LazyStart
-                _mix_in(mixin, loader, _owned=owned)
+                _mix_in(mixin, loader, _owned=owned, _is_prefetched=is_prefetched)
         return loaders
 
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]

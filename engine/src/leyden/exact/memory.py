@@ -34,6 +34,7 @@ from leyden.exact.digest import PLAIN, attribute_names, digest, strided
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
 MAX_BYTES = 2**28  # of a value that a checkpoint holds
 MAX_ITEMS = 200_000  # of a container that a checkpoint holds
+MAX_SHARED = 10_000  # of a container that is kept without a change
 MAX_TRAVERSED = 1000  # items; the objects in a larger container are not looked at
 MAX_DEPTH = 20
 MAX_REASON = 100  # characters
@@ -46,6 +47,7 @@ OWNERS = (nn.Module, Dataset, Sampler, types.SimpleNamespace, argparse.Namespace
 # Objects that are the trainer's, or have their own entry.
 SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
 CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
+SHARED = (dict, list, set, collections.deque)
 BUILT_IN = (*CONTAINERS, collections.OrderedDict, collections.Counter, collections.defaultdict, torch.Size)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 BIT_GENERATORS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
@@ -75,6 +77,19 @@ class Memory:
         self._start: dict[Path, tuple[Any, str]] = {}
         for path, value in self._leaves():
             self._start[path] = (value, _digest(value))
+
+    def keep_shared(self, others: Iterable[Any]) -> None:
+        """Keep small containers that other objects have as attributes, too, even while nothing in them changes.
+
+        Those objects' memory restores them to another moment than this one's, such as a replay buffer that a module fills
+        and a dataset draws from.
+        """
+        shared = {id(value) for each in others for value in vars(each).values() if type(value) in SHARED}
+        for path, (value, _) in self._start.items():
+            if id(value) in shared and len(value) <= MAX_SHARED:
+                with contextlib.suppress(Exception):  # it can't be kept, which is announced if it changes
+                    _check_kept(value)
+                    self._restored.add(path)
 
     @property
     def digests(self) -> dict[Path, str]:

@@ -222,6 +222,7 @@ class RunState(L.Callback):
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = self._same_data = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
+        self._schedules = 0  # their number in the checkpoint
         self._memory: Memory | None = None
         self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: Tensor | None = None  # the module's attributes after the start hooks
@@ -250,7 +251,8 @@ class RunState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the states of the dataloaders."""
+        """Keep the states of the dataloaders, and the number of schedules."""
+        self._schedules = len(checkpoint.get("lr_schedulers", []))
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -376,6 +378,11 @@ class RunState(L.Callback):
                 raise ExactError(LOADER_NOT_RESTORED)
         if not is_within_epoch:
             lightning.forget_iterators(trainer)
+        elif len(trainer.lr_scheduler_configs) != self._schedules:
+            self.reporter.announce(
+                f"the checkpoint has {self._schedules} schedules, and this start {len(trainer.lr_scheduler_configs)}: a "
+                "callback changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
+            )
         self._restore_memory()
         if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
@@ -590,7 +597,12 @@ def _check_state(mine: dict[str, Any]) -> None:
     finally:
         restore_random_states(here)
     optional = Tensor | None
-    kinds: dict[str, Any] = {"memory": optional, "set_up": optional, "cuda": optional, "mps": optional}
+    kinds: dict[str, Any] = {
+        "memory": optional,
+        "set_up": optional,
+        "cuda": optional,
+        "mps": optional,
+    }
     kinds |= {"val": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
     for name, kind in kinds.items():
         if not isinstance(mine[name], kind):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
-from leyden.exact.digest import digest_of_content
+from leyden.exact.digest import digest_of_content, strided
 from leyden.exact.memory import reason
 from leyden.exact.report import Reporter
 
@@ -23,7 +24,8 @@ class Steps(L.Callback):
     """Records the loss of steps, and compares those that a resumed run computes again.
 
     Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint, with the learning rates after
-    it; of a stop that has time, the batch after it, with a hash of the weights. A step without a loss, as in manual
+    it; of the latter, and of the batch after a stop that has time, a checksum of the weights, too: what acts on the
+    gradients, such as a mask, changes no loss of the first batch. A step without a loss, as in manual
     optimization, has the logged metrics in its place. Values that are never recorded are not compared. Only the process
     of rank zero records.
 
@@ -36,7 +38,7 @@ class Steps(L.Callback):
 
     def __init__(self, directory: Path, reporter: Reporter) -> None:
         self.file, self.reporter = directory / FILE, reporter
-        self.is_last = False  # True for the batch before a stop, whose weights are recorded, too
+        self.is_last = False  # True for the batch before a stop
         self.batch = 0  # number of batches of all starts
         self._has_checkpoint = self._is_after_checkpoint = False
         self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
@@ -93,7 +95,7 @@ class Steps(L.Callback):
             rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
             values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
             values |= {f"lr[{n}]": float(each).hex() for n, each in enumerate(rates)}  # it acts in the next step
-            if self.is_last:
+            if self.is_last or self._is_after_checkpoint:
                 values["weights"] = _weights(module)
             return values
         except Exception as error:  # of a user's own class
@@ -128,7 +130,23 @@ class Steps(L.Callback):
 
 
 def _weights(module: L.LightningModule) -> str:
-    return digest_of_content(module.state_dict())[:16]
+    """Return a checksum of the weights and buffers, at the cost of reading them once."""
+    named = {
+        **dict(module.named_parameters()),
+        **dict(module.named_buffers()),
+    }  # a state_dict may need all processes
+    parts = [part for each in named.values() if not each.is_meta for part in strided(each.detach())]
+    sums = torch.stack([_sum_of_bits(part).to(parts[0].device) for part in parts]) if parts else None
+    return digest_of_content((sums, [*named]))[:16]
+
+
+def _sum_of_bits(value: Tensor) -> Tensor:
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    whole = value.detach().resolve_neg().contiguous().reshape(-1)
+    if whole.nbytes % 8 == 0 and whole.storage_offset() * whole.element_size() % 8 == 0:
+        return whole.view(torch.int64).sum()  # without a conversion of each number
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return whole.view(kinds[whole.element_size()]).sum(dtype=torch.int64)
 
 
 def _shown(value: str) -> str:
