@@ -18,10 +18,11 @@ PAGES = {
     "data": ("Data", "contract facts splits in_memory streamed tensors table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
-    "callbacks": ("Callbacks", "display checkpoint averaging fingerprint preemption"),
+    "callbacks": ("Callbacks", "display checkpoint averaging fingerprint"),
     "pictures": ("Pictures", "base curves outputs"),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
-    "runs": ("Runs", "run.directory run.result training.trained training.predict exact.fit exact.marks"),
+    "exact": ("Exact resume", "exact.fit exact.marks exact.checkpoint exact.stop"),
+    "runs": ("Runs", "run.directory run.result training.trained training.predict"),
 }
 
 

@@ -10,7 +10,7 @@ import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -62,10 +62,10 @@ class SafeCheckpointIO(CheckpointIO):
         for keys in self._left_out:
             kept = _without(kept, keys)
         try:
-            buffer = _serialize(kept)
-            if not self._can_be_read:
-                _check_readable(buffer)
-                self._can_be_read = True
+            with replacing(path) as file:
+                self._write(kept, file)
+        except OSError:
+            raise
         except Exception as error:
             if (culprit := _find_unreadable(kept, ())) is None:
                 raise
@@ -73,9 +73,35 @@ class SafeCheckpointIO(CheckpointIO):
             self._left_out.append(culprit[0].split("."))
             self.save_checkpoint(kept, path, storage_options)
             return
-        with replacing(path) as file:
-            file.write(buffer.getbuffer())
         self._folders.add(path.parent.resolve())
+
+    def _write(self, content: Any, file: BinaryIO) -> None:
+        """Write content, and read the first file again, but for the values of its tensors."""
+        errors: list[OSError] = []
+
+        class Writer:
+            """Keeps the error of a full disk, which torch's writer hides behind another one."""
+
+            flush = file.flush
+
+            def write(self, data: Any) -> int:
+                try:
+                    return file.write(data)
+                except OSError as error:
+                    errors.append(error)
+                    raise
+
+        try:
+            write_plain(content, Writer())
+        except Exception:
+            if errors:
+                raise errors[0] from None
+            raise
+        if not self._can_be_read:
+            file.seek(0)
+            read_plain(file, "meta")
+            file.seek(0, io.SEEK_END)
+            self._can_be_read = True
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True

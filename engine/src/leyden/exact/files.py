@@ -17,8 +17,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # left behind by a killed process
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - Path.open takes no descriptor
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(descriptor, "w+b") as file:  # noqa: PTH123 - Path.open takes no descriptor
             yield file
             file.flush()
             os.fsync(file.fileno())
