@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -21,6 +22,8 @@ from leyden.exact import ExactError
 from leyden.exact.marks import KILL_AT, MARKS, PARTS
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
+# Signals that end a process; Windows lacks the last one.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 
@@ -46,9 +49,10 @@ class Starts:
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
         variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        with self.output.open("wb") as to:
+        with self.output.open("wb") as to, _Deferred() as deferred:
             process = self.launch(variables, to)
         try:
+            deferred.obey()
             code = process.wait(self.timeout_s)
         except subprocess.TimeoutExpired:
             text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
@@ -82,6 +86,28 @@ class Starts:
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
+class _Deferred:
+    """Context in which signals that end this process wait, so that no command is started and then forgotten."""
+
+    def __enter__(self) -> "_Deferred":
+        self._received: list[int] = []
+        is_main = threading.current_thread() is threading.main_thread()
+        self._handlers = {number: signal.getsignal(number) for number in ENDING} if is_main else {}
+        for number, handler in self._handlers.items():
+            if callable(handler) or handler == signal.SIG_DFL:
+                signal.signal(number, lambda number, _: self._received.append(number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """Let the signals have their effect."""
+        for number in self._received:
+            signal.raise_signal(number)
+
+
 class Forked:
     """A fork of this process that calls a function; it is waited for like a `subprocess.Popen`."""
 
@@ -95,6 +121,8 @@ class Forked:
             os.setsid()
             os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
             os.environ.update(variables)
+            for number in ENDING:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             call()
             code = 0
         except BaseException:
