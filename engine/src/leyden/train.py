@@ -35,7 +35,7 @@ def task(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     is_job = is_sweep(HydraConfig.instance().cfg)
     overrides = task_overrides(hydra_cfg)
-    if cfg.exact == "test":
+    if cfg.exact == "test" and not cfg.dry_run:
         test_resume(cfg, overrides, is_job=is_job)
         return
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):

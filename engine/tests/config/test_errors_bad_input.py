@@ -106,7 +106,6 @@ VALUES = [
     ("model.dropout=1", "dropout=1: must be a number in [0, 1)"),
     ("model.dropout=some", "dropout=some"),
     ("callbacks.checkpoint.every_n_steps=0", "every_n_steps=0"),
-    ("exact=test dry_run=true", "exact=test: tests one new run"),
     ("objective.metric=val/f1", "objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss"),
     ("objective.metric=test/acc", "objective.metric=test/acc: must be one of"),
     ("data.val_size=0", "data.val_size=0 leaves no validation split"),

@@ -33,8 +33,8 @@ def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
         UserError: This can't be tested.
         SystemExit: A resumed run parts.
     """
-    if is_job or cfg.fork or cfg.dry_run or num_processes() > 1:
-        raise UserError("exact=test: tests one new run; not with -m, fork, dry_run or torchrun")
+    if is_job or cfg.fork or num_processes() > 1:
+        raise UserError("exact=test: tests one new run; not with -m, fork or torchrun")
     names = {each.lstrip("+") for each in TESTED}
     kept = [each for each in overrides if each.partition("=")[0].lstrip("+~") not in names]
     command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
