@@ -26,6 +26,12 @@ CALLS = [0]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Lightning's own checkpoints go to the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def loader(**more):
     return DataLoader(TensorDataset(X, Y), 16, shuffle=True, **more)
 

@@ -144,7 +144,7 @@ def test_no_output_ends_a_run(tmp_path, outputs):
 def test_a_file_that_can_not_be_written_ends_no_run(tmp_path, capsys):
     steps, end, *_ = begin(tmp_path)
     steps.on_save_checkpoint(None, None, {})
-    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").rmdir(), (tmp_path / "checkpoints").write_text("no folder")
     end(torch.tensor(1.0)), steps.on_save_checkpoint(None, None, {}), end(torch.tensor(1.0))
     assert capsys.readouterr().err.count("can't be written") == 1
 

@@ -125,6 +125,8 @@ class Steps(L.Callback):
             with self.file.open(self._mode) as file:
                 file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
             self._mode = "a"
+        except FileNotFoundError:  # the folder was removed, which the next checkpoint reports
+            return
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
 
