@@ -13,7 +13,7 @@ from leyden.exact import ExactError
 from leyden.exact.kills import Starts, compare_killed
 from tests.conftest import here
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "testing"
 # A training of ten steps, with a number as its weights; a checkpoint every third step. Numbers need no PyTorch to be
 # hashed, which takes seconds to import in each start.
 COUNTS = """

@@ -367,6 +367,7 @@ class RunState(L.Callback):
         if len(stateful) != len(self._loaders):
             raise ExactError(LOADER_NOT_RESTORED)
         for loader, state in zip(stateful, self._loaders, strict=True):
+            self._compare_workers(loader, state)
             if hasattr(loader, "after_replay") and not is_within_epoch:
                 loader.restore_memory(of_this_process(state)["memory"])
                 self.reporter.name([*loader.not_restored], NOT_RESTORED)
@@ -397,6 +398,16 @@ class RunState(L.Callback):
                 torch.cuda.set_rng_state(self._resumed["cuda"])
             if self._resumed["mps"] is not None and torch.backends.mps.is_available():
                 torch.mps.set_rng_state(self._resumed["mps"])
+
+    def _compare_workers(self, loader: Any, state: dict[str, Any]) -> None:
+        """Announce another number of worker processes, which can change what a dataset draws or counts."""
+        if not (hasattr(loader, "after_replay") and self._same_seed and self._same_data):
+            return
+        if (then := of_this_process(state)["num_workers"]) != loader.num_workers:
+            self.reporter.announce(
+                f"batches were read by {then} worker processes and are now read by {loader.num_workers}, which can "
+                "change what a dataset draws or counts"
+            )
 
     def _restore_memory(self) -> None:
         assert self._memory
