@@ -136,7 +136,7 @@ def _add_by_data(value):
 
 
 def _in_depth(value):
-    value["a"][0][1]["b"].append(len(value["a"][0][1]["b"]))
+    value["a"][0][1]["b"].append(1 + len(value["a"][0][1]["b"]))
 
 
 def _counted_field(value):
