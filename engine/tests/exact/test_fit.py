@@ -118,16 +118,20 @@ class Kill(L.Callback):
             raise KilledError
 
 
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
 def start(folder, module=Net, data=None, at=-1, callbacks=(), exact="report", seed=0, **options):
     """Train from the first line of a script on."""
     mine = Exact(folder, seed=seed, every_n_steps=4, exact=exact)
-    trainer = L.Trainer(
-        **{"max_epochs": 3, "logger": False, "enable_checkpointing": False, "log_every_n_steps": 3, **options},
-        callbacks=[mine, Kill(at), *callbacks],
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    options = {"max_epochs": 3, "log_every_n_steps": 3, **QUIET, **options}
+    trainer = L.Trainer(callbacks=[mine, Kill(at), *callbacks], **options)
     made = module()
     try:
         mine.fit(trainer, made, *([] if data is None else data()))

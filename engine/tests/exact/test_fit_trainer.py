@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Mod
 from torch.utils.data import DataLoader, IterableDataset
 
 from leyden.exact import Exact, ExactError
+from tests.exact.test_fit import QUIET, Kill, KilledError
 
 BATCHES = 6
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning, on how it would be faster
@@ -45,34 +46,16 @@ class Data(L.LightningDataModule):
         return DataLoader(samples, self.batch_size, shuffle=True)
 
 
-class KilledError(Exception):
-    pass
-
-
-class Killer(L.Callback):
-    def __init__(self, at):
-        self.at = at
-
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == self.at:
-            raise KilledError
-
-
 def train(folder, kill_at=(), data=lambda module: Data(), callbacks=list, mode="report", make=Module, **options):
     """Train, with a start after each kill; return the module."""
     for at in (*kill_at, None):
         exact = Exact(folder, every_n_steps=2, exact=mode)
         trainer = L.Trainer(
             max_epochs=2,
-            accelerator="cpu",
             devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             default_root_dir=folder.parent,
-            callbacks=[*callbacks(), Killer(at), exact],
-            **options,
+            callbacks=[*callbacks(), Kill(at), exact],
+            **{**QUIET, **options},
         )
         module = make()
         if at is None:

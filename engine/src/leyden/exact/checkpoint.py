@@ -67,7 +67,7 @@ class SafeCheckpointIO(CheckpointIO):
         except OSError:
             raise
         except Exception as error:
-            if (culprit := _find_unreadable(kept, ())) is None:
+            if (culprit := find_unreadable(kept)) is None:
                 raise
             _refuse(culprit, self._reporter, error)
             self._left_out.append(culprit[0].split("."))
@@ -132,11 +132,6 @@ class SafeCheckpointIO(CheckpointIO):
             say(f"{path}: is not deleted, since this run has written no checkpoint to that folder")
 
 
-def find_unreadable(content: Any) -> tuple[str, str] | None:
-    """Return key and type of the first value that a checkpoint can't hold; None if it can hold all of them."""
-    return _find_unreadable(content, ())
-
-
 def _refuse(culprit: tuple[str, str], reporter: Reporter | None, cause: Exception | None = None) -> None:
     """Announce a value that could not be read again.
 
@@ -179,17 +174,6 @@ def _check_hooks(trainer: L.Trainer, reporter: Reporter | None) -> None:
             _refuse(culprit, reporter)
 
 
-def _serialize(content: Any) -> io.BytesIO:
-    buffer = io.BytesIO()  # torch's own writer would hide a full disk behind another error
-    write_plain(content, buffer)
-    return buffer
-
-
-def _check_readable(buffer: io.BytesIO) -> None:
-    buffer.seek(0)
-    read_plain(buffer, "meta")  # reads everything except the tensors' values
-
-
 def _without(node: Any, keys: list[str]) -> Any:
     """Return a copy of nested dictionaries, lists and tuples without a value."""
     if isinstance(node, dict):
@@ -210,15 +194,23 @@ def _children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _find_unreadable(node: Any, place: tuple[Any, ...]) -> tuple[str, str] | None:
-    """Return key and type of the first value that can't be written and read again; None if there is none."""
-    for key, value in _children(node):
+def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str] | None:
+    """Return key and type of the first value that a checkpoint can't hold; None if it can hold all of them.
+
+    Args:
+        content: Content of a checkpoint.
+        place: The keys that lead to it.
+    """
+    for key, value in _children(content):
         try:
-            _check_readable(_serialize(value))
+            buffer = io.BytesIO()
+            write_plain(value, buffer)
+            buffer.seek(0)
+            read_plain(buffer, "meta")
         except Exception:  # user classes may raise anything
             kind = type(value)
             here = ".".join(map(str, (*place, key))), f"{kind.__module__}.{kind.__qualname__}"
-            return _find_unreadable(value, (*place, key)) or here
+            return find_unreadable(value, (*place, key)) or here
     return None
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
-from leyden.exact.kills import ForkedStarts, compare_killed
+from leyden.exact.kills import TIMEOUT_S, ForkedStarts, compare_killed
 from leyden.exact.loaders import make_resumable
 from leyden.exact.marks import mark
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
@@ -27,9 +27,7 @@ from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
 from leyden.exact.steps import Steps
-from leyden.exact.stop import REQUEUE, Requeue, Stop, _leave
-
-TEST_TIMEOUT_S = 600  # of each start of a test
+from leyden.exact.stop import REQUEUE, Requeue, Stop, leave
 
 
 class Exact(L.Callback):
@@ -57,12 +55,8 @@ class Exact(L.Callback):
             raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
         if exact not in ("report", "require", "off"):
             raise ValueError(f"exact={exact}: must be report, require or off")
-        self.directory, self.seed, self.every_n_steps, self.exact = (
-            Path(directory).absolute(),
-            seed,
-            every_n_steps,
-            exact,
-        )
+        self.directory, self.seed = Path(directory).absolute(), seed
+        self.every_n_steps, self.exact = every_n_steps, exact
         LastCheckpoint(every_n_steps)  # checks its argument
         self._is_fitting = False
         seed_everything(seed, "module")
@@ -100,7 +94,10 @@ class Exact(L.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             say("fast_dev_run: nothing is kept")
             self._is_fitting = True
-            trainer.fit(module, data, val_dataloaders)
+            try:
+                trainer.fit(module, data, val_dataloaders)
+            finally:
+                self._is_fitting = False
             return
         checkpoint, requeue = LastCheckpoint(self.every_n_steps, self.directory), SlurmRequeue()
         parts = Parts(self.seed, checkpoint, self.directory, requeue, self.exact)
@@ -156,7 +153,7 @@ class Exact(L.Callback):
             self.fit(trainer, module, data, val_dataloaders)
 
         with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-            is_same, text = compare_killed(ForkedStarts(train, Path(folder), TEST_TIMEOUT_S), 2, self.seed)
+            is_same, text = compare_killed(ForkedStarts(train, Path(folder), TIMEOUT_S), 2, self.seed)
         print(text)
         return is_same
 
@@ -197,13 +194,13 @@ class Parts:
         data: str = "",
         checks_split: bool = False,
         is_fork: bool = False,
-        leave: Any = _leave,
+        leave: Any = leave,
     ) -> None:
         self.stages, self.state = Stages(), RunState(seed, data, exact, checks_split=checks_split, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, Gradients(), self.stop, Marks(self.steps)]
+        self.after = [ModuleHooks(), self.state, Gradients(), self.stop, MarkedBatches(self.steps)]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""
@@ -218,7 +215,7 @@ class Parts:
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
-class Marks(L.Callback):
+class MarkedBatches(L.Callback):
     """Marks each batch for `leyden resumetest` and `Exact.test`, see `mark`."""
 
     def __init__(self, steps: Steps) -> None:

@@ -24,6 +24,7 @@ from leyden.exact.marks import KILL_AT, MARKS, PARTS
 DIR = "{dir}"  # in a command: the folder of its checkpoints
 # Signals that end a process; Windows lacks the last one.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+TIMEOUT_S = 600  # of each start of a test of a few batches
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 

@@ -96,6 +96,7 @@ class Resumable:
         None  # called after the replay, with whether the indices are the same
     )
     not_restored: tuple[str, ...] = ()  # names of what could not be restored, each with a reason
+    lost: tuple[str, ...] = ()  # names of what could not be saved by the last `changes`, each with a reason
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
@@ -104,7 +105,7 @@ class Resumable:
         if resume_state and resume_state["random"]:
             restore_random_states(resume_state["random"])
             self.restore_memory(resume_state["random"]["memory"])
-        memory = {name: each.changes()[0] for name, each in self._owned().items()}
+        memory = self.changes()
         self._epoch_states = {**random_states(), "memory": memory}
         self._index_sampler.replayed = resume_state["draws"] if resume_state else {}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
@@ -140,7 +141,7 @@ class Resumable:
             "draws": self._indices.draws if self._indices is not None else {},
             "order": self._order_checksum(self.position),
             "random": self._epoch_states,
-            "memory": {name: each.changes()[0] for name, each in self._owned().items()},
+            "memory": self.changes(),
             "ahead": self._prefetch_states,
             "num_workers": self.num_workers,  # type: ignore[attr-defined]
         }
@@ -187,10 +188,12 @@ class Resumable:
             else self._position - (self._prefetch_states is not None)
         )
 
-    def lost(self) -> list[str]:
-        """Return the names of changing attributes of the dataset, sampler and `collate_fn` that can't be saved."""
-        names = [name for each in self._owned().values() for name in each.changes()[1]]
-        return names + [f"the order after {MAX_DRAWS} batches drawn one by one"] * self._is_cut
+    def changes(self) -> dict[str, Any]:
+        """Return what has changed of the dataset, sampler and `collate_fn`, and set `lost`."""
+        found = {name: each.changes() for name, each in self._owned().items()}
+        cut = [f"the order after {MAX_DRAWS} batches drawn one by one"] * self._is_cut
+        self.lost = (*(name for _, names in found.values() for name in names), *cut)
+        return {name: kept for name, (kept, _) in found.items()}
 
     @property
     def _is_cut(self) -> bool:
@@ -238,21 +241,18 @@ def make_resumable(data: L.LightningDataModule) -> None:
     # By object id, as of the start of training. A memory holds its object, so that the id stays valid.
     memories: dict[int, Memory] = {}
 
+    def modules() -> list[Any]:
+        trainer: Any = getattr(data, "trainer", None)
+        return [*trainer.lightning_module.modules()] if trainer else []
+
     def memory_of(name: str, part: Any, others: tuple[Any, ...]) -> Memory:
         def known() -> list[Any]:
-            trainer: Any = getattr(data, "trainer", None)
-            module = trainer.lightning_module if trainer else None
-            return [
-                *others,
-                data,
-                *(saved_elsewhere(trainer, module) if module else []),
-                *(module.modules() if module else []),
-            ]
+            saved = saved_elsewhere(data.trainer, trained[0]) if (trained := modules()) else []  # type: ignore[arg-type]
+            return [*others, data, *saved, *trained]
 
         if id(part) not in memories:
             memories[id(part)] = Memory({name: part}, known)
-            trainer: Any = getattr(data, "trainer", None)
-            memories[id(part)].keep_shared(trainer.lightning_module.modules() if trainer else ())
+            memories[id(part)].keep_shared(modules())
         return memories[id(part)]
 
     def owned(loader: Any) -> dict[str, Memory]:

@@ -1,4 +1,4 @@
-"""What objects remember that no `state_dict` has: their own attributes, compared, kept and restored.
+"""Objects' own attributes, which no `state_dict` has: compared, kept and restored.
 
 Only the objects that it is given are looked at, and what they own: their submodules, nested datasets and samplers, objects
 of the user's own classes, and those with a `state_dict`. What belongs to a class, a file, a closure or an installed package

@@ -1,4 +1,4 @@
-"""What a guard of exactness reports: one line, or an error where the user has asked for it."""
+"""Reports of what may keep a run from exactness: one line, or an error where the user has asked for it."""
 
 import sys
 from typing import Literal

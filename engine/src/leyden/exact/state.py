@@ -423,8 +423,9 @@ class RunState(L.Callback):
         self.reporter.name([*loader.not_restored], NOT_RESTORED)
         if is_same_order or not (self._same_seed and self._same_data):
             return
+        loader.changes()
         found = "the order of the training samples differs from that before the run was stopped"
-        if self.reporter.mode == "require" or not (loader.lost() or self.reporter.mode == "off"):
+        if self.reporter.mode == "require" or not (loader.lost or self.reporter.mode == "off"):
             raise ExactError(
                 f"{found}: some samples would be used twice in an epoch, or not at all; exact=off resumes anyway"
             )
@@ -473,7 +474,7 @@ class RunState(L.Callback):
         if self._memory:
             memory, lost = self._guarded("attributes", self._memory.changes, (memory, lost))
         loaders = flatten_loaders(self._trainer.train_dataloader) if self._memory else []
-        lost += [f"data.{name}" for loader in loaders if hasattr(loader, "lost") for name in loader.lost()]
+        lost += [f"data.{name}" for loader in loaders for name in getattr(loader, "lost", ())]
         accumulate = self._trainer.accumulate_grad_batches
         metrics = [
             (name, self._guarded(f"module.{name}", functools.partial(lightning.metric_state, metric), None))

@@ -1,4 +1,4 @@
-"""What the steps of a stopped run have come to beyond its checkpoint: a resumed run must come to the same.
+"""Losses of the steps beyond a stopped run's checkpoint: a resumed run must compute the same.
 
 No state has to be known for this: whatever a checkpoint lacks is seen by what it does.
 """

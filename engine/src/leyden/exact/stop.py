@@ -33,7 +33,8 @@ class Requeue(Protocol):
         """Put this process's job back into the queue."""
 
 
-def _leave(code: int, cause: BaseException | None = None) -> NoReturn:
+def leave(code: int, cause: BaseException | None = None) -> NoReturn:
+    """End this process with an exit code."""
     raise SystemExit(code) from cause
 
 
@@ -56,7 +57,7 @@ class Stop(L.Callback):
     """
 
     def __init__(
-        self, checkpoint: LastCheckpoint, steps: Steps, requeue: Requeue, leave: Callable[..., NoReturn] = _leave
+        self, checkpoint: LastCheckpoint, steps: Steps, requeue: Requeue, leave: Callable[..., NoReturn] = leave
     ) -> None:
         self.checkpoint, self.steps, self.requeue, self.leave = checkpoint, steps, requeue, leave
         self._signal = 0  # signal received by this process

@@ -9,10 +9,9 @@ from omegaconf import DictConfig
 from leyden.config.errors import Exit, UserError, leave
 from leyden.config.terminal import show
 from leyden.exact import ExactError
-from leyden.exact.kills import Starts, compare_killed
+from leyden.exact.kills import TIMEOUT_S, Starts, compare_killed
 from leyden.run.process import num_processes
 
-TIMEOUT_S = 600  # of each start
 # Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
 TESTED = {
     "exact": "report",
