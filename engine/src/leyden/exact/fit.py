@@ -19,15 +19,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
-from leyden.exact.kills import TIMEOUT_S, ForkedStarts, compare_killed
 from leyden.exact.loaders import make_resumable
-from leyden.exact.marks import mark
+from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed, mark
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
-from leyden.exact.steps import Steps
-from leyden.exact.stop import REQUEUE, Requeue, Stop, leave
+from leyden.exact.stop import REQUEUE, Requeue, Steps, Stop, leave
 
 
 class Exact(L.Callback):

@@ -24,10 +24,9 @@ from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
-from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, machine, origin
-from leyden.run.record import RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import EVENT_FOLDERS, Failure, Result
 
 MAX_NAMES = 5  # of files in a message

@@ -170,7 +170,7 @@ def _quoted(text: str) -> str:
 RECORDED = ("data.root", "data.split_seed", "data.num_workers")
 
 
-def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
+def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path | str) -> None:
     """Set what a fork takes from its parent's record, in place; a run that is no fork stays as it is.
 
     Args:
@@ -183,7 +183,7 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     """
     if not cfg.fork:
         return
-    source = settings_source(cfg.fork, run_dir, trust=cfg.trust)
+    source = settings_source(cfg.fork, Path(run_dir), trust=cfg.trust)
     inherited = inherited_overrides(source)
     own = [key_of(each).partition("@")[0].replace("/", ".") for each in overrides if each not in inherited]
     _set_recorded(cfg, source.config, own)

@@ -26,8 +26,7 @@ from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
-from leyden.run.call import COMMAND, write_call
-from leyden.run.process import die_with_parent, end_with_parent, importing, is_main_process
+from leyden.run.process import COMMAND, die_with_parent, end_with_parent, importing, is_main_process, write_call
 from leyden.sweep.jobs import failure_text
 
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
