@@ -26,9 +26,8 @@ from leyden.config.errors import UserError
 from leyden.config.objective import objectives
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import one_line
-from leyden.data.contract import ModuleData, digests_of, sizes_of
+from leyden.data.contract import ModuleData, digests_of, divides_batches, first_batches, has_split, sizes_of
 from leyden.data.facts import Facts
-from leyden.exact.first_batches import divides_batches, has_split
 from leyden.exact.random_state import seed_everything, undisturbed
 from leyden.exact.stages import FollowsValidation
 from leyden.run.directory import Run
@@ -171,6 +170,8 @@ def build(
     data = datamodule(cfg)
     with user_errors("data"):
         digests = digests_of(data)
+        if cfg.exact != "off":
+            digests |= first_batches(data, "val")
     beginning.check_data(digests)  # first, since loggers delete points
     # Before the task, whose schedule needs the number of steps.
     trainer = run_trainer(

@@ -16,10 +16,9 @@ from omegaconf import DictConfig
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, user_errors
 from leyden.assembly.task import new_module
 from leyden.config.errors import UserError
-from leyden.data.contract import ModuleData, facts_of
+from leyden.data.contract import ModuleData, divides_batches, facts_of
 from leyden.data.facts import Facts
 from leyden.exact.checkpoint import find_unreadable
-from leyden.exact.first_batches import divides_batches
 from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_stages, seeded
 from leyden.run import lock

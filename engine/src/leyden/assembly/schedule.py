@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from leyden.assembly.instantiate import instantiate, user_errors
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.exact.first_batches import divides_batches
+from leyden.data.contract import divides_batches
 from leyden.exact.loaders import flatten_loaders
 from leyden.run.process import is_main_process
 

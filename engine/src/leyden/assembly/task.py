@@ -23,9 +23,8 @@ from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_epochs
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
-from leyden.data.contract import ModuleData, facts_of, own_loaders, sizes_of
+from leyden.data.contract import ModuleData, divides_batches, facts_of, own_loaders, sizes_of
 from leyden.data.facts import Facts
-from leyden.exact.first_batches import divides_batches
 from leyden.tasks.parameters import freeze, parameter_groups
 from leyden.tasks.task import Task
 

@@ -176,7 +176,6 @@ class Parts:
         requeue: Requeues this process's job.
         exact: See `Exact`.
         data: Digest of the data settings, see `RunState`.
-        checks_split: See `RunState`.
         is_fork: See `RunState`.
         leave: Ends the process, see `Stop`.
     """
@@ -190,11 +189,10 @@ class Parts:
         exact: Mode,
         *,
         data: str = "",
-        checks_split: bool = False,
         is_fork: bool = False,
         leave: Any = leave,
     ) -> None:
-        self.stages, self.state = Stages(), RunState(seed, data, exact, checks_split=checks_split, is_fork=is_fork)
+        self.stages, self.state = Stages(), RunState(seed, data, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one

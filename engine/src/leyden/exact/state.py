@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
-from leyden.exact.first_batches import FirstBatches, first_batches, first_batches_differ
 from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
 from leyden.exact.memory import (
     Memory,
@@ -199,7 +198,6 @@ class RunState(L.Callback):
         seed: Seed of the run.
         data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
-        checks_split: Whether a resume with another validation split is refused, for which its first batches are read.
         is_fork: Whether the checkpoint may be from a run with another seed or other data. The run then keeps its own
             random states.
     """
@@ -212,11 +210,10 @@ class RunState(L.Callback):
         data: str = "",
         exact: Mode = "report",
         *,
-        checks_split: bool = False,
         is_fork: bool = False,
     ) -> None:
         self.seed, self.data, self.reporter = seed, data, Reporter(exact)
-        self.checks_split, self.is_fork = checks_split, is_fork
+        self.is_fork = is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
@@ -230,7 +227,6 @@ class RunState(L.Callback):
         self._at_end: Memory | None = None  # the module's attributes before hooks of the end
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
-        self._val: FirstBatches = []  # of the validation split
 
     def note_made(self, module: L.LightningModule) -> None:
         """Look at the attributes of a newly created module, before start hooks change them."""
@@ -313,9 +309,6 @@ class RunState(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         for each in (module, data):
             _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
-        self._val = []
-        if self.checks_split and trainer.limit_val_batches and data is not None:
-            self._val = self._guarded("the validation split", lambda: first_batches(data, "val", self.seed), [])
         foreign = {
             f"callbacks[{n}]": each
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
@@ -356,11 +349,6 @@ class RunState(L.Callback):
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
-        if not self._has_same_split(trainer):
-            raise ExactError(
-                "the validation split differs from that before the run was stopped, and may contain training samples; "
-                "exact=off resumes anyway"
-            )
         loaders = flatten_loaders(trainer.train_dataloader)
         is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
@@ -432,18 +420,6 @@ class RunState(L.Callback):
         if self.reporter.mode == "report":
             say(f"{found}: some samples are used twice in an epoch, or not at all")
 
-    def _has_same_split(self, trainer: L.Trainer) -> bool:
-        """Return whether the validation split is that of the stopped run, as far as its first batches show."""
-        data: Any = getattr(trainer, "datamodule", None)
-        before = self._resumed["val"]
-        if not self._val or before == self._val or self.reporter.mode == "off":
-            return True
-        if not (self._same_seed and self._same_data):
-            return True
-        return not self._guarded(
-            "the validation split", lambda: first_batches_differ(data, "val", self.seed, before), False
-        )
-
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers.
 
@@ -489,7 +465,6 @@ class RunState(L.Callback):
             "logged": self._guarded("logged values", lambda: lightning.logged_state(self._trainer), nothing),
             "memory": memory,
             "set_up": self._set_up,
-            "val": self._val,
             "requires_grad": {
                 name: each.requires_grad
                 for name, each in self._module.named_parameters()
@@ -572,11 +547,6 @@ class RunState(L.Callback):
         self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
 
 
-def first_batches_in(content: dict[str, Any]) -> Any:
-    """Return the first batches of the validation split that a checkpoint's run had; None if they are unknown."""
-    return content["callbacks"][RunState.state_key]["processes"][0].get("val")
-
-
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
     """Restore a module's attributes at a checkpoint, besides its weights.
 
@@ -615,7 +585,7 @@ def _check_state(mine: dict[str, Any]) -> None:
         "cuda": optional,
         "mps": optional,
     }
-    kinds |= {"val": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
+    kinds |= {"requires_grad": dict, "monitored": dict, "accumulate": int | None}
     for name, kind in kinds.items():
         if not isinstance(mine[name], kind):
             raise TypeError(f"{name} is not a {kind}")

@@ -28,6 +28,7 @@ from leyden.run.result import Result
 
 RECORD = "run.json"
 KEY = "LEYDEN_KEY"
+FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 MIN_CHARACTERS = 32  # of a key
 CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
@@ -94,7 +95,7 @@ class RunRecord:
         Each key at the root has a line of its own, and each setting; a gap divides the parts of the configuration. The
         starts come last, before the signature of all above it.
         """
-        hashes = data_hashes(self.starts)
+        hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
         values = {
             **(self.result.to_dict() if self.result else {"status": None}),
             "overrides": self.starts[0]["overrides"] if self.starts else [],

@@ -23,10 +23,10 @@ from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import Exit, UserError, leave
 from leyden.config.terminal import one_line, quoted_override, show
+from leyden.data.contract import first_batches, has_split
 from leyden.data.facts import Facts
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
-from leyden.exact.first_batches import first_batches, has_split
 from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed
 from leyden.exact.random_state import undisturbed
 from leyden.report.hparams import write_hparams
@@ -87,7 +87,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` reads it
         measured = trainer.evaluate(module, data, best, test=test)
         if test and not partial_test_message(lightning):
-            return result.with_test(measured, first_batches(data, "test", trainer.state.seed))
+            return result.with_test(measured, first_batches(data, "test"))
     return result
 
 

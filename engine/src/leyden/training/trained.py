@@ -26,12 +26,11 @@ from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import digests_of, facts_of
+from leyden.data.contract import digests_of, facts_of, first_batches, has_split
 from leyden.data.facts import Facts
-from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.stages import Stages
-from leyden.exact.state import first_batches_in, restore_module
+from leyden.exact.state import restore_module
 from leyden.loggers.tensorboard import TensorBoard
 from leyden.pictures.base import OnEvaluation
 from leyden.report.listing import list_runs
@@ -91,8 +90,8 @@ class Trained:
         return self.run.checkpoint(self.checkpoint)
 
     @functools.cached_property
-    def _restored(self) -> tuple[L.LightningModule, Facts, Any]:
-        """The module, the facts of its data, and the first batches of the validation split in training."""
+    def _restored(self) -> tuple[L.LightningModule, Facts]:
+        """The module, and the facts of its data."""
         seed = self.cfg.seed
         content = read_checkpoint(self.path)
         self.run.warn_of_changed_code("its weights are used with the code as it is now")
@@ -106,7 +105,7 @@ class Trained:
             except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
                 why = " ".join(str(error).split())
                 raise UserError(f"{self.path}: does not fit the network ({type(error).__name__}: {why})") from error
-        return module.eval(), facts, first_batches_in(content)
+        return module.eval(), facts
 
     @property
     def module(self) -> L.LightningModule:
@@ -190,10 +189,10 @@ class Trained:
             raise UserError(f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader")
         with user_errors("data"):
             self.data.setup("test")
+        self._check_splits()
         check_test_evaluations(outputs)
         with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
             measured = trainer.test(self.module, datamodule=self.data, verbose=False)
-        self._check_splits()
         metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
         return metrics, partial_test_message(trainer)
 
@@ -203,17 +202,13 @@ class Trained:
         Raises:
             UserError: A split differs, so that the test set may contain samples that were trained on.
         """
-        if divides_batches(self.data):
-            return
-        result = self.run.result
-        before = {"validation split": ("val", self._restored[2])}
-        before |= {"test set": ("test", result.test_split if result else [])}
-        for name, (split, batches) in before.items():
-            if first_batches_differ(self.data, split, self.cfg.seed, batches):
-                raise UserError(
-                    f"{self.run.directory}: the {name} differs from that in training, and may contain training samples: its "
-                    "data draw from the system's entropy, or have changed"
-                )
+        before = {**trained_on(self.run), **(self.run.result.test_batches if self.run.result else {})}
+        here = {**first_batches(self.data, "val"), **first_batches(self.data, "test")}
+        if names := changed_names(before, here):
+            raise UserError(
+                f"{self.run.directory}: {', '.join(names)} differs from that in training, so the test set may contain training "
+                "samples: its data draw from the system's entropy, or have changed"
+            )
 
 
 def check_accelerator(run: Run, requested: str | None) -> str:
