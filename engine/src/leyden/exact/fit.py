@@ -24,7 +24,7 @@ from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed, mark
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
+from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
 from leyden.exact.stop import REQUEUE, Requeue, Steps, Stop, leave
 
 
@@ -196,7 +196,7 @@ class Parts:
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, Gradients(), self.stop, MarkedBatches(self.steps)]
+        self.after = [ModuleHooks(), self.state, self.stop, MarkedBatches(self.steps)]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""

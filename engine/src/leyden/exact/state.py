@@ -39,49 +39,6 @@ NOT_RESTORED = "can't be restored from the checkpoint"
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
-class Gradients(L.Callback):
-    """Saves the gradients of a module with manual optimization, so that a resumed run continues to accumulate them.
-
-    Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
-    each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
-    only after an optimizer step, when no gradients are accumulated.
-    """
-
-    state_key = "Gradients"  # fixed key in the checkpoint, independent of the class name
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Store the module, for its gradients, and the trainer, for the rank."""
-        self._trainer: L.Trainer = trainer
-        self._module = pl_module
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a list of each process's gradients; empty with automatic optimization."""
-        if self._module.automatic_optimization:
-            return {}
-        parameters = self._module.named_parameters()
-        mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
-        return {"processes": gather_from_processes(mine)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep this process's gradients until training starts."""
-        every = state_dict.get("processes") or [{}]
-        kept = every[min(self._trainer.global_rank, len(every) - 1)]
-        shapes = {name: each.shape for name, each in self._module.named_parameters()}
-        if wrong := [name for name, each in kept.items() if shapes.get(name) != each.shape]:
-            raise ValueError(f"the gradient of {wrong[0]} fits no parameter")
-        self._kept = kept
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the gradients."""
-        for name, parameter in pl_module.named_parameters():
-            if name in self._kept:
-                parameter.grad = self._kept[name].to(parameter.device)
-        self._kept = {}
-
-
 class ModuleHooks(L.Callback):
     """Calls the module's `on_train_batch_end` before a checkpoint of this step is written.
 
@@ -375,10 +332,11 @@ class RunState(L.Callback):
         self._restore_memory()
         if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
-        parameters = dict(module.named_parameters())
-        for name, value in self._resumed["requires_grad"].items():
-            if name in parameters:
-                parameters[name].requires_grad_(value)
+        for name, parameter in module.named_parameters():
+            if name in self._resumed["requires_grad"]:
+                parameter.requires_grad_(self._resumed["requires_grad"][name])
+            if name in self._resumed["gradients"]:
+                parameter.grad = self._resumed["gradients"][name].to(parameter.device)
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
@@ -476,10 +434,23 @@ class RunState(L.Callback):
                 for each in self._trainer.lr_scheduler_configs
                 if each.monitor in self._trainer.callback_metrics
             },
+            "gradients": self._gradients(),
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
         self.reporter.name(lost)
         return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the gradients of a module with manual optimization; empty with automatic optimization.
+
+        Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
+        each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
+        only after an optimizer step, when no gradients are accumulated.
+        """
+        if self._module.automatic_optimization:
+            return {}
+        named = self._module.named_parameters()
+        return {name: each.grad.detach().cpu() for name, each in named if each.grad is not None}
 
     def note_end(self, module: L.LightningModule) -> None:
         """Look at the module's attributes when training has ended, before hooks of the end change them."""
@@ -535,7 +506,7 @@ class RunState(L.Callback):
             )
         if state_dict["seed"] != self.seed and not self.is_fork:
             raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
-        self._resumed = every[self._trainer.global_rank]
+        self._resumed = {"gradients": {}, **every[self._trainer.global_rank]}  # earlier versions kept none here
         _check_state(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):
@@ -585,7 +556,7 @@ def _check_state(mine: dict[str, Any]) -> None:
         "cuda": optional,
         "mps": optional,
     }
-    kinds |= {"requires_grad": dict, "monitored": dict, "accumulate": int | None}
+    kinds |= {"requires_grad": dict, "gradients": dict, "monitored": dict, "accumulate": int | None}
     for name, kind in kinds.items():
         if not isinstance(mine[name], kind):
             raise TypeError(f"{name} is not a {kind}")
