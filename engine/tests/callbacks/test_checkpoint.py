@@ -200,7 +200,6 @@ MISFIT = "last.ckpt: does not fit this run ("
         ("callbacks RunCheckpoint last", 1, MISFIT),
         ("callbacks SamplesSeen num_epochs", None, MISFIT),
         ("callbacks RankState processes 0 gradients", {"network.layers.1.weight": torch.zeros(2)}, MISFIT),
-        ("callbacks RankState processes 0 memory", 1, MISFIT),
         ("callbacks Timer time_elapsed train", None, MISFIT),
         ("loops fit_loop epoch_progress total started", None, MISFIT),
         ("loops fit_loop epoch_progress", [], MISFIT),

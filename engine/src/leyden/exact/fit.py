@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,37 +291,14 @@ class _OwnFiles(SafeCheckpointIO):
         files.remove_checkpoint(path)
 
 
-class _Loaders(L.LightningDataModule):
-    """Training loaders that are not from a data module: given ones, or those of the module."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def train_dataloader(self) -> Any:
-        """Return the training loaders."""
-        return self._make()
-
-
-class _AllLoaders(_Loaders):
-    """Loaders of validation, too."""
-
-    def __init__(self, make: Callable[[], Any], make_val: Callable[[], Any]) -> None:
-        super().__init__(make)
-        self._make_val = make_val
-
-    def val_dataloader(self) -> Any:
-        """Return the loaders of validation."""
-        return self._make_val()
-
-
 def _as_data_module(module: L.LightningModule, data: Any, val: Any) -> L.LightningDataModule:
     """Return a data module of what `trainer.fit` takes."""
     if isinstance(data, L.LightningDataModule):
         return data
-    make = module.train_dataloader if data is None else lambda: data
+    made: Any = L.LightningDataModule()  # Lightning asks an object for its hooks, not its class
+    made.train_dataloader = module.train_dataloader if data is None else lambda: data
     if val is not None:
-        return _AllLoaders(make, lambda: val)
-    if is_overridden("val_dataloader", module):
-        return _AllLoaders(make, module.val_dataloader)
-    return _Loaders(make)
+        made.val_dataloader = lambda: val
+    elif is_overridden("val_dataloader", module):
+        made.val_dataloader = module.val_dataloader
+    return made  # type: ignore[no-any-return]

@@ -507,7 +507,6 @@ class RunState(L.Callback):
         if state_dict["seed"] != self.seed and not self.is_fork:
             raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
         self._resumed = {"gradients": {}, **every[self._trainer.global_rank]}  # earlier versions kept none here
-        _check_state(self._resumed)
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
@@ -536,30 +535,3 @@ def _of_module(module: L.LightningModule) -> Memory:
     """Return the memory of a module alone, without its weights and metrics."""
     _ = module.hparams  # Lightning creates it at the first access
     return Memory({"module": module}, lambda: weights_and_metrics(module))
-
-
-def _check_state(mine: dict[str, Any]) -> None:
-    """Check that the state restored later is valid, before the run directory changes.
-
-    Raises:
-        TypeError, ValueError, KeyError: The state is damaged.
-    """
-    here = random_states()
-    try:
-        restore_random_states(mine)
-    finally:
-        restore_random_states(here)
-    optional = Tensor | None
-    kinds: dict[str, Any] = {
-        "memory": optional,
-        "set_up": optional,
-        "cuda": optional,
-        "mps": optional,
-    }
-    kinds |= {"requires_grad": dict, "gradients": dict, "monitored": dict, "accumulate": int | None}
-    for name, kind in kinds.items():
-        if not isinstance(mine[name], kind):
-            raise TypeError(f"{name} is not a {kind}")
-    values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
-    if not all(isinstance(each, float | int) for each in values):
-        raise TypeError("a value of a schedule or a parameter is not a number")
