@@ -165,16 +165,24 @@ class Trained:
         """Return a trainer that evaluates on one device, without loggers and callbacks.
 
         Args:
-            accelerator: Lightning's name of an accelerator; None for the run's.
+            accelerator: Lightning's name of an accelerator; None for the processor if that was the run's, else for the
+                best device of this machine.
+
+        Raises:
+            UserError: This machine lacks the accelerator.
         """
         silence_lightning()
+        is_on_cpu = (self.run.config.get("trainer") or {}).get("accelerator") == "cpu"
+        chosen = accelerator or ("cpu" if is_on_cpu else "auto")
+        if chosen not in ACCELERATORS:
+            raise UserError(f"accelerator={chosen}: must be one of {', '.join(ACCELERATORS)}")
         options: Any = OmegaConf.to_container(self.cfg.trainer)
-        options |= {
-            "_target_": "lightning.pytorch.Trainer",
-            "accelerator": check_accelerator(self.run, accelerator),
-        }
+        options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
         cfg = OmegaConf.create({"trainer": options})
-        return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
+        try:
+            return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
+        except UserError as error:
+            raise UserError(f"accelerator={chosen}: {error}") from error
 
     def seeded(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a network that draws random numbers draws the same ones each time."""
@@ -209,29 +217,6 @@ class Trained:
                 f"{self.run.directory}: {', '.join(names)} differs from that in training, so the test set may contain training "
                 "samples: its data draw from the system's entropy, or have changed"
             )
-
-
-def check_accelerator(run: Run, requested: str | None) -> str:
-    """Return the accelerator to compute on: `requested`, or the run's, or `auto` if this machine lacks that.
-
-    Raises:
-        UserError: This machine lacks the accelerator `requested`.
-    """
-    recorded = (run.config.get("trainer") or {}).get("accelerator")
-    chosen = requested or (recorded if recorded in ACCELERATORS else "auto")
-    if chosen not in ACCELERATORS:
-        raise UserError(f"accelerator={requested}: must be one of {', '.join(ACCELERATORS)}")
-    try:
-        L.Trainer(
-            accelerator=chosen, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
-    except Exception as error:  # Lightning and drivers raise errors of any class
-        why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
-        if requested:
-            raise UserError(f"accelerator={requested}: {why}; choose auto or cpu") from error
-        warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto is used instead")
-        return "auto"
-    return chosen
 
 
 def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> tuple[dict[str, float], int | str]:
