@@ -1,7 +1,6 @@
 """A start that is refused leaves everything as it was; a run keeps what makes it anew."""
 
 import json
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
