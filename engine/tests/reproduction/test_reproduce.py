@@ -289,13 +289,3 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     versions = provenance.installed_versions()
     assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
     assert all(name == name.lower() for name in versions)
-
-
-def test_an_overrideless_run_is_told_by_its_values(cli, trained, tmp_path):
-    starts = trained.starts
-    starts[0]["overrides"] = []
-    records.put(trained.directory, starts=starts)
-    arguments = (f"run_dir={trained.directory}", *(each for each in (*SMALL, *SHORT) if "dropout" not in each))
-    code, _, err = cli("train", *arguments, "+model.bias=false", "trainer.max_epochs=2")
-    assert code == 2
-    assert err.partition("use that run's settings: ")[2].split() == ["model.dropout=0.2", "'~model.bias'"]

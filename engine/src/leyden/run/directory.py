@@ -276,9 +276,7 @@ class Run(RunContents):
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
             first = starts[0]["overrides"] if starts else []
-            advice = f"repeat that run's overrides: {shlex.join(first)}"
-            if not first:
-                advice = f"use that run's settings: {shlex.join(identity.corrections(config))}"
+            advice = f"repeat that run's overrides: {shlex.join(first)}" if first else "start it without overrides"
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
                 f"choose another run_dir, or {advice}"
