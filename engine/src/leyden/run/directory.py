@@ -36,18 +36,24 @@ GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
 
 
-class RunContents:
-    """Read-only access to a run directory, whose contents are untrusted.
+class Run:
+    """A run directory, whose contents are untrusted; it can be locked and written to.
 
     Args:
         directory: Path of the run directory, absolute or relative to the working directory.
         trust: Whether the user trusts what the record names, whoever wrote it.
+
+    Example:
+        >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
+        >>> run.directory.name
+        '2026-11-24_12-00-00_000000'
     """
 
     def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self.trust = trust
         self._checked: RunRecord | None = None
+        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
         """Check that the record was signed with this user's key, before anything that it names is used.
@@ -203,24 +209,6 @@ class RunContents:
             raise UserError(f"{self.directory}: no intact checkpoint is left; choose another run_dir")
         return None
 
-
-class Run(RunContents):
-    """A run directory that can be locked and written to.
-
-    Args:
-        directory: Path of the run directory, absolute or relative to the working directory.
-        trust: Whether the user trusts what the record names, whoever wrote it.
-
-    Example:
-        >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
-        >>> run.directory.name
-        '2026-11-24_12-00-00_000000'
-    """
-
-    def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
-        super().__init__(directory, trust=trust)
-        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
-
     @contextlib.contextmanager
     def locked(
         self,
@@ -346,7 +334,7 @@ class Run(RunContents):
             replace(record, starts=starts).write(self.directory)
 
 
-def trained_on(run: RunContents) -> Mapping[str, str]:
+def trained_on(run: Run) -> Mapping[str, str]:
     """Return the hashes of the training data, by name, from the last start that recorded them; empty if none did.
 
     Raises:
@@ -365,7 +353,7 @@ def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str
     return [name for name in there if name in here and here[name] != there[name]]
 
 
-def check_resumable(run: RunContents, here: Mapping[str, str]) -> None:
+def check_resumable(run: Run, here: Mapping[str, str]) -> None:
     """Check that a run is resumed with the data that it was trained on.
 
     Raises:
