@@ -361,22 +361,17 @@ class RunState(L.Callback):
         self.reporter.name(lost, NOT_RESTORED)
 
     def _after_replay(self, loader: Any, is_same_order: bool) -> None:
-        """Undo the changes that replaying the epoch has made to objects; refuse another order of the samples.
+        """Undo the changes that replaying the epoch has made to objects; announce another order of the samples.
 
         A fork with another seed or other data may have another order.
         """
         self._restore_memory()
         self.reporter.name([*loader.not_restored], NOT_RESTORED)
-        if is_same_order or not (self._same_seed and self._same_data):
-            return
-        loader.changes()
-        found = "the order of the training samples differs from that before the run was stopped"
-        if self.reporter.mode == "require" or not (loader.lost or self.reporter.mode == "off"):
-            raise ExactError(
-                f"{found}: some samples would be used twice in an epoch, or not at all; exact=off resumes anyway"
+        if not is_same_order and self._same_seed and self._same_data:
+            self.reporter.announce(
+                "the order of the training samples differs from that before the run was stopped: some are used twice in an "
+                "epoch, or not at all"
             )
-        if self.reporter.mode == "report":
-            say(f"{found}: some samples are used twice in an epoch, or not at all")
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers.
