@@ -82,11 +82,11 @@ def test_a_loop_that_resumes_right(tmp_path, capsys):
         ([("while step < 10", "while step < 10 - (began == 6)")], "start 5 ends with exit code 0, without step 10"),
         (
             [("weight += batch", "weight += batch + (step > 4) * os.getpid()")],
-            "not deterministic: undisturbed, too, it parts at step 5: weights",
+            "start 3 parts at step 5: weights",
         ),
         (
             [("weight += batch", "weight += os.getpid()")],
-            "not deterministic: undisturbed, too, it parts at step 1",
+            "not deterministic: without a resume, too, it parts at step 1",
         ),
         (
             [("weight += batch", "weight += batch; batch = object() if began else 0")],

@@ -12,7 +12,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import one_line
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import MAX_BYTES, read_bytes, write_whole
+from leyden.run.files import MAX_BYTES, read_bytes, write_csv
 from leyden.run.provenance import now
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
@@ -54,9 +54,7 @@ def appending(
 
         def append(row: Sequence[str]) -> None:
             held.check()
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows([header, *rows, [*map(one_line, row)]])
-            write_whole(path, text.getvalue())
+            write_csv(path, [header, *rows, [*map(one_line, row)]])
 
         yield rows, append
 

@@ -1,13 +1,15 @@
 """Files of a run: atomic writes, safe reads of untrusted files, and the run's fingerprints."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +23,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Replace a CSV file with these rows, the first of which is its header."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -196,21 +205,14 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
 
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:
     """Replace the file of fingerprints, sorted by step."""
-    header = ",".join(["step", *Fingerprint._fields])
-    write_whole(
-        directory / FINGERPRINTS_FILE,
-        "\n".join([header, *(_fingerprint_line(step, found[step]) for step in sorted(found)), ""]),
-    )
+    rows = [(step, *found[step]) for step in sorted(found)]
+    write_csv(directory / FINGERPRINTS_FILE, [("step", *Fingerprint._fields), *rows])
 
 
 def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
     """Append a fingerprint to the file."""
     with (directory / FINGERPRINTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(_fingerprint_line(step, found) + "\n")
-
-
-def _fingerprint_line(step: int, found: Fingerprint) -> str:
-    return ",".join([str(step), *found])
+        file.write(",".join([str(step), *found]) + "\n")
 
 
 def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]) -> tuple[int, list[str]] | None:

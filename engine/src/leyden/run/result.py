@@ -1,7 +1,6 @@
 """Results of a run, the curves in `metrics.csv`, and the charts that show them."""
 
 import csv
-import io
 import re
 import typing
 from collections import defaultdict
@@ -12,7 +11,7 @@ from types import UnionType
 from typing import Any, BinaryIO
 
 from leyden.config.objective import Objective
-from leyden.run.files import read_bytes, write_whole
+from leyden.run.files import read_bytes, write_csv
 
 
 @dataclass(frozen=True)
@@ -207,9 +206,7 @@ def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str
 
 def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
     """Replace `metrics.csv` with these rows."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([HEADER, *rows])
-    write_whole(path, text.getvalue())
+    write_csv(path, [HEADER, *rows])
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
