@@ -55,8 +55,11 @@ class Moment(NamedTuple):
 
 def _as_moment(state: Mapping[str, Any]) -> Moment | None:
     """Return when the best epoch was; None in checkpoints of earlier versions, which did not record it."""
-    at = state.get("best_at")
-    return None if at is None else Moment(*map(int, at))
+    if (at := state.get("best_at")) is None:
+        return None
+    if not all(0 <= int(each) < 2**63 for each in at):  # a stranger's, or damaged: no record holds it
+        raise ValueError(f"its best epoch and step are {at}")
+    return Moment(*map(int, at))
 
 
 # End of the error messages about an objective that is never validated.
