@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from rich.live import Live
 
 from leyden.config.console import Terminal
-from leyden.config.terminal import metric_text, short_override
+from leyden.config.terminal import short_override
 from leyden.run.fork import key_of
 from leyden.run.identity import is_data_key
 from leyden.sweep.jobs import Job, record_failure
+from leyden.verdict.numbers import metric_text
 
 
 class StatusLine:

@@ -37,12 +37,12 @@ from leyden.pictures.base import OnEvaluation
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
-from leyden.report.statistics import mean_text
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.record import RECORD
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
+from leyden.verdict.difference import mean_text
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
