@@ -1,9 +1,7 @@
 """The length of a run in batches, steps and epochs, and learning-rate schedules of that length."""
 
-import copy
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -36,15 +34,6 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     if not limits:
         raise UserError("scheduler: the number of batches of these data is unknown; set trainer.max_steps")
     return min(limits)
-
-
-def num_epochs_of_run(trainer: L.Trainer, data: L.LightningDataModule) -> int:
-    """Return the number of epochs of a run, counting a last one that `max_steps` cuts short; 0 if unknown."""
-    batches = num_batches(trainer, data)
-    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
-    if trainer.max_steps > 0 and 0 < batches < math.inf:
-        epochs = min(epochs, math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
-    return int(epochs) if epochs < math.inf else 0
 
 
 def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
@@ -142,19 +131,6 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
     return any(epoch * batches % after == 0 for epoch in range(1, num_epochs + 1))
 
 
-@dataclass
-class BuiltSchedule:
-    """A schedule built for a module.
-
-    Args:
-        schedule: The schedule.
-        groups: Options of the optimizer's parameter groups before the schedule was built.
-    """
-
-    schedule: LRScheduler
-    groups: list[dict[str, Any]]
-
-
 class ScheduleFactory:
     """Builds the schedule that a configuration node describes, when called with an optimizer.
 
@@ -163,14 +139,12 @@ class ScheduleFactory:
 
     Attributes:
         num_steps: Optimizer steps of the run.
-        num_epochs: Epochs of the run.
         built: All schedules built so far.
     """
 
     def __init__(self, node: DictConfig) -> None:
-        self.node = node
-        self.num_steps = self.num_epochs = 1
-        self.built: list[BuiltSchedule] = []
+        self.node, self.num_steps = node, 1
+        self.built: list[LRScheduler] = []
 
     @property
     def has_length(self) -> bool:
@@ -179,22 +153,8 @@ class ScheduleFactory:
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
         """Build the schedule, to be stepped once per optimizer step."""
-        groups = [
-            {key: copy.copy(value) for key, value in group.items() if key != "params"}
-            for group in optimizer.param_groups
-        ]
-        self.built.append(BuiltSchedule(make_schedule(self.node, self.num_steps, optimizer), groups))
-        return self.built[-1].schedule
-
-    def rebuild_by_epoch(self, built: BuiltSchedule) -> LRScheduler:
-        """Build a schedule anew, to be stepped once per epoch, after restoring its optimizer's parameter groups."""
-        optimizer = built.schedule.optimizer
-        for group, before in zip(optimizer.param_groups, built.groups, strict=True):
-            for key in {*group} - {*before, "params"}:  # keys that the schedule has added
-                del group[key]
-            group.update(before)
-        with user_errors("scheduler", self.node):
-            return make_schedule(self.node, self.num_epochs, optimizer)
+        self.built.append(make_schedule(self.node, self.num_steps, optimizer))
+        return self.built[-1]
 
     def check(self, optimizer: Optimizer) -> None:
         """Check the node by stepping a new schedule a few times, as some mistakes show only then.
@@ -221,50 +181,40 @@ def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRS
 
 
 class ScheduleLength(L.Callback):
-    """Makes a schedule as long as the run, whether the module steps it per optimizer step or per epoch.
-
-    The interval is known only after Lightning has called the module's `configure_optimizers`.
+    """Has a schedule that is as long as the run stepped per optimizer step, whatever interval the module names.
 
     Args:
         schedule: The factory that built the schedule.
 
     Raises:
-        UserError: The module steps the schedule at another interval.
+        UserError: The module steps the schedule seldom, or as a part of another one by epoch.
     """
 
     def __init__(self, schedule: ScheduleFactory) -> None:
         self.schedule = schedule
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Adapt the schedules of the trainer's optimizers to their intervals."""
+        """Set the intervals, which are known only after Lightning has called `configure_optimizers`."""
         for built in self.schedule.built:
-            if (
-                built.schedule.optimizer in trainer.optimizers
-            ):  # skips those of earlier calls of configure_optimizers
-                self._adapt(built, trainer, pl_module)
+            if built.optimizer in trainer.optimizers:  # skips those of earlier calls of configure_optimizers
+                self._set_interval(built, trainer, pl_module)
 
-    def _adapt(self, built: BuiltSchedule, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _set_interval(self, built: LRScheduler, trainer: L.Trainer, module: L.LightningModule) -> None:
         name = type(module).__name__
         # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
-        configs = [
-            each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.schedule.optimizer
-        ]
-        if not configs or not module.automatic_optimization:
-            if is_main_process():
-                warn(
-                    f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
-                    "manually or not at all"
-                )
-            return
-        for config in configs:
-            if (config.interval, config.frequency) == ("step", 1):
-                continue
-            is_alone = config.scheduler is built.schedule
-            if (config.interval, config.frequency) != ("epoch", 1) or not is_alone or not self.schedule.num_epochs:
+        configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.optimizer]
+        if (not configs or not module.automatic_optimization) and is_main_process():
+            warn(
+                f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
+                "manually or not at all"
+            )
+        for config in configs if module.automatic_optimization else ():
+            is_alone = config.scheduler is built
+            if config.frequency != 1 or (config.interval != "step" and not is_alone):
                 within = "" if is_alone else f", as a part of {type(config.scheduler).__name__}"
                 raise UserError(
                     f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
                     f"{config.frequency} {config.interval}{within}; its configure_optimizers must return "
                     '{"scheduler": ..., "interval": "step"}'
                 )
-            config.scheduler = self.schedule.rebuild_by_epoch(built)
+            config.interval = "step"

@@ -19,7 +19,7 @@ from leyden.assembly.instantiate import (
     target,
     user_errors,
 )
-from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_epochs_of_run, num_steps
+from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_steps
 from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.errors import UserError
 from leyden.config.objective import objectives
@@ -108,7 +108,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     """
     module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
-        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs_of_run(trainer, data)
+        scheduler.num_steps = num_steps(trainer, data)
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
