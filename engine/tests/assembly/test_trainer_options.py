@@ -200,12 +200,6 @@ def test_nodes_that_nothing_starts_are_refused(train):  # noqa: F811
     assert not run.directory.exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_strategies_that_copy_the_process_are_refused(train, strategy):  # noqa: F811
-    _, _, err = train("a", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", "trainer.devices=2", code=2)
-    assert f"trainer.strategy={strategy}: each process is started by its own command" in err
-
-
 @pytest.mark.parametrize("limit", ["val", "test"])
 def test_a_limit_that_leaves_nothing_is_refused(train, limit):  # noqa: F811
     run, _, err = train("a", f"trainer.limit_{limit}_batches=0.0001", "test=auto", code=2)

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar, Timer, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import (
@@ -59,7 +59,7 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-STRATEGIES = "auto, ddp or ddp_find_unused_parameters_true"  # for messages
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
@@ -101,19 +101,19 @@ def check_strategy(cfg: DictConfig) -> None:
         UserError: The strategy is unknown or not supported.
     """
     strategy = cfg.trainer.get("strategy", "auto")
-    if strategy in StrategyRegistry:
-        kind, arguments = StrategyRegistry[strategy]["strategy"], StrategyRegistry[strategy]["init_params"]
-    elif isinstance(strategy, DictConfig):
-        kind, arguments = target(strategy, "trainer.strategy"), strategy
-        strategy = strategy.get("_target_")
-    elif strategy == "auto":
-        kind, arguments = SingleDeviceStrategy, {}
-    else:
-        raise UserError(f"trainer.strategy={strategy}: must be {STRATEGIES}, or a node with a _target_")
-    if arguments.get("start_method", "popen") != "popen":
-        raise UserError(f"trainer.strategy={strategy}: each process is started by its own command; choose ddp")
-    if inspect.isclass(kind):  # otherwise checked when the trainer exists
-        check_unsharded(kind, strategy)
+    if isinstance(strategy, DictConfig):
+        kind = target(strategy, "trainer.strategy")
+        if strategy.get("start_method", "popen") != "popen":
+            raise UserError(
+                "trainer.strategy.start_method: each process is started by its own command; choose popen"
+            )
+        if inspect.isclass(kind):  # otherwise checked when the trainer exists
+            check_unsharded(kind, strategy.get("_target_"))
+    elif strategy not in STRATEGIES:
+        raise UserError(
+            f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with a _target_; checkpoints hold "
+            "weights and optimizer states whole, and each process is started by its own command"
+        )
     launched = (
         _cluster_environment()
         or TorchElasticEnvironment.detect()
@@ -141,7 +141,7 @@ def check_unsharded(kind: type, strategy: Any) -> None:
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
             f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
-            f"hold them whole, so the run could not be resumed; choose {STRATEGIES}"
+            f"hold them whole, so the run could not be resumed; choose one of {', '.join(STRATEGIES)}"
         )
 
 
