@@ -24,7 +24,7 @@ class Text(Dataset[None]):
         root: Folder of the file.
         train: Whether to read the training part.
         download: Ignored; a user's own file is never downloaded.
-        file: File name in `root`; the encoding is UTF-8, or the one of its byte order mark.
+        file: File name in `root`, in UTF-8.
         unit: Unit of a token: `characters` or `bytes`.
         context: T, the length of a window.
         stride: Tokens from the start of one window to the start of the next.

@@ -1,18 +1,10 @@
 """User-provided files: reading, text decoding and identification by SHA-256."""
 
-import codecs
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# Byte order marks by encoding; UTF-32 comes first, since its mark begins with that of UTF-16.
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 ZIP = b"PK\x03\x04"
 AS_UTF_8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
 # Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
@@ -41,7 +33,7 @@ def read_file(root: Path, file: str) -> bytes:
 
 
 def decode_text(path: Path, content: bytes) -> str:
-    """Return the text of a file: UTF-8, or the encoding that its byte order mark names; the mark is removed.
+    """Return the text of a file in UTF-8, without its byte order mark.
 
     Args:
         path: The file, for messages.
@@ -52,21 +44,16 @@ def decode_text(path: Path, content: bytes) -> str:
     """
     if content.startswith(ZIP):
         raise ValueError(f"{path}: is a zip archive, such as .xlsx or .docx, not text; {AS_UTF_8}")
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8-sig")
     try:
-        text = content.decode(encoding)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if encoding != "utf-8-sig":
-            raise ValueError(
-                f"{path}: is truncated or damaged: its byte order mark says {encoding.upper()}, its bytes are not"
-            ) from None
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
             f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; {AS_UTF_8}"
         ) from None
     if "\0" in text:
         raise ValueError(
-            f"{path}: holds NUL characters, such as a binary file or UTF-16 without a byte order mark; {AS_UTF_8}"
+            f"{path}: holds NUL characters, such as a binary file or UTF-16; {AS_UTF_8}"
         )
     return text
 
