@@ -178,8 +178,7 @@ def digest_of_tensor(values: Tensor) -> str:
     return digest_of_content([whole, list(values.shape), list(values.stride()), values.storage_offset()])
 
 
-# By (dataset, train): the tensors, and their version counters when they were cached.
-_cache: dict[Hashable, tuple[Tensors, int]] | None = None
+_cache: dict[Hashable, Tensors] | None = None  # by (dataset, train)
 
 
 def keep_tensors() -> None:
@@ -189,16 +188,14 @@ def keep_tensors() -> None:
 
 
 def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
-    """Return the training or the test set as tensors, from the cache if a job has not modified them in place.
+    """Return the training or the test set as tensors, from the cache if it has them.
 
     Raises:
         OSError, ValueError: Raised by `load` and `to_tensors`.
     """
     key = _cache_key(dataset, root)
     if _cache is not None and key is not None and (key, train) in _cache:
-        cached, changes = _cache[key, train]
-        if changes == _num_changes(cached):
-            return cached
+        return _cache[key, train]
     before = _comparable_random_states()
     source = load(dataset, root, train=train, download=download)
     found = to_tensors(source)
@@ -213,17 +210,12 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
     if _cache is not None and key is not None and before == _comparable_random_states():
         for other in [each for each in _cache if each[0] != key]:  # type: ignore[index]
             del _cache[other]  # memory for one dataset only
-        _cache[key, train] = found, _num_changes(found)
+        _cache[key, train] = found
     return found
 
 
 def _tensor_digests(name: str, found: Tensors) -> dict[str, str]:
     return {f"{name}.data": digest_of_tensor(found.inputs), f"{name}.targets": digest_of_tensor(found.targets)}
-
-
-def _num_changes(held: Tensors) -> int:
-    # A view's changes count, too; PyTorch has no public name for this counter.
-    return held.inputs._version + held.targets._version
 
 
 def _cache_key(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
