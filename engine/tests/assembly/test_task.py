@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from leyden.assembly.task import check_step
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 from leyden.tasks.classification import Classification
 
 

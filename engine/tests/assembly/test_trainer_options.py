@@ -14,7 +14,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S

@@ -4,7 +4,7 @@ import pytest
 
 from leyden import assembly
 from leyden.run.directory import Run
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests.conftest import assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves

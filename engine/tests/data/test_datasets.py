@@ -17,8 +17,7 @@ import yaml
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.contract import DataModule
-from leyden.data.facts import Facts
+from leyden.data.contract import DataModule, Facts
 from leyden.data.splits import SplitLoader
 from leyden.files.fetch import load, verify_files
 from tests import conf

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.tensors import digest_of_tensor, to_device, to_tensors
+from leyden.data.in_memory import digest_of_tensor, to_device, to_tensors
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
 LABELS = [0, 1, 2, 2, 1, 0]

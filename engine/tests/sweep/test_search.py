@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective
 from leyden.report.hparams import hparams_of
 from leyden.run import lock
 from leyden.run.directory import Run

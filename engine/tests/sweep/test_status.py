@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from leyden.config.console import Terminal
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
+from leyden.config.table import Terminal
 from leyden.run.result import Result
-from leyden.sweep.status import StatusLine
+from leyden.sweep.launcher import StatusLine
 
 OVERRIDES = [
     "optimizer.lr=0.0016571640914381709",

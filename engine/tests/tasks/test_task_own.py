@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leyden import assembly
-from leyden.data.facts import Facts
-from leyden.testing.cases import compose
+from leyden.data.contract import Facts
+from leyden.testing.contracts import compose
 from tests import ENGINE
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 

@@ -274,7 +274,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 
 
 class Pairs(Dataset):

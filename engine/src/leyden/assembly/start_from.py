@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
+from leyden.assembly.task import match_names
 from leyden.assembly.trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
+from leyden.config.checks import objectives
 from leyden.config.errors import UserError, as_line, is_mistake
-from leyden.config.objective import objectives
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.data.contract import facts_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
@@ -36,7 +36,6 @@ from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
 from leyden.run.provenance import installed_versions
 from leyden.run.result import read_rows, write_rows
-from leyden.tasks.parameters import match_names
 from leyden.tasks.task import Task
 
 # The required keys of a checkpoint, with their types.

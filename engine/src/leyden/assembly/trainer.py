@@ -35,8 +35,7 @@ from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError, leave
 from leyden.config.values import flatten
-from leyden.data.contract import ModuleData, facts_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, ModuleData, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.digest import digest_of_content
 from leyden.exact.first_batches import divides_batches
@@ -44,7 +43,7 @@ from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.exact.state import RunState
-from leyden.pictures.base import OnEvaluation
+from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
 from leyden.run.identity import identity_values
 from leyden.scheduler import current

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leyden.config.errors import UserError
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 
 
 class Order:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.files.content import decode_text, digest_of, read_file
+from leyden.files.fetch import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
 Unit = Literal["characters", "bytes"]

@@ -21,7 +21,7 @@ def _warm_up(node: str) -> None:
     prepare_process()
     with importing():
         from leyden import assembly  # noqa: F401 - all that jobs need
-        from leyden.data.tensors import keep_tensors
+        from leyden.data.in_memory import keep_tensors
         from leyden.run.provenance import installed_versions
     installed_versions()  # each job records them
     keep_tensors()
