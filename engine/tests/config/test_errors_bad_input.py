@@ -69,7 +69,7 @@ VALUES = [
     ("~callbacks.checkpoint", "callbacks: must have one RunCheckpoint"),
     ("compile=3x", "is not a valid bool"),
     ("task.label_smoothing=1", "label_smoothing=1: must be a number in [0, 1)"),
-    ("data/augment=affine data.augment.num_chunks=0", "num_chunks=0: must be a positive whole number"),
+    ("data/augment=affine data.augment.num_chunks=0", "num_chunks=0: must be a whole number, 1 or larger"),
     ("data/augment=affine data.augment.affine.degrees=-1", "degrees"),
     ("scheduler=onecycle scheduler.pct_start=2", "scheduler: Expected float between 0 and 1 pct_start"),
     ("scheduler=cosine +scheduler.step=2", "scheduler: "),

@@ -71,4 +71,5 @@ def test_on_a_narrow_terminal_the_best_setting_is_shown_whole():
 
 def test_in_a_file_each_is_one_line():
     (line,) = shown().splitlines()
-    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, best val/acc 0.9558 (optimizer.lr=0.001657 ")
+    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, 0:00:0")
+    assert " left; best val/acc 0.9558: optimizer.lr=0.001657 " in line

@@ -27,8 +27,8 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
-from leyden.data.splits import SplitDataModule, SplitLoader, check_integers, smallest_batch
-from leyden.data.transforms import Normalize, send
+from leyden.data.splits import SplitDataModule, SplitLoader, smallest_batch
+from leyden.data.transforms import Normalize, check_integers, send
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from leyden.callbacks.display import DisplayCallback
 from leyden.data.contract import DataModule
 from leyden.data.text import text_of
+from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
 from leyden.exact.lightning import logged_steps
 from leyden.run.directory import Run
@@ -147,18 +148,6 @@ def as_colours(images_NCHW: NDArray[Any]) -> NDArray[Any]:
         images = images.mean(axis=1, keepdims=True).repeat(3, axis=1)
     low, high = (images.min(), images.max()) if images.size else (0.0, 1.0)
     return ((images - low) / ((high - low) or 1.0)).transpose(0, 2, 3, 1)
-
-
-def positive(**settings: int) -> int:
-    """Return a setting that must be a positive whole number.
-
-    Raises:
-        ValueError: It is none.
-    """
-    ((name, value),) = settings.items()
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name}={value}: must be a positive whole number")
-    return value
 
 
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}
@@ -344,7 +333,8 @@ class Errors(OnClassEvaluation):
 
     def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
         super().__init__(class_names=class_names)
-        self.num_images = positive(num_images=num_images)
+        check_integers(num_images=(num_images, 1))
+        self.num_images = num_images
 
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
@@ -397,7 +387,8 @@ class Reconstructions(OnEvaluation):
     kind = "reconstruction"
 
     def __init__(self, *, num_images: int) -> None:
-        self.max_samples = positive(num_images=num_images)
+        check_integers(num_images=(num_images, 1))
+        self.max_samples = num_images
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
         """Draw images, shape (C, H, W), each above its reconstruction."""
@@ -482,7 +473,8 @@ class Generated(DisplayCallback):
     ) -> None:
         if not isinstance(temperature, int | float) or not temperature > 0:
             raise ValueError(f"temperature={temperature}: must be a positive number")
-        self.num_tokens, self.temperature = positive(num_tokens=num_tokens), temperature
+        check_integers(num_tokens=(num_tokens, 1))
+        self.num_tokens, self.temperature = num_tokens, temperature
         self.vocabulary, self.max_context = vocabulary, input_shape[0]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

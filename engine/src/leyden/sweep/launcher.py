@@ -88,30 +88,17 @@ class StatusLine:
 
     def show(self, num_running: int, note: str = "") -> None:
         """Update the line; the note says why jobs wait."""
-        if self.live:
-            self.live.update("\n".join(self._lines(num_running, note)), refresh=True)
-        elif (self.num_run, note) != self.shown:
-            self.console.print(self._line(num_running, note))
-            self.shown = (self.num_run, note)
-
-    def _lines(self, num_running: int, note: str) -> list[str]:
-        """Return the lines for a terminal: the counts that are not 0 with the time left, and the best setting."""
         counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
-        parts = [self._num_ended, *(f"{num} {status}" for status, num in counts.items() if num), *self._time_left()]
+        parts = [f"{num} {status}" for status, num in counts.items() if num or not self.live]
         best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
-        width = self.console.width
-        return [
-            ", ".join(parts),
-            *(line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False)),
-        ]
-
-    def _line(self, num_running: int, note: str) -> str:
-        parts = [self._num_ended, f"{self.num_failed} failed", f"{self.num_pruned} pruned"]
-        parts.append(f"{num_running} running")
-        parts += [note] if note else []
-        if self.best:
-            parts.append(f"best {self.metric} {metric_text(self.best[0])} ({self.best[1]})")
-        return ", ".join([*parts, *self._time_left()])
+        first = ", ".join([self._num_ended, *parts, *self._time_left()])
+        if self.live:  # the note and the best setting have lines of their own
+            width = self.console.width
+            wrapped = (line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False))
+            self.live.update("\n".join([first, *wrapped]), refresh=True)
+        elif (self.num_run, note) != self.shown:
+            self.console.print("; ".join(filter(None, [first, note, best])))
+            self.shown = (self.num_run, note)
 
     @property
     def _num_ended(self) -> str:
