@@ -179,14 +179,6 @@ def raising(*_):
     raise OSError
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("keep_all", "every"), ("keep_all", "1"), ("max_kept_gib", "0"), ("max_kept_gib", "true")]
-)
-def test_what_can_not_be_kept_is_refused(train, key, value):  # noqa: F811
-    _, _, err = train("a", f"callbacks.checkpoint.{key}={value}", code=2)
-    assert f"{key}={value}".lower() in err.lower()
-
-
 MISFIT = "last.ckpt: does not fit this run ("
 
 

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.sweep import launcher
-from leyden.sweep.launcher import Pool
 
 
 class Clock:
@@ -145,7 +144,3 @@ def test_what_turns_up_late_is_run_too():
     answers[:] = [job(0, 5), job(1, 1), None, job(2, 1)]
     launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), at_once=None, ended=ended)
     assert told == [0, 1, 2, 0]
-
-
-def test_a_pool_has_room_for_as_many_as_it_has_places():
-    assert Pool([{"OMP_NUM_THREADS": "1"}] * 3, "leyden.train").num_free == 3

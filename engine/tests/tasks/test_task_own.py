@@ -37,11 +37,6 @@ def test_an_objective_that_is_never_logged_is_told_after_the_first_epoch(train):
     assert run.result.epochs <= 1
 
 
-def test_what_is_no_lightning_module_is_refused(train):  # noqa: F811
-    _, _, err = train("a", "task=own", "task._target_=torch.nn.Identity", code=2)
-    assert "task: creates a Identity; must be a LightningModule" in err
-
-
 def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # noqa: F811
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
     chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
