@@ -200,6 +200,16 @@ def without_empty_hooks(callback: L.Callback) -> L.Callback:
     return callback
 
 
+NOT_FOR_USERS = (
+    "Total length of `list` across ranks is zero",  # no validation split
+    "You defined a `validation_step` but have no",  # fine if the objective is a training metric
+    "The `srun` command is available",  # on the login node of a cluster
+    r"Found \d+ module\(s\) in eval mode",  # by `freeze`
+    ".*is already saved during checkpointing",  # Leyden saves no hparams
+    ".*smaller than the logging interval",  # means per epoch are logged anyway
+)
+
+
 def silence_lightning() -> None:
     """Silence Lightning's messages at each start, and warnings that a user can't act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -207,14 +217,8 @@ def silence_lightning() -> None:
     # A profiler reports by its logger.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no validation split
-    warnings.filterwarnings(
-        "ignore", "You defined a `validation_step` but have no"
-    )  # fine if the objective is a training metric
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # by `freeze`
-    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # Leyden saves no hparams
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means per epoch are logged anyway
+    for text in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", text)
 
 
 class KeptFacts(L.Callback):

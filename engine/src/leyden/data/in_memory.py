@@ -33,22 +33,16 @@ class Tensors:
     Args:
         inputs: Pixels, shape (N, C, H, W), uint8; numbers, shape (N, ...), float32; or tokens, shape (N, T), int64.
         targets: Classes, shape (N,), int64; numbers, shape (N,) or (N, T), float32; or tokens, shape (N, T), int64.
-        class_names: One per class, if the targets are classes.
-        target_names: One per number, if the targets are numbers.
-        vocabulary: Text of each token.
+        facts: Shape of a sample, names of classes, target numbers and tokens, and custom facts.
         overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
             do; None: samples are independent.
-        extra: Custom facts, plain values by name.
         digests: SHA-256 that identifies the data, by file or tensor name.
     """
 
     inputs: Tensor
     targets: Tensor
-    class_names: tuple[str, ...] | None
-    target_names: tuple[str, ...] | None
-    vocabulary: tuple[str, ...] | None
+    facts: Facts
     overlap: int | None
-    extra: Mapping[str, Any]
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,19 +71,16 @@ def to_tensors(source: Any) -> Tensors:
         )
     try:
         names = names_of(source, targets)
-        return Tensors(
-            _inputs(data, names["vocabulary"]),
-            _targets(targets, names["class_names"], names["vocabulary"]),
-            overlap=getattr(source, "overlap", None),
-            extra=dict(getattr(source, "facts", {})),
-            **names,
-        )
+        inputs = _inputs(data, names["vocabulary"])
+        facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
+        targets = _targets(targets, names["class_names"], names["vocabulary"])
+        return Tensors(inputs, targets, facts, getattr(source, "overlap", None))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def names_of(source: Any, targets: Any) -> dict[str, Any]:
-    """Return the names of a dataset's classes, target numbers and tokens, as facts; numbers have names in any case.
+    """Return the facts that are the names of a dataset's classes, target numbers and tokens; numbers have names in any case.
 
     Args:
         source: Dataset with the optional attributes `classes`, `target_names` and `vocabulary`.
@@ -100,7 +91,8 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     """
     given = {name: getattr(source, name, None) for name in ("classes", "target_names", "vocabulary")}
     classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given.values())
-    found = {"class_names": classes, "target_names": None, "vocabulary": vocabulary}
+    found: dict[str, Any] = {"class_names": classes, "target_names": None, "vocabulary": vocabulary}
+    found["num_classes"] = None if classes is None else len(classes)
     if classes is not None or getattr(targets, "dtype", None) not in FLOAT_TYPES or targets.ndim > 2:
         return found
     num = 1 if targets.ndim == 1 else targets.shape[1]
@@ -321,17 +313,7 @@ class InMemoryDataModule(SplitDataModule):
             return None
         self.cut(len(held.inputs), held.overlap)
         scale = self._new_normalize(held.inputs)
-        return Facts(
-            input_shape=tuple(held.inputs.shape[1:]),
-            num_classes=None if held.class_names is None else len(held.class_names),
-            class_names=held.class_names,
-            mean=scale.mean,
-            std=scale.std,
-            scale=scale.scale,
-            target_names=held.target_names,
-            vocabulary=held.vocabulary,
-            extra=held.extra,
-        )
+        return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
 
     @property
     def digests(self) -> Mapping[str, str]:
