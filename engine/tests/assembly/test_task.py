@@ -5,7 +5,7 @@ from torch import nn
 
 from leyden.assembly.task import check_step
 from leyden.data.contract import Facts
-from leyden.tasks.classification import Classification
+from leyden.tasks import Classification
 
 
 def test_it_is_tried_as_it_is_not_compiled_for_two_samples():

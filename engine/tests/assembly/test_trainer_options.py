@@ -43,7 +43,7 @@ def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
 
 def batches(train, monkeypatch, *arguments):  # noqa: F811
     """The batches that a run trains on, by epoch."""
-    from leyden.tasks.classification import Classification
+    from leyden.tasks import Classification
 
     seen, training_step = {}, Classification.training_step
 

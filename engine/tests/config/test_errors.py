@@ -212,7 +212,7 @@ def test_a_process_ends_in_one_place():
 
 
 HANDS_ON = f"""
-from leyden.tasks.classification import Classification
+from leyden.tasks import Classification
 from torchvision.datasets import FashionMNIST
 from {OWN}.models.mlp import MLP
 

@@ -7,8 +7,7 @@ import pytest
 from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 
-from leyden.assembly import schedule
-from leyden.assembly.schedule import num_batches, num_steps
+from leyden.assembly.task import num_batches, num_steps, partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from tests import records
 from tests.callbacks.events import images, read
@@ -203,7 +202,7 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     data = Combined("none")
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(TestedAtOnce() if mode != "sequential" else OfSeveral(), loaders, verbose=False)
-    assert bool(schedule.partial_test_message(trainer)) == isinstance(limit, int)
+    assert bool(partial_test_message(trainer)) == isinstance(limit, int)
 
 
 @pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])

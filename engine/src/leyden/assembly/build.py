@@ -25,9 +25,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
-from leyden.assembly.schedule import apply_limit, max_batches, num_batches, validates_at_epoch_end
 from leyden.assembly.start_from import StartingPoint, starting_point
-from leyden.assembly.task import new_module, taken_arguments, task
+from leyden.assembly.task import (
+    apply_limit,
+    max_batches,
+    new_module,
+    num_batches,
+    taken_arguments,
+    task,
+    validates_at_epoch_end,
+)
 from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import objectives, require_choice

@@ -29,7 +29,7 @@ from leyden.exact.lightning import logged_steps
 from leyden.run.directory import Run
 from leyden.run.lock import check_held
 from leyden.run.result import plain, save_pdf
-from leyden.tasks.language import generate
+from leyden.tasks import generate
 from leyden.tasks.task import Task
 
 

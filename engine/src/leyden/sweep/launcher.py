@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
@@ -23,12 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.live import Live
 
 from leyden.config.checks import check_num_jobs
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, leave_at_once
+from leyden.config.paths import prepare_process
 from leyden.config.table import Terminal
 from leyden.config.terminal import metric_text, short_override
 from leyden.run.fork import key_of
 from leyden.run.identity import is_data_key
-from leyden.run.process import num_cores, num_threads
+from leyden.run.process import importing, num_cores, num_threads
 from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
 
@@ -194,7 +196,7 @@ def run_jobs(
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
-DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads; may be empty
+DATA = "LEYDEN_SWEEP_DATA"  # environment variable of the fork server: the data node that it reads; may be empty
 
 
 def warm_up(data: DictConfig) -> None:
@@ -207,7 +209,7 @@ def warm_up(data: DictConfig) -> None:
         return
     from multiprocessing import forkserver
 
-    CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
+    CONTEXT.set_forkserver_preload(["leyden.sweep.launcher"])
     os.environ[DATA] = ""
     if data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
@@ -466,3 +468,51 @@ class LocalLauncher:
         """Stop the jobs' processes."""
         if self.runner is not None:
             self.runner.stop()
+
+
+def _warm_up(node: str) -> None:
+    """Import PyTorch in the fork server, and read the data of this node, if it is not empty.
+
+    It must start no threads and no GPU, which forks could not use.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number
+    prepare_process()
+    with importing():
+        from leyden import assembly  # noqa: F401 - all that jobs need
+        from leyden.data.in_memory import keep_tensors
+        from leyden.run.provenance import installed_versions
+    installed_versions()  # each job records them
+    keep_tensors()
+    if node and _starts_nothing(node):
+        _read(node)
+
+
+def _read(node: str) -> None:
+    from leyden import assembly
+
+    assembly.silence_lightning()
+    with contextlib.suppress(Exception):  # the checks that follow report mistakes in the data
+        assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
+
+
+def _num_threads() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+
+
+def _starts_nothing(node: str) -> bool:
+    """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
+    import torch
+
+    if not (pid := os.fork()):
+        before, code = _num_threads(), 1
+        try:
+            _read(node)
+            code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
+        finally:
+            leave_at_once(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+if (data_node := os.environ.pop(DATA, None)) is not None:  # this is the fork server
+    _warm_up(data_node)

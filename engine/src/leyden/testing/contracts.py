@@ -22,8 +22,7 @@ from torch import Tensor
 
 from leyden import assembly
 from leyden.assembly.instantiate import check_keys, target
-from leyden.assembly.schedule import make_schedule
-from leyden.assembly.task import make_optimizer
+from leyden.assembly.task import make_optimizer, make_schedule
 from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import validate_values
 from leyden.config.errors import UserError, last_frame

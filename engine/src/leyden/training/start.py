@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 
 from leyden.assembly.build import Build, build, check_overrides, stage
 from leyden.assembly.instantiate import import_targets
-from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
-from leyden.assembly.task import taken_arguments
+from leyden.assembly.task import partial_test_message, taken_arguments
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import UserError
