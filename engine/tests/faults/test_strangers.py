@@ -49,7 +49,7 @@ def poison(rng, bait):
         {"_target_": "torch.load", "f": str(bait / "x.pt"), "weights_only": False},
         {"_target_": "torch.serialization.load", "f": str(bait / "x.pt"), "weights_only": False, "_partial_": True},
         {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": new}},
-        {"_target_": "leyden.loggers.mlflow.MLflow", "tracking_uri": f"sqlite:///{new}", "save_dir": new},
+        {"_target_": "leyden.loggers.MLflow", "tracking_uri": f"sqlite:///{new}", "save_dir": new},
         {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": new, "every_n_train_steps": 1},
         {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": new},
         {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": new, "filename": "x"},

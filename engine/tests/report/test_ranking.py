@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
 from leyden.report.ranking import Row, contenders, count_failures
 from leyden.report.records import Record
 from leyden.verdict.ranking import MARK

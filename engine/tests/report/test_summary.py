@@ -17,7 +17,7 @@ from leyden.report.records import read_records, varying_keys
 from leyden.report.summary import Point
 from leyden.run import files
 from leyden.run.identity import RunIdentity
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests import records
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective
 from leyden.config.table import cell_text, json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT, differing

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from leyden.config.checks import Objective, objectives
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective, objectives
 from leyden.config.terminal import some_of, warn
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints

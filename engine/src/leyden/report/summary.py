@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
 from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
 from leyden.config.terminal import leyden_command, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from leyden.config.checks import objectives
 from leyden.config.errors import UserError
-from leyden.config.objective import objectives
 from leyden.report.ranking import (
     by_data,
     contenders,

@@ -25,9 +25,8 @@ from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.run.record import RECORD
 from leyden.sweep.jobs import Composer, Job, new_jobs, sweep_directory
-from leyden.sweep.launcher import call_in_process
+from leyden.sweep.launcher import StatusLine, call_in_process
 from leyden.sweep.space import check_sweep_size, extreme_values
-from leyden.sweep.status import StatusLine
 from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
 from leyden.verdict.groups import MIN_VALUES
 
@@ -208,7 +207,7 @@ class JobRunner(Protocol):
         at_once: int | None,
         ended: Callable[[Job, str], bool],
     ) -> None:
-        """Run jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
+        """Run jobs, with the arguments of `leyden.sweep.launcher.run_jobs`."""
 
     def close(self) -> None:
         """Stop the jobs' processes, if there are any."""
