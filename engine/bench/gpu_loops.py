@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from leyden import assembly
 from leyden.assembly.task import make_optimizer
 from leyden.config.hydra import composing
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 
 NUM_WARM_UP = 3
 WAYS = ("in turn", "streams", "vmap")

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
 from leyden.config.paths import PROJECT, ROOT
 from leyden.config.values import flatten
 from leyden.run.identity import CONTROL_KEYS

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from leyden.config.paths import ROOT
-from leyden.data import in_memory, tensors
+from leyden.data import in_memory
 from leyden.exact.memory import read_plain
 from leyden.run import provenance
 from leyden.run.directory import Run
@@ -187,7 +187,7 @@ state_of_project = functools.cache(STATE_OF_CODE)
 @functools.cache
 def mnist(train):
     """What a run reads of MNIST."""
-    return tensors.read_tensors(MNIST, ROOT / "data", train=train, download=False)
+    return in_memory.read_tensors(MNIST, ROOT / "data", train=train, download=False)
 
 
 @pytest.fixture

@@ -12,14 +12,16 @@ import torch
 import yaml
 
 from leyden.config.paths import conf_files
-from leyden.testing.cases import compose, create, suited_cases
-from leyden.testing.contracts import refuses_nonsense as test_a_network_refuses_nonsense  # noqa: F401
 from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
+    compose,
+    create,
+    suited_cases,
     test_a_config_file_composes_and_passes_the_checks,
     test_a_config_file_creates_what_it_names,
     test_a_root_config_composes_with_its_types,
     test_a_task_trains_a_network,
 )
+from leyden.testing.contracts import refuses_nonsense as test_a_network_refuses_nonsense  # noqa: F401
 from tests import conf
 
 

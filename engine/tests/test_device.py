@@ -25,10 +25,10 @@ from leyden.config.hydra import composing
 from leyden.data.streamed import SeededSamples as Reads
 from leyden.data.streamed import StreamLoader
 from leyden.data.transforms import AsyncTransfers, send
-from leyden.pictures.base import OnEvaluation
 from leyden.pictures.curves import LoggedConfig
+from leyden.pictures.outputs import OnEvaluation
 from leyden.scheduler.requeue import RequeueSignal
-from leyden.testing.cases import compose, create, suited_cases
+from leyden.testing.contracts import compose, create, suited_cases
 from tests import conf
 from tests.conftest import QUICK
 

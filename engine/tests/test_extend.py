@@ -18,10 +18,10 @@ from torch import nn
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, conf_files, environment_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 from leyden.data.transforms import Augment
 from leyden.scaffold import write_part
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests import ENGINE, conf, records
 from tests.conftest import SMALL, start, weights
 from tests.example import OWN

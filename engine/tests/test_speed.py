@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leyden.tasks.classification import Classification
+from leyden.tasks import Classification
 from tests.data import folders
 from tests.example import MLP, RMSprop
 from tests.training.test_start import train  # noqa: F401 - a fixture

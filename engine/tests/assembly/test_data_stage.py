@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from leyden.assembly.data import stage
+from leyden.assembly.build import stage
 from leyden.config.errors import UserError
 
 

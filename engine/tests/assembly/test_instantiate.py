@@ -9,9 +9,8 @@ from leyden import assembly
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError
-from leyden.data.facts import Facts
-from leyden.testing.cases import compose
-from leyden.testing.contracts import FACTS
+from leyden.data.contract import Facts
+from leyden.testing.contracts import FACTS, compose
 
 made = []
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from leyden.assembly.task import check_step
-from leyden.data.facts import Facts
-from leyden.tasks.classification import Classification
+from leyden.data.contract import Facts
+from leyden.tasks import Classification
 
 
 def test_it_is_tried_as_it_is_not_compiled_for_two_samples():

@@ -14,7 +14,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
@@ -32,12 +32,6 @@ def test_max_time_ends_the_run(train):  # noqa: F811
     assert "test/acc" in out
 
 
-def test_max_time_in_another_form_is_refused(train):  # noqa: F811
-    run, _, err = train("a", "+trainer.max_time=soon", code=2)
-    assert "not a valid duration" in err
-    assert not run.directory.exists()
-
-
 @pytest.mark.slow(minutes=0.1)
 def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
     timer = ("+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration=00:00:00:02")
@@ -49,7 +43,7 @@ def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
 
 def batches(train, monkeypatch, *arguments):  # noqa: F811
     """The batches that a run trains on, by epoch."""
-    from leyden.tasks.classification import Classification
+    from leyden.tasks import Classification
 
     seen, training_step = {}, Classification.training_step
 
@@ -138,17 +132,6 @@ def test_the_best_checkpoint_holds_what_was_validated(train, cli):  # noqa: F811
     assert best["global_step"] == 10
 
 
-@pytest.mark.parametrize("override", ["callbacks.checkpoint.metric=train/acc", "callbacks.checkpoint.mode=min"])
-def test_what_is_kept_is_what_is_selected_on(train, override):  # noqa: F811
-    _, _, err = train("a", override, code=2)
-    assert "must be those of the objective" in err
-
-
-def test_a_sweep_without_m_is_refused(train):  # noqa: F811
-    _, _, err = train("a", "sweep=grid", code=2)
-    assert "sweep=grid: needs -m" in err
-
-
 def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811
     for _ in range(2):
         run, out, _ = train("a", "+trainer.fast_dev_run=true")
@@ -192,25 +175,6 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     assert process.returncode == 2
     assert "was trained by 1 processes, this run would have 2" in output
     assert Run(tmp_path / "run").result.status == "finished"
-
-
-def test_nodes_that_nothing_starts_are_refused(train):  # noqa: F811
-    run, _, err = train("a", "trainer.num_nodes=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", code=2)
-    assert "trainer.num_nodes=2: nothing starts the other nodes' processes" in err
-    assert not run.directory.exists()
-
-
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_strategies_that_copy_the_process_are_refused(train, strategy):  # noqa: F811
-    _, _, err = train("a", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", "trainer.devices=2", code=2)
-    assert f"trainer.strategy={strategy}: each process is started by its own command" in err
-
-
-@pytest.mark.parametrize("limit", ["val", "test"])
-def test_a_limit_that_leaves_nothing_is_refused(train, limit):  # noqa: F811
-    run, _, err = train("a", f"trainer.limit_{limit}_batches=0.0001", "test=auto", code=2)
-    assert f"trainer.limit_{limit}_batches=0.0001: leaves none of" in err
-    assert not run.directory.exists()
 
 
 SCALARS = st.one_of(

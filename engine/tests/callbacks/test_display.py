@@ -7,7 +7,7 @@ import pytest
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import log_and_continue
-from leyden.pictures.base import OnEvaluation
+from leyden.pictures.outputs import OnEvaluation
 from leyden.run.files import write_whole
 from tests.training.test_start import train  # noqa: F401 - a fixture
 

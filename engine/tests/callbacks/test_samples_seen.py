@@ -11,7 +11,7 @@ import torch
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.samples_seen import batch_size
 from leyden.run.directory import Run
-from leyden.tasks.classification import Classification
+from leyden.tasks import Classification
 from tests.conftest import QUICK, finish, start  # 1,000 images of training, 10 batches of 100 an epoch
 
 LAST = "objective=null"  # the last epoch is the best one, so that none needs to be whole

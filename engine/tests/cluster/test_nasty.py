@@ -11,7 +11,7 @@ import pytest
 from leyden.cluster.submit import BOOTSTRAP
 from leyden.config.paths import ROOT
 from leyden.scheduler import SCHEDULERS
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests.cluster.test_cluster import (
     CLUSTER,
     IN_SECOND_EPOCH,

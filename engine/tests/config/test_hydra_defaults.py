@@ -5,7 +5,7 @@ from hydra import compose as hydra_compose
 
 from leyden.config import hydra
 from leyden.config.hydra import default_value
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 
 GROUPS = {"data": "mnist", "data/augment": "none", "model": "mlp", "optimizer": "adam", "experiment": None}
 

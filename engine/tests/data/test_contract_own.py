@@ -3,12 +3,9 @@
 import pytest
 
 from leyden import assembly
-from leyden.run.directory import Run
-from leyden.testing.cases import compose
-from tests.conftest import assert_same_bits, finish, start
-from tests.forks import TIMEOUT_S
+from leyden.testing.contracts import compose
 from tests.training.test_start import curves
-from tests.training.test_start_exact import assert_same_run, kill_at, stopping
+from tests.training.test_start_exact import assert_same_run, stopping
 
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
 
@@ -59,46 +56,6 @@ def test_no_run_is_selected_by_a_split_that_is_not_logged_while_it_trains(train,
     assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
 
 
-@pytest.mark.slow
-def test_it_is_swept_and_pruned(cli, tmp_path):
-    sweep = ("-m", *own("Plain"), "sweep_name=s", "trainer.max_epochs=2", "cluster.num_jobs=2")
-    code, _, err = cli("train", *sweep, "+data.batch_size=10,20")
-    assert code == 0, err
-    table = (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").read_text()
-    assert table.count("| 10") + table.count("| 20") == 2
-    search = ("hydra/sweeper=optuna", "+callbacks/pruning=median", "hydra.sweeper.num_trials=3")
-    search = (
-        *search,
-        "+data.batch_size=choice(10,20,40)",
-        "sweep_name=t",
-        "callbacks.pruning.pruner.n_startup_trials=1",
-    )
-    code, out, err = cli("train", *sweep[:-2], *search)
-    assert code == 0, out + err
-
-
-def test_it_is_evaluated(train, cli):
-    run, *_ = train("a", *own("Plain"), "trainer.max_epochs=1")
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
-    assert "test/acc" in out
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_samples(tmp_path, mnist_root):
-    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    arguments = (*own("Plain", "trainer.max_epochs=2"), f"outputs={tmp_path / 'outputs'}", *ddp)
-    arguments = (*arguments, "callbacks.checkpoint.every_n_steps=2")
-    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
-    whole = Run(tmp_path / "whole")
-    assert whole.result.optimizer_steps == 10  # 200 samples, 20 per process and step
-    kill_at(8, f"run_dir={tmp_path / 'killed'}", *arguments, module="tests.tasks.own:Plain").communicate(
-        timeout=TIMEOUT_S
-    )
-    finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
-    assert_same_bits(whole.directory, tmp_path / "killed")
-
-
 def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
     data = ("data=own", "data._target_=tests.data.own.StreamingWithFacts", "model.hidden_sizes=[16]")
     data = (*data, "scheduler=onecycle", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
@@ -121,8 +78,3 @@ def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
             )
             assembly.dry_build(compose(f"data={choice}", f"{key}={value}", *where), read)
         assert len(read) == num
-
-
-def test_what_is_no_data_module_is_refused(train):
-    _, _, err = train("a", "data=own", "data._target_=torch.nn.Identity", code=2)
-    assert "data: creates a Identity; must be a LightningDataModule" in err

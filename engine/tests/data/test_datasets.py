@@ -17,8 +17,7 @@ import yaml
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.contract import DataModule
-from leyden.data.facts import Facts
+from leyden.data.contract import DataModule, Facts
 from leyden.data.splits import SplitLoader
 from leyden.files.fetch import load, verify_files
 from tests import conf
@@ -86,29 +85,6 @@ def test_it_gives_samples_and_its_facts(compose, name):
             assert targets.dtype == torch.int64, split
             assert targets.min() >= 0, split
             assert targets.max() < facts.num_classes, split
-
-
-def learned(facts):
-    """Overrides for what could be learned of data with these facts."""
-    if facts.vocabulary is not None:
-        return ["task=language", "model=transformer", "objective.metric=val/loss", "objective.mode=min"]
-    if facts.num_classes is None:
-        return ["task=regression", "objective.metric=val/mae", "objective.mode=min"]
-    return []
-
-
-@pytest.mark.slow(minutes=0.1)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_network_trains_on_it_by_its_name_alone(cli, choose, compose, tmp_path, name):
-    more = learned(assembly.datamodule(compose(name)).facts)
-    few = [f"trainer.limit_{part}_batches={num}" for part, num in {"train": 2, "val": 1, "test": 1}.items()]
-    code, _, err = cli("train", *choose(name), *more, "trainer.max_epochs=1", *few)
-    assert code == 0, err
-    (run,) = (tmp_path / "outputs").glob("*/*")
-    pictures = {path.name for path in run.glob("*.png")}
-    kind = {"task=language": {}, "task=regression": {"predicted.png"}}.get(next(iter(more), ""))
-    assert pictures == {"curves.png", *(kind if kind is not None else ("confusion.png", "errors.png"))}
-    assert "failed" not in err
 
 
 def test_emnist_has_a_choice_of_splits(compose):

@@ -2,8 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from leyden.data.contract import facts_of
-from leyden.data.facts import DOWNLOAD_ARGUMENTS, Facts
+from leyden.data.contract import DOWNLOAD_ARGUMENTS, Facts, facts_of
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Images in a folder per class: what is found, how it is read, and what is told of mistakes."""
 
 import errno
-import itertools
 import os
 import shutil
 import socket
@@ -117,15 +116,6 @@ def test_each_training_image_is_changed_by_a_draw_of_its_own(root):
         data.setup("fit")
         evaluated.append(next(iter(data.val_dataloader()))[0])
     assert torch.equal(*evaluated)
-
-
-def test_a_change_does_not_depend_on_the_batch(root):
-    augment = Augment(num_chunks=8, affine=v2.RandomAffine(degrees=30))
-    by_batch = []
-    for size in (5, 24):
-        loader = module(root, augment=augment, batch_size=size).train_dataloader()
-        by_batch.append(torch.cat([x for x, _ in loader]))
-    assert torch.equal(*by_batch)
 
 
 # How a file becomes an input.
@@ -393,13 +383,3 @@ def test_names_are_what_bytes_can_be(tmp_path):
     data = module(tmp_path / "pets")
     data.setup("fit")
     assert data.inputs("train", [0, 1]).shape == (2, 3, 20, 16)
-
-
-def test_two_epochs_differ_and_the_same_epoch_does_not(root):
-    orders = []
-    for number in (0, 1, 0):
-        loader = module(root).train_dataloader()
-        loader.sampler.set_epoch(number)
-        orders.append([labels_N.tolist() for _, labels_N in loader])
-    assert orders[0] == orders[2] != orders[1]
-    assert len(list(itertools.chain(*orders[0]))) == 24

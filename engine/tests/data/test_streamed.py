@@ -176,13 +176,6 @@ def test_an_iteration_that_is_left_leaves_nothing_behind():
     assert indices(stream) == indices(expected)
 
 
-def test_batches_that_are_kept_keep_their_values():
-    kept = list(loader(2, num_samples=100))
-    for found, expected in zip(kept, loader(num_samples=100), strict=True):
-        assert torch.equal(found[0], expected[0])
-        assert torch.equal(found[1], expected[1])
-
-
 def test_inputs_are_transformed_and_targets_are_not():
     ((inputs_NI, targets_N), *_) = loader(2, shuffle=False, transform=lambda inputs_NI: inputs_NI * 2)
     assert inputs_NI[:, 0].tolist() == [0, 2, 4, 6]

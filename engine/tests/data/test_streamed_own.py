@@ -98,20 +98,6 @@ def test_each_is_made_when_it_is_asked_for_with_the_root():
     assert Rooted.made[-1] == ("its own", "train")
 
 
-def test_its_random_numbers_follow_from_seed_epoch_and_index():
-    def epochs(num_workers):
-        data = module(Noisy(20), num_workers=num_workers)
-        loader = data.train_dataloader()
-        for number in range(2):
-            loader.sampler.set_epoch(number)
-            yield torch.cat([inputs for inputs, _ in loader])
-        data.teardown("fit")
-
-    alone, together = list(epochs(0)), list(epochs(3))
-    assert all(map(torch.equal, alone, together))
-    assert not torch.equal(*alone)
-
-
 class Endless(Dataset):
     def __getitem__(self, index):
         return torch.zeros(3), 0

@@ -106,7 +106,7 @@ def test_numbers_in_all_their_forms(tmp_path):
 TEXT = "a,b\n1,2\n3,é\n"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_an_encoding_that_is_certain_is_read(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes(TEXT.encode(encoding))
     assert read_columns(tmp_path, "t.csv")[0]["b"].tolist() == ["2", "é"]
@@ -137,7 +137,7 @@ REFUSED = [
     # What is no table.
     (TEXT.encode("latin-1"), {}, "line 3: byte 0xe9 is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"),
     (TEXT.encode("cp1252"), {}, "line 3: byte 0xe9 is not UTF-8"),
-    (TEXT.encode("utf-16")[:-1], {}, "is truncated or damaged: its byte order mark says UTF-16"),
+    (TEXT.encode("utf-16"), {}, "line 1: byte 0xff is not UTF-8"),
     (TEXT.encode("utf-16-le"), {}, "UTF-8"),
     ("a,b\n1,2\n".encode("utf-16-le"), {}, "holds NUL characters"),
     (b"PK\x03\x04\xff", {}, "is a zip archive, such as .xlsx or .docx"),

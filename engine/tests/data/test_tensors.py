@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.tensors import digest_of_tensor, to_device, to_tensors
+from leyden.data.in_memory import digest_of_tensor, to_device, to_tensors
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
 LABELS = [0, 1, 2, 2, 1, 0]
@@ -33,8 +33,8 @@ def test_images_and_classes_of_any_make(data, targets):
     held = to_tensors(source(data=data, targets=targets))
     assert held.inputs.shape == (6, 1 if data.ndim == 3 else 3, 4, 5)
     assert (held.targets.tolist(), held.targets.dtype) == (LABELS, torch.int64)
-    assert held.class_names == ("a", "b", "c")
-    assert held.target_names is held.vocabulary is held.overlap is None
+    assert (held.facts.class_names, held.facts.num_classes) == (("a", "b", "c"), 3)
+    assert held.facts.target_names is held.facts.vocabulary is held.overlap is None
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6, 3, 4), (6, 1, 4, 5), (6, 2, 3, 4, 5)])
@@ -52,18 +52,18 @@ def test_numbers_that_are_predicted_stay_what_they_are(targets):
     held = to_tensors(without_classes(targets=targets))
     assert held.targets.dtype == torch.float32
     assert torch.equal(held.targets, torch.as_tensor(targets).float())
-    assert held.target_names == (("target",) if targets.ndim == 1 else ("target_0", "target_1"))
+    assert held.facts.target_names == (("target",) if targets.ndim == 1 else ("target_0", "target_1"))
 
 
 def test_targets_have_names():
-    assert to_tensors(without_classes(target_names=["height"])).target_names == ("height",)
+    assert to_tensors(without_classes(target_names=["height"])).facts.target_names == ("height",)
 
 
 def test_texts_are_views_of_their_tokens():
     windows = torch.zeros(100, dtype=torch.int64).unfold(0, 9, 4)
     held = to_tensors(texts(data=windows[:, :-1], targets=windows[:, 1:], overlap=2))
     assert held.inputs.untyped_storage().data_ptr() == windows.untyped_storage().data_ptr()
-    assert (held.vocabulary, held.overlap) == (("a", "b", "c", "d"), 2)
+    assert (held.facts.vocabulary, held.overlap) == (("a", "b", "c", "d"), 2)
 
 
 @pytest.mark.parametrize(

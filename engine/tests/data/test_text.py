@@ -38,10 +38,9 @@ def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
         encode_text("y", ["x"])
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_the_mark_of_an_encoding_is_no_part_of_a_text(root, encoding):
+def test_the_mark_of_an_encoding_is_no_part_of_a_text(root):
     expected = text(root)
-    (root / "t.txt").write_bytes((root / "t.txt").read_text(encoding="utf-8").encode(encoding))
+    (root / "t.txt").write_bytes((root / "t.txt").read_text(encoding="utf-8").encode("utf-8-sig"))
     assert text(root).vocabulary == expected.vocabulary
     assert torch.equal(text(root).data, expected.data)
 

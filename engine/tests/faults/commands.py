@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from leyden.sweep import launcher
-from leyden.tasks.classification import Classification
+from leyden.tasks import Classification
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.forks import TIMEOUT_S
 

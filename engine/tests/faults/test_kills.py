@@ -23,7 +23,7 @@ class StoppedError(OSError):
 
 def failing():
     """Let a training fail in its second epoch."""
-    from leyden.tasks.classification import Classification
+    from leyden.tasks import Classification
 
     step = Classification.training_step
 

@@ -11,7 +11,7 @@ from leyden.config.errors import UserError
 from leyden.scheduler import slurm
 from leyden.scheduler.protocol import RejectedError
 from leyden.scheduler.slurm import Slurm
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults
 

@@ -64,7 +64,7 @@ def as_csv(rng, x, y):
     except UnicodeEncodeError:  # Latin-1 has no such letter
         content, encoding = text.encode(), "utf-8"
     is_utf_8 = content == text.encode()
-    return content, separator == "," and (is_utf_8 or encoding in ("utf-8-sig", "utf-16", "utf-32"))
+    return content, separator == "," and (is_utf_8 or encoding == "utf-8-sig")
 
 
 def as_parquet(rng, x, y):

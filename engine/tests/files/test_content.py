@@ -5,14 +5,14 @@ import os
 import pytest
 
 from leyden.data import contract
-from leyden.files import content
-from leyden.files.content import digest_of_folder
+from leyden.files import fetch
+from leyden.files.fetch import digest_of_folder
 from tests.data import own
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(content, "MAX_FILES", 1 if large else 1000)
+    monkeypatch.setattr(fetch, "MAX_FILES", 1 if large else 1000)
     for name in "ab":
         (tmp_path / name).write_bytes(b"1")
     same = digest_of_folder(tmp_path, [b"a", b"b"])

@@ -1,6 +1,6 @@
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 
-from leyden.loggers.tensorboard import TensorBoard
+from leyden.loggers import TensorBoard
 from leyden.run.directory import Run
 from tests.callbacks.events import read, scalars
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture

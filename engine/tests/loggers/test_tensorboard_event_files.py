@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.loggers.tensorboard import truncate_events
+from leyden.loggers import truncate_events
 
 
 def write(directory, steps, **kwargs):

@@ -5,16 +5,20 @@ import pytest
 import torch
 
 from leyden.pictures import outputs
-from leyden.pictures.base import as_colours, gather, interleave, render, sheet
 from leyden.pictures.outputs import (
     MAX_POINTS,
     ClassEvaluation,
     Reconstructions,
+    as_colours,
     confusion_counts,
     confusion_figure,
     errors_figure,
+    gather,
+    interleave,
     most_confident,
     prediction_figure,
+    render,
+    sheet,
 )
 
 NAMES = ("cat", "dog", "eel")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leyden.pictures.base import OnEvaluation
+from leyden.pictures.outputs import OnEvaluation
 from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.lock import list_files

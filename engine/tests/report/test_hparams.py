@@ -88,7 +88,7 @@ def test_each_run_has_a_row_of_its_own_with_a_short_name(train):  # noqa: F811
 
 @pytest.mark.slow(minutes=0.1)
 def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, monkeypatch):  # noqa: F811
-    from leyden.tasks.classification import Classification
+    from leyden.tasks import Classification
 
     step = Classification.training_step
 

@@ -65,7 +65,7 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path
             "file": "data.csv",
             "name": "__main__.Net",
         },
-        "task": {"_target_": "leyden.tasks.classification.Classification"},
+        "task": {"_target_": "leyden.tasks.Classification"},
         "logger": {"_target_": "given.other.Logger"},
     }
     found = provenance.code_of(config)

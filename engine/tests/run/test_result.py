@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.loggers.metrics_csv import MetricsCSV
+from leyden.loggers import MetricsCSV
 from leyden.run.result import HEADER, read_points, read_rows
 from tests.training.test_start import train  # noqa: F401 - a fixture
 

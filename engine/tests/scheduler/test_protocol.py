@@ -13,7 +13,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY
 from leyden.report.records import read_records
 from leyden.scheduler.protocol import JobState, Submitted
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests.report.test_summary import write
 
 

@@ -12,7 +12,7 @@ from leyden.config.errors import UserError
 from leyden.scheduler import slurm
 from leyden.scheduler.protocol import JobState
 from leyden.scheduler.slurm import Slurm
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests import ENGINE
 
 

@@ -135,7 +135,7 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:
         (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
-        assert state["T_max"] == 2
+        assert state["T_max"] == run.result.optimizer_steps
 
 
 # Schedules.
@@ -147,18 +147,18 @@ def scheduled(way, *more):
 
 
 @pytest.mark.matrix
-@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # of epochs, which is right here
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # Lightning asks before the interval is set
 @pytest.mark.parametrize("choice", ["cosine", "onecycle"])
 @pytest.mark.parametrize("way", ["list", "plain", "step"])
-def test_a_schedule_is_as_long_as_the_run_in_what_the_module_steps_it_by(train, choice, way):
+def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(train, choice, way):
     run, _, err = train(
         "a", *scheduled(way, f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
     )
     rates = [value for _, name, value in curves(run) if name.startswith("lr")]
     content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
     (state,) = content["lr_schedulers"]
-    assert state.get("T_max", state.get("total_steps")) == (80 if way == "step" else 8)
-    assert rates[-1] < 0.011
+    assert state.get("T_max", state.get("total_steps")) == 80
+    assert rates[-1] < 0.001
     assert max(rates) > 0.09
     assert "scheduler" not in err
 

@@ -1,6 +1,5 @@
 """The name of a job's directory: readable, and of one job alone."""
 
-import itertools
 import re
 
 import pytest
@@ -59,65 +58,6 @@ KEYS = [
     "data@model",
 ]
 KEYS += ["my-key.a_b", "optimizer.betas", "model.a_optimizer"]
-VALUES = [
-    "1",
-    "-1",
-    "01",
-    "1.0",
-    "[1]",
-    "[1,2]",
-    "1-2",
-    "[1-2]",
-    "[[1],2]",
-    "[[1,2]]",
-    "'1'",
-    '"1"',
-    "'1,2'",
-    "1-",
-    "[]",
-]
-VALUES += [
-    "a.b.x",
-    "b.x",
-    "",
-    "{a:1}",
-    "{a:[1,2]}",
-    "x",
-    "[x]",
-    "[x,y]",
-    "x-y",
-    "x_y",
-    "x_seed-1",
-    "'x_seed=1'",
-    "[1e,05]",
-    "1e-05",
-    "1 2",
-]
-VALUES += ["0.0016571640914381709", "0.0016571640914381710", "0.001657", "1657.1640914"]
-VALUES += [
-    "x_model.a-1",
-    "x_model-1",
-    "null",
-    "true",
-    "-12345678",
-    "1-12345678",
-    "[1,12345678]",
-    "a" * 130,
-    "a" * 131,
-]
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_no_two_of_all_sets_of_up_to_two_overrides_share_a_name():
-    every = [f"{key}={value}" for key in KEYS for value in VALUES]
-    every += ["~model", "~seed"]
-    names = {slug([]): []}
-    for kept in itertools.chain(((one,) for one in every), itertools.combinations(every, 2)):
-        name = slug(kept)
-        assert names.setdefault(name, kept) == kept, name
-        assert "=" not in name
-        assert "/" not in name
-        assert len(name) < 140
 
 
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
@@ -138,6 +78,10 @@ OVERRIDE = st.tuples(st.sampled_from(KEYS), VALUE).map("=".join)
 
 @given(st.lists(OVERRIDE, max_size=3), st.lists(OVERRIDE, max_size=3))
 @example(["model.a=1"], ["model.a=[1]"])
+@example([f"model.a={'a' * 130}"], [f"model.a={'a' * 131}"])
+@example(["model.a=1-12345678"], ["model.a=[1,12345678]"])
+@example(["model.a=x_seed-1"], ["model.a=x", "seed=1"])
+@example(["optimizer.betas=0.0016571640914381709"], ["optimizer.betas=0.001657"])
 @example(["model.a=1", "model.a=2"], ["model.a=2", "model.a=1"])
 @example(["+model.a=1", "model.a=2"], ["model.a=2", "+model.a=1"])
 @example(["seed=1", "model=x"], ["model=x", "seed=1"])
@@ -153,3 +97,5 @@ def test_no_two_lists_of_real_overrides_share_a_name(first, second):
     unique = len({key for key, _ in by_key[0]}) == len(by_key[0])
     same = sorted(first) == sorted(second) if unique else by_key[0] == by_key[1]
     assert (slug(first) == slug(second)) is same
+    assert not {"=", "/"} & {*slug(first)}
+    assert len(slug(first)) < 140

@@ -10,10 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from leyden.config.checks import check_num_jobs
-from leyden.config.errors import UserError
 from leyden.sweep import launcher
-from leyden.sweep.jobs import slug
 from leyden.sweep.launcher import Pool, worker_environments
 
 
@@ -55,40 +52,6 @@ def test_threads_that_the_user_has_exported_are_those_of_each_job(monkeypatch, e
     for name, value in exported.items():
         monkeypatch.setenv(name, value)
     assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
-
-
-def test_each_job_has_a_gpu_of_its_own():
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(None, ["0", "1", "2"], 8)] == [
-        "0",
-        "1",
-        "2",
-    ]
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(4, ["GPU-a", "GPU-b"], 8)] == 2 * [
-        "GPU-a",
-        "GPU-b",
-    ]
-
-
-@pytest.mark.parametrize("num_jobs", [0, -1, 1.5, "many", True])
-def test_a_number_of_jobs_that_is_none(num_jobs):
-    with pytest.raises(UserError, match=r"cluster\.num_jobs="):
-        check_num_jobs(num_jobs)
-
-
-def test_a_slug_is_readable_and_does_not_depend_on_the_order():
-    name = slug(
-        ["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]", "sweep_name=x", "cluster.num_jobs=2"]
-    )
-    assert name == "model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1"
-    assert slug(["optimizer.lr=0.01", "seed=1", "model.hidden_sizes=[512,256]"]) == name
-    assert slug([]) == "defaults"
-
-
-def test_no_two_jobs_share_a_slug():
-    lists = [["a='x y'"], ["a='x z'"], ["a=x-y"], ["+a=x-y"], ["a=x/y"], [f"a={'b' * 200}"], [f"a={'b' * 201}"]]
-    names = {slug(overrides) for overrides in lists}
-    assert len(names) == len(lists)
-    assert all("=" not in name and "/" not in name and len(name) < 140 for name in names)
 
 
 def outcomes(pool, *configs):

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.sweep import status
-from leyden.sweep.launcher import Pool
+from leyden.sweep import launcher
 
 
 class Clock:
@@ -89,7 +88,7 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
         told.append(one.number)
         return not error
 
-    status.run_jobs(asking(source()), runner, Silent(), at_once=at_once, ended=ended)
+    launcher.run_jobs(asking(source()), runner, Silent(), at_once=at_once, ended=ended)
     assert sorted(told) == asked == [one.number for one in jobs]
     # As somebody would hand them out by hand: each job goes to the place that is free first.
     to_run = [one for one in jobs if not one.run.is_finished(None)]
@@ -102,7 +101,7 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
 
 def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
     told, known = [], []
-    monkeypatch.setattr(status, "record_failure", lambda *_: None)
+    monkeypatch.setattr(launcher, "record_failure", lambda *_: None)
 
     def source():
         for number, seconds in enumerate((1, 5, 1, 1)):
@@ -113,12 +112,12 @@ def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
         told.append((one.number, bool(error)))
         return True
 
-    status.run_jobs(asking(source()), Clock(2), Silent(), at_once=None, ended=ended)
+    launcher.run_jobs(asking(source()), Clock(2), Silent(), at_once=None, ended=ended)
     assert known == [[], [], [(0, False)], [(0, False), (2, True)]]
 
 
 def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypatch):
-    monkeypatch.setattr(status, "record_failure", lambda *_: None)
+    monkeypatch.setattr(launcher, "record_failure", lambda *_: None)
     told, runner = [], Clock(3)
     jobs = [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1, 1))]
 
@@ -126,7 +125,7 @@ def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypat
         told.append(one.number)
         return not error
 
-    status.run_jobs(asking(iter(jobs)), runner, Silent(), at_once=None, ended=ended)
+    launcher.run_jobs(asking(iter(jobs)), runner, Silent(), at_once=None, ended=ended)
     assert told == [1, 2]
     assert not runner.ends
     assert not hasattr(jobs[3], "started")
@@ -140,12 +139,8 @@ def test_what_turns_up_late_is_run_too():
         told.append(one.number)
         return True
 
-    status.run_jobs(lambda: answers.pop(0) if answers else None, Clock(2), Silent(), at_once=None, ended=ended)
+    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(2), Silent(), at_once=None, ended=ended)
     assert told == [0]  # nothing was running, and nothing was there
     answers[:] = [job(0, 5), job(1, 1), None, job(2, 1)]
-    status.run_jobs(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), at_once=None, ended=ended)
+    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), at_once=None, ended=ended)
     assert told == [0, 1, 2, 0]
-
-
-def test_a_pool_has_room_for_as_many_as_it_has_places():
-    assert Pool([{"OMP_NUM_THREADS": "1"}] * 3, "leyden.train").num_free == 3

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.objective import Objective
 from leyden.report.hparams import hparams_of
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -50,14 +50,6 @@ def test_the_space_is_in_hydras_syntax(override, distribution):
     assert searched.suggest(trial) == [f"a={trial.params['a']}"]
     assert trial.distributions == {"a": distribution}
     assert searched.fixed == ["b=3"]
-
-
-@pytest.mark.parametrize(
-    "override", ["a=tag(log,interval(0,1))", "a=interval(2,1)", "a=range(1,1)", "a=tag(lgo,choice(1,2))"]
-)
-def test_a_space_that_is_none(override):
-    with pytest.raises(UserError, match="a="):
-        space(override)
 
 
 def test_the_last_override_of_a_key_holds():
@@ -224,10 +216,6 @@ def test_the_runs_of_all_seeds_are_known(tmp_path):
         pass
 
 
-def test_each_study_has_the_same_name(tmp_path):
-    assert open_study(tmp_path).study_name == "study"  # Hyperband's brackets follow from it
-
-
 def test_a_sampler_that_would_miss_its_package_later_says_so_at_once(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     sampler = optuna.samplers.GPSampler()
@@ -242,12 +230,6 @@ def test_another_space_is_refused(tmp_path):
     second = searches(tmp_path, 3, space("x=1,3"))
     with second.opened(), pytest.raises(UserError, match="does not accept this space"):
         ask(second, 1)
-
-
-def test_a_study_that_cannot_be_read(tmp_path):
-    (tmp_path / "study.journal").write_text("not a journal\n" * 3)
-    with pytest.raises(UserError, match=r"study\.journal: the study can't be read"):
-        open_study(tmp_path)
 
 
 def finished_search(directory, num_trials):
@@ -386,19 +368,6 @@ def test_every_sampler_searches(tmp_path, path):
     assert len({str(params) for params in drawn[0]}) > 6
 
 
-def test_every_sampler_of_optunas_can_be_named(tmp_path):
-    cube = {"_target_": "optuna.samplers.GridSampler", "search_space": {"a": ["1", "2"], "b": ["x", "y"]}}
-    mine = searches(tmp_path, 4, space("a=1,2", "b=x,y"))
-    study = mine.study
-    study.sampler = instantiate(cube)
-    with mine.opened():
-        for trial in ask(mine, 3):
-            study.tell(trial, 1.0)
-        (last,) = ask(mine, 3)
-    assert len({tuple(as_overrides(trial)) for trial in study.trials}) == 4
-    assert last.number == 3
-
-
 @pytest.mark.parametrize(("epochs", "status"), [(1, "finished"), (2, "pruned")])
 def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, epochs, status):
     (tmp_path / "study.journal").touch()
@@ -436,34 +405,6 @@ def test_a_pruner_stops_a_bad_trial_and_says_so(tmp_path, mnist_root):
     assert json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["name"] == "mnist_mlp"
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("hydra.sweeper.num_trials=0",), "hydra.sweeper.num_trials=0: must be a positive whole number"),
-        (("model.dropout=interval(0.0,1.5)",), "dropout=1.5"),
-        (("optimizer.lr=tag(log,interval(0.0,0.1))",), "optimizer.lr=tag(log,interval(0.0,0.1))"),
-        (("objective.metric=train/loss", "objective.mode=min"), "pruning needs one objective"),
-        (("optimizer.lrr=interval(0.0,0.1)",), "did you mean optimizer.lr?"),
-        (("optimizer=glob(zzz*)",), "optimizer=glob(zzz*): has no values to try"),
-        (("optimizer.lr=tag(lgo,interval(0.1,0.2))",), "the tag lgo is unknown here"),
-        (("hydra.sweeper.batch_size=0",), "hydra.sweeper.batch_size=0: must be a positive whole number"),
-        (("hydra.sweeper.params=null",), "a search needs keys to search"),
-        (("hydra.sweeper.sampler=null",), "hydra.sweeper.sampler=None: must be one of Optuna's samplers"),
-        (("+hydra.sweeper.sampler.n_startup_trials=x",), "hydra.sweeper.sampler: '<' not supported"),
-        (("hydra/sweeper/sampler=grid",), "hydra.sweeper.sampler: FloatDistribution.step must be given"),
-        (("callbacks.pruning.pruner=null",), "pruner=None: must be one of Optuna's pruners"),
-        (("data.root=a,b",), "data.root=a,b: is the same for all jobs"),
-    ],
-)
-def test_mistakes_are_found_before_the_first_trial(cli, tmp_path, arguments, message):
-    code, out, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "data.val_size=59000", *arguments)
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in out + err
-    assert not list((tmp_path / "outputs").rglob("config.yaml"))
-
-
 def trials(tmp_path):
     """The trials of the study, and the results of the runs."""
     directory = tmp_path / "sweeps" / "s"
@@ -473,20 +414,6 @@ def trials(tmp_path):
 
 def start_search(tmp_path, *arguments, anew=False):
     return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *QUICK, *arguments, anew=anew)
-
-
-@pytest.mark.slow
-def test_hyperband_stops_bad_trials(tmp_path, mnist_root):
-    arguments = ("sweep=tpe", "callbacks/pruning=hyperband", "hydra/sweeper/sampler=grid", "trainer.max_epochs=3")
-    lr = ("optimizer.lr=1e-6,1e-2", "seed=0,1,2", "optimizer=adam")
-    sampler = ("hydra.sweeper.sampler.seed=0", "hydra.sweeper.batch_size=1", "hydra.sweeper.num_trials=6")
-    finish(start_search(tmp_path, *arguments, *lr, *sampler))
-    found, results = trials(tmp_path)
-    assert len(results) == 6
-    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
-    assert pruned
-    assert {result.status for result in results} == {"finished", "pruned"}
-    assert all(trial.last_step == 1 for trial in pruned)
 
 
 @pytest.mark.slow

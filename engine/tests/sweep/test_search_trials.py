@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from leyden.config.errors import UserError
-from leyden.sweep import status
+from leyden.sweep import launcher
 from leyden.sweep.search import Trials
 from leyden.sweep.sweep import add_seeds, num_seeds
 from tests.sweep.spaces import space
@@ -66,7 +66,7 @@ def fake(number, trial, callbacks, seconds, end):
 def run(trials, *, num_places, at_once, prunes):
     found = Jobs(trials, at_once=at_once, prunes=prunes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(status, "record_failure", lambda *_: None)
+        patch.setattr(launcher, "record_failure", lambda *_: None)
 
         def ended(job, error):
             job.is_over = True
@@ -74,7 +74,7 @@ def run(trials, *, num_places, at_once, prunes):
             found.trials.ended(job, error)
             return True
 
-        status.run_jobs(found.trials.ask, Clock(num_places), Silent(), at_once=None, ended=ended)
+        launcher.run_jobs(found.trials.ask, Clock(num_places), Silent(), at_once=None, ended=ended)
     return found
 
 

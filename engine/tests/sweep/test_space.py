@@ -203,25 +203,10 @@ def test_a_sampler_is_tried():
         try_sampler(First(), space("a=1,2,3", "b=interval(0.0,1.0)"), ["minimize"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("-m", "sweep.settings=[{seed:1,optimizer.lrr:1}]"), "did you mean optimizer.lr?"),
-        (("-m", "sweep.settings=[{seed:1,model:mlp},{model:cnm}]"), "model=cnm: no such choice"),
-        (("sweep.settings=[{model:mlp}]",), "is for a sweep, which needs -m"),
-        (("sweep.space=a.b",), "is for a sweep, which needs -m"),
-        (("sweep.seeds=2",), "sweep.seeds=2: is for a sweep, which needs -m"),
-        (("-m", "both=zip(seed=[1,2],model=[mlp,cnn])"), "write rows of values as sweep.settings="),
-        (
-            ("-m", "sweep=random", "sweep.space=tests.sweep.spaces.returning"),
-            "sweep.space=tests.sweep.spaces.returning: ",
-        ),
-    ],
-)
-def test_what_is_typed_wrong_ends_in_a_line(cli, tmp_path, monkeypatch, arguments, message):
+def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(spaces, "value", {"optimizer.lrr": 0.1})
-    code, out, err = cli("train", *arguments)
+    code, out, err = cli("train", "-m", "sweep=random", "sweep.space=tests.sweep.spaces.returning")
     assert code == 2
-    assert message in err
+    assert "sweep.space=tests.sweep.spaces.returning: " in err
     assert "Traceback" not in out + err
     assert not list((tmp_path / "outputs").rglob("config.yaml"))

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from leyden.config.console import Terminal
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
+from leyden.config.table import Terminal
 from leyden.run.result import Result
-from leyden.sweep.status import StatusLine
+from leyden.sweep.launcher import StatusLine
 
 OVERRIDES = [
     "optimizer.lr=0.0016571640914381709",
@@ -71,4 +71,5 @@ def test_on_a_narrow_terminal_the_best_setting_is_shown_whole():
 
 def test_in_a_file_each_is_one_line():
     (line,) = shown().splitlines()
-    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, best val/acc 0.9558 (optimizer.lr=0.001657 ")
+    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, 0:00:0")
+    assert " left; best val/acc 0.9558: optimizer.lr=0.001657 " in line

@@ -244,21 +244,6 @@ def test_an_override_of_a_job_may_name_another_key(cli, value, more):
     assert len(out.splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("sweep.average_over=[sede]", "sweep.average_over=['sede']: sede is not a setting of the runs"),
-        ("sweep.average_over=seed", "sweep.average_over=seed: must be a list of keys"),
-        ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
-    ],
-)
-def test_what_steers_a_sweep_is_checked_before_the_first_job(cli, tmp_path, override, message):
-    code, _, err = cli("train", "-m", "seed=0,1", "sweep_name=s", override)
-    assert code == 2
-    assert err.startswith(f"leyden: {message}")
-    assert not list(tmp_path.rglob("config.yaml"))
-
-
 def worker_of(pid):
     """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
     (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
@@ -268,19 +253,6 @@ def worker_of(pid):
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.mark.slow
-def test_a_job_that_needs_more_memory_than_there_is(tmp_path, mnist_root):
-    process = sweep(tmp_path, "model.hidden_sizes=[16],[1000000000000]", "trainer.max_epochs=1")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert "1 of 2 jobs failed" in output
-    assert process.returncode == 2
-    paths = (tmp_path / "sweeps" / "s").glob("*/config.yaml")
-    found = {run.config["model"]["hidden_sizes"][0]: run.result for run in (Run(path.parent) for path in paths)}
-    assert found[16].status == "finished"
-    assert found[10**12].status == "failed"
-    assert "memory" in found[10**12].error.message
 
 
 @pytest.mark.slow
@@ -299,23 +271,6 @@ def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
     assert "2 finished" in finish(process)
     (run, _) = runs(tmp_path / "there").values()
     assert run.starts[0]["directory"] == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        (("hydra/launcher=basic",), "hydra/launcher=basic: must be local or slurm"),
-        (("hydra/launcher=basic", "sweep=random"), "hydra/launcher=basic: must be local or slurm"),
-        (("hydra/sweeper=basic",), "hydra/sweeper=basic: must be grid or optuna"),
-        (("hydra/sweeper=basic", "hydra/launcher=basic"), "hydra/launcher=basic: must be local or slurm"),
-    ],
-)
-def test_launchers_and_sweepers_of_others_are_refused_in_a_line(cli, tmp_path, chosen, message):
-    code, _, err = cli("train", "-m", "sweep_name=s", *chosen, *QUICK, "trainer.max_epochs=1", "seed=0,1")
-    assert code == 2
-    assert err.startswith(f"leyden: {message}, ")
-    assert err.count("\n") == 1
-    assert not list(tmp_path.rglob("config.yaml"))
 
 
 @pytest.mark.slow(minutes=2)
@@ -337,65 +292,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_ro
         whole, found = runs(tmp_path / "whole"), runs(place)
         for key, run in found.items():
             assert_same_bits(run.directory, whole[key].directory)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("optimizer.lr=0.1,0,0.2",), "job 1 of 3, "),
-        (("model.hidden_sizes=[16],[0]",), "hidden_sizes=[0]: must be a list of positive whole numbers"),
-        (("data.val_size=100,60000",), "must be smaller than the training set"),
-        (("optimizer.lrr=0.1,0.2",), "did you mean optimizer.lr?"),
-        (("model=mlp,cnm",), "model=cnm: no such choice"),
-        (("optimizer.lr=interval(0.1,0.2)",), "a grid takes lists"),
-        (("seed=0,1", "cluster.num_jobs=0"), "cluster.num_jobs=0: must be"),
-        (("seed=0,1", "trainer=ddp", "trainer.num_nodes=2"), "trainer.num_nodes=2"),
-        (("seed=0,1", "sweep=gird"), "sweep=gird: no such choice; there are "),
-        (("seed=0,1", "trainer.precision=32-true,banana"), "Precision 'banana' is invalid"),
-        (("seed=0,1", "+trainer.foo=1"), "unexpected keyword argument 'foo'"),
-        (("seed=0,1", "trainer.accelerator=cpu,banana"), "trainer.accelerator=banana: must be one of"),
-        (("seed=0,1", "+logger.csv.foo=1"), "logger.csv: got an unexpected keyword argument 'foo'"),
-        (("seed=0,1", "run_dir=there"), "run_dir: each job of a sweep has a directory of its own"),
-        (("seed=range(0)",), "seed=range(0): has no values to try"),
-        (("seed=range(0.0,1.0,0)",), "Invalid range values"),
-        (("seed=glob(*)",), "seed=glob(*): has no values to try"),
-        (("model=glob(zzz*)",), "model=glob(zzz*): has no values to try"),
-        (("seed=0,1", "cluster.num_jobs=x"), "leyden: cluster.num_jobs=x: must be a positive whole number"),
-        (("seed=0,1", "hydra.sweeper.params=3"), "hydra.sweeper.params=3: must be values by key"),
-        (("seed=0,1", "hydra.sweep.subdir=same"), "hydra.sweep.subdir"),
-        *(
-            (("seed=0,1", swept), f"{swept}: is the same for all jobs of a sweep")
-            for swept in (
-                "sweep_name=a,b",
-                "outputs=a,b",
-                "data.root=a,b",
-                "cluster.num_jobs=1,2",
-                "sweep=grid,tpe",
-            )
-        ),
-        (("seed=0,1", "objective.metric=[val/acc,val/loss]"), "must have as many entries as objective.metric="),
-        (
-            ("seed=0,1", "objective.metric=[val/acc,val/f1]", "objective.mode=[max,max]"),
-            "objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss",
-        ),
-    ],
-)
-def test_a_mistake_in_any_job_is_found_before_the_first_one_starts(cli, tmp_path, arguments, message):
-    code, out, err = cli("train", "-m", "sweep_name=s", *QUICK, *arguments)
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in out + err
-    assert not list((tmp_path / "outputs").rglob("config.yaml"))
-
-
-def test_a_mistake_of_a_slurm_sweep_is_found_without_slurm(cli):
-    for further in ((), ("sweep=random",)):
-        code, out, err = cli(
-            "train", "-m", "sweep_name=s", "cluster=slurm", "cluster.num_jobs=x", "seed=0,1", *further
-        )
-        assert code == 2
-        assert err.startswith("leyden: cluster.num_jobs=x: must be a positive whole number")
-        assert "Traceback" not in out + err
 
 
 @pytest.mark.slow

@@ -23,10 +23,10 @@ ROWS = {
 }
 # Whose training step a process kills itself in.
 MODULES = {
-    "`task=classification`": "leyden.tasks.classification:Classification",
-    "`task=regression`": "leyden.tasks.regression:Regression",
-    "`task=autoencoder`": "leyden.tasks.autoencoder:Autoencoder",
-    "`task=language`": "leyden.tasks.language:Language",
+    "`task=classification`": "leyden.tasks:Classification",
+    "`task=regression`": "leyden.tasks:Regression",
+    "`task=autoencoder`": "leyden.tasks:Autoencoder",
+    "`task=language`": "leyden.tasks:Language",
     "a LightningModule of your own": "tests.tasks.own:Plain",
     "one that steps several optimizers by hand": "tests.tasks.own:GAN",
 }

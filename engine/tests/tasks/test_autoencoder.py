@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.tasks.autoencoder import Autoencoder
+from leyden.tasks import Autoencoder
 
 
 class Coded(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.tasks.language import Language, generate
+from leyden.tasks import Language, generate
 
 
 class Next(nn.Module):

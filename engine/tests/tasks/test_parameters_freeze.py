@@ -42,21 +42,3 @@ def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, move
     assert torch.equal(end["network.layers.1.running_mean"], torch.zeros(32)) != moves
     assert torch.equal(end["network.layers.1.running_var"], torch.ones(32)) != moves
     assert not torch.equal(end["network.layers.5.running_mean"], torch.zeros(64))
-
-
-@pytest.mark.parametrize("module", [(), PLAIN])
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        ("freeze=[nothing.*]", "freeze: nothing.* matches none of "),
-        ("freeze=[*]", "freeze: leaves no parameter to train"),
-        ("freeze=[???]", "freeze"),
-        ("freeze=*.bias", "freeze=*.bias: must be a list, such as freeze=[*.bias]"),
-    ],
-)
-def test_a_mistake_is_told_before_anything_is_written(train, module, mistake, message):  # noqa: F811
-    for more in ((), ("dry_run=true",)):
-        run, _, err = train("a", *module, mistake, *more, code=2)
-        assert message in err
-        assert len(err.strip().splitlines()) == 1
-        assert not run.directory.exists()

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leyden import assembly
-from leyden.data.facts import Facts
-from leyden.testing.cases import compose
+from leyden.data.contract import Facts
+from leyden.testing.contracts import compose
 from tests import ENGINE
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -35,11 +35,6 @@ def test_an_objective_that_is_never_logged_is_told_after_the_first_epoch(train):
     run, _, err = train("a", *PLAIN, "objective.metric=val/f1", "trainer.max_epochs=9", code=2)
     assert "objective.metric=val/f1: is not logged; the run logs train/acc, " in err
     assert run.result.epochs <= 1
-
-
-def test_what_is_no_lightning_module_is_refused(train):  # noqa: F811
-    _, _, err = train("a", "task=own", "task._target_=torch.nn.Identity", code=2)
-    assert "task: creates a Identity; must be a LightningModule" in err
 
 
 def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # noqa: F811

@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
 
 def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
-    from leyden.tasks.classification import Classification
+    from leyden.tasks import Classification
 
     def poison(self):
         if self.current_epoch == 1:

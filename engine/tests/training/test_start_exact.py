@@ -124,7 +124,7 @@ def test_stopped_before_the_first_checkpoint_but_not_before_the_first_point(trai
     assert_same_run(whole, run)
 
 
-def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks.classification:Classification"):
+def kill_at(step, *arguments, by=signal.SIGKILL, times=1, module="leyden.tasks:Classification"):
     """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
     kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module, "KILL_TIMES": str(times)}
     return start(*arguments, script=("-m", "tests.training.test_start_exact"), **kill)
@@ -262,7 +262,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 
 
 class Pairs(Dataset):

@@ -213,7 +213,7 @@ def test_a_resume_with_other_images_is_refused(train, monkeypatch, tmp_path):
         raise KeyError("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr("leyden.tasks.classification.Classification.on_train_epoch_end", stop)
+        patch.setattr("leyden.tasks.Classification.on_train_epoch_end", stop)
         train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=1)
     Image.new("RGB", (20, 20)).save(bare / "train" / "cat" / "new.png")
     *_, err = train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=2)

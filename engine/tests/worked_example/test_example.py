@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests.conftest import weights

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.testing.cases import compose
+from leyden.testing.contracts import compose
 from tests.example import RMSprop
 
 DEFAULTS = {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}

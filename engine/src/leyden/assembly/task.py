@@ -1,15 +1,21 @@
 """The task: a LightningModule with its network, loss, metrics, optimizer and schedule."""
 
 import contextlib
+import fnmatch
 import inspect
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.assembly.instantiate import (
     argument_names,
@@ -19,14 +25,308 @@ from leyden.assembly.instantiate import (
     target,
     user_errors,
 )
-from leyden.assembly.schedule import ScheduleFactory, ScheduleLength, num_epochs_of_run, num_steps
 from leyden.assembly.trainer import without_empty_hooks
+from leyden.config.checks import objectives
 from leyden.config.errors import UserError
-from leyden.config.objective import objectives
-from leyden.data.contract import ModuleData, divides_batches, facts_of, own_loaders, sizes_of
-from leyden.data.facts import Facts
-from leyden.tasks.parameters import freeze, parameter_groups
+from leyden.config.terminal import some_of, warn
+from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
+from leyden.exact.loaders import flatten_loaders
+from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
+
+
+def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+    """Return the number of optimizer steps of a run: those of its epochs, or `max_steps` if that is fewer.
+
+    Raises:
+        UserError: Neither the data nor `max_steps` determine the number.
+    """
+    # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
+    # their position within an epoch.
+    batches = num_batches(trainer, data)
+    limits = [trainer.max_steps] * (trainer.max_steps > 0)
+    if batches < math.inf:
+        limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1))
+    if not limits:
+        raise UserError("scheduler: the number of batches of these data is unknown; set trainer.max_steps")
+    return min(limits)
+
+
+def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
+    """Return the number of training batches per epoch, within the trainer's limits; infinity if unknown."""
+    return apply_limit(unlimited_batches(trainer, data), trainer.limit_train_batches)
+
+
+def unlimited_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
+    """Return the number of training batches per epoch and process, without limits; infinity if unknown.
+
+    Raises:
+        UserError: Lightning can't train on loaders that are combined in this mode.
+    """
+    loaders = data.train_dataloader()
+    if _mode(loaders) == "sequential":
+        raise UserError(
+            "data: train_dataloader combines its loaders by mode=sequential, which Lightning supports for validation and test only; "
+            "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
+        )
+    whole = max_batches(loaders)
+    if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flatten_loaders(loaders))):
+        whole = math.ceil(whole / trainer.world_size)
+    return whole
+
+
+def _is_divided(loader: Any) -> bool:
+    """Return whether Lightning gives each process a part of a loader, by a DistributedSampler."""
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and not isinstance(loader.sampler, DistributedSampler)
+    )
+
+
+def max_batches(loaders: Any) -> float:
+    """Return the number of batches of the longest loader, or of the shortest in the mode `min_size`.
+
+    0 without loaders; infinity if a length is unknown.
+    """
+    lengths = list(map(_length, flatten_loaders(loaders))) or [0.0]
+    return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
+
+
+def _mode(loaders: Any) -> str | None:
+    """Return the mode of a CombinedLoader; None for other loaders."""
+    # Lightning has no public attribute for it.
+    return loaders._mode if isinstance(loaders, CombinedLoader) else None
+
+
+def _length(loader: Any) -> float:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
+
+
+def apply_limit(whole: float, limit: float | int | None) -> float:
+    """Return the number of batches within a limit of the trainer: a number of batches, or a fraction of all."""
+    if limit is None or whole == math.inf:
+        return whole if limit is None or isinstance(limit, float) else limit
+    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+
+
+def partial_test_message(trainer: L.Trainer) -> str:
+    """Return a message if the trainer tested on a part of the test set only; empty if it used every batch."""
+    whole, taken = map(_length, flatten_loaders(trainer.test_dataloaders)), trainer.num_test_batches
+    pairs = list(zip(taken, whole, strict=True))
+    fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if not fast and all(num >= of for num, of in pairs):
+        return ""
+    key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
+    num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
+    whole_text = f" of {of:.0f}" if of < math.inf else ""
+    return (
+        f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
+    )
+
+
+def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
+    """Return whether a run validates at the end of at least one epoch, where the best epoch is selected.
+
+    `batches` is the number of training batches per epoch.
+    """
+    interval = getattr(trainer, "val_check_interval", None)  # None if the interval is a time
+    if interval is None:
+        return False
+    if batches == math.inf:  # the length of an epoch is unknown
+        return isinstance(interval, float) and (trainer.check_val_every_n_epoch or 0) <= (trainer.max_epochs or 1)
+    after = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    num_epochs = trainer.max_epochs or 1
+    if trainer.max_steps > 0:
+        num_epochs = min(num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches))
+    if every := trainer.check_val_every_n_epoch:
+        return batches % after == 0 and every <= num_epochs
+    return any(epoch * batches % after == 0 for epoch in range(1, num_epochs + 1))
+
+
+class ScheduleFactory:
+    """Builds the schedule that a configuration node describes, when called with an optimizer.
+
+    Args:
+        node: The node; a missing value in it (`???`) is filled with the number of steps.
+
+    Attributes:
+        num_steps: Optimizer steps of the run.
+        built: All schedules built so far.
+    """
+
+    def __init__(self, node: DictConfig) -> None:
+        self.node, self.num_steps = node, 1
+        self.built: list[LRScheduler] = []
+
+    @property
+    def has_length(self) -> bool:
+        """True if the schedule depends on the number of steps."""
+        return any(OmegaConf.is_missing(self.node, key) for key in self.node)
+
+    def __call__(self, optimizer: Optimizer) -> LRScheduler:
+        """Build the schedule, to be stepped once per optimizer step."""
+        self.built.append(make_schedule(self.node, self.num_steps, optimizer))
+        return self.built[-1]
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Check the node by stepping a new schedule a few times, as some mistakes show only then.
+
+        Raises:
+            UserError: A value is wrong.
+        """
+        with user_errors("scheduler", self.node), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns, as the optimizer makes no step
+            schedule = make_schedule(self.node, self.num_steps, optimizer)
+            for _ in range(min(3, self.num_steps - 1)):
+                rates = [float(group["lr"]) for group in optimizer.param_groups]
+                if not all(0 <= rate < math.inf for rate in rates):
+                    raise ValueError(f"sets the learning rate to {rates[0]:g}; must be 0 or larger")
+                if not isinstance(schedule, ReduceLROnPlateau):
+                    schedule.step()
+
+
+def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
+    """Return the schedule that a node describes, with the number of steps for a missing value."""
+    given: dict[str, Any] = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
+    schedule: LRScheduler = instantiate(node, "scheduler", optimizer=optimizer, **given)
+    return schedule
+
+
+class ScheduleLength(L.Callback):
+    """Has a schedule that is as long as the run stepped per optimizer step, whatever interval the module names.
+
+    Args:
+        schedule: The factory that built the schedule.
+
+    Raises:
+        UserError: The module steps the schedule seldom, or as a part of another one by epoch.
+    """
+
+    def __init__(self, schedule: ScheduleFactory) -> None:
+        self.schedule = schedule
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set the intervals, which are known only after Lightning has called `configure_optimizers`."""
+        for built in self.schedule.built:
+            if built.optimizer in trainer.optimizers:  # skips those of earlier calls of configure_optimizers
+                self._set_interval(built, trainer, pl_module)
+
+    def _set_interval(self, built: LRScheduler, trainer: L.Trainer, module: L.LightningModule) -> None:
+        name = type(module).__name__
+        # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
+        configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.optimizer]
+        if (not configs or not module.automatic_optimization) and is_main_process():
+            warn(
+                f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
+                "manually or not at all"
+            )
+        for config in configs if module.automatic_optimization else ():
+            is_alone = config.scheduler is built
+            if config.frequency != 1 or (config.interval != "step" and not is_alone):
+                within = "" if is_alone else f", as a part of {type(config.scheduler).__name__}"
+                raise UserError(
+                    f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
+                    f"{config.frequency} {config.interval}{within}; its configure_optimizers must return "
+                    '{"scheduler": ..., "interval": "step"}'
+                )
+            config.interval = "step"
+
+
+def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that match at least one of the patterns.
+
+    Raises:
+        ValueError: A pattern matches no name.
+
+    Example:
+        >>> match_names(["network.0.weight", "network.0.bias", "network.2.bias"], ["network.0.*", "*.bias"])
+        ['network.0.weight', 'network.0.bias', 'network.2.bias']
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{pattern} matches none of {some_of(names)}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the matching parameters and running statistics, independently of the optimizer.
+
+    A layer whose `running_mean` matches is kept in evaluation mode during training, so that it normalises by its
+    running statistics and does not update them. For a BatchNorm, `network.layers.1.*` matches it, and `*.weight`
+    does not. If only such a layer's parameters match, they are frozen, but its statistics are still updated.
+
+    Args:
+        module: Module with the parameters and running statistics.
+        patterns: Patterns of their names, as in `state_dict()`.
+
+    Raises:
+        ValueError: A pattern matches nothing, or no parameter is left to train.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 3))
+        >>> freeze(layers, ["1.*", "0.weight"])
+        >>> layers[1].training, [name for name, parameter in layers.named_parameters() if parameter.requires_grad]
+        (False, ['0.bias', '2.weight', '2.bias'])
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    statistics = [name for name, _ in module.named_buffers() if name.endswith("running_mean")]
+    for name in match_names([*parameters, *statistics], patterns):
+        if name in parameters:
+            parameters[name].requires_grad_(False)
+        else:
+            # Not of its submodules; Lightning restores each layer's mode after a validation.
+            module.get_submodule(name.rpartition(".")[0]).training = False
+    if patterns and not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError("leaves no parameter to train")
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], groups: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups: the ungrouped parameters, then each group with its options.
+
+    Args:
+        named: Names and parameters, from the task's `named_parameters()`: `network.layers.1.weight`.
+        groups: Groups by arbitrary name: `match`, a pattern or a list of patterns (`*.bias`), and options of the
+            optimizer (`lr`, `weight_decay`). A parameter belongs to the first group that it matches.
+
+    Raises:
+        ValueError: A group has no `match`, one of its patterns matches none of the parameters left by earlier
+            groups, or it has the option `freeze`, which is not an optimizer's.
+
+    Example:
+        >>> groups = {"biases": {"match": "*.bias", "weight_decay": 0.0}}
+        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(1, 1).named_parameters(), groups)]
+        Traceback (most recent call last):
+            ...
+        ValueError: groups.biases: *.bias matches none of weight, bias
+        >>> groups = {"biases": {"match": "*bias", "weight_decay": 0.0}}
+        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(1, 1).named_parameters(), groups)]
+        [1, 1]
+    """
+    left = dict(named)
+    made: list[dict[str, Any]] = []
+    for name, group in groups.items():
+        if not isinstance(group, Mapping) or not group.get("match"):
+            raise ValueError(f"groups.{name}: must have match, a pattern of names, such as *.bias")
+        patterns = [group["match"]] if isinstance(group["match"], str) else list(group["match"])
+        if "freeze" in group:
+            raise ValueError(
+                f"groups.{name}.freeze: can't be set per group; set the root key "
+                f"freeze=[{','.join(patterns)}] instead"
+            )
+        try:
+            chosen = {key: left.pop(key) for key in match_names(left, patterns)}
+        except ValueError as error:
+            raise ValueError(f"groups.{name}: {error}") from error
+        options = {key: value for key, value in group.items() if key != "match"}
+        made.append({"params": list(chosen.items()), **options})
+    return [{"params": list(left.items())}, *made] if left else made
 
 
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
@@ -107,7 +407,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     """
     module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
-        scheduler.num_steps, scheduler.num_epochs = num_steps(trainer, data), num_epochs_of_run(trainer, data)
+        scheduler.num_steps = num_steps(trainer, data)
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar, Timer, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import (
@@ -35,15 +35,14 @@ from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError, leave
 from leyden.config.values import flatten
-from leyden.data.contract import ModuleData, divides_batches, facts_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.digest import digest_of_content
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.exact.state import RunState
-from leyden.pictures.base import OnEvaluation
+from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
 from leyden.run.identity import identity_values
 from leyden.scheduler import current
@@ -58,7 +57,7 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-STRATEGIES = "auto, ddp or ddp_find_unused_parameters_true"  # for messages
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
@@ -100,19 +99,19 @@ def check_strategy(cfg: DictConfig) -> None:
         UserError: The strategy is unknown or not supported.
     """
     strategy = cfg.trainer.get("strategy", "auto")
-    if strategy in StrategyRegistry:
-        kind, arguments = StrategyRegistry[strategy]["strategy"], StrategyRegistry[strategy]["init_params"]
-    elif isinstance(strategy, DictConfig):
-        kind, arguments = target(strategy, "trainer.strategy"), strategy
-        strategy = strategy.get("_target_")
-    elif strategy == "auto":
-        kind, arguments = SingleDeviceStrategy, {}
-    else:
-        raise UserError(f"trainer.strategy={strategy}: must be {STRATEGIES}, or a node with a _target_")
-    if arguments.get("start_method", "popen") != "popen":
-        raise UserError(f"trainer.strategy={strategy}: each process is started by its own command; choose ddp")
-    if inspect.isclass(kind):  # otherwise checked when the trainer exists
-        check_unsharded(kind, strategy)
+    if isinstance(strategy, DictConfig):
+        kind = target(strategy, "trainer.strategy")
+        if strategy.get("start_method", "popen") != "popen":
+            raise UserError(
+                "trainer.strategy.start_method: each process is started by its own command; choose popen"
+            )
+        if inspect.isclass(kind):  # otherwise checked when the trainer exists
+            check_unsharded(kind, strategy.get("_target_"))
+    elif strategy not in STRATEGIES:
+        raise UserError(
+            f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with a _target_; checkpoints hold "
+            "weights and optimizer states whole, and each process is started by its own command"
+        )
     launched = (
         _cluster_environment()
         or TorchElasticEnvironment.detect()
@@ -140,7 +139,7 @@ def check_unsharded(kind: type, strategy: Any) -> None:
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
             f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
-            f"hold them whole, so the run could not be resumed; choose {STRATEGIES}"
+            f"hold them whole, so the run could not be resumed; choose one of {', '.join(STRATEGIES)}"
         )
 
 
@@ -200,6 +199,16 @@ def without_empty_hooks(callback: L.Callback) -> L.Callback:
     return callback
 
 
+NOT_FOR_USERS = (
+    "Total length of `list` across ranks is zero",  # no validation split
+    "You defined a `validation_step` but have no",  # fine if the objective is a training metric
+    "The `srun` command is available",  # on the login node of a cluster
+    r"Found \d+ module\(s\) in eval mode",  # by `freeze`
+    ".*is already saved during checkpointing",  # Leyden saves no hparams
+    ".*smaller than the logging interval",  # means per epoch are logged anyway
+)
+
+
 def silence_lightning() -> None:
     """Silence Lightning's messages at each start, and warnings that a user can't act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -207,14 +216,8 @@ def silence_lightning() -> None:
     # A profiler reports by its logger.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no validation split
-    warnings.filterwarnings(
-        "ignore", "You defined a `validation_step` but have no"
-    )  # fine if the objective is a training metric
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # on the login node of a cluster
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # by `freeze`
-    warnings.filterwarnings("ignore", ".*is already saved during checkpointing")  # Leyden saves no hparams
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # means per epoch are logged anyway
+    for text in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", text)
 
 
 class KeptFacts(L.Callback):

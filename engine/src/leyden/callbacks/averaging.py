@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from leyden.config.terminal import warn
-from leyden.data.splits import check_integers
+from leyden.data.transforms import check_integers
 
 
 class _DelayedAveraging(WeightAveraging, ABC):

@@ -17,13 +17,12 @@ from rich import get_console
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.text import Text
 
-from leyden.config.console import Terminal
 from leyden.config.errors import log_and_continue
-from leyden.config.table import print_table
-from leyden.config.terminal import metric_text
+from leyden.config.table import Terminal, print_table
 from leyden.data.contract import sizes_of
 from leyden.exact.stages import stages_of
 from leyden.tasks.task import network_of
+from leyden.verdict.numbers import metric_text
 
 
 class DisplayCallback(L.Callback):

@@ -19,7 +19,7 @@ from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.grid import run_sweep
 from leyden.sweep.jobs import Job, failure_text, record_failure, recorded_error
-from leyden.sweep.status import StatusLine, run_jobs
+from leyden.sweep.launcher import StatusLine, run_jobs
 from leyden.sweep.worker import execute_job
 
 
@@ -106,7 +106,7 @@ class JobLauncher:
         at_once: int | None,
         ended: Callable[[Job, str], bool],
     ) -> None:
-        """Run jobs one after another, with the arguments of `leyden.sweep.status.run_jobs`."""
+        """Run jobs one after another, with the arguments of `leyden.sweep.launcher.run_jobs`."""
         run_jobs(ask, self, status, at_once=1, ended=ended)
 
     def start(self, jobs: Sequence[Job]) -> None:

@@ -34,8 +34,7 @@ from leyden.run.record import KEY, key
 from leyden.scheduler import SCHEDULERS
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, recorded_error
-from leyden.sweep.launcher import LocalLauncher
-from leyden.sweep.status import StatusLine, run_jobs
+from leyden.sweep.launcher import LocalLauncher, StatusLine, run_jobs
 from leyden.sweep.sweep import JobRunner
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
@@ -96,7 +95,7 @@ GRACE_S = {True: 90.0, False: 5.0}
 
 
 class ClusterRunner:
-    """Runner of jobs on a cluster, a `leyden.sweep.status.Runner`.
+    """Runner of jobs on a cluster, a `leyden.sweep.launcher.Runner`.
 
     Args:
         scheduler: The scheduler that starts the jobs.

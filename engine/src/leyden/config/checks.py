@@ -1,20 +1,71 @@
-"""Checks of a training configuration's values, before anything is instantiated from it."""
+"""The objective, and checks of a training configuration's values before anything is instantiated from it."""
 
-import functools
 import math
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.config.objective import objectives
 from leyden.config.schema import CHOICES, TrainConfig
 from leyden.config.values import MAX_VALUES, is_plain
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric to minimize or maximize, and a run's value of it.
+
+    Args:
+        metric: Name of the metric, such as `val/acc`.
+        mode: `min` or `max`.
+        value: The run's value; None if it is not known (yet).
+    """
+
+    metric: str
+    mode: str
+    value: float | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """The value, negated for mode `min`, so that larger is better."""
+        return self.value if self.value is None or self.mode == "max" else -self.value
+
+
+def objectives(node: Any) -> tuple[Objective, ...]:
+    """Return the objectives of the config node `objective`, whose metric and mode can be lists.
+
+    Raises:
+        UserError: The node is malformed, or the numbers of metrics and modes differ.
+
+    Example:
+        >>> objectives({"metric": ["val/acc", "num_parameters"], "mode": ["max", "min"]})[1]
+        Objective(metric='num_parameters', mode='min', value=None)
+        >>> objectives(None)
+        ()
+    """
+    if node is None:
+        return ()
+    if not isinstance(node, dict | DictConfig):
+        raise UserError(f"objective={node}: must be null, or set by objective.metric and objective.mode")
+    if set(node) != {"metric", "mode"}:
+        raise UserError(f"objective: has {', '.join(map(str, node)) or 'nothing'}; must have metric and mode")
+    metrics, modes = (
+        list(values) if isinstance(values, list | ListConfig) else [values]
+        for values in (node["metric"], node["mode"])
+    )
+    if not metrics or len(metrics) != len(modes):
+        raise UserError(f"objective.mode={modes}: must have as many entries as objective.metric={metrics}")
+    if not all(isinstance(name, str) and name for name in metrics):
+        raise UserError(f"objective.metric={metrics}: must be names of metrics, such as val/acc")
+    for mode in modes:
+        if mode not in ("min", "max"):
+            raise UserError(f"objective.mode={mode}: must be one of min, max")
+    return tuple(Objective(metric, mode) for metric, mode in zip(metrics, modes, strict=True))
+
 
 MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first one starts
 # Root keys that are config groups; keys of numbers that must not be null.
@@ -58,9 +109,10 @@ def validate_values(cfg: DictConfig) -> None:
             raise UserError(f"{key}: is empty; must be a run directory, or null")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
-    _check_number(cfg, "optimizer.lr", "a positive number", lambda value: value > 0)
+    require_choice(cfg, "trainer.deterministic", True, False, "warn", None)
+    require_choice(cfg, "data.download", True, False, None)
     check_num_jobs(cfg.cluster.get("num_jobs"))
-    _check_trainer(cfg)
+    _check_numbers(cfg)
 
 
 def check_num_jobs(num_jobs: Any) -> None:
@@ -70,52 +122,47 @@ def check_num_jobs(num_jobs: Any) -> None:
         raise UserError(f"cluster.num_jobs={_as_yaml(num_jobs)}: must be {allowed}")
 
 
-def _check_trainer(cfg: DictConfig) -> None:
-    """Check `trainer` values that Lightning would accept silently, or reject only during training."""
-    require_choice(cfg, "trainer.deterministic", True, False, "warn", None)
-    require_choice(cfg, "data.download", True, False, None)
-    follows = "nodes" in cfg.cluster and cfg.trainer.get("num_nodes") is not None
-    nodes = () if follows else ("num_nodes",)
-    for key in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", *nodes):
-        _check_number(cfg, f"trainer.{key}", "a whole number, 1 or larger", lambda value: value >= 1, whole=True)
-    if type(cfg.trainer.get("val_check_interval")) in (int, float, bool):  # otherwise it is a duration or null
-        part = "a part (0.25) of an epoch, or a number of batches"
-        _check_number(cfg, "trainer.val_check_interval", part, functools.partial(_is_limit, None))
-    _check_number(
-        cfg, "trainer.min_epochs", "a whole number, 0 or larger, or null", lambda value: value >= 0, whole=True
-    )
-    _check_number(
-        cfg, "trainer.max_steps", "a whole number, 1 or larger, or -1", lambda n: n >= 1 or n == -1, whole=True
-    )
-    _check_number(cfg, "trainer.gradient_clip_val", "a positive number, or null", lambda value: value > 0)
-    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"):
-        off = 0 if key == "overfit_batches" else None  # its default, which turns it off
-        allowed = "a fraction (0.1) or a number (10) of the batches, above 0"
-        _check_number(
-            cfg,
-            f"trainer.{key}",
-            allowed,
-            functools.partial(_is_limit, off),
-        )
+def _is_limit(value: Any) -> bool:
+    """Return whether `value` is a valid batch limit: a positive count, or a fraction up to 1."""
+    return value > 0 if type(value) is int else 0 < value <= 1
 
 
-def _is_limit(off: int | None, value: Any) -> bool:
-    """Return whether `value` is a valid batch limit: a positive count, a fraction up to 1, or `off`."""
-    return value == off or (value > 0 if type(value) is int else 0 < value <= 1)
+BATCHES = "a fraction (0.1) or a number (10) of the batches, above 0"
+# Numbers that Lightning would accept silently, or reject only in training: what is allowed, the test of it, and their keys.
+NUMBERS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("a positive number", lambda value: value > 0, "optimizer.lr"),
+    ("a positive number, or null", lambda value: value > 0, "trainer.gradient_clip_val"),
+    (
+        "a whole number, 1 or larger",
+        lambda value: value >= 1,
+        "trainer.max_epochs trainer.log_every_n_steps trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
+    ),
+    ("a whole number, 0 or larger, or null", lambda value: value >= 0, "trainer.min_epochs"),
+    ("a whole number, 1 or larger, or -1", lambda value: value >= 1 or value == -1, "trainer.max_steps"),
+    ("a part (0.25) of an epoch, or a number of batches", _is_limit, "trainer.val_check_interval"),
+    (BATCHES, _is_limit, "trainer.limit_train_batches trainer.limit_val_batches trainer.limit_test_batches"),
+    (
+        BATCHES,
+        lambda value: value == 0 or _is_limit(value),
+        "trainer.overfit_batches",
+    ),  # 0, its default, turns it off
+)
 
 
-def _check_number(
-    cfg: DictConfig, key: str, allowed: str, is_allowed: Callable[[Any], bool], *, whole: bool = False
-) -> None:
-    """Raise a `UserError` unless the value at `key` is an allowed number, or may be absent or null."""
-    value = OmegaConf.select(cfg, key, throw_on_missing=False)
-    parent, _, name = key.rpartition(".")
-    is_present = name in OmegaConf.select(cfg, parent)
-    if value is None and key not in NOT_NULL and not (is_present and key in NOT_NULL_IF_PRESENT):
-        return
-    types = (int,) if whole else (int, float)
-    if type(value) not in types or not math.isfinite(value) or not is_allowed(value):
-        raise UserError(f"{key}={_as_yaml(value)}: must be {allowed}")
+def _check_numbers(cfg: DictConfig) -> None:
+    """Raise a `UserError` unless each of `NUMBERS` is allowed, or may be absent or null."""
+    for allowed, is_allowed, keys in NUMBERS:
+        for key in keys.split():
+            value = OmegaConf.select(cfg, key, throw_on_missing=False)
+            parent, _, name = key.rpartition(".")
+            is_needed = key in NOT_NULL or (name in OmegaConf.select(cfg, parent) and key in NOT_NULL_IF_PRESENT)
+            follows = name == "num_nodes" and value is not None and "nodes" in cfg.cluster
+            is_duration = name == "val_check_interval" and not isinstance(value, int | float)
+            if (value is None and not is_needed) or follows or is_duration:
+                continue
+            types = (int,) if "whole" in allowed else (int, float)
+            if type(value) not in types or not math.isfinite(value) or not is_allowed(value):
+                raise UserError(f"{key}={_as_yaml(value)}: must be {allowed}")
 
 
 def _as_yaml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tables: rows of dictionaries as lines of a terminal, CSV, JSON or Markdown.
+"""The console, with control characters escaped, and tables: rows of dictionaries as its lines, CSV, JSON or Markdown.
 
 A column is a key of the rows. A key that a row lacks is an empty cell, and None is `null`.
 """
@@ -16,8 +16,29 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.console import Console
+from rich.text import Text
 
 from leyden.config.terminal import one_line, printable, without_escapes
+
+WIDE = 10_000  # characters per line in a pipe or file
+
+
+class Terminal(Console):
+    """A console that escapes unsafe characters and applies neither highlighting nor markup.
+
+    Lines are not wrapped if the output is a pipe or a file.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(highlight=False, markup=False, soft_wrap=True, **kwargs)
+        if not self.is_terminal:
+            self.width = WIDE
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        """Return a string as rich text, with unsafe characters escaped; rich calls this for strings and cells."""
+        return super().render_str(printable(text), **kwargs)
+
 
 Row = Mapping[str, Any]
 GAP = 2  # spaces between columns

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from leyden.config.terminal import warn
 from leyden.data.images import SUFFIXES, read_center_crop
 from leyden.data.streamed import StreamedDataModule
-from leyden.files.content import digest_of_folder
+from leyden.files.fetch import digest_of_folder
 from leyden.run.process import is_main_process
 
 

@@ -1,20 +1,238 @@
-"""In-memory datasets: download, split, normalisation and batching.
+"""In-memory datasets: tensors of inputs and targets, which the jobs of a sweep share; split, normalisation and batching.
 
 Shapes: N samples, C channels, H rows and W columns of an image.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import torchvision
 from torch import Tensor
 
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 from leyden.data.splits import SplitDataModule, SplitLoader, check_instantiated
-from leyden.data.tensors import Tensors, read_tensors, to_device
 from leyden.data.transforms import Normalize
+from leyden.exact.digest import digest_of_content
+from leyden.exact.random_state import random_states
+from leyden.files.fetch import expected_checksums, load
+
+INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Inputs and targets of a dataset.
+
+    Args:
+        inputs: Pixels, shape (N, C, H, W), uint8; numbers, shape (N, ...), float32; or tokens, shape (N, T), int64.
+        targets: Classes, shape (N,), int64; numbers, shape (N,) or (N, T), float32; or tokens, shape (N, T), int64.
+        facts: Shape of a sample, names of classes, target numbers and tokens, and custom facts.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
+            do; None: samples are independent.
+        digests: SHA-256 that identifies the data, by file or tensor name.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    facts: Facts
+    overlap: int | None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_tensors(source: Any) -> Tensors:
+    """Return the tensors of a dataset.
+
+    Args:
+        source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
+            (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
+            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap` and `facts` are
+            optional, as in `Tensors`.
+
+    Raises:
+        ValueError: The dataset has another format; the message names the dataset.
+    """
+    name = f"dataset={type(source).__name__}"
+    for attribute in ("data", "targets"):
+        if not hasattr(source, attribute):
+            raise ValueError(f"{name}: has no {attribute}; must have data and targets")
+    data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
+    if isinstance(source, torchvision.datasets.QMNIST):
+        targets = targets[:, 0]  # the class; the other columns are metadata
+    if not len(data) or targets.shape[:1] != data.shape[:1]:
+        raise ValueError(
+            f"{name}: data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
+        )
+    try:
+        names = names_of(source, targets)
+        inputs = _inputs(data, names["vocabulary"])
+        facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
+        targets = _targets(targets, names["class_names"], names["vocabulary"])
+        return Tensors(inputs, targets, facts, getattr(source, "overlap", None))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def names_of(source: Any, targets: Any) -> dict[str, Any]:
+    """Return the facts that are the names of a dataset's classes, target numbers and tokens; numbers have names in any case.
+
+    Args:
+        source: Dataset with the optional attributes `classes`, `target_names` and `vocabulary`.
+        targets: Some of its targets; they are numbers if they are real, shape (N,) or (N, T).
+
+    Raises:
+        ValueError: The number of target names is not that of the targets.
+    """
+    given = {name: getattr(source, name, None) for name in ("classes", "target_names", "vocabulary")}
+    classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given.values())
+    found: dict[str, Any] = {"class_names": classes, "target_names": None, "vocabulary": vocabulary}
+    found["num_classes"] = None if classes is None else len(classes)
+    if classes is not None or getattr(targets, "dtype", None) not in FLOAT_TYPES or targets.ndim > 2:
+        return found
+    num = 1 if targets.ndim == 1 else targets.shape[1]
+    if names is not None and len(names) != num:
+        raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
+    default = ("target",) if num == 1 else tuple(f"target_{n}" for n in range(num))
+    return {**found, "target_names": names or default}
+
+
+def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
+    if vocabulary is not None:
+        return _tokens("data", data, len(vocabulary))
+    if data.dtype in FLOAT_TYPES and data.ndim > 1:
+        return _finite("data", data)
+    if data.dtype != torch.uint8 or data.ndim not in (3, 4):
+        raise ValueError(
+            f"data are {_describe(data)}; must be pixels, uint8, shape (N, H, W) or (N, H, W, C), real numbers of shape "
+            "(N, ...), or tokens, with a vocabulary"
+        )
+    images_NCHW = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)
+    return images_NCHW.contiguous()
+
+
+def _targets(targets: Tensor, classes: tuple[str, ...] | None, vocabulary: tuple[str, ...] | None) -> Tensor:
+    if vocabulary is not None and classes is None:
+        return _tokens("targets", targets, len(vocabulary))
+    if classes is None:
+        if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
+            return _finite("targets", targets)
+        raise ValueError(
+            f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names "
+            "as `classes`"
+        )
+    if targets.dtype not in INTEGER_TYPES:
+        raise ValueError(f"targets are {_describe(targets)}; must be whole numbers, the class of each sample")
+    if targets.ndim != 1:
+        raise ValueError(f"targets are {_describe(targets)}; must be a class for each of {len(targets)} samples")
+    if targets.min() < 0 or targets.max() >= len(classes):
+        wrong = targets.min() if targets.min() < 0 else targets.max()
+        raise ValueError(f"a target is {wrong}; must be from 0 to {len(classes) - 1}, a number per class")
+    return targets.long()
+
+
+def _finite(what: str, values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise ValueError(f"{what} are not all finite numbers")
+    return values.float()
+
+
+def _tokens(what: str, values: Tensor, num: int) -> Tensor:
+    if values.dtype not in INTEGER_TYPES or values.ndim != 2:
+        raise ValueError(f"{what} are {_describe(values)}; must be tokens, whole numbers of shape (N, T)")
+    if values.min() < 0 or values.max() >= num:
+        raise ValueError(f"{what} hold a token that is not in the vocabulary of {num}")
+    return values.long()
+
+
+def _describe(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
+
+
+def _shared_memory(values: Tensor) -> Tensor | None:
+    """Return the tensor that overlapping windows are views of; None if they don't overlap."""
+    if values.untyped_storage().nbytes() >= values.numel() * values.element_size():
+        return None
+    return torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
+    whole = _shared_memory(values)
+    if values.device == device or whole is None:
+        return values.to(device)
+    return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
+
+
+def digest_of_tensor(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and values; that of overlapping windows without a copy of each."""
+    whole = _shared_memory(values)
+    if whole is None:
+        return digest_of_content(values)
+    return digest_of_content([whole, list(values.shape), list(values.stride()), values.storage_offset()])
+
+
+_cache: dict[Hashable, Tensors] | None = None  # by (dataset, train)
+
+
+def keep_tensors() -> None:
+    """Cache the last dataset read from now on, for this process and its forks."""
+    global _cache
+    _cache = _cache or {}
+
+
+def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
+    """Return the training or the test set as tensors, from the cache if it has them.
+
+    Raises:
+        OSError, ValueError: Raised by `load` and `to_tensors`.
+    """
+    key = _cache_key(dataset, root)
+    if _cache is not None and key is not None and (key, train) in _cache:
+        return _cache[key, train]
+    before = _comparable_random_states()
+    source = load(dataset, root, train=train, download=download)
+    found = to_tensors(source)
+    if train:  # reuse digests that `load` or the dataset has just computed
+        digests = (
+            getattr(source, "digests", None)
+            or expected_checksums(dataset)
+            or _tensor_digests(type(source).__name__, found)
+        )
+        found = replace(found, digests=digests)
+    # Data that draw random numbers depend on the job's seed, and are not cached.
+    if _cache is not None and key is not None and before == _comparable_random_states():
+        for other in [each for each in _cache if each[0] != key]:  # type: ignore[index]
+            del _cache[other]  # memory for one dataset only
+        _cache[key, train] = found
+    return found
+
+
+def _tensor_digests(name: str, found: Tensors) -> dict[str, str]:
+    return {f"{name}.data": digest_of_tensor(found.inputs), f"{name}.targets": digest_of_tensor(found.targets)}
+
+
+def _cache_key(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
+    """Return a key that is equal for calls that read the same data; None for arguments that are objects."""
+    if isinstance(dataset, type):
+        return dataset, str(root)
+    if not isinstance(dataset, functools.partial):
+        return None
+    try:
+        return dataset.func, json.dumps([dataset.args, dataset.keywords, str(root)], sort_keys=True)
+    except (TypeError, ValueError):
+        return None
+
+
+def _comparable_random_states() -> dict[str, Any]:
+    """Return the random states in a form that can be compared."""
+    return {name: state.tolist() if isinstance(state, Tensor) else state for name, state in random_states().items()}
+
 
 Scale = Literal["none", "unit", "standardize"]
 CHUNK = 4096  # samples that are counted at a time
@@ -95,17 +313,7 @@ class InMemoryDataModule(SplitDataModule):
             return None
         self.cut(len(held.inputs), held.overlap)
         scale = self._new_normalize(held.inputs)
-        return Facts(
-            input_shape=tuple(held.inputs.shape[1:]),
-            num_classes=None if held.class_names is None else len(held.class_names),
-            class_names=held.class_names,
-            mean=scale.mean,
-            std=scale.std,
-            scale=scale.scale,
-            target_names=held.target_names,
-            vocabulary=held.vocabulary,
-            extra=held.extra,
-        )
+        return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
 
     @property
     def digests(self) -> Mapping[str, str]:

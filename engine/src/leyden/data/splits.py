@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from leyden.config.errors import UserError
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
+from leyden.data.transforms import check_integers
 
 
 class Order:
@@ -163,17 +164,6 @@ def split(
 def smallest_batch(num_samples: int, batch_size: int) -> int:
     """Return the number of samples in the last batch, the smallest one; 0 without samples."""
     return min(num_samples % batch_size or batch_size, num_samples)
-
-
-def check_integers(**named: tuple[Any, int]) -> None:
-    """Check that each named value is a whole number, and at least its minimum.
-
-    Raises:
-        ValueError: A value is no whole number, or too small.
-    """
-    for name, (value, least) in named.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
 
 
 def check_instantiated(name: str, made: Any) -> None:

@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.data.facts import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, check_integers, smallest_batch
-from leyden.data.tensors import names_of
-from leyden.data.transforms import Normalize, send
+from leyden.data.contract import Facts
+from leyden.data.in_memory import names_of
+from leyden.data.splits import SplitDataModule, SplitLoader, smallest_batch
+from leyden.data.transforms import Normalize, check_integers, send
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 
@@ -362,14 +362,12 @@ class StreamedDataModule(SplitDataModule):
                 warn(f"data.normalize=standardize: all {num_samples:,} training images are read once for this")
             with contextlib.closing(self._raw("train", self.eval_batch_size)) as every:
                 scale = Normalize.standardize_pixels(inputs_NCHW for inputs_NCHW, _ in every)
-        names = names_of(dataset, targets)
         return Facts(
             input_shape=tuple(inputs.shape[1:]),
-            num_classes=None if names["class_names"] is None else len(names["class_names"]),
             mean=None if scale is None else scale.mean,
             std=None if scale is None else scale.std,
             scale=255.0 if has_pixels else 1.0,
-            **names,
+            **names_of(dataset, targets),
         )
 
     def _named_facts(self, dataset: Any) -> Facts:
@@ -388,8 +386,7 @@ class StreamedDataModule(SplitDataModule):
         if batch is None or isinstance(batch, str):
             raise ValueError(f"{type(dataset).__name__}.collate_fn has returned {batch!r}, which is no batch")
         self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
-        names = names_of(dataset, None)
-        return Facts(num_classes=None if names["class_names"] is None else len(names["class_names"]), **names)
+        return Facts(**names_of(dataset, None))
 
     def check_world_size(self, world_size: int) -> None:
         """Check that each process gets a part of every batch, also of the last one of an evaluation with a `collate_fn`.

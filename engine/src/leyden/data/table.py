@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import one_line, warn
-from leyden.files.content import decode_text, digest_of, read_file
+from leyden.files.fetch import decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
 SUFFIXES = (".csv", ".parquet")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.files.content import decode_text, digest_of, read_file
+from leyden.data.transforms import check_integers
+from leyden.files.fetch import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
 Unit = Literal["characters", "bytes"]
@@ -24,7 +25,7 @@ class Text(Dataset[None]):
         root: Folder of the file.
         train: Whether to read the training part.
         download: Ignored; a user's own file is never downloaded.
-        file: File name in `root`; the encoding is UTF-8, or the one of its byte order mark.
+        file: File name in `root`, in UTF-8.
         unit: Unit of a token: `characters` or `bytes`.
         context: T, the length of a window.
         stride: Tokens from the start of one window to the start of the next.
@@ -47,9 +48,7 @@ class Text(Dataset[None]):
         stride: int,
         test_size: float,
     ) -> None:
-        for name, size in (("context", context), ("stride", stride)):
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name}={size}: must be a positive whole number")
+        check_integers(context=(context, 1), stride=(stride, 1))
         if unit not in get_args(Unit):
             raise ValueError(f"unit={unit}: must be one of {', '.join(get_args(Unit))}")
         if not isinstance(test_size, float) or not 0 < test_size < 1:

@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
+def check_integers(**named: tuple[Any, int]) -> None:
+    """Check that each named value is a whole number, and at least its minimum.
+
+    Raises:
+        ValueError: A value is no whole number, or too small.
+    """
+    for name, (value, least) in named.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
+
+
 @dataclass(frozen=True)
 class Normalize:
     """Compute (raw / `scale` - `mean`) / `std` as float32; int64 inputs (tokens) are unchanged.
@@ -155,8 +166,7 @@ class Augment:
     """
 
     def __init__(self, *, num_chunks: int, **transforms: Callable[[Tensor], Tensor]) -> None:
-        if type(num_chunks) is not int or num_chunks < 1:
-            raise ValueError(f"num_chunks={num_chunks}: must be a positive whole number")
+        check_integers(num_chunks=(num_chunks, 1))
         self.num_chunks = num_chunks
         self.transforms = transforms
 

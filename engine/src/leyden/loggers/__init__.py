@@ -9,3 +9,337 @@ are optional:
 - `log_image(key, images, step)`: it receives the run's pictures.
 - `close()`: called after the run.
 """
+
+import contextlib
+import csv
+import functools
+import hashlib
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+from torch.utils.tensorboard import SummaryWriter
+
+from leyden.run import lock
+from leyden.run.files import write_whole
+from leyden.run.lock import check_held
+from leyden.run.result import HEADER, STAGES, chart_tag, read_rows, write_rows
+
+
+def truncate_events(directory: Path, step: int) -> None:
+    """Remove the events from `step` on, and incomplete records of a killed run, from the event files.
+
+    TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
+    change of the clock, it would hide the wrong events. So later times in the names are set to before now.
+    """
+    paths = sorted(directory.glob("events.out.tfevents.*"))
+    contents = [path.read_bytes() for path in paths]
+    records_by_file = [list(_records(content)) for content in contents]
+    # Each start records the step from which it resumed; the files of earlier starts are truncated there.
+    limits = [step]
+    for records in reversed(records_by_file[1:]):
+        starts = [event.step for _, event in records if event.HasField("session_log")]
+        limits.insert(0, min([limits[0], *starts]))
+    for path, content, records, limit in zip(paths, contents, records_by_file, limits, strict=False):
+        kept = b"".join(record for record, event in records if _is_kept(event, limit))
+        if kept != content:
+            write_whole(path, kept)
+    _date_back(paths)
+
+
+def _date_back(paths: list[Path]) -> None:
+    """Change the times in the file names to before now, in the same order."""
+    now = int(time.time())
+    for path, before in zip(paths, range(len(paths), 0, -1), strict=True):
+        name = path.name.split(".")  # events, out, tfevents, the time, the writer
+        if name[3].isdecimal() and int(name[3]) > now - before:  # ascending: the order never changes
+            name[3] = f"{now - before:010d}"
+            path.rename(path.with_name(".".join(name)))
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
+    """Yield the complete records of a file: length, its checksum, event, and its checksum."""
+    offset = 0
+    while offset + 12 <= len(content):
+        length, length_checksum = content[offset : offset + 8], content[offset + 8 : offset + 12]
+        end = offset + 12 + struct.unpack("<Q", length)[0] + 4
+        if end > len(content) or length_checksum != _checksum(length):
+            return
+        record = content[offset:end]
+        if record[-4:] == _checksum(record[12:-4]):
+            try:
+                event = Event.FromString(record[12:-4])
+            except Exception:  # protobuf raises many types for invalid data
+                event = None
+            if event is not None:
+                yield record, event
+        offset = end
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))
+
+
+def _is_kept(event: Event, step: int) -> bool:
+    """Return whether to keep an event; markers of earlier starts are dropped, as their deletions are done."""
+    return event.HasField("file_version") or (event.step < step and not event.HasField("session_log"))
+
+
+class TensorBoard(TensorBoardLogger):
+    """Writes event files into a folder for each stage of the run, and continues there when the run resumes.
+
+    TensorBoard draws the curves of several folders in one chart, in different colours.
+
+    Args:
+        save_dir: The run directory.
+        purge_step: The step from which the run resumes; the events from there on are removed.
+    """
+
+    def __init__(self, *, save_dir: str, purge_step: int) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+        self.purge_step = purge_step
+        self._trainer: L.Trainer | None = None
+        self._writers: dict[str, SummaryWriter] = {}  # by stage
+        self._names: dict[tuple[str, str], str] = {}  # metric names by stage and tag
+        self._resumed: set[str] = set()  # stages that earlier starts have logged
+
+    def attach_trainer(self, trainer: L.Trainer) -> None:
+        """Take the stage of what is logged from this trainer."""
+        self._trainer = trainer
+
+    @property
+    def stage(self) -> str:
+        """The stage of the trainer: `val` or `test`, otherwise `train`."""
+        if self._trainer is None:
+            return "train"
+        return "val" if self._trainer.validating else "test" if self._trainer.testing else "train"
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """TensorBoard's writer of the current stage; the first access truncates all existing files."""
+        directory = Path(self.log_dir)
+        check_held(directory)
+        if not self._writers:
+            threading.excepthook = _ignore_event_writers
+            for stage in STAGES:
+                if any((directory / stage).glob("events*")):
+                    self._resumed.add(stage)
+                    truncate_events(directory / stage, self.purge_step)
+        if (stage := self.stage) not in self._writers:
+            # Makes a TensorBoard that is already open drop the events it has read; not needed for a new run.
+            to_viewers = self.purge_step if stage in self._resumed else None
+            self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=to_viewers)
+        return self._writers[stage]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log the metrics by `chart_tag`, without the epoch number that Lightning adds."""
+        super().log_metrics({self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def _tag(self, name: str) -> str:
+        """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
+        tag = chart_tag(name)
+        return tag if self._names.setdefault((self.stage, tag), name) == name else name
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing; `hparams.py` writes them with the results when the run ends."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush the writers; unlike Lightning's method, don't write an empty `hparams.yaml`."""
+        check_held(Path(self.log_dir))
+        for writer in self._writers.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write all events to their files, and close these."""
+        for writer in self._writers.values():
+            writer.flush()
+            writer.close()
+
+
+def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
+    """Report exceptions of threads, except of event writers, which raise theirs (a full disk) at the next event."""
+    if not isinstance(args.thread, _AsyncWriterThread):
+        threading.__excepthook__(args)
+
+
+class MetricsCSV(Logger):
+    """Appends a line `step,metric,value` for each logged value; the step counts optimizer steps.
+
+    When a run resumes, the lines from its checkpoint's step on are deleted, so that no point is duplicated.
+
+    Args:
+        save_dir: The run directory.
+        purge_step: The step from which the run resumes; 0 for a new run.
+    """
+
+    def __init__(self, *, save_dir: str, purge_step: int) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.purge_step = purge_step
+        self._started = False
+
+    @property
+    def experiment(self) -> Any:
+        """Dummy that ignores what modules add to a logger's experiment, such as images."""
+        return DummyLogger().experiment
+
+    @property
+    def name(self) -> str:
+        """Empty name, since the file is in the run directory itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty version, since the file is in the run directory itself."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing; the configuration is saved beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append the values."""
+        if not self._started:
+            self._start()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            check_held(self.path.parent)  # checked while the file is open, so that it stays this run's file
+            table = csv.writer(file)
+            if file.tell() == 0:  # the file was deleted
+                table.writerow(HEADER)
+            table.writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
+
+    def _start(self) -> None:
+        """Write the header and the lines to keep."""
+        self._started = True
+        write_rows(self.path, [row for row in read_rows(self.path) if int(row[0]) < self.purge_step])
+
+
+class MLflow(MLFlowLogger):
+    """Logs to an MLflow run, and continues in it when the run resumes.
+
+    The file `mlflow_run_id.txt` in the run directory holds the MLflow run's ID. MLflow can't delete points, so a
+    resumed run skips the points that it would log again; they are equal.
+
+    Args:
+        save_dir: The run directory.
+        tracking_uri: URI of a server, or of a file: `sqlite:///PATH`.
+        experiment_name: Name of the MLflow experiment.
+    """
+
+    needs = "mlflow"
+
+    def __init__(self, *, save_dir: str, tracking_uri: str, experiment_name: str) -> None:
+        directory = Path(save_dir)
+        self.id_file = directory / "mlflow_run_id.txt"
+        self.is_resumed = self.id_file.exists()
+        self._last_steps: dict[str, int] = {}
+        self._lock: Callable[[], Any] = contextlib.nullcontext
+        pictures = None  # the server's default location
+        if tracking_uri.startswith("sqlite:///"):  # two concurrent jobs must not both create the tables
+            database = Path(tracking_uri.removeprefix("sqlite:///"))
+            database.parent.mkdir(parents=True, exist_ok=True)
+            pictures = database.with_name("mlflow_artifacts").absolute().as_uri()  # not in the working directory
+            self._lock = functools.partial(lock.hold, database.with_suffix(".lock"))
+        with self._lock():
+            super().__init__(
+                experiment_name=experiment_name,
+                run_name=directory.name,
+                artifact_location=pictures,
+                tracking_uri=tracking_uri,
+                run_id=self.id_file.read_text(encoding="utf-8") if self.is_resumed else None,
+            )
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """MLflow's client; the first access creates the MLflow run."""
+        with self._lock():
+            client = super().experiment
+        if not self.id_file.exists():
+            self.id_file.write_text(str(self._run_id), encoding="utf-8")
+        return client
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log each metric, unless it already has a point at this step or a later one."""
+        step = step or 0
+        new = {name: value for name, value in metrics.items() if name != "epoch" and step > self._last_step(name)}
+        self._last_steps.update(dict.fromkeys(new, step))
+        if new:
+            super().log_metrics(new, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration at the first start; MLflow allows no changes later, such as more epochs."""
+        if not self.is_resumed:
+            super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int) -> None:
+        """Save images as artifacts, named by step, so that a resumed run overwrites the same file."""
+        for number, image in enumerate(images):
+            self.experiment.log_image(
+                self.run_id, image, artifact_file=f"{key}/{step}{f'_{number}' * (number > 0)}.png"
+            )
+
+    def _last_step(self, name: str) -> int:
+        if name not in self._last_steps:
+            points = self.experiment.get_metric_history(self.run_id, name) if self.is_resumed else []
+            self._last_steps[name] = max((point.step for point in points), default=-1)
+        return self._last_steps[name]
+
+
+class Wandb(WandbLogger):
+    """Logs to a Weights & Biases run whose ID is derived from the path of the run directory.
+
+    A resumed run continues in it, and logs the points after its checkpoint again.
+
+    Args:
+        save_dir: The run directory, which contains the files to upload.
+        project: The project in Weights & Biases.
+        offline: Whether to upload nothing; `wandb sync` uploads later.
+    """
+
+    needs = "wandb"
+
+    def __init__(self, *, save_dir: str, project: str, offline: bool) -> None:
+        import wandb
+
+        # Checked here, before training starts.
+        if not offline and os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+            raise ValueError("not logged in; run `wandb login`, or set logger.wandb.offline=true")
+        identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
+        super().__init__(
+            name=Path(save_dir).name, save_dir=save_dir, version=identity, project=project, offline=offline
+        )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log the metrics, without the epoch number that Lightning adds."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def close(self) -> None:
+        """Finish the W&B run in this process.
+
+        Otherwise the next run would continue in it, and unsaved data would be lost.
+        """
+        if self._experiment is not None:  # `self.experiment` would create one
+            self._experiment.finish()

@@ -16,7 +16,7 @@ from leyden.callbacks.samples_seen import batch_size
 from leyden.config.values import flatten
 from leyden.exact.lightning import logged_steps
 from leyden.exact.stages import stages_of
-from leyden.pictures.base import save_picture, wrapped
+from leyden.pictures.outputs import save_picture, wrapped
 from leyden.run.directory import Run
 from leyden.run.result import chart_of, plain, read_curves, use_log_scale
 

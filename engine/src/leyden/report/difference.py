@@ -13,7 +13,6 @@ from leyden.config.paths import ROOT
 from leyden.config.table import Row, print_table
 from leyden.config.terminal import (
     leyden_command,
-    metric_text,
     program_command,
     python_command,
     quoted_override,
@@ -26,6 +25,7 @@ from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import key_of
 from leyden.run.result import Result
+from leyden.verdict.numbers import metric_text
 
 
 def show_difference(*directories: str) -> None:

@@ -10,9 +10,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from leyden.config.checks import prepare
+from leyden.config.checks import Objective, objectives, prepare
 from leyden.config.hydra import default_value
-from leyden.config.objective import Objective, objectives
 from leyden.config.values import differing, flatten
 
 # Keys that control a start of the program and are not part of a run's identity.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO
 
-from leyden.config.objective import Objective
+from leyden.config.checks import Objective
 from leyden.run.files import read_bytes, write_csv
 
 

@@ -1,4 +1,7 @@
-"""Jobs in parallel on this machine, each a fork of a process that imported PyTorch and read the data."""
+"""The loop that runs the jobs of a sweep, with its status line, and jobs in parallel on this machine.
+
+Each is a fork of a process that imported PyTorch and read the data.
+"""
 
 import contextlib
 import json
@@ -6,26 +9,195 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.live import Live
 
 from leyden.config.checks import check_num_jobs
-from leyden.config.errors import UserError
-from leyden.run.process import num_cores, num_threads
-from leyden.sweep.jobs import Job
-from leyden.sweep.status import StatusLine, run_jobs
+from leyden.config.errors import UserError, leave_at_once
+from leyden.config.paths import prepare_process
+from leyden.config.table import Terminal
+from leyden.config.terminal import short_override
+from leyden.run.fork import key_of
+from leyden.run.identity import is_data_key
+from leyden.run.process import importing, num_cores, num_threads
+from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
+from leyden.verdict.numbers import metric_text
+
+
+class StatusLine:
+    """A context manager that shows the number of jobs by status, the best objective so far, and the time left.
+
+    On a terminal it is updated in place, and the best setting has lines of its own, which are never cut; otherwise a
+    line is printed whenever jobs have ended.
+
+    Args:
+        total: Number of jobs, including those that ended in earlier starts.
+        shared: Overrides common to all jobs, which are not shown.
+        num_before: Number of jobs that ended in earlier starts, without those that `count_skipped` will count.
+    """
+
+    def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:
+        self.total, self.shared = total, shared
+        self.console = Terminal()
+        self.started = time.monotonic()
+        self.num_before = num_before
+        self.num_run = self.num_failed = self.num_pruned = 0
+        self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
+        self.best: tuple[float, str] | None = None
+
+    def __enter__(self) -> "StatusLine":
+        is_terminal = self.console.is_terminal
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if is_terminal else None
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live:
+            self.live.stop()
+
+    def count_skipped(self) -> None:
+        """Count a job that ended in an earlier start."""
+        self.num_before += 1
+
+    def add(self, job: Job, error: str) -> None:
+        """Count a job that has ended, with the text of its error (empty on success)."""
+        result = job.run.result
+        self.num_run += 1
+        self.num_failed += bool(error)
+        self.num_pruned += result is not None and result.status == "pruned"
+        for objective in result.objectives[:1] if result else ():
+            self.metric = objective.metric
+            if objective.value is not None:
+                own = {key_of(each): each for each in job.overrides if each not in self.shared}
+                # Values on different data can't be compared; each fold is a part of the same data.
+                if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
+                    continue
+                name = " ".join(map(short_override, own.values()))
+                candidates = [*([self.best] if self.best else []), (objective.value, name)]
+                self.best = (max if objective.mode == "max" else min)(candidates)
+
+    def show(self, num_running: int, note: str = "") -> None:
+        """Update the line; the note says why jobs wait."""
+        counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
+        parts = [f"{num} {status}" for status, num in counts.items() if num or not self.live]
+        best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
+        first = ", ".join([self._num_ended, *parts, *self._time_left()])
+        if self.live:  # the note and the best setting have lines of their own
+            width = self.console.width
+            wrapped = (line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False))
+            self.live.update("\n".join([first, *wrapped]), refresh=True)
+        elif (self.num_run, note) != self.shown:
+            self.console.print("; ".join(filter(None, [first, note, best])))
+            self.shown = (self.num_run, note)
+
+    @property
+    def _num_ended(self) -> str:
+        return f"{self.num_before + self.num_run}/{self.total} jobs"
+
+    def _time_left(self) -> list[str]:
+        """Return the time left as the only item; nothing while it is unknown."""
+        num_left = self.total - self.num_before - self.num_run
+        if not self.num_run or num_left <= 0:
+            return []
+        left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
+        return [f"{left} left"]
+
+
+class Runner(Protocol):
+    """Protocol of objects that run several jobs at once; the failure of a job must not stop the others."""
+
+    @property
+    def num_free(self) -> int | None:
+        """Number of jobs that can be started now; None for any number."""
+
+    @property
+    def note(self) -> str:
+        """Why jobs wait that could have started, for the status line; empty if none do."""
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Start at most `num_free` jobs."""
+
+    def wait(self) -> tuple[list[tuple[Job, str]], int]:
+        """Wait for a job to end, but only for a short time.
+
+        Returns:
+            The jobs that have ended, each with the text of its error (empty on success); and the number of running
+            jobs.
+        """
+
+    def stop(self) -> None:
+        """End the running jobs."""
+
+
+def run_jobs(
+    ask: Callable[[], Job | None],
+    runner: Runner,
+    status: StatusLine,
+    *,
+    at_once: int | None,
+    ended: Callable[[Job, str], bool],
+) -> None:
+    """Run jobs, as many at once as possible, and skip those that have ended before.
+
+    Args:
+        ask: Returns the next job; None if there is none now. It is called when a slot is free; after a None, it
+            is called again when a job has ended.
+        runner: Runs the jobs.
+        status: Shows the progress.
+        at_once: Largest number of jobs at once; None for the runner's own limit.
+        ended: Called with each job that has ended and the text of its error (empty on success); returns False to
+            end all jobs.
+    """
+    num_started, is_active = 0, True
+
+    def next_jobs() -> list[Job]:
+        nonlocal is_active
+        limits = [limit for limit in (runner.num_free, at_once and at_once - num_started) if limit is not None]
+        found: list[Job] = []
+        while is_active and (not limits or len(found) < min(limits)) and (job := ask()):
+            if job.run.is_finished(job.identity):
+                status.count_skipped()
+                is_active = ended(job, "")
+            else:
+                found.append(job)
+        return found
+
+    with status:
+        while is_active:
+            jobs = next_jobs()
+            if jobs and is_active:
+                runner.start(jobs)
+                num_started += len(jobs)
+            if not num_started:
+                return
+            over, num_running = runner.wait()
+            num_started -= len(over)
+            for job, error in over:
+                if error:
+                    record_failure(job.identity, job.overrides, error)
+                status.add(job, error)
+                is_active = ended(job, error) and is_active
+            status.show(num_running, runner.note)
+    runner.stop()
+
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
-DATA = "LEYDEN_SWEEP_DATA"  # environment variable with the data node that `leyden.sweep.warm` reads; may be empty
+DATA = "LEYDEN_SWEEP_DATA"  # environment variable of the fork server: the data node that it reads; may be empty
 
 
 def warm_up(data: DictConfig) -> None:
@@ -38,7 +210,7 @@ def warm_up(data: DictConfig) -> None:
         return
     from multiprocessing import forkserver
 
-    CONTEXT.set_forkserver_preload(["leyden.sweep.warm"])
+    CONTEXT.set_forkserver_preload(["leyden.sweep.launcher"])
     os.environ[DATA] = ""
     if data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
@@ -180,7 +352,7 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
 
 
 class Pool:
-    """Jobs at once, each in a process of its own; a `leyden.sweep.status.Runner`.
+    """Jobs at once, each in a process of its own; a `leyden.sweep.launcher.Runner`.
 
     Args:
         environments: Environment variables of each slot, in which one job runs at a time.
@@ -289,7 +461,7 @@ class LocalLauncher:
         at_once: int | None,
         ended: Callable[[Job, str], bool],
     ) -> None:
-        """Run checked jobs, with the arguments of `leyden.sweep.status.run_jobs`."""
+        """Run checked jobs, with the arguments of `leyden.sweep.launcher.run_jobs`."""
         assert self.runner is not None
         run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
 
@@ -297,3 +469,51 @@ class LocalLauncher:
         """Stop the jobs' processes."""
         if self.runner is not None:
             self.runner.stop()
+
+
+def _warm_up(node: str) -> None:
+    """Import PyTorch in the fork server, and read the data of this node, if it is not empty.
+
+    It must start no threads and no GPU, which forks could not use.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number
+    prepare_process()
+    with importing():
+        from leyden import assembly  # noqa: F401 - all that jobs need
+        from leyden.data.in_memory import keep_tensors
+        from leyden.run.provenance import installed_versions
+    installed_versions()  # each job records them
+    keep_tensors()
+    if node and _starts_nothing(node):
+        _read(node)
+
+
+def _read(node: str) -> None:
+    from leyden import assembly
+
+    assembly.silence_lightning()
+    with contextlib.suppress(Exception):  # the checks that follow report mistakes in the data
+        assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
+
+
+def _num_threads() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+
+
+def _starts_nothing(node: str) -> bool:
+    """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
+    import torch
+
+    if not (pid := os.fork()):
+        before, code = _num_threads(), 1
+        try:
+            _read(node)
+            code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
+        finally:
+            leave_at_once(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+if (data_node := os.environ.pop(DATA, None)) is not None:  # this is the fork server
+    _warm_up(data_node)

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from leyden.config.checks import objectives
 from leyden.config.errors import UserError
-from leyden.config.objective import objectives
 from leyden.config.terminal import warn
 from leyden.run import lock
 from leyden.run.fork import key_of

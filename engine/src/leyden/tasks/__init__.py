@@ -1,1 +1,216 @@
-"""Tasks: a loss with its metrics, optimizer and learning-rate schedule."""
+"""Tasks: classification, regression, autoencoders and language modelling.
+
+Shapes: N samples of a batch, C channels, H rows and W columns of an image, K classes or vocabulary entries, T targets or
+tokens per sample, Z code dimensions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leyden.tasks.task import Outcome, Task
+
+
+class Classification(Task):
+    """Trains a network to predict classes: logits, shape (N, K), for class indices, shape (N,).
+
+    Logs the accuracy as `train/acc`, beside the loss.
+
+    Args:
+        label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
+        loss: Function of logits and class indices that returns the mean loss; None: cross-entropy.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
+
+    Raises:
+        ValueError: `label_smoothing` is out of its range, or combined with a custom loss.
+    """
+
+    kind = "classes"
+    sums = {"acc": 0}  # noqa: RUF012 - class constant
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
+        if label_smoothing and loss is not None:
+            raise ValueError(
+                f"label_smoothing={label_smoothing}: applies to cross-entropy only, not to a custom loss"
+            )
+        self.label_smoothing, self.loss = label_smoothing, loss
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """Return logits and loss for normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
+        inputs, labels_N = batch
+        logits_NK = self(inputs)
+        if self.loss is not None:
+            loss = self.loss(logits_NK, labels_N)
+        else:
+            smoothing = self.label_smoothing if self.training else 0.0
+            loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
+        num_correct = (logits_NK.argmax(dim=1) == labels_N).sum()
+        return Outcome(loss, logits_NK, labels_N, {"acc": num_correct})
+
+
+class Regression(Task):
+    """Trains a network to predict numbers, shape (N,) or (N, T), like the targets.
+
+    Logs the mean absolute error as `train/mae`, beside the loss.
+
+    Args:
+        loss: Function of predictions and targets that returns the mean loss; None: the mean squared error.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
+    """
+
+    kind = "values"
+    sums = {"mae": 0.0}  # noqa: RUF012 - class constant
+
+    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss = F.mse_loss if loss is None else loss
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """Return predictions and loss for inputs and targets."""
+        inputs, targets = batch
+        predictions = self(inputs)
+        if targets.ndim == 1 and predictions.shape[1:] == (1,):
+            predictions = predictions[:, 0]
+        if predictions.shape != targets.shape:
+            raise ValueError(
+                f"predictions of shape {tuple(predictions.shape)} for targets of {tuple(targets.shape)}"
+            )
+        errors = (predictions.detach() - targets).abs()
+        return Outcome(
+            self.loss(predictions, targets),
+            predictions,
+            targets,
+            {"mae": errors.mean() * len(targets)},
+        )
+
+
+class Autoencoder(Task):
+    """Trains a network to reconstruct its input.
+
+    A network that returns only the reconstruction is a plain autoencoder. A variational one (Kingma and Welling
+    2014, Auto-encoding variational Bayes) returns a tuple: the reconstruction, and mean and log-variance of the
+    code, both of shape (N, Z). Its loss is the negative evidence lower bound, up to a constant. Both terms of the
+    loss are logged, as `train/reconstruction` and `train/kl`, summed over the values of a sample, in nats.
+
+    Args:
+        beta: Weight of the Kullback-Leibler term (Higgins et al. 2017).
+        loss: Function of outputs and inputs that returns the mean over all values; None: half of the mean squared
+            error, the negative log-likelihood of a normal distribution with standard deviation 1.
+            `torch.nn.BCELoss` is for pixels in [0, 1].
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
+
+    Raises:
+        ValueError: `beta` is out of its range.
+    """
+
+    kind = "reconstruction"
+    sums = {"reconstruction": 0.0, "kl": 0.0}  # noqa: RUF012 - class constant
+
+    def __init__(
+        self, *, beta: float = 1.0, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(beta, int | float) or not beta >= 0:
+            raise ValueError(f"beta={beta}: must be a number, 0 or larger")
+        self.beta = beta
+        self.loss = _half_squared_error if loss is None else loss
+        self._checked = False
+
+    def step(self, batch: Any) -> Outcome:
+        """Return reconstruction and loss for inputs, shape (N, ...); targets, if the data have any, are ignored."""
+        inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        if not self._checked and isinstance(self.loss, nn.BCELoss) and len(inputs):  # BCELoss checks only outputs
+            self._checked = True
+            if inputs.device.type != "meta" and not 0 <= inputs.min() <= inputs.max() <= 1:
+                raise ValueError("BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit")
+        if not inputs.is_floating_point():
+            raise ValueError(f"an autoencoder needs real numbers; these inputs are {inputs.dtype}, like tokens")
+        made = self.network(inputs)
+        outputs, *code = made if isinstance(made, tuple) else (made,)
+        if outputs.shape != inputs.shape:
+            raise ValueError(f"outputs of shape {tuple(outputs.shape)} for inputs of {tuple(inputs.shape)}")
+        reconstruction = self.loss(outputs, inputs) * inputs.shape[1:].numel()
+        kl = reconstruction.new_zeros(())
+        if code:
+            mean_NZ, log_variance_NZ = code
+            kl = 0.5 * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum(dim=1).mean()
+        num = len(inputs)
+        sums = {"reconstruction": reconstruction.detach() * num, "kl": kl.detach() * num}
+        return Outcome(reconstruction + self.beta * kl, outputs, inputs, sums)
+
+
+def _half_squared_error(outputs: Tensor, inputs: Tensor) -> Tensor:
+    return 0.5 * F.mse_loss(outputs, inputs)
+
+
+class Language(Task):
+    """Trains a network to predict the next token at each position of a text, by logits, shape (N, T, K).
+
+    Logs the loss, in nats per token, and the accuracy of the most likely token, as `train/acc`.
+
+    Args:
+        loss: Function of logits, shape (N, K, T), and tokens, shape (N, T), that returns the mean loss; None:
+            cross-entropy.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`; metrics receive (N, T, K) and
+            (N, T).
+    """
+
+    kind = "text"
+    sums = {"acc": 0.0}  # noqa: RUF012 - class constant
+
+    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss = _cross_entropy if loss is None else loss
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
+        """Return logits and loss for tokens and their next tokens, both of shape (N, T)."""
+        tokens_NT, next_NT = batch
+        logits_NTK = self(tokens_NT)
+        if logits_NTK.shape[:2] != next_NT.shape:
+            raise ValueError(f"logits of shape {tuple(logits_NTK.shape)} for tokens of {tuple(next_NT.shape)}")
+        num_correct_N = (logits_NTK.argmax(dim=2) == next_NT).float().mean(dim=1)
+        loss = self.loss(logits_NTK.transpose(1, 2), next_NT)
+        return Outcome(loss, logits_NTK, next_NT, {"acc": num_correct_N.sum()})
+
+
+def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
+    # PyTorch's own mean over several axes is nondeterministic on CUDA, and raises with trainer.deterministic.
+    return F.cross_entropy(logits_NKT, tokens_NT, reduction="none").mean()
+
+
+@torch.no_grad()
+def generate(
+    network: nn.Module, prompt_T: Tensor, *, num_tokens: int, max_context: int, temperature: float, seed: int
+) -> Tensor:
+    """Sample a continuation of a prompt, token by token, from the network's probabilities.
+
+    Args:
+        network: Returns logits, shape (1, T, K), for tokens, shape (1, T); in evaluation mode.
+        prompt_T: Tokens, shape (T,), at least one.
+        num_tokens: Number of tokens to generate.
+        max_context: Maximum number of tokens that the network accepts; it gets the last ones.
+        temperature: Sampling temperature; near 0, the most likely token is chosen.
+        seed: Seed of the sampling, which uses a generator of its own.
+
+    Returns:
+        Prompt and continuation, shape (T + num_tokens,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokens_T = prompt_T
+    for _ in range(num_tokens):
+        logits_K = network(tokens_T[None, -max_context:])[0, -1].float().cpu()
+        chosen = torch.multinomial((logits_K / temperature).softmax(dim=0), 1, generator=generator)
+        tokens_T = torch.cat([tokens_T, chosen.to(tokens_T.device)])
+    return tokens_T

@@ -10,8 +10,7 @@ from torch import nn
 
 from leyden import assembly
 from leyden.config.errors import UserError
-from leyden.data.contract import has_split, num_samples, sizes_of
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import Trained

@@ -16,11 +16,10 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 
-from leyden.config.console import Terminal
 from leyden.config.errors import UserError
-from leyden.config.table import csv_text, print_table
+from leyden.config.table import Terminal, csv_text, print_table
 from leyden.config.terminal import show, some_of, warn
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.table import numbers_of, read_columns
 from leyden.exact.files import replacing

@@ -13,18 +13,15 @@ import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.build import Build, build, check_overrides
-from leyden.assembly.data import stage
+from leyden.assembly.build import Build, build, check_overrides, stage
 from leyden.assembly.instantiate import import_targets
-from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
-from leyden.assembly.task import taken_arguments
+from leyden.assembly.task import partial_test_message, taken_arguments
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.config.errors import Exit, UserError, leave
 from leyden.config.terminal import one_line, quoted_override, show
-from leyden.data.contract import first_batches, has_split
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, first_batches, has_split
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed

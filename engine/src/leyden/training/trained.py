@@ -14,11 +14,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from leyden.assembly.data import check_world_size, datamodule
+from leyden.assembly.build import check_world_size, datamodule
 from leyden.assembly.instantiate import import_targets, instantiate, switched_on, user_errors
-from leyden.assembly.schedule import partial_test_message
 from leyden.assembly.start_from import kept_facts, read_checkpoint
-from leyden.assembly.task import task_module
+from leyden.assembly.task import partial_test_message, task_module
 from leyden.assembly.trainer import callbacks_of, plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
 from leyden.callbacks.display import DisplayCallback
@@ -26,22 +25,21 @@ from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import digests_of, facts_of, first_batches, has_split
-from leyden.data.facts import Facts
+from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.stages import Stages
 from leyden.exact.state import restore_module
-from leyden.loggers.tensorboard import TensorBoard
-from leyden.pictures.base import OnEvaluation
+from leyden.loggers import TensorBoard
+from leyden.pictures.outputs import OnEvaluation
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
-from leyden.report.statistics import mean_text
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.record import RECORD
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
+from leyden.verdict.difference import mean_text
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")

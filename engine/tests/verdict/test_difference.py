@@ -1,0 +1,234 @@
+"""Which of two groups is better: intervals as SciPy has them, and no difference seen where there is none."""
+
+import itertools
+import math
+import random
+import statistics
+
+import pytest
+
+from leyden.verdict.difference import Improvement, improvement, look_level, not_normal, sign_test, verdict
+from leyden.verdict.groups import Group
+from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
+from leyden.verdict.ranking import rank_over_sets
+
+
+def paired(*columns):
+    """Groups whose values have the same keys."""
+    return [Group({(str(n),): value for n, value in enumerate(values)}) for values in columns]
+
+
+def apart(*columns):
+    """Groups that share no key."""
+    return [
+        Group({(f"{name} {n}",): value for n, value in enumerate(values)}) for name, values in enumerate(columns)
+    ]
+
+
+def draw(source, num, mean=0.0, deviation=1.0):
+    return [source.gauss(mean, deviation) for _ in range(num)]
+
+
+@pytest.mark.scipy
+def test_intervals_are_those_of_scipy(drawn):
+    from scipy import stats
+
+    for _ in range(100):
+        level = 10 ** drawn.uniform(-6, -0.3)
+        num = drawn.randint(6, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
+        nums = num, drawn.randint(max(6, num // 2 + 1), 2 * num)
+        a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
+        found = verdict(*apart(a, b), "max", level)
+        wanted = stats.ttest_ind(a, b, equal_var=False)
+        assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
+        assert bool(found.better) == (wanted.pvalue < level)
+        same = min(len(a), len(b))
+        found = verdict(*paired(a[:same], b[:same]), "max", level)
+        wanted = stats.ttest_rel(a[:same], b[:same])
+        assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
+        assert found.num_pairs == same
+        freedom = 10 ** drawn.uniform(0.3, 5)
+        assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
+        assert chi_squared_quantile(level, freedom) == pytest.approx(stats.chi2.ppf(level, freedom), rel=1e-8)
+    for num in (2, 3, 20):
+        wanted = stats.studentized_range.isf(0.05, num, 1e6)
+        assert range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.scipy
+def test_mean_ranks_and_equivalence_are_those_of_scipy(drawn):
+    from scipy import stats
+
+    a, b = draw(drawn, 12), draw(drawn, 9, 0.2)
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    least = max(abs(low), abs(high))  # two one-sided tests at 5 % are an interval of 90 %
+    assert verdict(*apart(a, b), "max", margin=1.001 * least).is_same
+    assert not verdict(*apart(a, b), "max", margin=0.999 * least).is_same
+    sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
+    found = rank_over_sets(sets, "max")
+    ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
+    wanted = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
+    assert found.mean_ranks == pytest.approx(wanted)
+    assert found.critical == pytest.approx(
+        stats.studentized_range.isf(0.05, 4, 1e6) / 2**0.5 * (20 / 48) ** 0.5, rel=1e-5
+    )
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("num", [3, 5, 10])
+@pytest.mark.parametrize("groups", [paired, apart])
+def test_where_there_is_no_difference_at_most_one_in_twenty_is_seen(num, groups):
+    source = random.Random(0)
+    seen = sum(bool(verdict(*groups(draw(source, num), draw(source, num)), "min").better) for _ in range(1000))
+    assert seen <= 60
+
+
+def test_pairs_see_what_groups_do_not():
+    seeds = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
+    better = [value + 0.05 + 0.001 * n for n, value in enumerate(seeds)]
+    for mode, name in (("max", "a"), ("min", "b")):
+        assert verdict(*paired(better, seeds), mode).better == name
+        assert not verdict(*apart(better, seeds), mode).better
+    # Of fewer than six pairs the deviation is known too badly, so that groups are compared.
+    assert verdict(*paired(better[:5], seeds[:5]), "max").num_pairs == 0
+    # Where all pairs differ by the same, as accuracies of few samples can, the groups decide.
+    found = verdict(*paired([value + 0.01 for value in seeds], seeds), "max")
+    assert (found.num_pairs, found.better) == (0, "")
+    assert verdict(*paired([0.9, 0.94, 0.93], [1.9, 1.94, 1.93]), "min").better == "a"
+
+
+def test_a_difference_that_does_not_matter_is_called_the_same():
+    a, b = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.901]
+    found = verdict(*apart(a, b), "max", margin=0.01)
+    assert found.is_same
+    assert found.in_words("A", "B") == "the same within 0.01"
+    wide = verdict(*apart(a, b), "max", margin=0.0005)
+    assert wide.in_words("A", "B") == "can't be told apart, nor called the same within 0.0005"
+    higher = [value + 0.005 for value in a]
+    assert verdict(*apart(higher, b), "max", margin=0.01).in_words("A", "B") == "A is better, by less than 0.01"
+    assert verdict(*apart(higher, b), "", margin=0.001).in_words("A", "B") == "A is higher"
+    assert not verdict(*apart(a, b), "max").is_same  # without a margin there is no such answer
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ([1.0, 2.0], [5.0, 6.0, 7.0], "n too small to tell"),
+        ([], [], "n too small to tell"),
+        ([1.0, math.inf, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
+        ([1.0, math.nan, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be decided: the values don't vary"),
+        ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "can't be decided: the values don't vary"),
+        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "can't be decided: the values don't vary"),
+    ],
+)
+@pytest.mark.parametrize("groups", [paired, apart])
+def test_what_tells_nothing_is_said(a, b, words, groups):
+    found = verdict(*groups(a, b), "max")
+    assert found.in_words("A", "B") == words
+    assert not found.better
+    assert found.interval is None
+
+
+def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
+    columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
+    found = verdict(*apart(*columns), "max")
+    assert found.detectable(30) < found.detectable(10) < found.detectable()
+    later = verdict(*apart(*columns), "max", next_level=look_level(2))
+    assert later.detectable(10) > found.detectable(10)  # the next look spends less
+    line = found.power_in_words("seeds")
+    assert line.startswith(f"Four of five differences of {found.detectable():.2g} are told apart (10 seeds: ")
+    assert len(line) <= 80
+
+
+def test_folds_tell_less_than_as_many_independent_runs():
+    values = {(str(n),): 0.1 * n for n in range(6)}
+    lower = {key: -0.3 * value for key, value in values.items()}
+    plain, folds = (verdict(Group(values, c), Group(lower, c), "max") for c in (0.0, 1 / 5))
+    half, wide = ((found.interval[1] - found.interval[0]) / 2 for found in (plain, folds))
+    assert wide == pytest.approx(half * ((1 / 6 + 1 / 5) / (1 / 6)) ** 0.5)
+    unpaired = {("other", *key): value for key, value in lower.items()}
+    plain, folds = (verdict(Group(values, c), Group(unpaired, c), "max") for c in (0.0, 5 / 24))
+    assert folds.interval[1] - folds.interval[0] == pytest.approx(1.5 * (plain.interval[1] - plain.interval[0]))
+
+
+def test_the_probability_of_improvement_is_one_of_pairs(drawn):
+    for groups in (paired, apart):
+        a, b = groups(*([drawn.randint(0, 3) for _ in range(drawn.randint(1, 6))] for _ in "ab"))
+        found = verdict(a, b, "max")
+        better = improvement(a, b, "max", found)
+        assert better.share + improvement(b, a, "max", found).share == pytest.approx(1)
+        assert better.share == pytest.approx(improvement(b, a, "min", found).share)
+        keys = [(key, key) for key in a.values] if found.num_pairs else itertools.product(a.values, b.values)
+        values = [(a.values[x], b.values[y]) for x, y in keys if y in b.values]
+        wins, ties = sum(x > y for x, y in values), sum(x == y for x, y in values)
+        assert better.share == pytest.approx((wins + ties / 2) / len(values))
+        assert better.has_ties == (ties > 0)
+        assert (better.interval is None) == (not found.num_pairs)
+        assert better.interval is None or 0 <= better.interval[0] <= better.share <= better.interval[1] <= 1
+    values = apart([1.0, math.inf], [2.0])
+    assert improvement(*values, "min", verdict(*values, "min")) == Improvement(0.5, None, has_ties=False)
+
+
+@pytest.mark.scipy
+def test_a_sign_test_is_that_of_scipy(drawn):
+    from scipy import stats
+
+    assert sign_test([0.1] * 5) is None
+    for num in (6, 9, 40):
+        values = [drawn.choice([-1, 1]) * drawn.random() for _ in range(num)]
+        wanted = stats.binomtest(sum(value > 0 for value in values), num).pvalue
+        assert sign_test([*values, 0.0]) == pytest.approx(wanted)
+    assert sign_test([1.0] * 5000) == 0.0
+
+
+def test_few_pairs_among_many_values_are_no_pairs(drawn):
+    a, b = (
+        Group({(f"{name}{n}",): value for n, value in enumerate(draw(drawn, 30, mean))})
+        for name, mean in (("a", 1), ("b", -1))
+    )
+    for n in range(3):
+        a.values[(f"both{n}",)] = b.values[(f"both{n}",)] = 0.0
+    found = verdict(a, b, "max")
+    assert (found.num_pairs, found.better) == (0, "a")
+    assert improvement(a, b, "max", verdict(a, b, "max")).interval is None
+
+
+def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
+    few, many = draw(drawn, 3), draw(drawn, 30)
+    for columns in ((few, many), (many, few)):
+        low, high = verdict(*apart(*columns), "max").interval
+        error = math.sqrt(sum(statistics.variance(column) / len(column) for column in columns))
+        assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
+
+
+def test_tiny_and_huge_values_are_compared_as_any_others():
+    columns = [0.9, 0.91, 0.92], [0.5, 0.52, 0.53]
+    for scale in (1e-90, 1.0, 1e80):
+        found = verdict(*apart(*([scale * value for value in column] for column in columns)), "max")
+        assert found.better == "a"
+        assert found.difference == pytest.approx(0.39333 * scale, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ([[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 others"),
+        ([[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
+        ([[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
+        ([[0.98, 0.981, 0.95], [0.97, 0.975, 0.97]], ""),  # three values have little shape
+        ([[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
+        ([[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
+    ],
+)
+def test_values_that_are_not_normal_are_named(columns, said):
+    found = not_normal(verdict(*apart(*columns), "max").samples)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_what_pairs_cancel_is_not_conspicuous_and_a_difference_far_from_the_others_is():
+    a, b = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
+    assert not_normal(verdict(*paired(a, b), "max").samples) == ""
+    b[2] = 0.2
+    assert not_normal(verdict(*paired(a, b), "max").samples) == "0.72 is far from the 5 others (0.018 to 0.02)"
