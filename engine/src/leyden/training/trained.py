@@ -310,7 +310,7 @@ def draw_late_pictures(cfg: DictConfig) -> None:
         each for each in callbacks_of(cfg, trained.facts)[0] if isinstance(each, DisplayCallback) and each.at_end
     ]
     loggers: list[Logger] = []
-    if any("tensorboard" in str(node._target_) for _, node in switched_on(cfg.logger)):
+    if any("tensorboard" in str(node._target_).lower() for _, node in switched_on(cfg.logger)):
         loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
     stages = Stages()
     stages.load_state_dict(last["callbacks"][Stages.state_key])
