@@ -80,12 +80,10 @@ def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> li
 
 
 def _code(run: Run) -> dict[str, Any]:
-    """Return the commit and uncommitted changes of the project and the library, and package versions, of the last start."""
+    """Return the commit and uncommitted changes of the project, and package versions, of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    library = _commit(dict_at(dict_at(start, "library"), "git"))
     return {
         **_commit(dict_at(start, "git")),
-        **{f"leyden's {name}": value for name, value in library.items()},
         "python": start.get("python"),
         **dict_at(start, "versions"),
     }
