@@ -33,12 +33,10 @@ from leyden.report.ranking import (
 )
 from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
 from leyden.verdict.difference import (
-    Improvement,
     Verdict,
     decide,
-    improvement,
     look_level,
-    sign_test,
+    share_of_wins,
     why_undecided,
 )
 from leyden.verdict.groups import MIN_VALUES, Group, samples_of
@@ -89,14 +87,14 @@ class Answer:
     Args:
         objective: The objective.
         verdict: Which side is better.
-        improvement: Probability that a run of the first side is better than one of the second.
+        wins: Probability that a run of the first side is better than one of the second.
         measured: Mean and standard deviation of each side, as text.
         shape: What is conspicuous about the values.
     """
 
     objective: Objective
     verdict: Verdict
-    improvement: Improvement
+    wins: float
     measured: tuple[str, str]
     shape: list[str]
 
@@ -254,8 +252,8 @@ def _answer(
         samples = samples_of(tested)
         found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
         shape = shape_remarks(samples, "seeds")
-    better = improvement(groups[0], groups[1], objective.mode, found)
-    return Answer(objective, found, better, (measured[0], measured[1]), shape)
+    wins = share_of_wins(groups[0], groups[1], objective.mode, in_pairs=bool(found.num_pairs))
+    return Answer(objective, found, wins, (measured[0], measured[1]), shape)
 
 
 def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:
@@ -417,25 +415,11 @@ def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
     if found.num_pairs and max(len(side.group(0).values) for side in comparison.sides) > found.num_pairs:
         unused = [len(side.group(0).values) - found.num_pairs for side in comparison.sides]
         lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
-    better, ends = answer.improvement, answer.improvement.interval
     of = f"pairs by {keys}" if found.num_pairs else "all pairs of runs"
-    lines.append(
-        f"A is better than B in {100 * better.share:.3g} % of {of}"
-        + ", where ties count half" * better.has_ties
-        + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
-    )
-    if found.num_pairs and ends and (p := sign_test(_differences(comparison, answer))) is not None:
-        lines.append(f"Sign test on these pairs: p = {p:.2g}, at a level of {found.level:.2g}")
+    lines.append(f"A is better than B in {100 * answer.wins:.3g} % of {of}")
     if not found.better and not found.is_same:
         lines.append(found.power_in_words("seeds"))
     return lines + answer.shape
-
-
-def _differences(comparison: Comparison, answer: Answer) -> list[float]:
-    """Return the differences of the pairs by one objective."""
-    number = comparison.answers.index(answer)
-    a, b = (side.group(number).values for side in comparison.sides)
-    return [a[key] - b[key] for key in a if key in b]
 
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
@@ -477,7 +461,7 @@ def _answer_content(answer: Answer) -> dict[str, Any]:
         "interval": list(found.interval) if found.interval else None,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": answer.improvement.share if found.interval else None,
+        "probability_of_improvement": answer.wins if found.interval else None,
         "detectable": found.detectable() if found.interval else None,
         "better": found.better or None,
         "is_same": found.is_same,

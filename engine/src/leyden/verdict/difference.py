@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from leyden.verdict.groups import MIN_VALUES, TINY, Group, Samples, samples_of
 from leyden.verdict.numbers import metric_digits, metric_text
-from leyden.verdict.quantiles import NORMAL, detectable_size, t_quantile
+from leyden.verdict.quantiles import detectable_size, t_quantile
 
 LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
 FIRST_LOOK = 0.75  # share of the level that the first look at a comparison spends
 POWER = 0.8  # probability with which a difference of a stated size is detected
 LATER_NUMS = (10, 30)  # of values per group, for which detectable differences are stated beside that of today
-MIN_SIGNED = 6  # pairs; with fewer, no sign test reaches 5 %
 MIN_SHAPED = 4  # values of a group; with fewer, no single value can be far from the others
 OUTLIER_LEVEL = 0.01  # rate of tables of normal values in which a value counts as an outlier
 MAX_SPREAD_RATIO, MAX_RATIO_OF_FEW = 10, 15  # of two standard deviations; the latter for groups of three values
@@ -191,71 +190,27 @@ def why_undecided(groups: Sequence[Group]) -> str:
     return "n too small to tell" * (min(len(group.values) for group in groups) < MIN_VALUES)
 
 
-@dataclass(frozen=True)
-class Improvement:
-    """Share of the pairs of runs in which the one of a is better than the one of b.
+def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
+    """Return the probability that a run of a is better than one of b; ties count half.
 
-    Args:
-        share: The share of the compared pairs; ties count half.
-        interval: Its confidence interval; None if it can't be computed.
-        has_ties: Whether there are ties.
-    """
-
-    share: float
-    interval: tuple[float, float] | None
-    has_ties: bool
-
-
-def improvement(a: Group, b: Group, mode: str, found: Verdict) -> Improvement:
-    """Return the probability that a run of a is better than one of b, with its confidence interval.
-
-    The pairs with equal keys are compared if the verdict compares them, as Bouthillier et al. (Accounting for variance
-    in machine learning benchmarks, MLSys 2021) recommend; the interval is Wilson's. Otherwise it is the share of all
-    pairs of a run of a and a run of b, whose interval is not computed; nor is that of folds, which are not independent.
+    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
 
     Args:
         a: The first group.
         b: The second group.
         mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
-        found: The verdict on these groups.
+        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
 
     Example:
-        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6, 7, 8), (1, 2, 4, 3, 8, 5)))
-        >>> better = improvement(a, b, "max", verdict(a, b, "max"))
-        >>> round(better.share, 3), [round(end, 3) for end in better.interval]
-        (0.75, [0.365, 0.94])
+        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
+        >>> share_of_wins(a, b, "max", in_pairs=True)
+        0.625
     """
     pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
-    if not found.num_pairs:
+    if not in_pairs:
         pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
-    wins = [((x > y) + (x >= y)) / 2 for x, y in ([(-x, -y) for x, y in pairs] if mode == "min" else pairs)]
-    share = statistics.fmean(wins)
-    is_independent = found.num_pairs and not found.overlap
-    ends = _wilson_interval(share, len(wins), found.level) if is_independent else None
-    return Improvement(share, ends, 0.5 in wins)
-
-
-def _wilson_interval(share: float, num: int, level: float) -> tuple[float, float]:
-    """Return the confidence interval of a share of `num` (Wilson, JASA 22, 1927)."""
-    z = NORMAL.inv_cdf(1 - level / 2)
-    centre, width = share + z * z / (2 * num), z * math.sqrt(share * (1 - share) / num + (z / (2 * num)) ** 2)
-    return tuple(min(1.0, max(0.0, each / (1 + z * z / num))) for each in (centre - width, centre + width))  # type: ignore[return-value]
-
-
-def sign_test(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of the sign test; None for too few pairs.
-
-    The pairs must be independent; their differences may have any distribution.
-
-    Example:
-        >>> sign_test([0.1, 0.2, 0.1, 0.3, 0.1, 0.2])
-        0.03125
-    """
-    signs = [each > 0 for each in differences if each]
-    if len(signs) < MIN_SIGNED:
-        return None
-    fewer = min(sum(signs), len(signs) - sum(signs))
-    return min(1.0, sum(math.comb(len(signs), num) for num in range(fewer + 1)) / (1 << (len(signs) - 1)))
+    sign = -1 if mode == "min" else 1
+    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
 
 
 def not_normal(samples: Sequence[Sequence[float]], typical: float = 0.0) -> str:

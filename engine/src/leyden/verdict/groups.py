@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,70 +92,43 @@ def samples_of(groups: Sequence[Group]) -> Samples:
     error rates.
     """
     largest = max(abs(value) for group in groups for value in group.values.values())
-    shared = [key for key in groups[0].values if all(key in group.values for group in groups)]
     overlap = max(group.overlap for group in groups)
-    residual = (len(shared) - 1) * (len(groups) - 1)
+    shared = [key for key in groups[0].values if all(key in group.values for group in groups)]
+    are_two, residual = len(groups) == 2, (len(shared) - 1) * (len(groups) - 1)
     are_pairs = len(shared) >= MIN_VALUES and 2 * len(shared) > max(len(group.values) for group in groups)
     are_pairs &= residual >= MIN_FREEDOM or overlap > 0
-    if are_pairs and len(groups) == 2:
-        differences = tuple(groups[0].values[key] - groups[1].values[key] for key in shared)
-        if statistics.stdev(differences) > TINY * largest:
-            return _pair(groups, shared, differences)
-    are_pairs &= len(groups) > 2
-    columns = [[group.values[key] for key in shared] if are_pairs else [*group.values.values()] for group in groups]
-    means, rest = [*map(statistics.fmean, columns)], columns
-    if are_pairs:
+    differences = [groups[0].values[key] - groups[1].values[key] for key in shared]
+    if are_pairs and are_two and statistics.stdev(differences) <= TINY * largest:
+        are_pairs = False  # all differences are equal, as accuracies of few samples can be: the groups decide
+    keys = [shared if are_pairs else [*group.values] for group in groups]
+    columns = [[group.values[key] for key in of] for group, of in zip(groups, keys, strict=True)]
+    means, shapes, share = [*map(statistics.fmean, columns)], columns, 1.0
+    if are_pairs and are_two:  # each has half the variance of the differences, and half of its degrees of freedom
+        shapes, share = [differences] * 2, 0.5
+    elif are_pairs:
         effects = [
             statistics.median(column[n] - mean for column, mean in zip(columns, means, strict=True))
             for n in range(len(shared))
         ]
-        rest = [[value - effect for value, effect in zip(column, effects, strict=True)] for column in columns]
-    scale = len(groups) / (len(groups) - 1) if are_pairs else 1.0
-    variances = [scale * statistics.variance(column) for column in rest]
+        shapes = [[value - effect for value, effect in zip(column, effects, strict=True)] for column in columns]
+        share = len(groups) / (len(groups) - 1)
+    variances = [share * statistics.variance(shape) for shape in shapes]
     variances = [variance if variance > (TINY * largest) ** 2 else 0.0 for variance in variances]
-    freedoms = [float(len(column) - 1) for column in columns]
+    freedoms = [min(share, 1.0) * (len(shape) - 1) for shape in shapes]
     typical = None
-    if len(groups) > 2:
+    if not are_two:
         variance, freedom = _typical(variances, freedoms)
         lent = [_lend(own, variance, least, freedom) for own, least in zip(variances, freedoms, strict=True)]
         variances, freedoms = [own for own, _ in lent], [each for _, each in lent]
-        typical = (
-            Sample(statistics.median_low(map(len, columns)), 0.0, variance, freedom, overlap, ())
-            if variance
-            else None
-        )
+        num = statistics.median_low(map(len, columns))
+        typical = Sample(num, 0.0, variance, freedom, overlap, ()) if variance else None
     # Of two groups with few and many values, Welch's degrees of freedom are too many if the few happen to be close.
-    is_uneven = len(groups) == 2 and max(map(len, columns)) > 2 * min(map(len, columns))
-    return Samples(
-        tuple(
-            Sample(len(column), mean, variance, freedom, overlap, tuple(shape))
-            for column, mean, variance, freedom, shape in zip(
-                columns, means, variances, freedoms, rest, strict=True
-            )
-        ),
-        len(shared) * are_pairs,
-        typical,
-        min(freedoms) if is_uneven else math.inf,
+    is_uneven = are_two and max(map(len, columns)) > 2 * min(map(len, columns))
+    each = tuple(
+        Sample(len(column), mean, variance, freedom, overlap, tuple(shape))
+        for column, mean, variance, freedom, shape in zip(columns, means, variances, freedoms, shapes, strict=True)
     )
-
-
-def _pair(groups: Sequence[Group], shared: Sequence[Hashable], differences: tuple[float, ...]) -> Samples:
-    """Return two groups as samples of which each has half the variance of the differences."""
-    variance, num = statistics.variance(differences) / 2, len(shared)
-    return Samples(
-        tuple(
-            Sample(
-                num,
-                statistics.fmean(group.values[key] for key in shared),
-                variance,
-                (num - 1) / 2,
-                max(each.overlap for each in groups),
-                differences,
-            )
-            for group in groups
-        ),
-        num,
-    )
+    return Samples(each, len(shared) * are_pairs, typical, min(freedoms) if is_uneven else math.inf)
 
 
 def _typical(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[float, float]:

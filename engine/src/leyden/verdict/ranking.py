@@ -69,15 +69,9 @@ def rank(
     ]
     tested = [number for number, is_enough in enumerate(enough) if is_enough and number not in excluded]
     like_best: list[bool | None] = [False if number in excluded else None for number in range(len(groups))]
-    if len(groups) < 2 or not tested:
+    if len(groups) < 2 or not tested or (len(tested) < 2 and not excluded):
         few = [f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."]
-        return Ranking(like_best, few if len(groups) > 1 else [])
-    if len(tested) < 2 and not excluded:
-        return Ranking(
-            like_best,
-            [f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."],
-            tested[0],
-        )
+        return Ranking(like_best, few * (len(groups) > 1), tested[0] if tested else -1)
     first, *others = tested
     like_best[first] = True
     samples, verdicts = None, {}
