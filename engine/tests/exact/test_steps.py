@@ -11,8 +11,6 @@ from leyden.exact import ExactError
 from leyden.exact.report import Reporter
 from leyden.exact.stop import FILE, Steps
 
-NOTHING = SimpleNamespace()
-
 
 class Strategy:
     def broadcast(self, value):
