@@ -40,6 +40,11 @@ def test_looks_at_a_table_are_counted_beside_it(called, results):
     with (results / "results.csv").open("a") as file:
         file.writelines(f"\nmlp,{lr},3,0.9" for lr in (0.1, 0.2))
     assert ask() != first
+    # The sides' order is no other look, and values that are too few for a verdict are none.
+    called(compare, "results.csv", "metric=acc", "a=model = moe", "b=model=mlp")
+    (results / "few.csv").write_text("model,seed,acc\na,0,1\na,1,2\nb,0,1\nb,1,2\n")
+    called(compare, "few.csv", "metric=acc", "a=model=a", "b=model=b")
+    called(summarize, "few.csv", "metric=acc", "mode=max")
     assert len((results / "looks.csv").read_text().splitlines()) == 3
 
 

@@ -116,6 +116,20 @@ def test_the_best_row_is_seldom_excluded(num, num_rows, case, shared):
     holds(name, lost, repetitions, high=0.053)
 
 
+@pytest.mark.parametrize("nums", [(30, 3, 3), (30, 3, 3, 3, 3), (3, 30, 30, 30, 30)])
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.usefixtures("marks_alone")
+def test_the_best_row_is_seldom_excluded_where_few_values_are_wide_beside_many(nums, shared):
+    source, lost = random.Random(15), 0
+    for _ in range(NUM):
+        groups = table(source, [0.0] * len(nums), 30, [1.0 if num > 3 else 3.0 for num in nums], shared)
+        groups = [Group(dict([*group.values.items()][:num])) for group, num in zip(groups, nums, strict=True)]
+        lost += excluded(groups, 0)
+    holds(
+        f"best row excluded, n = {nums}, those of 3 three times as wide, shared {shared:g}", lost, NUM, high=0.053
+    )
+
+
 @pytest.mark.parametrize(
     ("num_rows", "wild", "worse", "least"),
     [

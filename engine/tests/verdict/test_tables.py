@@ -3,8 +3,11 @@
 import json
 import math
 import random
+from decimal import Decimal
 
+import numpy as np
 import pytest
+import torch
 
 from leyden import verdict
 from leyden.verdict.tables import TableRanking
@@ -60,14 +63,26 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
     )
     (tmp_path / "a.json").write_text(json.dumps(rows))
 
+    (tmp_path / "b.csv").write_text((tmp_path / "a.csv").read_text().replace(",", ";"), encoding="utf-8-sig")
+    indexed = ["," + ", ".join(names), *(f"{n}," + ", ".join(map(str, row.values())) for n, row in enumerate(rows))]
+    (tmp_path / "c.csv").write_text("\n".join(indexed))
+
     class Frame:
         def to_dict(self, orient):
             assert orient == "records"
             return rows
 
+    class Polars:
+        def to_dict(self, *, as_series):
+            raise AssertionError
+
+        def to_dicts(self):
+            return rows
+
+    files = ("a.csv", "b.csv", "c.csv", "a.tsv", "a.json")
     texts = {
         str(verdict.rank(each, "acc", mode="max"))
-        for each in (rows, Frame(), *(verdict.read(tmp_path / f"a.{end}") for end in ("csv", "tsv", "json")))
+        for each in (rows, Frame(), Polars(), *(verdict.read(tmp_path / name) for name in files))
     }
     assert len(texts) == 1
 
@@ -81,6 +96,44 @@ def test_an_export_has_columns_that_are_no_settings():
     assert len(verdict.rank(rows, "acc", mode="max", ignore=["Name", "Run*"]).settings) == 6
 
 
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ((1, 1.0, "1", 2), {"m=1", "m=2"}),
+        (
+            (np.int64(1), 1, np.float32(0.1), 0.1, torch.tensor(0.5), 0.5, Decimal("0.50")),
+            {"m=1", "m=0.1", "m=0.5"},
+        ),
+        ((torch.tensor(0.50001), torch.tensor(0.50002)), {"m=0.5000100135803223", "m=0.5000200271606445"}),
+        ((12345678901234567890, 12345678901234567891, 10**400), None),
+        ((None, math.nan, 0.3, 0.1 + 0.2), {"m=None", "m=0.3", "m=0.30000000000000004"}),
+        (([1, 2], np.array([1, 2]), {"x": 1}), {"m=[1, 2]", "m={'x': 1}"}),
+        (("b\nx", "\x1b[31m"), {"m=b\nx", "m=\x1b[31m"}),
+    ],
+)
+def test_equal_values_are_one_setting_whatever_their_type(settings, names):
+    rows = [{"m": each, "seed": seed, "acc": str(seed)} for each in settings for seed in range(3)]
+    found = verdict.rank(rows, "acc", mode="max")
+    assert {each.name for each in found.settings} == (names or {f"m={each}" for each in settings})
+    assert all(line.isprintable() for line in str(found).split("\n"))
+    assert ("Rows of one setting and seed count once" in str(found)) == (len(found.settings) < len(settings))
+
+
+def test_names_that_look_like_numbers_and_cells_of_several_lines_are_kept(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "m,seed,acc\n" + "".join(f'"{m}",0,1\n' * 2 for m in ("1_2", "12", "007", "a\nb"))
+    )
+    assert {row["m"] for row in verdict.read(tmp_path / "a.csv")} == {"1_2", 12, "007", "a\nb"}
+
+
+@pytest.mark.parametrize("sizes", [(1e300, 1e308), (1e149, 1e-149), (0, 0)])
+def test_values_of_any_size_end_in_a_verdict_that_promises_nothing(sizes):
+    rows = [{"m": m, "seed": seed, "loss": sizes[m % 2] * (1 + seed)} for m in range(4) for seed in range(3)]
+    assert "worse by 0 " not in str(found := verdict.rank(rows, "loss", mode="min"))
+    assert "up to 0 " not in str(found)
+    assert str(verdict.compare(rows, "loss", {"m": 0}, {"m": 1}))
+
+
 def test_gaps_and_repetitions_do_not_count():
     rows = table(4)
     rows[0]["acc"], rows[4]["acc"], rows[9]["acc"] = None, math.nan, "failed"
@@ -90,6 +143,7 @@ def test_gaps_and_repetitions_do_not_count():
     assert sorted(counts.values()) == [(3, 1), (3, 1), (3, 1), (4, 0), (4, 0), (4, 0)]
     assert "3 of 4" in str(found)
     assert "by the runs that finished" in str(found)
+    assert "Finished runs only: 1 of A and" in str(verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"}))
     # Without a seed, each row is a run of its own.
     assert verdict.rank(rows, "acc", mode="max", seed=None, ignore=["seed"]).settings[0].lost == 0
 
@@ -105,6 +159,9 @@ def test_settings_are_ranked_over_several_data_sets():
     assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in text
     assert len(found.overall.like_best) == 3
     assert all(name.startswith("model=cnn") for name in found.overall.like_best[:2])
+    # A value per data set is enough to rank over them.
+    single = verdict.rank([row for row in rows if not row["seed"]], "acc", mode="max", over="data", seed=None)
+    assert len(single.overall.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
     assert "4 data sets with all settings are too few to rank over: that takes 5." in str(few)
 
@@ -126,6 +183,18 @@ def test_settings_are_ranked_over_several_data_sets():
             lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"lr": 0.2}, margin=-1),
             "margin=-1: must be a positive",
         ),
+        (lambda: verdict.rank(table(), "acc", mode="max", look=0), "look=0: must be a positive whole number"),
+        (lambda: verdict.rank(table(), "acc", mode="max", over="acc"), "must be different columns"),
+        (lambda: verdict.rank("results.csv", "acc", mode="max"), "a table is a list of dictionaries"),
+        (
+            lambda: verdict.compare(table(), "acc", {"model": "mlp", "seed": 0}, {"model": "moe"}),
+            "a: seed is no set",
+        ),
+        *(
+            (lambda value=value: verdict.rank([*table(), {"acc": value}], "acc", mode="max"), "is no number")
+            for value in ("0,98", "98 %", [0.98], 10**400, 1j, "²")
+        ),
+        (lambda: verdict.rank([{"\x1b[31m": 1}], "acc", mode="max"), "there are \\x1b[31m"),
         (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
     ],
 )
@@ -140,6 +209,7 @@ def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(call, said):
     ("name", "text"),
     [
         ("a.csv", b"a,b\n1,2,3\n"),
+        ("a.csv", b"a,b,a\n1,2,3\n"),
         ("a.csv", b"\xff\xfe\x00"),
         ("a.json", b"{}"),
         ("a.json", b"[1]"),

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from leyden.run.record import read_summary
 from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
-from leyden.verdict.numbers import metric_text
+from leyden.verdict.numbers import is_finite, metric_text
 
 
 @dataclass
@@ -104,7 +103,7 @@ class Record:
     @functools.cached_property
     def values(self) -> list[float]:
         """The values of the objectives; empty if any of them is missing or not finite."""
-        known = [each.value for each in self.objectives if each.value is not None and math.isfinite(each.value)]
+        known = [each.value for each in self.objectives if each.value is not None and is_finite(each.value)]
         return known if len(known) == len(self.objectives) else []
 
     @property
@@ -282,5 +281,5 @@ def _status_without_result(record: Record, job: dict[str, str], states: JobState
 
 def _status_of_result(result: Result) -> str:
     """Return the status of a run with a result; a complete run whose objective is NaN or infinite counts as diverged."""
-    is_finite = all(each.value is None or math.isfinite(each.value) for each in result.objectives)
-    return result.status if is_finite or not result.is_complete else "diverged"
+    has_values = all(each.value is None or is_finite(each.value) for each in result.objectives)
+    return result.status if has_values or not result.is_complete else "diverged"

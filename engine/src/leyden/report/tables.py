@@ -12,6 +12,7 @@ from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition
 from leyden.report.ranking import count_look
+from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
 
 OPTIONS = {"metric": "", "mode": "", "seed": "seed", "ignore": ""}  # of tables alone, with their defaults
@@ -40,20 +41,13 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
         UserError: The file is no table, or an option does not fit it.
     """
     given, rows = _given(options), _read(path)
-    conditions = [_condition(options, name, rows) for name in "ab"]
+    a, b = (_condition(options, name, rows) for name in "ab")
 
     def compared(look: int) -> TableComparison:
-        return verdict.compare(
-            rows,
-            a=conditions[0],
-            b=conditions[1],
-            margin=margin,
-            planned=planned,
-            look=look,
-            **given,
-        )
+        return verdict.compare(rows, a=a, b=b, margin=margin, planned=planned, look=look, **given)
 
-    name = f"{path.name} {options['metric']} {options['a']} and {options['b']}"
+    typed = sorted("".join(options[name].replace("==", "=").split()) for name in "ab")
+    name = f"{path.name} {options['metric']} {' and '.join(typed)}"
     found = _look_again(path, name, compared, lambda each: each.sides)
     if options["format"] == "json":
         sides = {key: _content(side) for key, side in zip("ab", found.sides, strict=True)}
@@ -99,9 +93,10 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
             for name, ranking in each
             for setting, like in zip(ranking.settings, ranking.ranking.like_best, strict=True)
         ]
-        print(
-            json_text({"rows": rows, "remarks": [line for _, ranking in each for line in ranking.ranking.remarks]})
-        )
+        content = {"rows": rows, "remarks": [line for _, ranking in each for line in ranking.ranking.remarks]}
+        if isinstance(found, TablesRanking):
+            content |= {"mean_ranks": found.overall.mean_ranks, "overall": found.overall.remarks}
+        print(json_text(content))
         return
     show(str(found))
 
@@ -115,7 +110,8 @@ def _look_again(path: Path, name: str, make: Callable[[int], Any], settings: Cal
     try:
         found = make(1)
         values = [(each.name, sorted(each.group.values.values())) for each in settings(found)]
-        look = count_look(path.resolve().parent, name, values)
+        values = [each for each in values if len(each[1]) >= MIN_VALUES]
+        look = count_look(path.resolve().parent, name, values) if len(values) > 1 else 1
         return found if look == 1 else make(look)
     except verdict.TableError as error:
         raise UserError(str(error)) from error

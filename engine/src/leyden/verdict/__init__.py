@@ -16,6 +16,14 @@ __all__ = ["TableError", "compare", "rank", "read"]
 class TableError(ValueError):
     """A table can't be read, or can't be compared as asked."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """Return a text of a table as one line without control characters."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
 
 def __getattr__(name: str) -> Any:
     """Import what reads tables when it is first used."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leyden.verdict.groups import MIN_VALUES, TINY, Group, Samples, samples_of
-from leyden.verdict.numbers import metric_digits, metric_text
+from leyden.verdict.numbers import is_finite, metric_digits, metric_text
 from leyden.verdict.quantiles import detectable_size, t_quantile
 
 LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
@@ -185,7 +185,7 @@ def verdict(
 
 def why_undecided(groups: Sequence[Group]) -> str:
     """Return why groups can't be compared; empty if they can."""
-    if not all(math.isfinite(value) for group in groups for value in group.values.values()):
+    if not all(is_finite(value) for group in groups for value in group.values.values()):
         return "can't be decided: a value is not finite"
     return "n too small to tell" * (min(len(group.values) for group in groups) < MIN_VALUES)
 
@@ -269,7 +269,7 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
         '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
     """
     mean = statistics.fmean(values)
-    if len(values) < MIN_VALUES or not all(map(math.isfinite, values)) or not (spread := statistics.stdev(values)):
+    if len(values) < MIN_VALUES or not all(map(is_finite, values)) or not (spread := statistics.stdev(values)):
         return f"{metric_text(mean)} (n = {len(values)})"
     half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
     in_digits = metric_digits(mean, half)

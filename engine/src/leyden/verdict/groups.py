@@ -140,7 +140,8 @@ def _typical(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[flo
         variance * freedom / chi_squared_quantile(share, freedom)
         for variance, freedom in zip(variances, freedoms, strict=True)
     )
-    return scaled[place], max(FREEDOM_SHARE * sum(freedoms), statistics.median(freedoms))
+    usual = statistics.median(freedoms)  # a group of many values knows its own spread, not that of the others
+    return scaled[place], max(FREEDOM_SHARE * min(sum(freedoms), usual * num), usual)
 
 
 def _lend(variance: float, typical: float, own: float, of_typical: float) -> tuple[float, float]:
@@ -149,4 +150,4 @@ def _lend(variance: float, typical: float, own: float, of_typical: float) -> tup
         return typical, max(own, of_typical)
     if not typical:
         return variance, own
-    return variance, max(own, of_typical / (variance / typical) ** FREEDOM_POWER)
+    return variance, max(own, of_typical * (typical / variance) ** FREEDOM_POWER)

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from decimal import Decimal
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
+LARGEST = 1e150  # of a metric; squares of larger ones overflow
 MIN_USUAL, MAX_USUAL, MAX_PLAIN = 1e-3, 1e3, 1e6  # sizes with these decimals; larger ones have an exponent
+
+
+def is_finite(value: float) -> bool:
+    """Return whether a metric is a number that can be computed with; a loss of 1e300 counts as infinite."""
+    return abs(value) < LARGEST
 
 
 def metric_text(value: float, spread: float | None = None) -> str:

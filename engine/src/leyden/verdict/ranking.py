@@ -8,9 +8,11 @@ from typing import Any
 
 from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, unseen_failures
 from leyden.verdict.groups import MIN_VALUES, Group, Samples, samples_of
+from leyden.verdict.numbers import is_finite
 from leyden.verdict.quantiles import expected_maximum, range_quantile
 
 MARK = "≈"
+MAX_NAMED = 6  # rows in a sentence
 MIN_SETS, MIN_SETS_OF_TWO = 5, 6  # data sets over which more than two settings, and two, are ranked
 
 
@@ -63,7 +65,7 @@ def rank(
         among: The rows in words, if the table has others.
     """
     names = [*(numbers or range(1, len(groups) + 1))]
-    finite = [all(map(math.isfinite, group.values.values())) for group in groups]
+    finite = [all(map(is_finite, group.values.values())) for group in groups]
     enough = [
         is_finite and len(group.values) >= MIN_VALUES for is_finite, group in zip(finite, groups, strict=True)
     ]
@@ -117,9 +119,11 @@ def _remarks(ranking: Ranking, names: Sequence[int], unit: str, lost: int, enoug
     remarks = [
         f"{lost} run{'s have' if lost > 1 else ' has'} no value and {'are' if lost > 1 else 'is'} not counted."
     ] * bool(lost)
+    whys: dict[str, list[int]] = {}
     for number in _unclear(ranking):
         why = "no values vary" if ranking.verdicts[number].why else "too wide a spread to be excluded"
-        remarks.append(f"Row {names[number]}: {why}; more {unit} would tell.")
+        whys.setdefault(why, []).append(names[number])
+    remarks += [f"{_name_rows(of)}: {why}; more {unit} would tell." for why, of in whys.items()]
     if few := [names[number] for number, is_enough in enumerate(enough) if not is_enough]:
         remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} {unit} with a value, not compared.")
     kept = [place for place, number in enumerate(ranking.tested) if ranking.like_best[number] is not False]
@@ -130,11 +134,11 @@ def _remarks(ranking: Ranking, names: Sequence[int], unit: str, lost: int, enoug
                 (samples.typical, samples.typical), samples.num_pairs, most_freedom=samples.typical.freedom
             )
             usual = decide(pair, 0, 1, usual.mode, usual.level, usual.next_level)
-        remarks.append(usual.power_in_words(unit, "Four of five rows worse by {} are excluded"))
-        bias = optimism(samples, kept)
-        remarks.append(
-            f"Row {names[ranking.first]} was chosen by its values: its mean is up to {bias:.2g} too good on average."
-        )
+        if usual.error:
+            remarks.append(usual.power_in_words(unit, "Four of five rows worse by {} are excluded"))
+        if bias := optimism(samples, kept):
+            best = f"Row {names[ranking.first]} was chosen by its values"
+            remarks.append(f"{best}: its mean is up to {bias:.2g} too good on average.")
     return remarks
 
 
@@ -153,14 +157,16 @@ def shape_remarks(samples: Samples, unit: str) -> list[str]:
     """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen."""
     shapes = [*dict.fromkeys(sample.shape for sample in samples.each)]
     why = not_normal(shapes, math.sqrt(samples.typical.variance) if samples.typical else 0.0)
-    remarks = [f"Not normal, as Student's t assumes; it may claim too much: {why}."] if why else []
+    remarks = [f"Not normal: {why}.", "Student's t assumes normal values; it may claim too much."] if why else []
     unseen = unseen_failures(min(sample.num for sample in samples.each), unit)
     return [*remarks, unseen] if unseen else remarks
 
 
 def _name_rows(names: Sequence[int]) -> str:
-    """Return rows in words, such as `Row 3` or `Rows 1 and 4`."""
+    """Return rows in words, such as `Row 3` or `Rows 1 and 4`; of many rows the first ones."""
     texts = [*map(str, names)]
+    if len(texts) > MAX_NAMED:
+        texts = [*texts[: MAX_NAMED - 1], f"{len(texts) - MAX_NAMED + 1} more"]
     return f"Row {texts[0]}" if len(texts) == 1 else f"Rows {', '.join(texts[:-1])} and {texts[-1]}"
 
 
@@ -208,9 +214,7 @@ def rank_over_sets(means: Mapping[Any, Mapping[Any, float]], mode: str) -> Ranki
     """
     settings = [*dict.fromkeys(setting for values in means.values() for setting in values)]
     whole = [
-        values
-        for values in means.values()
-        if len(values) == len(settings) and all(map(math.isfinite, values.values()))
+        values for values in means.values() if len(values) == len(settings) and all(map(is_finite, values.values()))
     ]
     num, num_sets = len(settings), len(whole)
     ranks: dict[Hashable, list[float]] = {setting: [] for setting in settings}

@@ -2,18 +2,20 @@
 
 import csv
 import fnmatch
+import io
 import json
 import math
+import numbers
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.verdict import TableError
+from leyden.verdict import TableError, printable
 from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
 from leyden.verdict.groups import Group, samples_of
-from leyden.verdict.numbers import metric_digits, metric_text
+from leyden.verdict.numbers import is_finite, metric_digits, metric_text
 from leyden.verdict.ranking import (
     MARK,
     Ranking,
@@ -27,12 +29,15 @@ from leyden.verdict.ranking import (
 )
 
 MAX_NAMED = 4  # columns in an error message
+REPEATED = "Rows of one setting and seed count once, with their mean."
 Rows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Read a table: CSV with a header, or JSON as a list of objects. Numbers become numbers; an empty cell is None.
+
+    CSV may be separated by commas, semicolons or tabs. A column without a name, such as an index, is left out.
 
     Raises:
         TableError: The file can't be read as a table.
@@ -45,17 +50,24 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise TableError(f"{path}: must be a list of objects")
             return rows
-        dialect = "excel-tab" if path.suffix == ".tsv" else "excel"
-        found = [*csv.DictReader(text.splitlines(), dialect=dialect)]
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        file = io.StringIO(text, newline="")  # cells may have line breaks
+        lines = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        found = [*lines]
     except (OSError, UnicodeError, ValueError, RecursionError, csv.Error) as error:
         raise TableError(f"{path}: can't be read as a table ({error})") from error
     if any(None in row for row in found):
         raise TableError(f"{path}: a row has more cells than the header")
-    return [{key: _number(value) for key, value in row.items()} for row in found]
+    names = [name for name in lines.fieldnames or () if name]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TableError(f"{path}: two columns are named {twice}")
+    return [{key: _number(value) for key, value in row.items() if key} for row in found]
 
 
 def _number(text: str | None) -> Any:
-    """Return a cell as a number if it is one; None if it is empty."""
+    """Return a cell as a number if it is one; None if it is empty. Texts such as 007 and 1_2 are names."""
+    if text and ("_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())):
+        return text
     try:
         return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
     except ValueError:
@@ -70,16 +82,18 @@ class Setting:
         choices: Its value of each column that varies between settings.
         group: The values of its runs, by seed.
         lost: Number of its runs without a value.
+        is_repeated: Whether several of its rows have the same seed.
     """
 
     choices: dict[str, Any]
     group: Group
     lost: int
+    is_repeated: bool = False
 
     @property
     def name(self) -> str:
         """Its choices as text."""
-        return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "all"
+        return " ".join(f"{key}={_text(value)}" for key, value in self.choices.items()) or "all"
 
     @property
     def mean(self) -> float:
@@ -91,6 +105,12 @@ class Setting:
         """Mean and standard deviation as text."""
         values = [*self.group.values.values()]
         return metric_text(self.mean, statistics.stdev(values) if len(values) > 1 else None) if values else ""
+
+    @property
+    def count(self) -> str:
+        """Number of its values as text, and of how many runs."""
+        num = len(self.group.values)
+        return f"{num} of {num + self.lost}" if self.lost else f"{num}"
 
 
 @dataclass(frozen=True)
@@ -113,9 +133,7 @@ class TableRanking:
         rows = [("row", "setting", self.metric, "n")]
         for number, setting in enumerate(self.settings):
             mark = marks[self.ranking.like_best[number]] if number != self.ranking.first else ""
-            num = len(setting.group.values)
-            of = f" of {num + setting.lost}" * bool(setting.lost)
-            rows.append((str(number + 1), setting.name, setting.measured + mark, f"{num}{of}"))
+            rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
         return "\n".join([*_lines(rows), *self.ranking.remarks])
 
 
@@ -133,7 +151,7 @@ class TablesRanking:
 
     def __str__(self) -> str:
         """Return a table per data set, and the mean ranks."""
-        parts = [f"{name}\n{ranking}" for name, ranking in self.each.items()]
+        parts = [f"{printable(name)}\n{ranking}" for name, ranking in self.each.items()]
         rows = [("setting", "mean rank")]
         for name, mean_rank in self.overall.mean_ranks.items():
             mark = f" {MARK}" * (name in self.overall.like_best[1:])
@@ -161,7 +179,7 @@ class TableComparison:
         """Return both settings, the verdict and what it assumes."""
         rows = [("", "setting", self.metric, "n")]
         for name, side in zip("AB", self.sides, strict=True):
-            rows.append((name, side.name, side.measured, str(len(side.group.values))))
+            rows.append((name, side.name, side.measured, side.count))
         lines = [f"Verdict: {self.found.in_words('A', 'B')}", *interval_lines(self.found, "seed")]
         return "\n".join([*_lines(rows), *lines, *self.remarks])
 
@@ -206,14 +224,12 @@ def rank(
         >>> print(str(rank(rows, "acc", mode="max")).splitlines()[3])
         With 95 % confidence the best setting is row 1.
     """
-    _check_mode(mode, "min", "max")
+    _check(look, mode, "min", "max")
     table = _records(rows, metric, [*filter(None, [seed, over])])
+    settings = _settings(table, metric, seed, ignore, over)
     if not over:
-        return _rank_one(table, metric, mode, seed, ignore, look)
-    sets: dict[Any, list[dict[str, Any]]] = {}
-    for row in table:
-        sets.setdefault(row[over], []).append(row)
-    each = {name: _rank_one(part, metric, mode, seed, [*ignore, over], look, table) for name, part in sets.items()}
+        return _rank_one(settings[""], metric, mode, look)
+    each = {name: _rank_one(of_set, metric, mode, look) for name, of_set in settings.items()}
     means = {
         name: {setting.name: setting.mean for setting in found.settings if setting.group.values}
         for name, found in each.items()
@@ -221,21 +237,13 @@ def rank(
     return TablesRanking(each, rank_over_sets(means, mode))
 
 
-def _rank_one(
-    table: Sequence[dict[str, Any]],
-    metric: str,
-    mode: str,
-    seed: str | None,
-    ignore: Sequence[str],
-    look: int,
-    whole: Sequence[dict[str, Any]] = (),
-) -> TableRanking:
-    """Rank the settings of one data set; columns that vary in the `whole` table are settings."""
-    settings = _settings(table, metric, seed, ignore, whole or table)
-    settings.sort(key=lambda setting: _order(setting, mode))
-    groups = [setting.group for setting in settings]
+def _rank_one(settings: Sequence[Setting], metric: str, mode: str, look: int) -> TableRanking:
+    """Rank the settings of one data set."""
+    settings = sorted(settings, key=lambda setting: _order(setting, mode))
     lost = sum(setting.lost for setting in settings)
-    return TableRanking(metric, settings, rank_groups(groups, mode, look=look, lost=lost))
+    found = rank_groups([setting.group for setting in settings], mode, look=look, lost=lost)
+    found.remarks.extend([REPEATED] * any(setting.is_repeated for setting in settings))
+    return TableRanking(metric, settings, found)
 
 
 def _order(setting: Setting, mode: str) -> tuple[bool, float]:
@@ -274,11 +282,11 @@ def compare(
     Raises:
         TableError: A column is missing, a side has no rows, or the sides share a setting.
     """
-    _check_mode(mode, "min", "max", "")
+    _check(look, mode, "min", "max", "")
     if not math.isfinite(margin) or margin < 0:
         raise TableError(f"margin={margin}: must be a positive number")
     table = _records(rows, metric, [seed] if seed else [])
-    settings = _settings(table, metric, seed, ignore, table)
+    settings = _settings(table, metric, seed, ignore)[""]
     both = [_side(settings, table, condition, name) for name, condition in (("a", a), ("b", b))]
     if shared := next((each for each in both[0] if each in both[1]), None):
         raise TableError(f"a and b share the setting {shared.name}")
@@ -298,7 +306,9 @@ def compare(
     samples = samples_of(tested)
     first, second = (next(n for n, each in enumerate(tested) if each is group) for group in groups)
     found = decide(samples, first, second, mode, levels[0], levels[1], margin)
-    remarks = []
+    remarks = [REPEATED] * any(each.is_repeated for each in sides)
+    if any(lost := [each.lost for each in sides]):
+        remarks.append(f"Finished runs only: {lost[0]} of A and {lost[1]} of B have no value.")
     if found.interval and not found.better and not found.is_same:
         remarks.append(found.power_in_words("seeds"))
     if len(settings) > 2:
@@ -313,20 +323,28 @@ def chosen_remark(num: int, *, planned: bool) -> str:
     return f"Widened, since the two may be chosen among {num} settings; planned=true if not."
 
 
-def _check_mode(mode: str, *allowed: str) -> None:
+def _check(look: int, mode: str, *allowed: str) -> None:
     if mode not in allowed:
         raise TableError(f"mode={mode}: must be min or max")
+    if type(look) is not int or look < 1:
+        raise TableError(f"look={look}: must be a positive whole number")
 
 
 def _records(rows: Rows, metric: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return a table's rows as dictionaries, after checking that they have the columns."""
-    if hasattr(rows, "to_dict"):  # a data frame of pandas; one of polars has `to_dicts`
-        rows = rows.to_dict("records")
-    elif hasattr(rows, "to_dicts"):
+    if hasattr(rows, "to_dicts"):  # a data frame of polars, whose `to_dict` is another one
         rows = rows.to_dicts()
-    table = [dict(row) for row in rows]
+    elif hasattr(rows, "to_dict"):
+        rows = rows.to_dict("records")
+    table = [dict(row) if hasattr(row, "keys") else {} for row in rows]
+    if not all(table):
+        raise TableError(
+            "a table is a list of dictionaries, one per run, or a data frame; verdict.read reads a file"
+        )
     if not table:
         raise TableError("the table has no rows")
+    if len({metric, *columns}) <= len(columns):
+        raise TableError(f"{metric}: the metric, the seed and the data set must be different columns")
     for column in [metric, *columns]:
         if not any(column in row for row in table):
             known = ", ".join(dict.fromkeys(str(key) for row in table for key in row))
@@ -335,19 +353,15 @@ def _records(rows: Rows, metric: str, columns: Sequence[str]) -> list[dict[str, 
 
 
 def _settings(
-    table: Sequence[dict[str, Any]],
-    metric: str,
-    seed: str | None,
-    ignore: Sequence[str],
-    whole: Sequence[dict[str, Any]],
-) -> list[Setting]:
-    """Return the settings of a table."""
-    no_settings = [metric, *([seed] if seed else []), *ignore]
+    table: Sequence[dict[str, Any]], metric: str, seed: str | None, ignore: Sequence[str], over: str = ""
+) -> dict[str, list[Setting]]:
+    """Return the settings of a table, by data set if it has several."""
+    no_settings = [metric, *filter(None, [seed, over]), *([ignore] if isinstance(ignore, str) else ignore)]
     columns = [
         column
-        for column in dict.fromkeys(key for row in whole for key in row)
+        for column in dict.fromkeys(key for row in table for key in row)
         if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
-        and len({_text(row.get(column)) for row in whole}) > 1
+        and len({_text(row.get(column)) for row in table}) > 1
     ]
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in table:
@@ -356,7 +370,14 @@ def _settings(
         unique = [str(column) for column in columns if len({_text(row.get(column)) for row in table}) == len(table)]
         more = ", ".join(unique[:MAX_NAMED]) or ", ".join(map(str, columns[:MAX_NAMED]))
         raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
-    return [_setting(rows, columns, metric, seed) for rows in found.values()]
+    settings: dict[str, list[Setting]] = {}
+    for rows in found.values():
+        sets: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            sets.setdefault(_text(row.get(over)) if over else "", []).append(row)
+        for name, of_set in sets.items():
+            settings.setdefault(name, []).append(_setting(of_set, columns, metric, seed))
+    return settings
 
 
 def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> Setting:
@@ -364,20 +385,39 @@ def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str
     values: dict[Hashable, list[float]] = {}
     for number, row in enumerate(rows):
         key = (_text(row.get(seed)),) if seed else (id(rows), number)
-        value = row.get(metric)
-        if value is not None and not isinstance(value, str) and math.isfinite(float(value)):
-            values.setdefault(key, []).append(float(value))
+        value = _value(row.get(metric), metric)
+        if value is not None:
+            values.setdefault(key, []).append(value)
     seeds = {_text(row.get(seed)) for row in rows} if seed else range(len(rows))
     choices = {column: rows[0].get(column) for column in columns}
     group = Group({key: statistics.fmean(of) for key, of in values.items()})
-    return Setting(choices, group, len(seeds) - len(values))
+    return Setting(choices, group, len(seeds) - len(values), len(seeds) < len(rows))
+
+
+def _value(value: Any, metric: str) -> float | None:
+    """Return the value of a metric; None for a gap, such as an empty cell, a word, or an infinite loss.
+
+    Raises:
+        TableError: It is no number, and no gap either, such as 0,98 or 98 %.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        if any(map(str.isdigit, str(value))):
+            raise TableError(f"{metric}: {str(value)[:20]} is no number, such as 0.98") from None
+        return None
+    return number if is_finite(number) else None
 
 
 def _text(value: Any) -> str:
     """Return a value as text, by which rows are grouped; 1 and 1.0 are equal, and so are gaps."""
-    if isinstance(value, float) and math.isnan(value):
-        return "None"
-    return repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if hasattr(value, "tolist") and not isinstance(value, numbers.Number):  # of NumPy or PyTorch
+        value = value.tolist()
+    if isinstance(value, numbers.Number) and not isinstance(value, bool):
+        value = _number(str(value))
+    if not isinstance(value, float):
+        return str(value)
+    return "None" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else repr(value)
 
 
 def _side(
@@ -388,21 +428,20 @@ def _side(
     Raises:
         TableError: There is none, or a column of the condition does not vary.
     """
-    if not callable(condition):
-        for column in condition:
+    alike = {key: value for key, value in table[0].items() if len({_text(row.get(key)) for row in table}) == 1}
+    given = [(setting, {**alike, **setting.choices}) for setting in settings]
+    if callable(condition):
+        found = [setting for setting, row in given if condition(row)]
+    else:
+        wanted = {column: _text(value) for column, value in condition.items()}
+        for column in wanted:
             if not any(column in row for row in table):
                 raise TableError(f"{name}: no column is named {column}")
-        wanted = {column: _text(value) for column, value in condition.items()}
+            if column not in given[0][1]:
+                raise TableError(f"{name}: {column} is no setting, since it is the metric, the seed or ignored")
         found = [
-            setting
-            for setting in settings
-            if all(
-                _text(setting.choices.get(column, table[0].get(column))) == text for column, text in wanted.items()
-            )
+            setting for setting, row in given if all(_text(row[column]) == text for column, text in wanted.items())
         ]
-    else:
-        alike = {key: value for key, value in table[0].items() if len({_text(row.get(key)) for row in table}) == 1}
-        found = [setting for setting in settings if condition({**alike, **setting.choices})]
     if not found:
         raise TableError(f"{name}={condition if not callable(condition) else '…'}: no row matches this")
     return found
@@ -410,5 +449,6 @@ def _side(
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
+    rows = [[*map(printable, cells)] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
