@@ -6,12 +6,8 @@ import shutil
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
-from leyden.config.hydra import composing
 from leyden.run.directory import Run
-from leyden.sweep.jobs import Composer, new_jobs
 from tests import records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
 from tests.records import forget_result
@@ -119,15 +115,6 @@ def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
         shutil.rmtree(tmp_path / name)
     finish(start(*arguments, cwd=tmp_path))
     assert all(run.result.status == "finished" for run in runs)
-
-
-def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with composing():
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        (job,) = new_jobs(Composer(loader, config), [["init_from=parent@last"]])
-    assert job.resolved_config.init_from == f"{tmp_path / 'parent@last'}"
 
 
 MISTAKES = [
