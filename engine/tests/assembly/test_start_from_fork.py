@@ -20,7 +20,7 @@ from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import fork_arguments, inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
-from tests import conf, records
+from tests import conf, mistakes, records
 from tests.conftest import QUICK, assert_same_bits, for_module, here
 from tests.records import forget_result
 from tests.tasks.test_task_own import PLAIN
@@ -300,42 +300,30 @@ def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_
     )
 
 
-REFUSED = [
-    ("fork=", "fork: is empty; must be a run directory, or null"),
-    ("fork={place}/nowhere@1", "{place}/nowhere: not a run directory"),
-    ("fork={own}@7", "fork: {own}/checkpoints/epoch_7.ckpt: No such file"),
-    (
-        "fork={own}",
-        "fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train",
-    ),
-    (
-        "fork={first_best}@1 optimizer=sgd",
-        " there, torch.optim.SGD here: its state comes from the parent",
-    ),
-    ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),
-    ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
-    ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
-    ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
-    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork from the end of an epoch"),
-    (
-        "fork={own}@step_16 trainer.limit_train_batches=8",
-        "trainer.limit_train_batches can't be changed within an epoch",
-    ),
-    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
-    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
-    (
-        "fork={own}@1 data.val_size=58000",
-        "data.val_size: 59000 there, 58000 here: the fork would be validated on samples",
-    ),
-    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
-    ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
-    ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
-    ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
-    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run never starts from a checkpoint"),
-]
+REFUSED = """
+fork=  =>  fork: is empty; must be a run directory, or null
+fork={place}/nowhere@1  =>  {place}/nowhere: not a run directory
+fork={own}@7  =>  fork: {own}/checkpoints/epoch_7.ckpt: No such file
+fork={own}  =>  fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train
+fork={first_best}@1 optimizer=sgd  =>   there, torch.optim.SGD here: its state comes from the parent
+fork={own}@1 init_from={own}  =>  init_from: None there, {own} here: its state comes from the parent
+fork={own}@1 'freeze=[*.bias]'  =>  freeze: [] there
+fork={averaged}@1 ~callbacks.averaging  =>  callbacks.averaging
+fork={own}@1 +callbacks/averaging=ema  =>  callbacks.averaging._ta
+fork={own}@step_16 seed=1  =>  seed can't be changed within an epoch; fork from the end of an epoch
+fork={own}@step_16 trainer.limit_train_batches=8  =>  trainer.limit_train_batches can't be changed within an epoch
+fork={own}@step_16 trainer.max_epochs=1  =>  has 1 epochs, and trainer.max_epochs=1 leaves none to train
+fork={own}@1 +trainer.max_steps=10  =>  has 10 steps, and trainer.max_steps=10 leaves none to train
+fork={own}@1 data.val_size=58000  =>  data.val_size: 59000 there, 58000 here: the fork would be validated on samples
+fork={own}@1 seed=1 data.split_seed=1  =>  data.split_seed: 0 there, 1 here: the fork would be validated on
+fork={own}@step_16 data.batch_size=10  =>  data.batch_size can't be changed within an epoch
+fork={stochastic}@1 model.hidden_sizes=[8]  =>  network.layers.1.weight is (16, 784) there and (8, 784) here
+fork={stochastic}@1 data.normalize=standardize  =>  the data set is not the one
+fork={own}@1 +trainer.fast_dev_run=true  =>  trainer.fast_dev_run never starts from a checkpoint
+"""
 
 
-@pytest.mark.parametrize(("arguments", "said"), REFUSED)
+@pytest.mark.parametrize(("arguments", "said"), mistakes(REFUSED))
 def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
     names = {"place": parents, **{name: parents / name for name in PARENTS}}
     typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
